@@ -1,0 +1,62 @@
+"""The exceptions of embedseg_large.
+
+Each is also the builtin that fits, says what was found, where, and what to do, in one line.
+
+::
+
+    EmbedSegError
+    ├── UsageError (ValueError)             an argument is wrong
+    │   └── LabelsExistError (FileExistsError)   the name is taken and overwrite was not asked for
+    ├── VolumeError (ValueError)            an image or label volume cannot be used
+    │   ├── VolumeNotFoundError (FileNotFoundError)
+    │   ├── MetadataError                   the store is there, its metadata is not usable
+    │   ├── IntensityError                  NaN, infinity, or a constant image
+    │   └── CorruptChunkError (OSError)     stored voxels that cannot be decoded
+    ├── ModelError (ValueError)             a file that is not a model, or the wrong model for the image
+    ├── OutputError (OSError)               the output cannot be written: read-only, disk full
+    └── RunError (RuntimeError)             a run that had begun could not be finished
+"""
+
+
+class EmbedSegError(Exception):
+    """Base of every exception that embedseg_large raises on purpose."""
+
+
+class UsageError(EmbedSegError, ValueError):
+    """An argument is wrong."""
+
+
+class LabelsExistError(UsageError, FileExistsError):
+    """Labels of that name exist, and overwriting was not asked for."""
+
+
+class VolumeError(EmbedSegError, ValueError):
+    """An image or label volume cannot be used."""
+
+
+class VolumeNotFoundError(VolumeError, FileNotFoundError):
+    """There is no volume at that place, or no such level in it."""
+
+
+class MetadataError(VolumeError):
+    """A store is there, but its metadata cannot be used."""
+
+
+class IntensityError(VolumeError):
+    """The image has NaN or infinite voxels, or is constant."""
+
+
+class CorruptChunkError(VolumeError, OSError):
+    """Stored voxels cannot be decoded."""
+
+
+class ModelError(EmbedSegError, ValueError):
+    """A file is not a model, or the model does not fit the image."""
+
+
+class OutputError(EmbedSegError, OSError):
+    """The output cannot be written."""
+
+
+class RunError(EmbedSegError, RuntimeError):
+    """A run that had begun could not be finished."""
