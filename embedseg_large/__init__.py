@@ -1,1 +1,65 @@
-"""Every nucleus or cell of a volume far larger than memory, as one label volume."""
+"""Every nucleus or cell of a volume far larger than memory, as one label volume.
+
+The names below are the public interface. They are loaded when they are first used, so that
+``import embedseg_large`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embedseg_large.clustering.cluster import cluster
+    from embedseg_large.embedding import Embedding
+    from embedseg_large.engine.evaluate import evaluate
+    from embedseg_large.engine.report import SeamReport, SegmentResult
+    from embedseg_large.engine.segment import segment
+    from embedseg_large.errors import EmbedSegError
+    from embedseg_large.io.convert import convert
+    from embedseg_large.io.volume import Volume, open_volume
+    from embedseg_large.metrics.scores import Score
+    from embedseg_large.network.checkpoint import load_model
+    from embedseg_large.network.model import Model
+
+__all__ = [
+    "EmbedSegError",
+    "Embedding",
+    "Model",
+    "Score",
+    "SeamReport",
+    "SegmentResult",
+    "Volume",
+    "cluster",
+    "convert",
+    "evaluate",
+    "load_model",
+    "open_volume",
+    "segment",
+]
+
+_HOME = {
+    "EmbedSegError": "errors",
+    "Embedding": "embedding",
+    "Model": "network.model",
+    "Score": "metrics.scores",
+    "SeamReport": "engine.report",
+    "SegmentResult": "engine.report",
+    "Volume": "io.volume",
+    "cluster": "clustering.cluster",
+    "convert": "io.convert",
+    "evaluate": "engine.evaluate",
+    "load_model": "network.checkpoint",
+    "open_volume": "io.volume",
+    "segment": "engine.segment",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,7 +12,7 @@ Each is also the builtin that fits, says what was found, where, and what to do, 
     │   ├── MetadataError                   the store is there, its metadata is not usable
     │   ├── IntensityError                  NaN, infinity, or a constant image
     │   └── CorruptChunkError (OSError)     stored voxels that cannot be decoded
-    ├── ModelError (ValueError)             a file that is not a model, or the wrong model for the image
+    ├── ModelError (ValueError)             no model, or the wrong one for the image
     ├── OutputError (OSError)               the output cannot be written: read-only, disk full
     └── RunError (RuntimeError)             a run that had begun could not be finished
 """

@@ -77,6 +77,10 @@ class Box:
         stop = tuple(min(a, b) for a, b in zip(self.stop, other.stop, strict=True))
         return Box(start, tuple(max(a, b) for a, b in zip(start, stop, strict=True)))
 
+    def clip(self, shape: Sequence[int]) -> Box:
+        """The part that lies in an array of that shape."""
+        return self.intersect(Box.whole(shape))
+
     def contains(self, other: Box) -> bool:
         """Whether every voxel of `other` lies in this region."""
         return self.intersect(other) == other or other.size == 0

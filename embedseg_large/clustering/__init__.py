@@ -1,0 +1,1 @@
+"""Instances from spatial embeddings, by the exact greedy rule of EmbedSeg."""

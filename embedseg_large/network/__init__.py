@@ -1,0 +1,1 @@
+"""The network: architecture, prediction with test-time augmentation, and model files."""

@@ -1,0 +1,147 @@
+"""Cluster the foreground of a region into instances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.clustering.celllist import build_cells
+from embedseg_large.clustering.greedy import grow
+from embedseg_large.clustering.points import AXES, Points, points_of_embedding
+from embedseg_large.clustering.settings import HALF_MAXIMUM, ClusterSettings
+from embedseg_large.embedding import Embedding
+
+OpenFaces = tuple[tuple[bool, bool], ...]
+"""Per axis: does the volume go on below the low face, above the high face of a region?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Clustering:
+    """Instances of a region; n foreground voxels, m instances."""
+
+    labels: NDArray[np.uint32]
+    """(*region) 0 for background, else the 1-based number of the instance."""
+    seeds: NDArray[np.int64]
+    """(m,) position of each instance's seed voxel in the raveled region, in order of seediness."""
+    certain: NDArray[np.bool_]
+    """(m,) whether nothing outside the region could have changed the instance."""
+
+
+def cluster(
+    embedding: Embedding,
+    min_object_size: int = 1,
+    foreground: float = 0.5,
+    seed: float = 0.9,
+) -> NDArray[np.uint32]:
+    """Cluster the embedding of a whole image or volume into instances.
+
+    Parameters
+    ----------
+    embedding
+        Offsets, sigmas and seeds in voxels, 2D or 3D.
+    min_object_size
+        A proposal must have more voxels than this.
+    foreground, seed
+        Seediness above which a voxel is foreground, and from which it may be a seed.
+
+    Returns
+    -------
+    (*spatial) uint32, ids 1..n in order of seediness, 0 for background.
+
+    Raises
+    ------
+    UsageError
+        When a threshold is out of its range.
+
+    Notes
+    -----
+    The rule is that of Lalit et al. 2021 (section 2.3); see `embedseg_large.clustering.greedy`.
+    """
+    settings = ClusterSettings(min_object_size=min_object_size, foreground=foreground, seed=seed)
+    points = points_of_embedding(embedding, settings)
+    result = cluster_points(points, settings, ((False, False),) * AXES)
+    present = np.bincount(result.labels.reshape(-1), minlength=result.seeds.size + 1) > 0
+    present[0] = True
+    numbers = np.cumsum(present, dtype=np.uint32) - np.uint32(1)
+    return numbers[result.labels].reshape(embedding.shape)
+
+
+def cluster_points(points: Points, settings: ClusterSettings, open_faces: OpenFaces) -> Clustering:
+    """Cluster the foreground of a region, and say which instances are certain.
+
+    Parameters
+    ----------
+    points
+        Foreground voxels of the region.
+    settings
+        Thresholds.
+    open_faces
+        Faces beyond which the volume goes on unseen, three axes.
+    """
+    cells = build_cells(points.embedding, points.shape, _cell_size(points, settings))
+    place = np.empty(points.index.size, dtype=np.int64)
+    place[cells.order] = np.arange(points.index.size)
+    uncertain = _uncertain(points, settings, open_faces)
+    grown = grow(
+        cells,
+        np.ascontiguousarray(points.embedding[:, cells.order]),
+        np.ascontiguousarray(points.sigma[:, cells.order]),
+        place[_turns(points.seed, settings.seed)],
+        uncertain[cells.order],
+        settings.min_object_size,
+    )
+    labels = np.zeros(points.shape, dtype=np.uint32)
+    labels.reshape(-1)[points.index[cells.order]] = grown.label
+    return Clustering(labels, points.index[cells.order[grown.seed]], grown.certain)
+
+
+def _cell_size(points: Points, settings: ClusterSettings) -> NDArray[np.float64]:
+    """Half a typical bandwidth: a neighbourhood is then about five cells wide."""
+    seeds = np.flatnonzero(points.seed >= np.float32(settings.seed))
+    if seeds.size == 0:
+        return np.ones(AXES)
+    some = seeds[:: max(1, seeds.size // 10_000)]
+    typical: NDArray[np.float64] = np.median(points.sigma[:, some], axis=1)
+    return HALF_MAXIMUM * typical
+
+
+def _turns(seeds: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
+    """Points of at least the threshold, best first, ties in raster order.
+
+    Positive floats sort like their bits. A stable sort of 16-bit integers is numpy's radix sort, so
+    two of them, low half first, sort in linear time.
+    """
+    able = np.flatnonzero(seeds >= np.float32(threshold))
+    key = ~seeds[able].view(np.uint32)
+    turns = np.argsort(key.astype(np.uint16), kind="stable")
+    high = (key >> np.uint32(16)).astype(np.uint16)
+    turns = turns[np.argsort(high[turns], kind="stable")]
+    return able[turns]
+
+
+def _uncertain(
+    points: Points, settings: ClusterSettings, open_faces: OpenFaces
+) -> NDArray[np.bool_]:
+    """Points that a voxel beyond an open face could claim.
+
+    Such a voxel lies at -1 or below (at n or above), its embedding within reach of that, and it
+    claims within its bandwidth.
+    """
+    uncertain = np.zeros(points.index.size, dtype=np.bool_)
+    if not any(face for faces in open_faces for face in faces):
+        return uncertain
+    if settings.reach is None or settings.bandwidth is None:
+        return ~uncertain
+    missing = AXES - len(settings.reach)
+    for axis, (low, high) in enumerate(open_faces):
+        if axis < missing:
+            continue
+        margin = settings.reach[axis - missing] + settings.bandwidth[axis - missing]
+        at = points.embedding[axis]
+        if low:
+            uncertain |= at <= margin - 1
+        if high:
+            uncertain |= at >= points.shape[axis] - margin
+    return uncertain

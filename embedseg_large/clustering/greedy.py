@@ -1,0 +1,145 @@
+"""The greedy rule, compiled.
+
+1. Take the unclaimed point of highest seediness (ties: lowest raster index); stop below `seed`.
+2. Its *proposal* is every point, claimed or not, at which its Gaussian is above one half.
+3. Accept when the proposal has more than `min_object_size` points and more than half of them are
+   unclaimed, the seed itself counting as claimed. An accepted proposal overwrites older labels.
+4. Claim the proposal either way.
+
+*Certainty.* A region may be a part of a volume, and what lies outside is not seen. Points that an
+unseen voxel could claim are uncertain from the start. A seed is uncertain when its proposal holds
+an uncertain point, and all of that proposal is uncertain from then on. A point that was claimed,
+but uncertainly, might be a seed in truth: at its turn its would-be proposal is uncertain too.
+By induction over the seed order, all that stays certain is what the whole volume would give.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.clustering.celllist import CellList, cell_range
+from embedseg_large.clustering.settings import HALF_MAXIMUM
+
+_LN2 = float(np.log(2.0))
+
+
+class Grown(NamedTuple):
+    """Result of :func:`grow`; n points in their cell order, m accepted instances."""
+
+    label: NDArray[np.int32]
+    """(n,) 1-based number of the instance, in order of seediness; 0 for none."""
+    seed: NDArray[np.int64]
+    """(m,) the point each instance grew from."""
+    certain: NDArray[np.bool_]
+    """(m,) whether nothing unseen could have changed the instance."""
+
+
+def grow(
+    cells: CellList,
+    embedding: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    turns: NDArray[np.int64],
+    uncertain: NDArray[np.bool_],
+    min_object_size: int,
+) -> Grown:
+    """Apply the rule to points in cell order.
+
+    Parameters
+    ----------
+    cells
+        Where to look.
+    embedding, sigma
+        (3, n) float64 in voxels, in cell order.
+    turns
+        Points that may become seeds, best first.
+    uncertain
+        (n,) points that something unseen could claim. Changed in place.
+    min_object_size
+        Proposals must have more points than this.
+    """
+    label, seed, certain = _grow(
+        cells.shape, cells.size, cells.first, embedding, sigma, turns, uncertain, min_object_size
+    )
+    return Grown(label, seed, certain)
+
+
+@numba.njit(cache=True, nogil=True)
+def _propose(
+    at: int,
+    shape: NDArray[np.int64],
+    size: NDArray[np.float64],
+    first: NDArray[np.int64],
+    embedding: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    found: NDArray[np.int64],
+) -> int:  # pragma: no cover - compiled
+    """Write the points at which the Gaussian of point `at` is above one half; return how many."""
+    c0, c1, c2 = embedding[0, at], embedding[1, at], embedding[2, at]
+    s0, s1, s2 = sigma[0, at], sigma[1, at], sigma[2, at]
+    w0, w1, w2 = 0.5 / (s0 * s0), 0.5 / (s1 * s1), 0.5 / (s2 * s2)
+    b0, b1, b2 = HALF_MAXIMUM * s0, HALF_MAXIMUM * s1, HALF_MAXIMUM * s2
+    z0, z1 = cell_range(c0 - b0, c0 + b0, size[0], shape[0])
+    y0, y1 = cell_range(c1 - b1, c1 + b1, size[1], shape[1])
+    x0, x1 = cell_range(c2 - b2, c2 + b2, size[2], shape[2])
+    count = 0
+    for z in range(z0, z1 + 1):
+        for y in range(y0, y1 + 1):
+            row = (z * shape[1] + y) * shape[2]
+            for i in range(first[row + x0], first[row + x1 + 1]):
+                d0 = embedding[0, i] - c0
+                d1 = embedding[1, i] - c1
+                d2 = embedding[2, i] - c2
+                if d0 * d0 * w0 + d1 * d1 * w1 + d2 * d2 * w2 < _LN2:
+                    found[count] = i
+                    count += 1
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _grow(
+    shape: NDArray[np.int64],
+    size: NDArray[np.float64],
+    first: NDArray[np.int64],
+    embedding: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    turns: NDArray[np.int64],
+    uncertain: NDArray[np.bool_],
+    min_object_size: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:  # pragma: no cover - compiled
+    n = embedding.shape[1]
+    label = np.zeros(n, np.int32)
+    claimed = np.zeros(n, np.bool_)
+    found = np.empty(n, np.int64)
+    seed = np.empty(turns.size, np.int64)
+    certain = np.ones(turns.size + 1, np.bool_)  # at 0: background, of no interest
+    instances = 0
+    for at in turns:
+        if claimed[at] and not uncertain[at]:
+            continue
+        count = _propose(at, shape, size, first, embedding, sigma, found)
+        doubtful = uncertain[at]
+        if not claimed[at]:
+            claimed[at] = True
+            fresh = 0
+            for k in range(count):
+                i = found[k]
+                fresh += not claimed[i]
+                claimed[i] = True
+                doubtful |= uncertain[i]
+            if count > min_object_size and 2 * fresh > count:
+                seed[instances] = at
+                instances += 1
+                for k in range(count):
+                    if doubtful:
+                        certain[label[found[k]]] = False
+                    label[found[k]] = instances
+                certain[instances] = not doubtful
+        if doubtful:
+            for k in range(count):
+                uncertain[found[k]] = True
+                certain[label[found[k]]] = False
+    return label, seed[:instances].copy(), certain[1 : instances + 1].copy()

@@ -1,0 +1,53 @@
+"""What decides which voxels become which instance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from embedseg_large.errors import UsageError
+
+HALF_MAXIMUM = math.sqrt(2.0 * math.log(2.0))
+"""A Gaussian falls to one half at this many sigmas."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSettings:
+    """Thresholds of the greedy clustering.
+
+    Raises
+    ------
+    UsageError
+        When a value is out of its range.
+    """
+
+    min_object_size: int = 1
+    """A proposal must have *more* voxels than this."""
+
+    foreground: float = 0.5
+    """A voxel is foreground when its seediness is above this (0 to 1)."""
+
+    seed: float = 0.9
+    """Instances grow from voxels of at least this seediness (0 to 1)."""
+
+    reach: tuple[float, ...] | None = None
+    """Longest believable offset along each axis, in voxels; None: no limit.
+
+    A voxel with a longer offset is not foreground. The reach is one and a half times the largest
+    object; as a bandwidth spans a radius where an offset spans a diameter, a Gaussian is capped to
+    fall to one half within half the reach.
+    """
+
+    def __post_init__(self) -> None:
+        if self.min_object_size < 0:
+            raise UsageError(f"min_object_size is {self.min_object_size}; it must be 0 or more")
+        for name, value in (("foreground", self.foreground), ("seed", self.seed)):
+            if not 0.0 <= value <= 1.0:
+                raise UsageError(f"{name} is {value}; a seediness lies between 0 and 1")
+        if self.reach is not None and not all(r > 0 for r in self.reach):
+            raise UsageError(f"reach is {self.reach}; it must be positive on every axis")
+
+    @property
+    def bandwidth(self) -> tuple[float, ...] | None:
+        """Largest distance along each axis, in voxels, at which a seed may claim a voxel."""
+        return None if self.reach is None else tuple(r / 2.0 for r in self.reach)

@@ -1,0 +1,82 @@
+"""Everything a task needs to know, small enough to travel with each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+from embedseg_large.engine.scratch import Scratch
+from embedseg_large.engine.settings import SegmentSettings
+from embedseg_large.io.intensity import IntensityRange
+from embedseg_large.io.volume import Volume
+from embedseg_large.stitching.relabel import Layers
+from embedseg_large.tiling.grid import Grid, Index
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One volume, one network, one set of settings, one scratch folder."""
+
+    volume: Volume
+    fill_value: Any
+    """Voxels of a tile that was never written have this value; None: there is no such thing."""
+    intensity: tuple[IntensityRange, ...]
+    """One for each channel."""
+    settings: SegmentSettings
+    scratch: Scratch
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the volume, spatial axes only."""
+        return self.volume.spatial_shape
+
+    @cached_property
+    def prediction(self) -> Grid:
+        """Tiles of PREDICT: core and context."""
+        return Grid(self.shape, self.settings.tile, self.settings.context, padded=True)
+
+    @cached_property
+    def halos(self) -> tuple[tuple[int, ...], ...]:
+        """Halo of a clustering tile at each level."""
+        return self.settings.halos()
+
+    def clustering(self, level: int = 0) -> Grid:
+        """Tiles of CLUSTER at a level: core and halo."""
+        return Grid(self.shape, self.settings.cluster_tile, self.halos[level])
+
+    @property
+    def layers(self) -> Layers:
+        """Cut of the instances into layers of clustering tiles."""
+        return Layers(self.settings.cluster_tile[0], prod(self.shape[1:]))
+
+
+class Levels:
+    """How far each tile has come: its level, 0 unless it was raised."""
+
+    def __init__(self, raised: Mapping[Index, int] | None = None) -> None:
+        self._raised = dict(raised or {})
+
+    def __getitem__(self, index: Index) -> int:
+        return self._raised.get(index, 0)
+
+    def of(self, indices: Iterable[Index]) -> Levels:
+        """The part that tells about some tiles: little enough to travel with a task."""
+        wanted = set(indices)
+        return Levels({i: level for i, level in self._raised.items() if i in wanted})
+
+    def raise_(self, index: Index) -> None:
+        """Put a tile one level up."""
+        self._raised[index] = self[index] + 1
+
+    @property
+    def highest(self) -> int:
+        """The highest level any tile has."""
+        return max(self._raised.values(), default=0)
+
+    @property
+    def raised(self) -> int:
+        """Number of tiles above level 0."""
+        return len(self._raised)

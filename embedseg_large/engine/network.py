@@ -1,0 +1,67 @@
+"""What the engine needs of a network."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.geometry import Box
+
+
+class Network(Protocol):
+    """A model, or something that can stand in its place (see `embedseg_large.testing`)."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels."""
+
+    @property
+    def tile(self) -> tuple[int, ...]:
+        """Core of a prediction tile, in voxels."""
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """Input voxels the network should see around a core."""
+
+    @property
+    def halo(self) -> tuple[int, ...]:
+        """Predictions the clustering should see around a core, in voxels."""
+
+    @property
+    def reach(self) -> tuple[float, ...]:
+        """Longest believable offset, in voxels."""
+
+    @property
+    def min_object_size(self) -> int:
+        """Instances have more voxels than this."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides what the network computes."""
+
+    @property
+    def bytes_per_voxel(self) -> float:
+        """Peak memory of a prediction, per voxel of its input."""
+
+    def tta_mode(self, tta: bool | int | str) -> str:
+        """The test-time augmentation that is meant; a UsageError if the network cannot use it."""
+
+    def predict_tile(
+        self, image: NDArray[np.float32], region: Box, tta: bool | int | str
+    ) -> NDArray[np.float16]:
+        """Stored predictions of a normalised region, (2·ndim + 1, *spatial) float16."""
+
+
+def place(network: Network, *, device: str, dtype: str, lanes: int | None = None) -> Network:
+    """Put a model on a device. What is no `Model`, such as a test's stand-in, stays as it is."""
+    from embedseg_large.network.model import Model
+
+    if isinstance(network, Model):
+        return network.to(device=device, dtype=dtype, lanes=lanes)
+    return network

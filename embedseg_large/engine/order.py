@@ -1,0 +1,138 @@
+"""What a user asked for, checked before any work."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedseg_large.engine.network import Network
+from embedseg_large.engine.scratch import Scratch
+from embedseg_large.engine.settings import SegmentSettings, resolve_settings
+from embedseg_large.errors import ModelError, UsageError
+from embedseg_large.io.intensity import IntensityRange
+from embedseg_large.io.labels import LabelTarget, label_target
+from embedseg_large.io.volume import Volume, open_volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A run that can be done, as far as metadata tell."""
+
+    volume: Volume
+    network: Network
+    settings: SegmentSettings
+    target: LabelTarget
+    scratch: Scratch
+    intensity: tuple[IntensityRange, ...] | None
+    """The ranges given by the user, one a channel; None: to be found."""
+    intensity_sample: float | None
+    """Fraction of the volume to look at; None: all of it."""
+
+
+def prepare(
+    volume: Any,
+    model: Network | str | os.PathLike[str],
+    labels: str,
+    *,
+    channel: int | None = 0,
+    timepoint: int | None = None,
+    level: int = 0,
+    output: str | os.PathLike[str] | None = None,
+    ngff_version: str | None = None,
+    overwrite: bool = False,
+    scratch: str | os.PathLike[str] | None = None,
+    intensity_range: tuple[float, float] | None = None,
+    intensity_sample: float | None = None,
+    **settings: Any,
+) -> Order:
+    """Open the volume and the model, fill in all settings, and find every reason to refuse.
+
+    Parameters
+    ----------
+    volume, model, labels
+        See `segment`.
+    channel, timepoint, level
+        Which part of the image, where `volume` is not opened yet.
+    output
+        Store for the labels, where the image's own cannot have them.
+    ngff_version
+        0.5 or 0.4, for a new `output`.
+    overwrite
+        Whether labels of that name may be replaced.
+    scratch
+        Folder for what the run keeps until it is finished; default: beside the labels' store.
+    intensity_range
+        Intensities that become 0 and 1; default: percentiles 1 and 99.8 of the whole volume.
+    intensity_sample
+        Fraction of the volume to take the percentiles from; default: all of it.
+    **settings
+        See `resolve_settings`: tta, device, dtype, tile, context, cluster_tile, halo, max_halo,
+        strict, min_object_size, foreground, seed.
+    """
+    opened = _open(volume, channel, timepoint, level)
+    network = _load(model)
+    _check_fit(opened, network)
+    resolved = resolve_settings(network, opened.spatial_shape, **settings)
+    target = label_target(
+        opened, labels, output=output, ngff_version=ngff_version, overwrite=overwrite
+    )
+    return Order(
+        volume=opened,
+        network=network,
+        settings=resolved,
+        target=target,
+        scratch=Scratch(_scratch_path(scratch, target)),
+        intensity=_given_range(intensity_range, network.channels),
+        intensity_sample=intensity_sample,
+    )
+
+
+def _open(volume: Any, channel: int | None, timepoint: int | None, level: int) -> Volume:
+    if isinstance(volume, Volume):
+        return volume
+    return open_volume(volume, channel=channel, timepoint=timepoint, level=level)
+
+
+def _load(model: Network | str | os.PathLike[str]) -> Network:
+    if not isinstance(model, str | os.PathLike):
+        return model
+    from embedseg_large.network.checkpoint import load_model
+
+    return load_model(model)
+
+
+def _check_fit(volume: Volume, network: Network) -> None:
+    if volume.ndim != network.ndim:
+        raise ModelError(
+            f"the model is {network.ndim}D, the volume {volume.ndim}D (axes {volume.axes}, "
+            f"shape {volume.shape}); choose a {volume.ndim}D model"
+        )
+    channels = volume.n_channels if volume.channel is None else 1
+    if channels != network.channels:
+        raise ModelError(
+            f"the model takes {network.channels} channels, the volume gives {channels}; "
+            "choose with --channel"
+        )
+    if "t" in volume.axes:
+        raise UsageError(
+            f"the volume has {volume.n_timepoints} timepoints; choose one with --timepoint"
+        )
+
+
+def _given_range(given: Sequence[float] | None, channels: int) -> tuple[IntensityRange, ...] | None:
+    if given is None:
+        return None
+    low, high = (float(v) for v in given)
+    return (IntensityRange(low, high),) * channels
+
+
+def _scratch_path(given: str | os.PathLike[str] | None, target: LabelTarget) -> str:
+    """A folder of the run's own: under the one given, or beside the store of the labels."""
+    store = Path(target.store)
+    name = f".{store.name}-{target.name}-{secrets.token_hex(4)}.scratch"
+    parent = store.parent if given is None else Path(given)
+    return str(parent.absolute() / name)

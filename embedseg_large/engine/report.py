@@ -1,0 +1,116 @@
+"""What a run says about itself: the seam report, and the summary around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedseg_large.engine.job import Job
+from embedseg_large.engine.seams import SeamState
+from embedseg_large.engine.stages import Numbering
+from embedseg_large.stitching.relabel import Ranking
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedObject:
+    """An instance that a seam run through was not simply agreed on."""
+
+    label: int
+    """Its final label."""
+    seed: tuple[int, ...]
+    """Its seed voxel (z, y, x)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeamReport:
+    """Whether the tiles left a trace. A normal run has nothing joined."""
+
+    faces: int
+    """Faces between tile cores."""
+    voxels: int
+    """Voxels compared on both sides of all faces."""
+    rounds: int
+    """Rounds in which tiles that disagreed clustered again with a larger halo."""
+    tiles_raised: int
+    """Tiles that did."""
+    certified: int
+    """Instances that nothing a tile did not see could have changed."""
+    agreed: int
+    """Instances that all tiles which see them describe alike."""
+    repaired: int
+    """Instances that tiles described differently at first, and alike with larger halos."""
+    joined: int
+    """Instances put together by overlap: larger than the largest halo. The promise that labels do
+    not depend on the tiles is for runs in which there are none."""
+    repaired_objects: tuple[TracedObject, ...]
+    joined_objects: tuple[TracedObject, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as values that JSON can hold."""
+        lists = ("repaired_objects", "joined_objects")
+        plain = {k: getattr(self, k) for k in self.__slots__ if k not in lists}
+        objects = {
+            k: [{"label": o.label, "seed": list(o.seed)} for o in getattr(self, k)] for k in lists
+        }
+        return plain | objects
+
+
+def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
+    """Describe where CHECK ended, in final labels."""
+    repaired = _traced(job, numbering, state.repaired)
+    joined = _traced(job, numbering, state.joined)
+    total = int(numbering.before[-1])
+    return SeamReport(
+        faces=state.faces,
+        voxels=state.voxels,
+        rounds=state.rounds,
+        tiles_raised=state.levels.raised,
+        certified=state.certified,
+        agreed=total - state.certified - len(repaired) - len(joined),
+        repaired=len(repaired),
+        joined=len(joined),
+        repaired_objects=repaired,
+        joined_objects=joined,
+    )
+
+
+def _traced(job: Job, numbering: Numbering, ids: Sequence[int]) -> tuple[TracedObject, ...]:
+    names = np.array(ids, dtype=np.uint64)
+    labels = Ranking(job.layers, numbering.before, job.scratch.read_ids).labels(names)
+    seeds = np.stack(np.unravel_index((names - np.uint64(1)).astype(np.int64), job.shape), axis=1)
+    return tuple(
+        TracedObject(label=label, seed=tuple(seed))
+        for label, seed in zip(labels.tolist(), seeds.tolist(), strict=True)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentResult:
+    """The outcome of a run."""
+
+    path: str
+    """Where the labels are."""
+    n_instances: int
+    """Number of instances; labels are 1..n_instances."""
+    seams: SeamReport
+    summary: dict[str, Any]
+    """All of it, and stages, settings, statistics and versions, as values that JSON can hold."""
+
+    @cached_property
+    def labels(self) -> da.Array:
+        """The labels, lazy, with the axes of the image without c."""
+        import dask.array as da
+        import zarr
+
+        from embedseg_large.io.volume import open_volume
+
+        level = open_volume(self.path, channel=None).levels[0].path
+        labels: da.Array = da.from_zarr(zarr.open_array(f"{self.path}/{level}", mode="r"))
+        return labels

@@ -1,0 +1,142 @@
+"""The Dask twin: the same tasks on the workers of a `distributed` cluster.
+
+A bounded number of tasks is in flight, so that the scheduler and the client hold a few futures
+however many tiles there are. Only records travel; voxels go from store to worker to store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+
+from embedseg_large.engine.progress import Progress
+from embedseg_large.engine.tasks import Done, Source, Task
+from embedseg_large.engine.workers import NetworkPlugin, NetworkSpec, perform_on_worker
+from embedseg_large.errors import RunError, UsageError
+
+TASKS_PER_WORKER = 2
+"""Tasks in flight a worker thread: one runs, one waits."""
+RETRIES = 2
+
+
+class DaskExecutor:
+    """Runs tasks on a cluster."""
+
+    def __init__(self, client: Client, spec: NetworkSpec, progress: Progress) -> None:
+        self._client = client
+        self._progress = progress
+        self._key = f"embedseg-large-{uuid4().hex}"
+        self._resources = {"GPU": 1} if _offers_gpu(client, spec.device) else None
+        client.register_plugin(NetworkPlugin(self._key, spec))
+
+    @property
+    def workers(self) -> int:
+        """Number of tasks that run at a time."""
+        return max(1, sum(int(n) for n in self._client.nthreads().values()))
+
+    def close(self) -> None:
+        """Take the network off the workers."""
+        self._client.unregister_worker_plugin(self._key)
+
+    def run(self, source: Source) -> Iterator[tuple[Task, Any]]:
+        """Run all tasks of a source, and give their results as they come.
+
+        The first failure ends the run and is raised.
+        """
+        running: dict[Future[Done], Task] = {}
+        finished = as_completed(loop=self._client.loop, with_results=True, raise_errors=False)
+        try:
+            self._fill(source, running, finished)
+            for future, outcome in finished:
+                task = running.pop(future)
+                if future.status == "error":
+                    raise _failure(task, outcome)
+                self._progress.advance(task.stage, task.voxels, outcome.seconds)
+                source.done(task, outcome.result)
+                self._fill(source, running, finished)
+                yield task, outcome.result
+        finally:
+            self._client.cancel(list(running))
+
+    def _fill(
+        self, source: Source, running: dict[Future[Done], Task], finished: as_completed
+    ) -> None:
+        while len(running) < TASKS_PER_WORKER * self.workers:
+            task = source.next()
+            if task is None:
+                return
+            future = self._client.submit(
+                perform_on_worker,
+                task,
+                self._key,
+                key=f"{task.stage}-{uuid4().hex}",
+                resources=self._resources if task.needs_network else None,
+                retries=RETRIES,
+                pure=False,
+            )
+            running[future] = task
+            finished.add(future)
+
+
+def _failure(task: Task, outcome: Any) -> BaseException:
+    error: BaseException = outcome[1] if isinstance(outcome, tuple) else outcome
+    if isinstance(error, KilledWorker):
+        return RunError(
+            f"{task.stage}: a tile killed its worker again and again, most likely for want of "
+            "memory; give workers more of it, or use smaller tiles (--tile, --cluster-tile)"
+        )
+    return error
+
+
+def _offers_gpu(client: Client, device: str) -> bool:
+    """Whether GPU workers are wanted and there.
+
+    Raises
+    ------
+    UsageError
+        When the network is to run on GPUs and no worker offers one: its tasks would wait for ever.
+    """
+    if not device.startswith("cuda"):
+        return False
+    offers = client.run(lambda dask_worker: dask_worker.state.total_resources.get("GPU", 0))
+    if not any(offers.values()):
+        raise UsageError(
+            f"device is {device}, but none of {len(offers)} workers offers the resource GPU; "
+            'start workers with --resources "GPU=1"'
+        )
+    return True
+
+
+@contextmanager
+def local_client(workers: int) -> Iterator[Client]:
+    """A client of a new local cluster of single-threaded worker processes."""
+    with (
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def remote_client(address: str) -> Iterator[Client]:
+    """A client of the scheduler at an address.
+
+    Raises
+    ------
+    UsageError
+        When nothing answers there.
+    """
+    try:
+        client = Client(address, timeout=10)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no Dask scheduler answers at {address}: {error}") from error
+    with client:
+        if not client.nthreads():
+            raise UsageError(f"the scheduler at {address} has no workers; start some first")
+        yield client

@@ -1,0 +1,231 @@
+"""CHECK in rounds: tiles that disagree see more, until they agree or have seen all they may.
+
+1. Compare what both sides of every face say about the seam.
+2. Account for the instances of every layer: each has one owner, and the voxels its owner saw.
+3. Tiles on either side of a seam that disagrees, and tiles whose account is wrong, cluster again
+   with twice the halo. Their faces and the layers they reach are looked at again.
+4. The rounds end when nothing is left to raise. What still disagrees then is larger than the
+   largest halo; it is joined by overlap, and reported.
+
+Each round depends on the set of disagreements only, never on the order in which they were found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.engine.job import Job, Levels
+from embedseg_large.engine.progress import Progress
+from embedseg_large.engine.stages import (
+    Accounted,
+    Compared,
+    account,
+    check,
+    settle_layer,
+    tiles_about,
+)
+from embedseg_large.engine.tasks import Each, Executor, Task, cluster_task
+from embedseg_large.stitching.join import Joins, join
+from embedseg_large.stitching.seam import Comparison
+from embedseg_large.tiling.grid import Face, Index
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeamState:
+    """Where CHECK ended."""
+
+    levels: Levels
+    joins: Joins
+    counts: tuple[int, ...]
+    """Instances of each layer, after joining."""
+    faces: int
+    """Faces between cores."""
+    voxels: int
+    """Voxels compared, each seam once."""
+    rounds: int
+    """Rounds in which tiles clustered again."""
+    certified: int
+    """Instances that nothing unseen could have changed, and that were not joined."""
+    repaired: tuple[int, ...]
+    """Ids, not certified, that tiles disagreed about before they saw more; ascending."""
+    joined: tuple[int, ...]
+    """Ids, after joining, that tiles still disagreed about; ascending."""
+
+
+@dataclass(slots=True)
+class SeamCheck:
+    """The rounds of one run."""
+
+    job: Job
+    executor: Executor
+    progress: Progress
+    levels: Levels = field(default_factory=Levels)
+    _seams: dict[Face, Comparison] = field(default_factory=dict)
+    """Faces that disagree."""
+    _counts: dict[int, int] = field(default_factory=dict)
+    _certain: dict[int, int] = field(default_factory=dict)
+    _wrong: dict[int, Accounted] = field(default_factory=dict)
+    """Layers whose account is wrong, or in strict runs uncertain."""
+    _disputed: set[int] = field(default_factory=set)
+    _faces: int = 0
+    _voxels: int = 0
+
+    def run(self) -> SeamState:
+        """Go through all rounds."""
+        grid = self.job.clustering()
+        self._compare(grid, len(grid))
+        faces, voxels = self._faces, self._voxels
+        self._account(range(grid.counts[0]))
+        rounds = 0
+        while tiles := self._tiles_to_raise():
+            rounds += 1
+            self._raise(tiles)
+            about = {low for tile in tiles for low in self._low_sides(tile)}
+            self._compare(sorted(about), len(about))
+            self._account(self._layers_about(tiles))
+        joins = join(self._seams[face] for face in sorted(self._seams, key=_order))
+        unsolved = self._unsolved(joins)
+        self._settle(joins)
+        certain, repaired = self._sort_disputed(unsolved, joins)
+        return SeamState(
+            levels=self.levels,
+            joins=joins,
+            counts=tuple(self._counts[layer] for layer in range(grid.counts[0])),
+            faces=faces,
+            voxels=voxels,
+            rounds=rounds,
+            certified=certain,
+            repaired=tuple(sorted(repaired)),
+            joined=tuple(sorted(unsolved)),
+        )
+
+    # -- one round -------------------------------------------------------------------------------
+
+    def _compare(self, lows: Iterable[Index], count: int) -> None:
+        """Compare the faces above each of some tiles."""
+        self.progress.begin("check", count)
+        for _, records in self.executor.run(Each(map(self._check_task, lows))):
+            self._note_seams(records)
+
+    def _check_task(self, index: Index) -> Task:
+        grid = self.job.clustering()
+        faces = tuple(face for face in grid.faces(index) if face.low == index)
+        levels = self.levels.of([index, *(face.high for face in faces)])
+        return Task("check", check, (self.job, faces, levels))
+
+    def _note_seams(self, records: list[Compared]) -> None:
+        for face, comparison in records:
+            self._faces += 1
+            self._voxels += comparison.voxels
+            self._seams.pop(face, None)
+            if comparison.disagreeing:
+                self._seams[face] = comparison
+                self._disputed.update(comparison.ids.tolist())
+
+    def _account(self, layers: Collection[int]) -> None:
+        """Account for the instances of some layers."""
+        self.progress.begin("check", len(layers))
+        for _, record in self.executor.run(Each(map(self._account_task, layers))):
+            self._note_account(record)
+
+    def _account_task(self, layer: int) -> Task:
+        halo = self.job.halos[self.levels.highest]
+        about = tiles_about(self.job.clustering(), halo, layer)
+        return Task("check", account, (self.job, layer, self.levels.of(about)))
+
+    def _note_account(self, record: Accounted) -> None:
+        self._counts[record.layer] = record.instances
+        self._certain[record.layer] = record.certain
+        self._wrong.pop(record.layer, None)
+        if record.wrong.size or (self.job.settings.strict and record.doubtful_tiles.size):
+            self._wrong[record.layer] = record
+        self._disputed.update(record.wrong.tolist())
+
+    def _tiles_to_raise(self) -> list[Index]:
+        tiles = {tile for face in self._seams for tile in (face.low, face.high)}
+        for result in self._wrong.values():
+            tiles.update(self._indices(result.wrong_tiles))
+            if self.job.settings.strict:
+                tiles.update(self._indices(result.doubtful_tiles))
+        return sorted(tile for tile in tiles if self._can_see_more(tile))
+
+    def _indices(self, numbers: NDArray[np.int64]) -> Iterator[Index]:
+        counts = self.job.clustering().counts
+        for number in numbers.tolist():
+            yield tuple(int(i) for i in np.unravel_index(number, counts))
+
+    def _can_see_more(self, tile: Index) -> bool:
+        level = self.levels[tile]
+        if level + 1 >= len(self.job.halos):
+            return False
+        now, then = (self.job.clustering(k).tile(tile).region for k in (level, level + 1))
+        return now != then
+
+    def _raise(self, tiles: list[Index]) -> None:
+        """Cluster some tiles again, one level up."""
+        for tile in tiles:
+            self.levels.raise_(tile)
+        self.progress.begin("cluster", len(tiles))
+        tasks = (cluster_task(self.job, tile, self.levels[tile]) for tile in tiles)
+        for _ in self.executor.run(Each(tasks)):
+            pass
+
+    def _low_sides(self, tile: Index) -> Iterator[Index]:
+        """Tiles whose faces above touch `tile`."""
+        yield tile
+        for face in self.job.clustering().faces(tile):
+            yield face.low
+
+    def _layers_about(self, tiles: list[Index]) -> list[int]:
+        """Layers in which an instance may begin that one of some tiles sees."""
+        grid = self.job.clustering(self.levels.highest)
+        spans = (grid.span(grid.tile(tile).region)[0] for tile in tiles)
+        return sorted({layer for a, b in spans for layer in range(a, b)})
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _unsolved(self, joins: Joins) -> set[int]:
+        """Ids, after joining, that are still not the same for everybody."""
+        ids = [c.ids for c in self._seams.values()]
+        ids += [result.wrong for result in self._wrong.values()]
+        if not ids:
+            return set()
+        alive = self._alive(np.unique(np.concatenate(ids)))[0]
+        return set(joins.apply(alive).tolist())
+
+    def _alive(self, ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+        """Those of some ids that own a voxel, and whether their owner is certain of them."""
+        layer = self.job.layers.of(ids)
+        found, certain = [np.empty(0, np.uint64)], [np.empty(0, np.bool_)]
+        for number in np.unique(layer).tolist():
+            known, sure = self.job.scratch.read_layer(number)
+            kept = np.isin(known, ids[layer == number])
+            found.append(known[kept])
+            certain.append(sure[kept])
+        return np.concatenate(found), np.concatenate(certain)
+
+    def _settle(self, joins: Joins) -> None:
+        """Put joined names into the layers they concern."""
+        if joins.ids.size == 0:
+            return
+        alive = self._alive(joins.ids)[0]
+        for layer in np.unique(self.job.layers.of(np.union1d(joins.ids, joins.apply(alive)))):
+            self._counts[int(layer)] = settle_layer(self.job, int(layer), joins, alive)
+
+    def _sort_disputed(self, unsolved: set[int], joins: Joins) -> tuple[int, set[int]]:
+        """Number of certified instances, and the ids that were repaired."""
+        certified = sum(self._certain.values())
+        doubted = np.array(sorted(self._disputed), dtype=np.uint64)
+        alive, sure = self._alive(doubted)
+        solved = ~np.isin(joins.apply(alive), np.array(sorted(unsolved), dtype=np.uint64))
+        certified -= int(np.count_nonzero(sure & ~solved))
+        return certified, set(alive[solved & ~sure].tolist())
+
+
+def _order(face: Face) -> Any:
+    return face.low, face.axis

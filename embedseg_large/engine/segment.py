@@ -1,0 +1,250 @@
+"""Segment a volume of any size: PREDICT, CLUSTER, CHECK, FINISH.
+
+::
+
+       halo halo halo halo
+       halo ┌────────┐ halo    1 PREDICT  every voxel's embedding is predicted by exactly one tile
+       halo │  core  │ halo    2 CLUSTER  core + halo are clustered; an instance is named by the
+       halo │        │ halo               global index of its seed voxel
+       halo └────────┘ halo    3 CHECK    neighbours saw the same seams: compare, see more, join
+       halo halo halo halo     4 FINISH   rank the names, write labels, pyramid and metadata
+
+Labels are a function of image, network, settings and prediction tiles. How the clustering was cut
+up, on how many workers and in which order, leaves no trace while nothing is joined.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from embedseg_large.embedding import channel_count
+from embedseg_large.engine.job import Job
+from embedseg_large.engine.network import Network, place
+from embedseg_large.engine.order import Order, prepare
+from embedseg_large.engine.progress import Progress, Watcher
+from embedseg_large.engine.provenance import provenance
+from embedseg_large.engine.report import SegmentResult, seam_report
+from embedseg_large.engine.seams import SeamCheck, SeamState
+from embedseg_large.engine.serial import SerialExecutor
+from embedseg_large.engine.spool import reopenable
+from embedseg_large.engine.stages import Numbering, downsample, finish
+from embedseg_large.engine.tasks import Each, Executor, PredictThenCluster, Task
+from embedseg_large.errors import UsageError
+from embedseg_large.io.intensity import IntensityRange, intensity_ranges
+from embedseg_large.io.labels import PendingLabels
+from embedseg_large.stitching.relabel import label_dtype, offsets
+from embedseg_large.tiling.grid import Grid
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Sizes = Sequence[int] | None
+
+
+def segment(
+    volume: Any,
+    model: Network | str | os.PathLike[str],
+    labels: str = "nuclei",
+    *,
+    client: Client | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    watcher: Watcher | None = None,
+    **options: Any,
+) -> SegmentResult:
+    """Segment a volume, and write its labels as OME-Zarr.
+
+    Parameters
+    ----------
+    volume
+        A `Volume`, or what `open_volume` takes: path of an OME-Zarr or TIFF, an array.
+    model
+        A model, a bundled name, the file of a model, or an original EmbedSeg folder.
+    labels
+        Name of the label group: ``labels/NAME`` in the image's store or under `output`.
+    client
+        A `distributed.Client` whose workers do the work.
+    workers
+        Number of local worker processes to start. With neither this nor `client` nor
+        `scheduler` the work is done in this process.
+    scheduler
+        Address of a running Dask scheduler.
+    watcher
+        Is told of progress.
+    **options
+        See `embedseg_large.engine.order.prepare`: output, ngff_version, overwrite, scratch,
+        intensity_range, intensity_sample, tta, device, dtype, tile, context, cluster_tile, halo,
+        max_halo, strict, min_object_size, foreground, seed.
+
+    Returns
+    -------
+    SegmentResult
+        The path of the labels, their number, the seam report, and a summary.
+
+    Raises
+    ------
+    UsageError
+        When an option cannot be used; nothing has been computed then.
+    LabelsExistError
+        When labels of that name exist and `overwrite` is false.
+    VolumeError
+        When the volume cannot be used: metadata, NaN, constant, a corrupt chunk.
+    ModelError
+        When the model cannot be used, or does not fit the volume.
+    OutputError
+        When the output cannot be written. Older labels are still there then.
+    """
+    order = prepare(volume, model, labels, **options)
+    progress = Progress(watcher)
+    with _executor(order, progress, client, workers, scheduler) as executor:
+        return run_order(order, executor, progress)
+
+
+@contextmanager
+def _executor(
+    order: Order,
+    progress: Progress,
+    client: Client | None,
+    workers: int | None,
+    scheduler: str | None,
+) -> Iterator[Executor]:
+    """The executor that was asked for: in this process, or on workers."""
+    if sum(x is not None for x in (client, workers, scheduler)) > 1:
+        raise UsageError("client, workers and scheduler exclude each other; give one of them")
+    settings = order.settings
+    if client is None and workers is None and scheduler is None:
+        network = place(order.network, device=settings.device, dtype=settings.dtype)
+        yield SerialExecutor(network, progress)
+        return
+    from embedseg_large.engine.run import DaskExecutor, local_client, remote_client
+    from embedseg_large.engine.workers import network_spec
+
+    with ExitStack() as stack:
+        if scheduler is not None:
+            client = stack.enter_context(remote_client(scheduler))
+        elif client is None:
+            client = stack.enter_context(local_client(workers or 1))
+        spec = stack.enter_context(network_spec(order.network, settings, order.scratch))
+        executor = DaskExecutor(client, spec, progress)
+        stack.callback(executor.close)
+        yield executor
+
+
+def run_order(order: Order, executor: Executor, progress: Progress) -> SegmentResult:
+    """Do what was ordered: all stages, then publish. A failure leaves older labels as they are."""
+    began = time.perf_counter()
+    pending: PendingLabels | None = None
+    try:
+        job = _start(order, executor, progress)
+        _predict_and_cluster(job, executor, progress)
+        state = SeamCheck(job, executor, progress).run()
+        numbering = Numbering(joins=state.joins, before=offsets(state.counts))
+        seams = seam_report(job, state, numbering)
+        pending = order.target.create(label_dtype(int(numbering.before[-1])))
+        _finish(job, pending, numbering, state, executor, progress)
+        summary: dict[str, Any] = {
+            "n_instances": int(numbering.before[-1]),
+            "labels": order.target.path,
+            "seams": seams.as_dict(),
+            "stages": {name: clock.as_dict() for name, clock in progress.clocks.items()},
+            "seconds": round(time.perf_counter() - began, 3),
+            **provenance(order, job.intensity),
+        }
+        pending.publish(summary)
+    except BaseException:
+        if pending is not None:
+            pending.discard()
+        raise
+    finally:
+        order.scratch.remove()
+    return SegmentResult(
+        path=order.target.path,
+        n_instances=summary["n_instances"],
+        seams=seams,
+        summary=summary,
+    )
+
+
+def _start(order: Order, executor: Executor, progress: Progress) -> Job:
+    """Statistics, scratch space, and all that tasks need to know."""
+    intensity = _intensity(order, executor, progress)
+    job = Job(
+        volume=order.volume,
+        fill_value=order.volume.fill_value,
+        intensity=intensity,
+        settings=order.settings,
+        scratch=order.scratch,
+    )
+    order.scratch.create(channel_count(order.settings.ndim), job.prediction)
+    if isinstance(executor, SerialExecutor):
+        return job
+    return reopenable(job)
+
+
+def _intensity(order: Order, executor: Executor, progress: Progress) -> tuple[IntensityRange, ...]:
+    """The range of each channel: as given, or of the whole volume."""
+    if order.intensity is not None:
+        return order.intensity
+    if isinstance(executor, SerialExecutor) or order.volume.path is not None:
+        run: Any = partial(_map, executor, progress, "statistics")
+    else:
+        run = map  # the volume is in this process's memory
+    return intensity_ranges(order.volume, sample=order.intensity_sample, map=run)
+
+
+def _map(
+    executor: Executor,
+    progress: Progress,
+    stage: str,
+    function: Callable[[T], R],
+    items: Iterable[T],
+) -> Iterator[R]:
+    """`map` on an executor; results come as they are ready, in any order."""
+    todo = list(items)
+    progress.begin(stage, len(todo))
+    for _, result in executor.run(Each(Task(stage, function, (item,)) for item in todo)):
+        yield result
+
+
+def _predict_and_cluster(job: Job, executor: Executor, progress: Progress) -> None:
+    progress.begin("predict", len(job.prediction))
+    progress.begin("cluster", len(job.clustering()))
+    for _ in executor.run(PredictThenCluster(job)):
+        pass
+
+
+def _finish(
+    job: Job,
+    pending: PendingLabels,
+    numbering: Numbering,
+    state: SeamState,
+    executor: Executor,
+    progress: Progress,
+) -> None:
+    """Write the final labels, then level by level the pyramid."""
+    grid = job.clustering()
+    for level in range(pending.n_levels):
+        progress.begin("finish", sum(1 for _ in pending.regions(level)))
+        tasks = (
+            _finish_task(job, pending, numbering, state, grid, box)
+            if level == 0
+            else Task("finish", downsample, (job, pending, level, box), False, 0)
+            for box in pending.regions(level)
+        )
+        for _ in executor.run(Each(tasks)):
+            pass
+
+
+def _finish_task(
+    job: Job, pending: PendingLabels, numbering: Numbering, state: SeamState, grid: Grid, box: Any
+) -> Task:
+    levels = state.levels.of(grid.touching(box))
+    return Task("finish", finish, (job, pending, numbering, box, levels), False, box.size)

@@ -1,0 +1,197 @@
+"""The four stages, as functions of a job and one piece of work.
+
+Each opens what it needs, computes, writes what it alone owns, and returns a small record. Run twice
+it does the same twice. Nothing here knows who calls it: a loop, or a Dask worker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.clustering.cluster import OpenFaces, cluster_points
+from embedseg_large.clustering.points import AXES, points_of_stored
+from embedseg_large.embedding import background
+from embedseg_large.engine.job import Job, Levels
+from embedseg_large.engine.network import Network
+from embedseg_large.errors import IntensityError
+from embedseg_large.geometry import Box
+from embedseg_large.io.intensity import normalise
+from embedseg_large.io.labels import PendingLabels
+from embedseg_large.stitching.join import Joins
+from embedseg_large.stitching.relabel import Ranking, settle
+from embedseg_large.stitching.seam import SEAM_DEPTH, Comparison, compare
+from embedseg_large.stitching.tally import Entries, tally
+from embedseg_large.stitching.view import make_view
+from embedseg_large.tiling.axis import padded_sources
+from embedseg_large.tiling.grid import Face, Grid, Index, Tile
+
+
+def predict(job: Job, network: Network, index: Index) -> bool:
+    """PREDICT: the embedding of a core, from core and context. Returns whether it was needed."""
+    tile = job.prediction.tile(index)
+    image = read_padded(job, tile.region)
+    empty = _is_fill(image, job.fill_value)
+    if empty:
+        stored = background(tile.core.shape)
+    else:
+        normalised = np.stack([normalise(c, r) for c, r in zip(image, job.intensity, strict=True)])
+        if not np.isfinite(normalised).all():
+            raise IntensityError(f"{job.volume.path}: NaN or infinite voxels in {tile.core}")
+        whole = network.predict_tile(normalised, tile.region, job.settings.tta)
+        stored = whole[(slice(None), *tile.core.slices_in(tile.region))]
+    job.scratch.write_prediction(tile.core, stored)
+    return not empty
+
+
+def read_padded(job: Job, region: Box) -> NDArray[np.generic]:
+    """The image, (channels, *region), of a region that may reach into the volume's padding."""
+    sources = [
+        padded_sources(a, b, n)
+        for a, b, n in zip(region.start, region.stop, job.shape, strict=True)
+    ]
+    box = Box(tuple(int(s.min()) for s in sources), tuple(int(s.max()) + 1 for s in sources))
+    image = job.volume.read(box)
+    image = image.reshape(-1, *box.shape)
+    for axis, (source, start) in enumerate(zip(sources, box.start, strict=True), start=1):
+        if source[-1] != start + source.size - 1:  # padding: not simply one after the other
+            image = image.take(source - start, axis=axis)
+    return image
+
+
+def _is_fill(image: NDArray[np.generic], fill: object) -> bool:
+    return fill is not None and bool((image == fill).all())
+
+
+def cluster(job: Job, index: Index, level: int) -> int:
+    """CLUSTER: what a tile says, at a level of its halo. Returns the number of its instances."""
+    grid = job.clustering(level)
+    tile = grid.tile(index)
+    settings = job.settings.clustering()
+    points = points_of_stored(job.scratch.read_prediction(tile.region), settings)
+    result = cluster_points(points, settings, _open_faces(tile, job.shape))
+    view = make_view(
+        result.labels.reshape(tile.region.shape),
+        result.seeds,
+        result.certain,
+        region=tile.region,
+        core=tile.core,
+        seams=[grid.seam(face, SEAM_DEPTH) for face in grid.faces(index)],
+        volume_shape=job.shape,
+    )
+    job.scratch.write_view(index, level, view)
+    return int(np.count_nonzero(view.owned))
+
+
+def _open_faces(tile: Tile, shape: tuple[int, ...]) -> OpenFaces:
+    """Faces of the region beyond which the volume goes on."""
+    known = ((False, False),) * (AXES - len(shape))
+    region = zip(tile.region.start, tile.region.stop, shape, strict=True)
+    return known + tuple((start > 0, stop < length) for start, stop, length in region)
+
+
+class Compared(NamedTuple):
+    """Record of a seam that was compared."""
+
+    face: Face
+    comparison: Comparison
+
+
+def check(job: Job, faces: tuple[Face, ...], levels: Levels) -> list[Compared]:
+    """CHECK: compare what both sides of each face say about the seam."""
+    grid = job.clustering()
+    records = []
+    for face in faces:
+        shape = grid.seam(face, SEAM_DEPTH).shape
+        views = [
+            job.scratch.read_seam(i, levels[i], list(grid.faces(i)).index(face), shape)
+            for i in (face.low, face.high)
+        ]
+        records.append(Compared(face, compare(*views)))
+    return records
+
+
+class Accounted(NamedTuple):
+    """Record of a layer; its ids are in the scratch folder."""
+
+    layer: int
+    instances: int
+    certain: int
+    """Instances their owner is certain of."""
+    wrong: NDArray[np.uint64]
+    wrong_tiles: NDArray[np.int64]
+    doubtful_tiles: NDArray[np.int64]
+
+
+def account(job: Job, layer: int, levels: Levels) -> Accounted:
+    """CHECK: account for the instances of a layer, and keep their ids."""
+    grid = job.clustering()
+    about = tiles_about(grid, job.halos[levels.highest], layer)
+    entries = Entries.joined(
+        job.scratch.read_entries(tile, levels[tile], grid.number(tile)) for tile in about
+    )
+    result = tally(entries, job.layers, layer)
+    job.scratch.write_layer(layer, result.alive, result.sure)
+    return Accounted(
+        layer,
+        result.alive.size,
+        int(np.count_nonzero(result.sure)),
+        result.wrong,
+        result.wrong_tiles,
+        result.doubtful_tiles,
+    )
+
+
+def tiles_about(grid: Grid, halo: tuple[int, ...], layer: int) -> list[Index]:
+    """Tiles that may see an instance which begins in a layer."""
+    planes = grid.tile((layer,) + (0,) * (len(grid.shape) - 1)).core
+    box = Box(
+        (max(planes.start[0] - halo[0], 0),) + (0,) * (len(grid.shape) - 1),
+        (planes.stop[0] + halo[0], *grid.shape[1:]),
+    )
+    return list(grid.touching(box))
+
+
+def settle_layer(job: Job, layer: int, joins: Joins, joined_alive: NDArray[np.uint64]) -> int:
+    """CHECK: put the joined names into a layer's ids. Returns the number of its instances."""
+    alive, sure = job.scratch.read_layer(layer)
+    ids = settle(alive, layer, job.layers, joins, joined_alive)
+    job.scratch.write_layer(layer, ids, np.isin(ids, alive[sure]))
+    return int(ids.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbering:
+    """What turns the names of instances into final labels."""
+
+    joins: Joins
+    before: NDArray[np.int64]
+    """(layers + 1,) instances in the layers before each."""
+
+
+def finish(job: Job, pending: PendingLabels, numbering: Numbering, box: Box, levels: Levels) -> int:
+    """FINISH: final labels of one shard. Returns its number of labelled voxels."""
+    grid = job.clustering()
+    ranking = Ranking(job.layers, numbering.before, job.scratch.read_ids)
+    labels = np.zeros(box.shape, dtype=pending.dtype)
+    for index in grid.touching(box):
+        core = grid.tile(index).core
+        local, names = job.scratch.read_core(index, levels[index], core.shape)
+        common = core.intersect(box)
+        piece = local[common.slices_in(core)]
+        used = np.unique(piece)
+        used = used[used > 0]
+        final = np.zeros(names.size, dtype=pending.dtype)
+        final[used] = ranking.labels(numbering.joins.apply(names[used]))
+        labels[common.slices_in(box)] = final[piece]
+    pending.write(0, box, labels, timepoint=job.volume.timepoint)
+    return int(np.count_nonzero(labels))
+
+
+def downsample(job: Job, pending: PendingLabels, level: int, box: Box) -> int:
+    """FINISH: one shard of a coarser level. Returns its number of voxels."""
+    pending.downsample(level, box, timepoint=job.volume.timepoint)
+    return box.size

@@ -1,0 +1,91 @@
+"""What lives once on every Dask worker: the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distributed import Worker, WorkerPlugin, get_worker
+
+from embedseg_large.engine.network import Network
+from embedseg_large.engine.scratch import Scratch
+from embedseg_large.engine.settings import SegmentSettings
+from embedseg_large.engine.tasks import Done, Task, perform
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """How a worker gets the network.
+
+    A model travels as the path of its file; anything else travels itself, once a worker.
+    """
+
+    path: str | None
+    network: Network | None
+    device: str
+    dtype: str
+
+    def load(self) -> Network:
+        """The network, on its device."""
+        if self.network is not None:
+            return self.network
+        from embedseg_large.network.checkpoint import load_model
+
+        assert self.path is not None
+        return load_model(self.path).to(device=self.device, dtype=self.dtype, lanes=1)
+
+
+@contextmanager
+def network_spec(
+    network: Network, settings: SegmentSettings, scratch: Scratch
+) -> Iterator[NetworkSpec]:
+    """A spec for workers; the file of a model lives in the scratch folder, which they all see."""
+    from embedseg_large.network.model import Model
+
+    path = None
+    if isinstance(network, Model):
+        path = str(Path(scratch.path) / "model.safetensors")
+        Path(scratch.path).mkdir(parents=True, exist_ok=True)
+        network.save(path)
+    try:
+        yield NetworkSpec(
+            path=path,
+            network=network if path is None else None,
+            device=settings.device,
+            dtype=settings.dtype,
+        )
+    finally:
+        scratch.remove()
+
+
+class NetworkPlugin(WorkerPlugin):
+    """Loads the network when a worker joins, and keeps it for the run."""
+
+    idempotent = True
+
+    def __init__(self, key: str, spec: NetworkSpec) -> None:
+        self.name = key
+        self.spec = spec
+        self._network: Network | None = None
+
+    def setup(self, worker: Worker) -> None:
+        """Nothing yet: a worker that only clusters never loads the network."""
+
+    def network(self) -> Network:
+        """The network of this worker."""
+        if self._network is None:
+            self._network = self.spec.load()
+        return self._network
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"name": self.name, "spec": self.spec, "_network": None}
+
+
+def perform_on_worker(task: Task, key: str) -> Done:
+    """Run one task on the worker it was sent to."""
+    plugin = get_worker().plugins[key]
+    assert isinstance(plugin, NetworkPlugin)
+    return perform(task, plugin.network)

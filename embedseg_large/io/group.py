@@ -1,0 +1,244 @@
+"""Local zarr groups as the JSON documents that they are.
+
+Documents are replaced by a rename, so a reader sees the old or the new one and never half of one.
+Consolidated metadata (a copy of all documents, kept by the root) is kept in step: readers that
+trust it would not see a new label group otherwise.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from embedseg_large.errors import MetadataError, OutputError
+
+Document = dict[str, Any]
+
+_V2_DOCUMENTS = (".zgroup", ".zarray", ".zattrs")
+
+
+@contextmanager
+def output_errors(where: str | Path) -> Iterator[None]:
+    """Turn every `OSError` of the body into an `OutputError` of one line.
+
+    Raises
+    ------
+    OutputError
+        The disk is full, the place is read-only, or it cannot be written for another reason.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = "the disk is full; free some space and run the same command again"
+        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            message = "read-only; write somewhere else with output="
+        else:
+            message = f"cannot be written ({error.strerror or error})"
+        raise OutputError(f"{where}: {message}") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Create and remove a file, since permissions alone say little about network drives.
+
+    Parameters
+    ----------
+    folder
+        May not exist yet; its nearest existing ancestor is tried then.
+
+    Raises
+    ------
+    OutputError
+        If no file can be created there.
+    """
+    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    probe = place / f".write-test-{secrets.token_hex(8)}"
+    with output_errors(place):
+        probe.touch(exist_ok=False)
+        probe.unlink()
+
+
+@contextmanager
+def replaced(new: Path, final: Path, aside: Path) -> Iterator[None]:
+    """Rename a finished folder to its final name, and the one that is there to `aside`.
+
+    The body commits: whatever it raises, and whatever fails before it, everything is moved back.
+    A process killed half-way leaves the old folder under the name of `aside`.
+
+    Parameters
+    ----------
+    new, final, aside
+        Folders of one file system; `final` may be missing, `aside` must be.
+
+    Raises
+    ------
+    OutputError
+        If a folder cannot be renamed.
+    """
+    is_there = final.exists()
+    with output_errors(final):
+        if is_there:
+            final.rename(aside)
+    try:
+        with output_errors(final):
+            new.rename(final)
+        yield
+    except BaseException:  # an interrupt too
+        if final.exists():
+            final.rename(new)
+        if is_there:
+            aside.rename(final)
+        raise
+
+
+def write_json(file: Path, document: Document) -> None:
+    """Replace a JSON file at once.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written; the old file is still there then.
+    """
+    temporary = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
+    with output_errors(file):
+        try:
+            temporary.write_text(json.dumps(document, indent=2), encoding="utf-8")
+            temporary.replace(file)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def read_json(file: Path) -> Document:
+    """Read a JSON object; a file that is not there is an empty one.
+
+    Raises
+    ------
+    MetadataError
+        If the file is not a JSON object.
+    """
+    if not file.exists():
+        return {}
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MetadataError(f"{file}: not a JSON document ({error}); restore it") from error
+    if not isinstance(document, dict):
+        raise MetadataError(f"{file}: not a JSON object; restore it")
+    return document
+
+
+def group_format(folder: Path) -> int | None:
+    """Tell the zarr format (2 or 3) of the group in a folder; None where there is no group."""
+    if read_json(folder / "zarr.json").get("node_type") == "group":
+        return 3
+    return 2 if (folder / ".zgroup").exists() else None
+
+
+def read_attributes(folder: Path) -> Document:
+    """Read the attributes of a group; empty where there is no group."""
+    document = read_json(folder / "zarr.json")
+    attributes = document.get("attributes", {}) if document else read_json(folder / ".zattrs")
+    return dict(attributes)
+
+
+def write_group(folder: Path, zarr_format: int, attributes: Document) -> None:
+    """Make a folder a zarr group with these attributes, replacing those it has.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if zarr_format == 3:
+        group = {"zarr_format": 3, "node_type": "group", **read_json(folder / "zarr.json")}
+        write_json(folder / "zarr.json", {**group, "attributes": attributes})
+    else:
+        write_json(folder / ".zattrs", attributes)
+        write_json(folder / ".zgroup", {"zarr_format": 2})
+
+
+def ngff_content(folder: Path) -> Document:
+    """Read the NGFF metadata of a group, wherever its version keeps it."""
+    attributes = read_attributes(folder)
+    return dict(attributes.get("ome", attributes))
+
+
+def ngff_version(folder: Path) -> str | None:
+    """Tell the NGFF version of the image in a folder; None where there is no image.
+
+    Versions before 0.4 are often not written down; "0.1" stands for all of those.
+    """
+    content = ngff_content(folder)
+    if not content.get("multiscales"):
+        return None
+    return str(content.get("version") or content["multiscales"][0].get("version") or "0.1")
+
+
+def refresh_consolidated(folder: Path) -> None:
+    """Bring consolidated metadata of a group and of its ancestors in step with the group.
+
+    Only documents below `folder` are read again, so the cost does not depend on the size of the
+    store. Groups without consolidated metadata are left as they are.
+
+    Raises
+    ------
+    OutputError
+        If a document cannot be written.
+    """
+    for ancestor in (folder, *folder.parents):
+        if group_format(ancestor) is None:
+            return
+        inside = folder.relative_to(ancestor).as_posix()
+        _refresh(ancestor, "" if inside == "." else inside)
+
+
+def _refresh(root: Path, inside: str) -> None:
+    """Replace what the consolidated metadata of `root` says about its member `inside`."""
+    file = root / ("zarr.json" if group_format(root) == 3 else ".zmetadata")
+    document = read_json(file)
+    consolidated = document.get("consolidated_metadata") if file.name == "zarr.json" else document
+    if not consolidated:
+        return
+    kept = {
+        key: value
+        for key, value in consolidated["metadata"].items()
+        if inside and key != inside and not key.startswith(f"{inside}/")
+    }
+    fresh = _v3_documents if file.name == "zarr.json" else _v2_documents
+    consolidated["metadata"] = kept | {key: value for key, value in fresh(root, inside) if key}
+    write_json(file, document)
+
+
+def _v3_documents(root: Path, inside: str) -> Iterator[tuple[str, Document]]:
+    for folder in _nodes(root / inside):
+        document = read_json(folder / "zarr.json")
+        document.pop("consolidated_metadata", None)
+        key = folder.relative_to(root).as_posix()
+        yield "" if key == "." else key, document
+
+
+def _v2_documents(root: Path, inside: str) -> Iterator[tuple[str, Document]]:
+    for folder in _nodes(root / inside):
+        for file in (folder / name for name in _V2_DOCUMENTS):
+            if file.exists():
+                yield file.relative_to(root).as_posix(), read_json(file)
+
+
+def _nodes(folder: Path) -> Iterator[Path]:
+    """Find groups and arrays of a tree; not chunks, nor hidden (unpublished) groups."""
+    for path, folders, files in os.walk(folder):
+        if {"zarr.json", ".zgroup", ".zarray"} & set(files):
+            yield Path(path)
+        is_group = group_format(Path(path)) is not None
+        folders[:] = sorted(f for f in folders if is_group and not f.startswith("."))

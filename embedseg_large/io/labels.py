@@ -1,0 +1,471 @@
+"""Label volumes in OME-Zarr stores: where they go, how they are filled, how they are published.
+
+1. `label_target` decides the place, the format and the levels, and finds every reason to refuse.
+2. `LabelTarget.create` makes a group under a hidden name beside the final one: half-written labels
+   are never seen under the final name.
+3. Tasks fill whole regions of it (`PendingLabels.write`, then `downsample` level by level).
+4. `PendingLabels.publish` renames it, after moving older labels aside, and lists the name. Every
+   failure moves the older labels back; after a kill, the next `label_target` does.
+
+Images in object stores are read, not written to: labels of these need a local output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from embedseg_large.errors import LabelsExistError, UsageError
+from embedseg_large.geometry import Box
+from embedseg_large.io.group import (
+    check_writable,
+    group_format,
+    ngff_content,
+    ngff_version,
+    output_errors,
+    read_attributes,
+    refresh_consolidated,
+    replaced,
+    write_group,
+)
+from embedseg_large.io.label_levels import label_levels, label_units
+from embedseg_large.io.volume import Volume
+from embedseg_large.io.writer import (
+    ZARR_FORMATS,
+    LevelSpec,
+    MultiscaleStore,
+    check_local,
+    check_version,
+    ngff_attributes,
+)
+
+PROVENANCE = "embedseg_large"
+"""Attribute that marks labels as written by this package, and says how they were made."""
+
+_LABEL_AXES = "tzyx"
+_BAD_NAME = re.compile(r"^$|^\.|^__|[/\\\x00-\x1f]|^zarr\.json$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTarget:
+    """A place for labels that was found to be usable; made by `label_target`."""
+
+    store: str
+    """Folder of the group whose ``labels`` folder gets them."""
+    name: str
+    """Name of the labels."""
+    ngff_version: str
+    """``"0.4"`` or ``"0.5"``."""
+    axes: str
+    """The axes of the image without c, t before (z,) y, x."""
+    units: tuple[str | None, ...]
+    """Unit of each axis."""
+    levels: tuple[LevelSpec, ...]
+    """Level 0 is the level of the image that is segmented."""
+    overwrite: bool
+    """Whether labels of that name may be replaced."""
+    in_image: bool
+    """Whether `store` is the image that is segmented."""
+
+    @property
+    def folder(self) -> Path:
+        """The ``labels`` folder."""
+        return Path(self.store, "labels")
+
+    @property
+    def path(self) -> str:
+        """The labels' own group, once they are published."""
+        return str(self.folder / self.name)
+
+    def pending(self, dtype: DTypeLike, *, run: str | None = None) -> PendingLabels:
+        """Describe the labels of a run before they are published; touches no disk.
+
+        Parameters
+        ----------
+        dtype
+            An integer type.
+        run
+            Token of the run: the same token names the same group, so that a run can go on after
+            a crash. None: a group of its own.
+
+        Raises
+        ------
+        UsageError
+            If the dtype is no integer.
+        """
+        kind = np.dtype(dtype)
+        if not np.issubdtype(kind, np.integer):
+            raise UsageError(f"labels are integers, not {kind}")
+        suffix = secrets.token_hex(4) if run is None else _digest(run)
+        store = MultiscaleStore(
+            path=str(self.folder / f".{self.name}-{suffix}"),
+            ngff_version=self.ngff_version,
+            axes=self.axes,
+            units=self.units,
+            dtype=kind.name,
+            levels=self.levels,
+        )
+        return PendingLabels(target=self, store=store)
+
+    def create(self, dtype: DTypeLike, *, run: str | None = None) -> PendingLabels:
+        """Create the hidden group and all of its arrays, or open those of an earlier attempt.
+
+        Parameters
+        ----------
+        dtype, run
+            As in `pending`.
+
+        Raises
+        ------
+        UsageError
+            If the dtype is no integer.
+        OutputError
+            If the group cannot be written.
+        """
+        pending = self.pending(dtype, run=run)
+        if group_format(Path(self.store)) is None:
+            write_group(Path(self.store), ZARR_FORMATS[self.ngff_version], {})
+        pending.store.create()
+        return pending
+
+
+@dataclass(frozen=True, kw_only=True)
+class PendingLabels:
+    """Labels that are being written under a hidden name; picklable, reopened by path."""
+
+    target: LabelTarget
+    """Where they go."""
+    store: MultiscaleStore
+    """The hidden group."""
+
+    @property
+    def path(self) -> str:
+        """Folder of the hidden group."""
+        return self.store.path
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a label."""
+        return np.dtype(self.store.dtype)
+
+    @property
+    def n_levels(self) -> int:
+        """Number of levels."""
+        return len(self.store.levels)
+
+    def regions(self, level: int) -> Iterator[Box]:
+        """Cut a level into spatial regions, in raster order; each may be written by one task."""
+        return self.store.regions(level)
+
+    def read(self, level: int, box: Box, timepoint: int | None = None) -> NDArray[Any]:
+        """Read labels back; arguments as in `write`."""
+        return self.store.read(level, box, self._lead(timepoint))
+
+    def write(
+        self, level: int, box: Box, labels: NDArray[Any], timepoint: int | None = None
+    ) -> None:
+        """Write the labels of whole regions.
+
+        Parameters
+        ----------
+        level
+            Which level.
+        box
+            One region of `regions`, or a box of several.
+        labels
+            Shape ``box.shape``, any integer dtype.
+        timepoint
+            Needed if the image has several timepoints.
+
+        Raises
+        ------
+        OutputError
+            If they cannot be written: read-only, disk full.
+        RunError
+            If the box shares a file with voxels outside of it, or a label does not fit the dtype.
+        UsageError
+            If the timepoint is missing or wrong.
+        """
+        self.store.write(level, box, labels, self._lead(timepoint))
+
+    def downsample(self, level: int, box: Box, timepoint: int | None = None) -> None:
+        """Compute a region of a level from the finer one, by nearest neighbour, and write it.
+
+        Level ``level - 1`` must be complete. Voxel i of the result is voxel
+        ``ceil((i + 1/2) * factor - 1)`` of the finer level (``[::2]`` for a factor of 2), where
+        the factor comes from the scales if these explain the shapes, else from the shapes.
+
+        Parameters
+        ----------
+        level
+            Which level, from 1.
+        box
+            One region of ``regions(level)``.
+        timepoint
+            As in `write`.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written: read-only, disk full.
+        """
+        self.store.sample(level, box, self._lead(timepoint))
+
+    def publish(self, provenance: Mapping[str, Any]) -> None:
+        """Give the labels their name; older labels of that name are replaced or kept as a copy.
+
+        Labels that this package did not write are kept as ``NAME.bak`` (``NAME.bak1``, ...).
+
+        Parameters
+        ----------
+        provenance
+            JSON values that say how the labels were made; stored as the attribute `PROVENANCE`.
+
+        Raises
+        ------
+        LabelsExistError
+            If labels of that name appeared meanwhile and overwriting was not asked for.
+        OutputError
+            If they cannot be published; older labels are as they were then.
+        """
+        self._write_metadata(provenance)
+        folder, name = self.target.folder, self.target.name
+        pending = Path(self.path)
+        aside = pending.with_name(f"{pending.name}.old")
+        with _locked(folder):
+            _check_free(folder, name, self.target.overwrite)
+            with replaced(pending, folder / name, aside):
+                _list(folder, name, self.target.ngff_version)
+            _settle(folder, name, self.target.ngff_version)
+            refresh_consolidated(folder)
+
+    def discard(self) -> None:
+        """Remove the hidden group, and the ``labels`` folder if nothing else is in it.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be removed.
+        """
+        with output_errors(self.path):
+            if Path(self.path).exists():
+                shutil.rmtree(self.path)
+        with suppress(OSError):  # other labels live there
+            self.target.folder.rmdir()
+
+    def _write_metadata(self, provenance: Mapping[str, Any]) -> None:
+        about: dict[str, Any] = {"version": self.target.ngff_version}
+        if self.target.in_image:
+            about["source"] = {"image": "../../"}
+        attributes = ngff_attributes(
+            self.store, name=self.target.name, method="nearest", more={"image-label": about}
+        )
+        attributes[PROVENANCE] = dict(provenance)
+        write_group(Path(self.path), self.store.zarr_format, attributes)
+
+    def _lead(self, timepoint: int | None) -> tuple[int, ...]:
+        """Find the index along the axes before (z,) y, x."""
+        if "t" not in self.target.axes:
+            return ()
+        length = self.target.levels[0].shape[0]
+        if timepoint is None and length == 1:
+            return (0,)
+        if timepoint is None or not 0 <= timepoint < length:
+            raise UsageError(f"{self.path}: timepoint {timepoint} is not one of 0..{length - 1}")
+        return (timepoint,)
+
+
+def label_target(
+    volume: Volume,
+    name: str,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    ngff_version: str | None = None,
+    overwrite: bool = False,
+) -> LabelTarget:
+    """Find the place for an image's labels, and every reason why they could not be written.
+
+    Labels go into the image's own store if that is local, writable and NGFF 0.4 or 0.5, else into
+    ``OUTPUT/labels/NAME``. They have as many levels as the image in that store has, as NGFF asks:
+    the level segmented, the coarser ones of the image, and halved ones after these where needed.
+
+    Parameters
+    ----------
+    volume
+        The level to segment.
+    name
+        Name of the labels: no slashes, no dot in front.
+    output
+        Folder of another store, which is created if it does not exist.
+    ngff_version
+        ``"0.5"`` or ``"0.4"`` for a new store; default 0.5. An existing store keeps its own.
+    overwrite
+        Whether labels of that name may be replaced.
+
+    Returns
+    -------
+    LabelTarget
+        Nothing has been written, except that labels whose publication was killed half-way are
+        moved back to their name.
+
+    Raises
+    ------
+    LabelsExistError
+        If the name is taken and `overwrite` is false.
+    UsageError
+        If the name or version cannot be used, or the store cannot hold labels.
+    OutputError
+        If the place is read-only or in an object store.
+    """
+    if _BAD_NAME.search(name):
+        raise UsageError(
+            f"{name!r} cannot name labels; use letters and digits, no slashes, no dot in front"
+        )
+    folder, version = _place(volume, output, ngff_version)
+    check_writable(folder)
+    labels = folder / "labels"
+    check_writable(labels)
+    if any(_asides(labels, name)):
+        with _locked(labels):
+            _settle(labels, name, version)
+    _check_free(labels, name, overwrite)
+    axes = "".join(a for a in _LABEL_AXES if a in volume.stored_axes)
+    return LabelTarget(
+        store=str(folder),
+        name=name,
+        ngff_version=version,
+        axes=axes,
+        units=label_units(volume, axes),
+        levels=label_levels(volume, axes, _image_levels(folder)),
+        overwrite=overwrite,
+        in_image=volume.path is not None and _same(folder, volume.path),
+    )
+
+
+def _place(
+    volume: Volume, output: str | os.PathLike[str] | None, version: str | None
+) -> tuple[Path, str]:
+    """Find the folder of the store and its NGFF version."""
+    if version is not None:
+        check_version(version)
+    folder, found = _own_store(volume) if output is None else _output_store(os.fspath(output))
+    if version is not None and found not in (None, version):
+        raise UsageError(f"{folder} is NGFF {found}, labels in it cannot be {version}")
+    return folder, found or version or "0.5"
+
+
+def _own_store(volume: Volume) -> tuple[Path, str]:
+    if volume.path is None:
+        raise UsageError("the image is an array in memory; say where labels go with output=")
+    folder = check_local(volume.path)
+    if volume.ngff_version is None:
+        raise UsageError(f"{folder} is no OME-Zarr image; say where labels go with output=")
+    return folder, _writable_version(folder, volume.ngff_version)
+
+
+def _output_store(output: str) -> tuple[Path, str | None]:
+    folder = check_local(output)
+    image, zarr_format = ngff_version(folder), group_format(folder)
+    if image is not None:
+        return folder, _writable_version(folder, image)
+    if zarr_format is not None:
+        return folder, {2: "0.4", 3: "0.5"}[zarr_format]
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UsageError(f"{folder} is there and is no zarr group; choose another output")
+    return folder, None
+
+
+def _writable_version(folder: Path, version: str) -> str:
+    if version not in ZARR_FORMATS or ZARR_FORMATS[version] != group_format(folder):
+        raise UsageError(
+            f"{folder} is NGFF {version} in zarr {group_format(folder)}; labels are added to 0.4 "
+            "(zarr 2) and 0.5 (zarr 3) only, say where else they go with output="
+        )
+    return version
+
+
+def _image_levels(folder: Path) -> int | None:
+    """How many levels the image in a folder has; None if there is no image."""
+    multiscales = ngff_content(folder).get("multiscales")
+    return len(multiscales[0]["datasets"]) if multiscales else None
+
+
+def _check_free(folder: Path, name: str, overwrite: bool) -> None:
+    if not overwrite and (folder / name).exists():
+        raise LabelsExistError(
+            f"{folder / name} exists; choose another name, or pass overwrite to replace it"
+        )
+
+
+def _asides(folder: Path, name: str) -> Iterator[Path]:
+    """Older labels that a publication moved aside."""
+    pattern = re.compile(rf"\.{re.escape(name)}-[0-9a-f]{{8}}\.old")
+    if folder.is_dir():
+        yield from (path for path in sorted(folder.iterdir()) if pattern.fullmatch(path.name))
+
+
+def _settle(folder: Path, name: str, version: str) -> None:
+    """Bring labels that were moved aside to rest: back, removed, or kept as NAME.bak."""
+    for aside in _asides(folder, name):
+        with output_errors(aside):
+            if not (folder / name).exists():
+                aside.rename(folder / name)
+            elif PROVENANCE in read_attributes(aside):
+                shutil.rmtree(aside)
+            else:
+                kept = _free_name(folder, f"{name}.bak")
+                aside.rename(folder / kept)
+                _list(folder, kept, version)
+
+
+def _free_name(folder: Path, name: str) -> str:
+    number, free = 0, name
+    while (folder / free).exists():
+        number += 1
+        free = f"{name}{number}"
+    return free
+
+
+def _list(folder: Path, name: str, version: str) -> None:
+    """Add a name to the list in the ``labels`` group, and make that group if it is missing."""
+    attributes = read_attributes(folder)
+    content = dict(attributes.get("ome", {})) if version == "0.5" else attributes
+    names = content.get("labels", [])
+    content["labels"] = [*names, *(() if name in names else (name,))]
+    if version == "0.5":
+        content["version"] = version  # validators refuse the whole image without it
+        attributes["ome"] = content
+    write_group(folder, ZARR_FORMATS[version], attributes)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from changing the ``labels`` group: two runs may publish at once."""
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network drives have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _same(folder: Path, path: str) -> bool:
+    return "://" not in path and folder.resolve() == Path(path).resolve()
+
+
+def _digest(run: str) -> str:
+    return hashlib.blake2b(run.encode(), digest_size=4).hexdigest()

@@ -1,0 +1,40 @@
+"""Passes of the network side by side on the CPU, with results that do not depend on how many.
+
+A convolution on the CPU sums in an order that depends on its number of threads, and so do the last
+bits of its result. Hence every pass has *one* thread, and several passes run at a time instead.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], lanes: int
+) -> Iterator[Result]:
+    """Yield ``function(item)`` for each item, in order, computed on `lanes` threads.
+
+    Inside the function torch has one thread. No more than `lanes` items are worked on or wait to
+    be yielded, so that memory does not grow with their number.
+    """
+    threads = torch.get_num_threads()
+    waiting = iter(items)
+    try:
+        with ThreadPoolExecutor(lanes, "lane", torch.set_num_threads, (1,)) as pool:
+            running = deque(pool.submit(function, item) for item in islice(waiting, lanes))
+            while running:
+                result = running.popleft().result()
+                running.extend(pool.submit(function, item) for item in islice(waiting, 1))
+                yield result
+    finally:
+        # torch sets the number for one thread and for all that begin later: undo the latter
+        torch.set_num_threads(threads)

@@ -1,0 +1,319 @@
+"""A trained model: weights and settings, and how they turn an image into embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from embedseg_large.embedding import Embedding, dequantise, quantise
+from embedseg_large.errors import ModelError, UsageError
+from embedseg_large.geometry import Box
+from embedseg_large.network.device import available_cores, build, checked_device
+from embedseg_large.network.erfnet import STRIDE
+from embedseg_large.network.lanes import in_order
+from embedseg_large.network.modelfile import StoredModel, write_model_file
+from embedseg_large.network.settings import ModelSettings
+from embedseg_large.network.tta import Each, mean_raw
+from embedseg_large.symmetry import MODES, group, obstacle
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Measured at 64 x 96 x 96 voxels with 16 transforms, see `bytes_per_voxel`.
+BYTES_PER_VOXEL = 0.0
+BYTES_PER_VOXEL_AND_LANE = 0.0
+
+
+class Model:
+    """A trained network with what is needed to use it.
+
+    Parameters
+    ----------
+    weights
+        Tensors of a `BranchedERFNet` by name; they are copied.
+    settings
+        Pitch, sizes and the like.
+    card
+        For people: training data, scores, limits, licence.
+    device
+        ``cpu``, ``cuda`` or ``cuda:INDEX``.
+    dtype
+        Number format of the convolutions: float32, bfloat16 or float16. Results are float32.
+    lanes
+        Passes of the network that run at a time on the CPU, each on one thread; by default as many
+        as there are cores. It changes speed and memory, never a bit of the result.
+
+    Raises
+    ------
+    UsageError
+        A device, dtype or number of lanes that cannot be used.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        settings: ModelSettings,
+        *,
+        card: Mapping[str, Any] | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        lanes: int | None = None,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise UsageError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
+        if lanes is not None and lanes < 1:
+            raise UsageError(f"lanes is {lanes}; use at least 1")
+        self.settings = settings
+        self.card = dict(card or {})
+        self.device = checked_device(device)
+        self.dtype = dtype
+        self.lanes = lanes or available_cores()
+        self._network = build(weights, settings, self.device)
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.ndim}D, {self.channels} channel{'s' * (self.channels > 1)}, "
+            f"objects of about {self.object_diameter or 0:.3g} voxels, on {self.device})"
+        )
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return self.settings.ndim
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels."""
+        return self.settings.channels
+
+    @property
+    def pitch(self) -> tuple[float, ...]:
+        """Size of a voxel in the network's units (z, y, x)."""
+        return self.settings.pitch
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """Largest extent of an object of the training data, in voxels (z, y, x)."""
+        return self.settings.extent
+
+    @property
+    def tile(self) -> tuple[int, ...]:
+        """Core of a prediction tile, in voxels (z, y, x)."""
+        return self.settings.tile
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """Voxels the network should see on each side of a core (z, y, x)."""
+        return self.settings.context
+
+    @property
+    def halo(self) -> tuple[int, ...]:
+        """Voxels of predictions that clustering should see on each side of a core (z, y, x)."""
+        return self.settings.halo
+
+    @property
+    def reach(self) -> tuple[float, ...]:
+        """Longest believable offset, in voxels (z, y, x)."""
+        return self.settings.reach
+
+    @property
+    def min_object_size(self) -> int:
+        """Instances have more voxels than this."""
+        return self.settings.min_object_size
+
+    @property
+    def object_diameter(self) -> float | None:
+        """Mean extent of the objects of the training data, in voxels; None where not known."""
+        return self.settings.object_diameter
+
+    @property
+    def voxel_size(self) -> tuple[float, ...] | None:
+        """Voxel size of the training images in µm (z, y, x); None where not known."""
+        return self.settings.voxel_size
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Tensors of the network by name; they must not be changed."""
+        return self._network.state_dict()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of weights and settings, in hexadecimal digits; the card does not count."""
+        digest = hashlib.sha256(json.dumps(self.settings.as_dict(), sort_keys=True).encode())
+        for name, tensor in sorted(self.weights.items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def bytes_per_voxel(self) -> float:
+        """Peak memory of a prediction per voxel of its input, in bytes, weights aside."""
+        return BYTES_PER_VOXEL + (self.lanes - 1) * BYTES_PER_VOXEL_AND_LANE
+
+    @property
+    def tta_modes(self) -> tuple[str, ...]:
+        """Test-time augmentations that this model can use, smallest first."""
+        names = MODES if self.ndim == 3 else MODES[:3]
+        return tuple(m for m in names if obstacle(m, self.pitch, self.voxel_size) is None)
+
+    def tta_mode(self, tta: bool | int | str) -> str:
+        """Name the test-time augmentation that is meant.
+
+        Parameters
+        ----------
+        tta
+            False for none; True for 16 transforms in 3D and 8 in 2D, or none where the model cannot
+            exchange y and x; or ``none``, 4, 8, 16, 48.
+
+        Raises
+        ------
+        UsageError
+            No such mode, or one that this model cannot use.
+        """
+        if isinstance(tta, bool):
+            default = {mode for mode in self.tta_modes if mode != "48"} if tta else {"none"}
+            return max(default, key=MODES.index)
+        try:
+            reason = obstacle(tta, self.pitch, self.voxel_size)
+        except ValueError as error:
+            raise UsageError(f"test-time augmentation: {error}") from None
+        if reason is not None:
+            raise UsageError(
+                f"the model cannot use test-time augmentation {tta}: {reason}; "
+                f"use one of {', '.join(self.tta_modes)}"
+            )
+        return "none" if str(tta) == "1" else str(tta)
+
+    def to(
+        self, device: str | None = None, dtype: str | None = None, lanes: int | None = None
+    ) -> Model:
+        """Return this model on another device, with another dtype or number of lanes."""
+        return Model(
+            self.weights,
+            self.settings,
+            card=self.card,
+            device=device or self.device,
+            dtype=dtype or self.dtype,
+            lanes=lanes or self.lanes,
+        )
+
+    def save(self, path: str | os.PathLike[str], dtype: str = "float32") -> None:
+        """Write the model to one file, for `load_model`.
+
+        Parameters
+        ----------
+        path
+            The file; one that exists is replaced.
+        dtype
+            float32, or float16 to halve the size.
+        """
+        stored = StoredModel(weights=self.weights, settings=self.settings, card=self.card)
+        write_model_file(stored, Path(path), dtype)
+
+    def predict_raw(
+        self, image: NDArray[np.floating], tta: bool | int | str = False
+    ) -> NDArray[np.float32]:
+        """Compute the network's raw channels.
+
+        Parameters
+        ----------
+        image
+            Normalised floating-point image, ``(*spatial)`` or ``(channels, *spatial)``, of any
+            size: it is padded at its far end and the result cropped.
+        tta
+            Test-time augmentation, see `tta_mode`.
+
+        Returns
+        -------
+        float32 ``(2·ndim + 1, *spatial)``: offset x, y, z, sigma x, y, z, seed, not activated.
+
+        Raises
+        ------
+        UsageError
+            The image or the augmentation does not fit the model.
+        ModelError
+            The network answers with infinities or NaN.
+        """
+        elements = group(self.tta_mode(tta), self.ndim)
+        channels = self._checked(image)
+        shape = channels.shape[1:]
+        padded = torch.from_numpy(_pad(channels)).to(self.device)
+        raw = mean_raw(self._forward, padded, elements, self._each())
+        if not torch.isfinite(raw).all():
+            raise ModelError(
+                f"the network answers with infinities or NaN in {self.dtype}; "
+                "use float32, or another model"
+            )
+        return raw.cpu().numpy()[(slice(None), *Box.whole(shape).slices)]
+
+    def predict_stored(
+        self, image: NDArray[np.floating], tta: bool | int | str = True
+    ) -> NDArray[np.float16]:
+        """Predict in the form that is stored, see `embedseg_large.embedding.quantise`."""
+        return quantise(self.predict_raw(image, tta), self.pitch)
+
+    def predict_tile(
+        self,
+        image: NDArray[np.float32],
+        region: Box,  # noqa: ARG002  (an oracle answers by it)
+        tta: bool | int | str = True,
+    ) -> NDArray[np.float16]:
+        """Predict one tile for the engine: `predict_stored`, wherever the tile lies."""
+        return self.predict_stored(image, tta)
+
+    def predict(self, image: NDArray[np.floating], tta: bool | int | str = True) -> Embedding:
+        """Predict the embedding of an image, rounded as it is when a whole volume is segmented.
+
+        Parameters and exceptions as for `predict_raw`.
+        """
+        return dequantise(self.predict_stored(image, tta))
+
+    def _checked(self, image: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return the image as float32 (channels, *spatial)."""
+        channels = image[None] if image.ndim == self.ndim else image
+        if channels.ndim != self.ndim + 1 or len(channels) != self.channels or not image.size:
+            raise UsageError(
+                f"the image has shape {image.shape}; the model needs {self.channels} channel(s) "
+                f"of {self.ndim} spatial axes"
+            )
+        if not np.issubdtype(image.dtype, np.floating):
+            raise UsageError(f"the image is {image.dtype}; normalise its intensities to float32")
+        if not np.isfinite(image).all():
+            raise UsageError("the image has NaN or infinite voxels; replace them")
+        return np.ascontiguousarray(channels, dtype=np.float32)
+
+    def _forward(self, image: Tensor) -> Tensor:
+        """Run one pass: (channels, *spatial) to float32 (2·ndim + 1, *spatial)."""
+        kind, dtype = torch.device(self.device).type, DTYPES[self.dtype]
+        # float32 is to mean float32 on a GPU too, and the same input is to give the same bits
+        with (
+            torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False),
+            torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32),
+        ):
+            raw: Tensor = self._network(image[None])[0]
+        return raw.float()
+
+    def _each(self) -> Each:
+        """Say how the passes of an augmentation are run: a GPU has its own parallelism."""
+        on_cpu = torch.device(self.device).type == "cpu"
+        return partial(in_order, lanes=self.lanes) if on_cpu else map
+
+
+def _pad(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pad the far end of each spatial axis of (channels, *spatial) to a multiple of 8.
+
+    By reflection, or with the last voxel where the axis is too thin to be reflected.
+    """
+    for axis, length in enumerate(image.shape[1:], start=1):
+        widths = [(0, -length % STRIDE if d == axis else 0) for d in range(image.ndim)]
+        image = np.pad(image, widths, mode="reflect" if widths[axis][1] < length else "edge")
+    return image

@@ -1,0 +1,156 @@
+"""A model as one safetensors file: tensors, and everything else as JSON in the header.
+
+::
+
+    metadata["embedseg_large"] = {"version": 1, "settings": {...}, "card": {...}}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from embedseg_large.errors import ModelError, OutputError, UsageError
+from embedseg_large.network.erfnet import BranchedERFNet
+from embedseg_large.network.settings import ModelSettings
+
+SUFFIX = ".safetensors"
+KEY = "embedseg_large"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredModel:
+    """What a file holds, checked to fit together."""
+
+    weights: Mapping[str, Tensor]
+    """Tensors of a `BranchedERFNet`, float32, by name."""
+
+    settings: ModelSettings
+    """What the model knows besides its weights."""
+
+    card: Mapping[str, Any] = field(default_factory=dict)
+    """For people: training data, scores, limits, licence."""
+
+
+def write_model_file(stored: StoredModel, path: Path, dtype: str = "float32") -> None:
+    """Write a model so that the file is there entirely or not at all.
+
+    Parameters
+    ----------
+    stored
+        The model.
+    path
+        The file; one that exists is replaced.
+    dtype
+        float32, or float16 for half the size: only convolution kernels are rounded, for biases and
+        the statistics of batch normalisation are small and some would vanish.
+
+    Raises
+    ------
+    UsageError
+        Another dtype.
+    OutputError
+        The file cannot be written.
+    """
+    if dtype not in {"float32", "float16"}:
+        raise UsageError(f"weights cannot be stored as {dtype}; use float32 or float16")
+    tensors = {k: t.detach().cpu().contiguous() for k, t in stored.weights.items()}
+    if dtype == "float16":
+        tensors = {k: _narrow(t) for k, t in tensors.items()}
+    header = {
+        "version": VERSION,
+        "settings": stored.settings.as_dict(),
+        "card": dict(stored.card),
+    }
+    _replace(path, safetensors.torch.save(tensors, {KEY: json.dumps(header)}))
+
+
+def read_model_file(path: Path) -> StoredModel:
+    """Read what `write_model_file` wrote; weights come as float32.
+
+    Raises
+    ------
+    ModelError
+        The file is no safetensors file, of another kind or version, or its parts do not fit.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(KEY)
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read as a safetensors file: {error}") from error
+    if header is None:
+        raise ModelError(
+            f"{path} holds tensors, but was not saved by embedseg_large; use one it saved"
+        )
+    settings, card = _parse(header, path)
+    weights = {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
+    check_weights(weights, settings.ndim, settings.channels, path)
+    return StoredModel(weights=weights, settings=settings, card=card)
+
+
+def check_weights(weights: Mapping[str, Tensor], ndim: int, channels: int, path: Path) -> None:
+    """Raise a ModelError unless the tensors are those of the network, by name and shape."""
+    with torch.device("meta"):
+        wanted = BranchedERFNet(ndim, channels).state_dict()
+    for name in [*wanted, *weights]:
+        if name not in weights:
+            problem = "is missing"
+        elif name not in wanted:
+            problem = "is not part of the network"
+        elif weights[name].shape != wanted[name].shape:
+            problem = f"is {tuple(weights[name].shape)} instead of {tuple(wanted[name].shape)}"
+        else:
+            continue
+        raise ModelError(
+            f"{path}: tensor {name} {problem}; it is not a {ndim}D EmbedSeg network "
+            f"of {channels} image channels"
+        )
+
+
+def _parse(header: str, path: Path) -> tuple[ModelSettings, dict[str, Any]]:
+    """Return settings and card of the JSON header."""
+    try:
+        values = json.loads(header)
+        if values["version"] != VERSION:
+            raise ModelError(
+                f"{path} has version {values['version']} of the model format, this release reads "
+                f"version {VERSION}; use the release that wrote it, or a newer one"
+            )
+        return ModelSettings.from_dict(values["settings"]), dict(values["card"])
+    except ModelError:
+        raise
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{path}: its header cannot be used ({error}); save it again") from error
+
+
+def _narrow(tensor: Tensor) -> Tensor:
+    """Round a convolution kernel to float16; leave the rest, and what would overflow."""
+    if tensor.ndim < 2 or not torch.isfinite(tensor.half()).all():
+        return tensor
+    return tensor.half()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write beside the file, then rename: a reader never meets half of it."""
+    draft = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OutputError(f"the model cannot be written to {path}: {error.strerror}") from error

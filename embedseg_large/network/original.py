@@ -1,0 +1,130 @@
+"""Checkpoints of the original EmbedSeg program.
+
+A folder with ``best_iou_model.pth`` or ``checkpoint.pth`` (tensors under ``model_state_dict``) and
+``data_properties.json``, the latter extended by ``grid_*`` and ``pixel_*`` of each axis, from which
+the pitch follows. Optional there: ``extent_*`` (largest extent of an object, voxels) and
+``voxel_size_*`` (micrometres).
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from embedseg_large.errors import ModelError, UsageError
+from embedseg_large.network.modelfile import StoredModel, check_weights
+from embedseg_large.network.settings import ModelSettings
+
+WEIGHT_FILES = ("best_iou_model.pth", "checkpoint.pth")
+PROPERTIES_FILE = "data_properties.json"
+
+_FIRST = "encoder.initial_block.conv.weight"
+
+
+def read_original_folder(folder: Path) -> StoredModel:
+    """Read a checkpoint of the original program.
+
+    Raises
+    ------
+    ModelError
+        A file is missing, holds anything but tensors, or does not fit the network.
+    """
+    found = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
+    if not found:
+        raise ModelError(f"{folder} has neither {' nor '.join(WEIGHT_FILES)}; it is no checkpoint")
+    weights = _read_weights(found[0])
+    if _FIRST not in weights:
+        raise ModelError(f"{found[0]}: tensor {_FIRST} is missing; it is no EmbedSeg checkpoint")
+    shape = weights[_FIRST].shape
+    ndim, channels = len(shape) - 2, shape[1] if len(shape) > 1 else 0
+    if ndim not in (2, 3):
+        raise ModelError(f"{found[0]}: tensor {_FIRST} is {tuple(shape)}; it must have 4 or 5 axes")
+    check_weights(weights, ndim, channels, found[0])
+    path = folder / PROPERTIES_FILE
+    settings = _settings(_read_properties(path), ndim, channels, path)
+    return StoredModel(weights=weights, settings=settings, card={"origin": "EmbedSeg checkpoint"})
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of the network, float32, without executing anything from the file."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"refers to {named[1]}" if named else "holds more than tensors"
+        raise ModelError(
+            f"{path} {what}, and loading that could run code; "
+            "save only its model_state_dict again, where you trust it"
+        ) from error
+    except (RuntimeError, OSError, EOFError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"{path} cannot be read as a torch checkpoint: {reason}") from error
+    weights = content.get("model_state_dict") if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
+        raise ModelError(f"{path} has no tensors under model_state_dict; it is no checkpoint")
+    # the original wraps its network in DataParallel, which adds a prefix
+    named_tensors = {name.removeprefix("module."): t for name, t in weights.items()}
+    return {k: t.float() if t.is_floating_point() else t for k, t in named_tensors.items()}
+
+
+def _read_properties(path: Path) -> dict[str, Any]:
+    try:
+        properties = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing; put it beside the weights") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    if not isinstance(properties, dict):
+        raise ModelError(f"{path} is no JSON object; put the one of the training there")
+    return properties
+
+
+def _settings(properties: Mapping[str, Any], ndim: int, channels: int, path: Path) -> ModelSettings:
+    """Translate the original's properties."""
+    axes = "zyx"[-ndim:]
+    try:
+        grid, pixel = _each(properties, "grid", axes), _each(properties, "pixel", axes)
+        mean = _each(properties, "avg_object_size", axes)
+        voxel_size = None
+        if f"voxel_size_{axes[0]}" in properties:
+            voxel_size = _each(properties, "voxel_size", axes)
+        return ModelSettings.from_objects(
+            channels=channels,
+            pitch=[p / (g - 1) for p, g in zip(pixel, grid, strict=True)],
+            extent=_extent(properties, axes),
+            min_object_size=int(properties["min_object_size"]),
+            object_diameter=sum(mean) / ndim,
+            voxel_size=voxel_size,
+        )
+    except KeyError as error:
+        raise ModelError(f"{path} lacks {error.args[0]}; add it, as used in training") from error
+    except (UsageError, ValueError, TypeError, ZeroDivisionError) as error:
+        raise ModelError(f"{path}: a value cannot be used ({error}); correct it") from error
+
+
+def _extent(properties: Mapping[str, Any], axes: str) -> list[int]:
+    """Return the largest extent of an object, or an estimate from what the original records.
+
+    It records mean and standard deviation. Three deviations above the mean hold 9 of 10 objects
+    whatever their distribution (Cantelli) and nearly all of a bell-shaped one. Half a training crop
+    would say less: crops are chosen for memory. Too small an estimate costs time, not labels: a
+    halo that does not suffice is doubled where neighbouring tiles disagree.
+    """
+    if f"extent_{axes[0]}" in properties:
+        return [ceil(e) for e in _each(properties, "extent", axes)]
+    mean = _each(properties, "avg_object_size", axes)
+    deviation = _each(properties, "stdev_object_size", axes)
+    return [ceil(m + 3 * s) for m, s in zip(mean, deviation, strict=True)]
+
+
+def _each(properties: Mapping[str, Any], name: str, axes: str) -> list[float]:
+    """Return the numbers of a property of every axis."""
+    return [float(properties[f"{name}_{axis}"]) for axis in axes]

@@ -1,0 +1,77 @@
+"""The last resort: join by overlap what tiles could not agree on.
+
+Only objects larger than the largest halo come here. Each of the two views of a seam has its own
+name for such an object; names are joined when one lies mostly on the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from embedseg_large.stitching.seam import Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Joins:
+    """Names that stand for the same object."""
+
+    ids: NDArray[np.uint64]
+    """(j,) names that take another's place, ascending."""
+    representative: NDArray[np.uint64]
+    """(j,) the name each of them takes: the smallest of its object."""
+
+    @classmethod
+    def none(cls) -> Joins:
+        """No name takes another's place."""
+        return cls(np.empty(0, np.uint64), np.empty(0, np.uint64))
+
+    def apply(self, ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Replace every name by the one that stands for it."""
+        if self.ids.size == 0 or ids.size == 0:
+            return ids
+        at = np.minimum(np.searchsorted(self.ids, ids), self.ids.size - 1)
+        return np.where(self.ids[at] == ids, self.representative[at], ids)
+
+
+def join(comparisons: Iterable[Comparison]) -> Joins:
+    """Join the names that lie mostly on each other in seams that disagree.
+
+    An id is tied to the id of the other view that covers most of it, unless that is itself or
+    background. Ties of equal overlap go to the smaller id. Connected components are joined.
+    """
+    edges = [
+        edge
+        for c in comparisons
+        for edge in (_best(c.low, c.high, c.overlap), _best(c.high, c.low, c.overlap))
+    ]
+    if not edges:
+        return Joins.none()
+    a, b = (np.concatenate(side) for side in zip(*edges, strict=True))
+    if a.size == 0:
+        return Joins.none()
+    ids, numbers = np.unique(np.concatenate([a, b]), return_inverse=True)
+    row, column = numbers[: a.size], numbers[a.size :]
+    graph = coo_array((np.ones(a.size), (row, column)), shape=(ids.size, ids.size))
+    _, component = connected_components(graph, directed=False)
+    first = np.full(int(component.max()) + 1, ids.size)
+    np.minimum.at(first, component, np.arange(ids.size))
+    representative = ids[first[component]]
+    replaced = representative != ids
+    return Joins(ids[replaced], representative[replaced])
+
+
+def _best(
+    one: NDArray[np.uint64], other: NDArray[np.uint64], overlap: NDArray[np.int64]
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """For each id of one view, the id of the other that covers most of it, where they differ."""
+    order = np.lexsort((other, -overlap, one))
+    ids, first = np.unique(one[order], return_index=True)
+    partner = other[order][first]
+    tied = (ids > 0) & (partner > 0) & (ids != partner)
+    return ids[tied], partner[tied]

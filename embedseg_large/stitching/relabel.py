@@ -1,0 +1,98 @@
+"""Final labels 1..N: the rank of each instance's seed voxel in raster order.
+
+Ids are seed indices plus one, so that their order is raster order and a *layer*, the planes of the
+first axis between two tile boundaries, holds a contiguous range of them. Layers are ranked one by
+one and none needs another: out of core, and nothing of the tiles is left in the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import RunError
+from embedseg_large.stitching.join import Joins
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Cut of all ids of a volume into layers of its first axis."""
+
+    depth: int
+    """Planes of a layer."""
+    plane: int
+    """Voxels of a plane."""
+
+    def of(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Layer of each id."""
+        span = np.uint64(self.depth * self.plane)
+        return ((ids - np.uint64(1)) // span).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Final label of every instance of a volume."""
+
+    layers: Layers
+    before: NDArray[np.int64]
+    """(layers + 1,) number of instances in the layers before each."""
+    load: Callable[[int], NDArray[np.uint64]]
+    """Gives the ascending ids of a layer."""
+
+    @property
+    def count(self) -> int:
+        """Number of instances in the volume."""
+        return int(self.before[-1])
+
+    def labels(self, ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Final labels of ids.
+
+        Raises
+        ------
+        RunError
+            When an id is unknown, which would be an error of this program.
+        """
+        labels = np.zeros(ids.shape, dtype=np.uint64)
+        layer = self.layers.of(ids)
+        for number in np.unique(layer):
+            here = np.flatnonzero(layer == number)
+            known = self.load(int(number))
+            rank = np.searchsorted(known, ids[here])
+            if known.size <= rank.max() or not np.array_equal(known[rank], ids[here]):
+                raise RunError(f"layer {number} does not know an instance that a tile wrote")
+            labels[here] = rank + self.before[number] + 1
+        return labels
+
+
+def label_dtype(count: int) -> np.dtype[np.unsignedinteger]:
+    """The narrowest of uint32 and uint64 that holds labels 1..count."""
+    return np.dtype(np.uint32 if count <= np.iinfo(np.uint32).max else np.uint64)
+
+
+def offsets(counts: Sequence[int]) -> NDArray[np.int64]:
+    """Instances before each layer, and in all, from the number in each."""
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def settle(
+    alive: NDArray[np.uint64],
+    layer: int,
+    layers: Layers,
+    joins: Joins,
+    joined_alive: NDArray[np.uint64],
+) -> NDArray[np.uint64]:
+    """Ids of a layer after joining: those replaced go, those that stand for others come.
+
+    Parameters
+    ----------
+    alive
+        Ids of the layer that own a voxel, ascending.
+    joined_alive
+        Ids of any layer that own a voxel and are replaced by another.
+    """
+    standing = joins.apply(joined_alive)
+    standing = standing[layers.of(standing) == layer]
+    return np.union1d(alive[~np.isin(alive, joins.ids)], standing)

@@ -1,0 +1,90 @@
+"""Account for every instance: one owner, and as many voxels as its owner saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.stitching.relabel import Layers
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What tiles say about instances of one layer; e statements, one an instance and tile."""
+
+    ids: NDArray[np.uint64]
+    sizes: NDArray[np.int64]
+    core_sizes: NDArray[np.int64]
+    owned: NDArray[np.bool_]
+    certain: NDArray[np.bool_]
+    tile: NDArray[np.int64]
+    """(e,) number of the tile that says so."""
+
+    def select(self, kept: NDArray[np.bool_]) -> Entries:
+        """The statements for which `kept` is true."""
+        return Entries(
+            self.ids[kept],
+            self.sizes[kept],
+            self.core_sizes[kept],
+            self.owned[kept],
+            self.certain[kept],
+            self.tile[kept],
+        )
+
+    @classmethod
+    def joined(cls, parts: Iterable[Entries]) -> Entries:
+        """All statements of several tiles."""
+        columns = zip(
+            *((p.ids, p.sizes, p.core_sizes, p.owned, p.certain, p.tile) for p in parts),
+            strict=True,
+        )
+        return cls(*(np.concatenate(column) for column in columns))
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Account of one layer."""
+
+    alive: NDArray[np.uint64]
+    """Ids with at least one voxel in the cores, ascending."""
+    sure: NDArray[np.bool_]
+    """Whether the owner of each is certain of it."""
+    wrong: NDArray[np.uint64]
+    """Ids without an owner, or with another number of voxels than their owner saw, ascending."""
+    wrong_tiles: NDArray[np.int64]
+    """Numbers of the tiles that speak of them, ascending."""
+    doubtful_tiles: NDArray[np.int64]
+    """Numbers of the tiles that own an instance they are not certain of, ascending."""
+
+
+def tally(entries: Entries, layers: Layers, layer: int) -> Tally:
+    """Account for the instances whose seed lies in a layer.
+
+    Parameters
+    ----------
+    entries
+        Statements of every tile whose region reaches into the layer; others are passed over.
+    layers, layer
+        The cut into layers, and which of them.
+    """
+    here = entries.select(layers.of(entries.ids) == layer)
+    ids, number = np.unique(here.ids, return_inverse=True)
+    voxels = np.bincount(number, here.core_sizes, ids.size).astype(np.int64)
+    owners = np.bincount(number[here.owned], minlength=ids.size)
+    expected = np.zeros(ids.size, dtype=np.int64)
+    np.add.at(expected, number[here.owned], here.sizes[here.owned])
+    certain = np.zeros(ids.size, dtype=np.bool_)
+    certain[number[here.owned & here.certain]] = True
+
+    alive = voxels > 0
+    wrong = (alive & (owners != 1)) | (voxels != expected)
+    return Tally(
+        alive=ids[alive],
+        sure=(certain & ~wrong)[alive],
+        wrong=ids[wrong],
+        wrong_tiles=np.unique(here.tile[wrong[number]]),
+        doubtful_tiles=np.unique(here.tile[here.owned & ~here.certain]),
+    )

@@ -1,0 +1,91 @@
+"""What one tile says about its core and the seams around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.geometry import Box
+
+
+@dataclass(frozen=True, slots=True)
+class TileView:
+    """Instances as one tile sees them; m instances that touch the core or a seam, or begin in it.
+
+    Labels are local, 1..m in ascending order of `ids`; 0 is background.
+    """
+
+    core: NDArray[np.uint32]
+    """(*core) local labels of the core."""
+    seams: tuple[NDArray[np.uint32], ...]
+    """Local labels of the seam regions around the core, in the order they were asked for."""
+    ids: NDArray[np.uint64]
+    """(m,) name of each instance: the global index of its seed voxel, plus one; ascending."""
+    sizes: NDArray[np.int64]
+    """(m,) voxels of the instance in all the tile sees."""
+    core_sizes: NDArray[np.int64]
+    """(m,) voxels of the instance in the core."""
+    owned: NDArray[np.bool_]
+    """(m,) whether the seed voxel lies in the core."""
+    certain: NDArray[np.bool_]
+    """(m,) whether nothing the tile did not see could have changed the instance."""
+
+    def names(self) -> NDArray[np.uint64]:
+        """(m + 1,) id of each local label, 0 for background."""
+        return np.concatenate([np.zeros(1, np.uint64), self.ids])
+
+
+def make_view(
+    labels: NDArray[np.uint32],
+    seeds: NDArray[np.int64],
+    certain: NDArray[np.bool_],
+    *,
+    region: Box,
+    core: Box,
+    seams: Sequence[Box],
+    volume_shape: Sequence[int],
+) -> TileView:
+    """Cut a clustered region down to what its tile has to say.
+
+    Parameters
+    ----------
+    labels
+        (*region) labels 1..k, 0 for background.
+    seeds
+        (k,) position of each seed voxel in the raveled region.
+    certain
+        (k,) see :class:`TileView`.
+    region, core, seams
+        What was clustered, what the tile owns, and where it will be compared, in the volume.
+    volume_shape
+        Shape of the volume, which gives each voxel its global index.
+    """
+    at = np.unravel_index(seeds, region.shape)
+    voxel = tuple(a + start for a, start in zip(at, region.start, strict=True))
+    names = np.ravel_multi_index(voxel, tuple(volume_shape)).astype(np.uint64) + np.uint64(1)
+    owned = np.ones(seeds.size, dtype=np.bool_)
+    for v, start, stop in zip(voxel, core.start, core.stop, strict=True):
+        owned &= (v >= start) & (v < stop)
+
+    pieces = [labels[box.slices_in(region)] for box in (core, *seams)]
+    said = np.zeros(seeds.size + 1, dtype=np.bool_)
+    for piece in pieces:
+        said[piece.reshape(-1)] = True
+    kept = np.flatnonzero(said[1:] | owned)
+    kept = kept[np.argsort(names[kept], kind="stable")]
+    local = np.zeros(seeds.size + 1, dtype=np.uint32)
+    local[kept + 1] = np.arange(1, kept.size + 1)
+
+    core_labels, *seam_labels = (local[piece] for piece in pieces)
+    return TileView(
+        core=core_labels,
+        seams=tuple(seam_labels),
+        ids=names[kept],
+        sizes=np.bincount(labels.reshape(-1), minlength=seeds.size + 1)[1:][kept],
+        core_sizes=np.bincount(core_labels.reshape(-1), minlength=kept.size + 1)[1:],
+        owned=owned[kept],
+        certain=certain[kept],
+    )

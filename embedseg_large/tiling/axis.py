@@ -1,0 +1,58 @@
+"""All arithmetic of tiles, on one axis.
+
+::
+
+    0                                             length   padded
+    |---- core 0 ----|---- core 1 ----|---- core 2 --|.....|
+               |margin|---- core 1 ----|margin|
+               `------- region of core 1 -----'   (clipped to the axis, never invented)
+
+`STRIDE` is the network's stride: prediction tiles begin on its multiples, and only the far end of
+an axis is ever padded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+STRIDE = 8
+"""The network halves its input three times."""
+
+
+def round_up(value: int, multiple: int) -> int:
+    """Smallest multiple that is not below `value`."""
+    return -(-value // multiple) * multiple
+
+
+def count(length: int, step: int) -> int:
+    """Number of cores of `step` voxels that cover an axis."""
+    return -(-length // step)
+
+
+def balance(length: int, step: int, multiple: int = STRIDE) -> int:
+    """Core length, at most `step`, that cuts an axis into as many but nearly equal cores."""
+    return min(step, round_up(-(-length // count(length, step)), multiple))
+
+
+def core(number: int, length: int, step: int) -> tuple[int, int]:
+    """Start and stop of core `number`."""
+    return number * step, min((number + 1) * step, length)
+
+
+def grown(start: int, stop: int, margin: int, bound: int) -> tuple[int, int]:
+    """A core with its margin, clipped to ``[0, bound)``."""
+    return max(start - margin, 0), min(stop + margin, bound)
+
+
+def padded_sources(start: int, stop: int, length: int) -> NDArray[np.int64]:
+    """Where the values of ``[start, stop)`` of the padded axis are found in the axis itself.
+
+    The axis is padded once, at its far end, to a multiple of the stride: by reflection without
+    repeating the last voxel, or with the last voxel where the axis is too thin to be reflected.
+    That depends on the length of the axis only, so that every tile sees the same padding.
+    """
+    index = np.arange(start, stop)
+    thin = round_up(length, STRIDE) - length > length - 1
+    mirrored = np.full_like(index, length - 1) if thin else 2 * (length - 1) - index
+    return np.where(index < length, index, mirrored)
