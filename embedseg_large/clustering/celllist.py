@@ -29,6 +29,8 @@ class CellList:
     """(cells + 1,) number of points before each cell."""
     order: NDArray[np.int64]
     """(n,) point at each place of the grouped order."""
+    number: NDArray[np.int64]
+    """(n,) cell of the point at each place of the grouped order."""
 
 
 def build_cells(
@@ -45,8 +47,7 @@ def build_cells(
     if cells > crowded:  # few points in a large region: coarser cells, or their table dominates
         size = size * (cells / crowded) ** (1.0 / 3.0)
     shape = np.maximum(np.ceil(extent / size), 1.0).astype(np.int64)
-    first, order = _group(points, shape, size)
-    return CellList(shape, size, first, order)
+    return CellList(shape, size, *_group(points, shape, size))
 
 
 @numba.njit(cache=True)
@@ -62,7 +63,7 @@ def cell_range(
 @numba.njit(cache=True)
 def _group(
     points: NDArray[np.float64], shape: NDArray[np.int64], size: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # pragma: no cover - compiled
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:  # pragma: no cover - compiled
     n = points.shape[1]
     cell = np.empty(n, np.int64)
     first = np.zeros(shape[0] * shape[1] * shape[2] + 1, np.int64)
@@ -77,7 +78,10 @@ def _group(
         first[number + 1] += first[number]
     place = first[:-1].copy()
     order = np.empty(n, np.int64)
+    number = np.empty(n, np.int64)
     for i in range(n):
-        order[place[cell[i]]] = i
+        at = place[cell[i]]
+        order[at] = i
+        number[at] = cell[i]
         place[cell[i]] += 1
-    return first, order
+    return first, order, number

@@ -61,8 +61,18 @@ def grow(
     min_object_size
         Proposals must have more points than this.
     """
+    sure = np.bincount(cells.number[~uncertain], minlength=cells.first.size - 1)
     label, seed, certain = _grow(
-        cells.shape, cells.size, cells.first, embedding, sigma, turns, uncertain, min_object_size
+        cells.shape,
+        cells.size,
+        cells.first,
+        cells.number,
+        sure,
+        embedding,
+        sigma,
+        turns,
+        uncertain,
+        min_object_size,
     )
     return Grown(label, seed, certain)
 
@@ -73,11 +83,16 @@ def _propose(
     shape: NDArray[np.int64],
     size: NDArray[np.float64],
     first: NDArray[np.int64],
+    sure: NDArray[np.int64],
+    least_sure: int,
     embedding: NDArray[np.float64],
     sigma: NDArray[np.float64],
     found: NDArray[np.int64],
 ) -> int:  # pragma: no cover - compiled
-    """Write the points at which the Gaussian of point `at` is above one half; return how many."""
+    """Write the points at which the Gaussian of point `at` is above one half; return how many.
+
+    Cells with fewer than `least_sure` certain points are passed over.
+    """
     c0, c1, c2 = embedding[0, at], embedding[1, at], embedding[2, at]
     s0, s1, s2 = sigma[0, at], sigma[1, at], sigma[2, at]
     w0, w1, w2 = 0.5 / (s0 * s0), 0.5 / (s1 * s1), 0.5 / (s2 * s2)
@@ -89,13 +104,16 @@ def _propose(
     for z in range(z0, z1 + 1):
         for y in range(y0, y1 + 1):
             row = (z * shape[1] + y) * shape[2]
-            for i in range(first[row + x0], first[row + x1 + 1]):
-                d0 = embedding[0, i] - c0
-                d1 = embedding[1, i] - c1
-                d2 = embedding[2, i] - c2
-                if d0 * d0 * w0 + d1 * d1 * w1 + d2 * d2 * w2 < _LN2:
-                    found[count] = i
-                    count += 1
+            for cell in range(row + x0, row + x1 + 1):
+                if sure[cell] < least_sure:
+                    continue
+                for i in range(first[cell], first[cell + 1]):
+                    d0 = embedding[0, i] - c0
+                    d1 = embedding[1, i] - c1
+                    d2 = embedding[2, i] - c2
+                    if d0 * d0 * w0 + d1 * d1 * w1 + d2 * d2 * w2 < _LN2:
+                        found[count] = i
+                        count += 1
     return count
 
 
@@ -104,6 +122,8 @@ def _grow(
     shape: NDArray[np.int64],
     size: NDArray[np.float64],
     first: NDArray[np.int64],
+    cell: NDArray[np.int64],
+    sure: NDArray[np.int64],
     embedding: NDArray[np.float64],
     sigma: NDArray[np.float64],
     turns: NDArray[np.int64],
@@ -120,8 +140,10 @@ def _grow(
     for at in turns:
         if claimed[at] and not uncertain[at]:
             continue
-        count = _propose(at, shape, size, first, embedding, sigma, found)
         doubtful = uncertain[at]
+        # Whoever was claimed can only cast doubt, and that on certain points only.
+        least_sure = 1 if claimed[at] else 0
+        count = _propose(at, shape, size, first, sure, least_sure, embedding, sigma, found)
         if not claimed[at]:
             claimed[at] = True
             fresh = 0
@@ -137,9 +159,10 @@ def _grow(
                     if doubtful:
                         certain[label[found[k]]] = False
                     label[found[k]] = instances
-                certain[instances] = not doubtful
         if doubtful:
             for k in range(count):
-                uncertain[found[k]] = True
-                certain[label[found[k]]] = False
+                i = found[k]
+                certain[label[i]] = False
+                sure[cell[i]] -= not uncertain[i]
+                uncertain[i] = True
     return label, seed[:instances].copy(), certain[1 : instances + 1].copy()

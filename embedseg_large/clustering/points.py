@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,8 +57,8 @@ def points_of_stored(stored: NDArray[np.float16], settings: ClusterSettings) -> 
     flat = stored.reshape(2 * ndim + 1, -1)
     seeds = seeds_of(flat[-1])
     index = np.flatnonzero(seeds > np.float32(settings.foreground))
-    offsets = flat[:ndim, index].astype(np.float32)
-    sigmas = sigmas_of(flat[ndim : 2 * ndim, index])
+    chosen = np.take(flat[:-1], index, axis=1)
+    offsets, sigmas = chosen[:ndim].astype(np.float32), sigmas_of(chosen[ndim:])
     return _points(stored.shape[1:], index, offsets, sigmas, seeds[index], settings)
 
 
@@ -71,19 +72,49 @@ def _points(
 ) -> Points:
     missing = AXES - len(shape)
     z, y, x = (1,) * missing + tuple(shape)
-    if settings.reach is not None:
-        limit = np.asarray(settings.reach, dtype=np.float32)[:, None]
-        keep = np.flatnonzero((np.abs(offsets) <= limit).all(axis=0))
-        if keep.size < index.size:
-            index, seeds = index[keep], seeds[keep]
-            offsets, sigmas = offsets[:, keep], sigmas[:, keep]
-    embedding = np.empty((AXES, index.size))
-    rest, embedding[2] = np.divmod(index, x)
-    embedding[0], embedding[1] = np.divmod(rest, y)
-    embedding[missing:] += offsets
-    sigma = np.ones((AXES, index.size))
-    sigma[missing:] = sigmas
-    if settings.bandwidth is not None:
-        cap = np.asarray(settings.bandwidth)[:, None] / HALF_MAXIMUM
-        np.minimum(sigma[missing:], cap, out=sigma[missing:])
-    return Points((z, y, x), index, embedding, sigma, seeds)
+    reach = np.full(AXES, np.inf)
+    cap = np.full(AXES, np.inf)
+    if settings.reach is not None and settings.bandwidth is not None:
+        reach[missing:] = settings.reach
+        cap[missing:] = np.asarray(settings.bandwidth) / HALF_MAXIMUM
+    found = _compact(index, offsets, sigmas, seeds, np.array([y, x]), reach, cap)
+    return Points((z, y, x), *found)
+
+
+@numba.njit(cache=True, nogil=True)
+def _compact(
+    index: NDArray[np.int64],
+    offsets: NDArray[np.float32],
+    sigmas: NDArray[np.float32],
+    seeds: NDArray[np.float32],
+    plane: NDArray[np.int64],
+    reach: NDArray[np.float64],
+    cap: NDArray[np.float64],
+) -> tuple[
+    NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]
+]:  # pragma: no cover - compiled
+    """Keep the voxels whose offsets are believable; add coordinates, cap sigmas."""
+    ndim, n = offsets.shape
+    missing = 3 - ndim
+    kept_index = np.empty(n, np.int64)
+    kept_seed = np.empty(n, np.float32)
+    embedding = np.empty((3, n))
+    sigma = np.ones((3, n))
+    kept = 0
+    for i in range(n):
+        believable = True
+        for axis in range(ndim):
+            believable &= abs(offsets[axis, i]) <= reach[missing + axis]
+        if not believable:
+            continue
+        row = index[i] // plane[1]
+        embedding[0, kept] = row // plane[0]
+        embedding[1, kept] = row % plane[0]
+        embedding[2, kept] = index[i] - row * plane[1]
+        for axis in range(ndim):
+            embedding[missing + axis, kept] += offsets[axis, i]
+            sigma[missing + axis, kept] = min(float(sigmas[axis, i]), cap[missing + axis])
+        kept_index[kept] = index[i]
+        kept_seed[kept] = seeds[i]
+        kept += 1
+    return kept_index[:kept], embedding[:, :kept], sigma[:, :kept], kept_seed[:kept]

@@ -100,6 +100,8 @@ def read_header(group: Any, path: str) -> Header:
     multiscales = ome.get("multiscales")
     if not multiscales:
         raise MetadataError(f"{path}: {_what_else(group, ome, path)}")
+    if not isinstance(multiscales, list) or not isinstance(multiscales[0], dict):
+        raise MetadataError(f"{path}: multiscales is not a list of objects")
     stored = multiscales[0]
     version = _version(ome, stored, "ome" in attributes, path)
     multiscale = _validated(upgrade(stored, version), version, path)
@@ -152,10 +154,8 @@ def _has_scales(multiscale: dict[str, Any]) -> bool:
     return all("coordinateTransformations" in dataset for dataset in multiscale["datasets"])
 
 
-def _version(ome: dict[str, Any], multiscale: Any, nested: bool, path: str) -> str:
+def _version(ome: dict[str, Any], multiscale: dict[str, Any], nested: bool, path: str) -> str:
     """Read the NGFF version, or else guess it from how the metadata look."""
-    if not isinstance(multiscale, dict):
-        raise MetadataError(f"{path}: multiscales[0] is not an object")
     axes = multiscale.get("axes")
     named = bool(axes) and isinstance(axes, list) and isinstance(axes[0], str)
     likely = "0.5" if nested else "0.1" if not axes else "0.3" if named else "0.4"
@@ -179,6 +179,10 @@ def _validated(multiscale: dict[str, Any], version: str, path: str) -> Any:
         field = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in first["loc"])
         raise MetadataError(
             f"{path}: multiscales[0]{field} is not valid NGFF {version} ({_flat(first['msg'])})"
+        ) from error
+    except LookupError as error:  # the models compare scales before they compare their lengths
+        raise MetadataError(
+            f"{path}: multiscales[0].datasets have scales of different lengths"
         ) from error
 
 

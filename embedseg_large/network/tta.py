@@ -26,8 +26,8 @@ def turn(tensor: Tensor, p: SignedPermutation) -> Tensor:
 def turn_raw(raw: Tensor, p: SignedPermutation) -> Tensor:
     """Turn raw channels ``(2·ndim + 1, *spatial)``: voxels, offset vectors and sigmas."""
     source, sign = turned_channels(p)
-    signs = raw.new_tensor(sign).view(-1, *(1,) * p.ndim)
-    return turn(raw, p)[source] * signs
+    turned = turn(raw[source], p)
+    return turned.mul_(raw.new_tensor(sign).view(-1, *(1,) * p.ndim))
 
 
 @torch.inference_mode()
@@ -56,4 +56,5 @@ def mean_raw(
     total = next(results)
     for raw in results:
         total += raw
-    return total / len(elements)
+    total /= len(elements)
+    return total

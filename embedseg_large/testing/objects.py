@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from embedseg_large.embedding import background
+from embedseg_large.embedding import background, split
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.testing.hashing import uniform_at
@@ -136,14 +136,14 @@ class Objects:
         float16 ``(2·ndim + 1, *region.shape)``, the stored form of `embedseg_large.embedding`.
         """
         stored = background(region.shape)
-        inside = np.nonzero(ids)
-        of = ids[inside]
-        at = np.stack(inside) + np.array(region.start)[:, None]
-        steps = self.centres[of].T - at
-        sigmas = self.sigmas[of].T
-        stored[(slice(self.ndim), *inside)] = _flawed(steps, at, flaws)
-        stored[(slice(self.ndim, -1), *inside)] = np.log(sigmas)
-        stored[(-1, *inside)] = _logits(steps, sigmas, at, flaws)
+        offsets, log_sigmas, logits = split(stored)
+        inside = ids > 0
+        at = np.argwhere(inside).T + np.array(region.start)[:, None]
+        steps = self.centres[ids[inside]].T - at
+        sigmas = self.sigmas[ids[inside]].T
+        offsets[:, inside] = _flawed(steps, at, flaws)
+        log_sigmas[:, inside] = np.log(sigmas)
+        logits[inside] = _logits(steps, sigmas, at, flaws)
         return stored
 
 

@@ -229,8 +229,18 @@ def test_a_level_out_of_range_says_how_many_there_are(write_image: WriteImage, l
         (lambda m: m["datasets"][0].pop("path"), r"datasets\[0\]\.path is not valid"),
         (lambda m: m["axes"].reverse(), r"multiscales\[0\]\.axes is not valid"),
         (
-            lambda m: m["datasets"][0]["coordinateTransformations"][0].update(scale=[1, 2]),
+            lambda m: m["datasets"][1]["coordinateTransformations"][0].update(scale=[9] * 6),
             r"multiscales\[0\] is not valid NGFF 0\.4 .*dimensionality",
+        ),
+        (
+            lambda m: m["datasets"][1]["coordinateTransformations"][0].update(scale=[9, 9]),
+            r"multiscales\[0\]\.datasets have scales of different lengths",
+        ),
+        (
+            lambda m: m["datasets"][0].update(
+                coordinateTransformations=[{"type": "scale", "path": "0"}]
+            ),
+            r"scale that is kept in a file of its own",
         ),
         (lambda m: m.update(version="0.7"), r"version '0\.7' is not one of 0\.1, "),
         (lambda m: m["axes"].pop(), r"axes"),
