@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -40,8 +40,8 @@ def write_image(tmp_path: Path) -> WriteImage:
         **array: Any,
     ) -> Path:
         folder = tmp_path / name
-        zarr_format = 3 if version == "0.5" else 2
-        metadata = {} if multiscale is None else {"multiscales": [multiscale]}
+        zarr_format: Literal[2, 3] = 3 if version == "0.5" else 2
+        metadata: dict[str, Any] = {} if multiscale is None else {"multiscales": [multiscale]}
         metadata |= attributes or {}
         if version == "0.5":
             metadata = {"ome": {"version": "0.5", **metadata}}

@@ -68,20 +68,19 @@ def _group(
     cell = np.empty(n, np.int64)
     first = np.zeros(shape[0] * shape[1] * shape[2] + 1, np.int64)
     for i in range(n):
-        number = 0
+        place = 0
         for axis in range(3):
             at = np.floor(points[axis, i] / size[axis])
-            number = number * shape[axis] + int(min(max(at, 0.0), shape[axis] - 1.0))
-        cell[i] = number
-        first[number + 1] += 1
-    for number in range(first.size - 1):
-        first[number + 1] += first[number]
-    place = first[:-1].copy()
+            place = place * shape[axis] + int(min(max(at, 0.0), shape[axis] - 1.0))
+        cell[i] = place
+        first[place + 1] += 1
+    for place in range(first.size - 1):
+        first[place + 1] += first[place]
+    free = first[:-1].copy()
     order = np.empty(n, np.int64)
     number = np.empty(n, np.int64)
     for i in range(n):
-        at = place[cell[i]]
-        order[at] = i
-        number[at] = cell[i]
-        place[cell[i]] += 1
+        order[free[cell[i]]] = i
+        number[free[cell[i]]] = cell[i]
+        free[cell[i]] += 1
     return first, order, number

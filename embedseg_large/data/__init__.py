@@ -5,13 +5,21 @@ Source and licence are in NOTICE, its making in scripts/make_demo_volume.py.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+
+from embedseg_large.io.convert import write_image
+from embedseg_large.io.labels import label_target
+from embedseg_large.io.volume import open_volume
+
+_SOURCE = "painted by hand; IDR idr0062, image 6001240, Blin et al. 2019, CC BY 4.0"
 
 VOXEL_SIZE = (1.000405, 0.720796, 0.720796)
 """Of the demo volume: micrometres along z, y, x."""
@@ -29,9 +37,57 @@ class Demo:
     """Micrometres along z, y, x."""
 
 
+@dataclass(frozen=True, slots=True)
+class DemoStore:
+    """Where the demo volume was written to."""
+
+    image: Path
+    """The OME-Zarr image."""
+    truth: Path
+    """Its labels."""
+
+
 def load_demo() -> Demo:
     """Read the demo volume."""
     return Demo(_read("blastocyst.ome.tif"), _read("blastocyst_truth.ome.tif"), VOXEL_SIZE)
+
+
+def copy_demo(out: str | os.PathLike[str], *, overwrite: bool = False) -> DemoStore:
+    """Write the demo volume as an OME-Zarr 0.5 image with its truth as ``labels/truth``.
+
+    Parameters
+    ----------
+    out
+        Folder to create, such as ``blastocyst.ome.zarr``.
+    overwrite
+        Whether an image that is there may be replaced, with all of its labels.
+
+    Raises
+    ------
+    UsageError
+        If `out` exists and is not to be replaced.
+    OutputError
+        If it cannot be written.
+    """
+    demo = load_demo()
+    write_image(
+        out,
+        demo.image,
+        axes="zyx",
+        voxel_size=demo.voxel_size,
+        channel_names=["DAPI"],
+        overwrite=overwrite,
+    )
+    pending = label_target(open_volume(out), "truth").create(np.uint32)
+    for level in range(pending.n_levels):
+        for box in pending.regions(level):
+            if level == 0:
+                pending.write(level, box, demo.truth[box.slices])
+            else:
+                pending.downsample(level, box)
+    pending.publish({"source": _SOURCE})
+    image = Path(out)
+    return DemoStore(image, image / "labels" / "truth")
 
 
 def _read(name: str) -> NDArray[Any]:

@@ -141,31 +141,24 @@ def intensity_range(
     if volume.channel is None:
         raise UsageError("the volume has a channel axis; use intensity_ranges")
     _check_arguments(percentiles, sample)
-    items = partial(_items, volume, timepoint, sample)
-    coarse = reduce(add, map(partial(_summarise_item, volume, None), items()))
+
+    def count(bins: Sequence[int] | None) -> Histogram:
+        items = _items(volume, timepoint, sample)
+        return reduce(add, map(partial(_summarise_item, volume, bins), items))
+
+    coarse = count(None)
     if not coarse.voxels:
         raise IntensityError(
             f"{volume.path or 'the array'}: every chunk is entirely the fill value, "
             "there is no image; check the channel, the timepoint and the level"
         )
-    positions = np.asarray(percentiles) / 100 * (coarse.voxels - 1)
-    ranks = np.floor(positions).astype(np.int64)
-    ranks = np.minimum(np.stack([ranks, ranks + 1]), coarse.voxels - 1)
-    keys = coarse.at(ranks)
-    if not _is_small(volume.dtype):
-        bins = tuple(int(b) for b in np.unique(keys))
-        fine = reduce(add, map(partial(_summarise_item, volume, bins), items()))
-        keys = fine.at(ranks - coarse.below(keys) + fine.below(keys << np.uint32(16)))
-    below, above = _values(keys, volume.dtype)
-    low, high = _interpolate(below, above, positions - ranks[0])
+    low, high = _percentiles(volume.dtype, coarse, percentiles, count)
     if low == high:
         raise IntensityError(
             f"{volume.path or 'the array'}: the image is constant, percentiles {percentiles} are "
             f"both {low}; check the channel, or give an intensity range"
         )
-    return IntensityRange(
-        float(low), float(high), percentiles, coarse.voxels, coarse.excluded, sample
-    )
+    return IntensityRange(low, high, percentiles, coarse.voxels, coarse.excluded, sample)
 
 
 def intensity_ranges(
@@ -260,6 +253,25 @@ def summarise(
     flat = values.ravel() if kept == box.size else _joined(parts, volume.dtype)
     keys, counts = _count(flat) if bins is None else _count_below(flat, bins)
     return Histogram(keys, counts, box.size - kept)
+
+
+def _percentiles(
+    dtype: np.dtype[Any],
+    coarse: Histogram,
+    percentiles: tuple[float, float],
+    count: Callable[[Sequence[int] | None], Histogram],
+) -> tuple[float, float]:
+    """Interpolate between the order statistics around each percentile; steps 3 and 4 above."""
+    positions = np.asarray(percentiles) / 100 * (coarse.voxels - 1)
+    ranks = np.floor(positions).astype(np.int64)
+    ranks = np.minimum(np.stack([ranks, ranks + 1]), coarse.voxels - 1)
+    keys = coarse.at(ranks)
+    if not _is_small(dtype):
+        fine = count(tuple(int(b) for b in np.unique(keys)))
+        keys = fine.at(ranks - coarse.below(keys) + fine.below(keys << np.uint32(16)))
+    below, above = _values(keys, dtype)
+    low, high = _interpolate(below, above, positions - ranks[0])
+    return float(low), float(high)
 
 
 def _summarise_item(volume: Volume, bins: Sequence[int] | None, item: Item) -> Histogram:

@@ -67,12 +67,12 @@ def _open_node(path: str) -> Any:
     try:
         try:
             return zarr.open_array(path, mode="r")
-        except (zarr.errors.NodeTypeValidationError, zarr.errors.ArrayNotFoundError):
+        except (FileNotFoundError, zarr.errors.NodeTypeValidationError):  # perhaps a group
             return zarr.open_group(path, mode="r", use_consolidated=False)
-    except zarr.errors.GroupNotFoundError as error:
-        raise VolumeError(f"{path}: neither a zarr store nor a TIFF") from error
     except FileNotFoundError as error:
-        raise VolumeNotFoundError(f"{path}: there is nothing at that place") from error
+        if "://" in path:
+            raise VolumeNotFoundError(f"{path}: there is no zarr store") from error
+        raise VolumeError(f"{path}: neither a zarr store nor a TIFF") from error
     except (ValueError, KeyError, TypeError) as error:
         raise MetadataError(f"{path}: zarr metadata are damaged ({_flat(error)})") from error
     except (OSError, ImportError, RuntimeError) as error:
@@ -200,9 +200,7 @@ def _level(group: Any, where: str, multiscale: Any, dataset: Any, scaled: bool) 
     )
 
 
-def _transform(
-    transforms: Sequence[Any], n: int, where: str
-) -> tuple[list[float], list[float]]:
+def _transform(transforms: Sequence[Any], n: int, where: str) -> tuple[list[float], list[float]]:
     """Scale and translation of a list of transformations."""
     vectors = {"scale": [1.0] * n, "translation": [0.0] * n}
     for transform in transforms:

@@ -144,9 +144,7 @@ class Volume:
         import dask.array as da
 
         files = tuple(map(min, self.storage.files, self.stored_shape))
-        stored: Any = da.from_array(  # type: ignore[no-untyped-call]
-            self.storage, chunks=files, asarray=False, fancy=False
-        )
+        stored = da.from_array(self.storage, chunks=files, asarray=False, fancy=False)
         chosen = stored[self._index(Box.whole(self.spatial_shape), self.timepoint)]
         data: da.Array = chosen.transpose(self._order(self.timepoint))
         return data

@@ -107,8 +107,8 @@ def test_version_0_5_opens_sharded_or_not(
 def test_levels_are_found_through_the_metadata_and_not_by_name(write_image: WriteImage) -> None:
     full = image((8, 6, 8))
     multiscale = {"axes": axes_of("zyx"), "datasets": scaled((1, 1, 1), (2, 2, 2))}
-    for dataset, path in zip(multiscale["datasets"], ("fine/a", "0"), strict=True):
-        dataset["path"] = path
+    for dataset, name in zip(multiscale["datasets"], ("fine/a", "0"), strict=True):
+        dataset["path"] = name
     path = write_image([full, full[::2, ::2, ::2]], multiscale, "0.5", paths=("fine/a", "0"))
     volume = open_volume(path, level=0)
     assert [level.path for level in volume.levels] == ["fine/a", "0"]
@@ -265,7 +265,7 @@ def test_space_axes_with_unknown_names_ask_for_axes(write_image: WriteImage) -> 
     multiscale = {"axes": axes_of("zyx"), "datasets": scaled((1, 1, 1))}
     multiscale["axes"][0]["name"] = "depth"
     path = write_image([image((4, 6, 8))], multiscale, "0.5")
-    with pytest.raises(MetadataError, match="axis 0 .* say what the axes are with axes="):
+    with pytest.raises(MetadataError, match=r"axis 0 .* say what the axes are with axes="):
         open_volume(path)
     assert open_volume(path, axes="zyx").voxel_size == (1, 1, 1)
 
@@ -337,7 +337,7 @@ def test_the_real_image_of_version_0_1_opens(shared_data: Path) -> None:
     path = shared_data / "idr0062_6001240_blastocyst" / "6001240_v0.1.zarr"
     volume = open_volume(path, channel=1)
     assert (volume.ngff_version, volume.n_channels, volume.voxel_size) == ("0.1", 2, None)
-    assert (volume.axes, volume.shape, volume.dtype) == ("zyx", (236, 275, 271), np.uint16)
+    assert (volume.axes, volume.shape, str(volume.dtype)) == ("zyx", (236, 275, 271), "uint16")
     assert [level.shape and level.shape[3:] for level in volume.levels] == [
         (275, 271),
         (137, 135),

@@ -1,0 +1,36 @@
+"""All commands under one name."""
+
+from __future__ import annotations
+
+import typer
+
+from embedseg_large.cli import convert, demo, evaluate, info, segment
+
+app = typer.Typer(
+    name="embedseg-large",
+    help="Find every nucleus or cell in volumes far larger than memory.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version.", is_eager=True, callback=lambda v: _version(v)
+    ),
+) -> None:
+    """Find every nucleus or cell in volumes far larger than memory."""
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"embedseg-large {version('embedseg-large')}")
+        raise typer.Exit
+
+
+for command in (demo.demo, convert.convert, info.info, segment.segment, evaluate.evaluate):
+    app.command()(command)

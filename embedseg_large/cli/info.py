@@ -1,0 +1,63 @@
+"""``embedseg-large info``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from embedseg_large.cli.console import print_facts, print_json, print_table, reported
+from embedseg_large.cli.options import Json
+
+
+@reported
+def info(
+    thing: Annotated[str, typer.Argument(help="Image or label volume, model file or name.")],
+    level: Annotated[int, typer.Option(help="Pyramid level of a volume.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Say what a volume or a model is, without reading its voxels."""
+    facts = _about_model(thing) if _is_model(thing) else _about_volume(thing, level)
+    if as_json:
+        print_json(facts)
+        return
+    levels = facts.pop("levels", None)
+    print_facts(thing, {k.replace("_", " "): _text(v) for k, v in facts.items() if v is not None})
+    if levels:
+        rows = [[str(i), str(v["path"]), _text(v["shape"])] for i, v in enumerate(levels)]
+        print_table("", ["level", "path", "shape"], rows)
+
+
+def _is_model(thing: str) -> bool:
+    path = Path(thing)
+    if path.suffix == ".safetensors" or (path / "data_properties.json").exists():
+        return True
+    if path.exists() or "/" in thing:
+        return False
+    from embedseg_large.network.checkpoint import bundled_models
+
+    return thing in bundled_models()
+
+
+def _about_volume(thing: str, level: int) -> dict[str, Any]:
+    from embedseg_large.io.volume import open_volume
+
+    return open_volume(thing, channel=None, level=level).describe()
+
+
+def _about_model(thing: str) -> dict[str, Any]:
+    from embedseg_large.network.checkpoint import load_model
+
+    model = load_model(thing)
+    names = ["ndim", "channels", "pitch", "min_object_size", "object_diameter", "voxel_size"]
+    names += ["extent", "tile", "context", "halo", "fingerprint"]
+    return {name: getattr(model, name) for name in names} | model.card
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(v) for v in value)
+    if isinstance(value, dict):
+        return "; ".join(f"{k}: {_text(v)}" for k, v in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,38 @@
+"""Options that several commands have, and how their values are written."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Integers, one an axis: ``64,128,128``."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not like 64,128,128") from None
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers: ``.5,.75``."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not like 0.5,0.75") from None
+
+
+def pair(text: str) -> tuple[float, float]:
+    """Two numbers: ``100,2000``."""
+    values = numbers(text)
+    if len(values) != 2:
+        raise typer.BadParameter(f"{text!r} is not two numbers, like 100,2000")
+    return values[0], values[1]
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Say what is being done, on stderr.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]

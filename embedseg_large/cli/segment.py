@@ -1,0 +1,220 @@
+"""``embedseg-large segment``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from embedseg_large.cli.console import (
+    print_facts,
+    print_json,
+    print_table,
+    progress_bars,
+    readable_bytes,
+    reported,
+    set_up_logging,
+)
+from embedseg_large.cli.options import Json, Overwrite, Verbose, pair, sizes
+
+_INPUT, _OUTPUT, _TILES, _WORK = "Input", "Output", "Tiles (automatic)", "Work"
+
+
+def _tile_option(name: str, text: str) -> Any:
+    return typer.Option(name, parser=sizes, metavar="Z,Y,X", help=text, rich_help_panel=_TILES)
+
+
+@reported
+def segment(
+    store: Annotated[str, typer.Argument(help="OME-Zarr image, or TIFF.")],
+    model: Annotated[
+        str,
+        typer.Option(help="Bundled name, model file, or original EmbedSeg folder."),
+    ] = "nuclei-3d",
+    labels: Annotated[
+        str, typer.Option(help="Name of the labels.", rich_help_panel=_OUTPUT)
+    ] = "nuclei",
+    channel: Annotated[int, typer.Option(help="Channel.", rich_help_panel=_INPUT)] = 0,
+    timepoint: Annotated[
+        int | None, typer.Option(help="Timepoint.", rich_help_panel=_INPUT)
+    ] = None,
+    level: Annotated[
+        int, typer.Option(help="Pyramid level, 0 is the finest.", rich_help_panel=_INPUT)
+    ] = 0,
+    intensity_range: Annotated[
+        Any,
+        typer.Option(
+            parser=pair,
+            metavar="LO,HI",
+            help="Intensities that become 0 and 1. Default: percentiles 1 and 99.8 of the volume.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    intensity_sample: Annotated[
+        float | None,
+        typer.Option(help="Fraction of the volume to take percentiles of.", rich_help_panel=_INPUT),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            help="Store for the labels, if the image's own cannot have them.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    ngff_version: Annotated[
+        str | None,
+        typer.Option(help="Format of a new output store: 0.5 or 0.4.", rich_help_panel=_OUTPUT),
+    ] = None,
+    overwrite: Overwrite = False,
+    min_object_size: Annotated[
+        int | None, typer.Option(help="Instances have more voxels than this.")
+    ] = None,
+    foreground: Annotated[
+        float, typer.Option(help="Seediness above which a voxel is foreground.")
+    ] = 0.5,
+    seed: Annotated[
+        float, typer.Option(help="Seediness from which a voxel founds an instance.")
+    ] = 0.9,
+    tta: Annotated[
+        str | None,
+        typer.Option(help="Test-time augmentation: none, 4, 8, 16 or 48. Default: the model's."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.", rich_help_panel=_WORK)] = "cpu",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=_WORK)
+    ] = "float32",
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Local worker processes to start.", rich_help_panel=_WORK),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Address of a Dask scheduler.", rich_help_panel=_WORK),
+    ] = None,
+    scratch: Annotated[
+        str | None,
+        typer.Option(help="Folder for intermediate files.", rich_help_panel=_WORK),
+    ] = None,
+    tile: Annotated[Any, _tile_option("--tile", "Core of a prediction tile.")] = None,
+    context: Annotated[Any, _tile_option("--context", "Input seen around it.")] = None,
+    cluster_tile: Annotated[
+        Any, _tile_option("--cluster-tile", "Core of a clustering tile.")
+    ] = None,
+    halo: Annotated[Any, _tile_option("--halo", "Predictions seen around it at first.")] = None,
+    max_halo: Annotated[
+        Any, _tile_option("--max-halo", "The same for tiles that disagree.")
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Tiles that are only uncertain see more, too.", rich_help_panel=_TILES
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what it would take, and stop.")
+    ] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Find every nucleus or cell of a volume, and write one label volume.
+
+    Labels go to labels/NAME in the image's own store, or under --output. They do not depend on
+    how the work was cut up: every run checks it, and says so in the seam report.
+    """
+    set_up_logging(verbose)
+    options: dict[str, Any] = {
+        "channel": channel,
+        "timepoint": timepoint,
+        "level": level,
+        "output": output,
+        "ngff_version": ngff_version,
+        "overwrite": overwrite,
+        "scratch": scratch,
+        "intensity_range": intensity_range,
+        "intensity_sample": intensity_sample,
+        "tta": True if tta is None else tta,
+        "device": device,
+        "dtype": dtype,
+        "tile": tile,
+        "context": context,
+        "cluster_tile": cluster_tile,
+        "halo": halo,
+        "max_halo": max_halo,
+        "strict": strict,
+        "min_object_size": min_object_size,
+        "foreground": foreground,
+        "seed": seed,
+    }
+    if dry_run:
+        _print_plan(store, model, labels, options, as_json)
+        return
+    from embedseg_large.engine.segment import segment as run
+
+    with progress_bars(as_json) as watcher:
+        result = run(
+            store, model, labels, workers=workers, scheduler=scheduler, watcher=watcher, **options
+        )
+    if as_json:
+        print_json(result.summary)
+    else:
+        print_summary(result.summary)
+
+
+def _print_plan(
+    store: str, model: str, labels: str, options: dict[str, Any], as_json: bool
+) -> None:
+    from embedseg_large.engine.order import prepare
+    from embedseg_large.engine.plan import make_plan
+
+    order = prepare(store, model, labels, **options)
+    plan = make_plan(order.network, order.settings, order.volume.spatial_shape)
+    if as_json:
+        settings = order.settings.as_dict()
+        print_json({"plan": plan.as_dict(), "settings": settings, "labels": order.target.path})
+        return
+    raised = ",".join(map(str, order.settings.max_halo))
+    print_facts(
+        "What this run would take",
+        {
+            "volume": " x ".join(map(str, order.volume.spatial_shape)) + " voxels",
+            "labels": order.target.path,
+            "prediction tiles": f"{plan.prediction_tiles} of {_text(order.settings.tile)} voxels",
+            "clustering tiles": f"{plan.cluster_tiles} of {_text(order.settings.cluster_tile)}",
+            "network input": f"{plan.input_voxels:,} voxels x {order.settings.tta} (TTA)",
+            "scratch space": f"at most {readable_bytes(plan.scratch_bytes)}",
+            "memory": f"{readable_bytes(plan.worker_bytes)} a worker",
+            "memory, largest halo": f"{readable_bytes(plan.raised_bytes)} (halo {raised})",
+        },
+    )
+
+
+def _text(sizes: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print what a run found, how its seams look, and what its stages took."""
+    seams = summary["seams"]
+    facts = {
+        "instances": f"{summary['n_instances']:,}",
+        "labels": summary["labels"],
+        "seams": f"{seams['faces']:,} faces, {seams['voxels']:,} voxels compared",
+        "": ", ".join(
+            f"{seams[kind]:,} {kind}" for kind in ("certified", "agreed", "repaired", "joined")
+        ),
+        "time": f"{summary['seconds']:.1f} s",
+    }
+    if seams["joined"]:
+        places = [tuple(o["seed"]) for o in seams["joined_objects"][:5]]
+        facts["joined at"] = f"{places} (z, y, x): larger than the largest halo, look at them"
+    print_facts("", facts)
+    rows = [
+        [
+            name,
+            f"{clock['tiles']:,}",
+            f"{clock['seconds']:.2f}",
+            f"{clock['voxels_per_second'] / 1e6:.2f}" if clock["voxels_per_second"] else "",
+        ]
+        for name, clock in summary["stages"].items()
+    ]
+    print_table("", ["stage", "tiles", "seconds", "million voxels/s"], rows)

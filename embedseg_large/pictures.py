@@ -1,0 +1,392 @@
+"""Pictures of a result: an image, its true labels and its predicted labels, side by side.
+
+::
+
+             z slice    x slice    y slice
+    image    y, x       y, z       x, z or z, x     all panels have one scale
+    truth    ...
+    labels   ...                                    objects that match have the colour of the truth
+
+A 2D image has one slice, and the rows stand side by side. Panels are composed pixel by pixel;
+matplotlib, which is imported on use, places them and writes the words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import floor, log10
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from embedseg_large.errors import UsageError
+from embedseg_large.metrics.contingency import Contingency
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH = 1600
+"""Width of a picture, in pixels."""
+
+_DPI = 200
+_MARGIN, _GAP, _HEAD, _TITLE = 20, 8, 34, 52  # pixels; the head is the line above the panels
+_PAPER = "#0b0d12"
+_INK, _FAINT_INK = "#f2f4f8", "#9aa3b2"
+_PERCENTILES = (1.0, 99.8)  # of the volume, as for the network
+_GAMMA = 0.75  # of the image, so that dim objects show on a dark ground
+_FILL = 0.6  # opacity of a label over the image; its outline is opaque
+
+Rgb = NDArray[np.float32]
+Labels = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """One slice of a volume, and how it lies in its panel."""
+
+    caption: str
+    index: tuple[int | slice, ...]
+    flip: bool  # whether the first remaining axis runs to the right
+    height: float  # of the panel, in micrometres
+    width: float
+
+    def of(self, volume: NDArray[Any]) -> NDArray[Any]:
+        plane = volume[self.index]
+        return plane.T if self.flip else plane
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One volume that is shown in every view; without labels it is the image itself."""
+
+    caption: str
+    labels: Labels | None = None
+    colours: Rgb | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Panel:
+    """Where a panel lies in the picture, in pixels from the upper left corner."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def orthogonal_slices(
+    image: NDArray[Any],
+    truth: Labels | None,
+    labels: Labels,
+    voxel_size: Sequence[float] | None,
+    path: str | os.PathLike[str],
+    title: str = "",
+) -> None:
+    """Write a picture of three slices through an image and its labels.
+
+    Parameters
+    ----------
+    image
+        (z,) y, x; of a volume larger than memory pass a coarse level.
+    truth
+        True labels of that shape, or None.
+    labels
+        Predicted labels of that shape.
+    voxel_size
+        Micrometres along (z,) y, x; None if unknown, then all are taken as equal.
+    path
+        PNG file to write, 1600 pixels wide.
+    title
+        One line above the panels.
+
+    Raises
+    ------
+    UsageError
+        If shapes differ, or the image is neither 2D nor 3D.
+    """
+    _check_shapes(image, truth, labels)
+    views = _views(image.shape, voxel_size, labels if truth is None else truth)
+    rows = _rows(truth, labels)
+    panels, height = _arrange(views, len(rows), bool(title))
+    figure = _figure(height)
+    low, high = np.percentile(image, _PERCENTILES)
+    for view, column in zip(views, panels, strict=True):
+        for row, panel in zip(rows, column, strict=True):
+            grey = _grey(view.of(image), panel, float(low), float(high))
+            _show(figure, _composed(grey, row, view, panel), panel)
+    _write_words(figure, views, rows, panels, title)
+    _scale_bar(figure, panels[0][0], panels[0][0].width / views[0].width, voxel_size is not None)
+    figure.savefig(path, dpi=_DPI, facecolor=_PAPER, format="png")
+
+
+def _check_shapes(image: NDArray[Any], truth: Labels | None, labels: Labels) -> None:
+    if image.ndim not in (2, 3):
+        raise UsageError(f"image has {image.ndim} axes; pass one channel of one timepoint")
+    for name, other in (("truth", truth), ("labels", labels)):
+        if other is not None and other.shape != image.shape:
+            raise UsageError(f"{name} has shape {other.shape}, the image {image.shape}")
+
+
+# Slices -----------------------------------------------------------------------------------------
+
+
+def _views(
+    shape: tuple[int, ...], voxel_size: Sequence[float] | None, labels: Labels
+) -> list[_View]:
+    """Choose the slices: of each axis the one that cuts the most labelled voxels."""
+    steps = tuple(voxel_size) if voxel_size else (1.0,) * len(shape)
+    size = [n * step for n, step in zip(shape, steps, strict=True)]
+    if len(shape) == 2:
+        return [_View("", (slice(None),) * 2, False, size[0], size[1])]
+    at = [_fullest(labels, axis) for axis in range(3)]
+    unit = "µm" if voxel_size else "planes"
+    words = [f"{a} = {k * step:.0f} {unit}" for a, k, step in zip("zyx", at, steps, strict=True)]
+    every = slice(None)
+    # z runs to the right in the y slice, unless that would make the rows higher
+    flip = size[2] <= size[0]
+    return [
+        _View(words[0], (at[0], every, every), False, size[1], size[2]),
+        _View(words[2], (every, every, at[2]), True, size[1], size[0]),
+        _View(
+            words[1], (every, at[1], every), flip, size[2 if flip else 0], size[0 if flip else 2]
+        ),
+    ]
+
+
+def _fullest(labels: Labels, axis: int) -> int:
+    """Return the plane with the most labelled voxels; the middle one if there are none."""
+    others = tuple(d for d in range(labels.ndim) if d != axis)
+    counts = np.count_nonzero(labels, axis=others)
+    return int(counts.argmax()) if counts.any() else labels.shape[axis] // 2
+
+
+# Layout -----------------------------------------------------------------------------------------
+
+
+def _arrange(views: list[_View], rows: int, titled: bool) -> tuple[list[list[_Panel]], int]:
+    """Place panels by view and row at one scale; also return the height of the picture."""
+    across = rows if len(views) == 1 else len(views)
+    total = sum(view.width for view in views) * (rows if len(views) == 1 else 1)
+    scale = (WIDTH - 2 * _MARGIN - (across - 1) * _GAP) / total
+    top = (_TITLE if titled else _MARGIN) + (_HEAD if views[0].caption else 0)
+    step = round(scale * max(view.height for view in views)) + _GAP
+    panels, left = [], _MARGIN
+    for view in views:
+        width, height = round(scale * view.width), max(1, round(scale * view.height))
+        if len(views) == 1:
+            column = [_Panel(left + k * (width + _GAP), top, width, height) for k in range(rows)]
+        else:
+            column = [_Panel(left, top + k * step, width, height) for k in range(rows)]
+        panels.append(column)
+        left += width + _GAP
+    lowest = max(panel.top for panel in panels[0])
+    return panels, lowest + step - _GAP + _MARGIN
+
+
+# Pixels -----------------------------------------------------------------------------------------
+
+
+def _grey(plane: NDArray[Any], panel: _Panel, low: float, high: float) -> Rgb:
+    """Return the image of a panel, (height, width, 3) from 0 to 1."""
+    values = plane.astype(np.float32)
+    per_pixel = [n / m for n, m in zip(plane.shape, (panel.height, panel.width), strict=True)]
+    if max(per_pixel) > 1:
+        values = ndimage.gaussian_filter(values, [max(0.0, (r - 1) / 2) for r in per_pixel])
+    rows, columns = _sources(plane.shape, panel)
+    grid = np.meshgrid(rows, columns, indexing="ij")
+    values = ndimage.map_coordinates(values, grid, order=1, mode="nearest")
+    shades = np.clip((values - low) / max(high - low, 1e-12), 0, 1) ** _GAMMA
+    return np.repeat(shades[..., None], 3, axis=2).astype(np.float32)
+
+
+def _sources(shape: tuple[int, ...], panel: _Panel) -> list[NDArray[np.float64]]:
+    """Return the voxel coordinate of each pixel row and column."""
+    sizes = zip(shape, (panel.height, panel.width), strict=True)
+    return [(np.arange(m) + 0.5) * n / m - 0.5 for n, m in sizes]
+
+
+def _composed(grey: Rgb, row: _Row, view: _View, panel: _Panel) -> Rgb:
+    """Lay the labels of a row over the image."""
+    if row.labels is None or row.colours is None:
+        return grey
+    plane = view.of(row.labels)
+    rows, columns = (np.rint(s).astype(np.intp) for s in _sources(plane.shape, panel))
+    labels = plane[np.ix_(rows.clip(0, plane.shape[0] - 1), columns.clip(0, plane.shape[1] - 1))]
+    colour = row.colours[labels]
+    opacity = np.where(labels > 0, _FILL, np.float32(0))[..., None]
+    filled = grey * (1 - opacity) + colour * (0.5 + 0.5 * grey) * opacity
+    composed: Rgb = np.where(_outlines(labels)[..., None], colour, filled)
+    return composed
+
+
+def _outlines(labels: Labels) -> NDArray[np.bool_]:
+    """Return the pixels of objects that touch something else."""
+    different = ndimage.maximum_filter(labels, 3) != ndimage.minimum_filter(labels, 3)
+    outlines: NDArray[np.bool_] = different & (labels > 0)
+    return outlines
+
+
+# Colours ----------------------------------------------------------------------------------------
+
+
+def _rows(truth: Labels | None, labels: Labels) -> list[_Row]:
+    """Number the objects of each volume from 1, and give them colours."""
+    ids, numbers = _numbered(labels)
+    if truth is None:
+        return [_Row("image"), _Row(_count("labels", ids), numbers, _colours(ids.size))]
+    true_ids, true_numbers = _numbered(truth)
+    true_colours = _colours(true_ids.size)
+    colours = _matched_colours(numbers, true_numbers, true_colours, ids.size)
+    return [
+        _Row("image"),
+        _Row(_count("truth", true_ids), true_numbers, true_colours),
+        _Row(_count("labels", ids), numbers, colours),
+    ]
+
+
+def _numbered(labels: Labels) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return the ids of the objects, and the labels with these numbered from 1."""
+    ids, place = np.unique(labels, return_inverse=True)
+    has_background = ids.size > 0 and ids[0] == 0
+    numbers = place.reshape(labels.shape) + (0 if has_background else 1)
+    return ids[ids != 0], numbers
+
+
+def _count(name: str, ids: NDArray[Any]) -> str:
+    return f"{name} · {ids.size:,} object{'s' if ids.size != 1 else ''}"
+
+
+def _colours(n: int) -> Rgb:
+    """Return n + 1 colours: black, then light ones that differ most between close numbers."""
+    k = np.arange(n)
+    hue = 2 * np.pi * ((0.1 + k * 0.6180339887) % 1)  # golden steps never come close again soon
+    lightness = np.array([0.80, 0.68, 0.90])[k % 3]
+    chroma = np.array([0.14, 0.17, 0.10])[k % 3]
+    rgb = _srgb(lightness, chroma * np.cos(hue), chroma * np.sin(hue))
+    return np.concatenate([np.zeros((1, 3)), rgb]).astype(np.float32)
+
+
+def _srgb(
+    lightness: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Convert Oklab, in which equal lightness looks equally light, to sRGB (Ottosson 2020)."""
+    cones = [
+        (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3,
+        (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3,
+        (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3,
+    ]
+    to_linear = np.array(
+        [
+            [4.0767416621, -3.3077115913, 0.2309699292],
+            [-1.2684380046, 2.6097574011, -0.3413193965],
+            [-0.0041960863, -0.7034186147, 1.7076147010],
+        ]
+    )
+    linear = np.clip(np.stack(cones, axis=-1) @ to_linear.T, 0, 1)
+    encoded = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+    srgb: NDArray[np.float64] = encoded
+    return srgb
+
+
+def _matched_colours(
+    labels: NDArray[np.intp], truth: NDArray[np.intp], true_colours: Rgb, n: int
+) -> Rgb:
+    """Give each object the colour of the true one that it shares most voxels with.
+
+    Where several share most with the same true object, the largest share gets its colour; the
+    others, and those that meet none, get colours that no true object has.
+    """
+    table = Contingency.of(labels, truth)
+    pair = np.flatnonzero((table.prediction_ids > 0) & (table.truth_ids > 0))
+    pair = pair[np.argsort(-table.counts[pair], kind="stable")]
+    pair = pair[np.sort(np.unique(table.prediction_ids[pair], return_index=True)[1])]
+    pair = pair[np.unique(table.truth_ids[pair], return_index=True)[1]]
+    n_true = len(true_colours) - 1
+    colours = _colours(n_true + n)[n_true:]
+    colours[0] = true_colours[0]
+    matched, by = table.prediction_ids[pair], table.truth_ids[pair]
+    colours[matched.astype(np.intp)] = true_colours[by.astype(np.intp)]
+    return colours
+
+
+# Words ------------------------------------------------------------------------------------------
+
+
+def _figure(height: int) -> Figure:
+    """Return an empty figure of the picture's size; no window, no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH / _DPI, height / _DPI), dpi=_DPI, facecolor=_PAPER)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _show(figure: Figure, pixels: Rgb, panel: _Panel) -> None:
+    """Put pixels into their place, one to one."""
+    height = figure.get_figheight() * _DPI
+    bounds = (
+        panel.left / WIDTH,
+        1 - (panel.top + panel.height) / height,
+        panel.width / WIDTH,
+        panel.height / height,
+    )
+    axes = figure.add_axes(bounds)
+    axes.imshow(pixels, aspect="auto", interpolation="nearest")
+    axes.set_axis_off()
+
+
+def _write(figure: Figure, left: float, top: float, text: str, size: float, **more: Any) -> None:
+    """Write at a pixel position, counted from the upper left corner."""
+    height = figure.get_figheight() * _DPI
+    style = {"color": _INK, "fontsize": size, "va": "center", "family": "DejaVu Sans", **more}
+    figure.text(left / WIDTH, 1 - top / height, text, **style)
+
+
+def _write_words(
+    figure: Figure,
+    views: list[_View],
+    rows: list[_Row],
+    panels: list[list[_Panel]],
+    title: str,
+) -> None:
+    if title:
+        _write(figure, _MARGIN, _TITLE / 2 + 4, title, 10, weight="bold")
+    for view, column in zip(views, panels, strict=True):
+        top = column[0].top - _HEAD / 2
+        _write(figure, column[0].left, top, view.caption, 7, color=_FAINT_INK)
+    for row, panel in zip(rows, panels[0], strict=True):
+        _write_over(figure, panel.left + 12, panel.top + 22, row.caption)
+
+
+def _write_over(figure: Figure, left: float, top: float, text: str, **more: Any) -> None:
+    """Write on a picture, legible over any colour."""
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=2.5, foreground="black", alpha=0.8)]
+    _write(figure, left, top, text, 7.5, path_effects=halo, **more)
+
+
+def _scale_bar(figure: Figure, panel: _Panel, pixels_per_unit: float, known: bool) -> None:
+    """Draw a bar of a round length into the lower right corner of a panel."""
+    from matplotlib.patches import Rectangle
+
+    length = _round_length(0.3 * panel.width / pixels_per_unit)
+    height = figure.get_figheight() * _DPI
+    right, bottom = panel.left + panel.width - 16, panel.top + panel.height - 16
+    width = length * pixels_per_unit
+    place = ((right - width) / WIDTH, 1 - bottom / height)
+    bar = Rectangle(place, width / WIDTH, 6 / height, facecolor=_INK, edgecolor="black", lw=0.4)
+    figure.add_artist(bar)
+    text = f"{length:g} {'µm' if known else 'px'}"
+    _write_over(figure, right - width / 2, bottom - 24, text, ha="center")
+
+
+def _round_length(most: float) -> float:
+    """Return the largest of 1, 2 or 5 times a power of ten that is not longer."""
+    power = 10.0 ** floor(log10(most))
+    return max(k * power for k in (1, 2, 5) if k * power <= most)
