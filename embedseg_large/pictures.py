@@ -143,17 +143,16 @@ def _views(
     if len(shape) == 2:
         return [_View("", (slice(None),) * 2, False, size[0], size[1])]
     at = [_fullest(labels, axis) for axis in range(3)]
-    unit = "µm" if voxel_size else "planes"
-    words = [f"{a} = {k * step:.0f} {unit}" for a, k, step in zip("zyx", at, steps, strict=True)]
-    every = slice(None)
-    # z runs to the right in the y slice, unless that would make the rows higher
-    flip = size[2] <= size[0]
+    unit = " µm" if voxel_size else ""
+    words = [f"{a} = {k * step:.0f}{unit}" for a, k, step in zip("zyx", at, steps, strict=True)]
+    every, right = slice(None), "   z →"
+    # the y slice lies on the side that makes the rows no higher, or else fills them best
+    flip = (max(size[1:]), -size[2]) <= (max(size[:2]), -size[0])
+    high, wide = (size[2], size[0]) if flip else (size[0], size[2])
     return [
         _View(words[0], (at[0], every, every), False, size[1], size[2]),
-        _View(words[2], (every, every, at[2]), True, size[1], size[0]),
-        _View(
-            words[1], (every, at[1], every), flip, size[2 if flip else 0], size[0 if flip else 2]
-        ),
+        _View(words[2] + right, (every, every, at[2]), True, size[1], size[0]),
+        _View(words[1] + right * flip, (every, at[1], every), flip, high, wide),
     ]
 
 
@@ -218,7 +217,7 @@ def _composed(grey: Rgb, row: _Row, view: _View, panel: _Panel) -> Rgb:
     labels = plane[np.ix_(rows.clip(0, plane.shape[0] - 1), columns.clip(0, plane.shape[1] - 1))]
     colour = row.colours[labels]
     opacity = np.where(labels > 0, _FILL, np.float32(0))[..., None]
-    filled = grey * (1 - opacity) + colour * (0.5 + 0.5 * grey) * opacity
+    filled = grey * (1 - opacity) + colour * (0.65 + 0.35 * grey) * opacity
     composed: Rgb = np.where(_outlines(labels)[..., None], colour, filled)
     return composed
 
@@ -264,8 +263,8 @@ def _colours(n: int) -> Rgb:
     """Return n + 1 colours: black, then light ones that differ most between close numbers."""
     k = np.arange(n)
     hue = 2 * np.pi * ((0.1 + k * 0.6180339887) % 1)  # golden steps never come close again soon
-    lightness = np.array([0.80, 0.68, 0.90])[k % 3]
-    chroma = np.array([0.14, 0.17, 0.10])[k % 3]
+    lightness = np.array([0.78, 0.68, 0.87])[k % 3]
+    chroma = np.array([0.17, 0.21, 0.14])[k % 3]
     rgb = _srgb(lightness, chroma * np.cos(hue), chroma * np.sin(hue))
     return np.concatenate([np.zeros((1, 3)), rgb]).astype(np.float32)
 

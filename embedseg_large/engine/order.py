@@ -106,6 +106,8 @@ def _load(model: Network | str | os.PathLike[str]) -> Network:
 
 
 def _check_fit(volume: Volume, network: Network) -> None:
+    if volume.is_labels:
+        raise UsageError(f"{volume.path} holds labels, not an image; give the image's own path")
     if volume.ndim != network.ndim:
         raise ModelError(
             f"the model is {network.ndim}D, the volume {volume.ndim}D (axes {volume.axes}, "

@@ -15,12 +15,13 @@ from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 
 from embedseg_large.engine.progress import Progress
 from embedseg_large.engine.tasks import Done, Source, Task
-from embedseg_large.engine.workers import NetworkPlugin, NetworkSpec, perform_on_worker
+from embedseg_large.engine.workers import NetworkPlugin, NetworkSpec, Refused, perform_on_worker
 from embedseg_large.errors import RunError, UsageError
 
 TASKS_PER_WORKER = 2
 """Tasks in flight a worker thread: one runs, one waits."""
 RETRIES = 2
+CONNECT_SECONDS = 10
 
 
 class DaskExecutor:
@@ -47,7 +48,7 @@ class DaskExecutor:
 
         The first failure ends the run and is raised.
         """
-        running: dict[Future[Done], Task] = {}
+        running: dict[Future[Done | Refused], Task] = {}
         finished = as_completed(loop=self._client.loop, with_results=True, raise_errors=False)
         try:
             self._fill(source, running, finished)
@@ -55,6 +56,8 @@ class DaskExecutor:
                 task = running.pop(future)
                 if future.status == "error":
                     raise _failure(task, outcome)
+                if isinstance(outcome, Refused):
+                    raise outcome.error
                 self._progress.advance(task.stage, task.voxels, outcome.seconds)
                 source.done(task, outcome.result)
                 self._fill(source, running, finished)
@@ -63,7 +66,7 @@ class DaskExecutor:
             self._client.cancel(list(running))
 
     def _fill(
-        self, source: Source, running: dict[Future[Done], Task], finished: as_completed
+        self, source: Source, running: dict[Future[Done | Refused], Task], finished: as_completed
     ) -> None:
         while len(running) < TASKS_PER_WORKER * self.workers:
             task = source.next()
@@ -133,7 +136,7 @@ def remote_client(address: str) -> Iterator[Client]:
         When nothing answers there.
     """
     try:
-        client = Client(address, timeout=10)
+        client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         raise UsageError(f"no Dask scheduler answers at {address}: {error}") from error
     with client:

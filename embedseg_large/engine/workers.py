@@ -14,6 +14,7 @@ from embedseg_large.engine.network import Network
 from embedseg_large.engine.scratch import Scratch
 from embedseg_large.engine.settings import SegmentSettings
 from embedseg_large.engine.tasks import Done, Task, perform
+from embedseg_large.errors import EmbedSegError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +85,21 @@ class NetworkPlugin(WorkerPlugin):
         return {"name": self.name, "spec": self.spec, "_network": None}
 
 
-def perform_on_worker(task: Task, key: str) -> Done:
-    """Run one task on the worker it was sent to."""
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A task that ended with an error which doing it again would not mend."""
+
+    error: EmbedSegError
+
+
+def perform_on_worker(task: Task, key: str) -> Done | Refused:
+    """Run one task on the worker it was sent to.
+
+    Errors of this package come back as values: Dask would log and retry what it sees raised.
+    """
     plugin = get_worker().plugins[key]
     assert isinstance(plugin, NetworkPlugin)
-    return perform(task, plugin.network)
+    try:
+        return perform(task, plugin.network)
+    except EmbedSegError as error:
+        return Refused(type(error)(str(error)))  # without the chain behind it, which may not travel

@@ -83,7 +83,7 @@ def test_arrays_open(tmp_path: Path, name: str) -> None:
     full = image(4, 6, 8)
     source: Any = {
         "numpy": lambda: full,
-        "dask": lambda: da.from_array(full, chunks=(2, 3, 5)),
+        "dask": lambda: da.from_array(full, chunks=(2, 3, 5)),  # type: ignore[no-untyped-call]
         "zarr": lambda: zarr.create_array(tmp_path / "a", data=full, chunks=(2, 3, 4)),
     }[name]()
     volume = open_volume(source)

@@ -1,0 +1,196 @@
+"""Bad input gets one clear line and exit code 2, before any work; nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+import embedseg_large as es
+from embedseg_large.cli.app import app
+from embedseg_large.io.convert import write_image
+from embedseg_large.testing.oracle import OracleNetwork
+from embedseg_large.testing.synthetic import synthetic_embryo
+
+Labels = NDArray[Any]
+
+
+@pytest.fixture(scope="module")
+def embryo() -> Labels:
+    return synthetic_embryo((24, 40, 40), n_objects=12, diameter=10).astype(np.uint16)
+
+
+@pytest.fixture
+def store(tmp_path: Path, embryo: Labels) -> Path:
+    """An image of 16 chunks; its voxels are label ids, for the oracle."""
+    path = tmp_path / "embryo.ome.zarr"
+    write_image(path, embryo, "zyx", (1.0, 0.5, 0.5), ngff_version="0.4", chunks=(12, 20, 20))
+    return path
+
+
+def fails(*arguments: object) -> str:
+    """Run a command that must refuse; its one line."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+def test_a_missing_store_is_named(tmp_path: Path) -> None:
+    assert "nowhere.zarr" in fails("segment", tmp_path / "nowhere.zarr")
+
+
+def test_a_missing_level_is_told_how_many_there_are(store: Path) -> None:
+    assert "level 7" in fails("segment", store, "--level", 7)
+
+
+@pytest.mark.parametrize("option", ["--channel", "--timepoint"])
+def test_a_channel_or_timepoint_out_of_range(store: Path, option: str) -> None:
+    line = fails("segment", store, option, 3)
+    assert option[2:] in line
+    assert "3" in line
+
+
+def test_a_2d_image_does_not_fit_a_3d_model(tmp_path: Path) -> None:
+    write_image(tmp_path / "flat.zarr", np.zeros((64, 64), np.uint8))
+    assert "3D" in fails("segment", tmp_path / "flat.zarr")
+
+
+def test_labels_are_not_an_image(store: Path, embryo: Labels) -> None:
+    es.segment(store, OracleNetwork.of(embryo), intensity_range=(0, 1))
+    assert "labels" in fails("segment", store / "labels" / "nuclei")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--tile", "60,64,64"), ("--tile", "0,64,64"), ("--context", "5,8,8"), ("--halo", "1,1,1"),
+     ("--tile", "64,64"), ("--seed", "1.5"), ("--tta", "7"), ("--intensity-range", "5,5")],
+)  # fmt: skip
+def test_a_setting_out_of_range_is_named(store: Path, option: str, value: str) -> None:
+    line = fails("segment", store, option, value)
+    assert option[2:].split("-")[0] in line or "augmentation" in line
+    assert value.split(",")[0].lstrip("0") in line
+
+
+def test_labels_of_that_name_are_not_overwritten_unasked(store: Path, embryo: Labels) -> None:
+    network = OracleNetwork.of(embryo)
+    first = es.segment(store, network, intensity_range=(0, 1))
+    assert "--overwrite" in fails("segment", store) or "overwrite" in fails("segment", store)
+    again = es.segment(store, network, intensity_range=(0, 1), overwrite=True)
+    assert again.n_instances == first.n_instances
+
+
+def test_a_constant_image_is_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "flat.zarr", np.full((16, 32, 32), 7, np.uint16), "zyx")
+    assert "constant" in fails("segment", tmp_path / "flat.zarr")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_voxel_that_is_no_number_is_located(tmp_path: Path, value: float) -> None:
+    image = np.random.default_rng(0).random((16, 32, 32), np.float32)
+    image[3, 4, 5] = value
+    write_image(tmp_path / "holes.zarr", image, "zyx")
+    line = fails("segment", tmp_path / "holes.zarr")
+    assert "3, 4, 5" in line
+    line = fails("segment", tmp_path / "holes.zarr", "--intensity-range", "0,1", "--tta", "none")
+    assert "NaN or infinite" in line
+
+
+def test_a_truncated_chunk_is_named_and_older_labels_stay(store: Path, embryo: Labels) -> None:
+    network = OracleNetwork.of(embryo)
+    before = es.segment(store, network, intensity_range=(0, 1))
+    old = before.labels.compute()
+    chunk = next(p for p in store.rglob("1/0/1") if "labels" not in p.parts)
+    chunk.write_bytes(chunk.read_bytes()[:40])
+    assert "1/0/1" in fails("segment", store, "--overwrite")
+    with pytest.raises(es.EmbedSegError, match="1/0/1"):
+        es.segment(store, network, intensity_range=(0, 1), overwrite=True)
+    np.testing.assert_array_equal(before.labels.compute(), old)
+    left = {p.name for p in (store / "labels").iterdir()} | {p.name for p in store.parent.iterdir()}
+    assert not [name for name in left if "nuclei-" in name], "nothing is left lying about"
+
+
+def test_a_volume_without_spatial_axes(tmp_path: Path) -> None:
+    group = zarr.create_group(tmp_path / "odd.zarr", zarr_format=2)
+    group.create_array("0", shape=(4, 5), dtype="uint8")
+    axes = [{"name": "t", "type": "time"}, {"name": "c", "type": "channel"}]
+    scale = [{"type": "scale", "scale": [1, 1]}]
+    datasets = [{"path": "0", "coordinateTransformations": scale}]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
+    assert "axes" in fails("segment", tmp_path / "odd.zarr")
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (print, ("this must never run",))
+
+
+def test_a_pickled_checkpoint_with_more_than_tensors_is_refused(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "data_properties.json").write_text(json.dumps({"min_object_size": 5}))
+    torch.save({"model_state_dict": Malicious()}, folder / "checkpoint.pth")
+    fails("segment", store, "--model", folder)
+    assert "never run" not in capsys.readouterr().out
+    (folder / "checkpoint.pth").write_bytes(pickle.dumps(Malicious()))
+    fails("segment", store, "--model", folder)
+
+
+def test_a_model_file_of_another_kind(store: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"weight": np.zeros(3, np.float32)}, tmp_path / "other.safetensors")
+    assert "other.safetensors" in fails("segment", store, "--model", tmp_path / "other.safetensors")
+    assert "nuclei-3d" in fails("segment", store, "--model", "no-such-model")
+
+
+def test_workers_and_scheduler_exclude_each_other(store: Path) -> None:
+    assert "exclude" in fails("segment", store, "--workers", 2, "--scheduler", "tcp://x:1")
+
+
+def test_a_scheduler_that_is_not_there(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedseg_large.engine.run.CONNECT_SECONDS", 1)
+    with pytest.raises(es.EmbedSegError, match="no Dask scheduler"):
+        es.segment(store, "nuclei-3d", scheduler="tcp://127.0.0.1:1")
+
+
+def test_two_label_volumes_of_different_shape_are_not_compared(tmp_path: Path) -> None:
+    for name, edge in (("a", 20), ("b", 21)):
+        array: Any = zarr.create_array(tmp_path / f"{name}.zarr", shape=(edge,) * 3, dtype="uint8")
+        array[...] = 1
+    assert "shape" in fails("evaluate", tmp_path / "a.zarr", tmp_path / "b.zarr")
+
+
+def test_a_failed_task_on_a_worker_is_the_same_error(
+    store: Path, embryo: Labels, client: Any
+) -> None:
+    network = OracleNetwork.of(embryo)
+    chunk = next(p for p in store.rglob("1/0/1") if "labels" not in p.parts)
+    chunk.write_bytes(b"garbage")
+    with pytest.raises(es.EmbedSegError, match="1/0/1"):
+        es.segment(store, network, intensity_range=(0, 1), client=client)
+
+
+def test_nothing_is_read_before_metadata_are_checked(
+    store: Path, embryo: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embedseg_large.io.volume import Volume
+
+    def read(*_: Any) -> Labels:
+        raise AssertionError("read before the settings were checked")
+
+    monkeypatch.setattr(Volume, "read", read)
+    with pytest.raises(es.EmbedSegError, match="tile"):
+        es.segment(store, OracleNetwork.of(embryo), tile=(60, 64, 64))
