@@ -29,8 +29,8 @@ from embedseg_large.metrics.contingency import Contingency
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH = 1600
-"""Width of a picture, in pixels."""
+WIDTH, HEIGHT = 1600, 2000
+"""Largest size of a picture, in pixels."""
 
 _DPI = 200
 _MARGIN, _GAP, _HEAD, _TITLE = 20, 8, 34, 52  # pixels; the head is the line above the panels
@@ -78,6 +78,16 @@ class _Panel:
     height: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A picture in pixels: its panels by view and row, and its scale in pixels a micrometre."""
+
+    width: int
+    height: int
+    panels: list[list[_Panel]]
+    scale: float
+
+
 def orthogonal_slices(
     image: NDArray[Any],
     truth: Labels | None,
@@ -99,7 +109,7 @@ def orthogonal_slices(
     voxel_size
         Micrometres along (z,) y, x; None if unknown, then all are taken as equal.
     path
-        PNG file to write, 1600 pixels wide.
+        PNG file to write, 1600 pixels wide, or less where it would be higher than 2000.
     title
         One line above the panels.
 
@@ -111,16 +121,16 @@ def orthogonal_slices(
     _check_shapes(image, truth, labels)
     views = _views(image.shape, voxel_size, labels if truth is None else truth)
     rows = _rows(truth, labels)
-    panels, height = _arrange(views, len(rows), bool(title))
-    figure = _figure(height)
+    layout = _arrange(views, len(rows), bool(title))
+    canvas = _Canvas.blank(layout.width, layout.height)
     low, high = np.percentile(image, _PERCENTILES)
-    for view, column in zip(views, panels, strict=True):
+    for view, column in zip(views, layout.panels, strict=True):
         for row, panel in zip(rows, column, strict=True):
             grey = _grey(view.of(image), panel, float(low), float(high))
-            _show(figure, _composed(grey, row, view, panel), panel)
-    _write_words(figure, views, rows, panels, title)
-    _scale_bar(figure, panels[0][0], panels[0][0].width / views[0].width, voxel_size is not None)
-    figure.savefig(path, dpi=_DPI, facecolor=_PAPER, format="png")
+            canvas.show(_composed(grey, row, view, panel), panel)
+    _write_words(canvas, views, rows, layout, title)
+    _scale_bar(canvas, layout, "px" if voxel_size is None else "µm")
+    canvas.save(path)
 
 
 def _check_shapes(image: NDArray[Any], truth: Labels | None, labels: Labels) -> None:
@@ -166,24 +176,24 @@ def _fullest(labels: Labels, axis: int) -> int:
 # Layout -----------------------------------------------------------------------------------------
 
 
-def _arrange(views: list[_View], rows: int, titled: bool) -> tuple[list[list[_Panel]], int]:
-    """Place panels by view and row at one scale; also return the height of the picture."""
-    across = rows if len(views) == 1 else len(views)
-    total = sum(view.width for view in views) * (rows if len(views) == 1 else 1)
-    scale = (WIDTH - 2 * _MARGIN - (across - 1) * _GAP) / total
+def _arrange(views: list[_View], rows: int, titled: bool) -> _Layout:
+    """Place panels at the largest scale at which all fit."""
+    across, down = (len(views), rows) if len(views) > 1 else (rows, 1)
+    wide = sum(view.width for view in views) * (across / len(views))
+    high = max(view.height for view in views) * down
     top = (_TITLE if titled else _MARGIN) + (_HEAD if views[0].caption else 0)
-    step = round(scale * max(view.height for view in views)) + _GAP
+    frame = 2 * _MARGIN + (across - 1) * _GAP, top + (down - 1) * _GAP + _MARGIN
+    scale = min((WIDTH - frame[0]) / wide, (HEIGHT - frame[1]) / high)
+    heights = [max(1, round(scale * view.height)) for view in views]
     panels, left = [], _MARGIN
-    for view in views:
-        width, height = round(scale * view.width), max(1, round(scale * view.height))
-        if len(views) == 1:
-            column = [_Panel(left + k * (width + _GAP), top, width, height) for k in range(rows)]
-        else:
-            column = [_Panel(left, top + k * step, width, height) for k in range(rows)]
-        panels.append(column)
-        left += width + _GAP
-    lowest = max(panel.top for panel in panels[0])
-    return panels, lowest + step - _GAP + _MARGIN
+    for view, height in zip(views, heights, strict=True):
+        width = max(1, round(scale * view.width))
+        steps = (0, max(heights) + _GAP) if down > 1 else (width + _GAP, 0)
+        places = [(left + k * steps[0], top + k * steps[1]) for k in range(rows)]
+        panels.append([_Panel(*place, width, height) for place in places])
+        left = places[-1][0] + width + _GAP
+    full = WIDTH if scale * high < HEIGHT - frame[1] - 1 else left - _GAP + _MARGIN
+    return _Layout(full, frame[1] + down * max(heights), panels, scale)
 
 
 # Pixels -----------------------------------------------------------------------------------------
@@ -312,77 +322,87 @@ def _matched_colours(
     return colours
 
 
-# Words ------------------------------------------------------------------------------------------
+# Canvas -----------------------------------------------------------------------------------------
 
 
-def _figure(height: int) -> Figure:
-    """Return an empty figure of the picture's size; no window, no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+@dataclass(frozen=True, slots=True)
+class _Canvas:
+    """A matplotlib figure addressed in pixels from its upper left corner."""
 
-    figure = Figure(figsize=(WIDTH / _DPI, height / _DPI), dpi=_DPI, facecolor=_PAPER)
-    FigureCanvasAgg(figure)
-    return figure
+    figure: Figure
+    width: int
+    height: int
 
+    @classmethod
+    def blank(cls, width: int, height: int) -> _Canvas:
+        """Make an empty one: no window, no global state."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
-def _show(figure: Figure, pixels: Rgb, panel: _Panel) -> None:
-    """Put pixels into their place, one to one."""
-    height = figure.get_figheight() * _DPI
-    bounds = (
-        panel.left / WIDTH,
-        1 - (panel.top + panel.height) / height,
-        panel.width / WIDTH,
-        panel.height / height,
-    )
-    axes = figure.add_axes(bounds)
-    axes.imshow(pixels, aspect="auto", interpolation="nearest")
-    axes.set_axis_off()
+        figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+        FigureCanvasAgg(figure)
+        return cls(figure, width, height)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a PNG file."""
+        self.figure.savefig(path, dpi=_DPI, facecolor=_PAPER, format="png")
 
-def _write(figure: Figure, left: float, top: float, text: str, size: float, **more: Any) -> None:
-    """Write at a pixel position, counted from the upper left corner."""
-    height = figure.get_figheight() * _DPI
-    style = {"color": _INK, "fontsize": size, "va": "center", "family": "DejaVu Sans", **more}
-    figure.text(left / WIDTH, 1 - top / height, text, **style)
+    def show(self, pixels: Rgb, panel: _Panel) -> None:
+        """Put the pixels of a panel into their place, one to one."""
+        axes = self.figure.add_axes(self._bounds(panel))
+        axes.imshow(pixels, aspect="auto", interpolation="nearest")
+        axes.set_axis_off()
+
+    def fill(self, panel: _Panel) -> None:
+        """Fill a rectangle with ink."""
+        from matplotlib.patches import Rectangle
+
+        left, bottom, width, height = self._bounds(panel)
+        bar = Rectangle((left, bottom), width, height, facecolor=_INK, edgecolor="black", lw=0.4)
+        self.figure.add_artist(bar)
+
+    def write(self, left: float, middle: float, text: str, size: float, **more: Any) -> None:
+        """Write a line, vertically centred."""
+        style = {"color": _INK, "fontsize": size, "va": "center", "family": "DejaVu Sans", **more}
+        self.figure.text(left / self.width, 1 - middle / self.height, text, **style)
+
+    def write_over(self, left: float, middle: float, text: str, **more: Any) -> None:
+        """Write on a panel, legible over any colour."""
+        from matplotlib.patheffects import withStroke
+
+        halo = [withStroke(linewidth=2.5, foreground="black", alpha=0.8)]
+        self.write(left, middle, text, 7.5, path_effects=halo, **more)
+
+    def _bounds(self, panel: _Panel) -> tuple[float, float, float, float]:
+        """Return left, bottom, width and height as fractions of the figure."""
+        return (
+            panel.left / self.width,
+            1 - (panel.top + panel.height) / self.height,
+            panel.width / self.width,
+            panel.height / self.height,
+        )
 
 
 def _write_words(
-    figure: Figure,
-    views: list[_View],
-    rows: list[_Row],
-    panels: list[list[_Panel]],
-    title: str,
+    canvas: _Canvas, views: list[_View], rows: list[_Row], layout: _Layout, title: str
 ) -> None:
     if title:
-        _write(figure, _MARGIN, _TITLE / 2 + 4, title, 10, weight="bold")
-    for view, column in zip(views, panels, strict=True):
-        top = column[0].top - _HEAD / 2
-        _write(figure, column[0].left, top, view.caption, 7, color=_FAINT_INK)
-    for row, panel in zip(rows, panels[0], strict=True):
-        _write_over(figure, panel.left + 12, panel.top + 22, row.caption)
+        canvas.write(_MARGIN, _TITLE / 2 + 4, title, 10, weight="bold")
+    for view, column in zip(views, layout.panels, strict=True):
+        middle = column[0].top - _HEAD / 2
+        canvas.write(column[0].left, middle, view.caption, 7, color=_FAINT_INK)
+    for row, panel in zip(rows, layout.panels[0], strict=True):
+        canvas.write_over(panel.left + 12, panel.top + 22, row.caption)
 
 
-def _write_over(figure: Figure, left: float, top: float, text: str, **more: Any) -> None:
-    """Write on a picture, legible over any colour."""
-    from matplotlib.patheffects import withStroke
-
-    halo = [withStroke(linewidth=2.5, foreground="black", alpha=0.8)]
-    _write(figure, left, top, text, 7.5, path_effects=halo, **more)
-
-
-def _scale_bar(figure: Figure, panel: _Panel, pixels_per_unit: float, known: bool) -> None:
-    """Draw a bar of a round length into the lower right corner of a panel."""
-    from matplotlib.patches import Rectangle
-
-    length = _round_length(0.3 * panel.width / pixels_per_unit)
-    height = figure.get_figheight() * _DPI
-    right, bottom = panel.left + panel.width - 16, panel.top + panel.height - 16
-    width = length * pixels_per_unit
-    place = ((right - width) / WIDTH, 1 - bottom / height)
-    bar = Rectangle(place, width / WIDTH, 6 / height, facecolor=_INK, edgecolor="black", lw=0.4)
-    figure.add_artist(bar)
-    text = f"{length:g} {'µm' if known else 'px'}"
-    _write_over(figure, right - width / 2, bottom - 24, text, ha="center")
+def _scale_bar(canvas: _Canvas, layout: _Layout, unit: str) -> None:
+    """Draw a bar of a round length into the lower right corner of the first panel."""
+    panel = layout.panels[0][0]
+    length = _round_length(0.3 * panel.width / layout.scale)
+    width = round(length * layout.scale)
+    bar = _Panel(panel.left + panel.width - 16 - width, panel.top + panel.height - 22, width, 6)
+    canvas.fill(bar)
+    canvas.write_over(bar.left + width / 2, bar.top - 18, f"{length:g} {unit}", ha="center")
 
 
 def _round_length(most: float) -> float:

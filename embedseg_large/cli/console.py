@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -117,24 +117,26 @@ def print_json(values: Any) -> None:
     sys.stdout.write("\n")
 
 
-def print_facts(title: str, facts: Mapping[str, Any]) -> None:
+def print_facts(title: str | None, facts: Mapping[str, Any]) -> None:
     """Print names and values as a table."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 1))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, str(value))
-    Console(soft_wrap=False).print(table)
+    Console().print(table, end="\n\n")
 
 
-def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print rows of right-aligned values."""
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
-    for name in columns:
-        table.add_column(name, justify="right" if name != columns[0] else "left")
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of values, right-aligned but for the first."""
+    table = Table(box=None, padding=(0, 1))
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, 100)  # rather run over the edge than cut numbers
+    console.print(table, end="\n\n")
 
 
 def readable_bytes(count: float) -> str:

@@ -12,7 +12,6 @@ from embedseg_large.cli.evaluate import print_scores
 from embedseg_large.cli.options import Overwrite, Verbose
 from embedseg_large.cli.segment import print_summary
 
-
 DEMO_TILE = (64, 72, 72)
 """Small, so that the small embryo is really cut into tiles: 2 x 2 x 2 of them."""
 
@@ -28,20 +27,19 @@ def demo(
 ) -> None:
     """Segment the embryo that comes with the package, score it, and draw it."""
     set_up_logging(verbose)
-    from embedseg_large.data import load_demo
-    from embedseg_large.engine.demo import TRUTH, write_demo
+    from embedseg_large.data import copy_demo, load_demo
     from embedseg_large.engine.evaluate import evaluate
     from embedseg_large.engine.segment import segment
     from embedseg_large.pictures import orthogonal_slices
 
-    store = write_demo(out / "blastocyst.ome.zarr", overwrite)
+    store = copy_demo(out / "blastocyst.ome.zarr", overwrite=overwrite)
     with progress_bars(False) as watcher:
         # One pass instead of 16: a first look should take seconds.
         result = segment(
-            store, "nuclei-3d", workers=workers, watcher=watcher, tta="none", tile=DEMO_TILE
+            store.image, "nuclei-3d", workers=workers, watcher=watcher, tta="none", tile=DEMO_TILE
         )
     print_summary(result.summary)
-    scores = evaluate(result.path, str(store / "labels" / TRUTH))
+    scores = evaluate(result.path, store.truth)
     print_scores([s.as_dict() for s in scores])
 
     picture = out / "blastocyst.png"
@@ -54,4 +52,4 @@ def demo(
         picture,
         "Mouse blastocyst, DAPI (idr0062): nuclei-3d",
     )
-    print_facts("", {"store": store, "picture": picture})
+    print_facts(None, {"store": store.image, "picture": picture})

@@ -36,7 +36,7 @@ def print_scores(scores: list[dict[str, Any]]) -> None:
     """Print one row a threshold."""
     columns = ["IoU ≥", *(c.replace("mean_matched_iou", "mean IoU") for c in COLUMNS)]
     rows = [[f"{s['threshold']:g}", *(_cell(s[c]) for c in COLUMNS)] for s in scores]
-    print_table("", columns, rows)
+    print_table(columns, rows)
 
 
 def _cell(value: float) -> str:

@@ -26,7 +26,7 @@ def info(
     print_facts(thing, {k.replace("_", " "): _text(v) for k, v in facts.items() if v is not None})
     if levels:
         rows = [[str(i), str(v["path"]), _text(v["shape"])] for i, v in enumerate(levels)]
-        print_table("", ["level", "path", "shape"], rows)
+        print_table(["level", "path", "shape"], rows)
 
 
 def _is_model(thing: str) -> bool:

@@ -207,7 +207,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     if seams["joined"]:
         places = [tuple(o["seed"]) for o in seams["joined_objects"][:5]]
         facts["joined at"] = f"{places} (z, y, x): larger than the largest halo, look at them"
-    print_facts("", facts)
+    print_facts(None, facts)
     rows = [
         [
             name,
@@ -217,4 +217,4 @@ def print_summary(summary: dict[str, Any]) -> None:
         ]
         for name, clock in summary["stages"].items()
     ]
-    print_table("", ["stage", "tiles", "seconds", "million voxels/s"], rows)
+    print_table(["stage", "tiles", "seconds", "million voxels/s"], rows)

@@ -34,11 +34,13 @@ def checked_device(device: str) -> str:
 
 def build(weights: Mapping[str, Tensor], settings: ModelSettings, device: str) -> nn.Module:
     """Return a network for inference, with a copy of the weights."""
-    network = BranchedERFNet(settings.ndim, settings.channels)
-    network.load_state_dict(dict(weights))
+    with torch.device("meta"):  # no random weights, whose drawing takes time and changes the state
+        network = BranchedERFNet(settings.ndim, settings.channels)
+    copies = {name: tensor.to(device, copy=True) for name, tensor in weights.items()}
+    network.load_state_dict(copies, assign=True)
     if torch.device(device).type == "cpu":
         _favour_onednn(network)
-    return network.to(device).eval().requires_grad_(False)
+    return network.eval().requires_grad_(False)
 
 
 def _favour_onednn(network: nn.Module) -> None:

@@ -131,7 +131,7 @@ def _parse(header: str, path: Path) -> tuple[ModelSettings, dict[str, Any]]:
         return ModelSettings.from_dict(values["settings"]), dict(values["card"])
     except ModelError:
         raise
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{path}: its header cannot be used ({error}); save it again") from error
 
 

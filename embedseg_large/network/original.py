@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
@@ -56,7 +57,9 @@ def read_original_folder(folder: Path) -> StoredModel:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of the network, float32, without executing anything from the file."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickle protocols: they end in an error anyway
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = f"refers to {named[1]}" if named else "holds more than tensors"

@@ -1,4 +1,4 @@
-"""Raw channels become embeddings in voxels, z, y, x, and storing them loses nothing that matters."""
+"""Raw channels become embeddings in voxels, z, y, x; storing them loses nothing that matters."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_turning_raw_channels_turns_the_vectors(p: SignedPermutation) -> None:
 
 
 def test_a_wrong_number_of_channels_is_refused() -> None:
-    with pytest.raises(UsageError, match="6 channels over 3 axes .* pass 7"):
+    with pytest.raises(UsageError, match=r"6 channels over 3 axes .* pass 7"):
         Embedding.from_raw(np.zeros((6, 2, 2, 2), np.float32), PITCH)
 
 
@@ -126,4 +126,4 @@ def test_parts_that_do_not_fit_each_other_are_refused() -> None:
     with pytest.raises(UsageError, match=r"sigmas of an Embedding are float32 \(2, 4, 3\)"):
         Embedding(field, field[..., :3], seeds)
     with pytest.raises(UsageError, match="offsets of an Embedding are float64"):
-        Embedding(field.astype(np.float64), field, seeds)  # type: ignore[arg-type]
+        Embedding(field.astype(np.float64), field, seeds)

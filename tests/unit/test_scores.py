@@ -93,7 +93,7 @@ def noisy(labels: NDArray[np.uint32], rng: np.random.Generator) -> NDArray[np.ui
     names = np.arange(int(labels.max()) + 1, dtype=np.uint32)
     some = rng.choice(names[1:], names.size // 3, replace=False)
     names[some] = rng.choice(names, some.size)
-    return names[np.roll(labels, rng.integers(-3, 4, 3), (0, 1, 2))]
+    return names[np.roll(labels, rng.integers(-1, 2, 3), (0, 1, 2))]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -105,8 +105,9 @@ def test_every_number_of_a_packed_tissue_is_stardists(seed: int) -> None:
     prediction = noisy(truth, np.random.default_rng(seed))
     thresholds = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
     ours = scores(Contingency.of(prediction, truth), thresholds)
+    assert ours[0].tp > ours[4].tp > 0
     for our, their in zip(ours, matching(truth, prediction, thresholds), strict=True):
-        assert 0 < our.tp == their.tp
+        assert (our.tp, our.fp, our.fn) == (their.tp, their.fp, their.fn)
         assert our.pq == pytest.approx(their.panoptic_quality, rel=1e-6)
         assert our.mean_matched_iou == pytest.approx(their.mean_matched_score, rel=1e-6)
 
@@ -118,6 +119,6 @@ def test_a_hundred_thousand_touching_objects_are_matched_in_seconds() -> None:
     prediction = np.repeat(ids, 10)
     truth = np.roll(prediction, 1)
     start = time.perf_counter()
-    results = scores(Contingency.of(prediction, truth), (0.05, 0.1, 0.5))
+    results = scores(Contingency.of(prediction, truth), (0.1, 0.3, 0.5))
     assert time.perf_counter() - start < 20  # about 1 s on an idle core
     assert [result.tp for result in results] == [n, n, n]
