@@ -156,12 +156,13 @@ def _views(
     unit = " µm" if voxel_size else ""
     words = [f"{a} = {k * step:.0f}{unit}" for a, k, step in zip("zyx", at, steps, strict=True)]
     every, right = slice(None), "   z →"
-    # the y slice lies on the side that makes the rows no higher, or else fills them best
-    flip = (max(size[1:]), -size[2]) <= (max(size[:2]), -size[0])
-    high, wide = (size[2], size[0]) if flip else (size[0], size[2])
+    # the y slice is turned to the side that leaves less of a row empty
+    z, y, x = size
+    flip = (x + z + z) * max(y, x) <= (x + z + x) * max(y, z)
+    high, wide = (x, z) if flip else (z, x)
     return [
-        _View(words[0], (at[0], every, every), False, size[1], size[2]),
-        _View(words[2] + right, (every, every, at[2]), True, size[1], size[0]),
+        _View(words[0], (at[0], every, every), False, y, x),
+        _View(words[2] + right, (every, every, at[2]), True, y, z),
         _View(words[1] + right * flip, (every, at[1], every), flip, high, wide),
     ]
 

@@ -11,6 +11,7 @@ app = typer.Typer(
     help="Find every nucleus or cell in volumes far larger than memory.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -36,14 +36,14 @@ class CellList:
 def build_cells(
     points: NDArray[np.float64], region: tuple[int, int, int], size: NDArray[np.float64]
 ) -> CellList:
-    """Group points, (3, n) in voxels, into cells that cover `region`.
+    """Group points, (n, 3) in voxels, into cells that cover `region`.
 
     Points outside the region belong to the cell of its border nearest to them.
     """
     extent = np.asarray(region, dtype=np.float64)
     size = np.clip(size, 1.0, np.maximum(extent, 1.0))
     cells = np.prod(np.ceil(extent / size))
-    crowded = _MAX_CELLS_PER_POINT * points.shape[1] + 64.0
+    crowded = _MAX_CELLS_PER_POINT * len(points) + 64.0
     if cells > crowded:  # few points in a large region: coarser cells, or their table dominates
         size = size * (cells / crowded) ** (1.0 / 3.0)
     shape = np.maximum(np.ceil(extent / size), 1.0).astype(np.int64)
@@ -64,13 +64,13 @@ def cell_range(
 def _group(
     points: NDArray[np.float64], shape: NDArray[np.int64], size: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:  # pragma: no cover - compiled
-    n = points.shape[1]
+    n = len(points)
     cell = np.empty(n, np.int64)
     first = np.zeros(shape[0] * shape[1] * shape[2] + 1, np.int64)
     for i in range(n):
         place = 0
         for axis in range(3):
-            at = np.floor(points[axis, i] / size[axis])
+            at = np.floor(points[i, axis] / size[axis])
             place = place * shape[axis] + int(min(max(at, 0.0), shape[axis] - 1.0))
         cell[i] = place
         first[place + 1] += 1

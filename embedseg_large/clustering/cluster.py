@@ -86,8 +86,8 @@ def cluster_points(points: Points, settings: ClusterSettings, open_faces: OpenFa
     uncertain = _uncertain(points, settings, open_faces)
     grown = grow(
         cells,
-        np.ascontiguousarray(points.embedding[:, cells.order]),
-        np.ascontiguousarray(points.sigma[:, cells.order]),
+        points.embedding[cells.order],
+        points.sigma,
         place[_turns(points.seed, settings.seed)],
         uncertain[cells.order],
         settings.min_object_size,
@@ -103,7 +103,7 @@ def _cell_size(points: Points, settings: ClusterSettings) -> NDArray[np.float64]
     if seeds.size == 0:
         return np.ones(AXES)
     some = seeds[:: max(1, seeds.size // 10_000)]
-    typical: NDArray[np.float64] = np.median(points.sigma[:, some], axis=1)
+    typical: NDArray[np.float64] = np.median(points.sigma[some], axis=0)
     return HALF_MAXIMUM * typical
 
 
@@ -139,7 +139,7 @@ def _uncertain(
         if axis < missing:
             continue
         margin = settings.reach[axis - missing] + settings.bandwidth[axis - missing]
-        at = points.embedding[axis]
+        at = points.embedding[:, axis]
         if low:
             uncertain |= at <= margin - 1
         if high:

@@ -41,7 +41,7 @@ class Grown(NamedTuple):
 def grow(
     cells: CellList,
     embedding: NDArray[np.float64],
-    sigma: NDArray[np.float64],
+    sigma: NDArray[np.float32],
     turns: NDArray[np.int64],
     uncertain: NDArray[np.bool_],
     min_object_size: int,
@@ -52,8 +52,10 @@ def grow(
     ----------
     cells
         Where to look.
-    embedding, sigma
-        (3, n) float64 in voxels, in cell order.
+    embedding
+        (n, 3) float64 in voxels, in cell order.
+    sigma
+        (n, 3) float32 in voxels, in the order the points were given to the cell list.
     turns
         Points that may become seeds, best first.
     uncertain
@@ -67,6 +69,7 @@ def grow(
         cells.size,
         cells.first,
         cells.number,
+        cells.order,
         sure,
         embedding,
         sigma,
@@ -86,15 +89,15 @@ def _propose(
     sure: NDArray[np.int64],
     least_sure: int,
     embedding: NDArray[np.float64],
-    sigma: NDArray[np.float64],
+    sigma: NDArray[np.float32],
     found: NDArray[np.int64],
 ) -> int:  # pragma: no cover - compiled
     """Write the points at which the Gaussian of point `at` is above one half; return how many.
 
     Cells with fewer than `least_sure` certain points are passed over.
     """
-    c0, c1, c2 = embedding[0, at], embedding[1, at], embedding[2, at]
-    s0, s1, s2 = sigma[0, at], sigma[1, at], sigma[2, at]
+    c0, c1, c2 = embedding[at, 0], embedding[at, 1], embedding[at, 2]
+    s0, s1, s2 = np.float64(sigma[0]), np.float64(sigma[1]), np.float64(sigma[2])
     w0, w1, w2 = 0.5 / (s0 * s0), 0.5 / (s1 * s1), 0.5 / (s2 * s2)
     b0, b1, b2 = HALF_MAXIMUM * s0, HALF_MAXIMUM * s1, HALF_MAXIMUM * s2
     z0, z1 = cell_range(c0 - b0, c0 + b0, size[0], shape[0])
@@ -108,9 +111,9 @@ def _propose(
                 if sure[cell] < least_sure:
                     continue
                 for i in range(first[cell], first[cell + 1]):
-                    d0 = embedding[0, i] - c0
-                    d1 = embedding[1, i] - c1
-                    d2 = embedding[2, i] - c2
+                    d0 = embedding[i, 0] - c0
+                    d1 = embedding[i, 1] - c1
+                    d2 = embedding[i, 2] - c2
                     if d0 * d0 * w0 + d1 * d1 * w1 + d2 * d2 * w2 < _LN2:
                         found[count] = i
                         count += 1
@@ -123,14 +126,15 @@ def _grow(
     size: NDArray[np.float64],
     first: NDArray[np.int64],
     cell: NDArray[np.int64],
+    order: NDArray[np.int64],
     sure: NDArray[np.int64],
     embedding: NDArray[np.float64],
-    sigma: NDArray[np.float64],
+    sigma: NDArray[np.float32],
     turns: NDArray[np.int64],
     uncertain: NDArray[np.bool_],
     min_object_size: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:  # pragma: no cover - compiled
-    n = embedding.shape[1]
+    n = len(embedding)
     label = np.zeros(n, np.int32)
     claimed = np.zeros(n, np.bool_)
     found = np.empty(n, np.int64)
@@ -143,7 +147,8 @@ def _grow(
         doubtful = uncertain[at]
         # Whoever was claimed can only cast doubt, and that on certain points only.
         least_sure = 1 if claimed[at] else 0
-        count = _propose(at, shape, size, first, sure, least_sure, embedding, sigma, found)
+        own = sigma[order[at]]
+        count = _propose(at, shape, size, first, sure, least_sure, embedding, own, found)
         if not claimed[at]:
             claimed[at] = True
             fresh = 0

@@ -1,0 +1,1 @@
+"""Bundled models: one safetensors file each, loaded by its name without suffix."""

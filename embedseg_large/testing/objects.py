@@ -142,7 +142,7 @@ class Objects:
         steps = self.centres[ids[inside]].T - at
         sigmas = self.sigmas[ids[inside]].T
         offsets[:, inside] = _flawed(steps, at, flaws)
-        log_sigmas[:, inside] = np.log(sigmas)
+        log_sigmas[:, inside] = np.log(self.sigmas)[ids[inside]].T
         logits[inside] = _logits(steps, sigmas, at, flaws)
         return stored
 
