@@ -27,10 +27,14 @@ class CellList:
     """(3,) edge of a cell in voxels."""
     first: NDArray[np.int64]
     """(cells + 1,) number of points before each cell."""
-    order: NDArray[np.int64]
-    """(n,) point at each place of the grouped order."""
-    number: NDArray[np.int64]
-    """(n,) cell of the point at each place of the grouped order."""
+    points: NDArray[np.float64]
+    """(n, 3) the points, grouped."""
+    number: NDArray[np.int32]
+    """(n,) cell of each grouped point."""
+    origin: NDArray[np.int32]
+    """(n,) place of each grouped point in the order it was given."""
+    place: NDArray[np.int32]
+    """(n,) place of each given point in the grouped order."""
 
 
 def build_cells(
@@ -60,27 +64,40 @@ def cell_range(
     return int(min(max(a, 0.0), count - 1.0)), int(min(max(b, 0.0), count - 1.0))
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _group(
     points: NDArray[np.float64], shape: NDArray[np.int64], size: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:  # pragma: no cover - compiled
+) -> tuple[
+    NDArray[np.int64],
+    NDArray[np.float64],
+    NDArray[np.int32],
+    NDArray[np.int32],
+    NDArray[np.int32],
+]:  # pragma: no cover - compiled
+    """Counting sort by cell, keeping the given order within each."""
     n = len(points)
-    cell = np.empty(n, np.int64)
+    cell = np.empty(n, np.int32)
     first = np.zeros(shape[0] * shape[1] * shape[2] + 1, np.int64)
     for i in range(n):
-        place = 0
+        number = 0
         for axis in range(3):
             at = np.floor(points[i, axis] / size[axis])
-            place = place * shape[axis] + int(min(max(at, 0.0), shape[axis] - 1.0))
-        cell[i] = place
-        first[place + 1] += 1
-    for place in range(first.size - 1):
-        first[place + 1] += first[place]
+            number = number * shape[axis] + int(min(max(at, 0.0), shape[axis] - 1.0))
+        cell[i] = number
+        first[number + 1] += 1
+    for c in range(first.size - 1):
+        first[c + 1] += first[c]
     free = first[:-1].copy()
-    order = np.empty(n, np.int64)
-    number = np.empty(n, np.int64)
+    grouped = np.empty((n, 3))
+    numbers = np.empty(n, np.int32)
+    origin = np.empty(n, np.int32)
+    place = np.empty(n, np.int32)
     for i in range(n):
-        order[free[cell[i]]] = i
-        number[free[cell[i]]] = cell[i]
+        to = free[cell[i]]
         free[cell[i]] += 1
-    return first, order, number
+        for axis in range(3):
+            grouped[to, axis] = points[i, axis]
+        numbers[to] = cell[i]
+        origin[to] = i
+        place[i] = to
+    return first, grouped, numbers, origin, place

@@ -81,20 +81,12 @@ def cluster_points(points: Points, settings: ClusterSettings, open_faces: OpenFa
         Faces beyond which the volume goes on unseen, three axes.
     """
     cells = build_cells(points.embedding, points.shape, _cell_size(points, settings))
-    place = np.empty(points.index.size, dtype=np.int64)
-    place[cells.order] = np.arange(points.index.size)
-    uncertain = _uncertain(points, settings, open_faces)
-    grown = grow(
-        cells,
-        points.embedding[cells.order],
-        points.sigma,
-        place[_turns(points.seed, settings.seed)],
-        uncertain[cells.order],
-        settings.min_object_size,
-    )
+    uncertain = _uncertain(points, settings, open_faces)[cells.origin]
+    turns = cells.place[_turns(points.seed, settings.seed)]
+    grown = grow(cells, points.sigma, turns, uncertain, settings.min_object_size)
     labels = np.zeros(points.shape, dtype=np.uint32)
-    labels.reshape(-1)[points.index[cells.order]] = grown.label
-    return Clustering(labels, points.index[cells.order[grown.seed]], grown.certain)
+    labels.reshape(-1)[points.index] = grown.label[cells.place]
+    return Clustering(labels, points.index[cells.origin[grown.seed]], grown.certain)
 
 
 def _cell_size(points: Points, settings: ClusterSettings) -> NDArray[np.float64]:

@@ -40,9 +40,8 @@ class Grown(NamedTuple):
 
 def grow(
     cells: CellList,
-    embedding: NDArray[np.float64],
     sigma: NDArray[np.float32],
-    turns: NDArray[np.int64],
+    turns: NDArray[np.int32],
     uncertain: NDArray[np.bool_],
     min_object_size: int,
 ) -> Grown:
@@ -51,9 +50,7 @@ def grow(
     Parameters
     ----------
     cells
-        Where to look.
-    embedding
-        (n, 3) float64 in voxels, in cell order.
+        The embeddings in voxels, grouped.
     sigma
         (n, 3) float32 in voxels, in the order the points were given to the cell list.
     turns
@@ -69,9 +66,9 @@ def grow(
         cells.size,
         cells.first,
         cells.number,
-        cells.order,
+        cells.origin,
         sure,
-        embedding,
+        cells.points,
         sigma,
         turns,
         uncertain,
@@ -125,12 +122,12 @@ def _grow(
     shape: NDArray[np.int64],
     size: NDArray[np.float64],
     first: NDArray[np.int64],
-    cell: NDArray[np.int64],
-    order: NDArray[np.int64],
+    cell: NDArray[np.int32],
+    origin: NDArray[np.int32],
     sure: NDArray[np.int64],
     embedding: NDArray[np.float64],
     sigma: NDArray[np.float32],
-    turns: NDArray[np.int64],
+    turns: NDArray[np.int32],
     uncertain: NDArray[np.bool_],
     min_object_size: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:  # pragma: no cover - compiled
@@ -147,7 +144,7 @@ def _grow(
         doubtful = uncertain[at]
         # Whoever was claimed can only cast doubt, and that on certain points only.
         least_sure = 1 if claimed[at] else 0
-        own = sigma[order[at]]
+        own = sigma[origin[at]]
         count = _propose(at, shape, size, first, sure, least_sure, embedding, own, found)
         if not claimed[at]:
             claimed[at] = True

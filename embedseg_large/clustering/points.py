@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -42,11 +43,12 @@ class Points:
 
 def points_of_embedding(embedding: Embedding, settings: ClusterSettings) -> Points:
     """The foreground of an :class:`~embedseg_large.Embedding`."""
-    seeds = embedding.seeds.reshape(-1)
-    index = np.flatnonzero(seeds > np.float32(settings.foreground))
-    offsets = embedding.offsets.reshape(embedding.ndim, -1)[:, index]
-    sigmas = embedding.sigmas.reshape(embedding.ndim, -1)[:, index]
-    return _points(embedding.shape, index, offsets, sigmas, seeds[index], settings)
+    ndim = embedding.ndim
+    index = np.flatnonzero(embedding.seeds.reshape(-1) > np.float32(settings.foreground))
+    offsets = np.ascontiguousarray(embedding.offsets).reshape(ndim, -1)
+    sigmas = np.ascontiguousarray(embedding.sigmas).reshape(ndim, -1)
+    parts = _Parts(offsets, sigmas, embedding.seeds.reshape(-1))
+    return _points(embedding.shape, index, parts, settings, _Parts(None, None, None))
 
 
 def points_of_stored(stored: NDArray[np.float16], settings: ClusterSettings) -> Points:
@@ -54,12 +56,26 @@ def points_of_stored(stored: NDArray[np.float16], settings: ClusterSettings) -> 
 
     Equal to `points_of_embedding` of the dequantised predictions, without unpacking background.
     """
+    bits = np.ascontiguousarray(stored).view(np.uint16).reshape(len(stored), -1)
+    index = _select(bits[-1], _least_key(settings.foreground))
     ndim = stored.ndim - 1
-    flat = stored.reshape(2 * ndim + 1, -1)
-    index = _select(flat[-1].view(np.uint16), _least_key(settings.foreground))
-    chosen = np.take(flat, index, axis=1)
-    offsets, sigmas = chosen[:ndim].astype(np.float32), sigmas_of(chosen[ndim:-1])
-    return _points(stored.shape[1:], index, offsets, sigmas, seeds_of(chosen[-1]), settings)
+    parts = _Parts(bits[:ndim], bits[ndim:-1], bits[-1])
+    return _points(stored.shape[1:], index, parts, settings, _tables())
+
+
+class _Parts(NamedTuple):
+    """Offsets (ndim, voxels), sigmas (ndim, voxels) and seeds (voxels), or their tables."""
+
+    offsets: NDArray[Any] | None
+    sigmas: NDArray[Any] | None
+    seeds: NDArray[Any] | None
+
+
+@cache
+def _tables() -> _Parts:
+    """What every float16 stands for as an offset, a log sigma and a seed logit, by its bits."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    return _Parts(every.astype(np.float32), sigmas_of(every), seeds_of(every))
 
 
 @cache
@@ -94,10 +110,9 @@ def _select(bits: NDArray[np.uint16], least: int) -> NDArray[np.int64]:  # pragm
 def _points(
     shape: tuple[int, ...],
     index: NDArray[np.int64],
-    offsets: NDArray[np.float32],
-    sigmas: NDArray[np.float32],
-    seeds: NDArray[np.float32],
+    parts: _Parts,
     settings: ClusterSettings,
+    tables: _Parts,
 ) -> Points:
     missing = AXES - len(shape)
     z, y, x = (1,) * missing + tuple(shape)
@@ -106,45 +121,55 @@ def _points(
     if settings.reach is not None and settings.bandwidth is not None:
         reach[missing:] = settings.reach
         cap[missing:] = np.asarray(settings.bandwidth) / HALF_MAXIMUM
-    found = _compact(index, offsets, sigmas, seeds, np.array([y, x]), reach, cap)
-    return Points((z, y, x), *found)
+    return Points((z, y, x), *_compact(index, *parts, *tables, y, x, reach, cap))
 
 
 @numba.njit(cache=True, nogil=True)
 def _compact(
     index: NDArray[np.int64],
-    offsets: NDArray[np.float32],
-    sigmas: NDArray[np.float32],
-    seeds: NDArray[np.float32],
-    plane: NDArray[np.int64],
+    offsets: Any,
+    sigmas: Any,
+    seeds: Any,
+    offset_table: NDArray[np.float32] | None,
+    sigma_table: NDArray[np.float32] | None,
+    seed_table: NDArray[np.float32] | None,
+    rows: int,
+    columns: int,
     reach: NDArray[np.float64],
     cap: NDArray[np.float32],
 ) -> tuple[
     NDArray[np.int64], NDArray[np.float64], NDArray[np.float32], NDArray[np.float32]
 ]:  # pragma: no cover - compiled
-    """Keep the voxels whose offsets are believable; add coordinates, cap sigmas."""
-    ndim, n = offsets.shape
+    """Gather the voxels whose offsets are believable; add coordinates, cap sigmas.
+
+    Where there is a table, a value is an index into it.
+    """
+    ndim = len(offsets)
     missing = 3 - ndim
+    n = index.size
     kept_index = np.empty(n, np.int64)
     kept_seed = np.empty(n, np.float32)
     embedding = np.empty((n, 3))
     sigma = np.ones((n, 3), np.float32)
     kept = 0
-    for i in range(n):
+    z, y, row = 0, 0, 0  # of the current row, and the index it begins with
+    for at in index:
+        while at >= row + columns:  # positions ascend: no division
+            row += columns
+            y += 1
+            if y == rows:
+                y, z = 0, z + 1
+        embedding[kept, 0] = z
+        embedding[kept, 1] = y
+        embedding[kept, 2] = at - row
         believable = True
         for axis in range(ndim):
-            believable &= abs(offsets[axis, i]) <= reach[missing + axis]
-        if not believable:
-            continue
-        row = index[i] // plane[1]
-        z = row // plane[0]
-        embedding[kept, 0] = z
-        embedding[kept, 1] = row - z * plane[0]
-        embedding[kept, 2] = index[i] - row * plane[1]
-        for axis in range(ndim):
-            embedding[kept, missing + axis] += offsets[axis, i]
-            sigma[kept, missing + axis] = min(sigmas[axis, i], cap[missing + axis])
-        kept_index[kept] = index[i]
-        kept_seed[kept] = seeds[i]
-        kept += 1
+            offset = offsets[axis, at] if offset_table is None else offset_table[offsets[axis, at]]
+            width = sigmas[axis, at] if sigma_table is None else sigma_table[sigmas[axis, at]]
+            believable &= abs(offset) <= reach[missing + axis]
+            embedding[kept, missing + axis] += offset
+            sigma[kept, missing + axis] = min(width, cap[missing + axis])
+        kept_index[kept] = at
+        kept_seed[kept] = seeds[at] if seed_table is None else seed_table[seeds[at]]
+        kept += believable
     return kept_index[:kept], embedding[:kept], sigma[:kept], kept_seed[:kept]
