@@ -79,7 +79,10 @@ def segment(
         str | None,
         typer.Option(help="Test-time augmentation: none, 4, 8, 16 or 48. Default: the model's."),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.", rich_help_panel=_WORK)] = "cpu",
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu or cuda. Default: cuda where there is one.", rich_help_panel=_WORK),
+    ] = None,
     dtype: Annotated[
         str, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=_WORK)
     ] = "float32",

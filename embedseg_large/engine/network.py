@@ -65,3 +65,13 @@ def place(network: Network, *, device: str, dtype: str, lanes: int | None = None
     if isinstance(network, Model):
         return network.to(device=device, dtype=dtype, lanes=lanes)
     return network
+
+
+def choose_device(network: Network, asked: str | None) -> str:
+    """The device that was asked for, or the best one here for a model."""
+    from embedseg_large.network.device import default_device
+    from embedseg_large.network.model import Model
+
+    if asked is not None:
+        return asked
+    return default_device() if isinstance(network, Model) else "cpu"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedseg_large.engine.network import Network
+from embedseg_large.engine.network import Network, choose_device
 from embedseg_large.engine.scratch import Scratch
 from embedseg_large.engine.settings import SegmentSettings, resolve_settings
 from embedseg_large.errors import ModelError, UsageError
@@ -47,6 +47,7 @@ def prepare(
     scratch: str | os.PathLike[str] | None = None,
     intensity_range: tuple[float, float] | None = None,
     intensity_sample: float | None = None,
+    device: str | None = None,
     **settings: Any,
 ) -> Order:
     """Open the volume and the model, fill in all settings, and find every reason to refuse.
@@ -69,14 +70,17 @@ def prepare(
         Intensities that become 0 and 1; default: percentiles 1 and 99.8 of the whole volume.
     intensity_sample
         Fraction of the volume to take the percentiles from; default: all of it.
+    device
+        cpu or cuda; default: cuda where there is one here, else cpu.
     **settings
-        See `resolve_settings`: tta, device, dtype, tile, context, cluster_tile, halo, max_halo,
+        See `resolve_settings`: tta, dtype, tile, context, cluster_tile, halo, max_halo,
         strict, min_object_size, foreground, seed.
     """
     opened = _open(volume, channel, timepoint, level)
     network = _load(model)
     _check_fit(opened, network)
-    resolved = resolve_settings(network, opened.spatial_shape, **settings)
+    device = choose_device(network, device)
+    resolved = resolve_settings(network, opened.spatial_shape, device=device, **settings)
     target = label_target(
         opened, labels, output=output, ngff_version=ngff_version, overwrite=overwrite
     )

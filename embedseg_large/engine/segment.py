@@ -15,9 +15,10 @@ up, on how many workers and in which order, leaves no trace while nothing is joi
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-Sizes = Sequence[int] | None
+logger = logging.getLogger(__name__)
 
 
 def segment(
@@ -141,11 +142,14 @@ def _executor(
 def run_order(order: Order, executor: Executor, progress: Progress) -> SegmentResult:
     """Do what was ordered: all stages, then publish. A failure leaves older labels as they are."""
     began = time.perf_counter()
+    logger.info("segmenting %s into %s", order.volume.spatial_shape, order.target.path)
+    logger.info("settings: %s", order.settings.as_dict())
     pending: PendingLabels | None = None
     try:
         job = _start(order, executor, progress)
         _predict_and_cluster(job, executor, progress)
         state = SeamCheck(job, executor, progress).run()
+        logger.info("%d faces, %d rounds of repair", state.faces, state.rounds)
         numbering = Numbering(joins=state.joins, before=offsets(state.counts))
         seams = seam_report(job, state, numbering)
         pending = order.target.create(label_dtype(int(numbering.before[-1])))
@@ -176,6 +180,8 @@ def run_order(order: Order, executor: Executor, progress: Progress) -> SegmentRe
 def _start(order: Order, executor: Executor, progress: Progress) -> Job:
     """Statistics, scratch space, and all that tasks need to know."""
     intensity = _intensity(order, executor, progress)
+    for found in intensity:
+        logger.info("intensities %g to %g become 0 to 1", found.low, found.high)
     job = Job(
         volume=order.volume,
         fill_value=order.volume.fill_value,

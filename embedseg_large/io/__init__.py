@@ -1,0 +1,1 @@
+"""Images and labels on disk: reading, statistics, writing."""

@@ -19,6 +19,11 @@ def available_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+def default_device() -> str:
+    """Return ``cuda`` where torch finds a CUDA device, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def checked_device(device: str) -> str:
     """Return the device if it is there; a UsageError otherwise."""
     try:
