@@ -126,7 +126,8 @@ def test_a_volume_without_spatial_axes(tmp_path: Path) -> None:
     axes = [{"name": "t", "type": "time"}, {"name": "c", "type": "channel"}]
     scale = [{"type": "scale", "scale": [1, 1]}]
     datasets = [{"path": "0", "coordinateTransformations": scale}]
-    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
+    multiscale: Any = {"version": "0.4", "axes": axes, "datasets": datasets}
+    group.attrs["multiscales"] = [multiscale]
     assert "axes" in fails("segment", tmp_path / "odd.zarr")
 
 
