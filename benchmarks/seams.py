@@ -1,7 +1,7 @@
 """The same labels byte for byte, however the work was cut up, on a real embryo.
 
-Segments a copy of an image with the serial engine, with two worker processes, and with two other
-clustering tiles, and compares every file of the labels. With true labels it also scores them.
+Segments a copy of an image with the serial engine, with two worker processes, with two other
+clustering tiles, and with a halo that is too small and must be repaired, and compares every file of the labels. With true labels it also scores them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ WAYS = {
     "2 workers": {"workers": 2},
     "cluster tile 64": {"cluster_tile": (64, 64, 64)},
     "cluster tile 90,50,110": {"cluster_tile": (90, 50, 110)},
+    "cluster tile 40, halo 6": {
+        "cluster_tile": (40, 40, 40),
+        "halo": (6, 6, 6),
+        "max_halo": (48, 48, 48),
+    },
 }
 
 
@@ -49,7 +54,7 @@ def main() -> None:
             result = es.segment(
                 volume,
                 es.load_model(options.model),
-                way.replace(" ", "-").replace(",", "-"),
+                way.replace(" ", "-").replace(",", ""),
                 output=Path(folder) / "labels.zarr",
                 tta=options.tta,
                 **settings,

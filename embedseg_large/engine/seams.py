@@ -50,9 +50,9 @@ class SeamState:
     rounds: int
     """Rounds in which tiles clustered again."""
     certified: int
-    """Instances that nothing unseen could have changed, and that were not joined."""
+    """Instances that nothing unseen could have changed, and nobody disagreed about."""
     repaired: tuple[int, ...]
-    """Ids, not certified, that tiles disagreed about before they saw more; ascending."""
+    """Ids that tiles disagreed about before they saw more; ascending."""
     joined: tuple[int, ...]
     """Ids, after joining, that tiles still disagreed about; ascending."""
 
@@ -218,13 +218,12 @@ class SeamCheck:
             self._counts[int(layer)] = settle_layer(self.job, int(layer), joins, alive)
 
     def _sort_disputed(self, unsolved: set[int], joins: Joins) -> tuple[int, set[int]]:
-        """Number of certified instances, and the ids that were repaired."""
-        certified = sum(self._certain.values())
+        """Number of certified instances nobody disagreed about, and the ids that were repaired."""
         doubted = np.array(sorted(self._disputed), dtype=np.uint64)
         alive, sure = self._alive(doubted)
         solved = ~np.isin(joins.apply(alive), np.array(sorted(unsolved), dtype=np.uint64))
-        certified -= int(np.count_nonzero(sure & ~solved))
-        return certified, set(alive[solved & ~sure].tolist())
+        certified = sum(self._certain.values()) - int(np.count_nonzero(sure))
+        return certified, set(alive[solved].tolist())
 
 
 def _order(face: Face) -> Any:

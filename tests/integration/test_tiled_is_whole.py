@@ -193,7 +193,8 @@ def rod(length: int) -> Labels:
 
 def test_an_object_larger_than_every_halo_is_joined_and_reported(tmp_path: Path) -> None:
     labels = rod(120)
-    network = OracleNetwork.of(labels, min_object_size=4)
+    seeds_everywhere = Flaws(plateau=True)
+    network = OracleNetwork.of(labels, min_object_size=4, flaws=seeds_everywhere)
     result = run(
         labels,
         network,
@@ -208,6 +209,23 @@ def test_an_object_larger_than_every_halo_is_joined_and_reported(tmp_path: Path)
     joined = result.seams.joined_objects
     assert [labels[o.seed] for o in joined] == [1]
     assert found[joined[0].seed] == joined[0].label
+
+
+def test_an_object_whose_far_parts_have_no_seed_is_reported_where_it_is_cut(
+    tmp_path: Path,
+) -> None:
+    """Tiles that see no seed of the rod cannot name it; that is said, never silent."""
+    labels = rod(120)
+    result = run(
+        labels,
+        OracleNetwork.of(labels, min_object_size=4),
+        tmp_path / "out.zarr",
+        cluster_tile=(24, 24, 24),
+        halo=(4, 4, 4),
+        max_halo=(8, 8, 8),
+    )
+    assert [labels[o.seed] for o in result.seams.joined_objects] == [1]
+    assert (np.asarray(result.labels)[labels == 1] == 0).any()
 
 
 def test_an_object_larger_than_the_default_halo_is_repaired_with_a_larger_one(

@@ -1,0 +1,1 @@
+"""Training: from a few annotated volumes to a model."""
