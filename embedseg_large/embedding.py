@@ -109,6 +109,18 @@ def channel_count(ndim: int) -> int:
     return 2 * ndim + 1
 
 
+def raw_layout(ndim: int) -> tuple[tuple[int, int, int], list[int]]:
+    """Say how the raw channels are laid out, for code that splits them itself.
+
+    Returns
+    -------
+    sizes, axes
+        How many channels, in their order, are offsets, sigmas and seeds; and the array axis that
+        each offset, and likewise each sigma, belongs to.
+    """
+    return (ndim, ndim, 1), list(reversed(range(ndim)))
+
+
 def turned_channels(p: SignedPermutation) -> tuple[list[int], list[int]]:
     """Say what a symmetry does to the raw channels besides moving the voxels.
 

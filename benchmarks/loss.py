@@ -1,0 +1,115 @@
+"""The loss of a training step on two crops of 32 x 64 x 64 voxels with 22 objects each.
+
+Forward and backward, with its parts, on the output of the network before and after training and on
+two hard ones: bandwidths of 10 voxels, and random channels, where hardly any pair can be left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import embedseg_large as es
+from embedseg_large.testing.synthetic import render, synthetic_embryo
+from embedseg_large.training.centers import center, centers
+from embedseg_large.training.loss import embedding_loss
+from embedseg_large.training.targets import Batch, Sample, collate
+
+SHAPE = (32, 64, 64)
+OBJECTS = 22
+SAMPLES = 2
+
+
+def crop(seed: int) -> Sample:
+    """A crop of an embryo, and where its objects are."""
+    labels = synthetic_embryo(SHAPE, n_objects=OBJECTS, diameter=15, spacing=0.9, seed=seed)
+    image = render(labels).astype(np.float32)
+    low, high = np.percentile(image, [1, 99.8])
+    return Sample(
+        ((image - low) / (high - low))[None],
+        labels.astype(np.int32),
+        None,
+        centers(labels)[1].astype(np.float32),
+    )
+
+
+def outputs(model: es.Model, batch: Batch) -> dict[str, Tensor]:
+    """Raw channels of the batch, in several states of the network."""
+    trained = torch.from_numpy(
+        np.stack([model.predict_raw(image.numpy(), tta=False) for image in batch.image[:, 0]])
+    )
+    start = torch.zeros_like(trained)
+    start[:, 3:6] = 1
+    wide = trained.clone()
+    wide[:, :3] *= 0.5
+    wide[:, 3:6] = 0.3
+    noise = torch.randn(trained.shape, generator=torch.Generator().manual_seed(0))
+    return {"before training": start, "trained": trained, "wide": wide, "random": noise}
+
+
+def seconds(call: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Least and median time of a call, in milliseconds."""
+    call()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - began))
+    return min(times), statistics.median(times)
+
+
+def ball(n: int) -> NDArray[np.int64]:
+    """Coordinates of the n voxels nearest to a point."""
+    radius = int((3 * n / 4 / np.pi) ** (1 / 3)) + 2
+    points = np.argwhere(np.ones((2 * radius + 1,) * 3, bool))
+    order = np.argsort(((points - radius) ** 2).sum(axis=1), kind="stable")[:n]
+    return points[np.sort(order)]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model = es.load_model("nuclei-3d")
+    batch = collate([crop(seed) for seed in range(SAMPLES)])
+    print(f"{len(batch.sizes)} instances, {len(batch.voxels)} voxels in them")
+    rows = {}
+    for state, raw in outputs(model, batch).items():
+        raw.requires_grad_()
+
+        def loss(raw: Tensor = raw) -> Tensor:
+            return embedding_loss(raw, batch, pitch=model.pitch, foreground_weight=10).total
+
+        def step(raw: Tensor = raw) -> None:
+            raw.grad = None
+            loss(raw).backward()
+
+        rows[state] = {
+            "forward": seconds(loss, options.repeats),
+            "both": seconds(step, options.repeats),
+        }
+    for n in (20_000, 100_000):
+        points = ball(n)
+        rows[f"medoid of {n} voxels"] = {"center": seconds(lambda p=points: center(p), 9)}
+    for name, row in rows.items():
+        text = "   ".join(f"{k} min {a:6.1f} median {b:6.1f} ms" for k, (a, b) in row.items())
+        print(f"{name:24s} {text}")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    main()

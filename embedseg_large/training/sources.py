@@ -1,0 +1,332 @@
+"""Where training data come from: images and their masks, paired, checked, not yet read.
+
+Three ways to say what belongs together::
+
+    find_pairs("images/", "masks/")                     files of the same stem
+    find_pairs(["a.tif", "b.ome.zarr"], ["a_mask.tif", array])      one mask for each image
+    find_pairs(["a.ome.zarr", "b.ome.zarr"], labels="nuclei")       a.ome.zarr/labels/nuclei, ...
+
+A mask is a label image of the image's shape: 0 is background, every other value one object. Voxels
+of the ignore label (-1 and every negative value, and one more value of the user's choice) are not
+annotated and take no part in training. Objects of a 2D image that overlap are a stack of masks,
+``(objects, y, x)``, in which every plane holds one object.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import MetadataError, UsageError, VolumeError
+from embedseg_large.geometry import Box
+from embedseg_large.io.volume import Volume, open_volume
+from embedseg_large.training.targets import IGNORED
+
+SUFFIXES = (".ome.zarr", ".ome.tiff", ".ome.tif", ".zarr", ".tiff", ".tif")
+"""Endings that images in a folder may have; what is before them is the stem."""
+
+Labels = NDArray[np.signedinteger[Any]]
+"""int32 or int64."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pair:
+    """An image and the mask of its objects; voxels stay on disk.
+
+    Raises
+    ------
+    VolumeError
+        Mask and image do not fit each other, or the mask cannot be one.
+    """
+
+    name: str
+    """What the user knows the pair by: the stem of the image, or its number."""
+    image: Volume
+    """A volume without a time axis; with a channel axis, all channels are used."""
+    mask: Volume
+    """Label image, or for a 2D image the stack of masks ``(objects, y, x)``."""
+    ignore: int = IGNORED
+    """Value of mask voxels that are not annotated, besides all negative values."""
+
+    def __post_init__(self) -> None:
+        for volume in (self.image, self.mask):
+            if volume.timepoint is None:
+                raise UsageError(
+                    f"{volume.path or self.name}: {volume.n_timepoints} timepoints; choose one"
+                )
+        if self.mask.dtype.kind == "f":
+            raise VolumeError(
+                f"{self.where}: voxels of the mask are {self.mask.dtype}; save it as integers"
+            )
+        if self._planes is None and self.mask.dtype.kind == "b":
+            raise VolumeError(
+                f"{self.where}: the mask only says where objects are, not which voxel is whose; "
+                "give each object an integer of its own"
+            )
+        self._check_shape()
+
+    @property
+    def where(self) -> str:
+        """Path of the mask for messages, or the name of the pair."""
+        return self.mask.path or self.name
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes, 2 or 3."""
+        return self.image.ndim
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along (z,) y, x."""
+        return self.image.spatial_shape
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels that are used."""
+        return self.image.n_channels if self.image.channel is None else 1
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the mask is a stack with one object in each plane."""
+        return self._planes is not None
+
+    def image_of(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """Give voxels read from `image` their axis of channels: ``(channels, *spatial)``."""
+        return voxels if self.image.channel is None else voxels[np.newaxis]
+
+    def labels_of(self, voxels: NDArray[Any]) -> Labels:
+        """Translate voxels read from `mask`.
+
+        Parameters
+        ----------
+        voxels
+            ``(*spatial)`` or, from a stack, ``(objects, *spatial)``.
+
+        Returns
+        -------
+        int32 or int64 of the same shape: -1 not annotated, 0 background, above 0 the object's id;
+        an object of a stack has the number of its plane, counted from 1.
+
+        Raises
+        ------
+        VolumeError
+            An id does not fit into int64.
+        """
+        if voxels.dtype == np.uint64 and voxels.max(initial=0) > np.iinfo(np.int64).max:
+            raise VolumeError(f"{self.where}: a label above 2**63 - 1; number the objects from 1")
+        wide = voxels.dtype.itemsize > 4 or voxels.dtype == np.uint32
+        labels: Labels = voxels.astype(np.int64 if wide else np.int32)
+        ignored = (labels < 0) | (labels == self.ignore)
+        if self._planes is not None:
+            numbers = np.arange(1, len(labels) + 1, dtype=labels.dtype)
+            labels = np.where(labels != 0, numbers.reshape(-1, *(1,) * self.ndim), 0)
+            ignored = np.broadcast_to(ignored.any(axis=0), labels.shape)
+        labels[ignored] = IGNORED
+        return labels
+
+    def mask_box(self, box: Box) -> Box:
+        """The box to read from `mask` for a box of the image."""
+        if self.mask.ndim == self.ndim:
+            return box
+        return Box((0, *box.start), (self.mask.spatial_shape[0], *box.stop))
+
+    @property
+    def _planes(self) -> int | None:
+        """Number of planes of a stack; None for a label image."""
+        if self.ndim != 2:
+            return None
+        if self.mask.ndim == 3:
+            return self.mask.spatial_shape[0]
+        return self.mask.n_channels if self.mask.channel is None else None
+
+    def _check_shape(self) -> None:
+        many_channels = self.mask.channel is None and self.mask.ndim != 2
+        if many_channels or (self.mask.ndim != self.ndim and not self.stacked):
+            raise VolumeError(
+                f"{self.where}: mask of axes {self.mask.axes} {self.mask.shape} for an image of "
+                f"axes {self.image.axes} {self.image.shape}; give one label volume for each image"
+            )
+        if self.mask.spatial_shape[-self.ndim :] != self.shape:
+            raise VolumeError(
+                f"{self.where}: the mask is {self.mask.spatial_shape}, its image {self.shape}; "
+                "they need the same shape"
+            )
+
+
+def find_pairs(
+    images: Any,
+    masks: Any = None,
+    *,
+    labels: str | None = None,
+    ndim: int | None = None,
+    channel: int | None = 0,
+    timepoint: int | None = None,
+    level: int = 0,
+    axes: str | None = None,
+    voxel_size: Sequence[float] | None = None,
+    ignore: int = IGNORED,
+) -> list[Pair]:
+    """Pair images with masks, without reading voxels.
+
+    Parameters
+    ----------
+    images
+        A folder of TIFF or OME-Zarr images, or a list of paths, URLs and arrays (one is fine too).
+    masks
+        The same for the masks, which are matched by stem (folders) or by position (lists).
+    labels
+        Instead of `masks`: name of the label group inside each OME-Zarr image.
+    ndim
+        Number of spatial axes that is expected, 2 or 3; None takes what is there.
+    channel
+        Channel of the images; None keeps all of several.
+    timepoint, level
+        As for `open_volume`, for images and masks; a mask without a time axis has no timepoints.
+    axes
+        Letters of the images' stored axes, where the files do not name them (a TIFF of three
+        unnamed axes counts as z, y, x).
+    voxel_size
+        Of the images, in µm along (z,) y, x; overrides their metadata.
+    ignore
+        Value of mask voxels that are not annotated; negative ones never are.
+
+    Returns
+    -------
+    Pairs in the order of the list, or of the stems.
+
+    Raises
+    ------
+    UsageError
+        Files without a partner, no image at all, or a different number of axes than expected.
+    VolumeError
+        A file cannot be used; the message begins with its name.
+    """
+    if (masks is None) == (labels is None):
+        raise UsageError("masks, or else labels=, must say where the masks are, and only one")
+    sources = _inside(images, labels) if labels is not None else _matched(images, masks)
+    pairs = []
+    for name, image, mask in sources:
+        volume = _open(
+            image,
+            channel=channel,
+            timepoint=timepoint,
+            level=level,
+            axes=axes,
+            voxel_size=voxel_size,
+        )
+        truth = _open(mask, channel=None, level=level)
+        if truth.timepoint is None:  # one mask may serve all timepoints of its image
+            truth = _open(mask, channel=None, level=level, timepoint=timepoint)
+        pairs.append(Pair(name=name, image=volume, mask=truth, ignore=ignore))
+    _check_alike(pairs, ndim)
+    return pairs
+
+
+def _open(source: Any, **options: Any) -> Volume:
+    """Open a volume; three axes that a TIFF does not name are z, y, x."""
+    try:
+        return open_volume(source, **options)
+    except MetadataError:
+        if options.get("axes") is not None:
+            raise
+        try:
+            return open_volume(source, **options | {"axes": "zyx"})
+        except (UsageError, VolumeError):
+            pass  # the first message says what is wrong with the file
+        raise
+
+
+def _check_alike(pairs: Sequence[Pair], ndim: int | None) -> None:
+    """Refuse images of other axes or channels than the first, or than what was asked for."""
+    if not pairs:
+        raise UsageError("no images to train on; pass a folder or a list that holds some")
+    wanted = (pairs[0].ndim if ndim is None else ndim, pairs[0].channels)
+    for pair in pairs:
+        if (pair.ndim, pair.channels) != wanted:
+            raise UsageError(
+                f"{pair.image.path or pair.name}: {pair.ndim}D with {pair.channels} channels where "
+                f"{wanted[0]}D with {wanted[1]} is wanted; train on images of one kind"
+            )
+
+
+def _inside(images: Any, labels: str) -> list[tuple[str, Any, Any]]:
+    """Return name, image and mask of OME-Zarr images with a label group."""
+    if _is_folder_of_images(images):
+        paths: list[Any] = list(_by_stem(images).values())
+    else:
+        paths = _listed(images)
+    if not all(isinstance(path, str | os.PathLike) for path in paths):
+        raise UsageError("labels= names a group inside OME-Zarr images; pass arrays with masks")
+    return [(_stem(p), p, f"{os.fspath(p).rstrip('/')}/labels/{labels}") for p in paths]
+
+
+def _matched(images: Any, masks: Any) -> list[tuple[str, Any, Any]]:
+    """Return name, image and mask of two folders or two lists."""
+    if _is_folder_of_images(images) != _is_folder_of_images(masks):
+        raise UsageError("images and masks must both be folders, or both lists")
+    if _is_folder_of_images(images):
+        return _match_stems(images, masks)
+    left, right = _listed(images), _listed(masks)
+    if len(left) != len(right):
+        raise UsageError(f"{len(left)} images and {len(right)} masks; pass one mask for each image")
+    names = [_name(source, i) for i, source in enumerate(left)]
+    return list(zip(names, left, right, strict=True))
+
+
+def _match_stems(images: Any, masks: Any) -> list[tuple[str, Any, Any]]:
+    left, right = _by_stem(images), _by_stem(masks)
+    lonely = [f"{left[s]} has no mask" for s in sorted(left.keys() - right.keys())]
+    lonely += [f"{right[s]} has no image" for s in sorted(right.keys() - left.keys())]
+    if lonely:
+        more = f" and {len(lonely) - 10} more" if len(lonely) > 10 else ""
+        raise UsageError(
+            f"files without a partner of the same name: {'; '.join(lonely[:10])}{more}; "
+            "rename them or move them away"
+        )
+    return [(stem, left[stem], right[stem]) for stem in sorted(left)]
+
+
+def _by_stem(folder: str | os.PathLike[str]) -> Mapping[str, Path]:
+    """Return the images in a folder by stem; hidden files and other formats do not count."""
+    found: dict[str, Path] = {}
+    for path in sorted(Path(folder).iterdir()):
+        stem = _stem(path)
+        if path.name.startswith(".") or stem == path.name:
+            continue
+        if stem in found:
+            raise UsageError(f"{found[stem]} and {path.name} have the same stem; keep one of them")
+        found[stem] = path
+    if not found:
+        raise UsageError(f"{folder}: no images ({', '.join(SUFFIXES)}) in this folder")
+    return found
+
+
+def _is_folder_of_images(source: Any) -> bool:
+    """Whether a source is a folder, and not one that is an image itself."""
+    if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
+        return False
+    marks = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
+    return not any((Path(source) / mark).exists() for mark in marks)
+
+
+def _listed(sources: Any) -> list[Any]:
+    """Return a list of sources; a single path or array is a list of one."""
+    return list(sources) if isinstance(sources, list | tuple) else [sources]
+
+
+def _name(source: Any, index: int) -> str:
+    return _stem(source) if isinstance(source, str | os.PathLike) else f"image {index}"
+
+
+def _stem(path: str | os.PathLike[str]) -> str:
+    """Return the name of a file without the ending of an image, or the whole name."""
+    name = os.fspath(path).rstrip("/").rpartition("/")[2]
+    endings = (name[: -len(end)] for end in SUFFIXES if name.lower().endswith(end))
+    return next(chain(endings, (name,)))

@@ -1,0 +1,64 @@
+"""The state of a training run on disk: enough to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import torch
+
+from embedseg_large.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainState:
+    """Everything that decides how training goes on."""
+
+    network: dict[str, torch.Tensor]
+    """Weights and running statistics."""
+    optimiser: dict[str, Any]
+    epoch: int
+    """Epochs that are complete."""
+    best: float
+    """Best validation score so far."""
+    waiting: int
+    """Validations since then."""
+    random: torch.Tensor
+    """State of torch's generator, which dropout draws from."""
+    fingerprint: str
+    """Hash of data and settings; training goes on with the same ones only."""
+
+
+def save_state(path: Path, state: TrainState) -> None:
+    """Write a state in the place of an older one, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        torch.save({name: getattr(state, name) for name in TrainState.__slots__}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(file.name).replace(path)
+
+
+def load_state(path: Path, fingerprint: str) -> TrainState:
+    """Read a state.
+
+    Raises
+    ------
+    ModelError
+        There is none, it is of another kind, or was made with other data or settings.
+    """
+    if not path.exists():
+        raise ModelError(f"there is no training to resume: {path} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = TrainState(**content)
+    except (RuntimeError, TypeError, EOFError, OSError) as error:
+        raise ModelError(f"{path} is not the state of a training run") from error
+    if state.fingerprint != fingerprint:
+        raise ModelError(
+            f"{path} was made with other data or settings; resume with the same, or choose another out"
+        )
+    return state
