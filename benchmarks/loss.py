@@ -1,7 +1,8 @@
 """The loss of a training step on two crops of 32 x 64 x 64 voxels with 22 objects each.
 
-Forward and backward, with its parts, on the output of the network before and after training and on
-two hard ones: bandwidths of 10 voxels, and random channels, where hardly any pair can be left out.
+Forward and backward, on the output of the network before and after training and on two hard ones:
+bandwidths of 10 voxels, and random channels, where hardly any pair can be left out. For comparison,
+forward and backward of the network; turns are taken, so that other work on the machine slows both.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import embedseg_large as es
+from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.testing.synthetic import render, synthetic_embryo
 from embedseg_large.training.centers import center, centers
 from embedseg_large.training.loss import embedding_loss
@@ -35,7 +38,7 @@ def crop(seed: int) -> Sample:
     image = render(labels).astype(np.float32)
     low, high = np.percentile(image, [1, 99.8])
     return Sample(
-        ((image - low) / (high - low))[None],
+        ((image - low) / (high - low))[None].astype(np.float32),
         labels.astype(np.int32),
         None,
         centers(labels)[1].astype(np.float32),
@@ -56,15 +59,42 @@ def outputs(model: es.Model, batch: Batch) -> dict[str, Tensor]:
     return {"before training": start, "trained": trained, "wide": wide, "random": noise}
 
 
-def seconds(call: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Least and median time of a call, in milliseconds."""
-    call()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(1e3 * (time.perf_counter() - began))
-    return min(times), statistics.median(times)
+def network_step(batch: Batch, dtype: torch.dtype) -> Callable[[], None]:
+    """Forward and backward of a network, without a loss."""
+    network = BranchedERFNet(3)
+    slope = torch.ones(SAMPLES, 7, *SHAPE)
+
+    def step() -> None:
+        network.zero_grad()
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            raw = network(batch.image)
+        raw.float().backward(slope)
+
+    return step
+
+
+def loss_step(raw: Tensor, batch: Batch, pitch: Sequence[float]) -> Callable[[], None]:
+    """Forward and backward of the loss."""
+
+    def step() -> None:
+        raw.grad = None
+        embedding_loss(raw, batch, pitch=pitch, foreground_weight=10).total.backward()
+
+    raw.requires_grad_()
+    return step
+
+
+def milliseconds(calls: dict[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
+    """Least and median time of each call; all take turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()  # compiles, warms up
+    for _ in range(turns):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            times[name].append(1e3 * (time.perf_counter() - began))
+    return {name: [min(t), statistics.median(t)] for name, t in times.items()}
 
 
 def ball(n: int) -> NDArray[np.int64]:
@@ -79,34 +109,24 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = es.load_model("nuclei-3d")
     batch = collate([crop(seed) for seed in range(SAMPLES)])
     print(f"{len(batch.sizes)} instances, {len(batch.voxels)} voxels in them")
-    rows = {}
-    for state, raw in outputs(model, batch).items():
-        raw.requires_grad_()
-
-        def loss(raw: Tensor = raw) -> Tensor:
-            return embedding_loss(raw, batch, pitch=model.pitch, foreground_weight=10).total
-
-        def step(raw: Tensor = raw) -> None:
-            raw.grad = None
-            loss(raw).backward()
-
-        rows[state] = {
-            "forward": seconds(loss, options.repeats),
-            "both": seconds(step, options.repeats),
-        }
+    calls: dict[str, Callable[[], object]] = {
+        f"loss, {state}": loss_step(raw, batch, model.pitch)
+        for state, raw in outputs(model, batch).items()
+    }
+    calls["network, float32"] = network_step(batch, torch.float32)
+    calls["network, bfloat16"] = network_step(batch, torch.bfloat16)
     for n in (20_000, 100_000):
-        points = ball(n)
-        rows[f"medoid of {n} voxels"] = {"center": seconds(lambda p=points: center(p), 9)}
-    for name, row in rows.items():
-        text = "   ".join(f"{k} min {a:6.1f} median {b:6.1f} ms" for k, (a, b) in row.items())
-        print(f"{name:24s} {text}")
+        calls[f"medoid of {n} voxels"] = partial(center, ball(n))
+    rows = milliseconds(calls, options.turns)
+    for name, (least, median) in rows.items():
+        print(f"{name:28s} min {least:6.1f}   median {median:6.1f} ms")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2))
 

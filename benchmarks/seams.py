@@ -1,7 +1,8 @@
 """The same labels byte for byte, however the work was cut up, on a real embryo.
 
-Segments a copy of an image with the serial engine, with two worker processes, with two other
-clustering tiles, and with a halo that is too small and must be repaired, and compares every file of the labels. With true labels it also scores them.
+Segments an image with the serial engine, with two worker processes, with two other clustering
+tiles, and with a halo that is too small and must be repaired, and compares every file of the
+labels. With true labels it also scores them.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,15 @@ def _escaped(error: BaseException) -> str:
     return escape(" ".join(str(error).split()))
 
 
+def stop_on_sigterm() -> None:
+    """Clean up at a batch system's time limit as at Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
 def set_up_logging(verbose: bool) -> None:
     """Log to stderr: warnings, or with `verbose` what is being done."""
     from rich.logging import RichHandler
@@ -60,7 +70,10 @@ def set_up_logging(verbose: bool) -> None:
     handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("embedseg_large").setLevel(logging.INFO if verbose else logging.WARNING)
-    logging.getLogger("distributed").setLevel(logging.WARNING if verbose else logging.CRITICAL)
+    if not verbose:  # its import would undo a level that was set before it
+        import dask
+
+        dask.config.set({"distributed.logging": {"distributed": "critical", "bokeh": "critical"}})
 
 
 @contextmanager
@@ -124,7 +137,7 @@ def print_facts(title: str | None, facts: Mapping[str, Any]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, str(value))
-    Console().print(table, end="\n\n")
+    _wide(Console()).print(table, end="\n\n")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -134,9 +147,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console = Console()
-    console.width = max(console.width, 100)  # rather run over the edge than cut numbers
-    console.print(table, end="\n\n")
+    _wide(Console()).print(table, end="\n\n")
+
+
+def _wide(console: Console) -> Console:
+    """A console that rather runs over the edge than cuts a number or a path."""
+    console.width = max(console.width, 100) if console.is_terminal else 1000
+    return console
 
 
 def readable_bytes(count: float) -> str:

@@ -20,7 +20,7 @@ DEMO_TILE = (64, 72, 72)
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("embedseg-demo"),
     workers: Annotated[
-        int | None, typer.Option(help="Local worker processes; default: none, this process.")
+        int | None, typer.Option(min=1, help="Local worker processes; none: this process.")
     ] = None,
     overwrite: Overwrite = False,
     verbose: Verbose = False,

@@ -19,13 +19,16 @@ def evaluate(
     thresholds: Annotated[
         Any, typer.Option(parser=numbers, metavar="T,T,...", help="IoU thresholds, 0 to 1.")
     ] = None,
+    axes: Annotated[
+        str | None, typer.Option(help="Letters of the axes, where a file has none: zyx.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score labels against true ones: AP, precision, recall, F1, PQ, mean IoU."""
     from embedseg_large.engine.evaluate import THRESHOLDS
     from embedseg_large.engine.evaluate import evaluate as run
 
-    scores = [s.as_dict() for s in run(prediction, truth, thresholds or THRESHOLDS)]
+    scores = [s.as_dict() for s in run(prediction, truth, thresholds or THRESHOLDS, axes=axes)]
     if as_json:
         print_json({"scores": scores})
     else:

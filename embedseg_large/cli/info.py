@@ -15,10 +15,13 @@ from embedseg_large.cli.options import Json
 def info(
     thing: Annotated[str, typer.Argument(help="Image or label volume, model file or name.")],
     level: Annotated[int, typer.Option(help="Pyramid level of a volume.")] = 0,
+    axes: Annotated[
+        str | None, typer.Option(help="Letters of the axes, where the file has none: zyx.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a volume or a model is, without reading its voxels."""
-    facts = _about_model(thing) if _is_model(thing) else _about_volume(thing, level)
+    facts = _about_model(thing) if _is_model(thing) else _about_volume(thing, level, axes)
     if as_json:
         print_json(facts)
         return
@@ -35,15 +38,26 @@ def _is_model(thing: str) -> bool:
         return True
     if path.exists() or "/" in thing:
         return False
-    from embedseg_large.network.checkpoint import bundled_models
+    from embedseg_large.models import bundled_models
 
     return thing in bundled_models()
 
 
-def _about_volume(thing: str, level: int) -> dict[str, Any]:
+def _about_volume(thing: str, level: int, axes: str | None) -> dict[str, Any]:
+    from embedseg_large.io.group import read_attributes
+    from embedseg_large.io.labels import PROVENANCE
     from embedseg_large.io.volume import open_volume
 
-    return open_volume(thing, channel=None, level=level).describe()
+    volume = open_volume(thing, channel=None, level=level, axes=axes)
+    facts = volume.describe()
+    folder = Path(thing)
+    if (folder / "labels").is_dir():
+        named = (p.name for p in (folder / "labels").iterdir() if p.is_dir())
+        facts["labels"] = sorted(name for name in named if not name.startswith("."))
+    if volume.is_labels and folder.is_dir():
+        made = read_attributes(folder).get(PROVENANCE, {})
+        facts |= {k: made[k] for k in ("n_instances", "seams", "settings", "model") if k in made}
+    return facts
 
 
 def _about_model(thing: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from embedseg_large.cli.console import (
     readable_bytes,
     reported,
     set_up_logging,
+    stop_on_sigterm,
 )
 from embedseg_large.cli.options import Json, Overwrite, Verbose, pair, sizes
 
@@ -41,6 +42,12 @@ def segment(
     level: Annotated[
         int, typer.Option(help="Pyramid level, 0 is the finest.", rich_help_panel=_INPUT)
     ] = 0,
+    axes: Annotated[
+        str | None,
+        typer.Option(
+            help="Letters of the axes, where the file has none: zyx.", rich_help_panel=_INPUT
+        ),
+    ] = None,
     intensity_range: Annotated[
         Any,
         typer.Option(
@@ -88,7 +95,11 @@ def segment(
     ] = "float32",
     workers: Annotated[
         int | None,
-        typer.Option(help="Local worker processes to start.", rich_help_panel=_WORK),
+        typer.Option(
+            min=1,
+            help="Local worker processes to start; none: this process, on all cores.",
+            rich_help_panel=_WORK,
+        ),
     ] = None,
     scheduler: Annotated[
         str | None,
@@ -125,10 +136,12 @@ def segment(
     how the work was cut up: every run checks it, and says so in the seam report.
     """
     set_up_logging(verbose)
+    stop_on_sigterm()
     options: dict[str, Any] = {
         "channel": channel,
         "timepoint": timepoint,
         "level": level,
+        "axes": axes,
         "output": output,
         "ngff_version": ngff_version,
         "overwrite": overwrite,
@@ -179,7 +192,8 @@ def _print_plan(
     print_facts(
         "What this run would take",
         {
-            "volume": " x ".join(map(str, order.volume.spatial_shape)) + " voxels",
+            "volume": _about(order.volume),
+            "model": f"{model}, on {order.settings.device}",
             "labels": order.target.path,
             "prediction tiles": f"{plan.prediction_tiles} of {_text(order.settings.tile)} voxels",
             "clustering tiles": f"{plan.cluster_tiles} of {_text(order.settings.cluster_tile)}",
@@ -191,6 +205,24 @@ def _print_plan(
     )
 
 
+def _read_from(volume: dict[str, Any]) -> str:
+    """Which part of an image labels are of, from their provenance."""
+    chosen = ((name, volume[name]) for name in ("channel", "timepoint", "level"))
+    return ", ".join(f"{name} {value}" for name, value in chosen if value is not None)
+
+
+def _about(volume: Any) -> str:
+    """What of an image is segmented."""
+    parts = [f"{_text(volume.spatial_shape)} voxels"]
+    if volume.n_channels > 1 and volume.channel is not None:
+        parts.append(f"channel {volume.channel} of 0..{volume.n_channels - 1}")
+    if volume.n_timepoints > 1 and volume.timepoint is not None:
+        parts.append(f"timepoint {volume.timepoint} of 0..{volume.n_timepoints - 1}")
+    if len(volume.levels) > 1:
+        parts.append(f"level {volume.level} of 0..{len(volume.levels) - 1}")
+    return ", ".join(parts)
+
+
 def _text(sizes: tuple[int, ...]) -> str:
     return " x ".join(map(str, sizes))
 
@@ -199,12 +231,14 @@ def print_summary(summary: dict[str, Any]) -> None:
     """Print what a run found, how its seams look, and what its stages took."""
     seams = summary["seams"]
     facts = {
+        "image": _read_from(summary["volume"]),
         "instances": f"{summary['n_instances']:,}",
         "labels": summary["labels"],
         "seams": f"{seams['faces']:,} faces, {seams['voxels']:,} voxels compared",
         "": ", ".join(
             f"{seams[kind]:,} {kind}" for kind in ("certified", "agreed", "repaired", "joined")
         ),
+        "tiles": f"{seams['tiles_exact']:,} of {seams['tiles']:,} proven exact",
         "time": f"{summary['seconds']:.1f} s",
     }
     if seams["joined"]:
@@ -220,4 +254,4 @@ def print_summary(summary: dict[str, Any]) -> None:
         ]
         for name, clock in summary["stages"].items()
     ]
-    print_table(["stage", "tiles", "seconds", "million voxels/s"], rows)
+    print_table(["stage", "tiles", "task seconds", "million voxels/s"], rows)

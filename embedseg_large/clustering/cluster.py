@@ -27,6 +27,8 @@ class Clustering:
     """(m,) position of each instance's seed voxel in the raveled region, in order of seediness."""
     certain: NDArray[np.bool_]
     """(m,) whether nothing outside the region could have changed the instance."""
+    doubtful: NDArray[np.int64]
+    """Positions, in the raveled region, of the voxels that something outside could change."""
 
 
 def cluster(
@@ -86,7 +88,8 @@ def cluster_points(points: Points, settings: ClusterSettings, open_faces: OpenFa
     grown = grow(cells, points.sigma, turns, uncertain, settings.min_object_size)
     labels = np.zeros(points.shape, dtype=np.uint32)
     labels.reshape(-1)[points.index] = grown.label[cells.place]
-    return Clustering(labels, points.index[cells.origin[grown.seed]], grown.certain)
+    doubtful = points.index[uncertain[cells.place]]  # grow added to what was uncertain at first
+    return Clustering(labels, points.index[cells.origin[grown.seed]], grown.certain, doubtful)
 
 
 def _cell_size(points: Points, settings: ClusterSettings) -> NDArray[np.float64]:

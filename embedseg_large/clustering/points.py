@@ -83,7 +83,8 @@ def _least_key(foreground: float) -> int:
     """Smallest key (see `_key`) of a logit whose seediness is above a threshold."""
     bits = np.arange(1 << 16, dtype=np.uint16)
     seeds = seeds_of(bits.view(np.float16))
-    return min(_key(int(b)) for b in bits[seeds > np.float32(foreground)])
+    above = bits[seeds > np.float32(foreground)]
+    return min((_key(int(b)) for b in above), default=1 << 16)
 
 
 @numba.njit(cache=True)
@@ -166,7 +167,8 @@ def _compact(
         for axis in range(ndim):
             offset = offsets[axis, at] if offset_table is None else offset_table[offsets[axis, at]]
             width = sigmas[axis, at] if sigma_table is None else sigma_table[sigmas[axis, at]]
-            believable &= abs(offset) <= reach[missing + axis]
+            # not so for NaN, which could not be put into a cell
+            believable &= abs(offset) <= reach[missing + axis] and 0 < width < np.inf
             embedding[kept, missing + axis] += offset
             sigma[kept, missing + axis] = min(width, cap[missing + axis])
         kept_index[kept] = at

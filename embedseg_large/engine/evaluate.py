@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import Any
 
-from embedseg_large.errors import VolumeError
+from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.io.volume import Volume, open_volume
 from embedseg_large.metrics.contingency import Contingency
@@ -18,7 +19,13 @@ _EDGE = {2: 4096, 3: 256}
 """Of the boxes that are read at a time, in voxels, by ndim."""
 
 
-def evaluate(prediction: Any, truth: Any, thresholds: Sequence[float] = THRESHOLDS) -> list[Score]:
+def evaluate(
+    prediction: Any,
+    truth: Any,
+    thresholds: Sequence[float] = THRESHOLDS,
+    *,
+    axes: str | None = None,
+) -> list[Score]:
     """Score predicted instances against true ones.
 
     Parameters
@@ -28,6 +35,8 @@ def evaluate(prediction: Any, truth: Any, thresholds: Sequence[float] = THRESHOL
         (``STORE/labels/NAME``), TIFFs or zarr arrays. Read box by box.
     thresholds
         Intersection over union from which a pair of instances counts as found.
+    axes
+        Letters of the axes of files that do not say it, such as ``zyx`` for a plain TIFF.
 
     Returns
     -------
@@ -39,9 +48,9 @@ def evaluate(prediction: Any, truth: Any, thresholds: Sequence[float] = THRESHOL
     VolumeError
         When a side cannot be read, holds no integers, or the shapes differ.
     UsageError
-        When a threshold is not between 0 and 1.
+        When a threshold is not between 0 and 1, or a side is an image.
     """
-    return scores(compare_volumes(_labels(prediction), _labels(truth)), thresholds)
+    return scores(compare_volumes(_labels(prediction, axes), _labels(truth, axes)), thresholds)
 
 
 def compare_volumes(prediction: Volume, truth: Volume) -> Contingency:
@@ -60,5 +69,9 @@ def compare_volumes(prediction: Volume, truth: Volume) -> Contingency:
     return reduce(add, parts, Contingency.empty())
 
 
-def _labels(source: Any) -> Volume:
-    return source if isinstance(source, Volume) else open_volume(source)
+def _labels(source: Any, axes: str | None) -> Volume:
+    volume = source if isinstance(source, Volume) else open_volume(source, axes=axes)
+    inside = None if volume.path is None else Path(volume.path, "labels")
+    if not volume.is_labels and inside is not None and inside.is_dir():
+        raise UsageError(f"{volume.path} is an image; give its labels: {inside}/NAME")
+    return volume

@@ -21,6 +21,8 @@ class Job:
     """One volume, one network, one set of settings, one scratch folder."""
 
     volume: Volume
+    timepoint: int | None
+    """The timepoint of the labels' time axis, where there is one."""
     fill_value: Any
     """Voxels of a tile that was never written have this value; None: there is no such thing."""
     intensity: tuple[IntensityRange, ...]

@@ -13,6 +13,7 @@ from embedseg_large.engine.network import Network, choose_device
 from embedseg_large.engine.scratch import Scratch
 from embedseg_large.engine.settings import SegmentSettings, resolve_settings
 from embedseg_large.errors import ModelError, UsageError
+from embedseg_large.io.group import check_writable
 from embedseg_large.io.intensity import IntensityRange
 from embedseg_large.io.labels import LabelTarget, label_target
 from embedseg_large.io.volume import Volume, open_volume
@@ -41,6 +42,8 @@ def prepare(
     channel: int | None = 0,
     timepoint: int | None = None,
     level: int = 0,
+    axes: str | None = None,
+    voxel_size: Sequence[float] | None = None,
     output: str | os.PathLike[str] | None = None,
     ngff_version: str | None = None,
     overwrite: bool = False,
@@ -56,8 +59,8 @@ def prepare(
     ----------
     volume, model, labels
         See `segment`.
-    channel, timepoint, level
-        Which part of the image, where `volume` is not opened yet.
+    channel, timepoint, level, axes, voxel_size
+        As for `open_volume`, where `volume` is not opened yet.
     output
         Store for the labels, where the image's own cannot have them.
     ngff_version
@@ -76,7 +79,7 @@ def prepare(
         See `resolve_settings`: tta, dtype, tile, context, cluster_tile, halo, max_halo,
         strict, min_object_size, foreground, seed.
     """
-    opened = _open(volume, channel, timepoint, level)
+    opened = _open(volume, channel, timepoint, level, axes, voxel_size)
     network = _load(model)
     _check_fit(opened, network)
     device = choose_device(network, device)
@@ -84,21 +87,33 @@ def prepare(
     target = label_target(
         opened, labels, output=output, ngff_version=ngff_version, overwrite=overwrite
     )
+    place = _scratch_path(scratch, target)
+    check_writable(Path(place).parent)
     return Order(
         volume=opened,
         network=network,
         settings=resolved,
         target=target,
-        scratch=Scratch(_scratch_path(scratch, target)),
+        scratch=Scratch(place),
         intensity=_given_range(intensity_range, network.channels),
         intensity_sample=intensity_sample,
     )
 
 
-def _open(volume: Any, channel: int | None, timepoint: int | None, level: int) -> Volume:
-    if isinstance(volume, Volume):
-        return volume
-    return open_volume(volume, channel=channel, timepoint=timepoint, level=level)
+def _open(
+    volume: Any,
+    channel: int | None,
+    timepoint: int | None,
+    level: int,
+    axes: str | None,
+    voxel_size: Sequence[float] | None,
+) -> Volume:
+    chosen: dict[str, Any] = {"timepoint": timepoint, "axes": axes, "voxel_size": voxel_size}
+    if not isinstance(volume, Volume):
+        return open_volume(volume, channel=channel, level=level, **chosen)
+    if any(v is not None for v in chosen.values()) or level or channel not in (0, volume.channel):
+        raise UsageError("the volume is open already; choose its channel and so on in open_volume")
+    return volume
 
 
 def _load(model: Network | str | os.PathLike[str]) -> Network:
@@ -132,6 +147,8 @@ def _check_fit(volume: Volume, network: Network) -> None:
 def _given_range(given: Sequence[float] | None, channels: int) -> tuple[IntensityRange, ...] | None:
     if given is None:
         return None
+    if len(given) != 2:
+        raise UsageError(f"intensity range is {tuple(given)}; give two numbers, low and high")
     low, high = (float(v) for v in given)
     return (IntensityRange(low, high),) * channels
 

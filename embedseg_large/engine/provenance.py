@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import urlsplit
 
 from embedseg_large.engine.order import Order
 from embedseg_large.io.intensity import IntensityRange
@@ -35,8 +36,18 @@ def token(facts: dict[str, Any]) -> str:
 
 def _volume(order: Order) -> dict[str, Any]:
     volume = order.volume
-    about = ("path", "level", "channel", "timepoint")
+    about = ("level", "channel", "timepoint")
+    path = None if volume.path is None else without_secrets(volume.path)
     return {name: getattr(volume, name) for name in about} | {
+        "path": path,
         "shape": list(volume.spatial_shape),
         "dtype": str(volume.dtype),
     }
+
+
+def without_secrets(url: str) -> str:
+    """A path or URL without user, password, query and fragment, which may be credentials."""
+    parts = urlsplit(url)
+    if not parts.scheme or not parts.netloc:
+        return url
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -40,6 +40,10 @@ class SeamReport:
     """Rounds in which tiles that disagreed clustered again with a larger halo."""
     tiles_raised: int
     """Tiles that did."""
+    tiles: int
+    """Clustering tiles in all."""
+    tiles_exact: int
+    """Tiles proven to hold, voxel for voxel, what the whole volume would give."""
     certified: int
     """Instances that nothing a tile did not see could have changed."""
     agreed: int
@@ -72,6 +76,8 @@ def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
         voxels=state.voxels,
         rounds=state.rounds,
         tiles_raised=state.levels.raised,
+        tiles=state.tiles,
+        tiles_exact=state.exact_tiles,
         certified=state.certified,
         agreed=total - state.certified - len(repaired) - len(joined),
         repaired=len(repaired),

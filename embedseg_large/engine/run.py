@@ -6,12 +6,15 @@ however many tiles there are. Only records travel; voxels go from store to worke
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed.comm.core import CommClosedError
 
 from embedseg_large.engine.progress import Progress
 from embedseg_large.engine.tasks import Done, Source, Task
@@ -22,6 +25,11 @@ TASKS_PER_WORKER = 2
 """Tasks in flight a worker thread: one runs, one waits."""
 RETRIES = 2
 CONNECT_SECONDS = 10
+END_SECONDS = 60
+"""How long tasks that are at work may take to finish when their run has failed."""
+
+_LOST = (OSError, TimeoutError, RuntimeError, CancelledError)
+"""What a client raises whose scheduler is gone."""
 
 
 class DaskExecutor:
@@ -41,7 +49,8 @@ class DaskExecutor:
 
     def close(self) -> None:
         """Take the network off the workers."""
-        self._client.unregister_worker_plugin(self._key)
+        with suppress(*_LOST):
+            self._client.unregister_worker_plugin(self._key)
 
     def run(self, source: Source) -> Iterator[tuple[Task, Any]]:
         """Run all tasks of a source, and give their results as they come.
@@ -54,7 +63,7 @@ class DaskExecutor:
             self._fill(source, running, finished)
             for future, outcome in finished:
                 task = running.pop(future)
-                if future.status == "error":
+                if future.status != "finished":
                     raise _failure(task, outcome)
                 if isinstance(outcome, Refused):
                     raise outcome.error
@@ -63,7 +72,23 @@ class DaskExecutor:
                 self._fill(source, running, finished)
                 yield task, outcome.result
         finally:
+            self._end(running)
+
+    def _end(self, running: dict[Future[Done | Refused], Task]) -> None:
+        """Cancel what waits, and wait for what runs: it must not write when the run has ended."""
+        if not running:
+            return
+        keys = {future.key for future in running}
+        with suppress(*_LOST):
             self._client.cancel(list(running))
+            deadline = time.monotonic() + END_SECONDS
+            while time.monotonic() < deadline and keys & self._active():
+                time.sleep(0.05)
+
+    def _active(self) -> set[str]:
+        """Keys of the tasks that workers are computing at this moment."""
+        found = self._client.run(lambda dask_worker: list(dask_worker.active_threads.values()))
+        return {key for keys in found.values() for key in keys}
 
     def _fill(
         self, source: Source, running: dict[Future[Done | Refused], Task], finished: as_completed
@@ -87,6 +112,8 @@ class DaskExecutor:
 
 def _failure(task: Task, outcome: Any) -> BaseException:
     error: BaseException = outcome[1] if isinstance(outcome, tuple) else outcome
+    if isinstance(error, CancelledError | CommClosedError):
+        return RunError(f"{task.stage}: the Dask scheduler was lost, or its tasks were cancelled")
     if isinstance(error, KilledWorker):
         return RunError(
             f"{task.stage}: a tile killed its worker again and again, most likely for want of "
@@ -115,11 +142,16 @@ def _offers_gpu(client: Client, device: str) -> bool:
 
 
 @contextmanager
-def local_client(workers: int) -> Iterator[Client]:
+def local_client(workers: int, device: str = "cpu") -> Iterator[Client]:
     """A client of a new local cluster of single-threaded worker processes."""
+    resources = {"GPU": 1} if device.startswith("cuda") else None
     with (
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=":0",  # any free port: 8787 may be taken
+            resources=resources,
         ) as cluster,
         Client(cluster) as client,
     ):

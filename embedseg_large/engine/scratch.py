@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import OutputError
+from embedseg_large.errors import RunError
 from embedseg_large.geometry import Box
+from embedseg_large.io.group import output_errors
 from embedseg_large.stitching.tally import Entries
 from embedseg_large.stitching.view import TileView
 from embedseg_large.tiling.grid import Grid, Index
@@ -49,7 +50,7 @@ class Scratch:
         import zarr
         from zarr.codecs import BloscCodec
 
-        try:
+        with output_errors(self.path):
             Path(self.path).mkdir(parents=True, exist_ok=True)
             zarr.create_array(
                 self._predictions,
@@ -60,8 +61,6 @@ class Scratch:
                 fill_value=0,
                 overwrite=True,
             )
-        except OSError as error:
-            raise OutputError(f"cannot make the scratch folder {self.path}: {error}") from error
 
     def remove(self) -> None:
         """Delete the folder and all in it."""
@@ -75,8 +74,9 @@ class Scratch:
         """Keep the predictions, (2·ndim + 1, *core), of one core."""
         import zarr
 
-        array: Any = zarr.open_array(self._predictions, mode="r+")
-        array[(slice(None), *core.slices)] = stored
+        with output_errors(self.path):
+            array: Any = zarr.open_array(self._predictions, mode="r+")
+            array[(slice(None), *core.slices)] = stored
 
     def read_prediction(self, box: Box) -> NDArray[np.float16]:
         """Predictions, (2·ndim + 1, *box), of any region."""
@@ -92,9 +92,9 @@ class Scratch:
 
     def write_view(self, index: Index, level: int, view: TileView) -> None:
         """Keep what a tile says at a level of its halo."""
-        arrays = {name: getattr(view, name) for name in _TABLE}
+        arrays = {name: getattr(view, name) for name in _TABLE} | {"exact": np.array(view.exact)}
         pieces = {"core": view.core} | {f"seam{i}": seam for i, seam in enumerate(view.seams)}
-        _save(self._view(index, level), arrays | {n: _pack(p) for n, p in pieces.items()})
+        self._save(self._view(index, level), arrays | {n: _pack(p) for n, p in pieces.items()})
 
     def read_core(
         self, index: Index, level: int, shape: Sequence[int]
@@ -111,18 +111,32 @@ class Scratch:
             labels = _unpack(file[f"seam{number}"], shape)
             return _names(file["ids"])[labels]
 
+    def read_exact(self, index: Index, level: int) -> bool:
+        """Whether a tile is certain of every voxel of its core."""
+        with np.load(self._view(index, level)) as file:
+            return bool(file["exact"])
+
     def read_entries(self, index: Index, level: int, number: int) -> Entries:
         """What a tile, of a number of its own, says about the instances it sees."""
         with np.load(self._view(index, level)) as file:
             table = {name: file[name] for name in _TABLE}
         return Entries(**table, tile=np.full(table["ids"].size, number))
 
+    def _save(self, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+        if not Path(self.path).is_dir():  # a task that outlived its run must not begin a new one
+            raise RunError(f"{self.path} is gone: the run has ended")
+        with output_errors(self.path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+                np.savez(file, **dict(arrays))  # type: ignore[arg-type]
+            Path(file.name).replace(path)
+
     def _layer(self, layer: int) -> Path:
         return Path(self.path, "layers", f"{layer}.npz")
 
     def write_layer(self, layer: int, ids: NDArray[np.uint64], sure: NDArray[np.bool_]) -> None:
         """Keep the ascending ids of a layer, and whether their owner is certain of them."""
-        _save(self._layer(layer), {"ids": ids, "sure": sure})
+        self._save(self._layer(layer), {"ids": ids, "sure": sure})
 
     def read_layer(self, layer: int) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
         """Ascending ids of a layer, and whether their owner is certain of them."""
@@ -150,10 +164,3 @@ def _unpack(packed: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint3
 
     flat: NDArray[np.uint32] = np.frombuffer(Blosc().decode(packed.tobytes()), dtype=np.uint32)
     return flat.reshape(shape)
-
-
-def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        np.savez(file, **dict(arrays))  # type: ignore[arg-type]
-    Path(file.name).replace(path)

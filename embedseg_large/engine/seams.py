@@ -23,7 +23,7 @@ from embedseg_large.engine.job import Job, Levels
 from embedseg_large.engine.progress import Progress
 from embedseg_large.engine.stages import (
     Accounted,
-    Compared,
+    Checked,
     account,
     check,
     settle_layer,
@@ -49,6 +49,10 @@ class SeamState:
     """Voxels compared, each seam once."""
     rounds: int
     """Rounds in which tiles clustered again."""
+    tiles: int
+    """Tiles in all."""
+    exact_tiles: int
+    """Tiles that are certain of every voxel of their core: it is as in the whole volume."""
     certified: int
     """Instances that nothing unseen could have changed, and nobody disagreed about."""
     repaired: tuple[int, ...]
@@ -70,10 +74,15 @@ class SeamCheck:
     _counts: dict[int, int] = field(default_factory=dict)
     _certain: dict[int, int] = field(default_factory=dict)
     _wrong: dict[int, Accounted] = field(default_factory=dict)
-    """Layers whose account is wrong, or in strict runs uncertain."""
+    """Layers whose account is wrong."""
+    _doubtful: NDArray[np.bool_] = field(init=False)
+    """Tiles that are not certain of every voxel of their core."""
     _disputed: set[int] = field(default_factory=set)
     _faces: int = 0
     _voxels: int = 0
+
+    def __post_init__(self) -> None:
+        self._doubtful = np.zeros(self.job.clustering().counts, dtype=np.bool_)
 
     def run(self) -> SeamState:
         """Go through all rounds."""
@@ -90,8 +99,8 @@ class SeamCheck:
             self._account(self._layers_about(tiles))
         joins = join(self._seams[face] for face in sorted(self._seams, key=_order))
         unsolved = self._unsolved(joins)
-        self._settle(joins)
         certain, repaired = self._sort_disputed(unsolved, joins)
+        self._settle(joins)
         return SeamState(
             levels=self.levels,
             joins=joins,
@@ -99,6 +108,8 @@ class SeamCheck:
             faces=faces,
             voxels=voxels,
             rounds=rounds,
+            tiles=len(grid),
+            exact_tiles=len(grid) - int(np.count_nonzero(self._doubtful)),
             certified=certain,
             repaired=tuple(sorted(repaired)),
             joined=tuple(sorted(unsolved)),
@@ -109,17 +120,17 @@ class SeamCheck:
     def _compare(self, lows: Iterable[Index], count: int) -> None:
         """Compare the faces above each of some tiles."""
         self.progress.begin("check", count)
-        for _, records in self.executor.run(Each(map(self._check_task, lows))):
-            self._note_seams(records)
+        for _, record in self.executor.run(Each(map(self._check_task, lows))):
+            self._note_check(record)
 
     def _check_task(self, index: Index) -> Task:
         grid = self.job.clustering()
-        faces = tuple(face for face in grid.faces(index) if face.low == index)
-        levels = self.levels.of([index, *(face.high for face in faces)])
-        return Task("check", check, (self.job, faces, levels))
+        levels = self.levels.of([index, *(face.high for face in grid.faces(index))])
+        return Task("check", check, (self.job, index, levels))
 
-    def _note_seams(self, records: list[Compared]) -> None:
-        for face, comparison in records:
+    def _note_check(self, record: Checked) -> None:
+        self._doubtful[record.tile] = not record.exact
+        for face, comparison in record.seams:
             self._faces += 1
             self._voxels += comparison.voxels
             self._seams.pop(face, None)
@@ -142,7 +153,7 @@ class SeamCheck:
         self._counts[record.layer] = record.instances
         self._certain[record.layer] = record.certain
         self._wrong.pop(record.layer, None)
-        if record.wrong.size or (self.job.settings.strict and record.doubtful_tiles.size):
+        if record.wrong.size:
             self._wrong[record.layer] = record
         self._disputed.update(record.wrong.tolist())
 
@@ -150,8 +161,8 @@ class SeamCheck:
         tiles = {tile for face in self._seams for tile in (face.low, face.high)}
         for result in self._wrong.values():
             tiles.update(self._indices(result.wrong_tiles))
-            if self.job.settings.strict:
-                tiles.update(self._indices(result.doubtful_tiles))
+        if self.job.settings.strict:
+            tiles.update(self._indices(np.flatnonzero(self._doubtful)))
         return sorted(tile for tile in tiles if self._can_see_more(tile))
 
     def _indices(self, numbers: NDArray[np.int64]) -> Iterator[Index]:

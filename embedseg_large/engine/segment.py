@@ -19,7 +19,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,7 +35,7 @@ from embedseg_large.engine.serial import SerialExecutor
 from embedseg_large.engine.spool import reopenable
 from embedseg_large.engine.stages import Numbering, downsample, finish
 from embedseg_large.engine.tasks import Each, Executor, PredictThenCluster, Task
-from embedseg_large.errors import UsageError
+from embedseg_large.errors import OutputError, UsageError
 from embedseg_large.io.intensity import IntensityRange, intensity_ranges
 from embedseg_large.io.labels import PendingLabels
 from embedseg_large.stitching.relabel import label_dtype, offsets
@@ -120,6 +120,8 @@ def _executor(
     """The executor that was asked for: in this process, or on workers."""
     if sum(x is not None for x in (client, workers, scheduler)) > 1:
         raise UsageError("client, workers and scheduler exclude each other; give one of them")
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers is {workers}; give at least 1, or none to work in this process")
     settings = order.settings
     if client is None and workers is None and scheduler is None:
         network = place(order.network, device=settings.device, dtype=settings.dtype)
@@ -132,7 +134,7 @@ def _executor(
         if scheduler is not None:
             client = stack.enter_context(remote_client(scheduler))
         elif client is None:
-            client = stack.enter_context(local_client(workers or 1))
+            client = stack.enter_context(local_client(workers or 1, settings.device))
         spec = stack.enter_context(network_spec(order.network, settings, order.scratch))
         executor = DaskExecutor(client, spec, progress)
         stack.callback(executor.close)
@@ -165,7 +167,8 @@ def run_order(order: Order, executor: Executor, progress: Progress) -> SegmentRe
         pending.publish(summary)
     except BaseException:
         if pending is not None:
-            pending.discard()
+            with suppress(OutputError):  # the first error is the one to tell
+                pending.discard()
         raise
     finally:
         order.scratch.remove()
@@ -184,6 +187,7 @@ def _start(order: Order, executor: Executor, progress: Progress) -> Job:
         logger.info("intensities %g to %g become 0 to 1", found.low, found.high)
     job = Job(
         volume=order.volume,
+        timepoint=order.volume.timepoint,
         fill_value=order.volume.fill_value,
         intensity=intensity,
         settings=order.settings,

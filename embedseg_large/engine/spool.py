@@ -8,6 +8,7 @@ from typing import Any
 
 from embedseg_large.engine.job import Job
 from embedseg_large.geometry import Box
+from embedseg_large.io.group import output_errors
 from embedseg_large.io.volume import open_volume
 
 _CHUNK = {2: 1024, 3: 128}
@@ -27,10 +28,11 @@ def reopenable(job: Job) -> Job:
     axes = volume.axes
     lead = volume.shape[: len(axes) - volume.ndim]
     chunk = tuple(min(n, _CHUNK[volume.ndim]) for n in volume.spatial_shape)
-    array: Any = zarr.create_array(
-        path, shape=volume.shape, chunks=(*lead, *chunk), dtype=volume.dtype
-    )
-    for box in Box.whole(volume.spatial_shape).split(chunk):
-        array[(..., *box.slices)] = volume.read(box)
+    with output_errors(path):
+        array: Any = zarr.create_array(
+            path, shape=volume.shape, chunks=(*lead, *chunk), dtype=volume.dtype
+        )
+        for box in Box.whole(volume.spatial_shape).split(chunk):
+            array[(..., *box.slices)] = volume.read(box)
     channel = None if volume.channel is None and volume.n_channels > 1 else 0
     return replace(job, volume=open_volume(path, axes=axes, channel=channel))

@@ -19,7 +19,7 @@ from embedseg_large.engine.job import Job, Levels
 from embedseg_large.engine.network import Network
 from embedseg_large.errors import IntensityError
 from embedseg_large.geometry import Box
-from embedseg_large.io.intensity import normalise
+from embedseg_large.io.intensity import is_fill, normalise
 from embedseg_large.io.labels import PendingLabels
 from embedseg_large.stitching.join import Joins
 from embedseg_large.stitching.relabel import Ranking, settle
@@ -34,13 +34,17 @@ def predict(job: Job, network: Network, index: Index) -> bool:
     """PREDICT: the embedding of a core, from core and context. Returns whether it was needed."""
     tile = job.prediction.tile(index)
     image = read_padded(job, tile.region)
-    empty = _is_fill(image, job.fill_value)
+    empty = job.fill_value is not None and is_fill(image, job.fill_value)
     if empty:
         stored = background(tile.core.shape)
     else:
         normalised = np.stack([normalise(c, r) for c, r in zip(image, job.intensity, strict=True)])
+        if job.fill_value != job.fill_value:  # never written: as dark as the darkest
+            normalised[np.isnan(image)] = 0.0
         if not np.isfinite(normalised).all():
-            raise IntensityError(f"{job.volume.path}: NaN or infinite voxels in {tile.core}")
+            raise IntensityError(
+                f"{job.volume.path or 'the array'}: NaN or infinite voxels in {tile.region}"
+            )
         whole = network.predict_tile(normalised, tile.region, job.settings.tta)
         stored = whole[(slice(None), *tile.core.slices_in(tile.region))]
     job.scratch.write_prediction(tile.core, stored)
@@ -62,10 +66,6 @@ def read_padded(job: Job, region: Box) -> NDArray[np.generic]:
     return image
 
 
-def _is_fill(image: NDArray[np.generic], fill: object) -> bool:
-    return fill is not None and bool((image == fill).all())
-
-
 def cluster(job: Job, index: Index, level: int) -> int:
     """CLUSTER: what a tile says, at a level of its halo. Returns the number of its instances."""
     grid = job.clustering(level)
@@ -77,6 +77,7 @@ def cluster(job: Job, index: Index, level: int) -> int:
         result.labels.reshape(tile.region.shape),
         result.seeds,
         result.certain,
+        result.doubtful,
         region=tile.region,
         core=tile.core,
         seams=[grid.seam(face, SEAM_DEPTH) for face in grid.faces(index)],
@@ -93,25 +94,29 @@ def _open_faces(tile: Tile, shape: tuple[int, ...]) -> OpenFaces:
     return known + tuple((start > 0, stop < length) for start, stop, length in region)
 
 
-class Compared(NamedTuple):
-    """Record of a seam that was compared."""
+class Checked(NamedTuple):
+    """Record of a tile and the seams above it."""
 
-    face: Face
-    comparison: Comparison
+    tile: Index
+    exact: bool
+    """Whether the tile is certain of every voxel of its core."""
+    seams: list[tuple[Face, Comparison]]
 
 
-def check(job: Job, faces: tuple[Face, ...], levels: Levels) -> list[Compared]:
-    """CHECK: compare what both sides of each face say about the seam."""
+def check(job: Job, index: Index, levels: Levels) -> Checked:
+    """CHECK: compare what both sides of each face above a tile say about the seam."""
     grid = job.clustering()
-    records = []
-    for face in faces:
+    seams = []
+    for face in grid.faces(index):
+        if face.low != index:
+            continue
         shape = grid.seam(face, SEAM_DEPTH).shape
         views = [
             job.scratch.read_seam(i, levels[i], list(grid.faces(i)).index(face), shape)
             for i in (face.low, face.high)
         ]
-        records.append(Compared(face, compare(*views)))
-    return records
+        seams.append((face, compare(*views)))
+    return Checked(index, job.scratch.read_exact(index, levels[index]), seams)
 
 
 class Accounted(NamedTuple):
@@ -123,7 +128,6 @@ class Accounted(NamedTuple):
     """Instances their owner is certain of."""
     wrong: NDArray[np.uint64]
     wrong_tiles: NDArray[np.int64]
-    doubtful_tiles: NDArray[np.int64]
 
 
 def account(job: Job, layer: int, levels: Levels) -> Accounted:
@@ -141,7 +145,6 @@ def account(job: Job, layer: int, levels: Levels) -> Accounted:
         int(np.count_nonzero(result.sure)),
         result.wrong,
         result.wrong_tiles,
-        result.doubtful_tiles,
     )
 
 
@@ -187,11 +190,11 @@ def finish(job: Job, pending: PendingLabels, numbering: Numbering, box: Box, lev
         final = np.zeros(names.size, dtype=pending.dtype)
         final[used] = ranking.labels(numbering.joins.apply(names[used]))
         labels[common.slices_in(box)] = final[piece]
-    pending.write(0, box, labels, timepoint=job.volume.timepoint)
+    pending.write(0, box, labels, timepoint=job.timepoint)
     return int(np.count_nonzero(labels))
 
 
 def downsample(job: Job, pending: PendingLabels, level: int, box: Box) -> int:
     """FINISH: one shard of a coarser level. Returns its number of voxels."""
-    pending.downsample(level, box, timepoint=job.volume.timepoint)
+    pending.downsample(level, box, timepoint=job.timepoint)
     return box.size

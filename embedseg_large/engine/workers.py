@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from distributed import Worker, WorkerPlugin, get_worker
@@ -15,6 +16,7 @@ from embedseg_large.engine.scratch import Scratch
 from embedseg_large.engine.settings import SegmentSettings
 from embedseg_large.engine.tasks import Done, Task, perform
 from embedseg_large.errors import EmbedSegError
+from embedseg_large.io.group import output_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +49,12 @@ def network_spec(
     from embedseg_large.network.model import Model
 
     path = None
-    if isinstance(network, Model):
-        path = str(Path(scratch.path) / "model.safetensors")
-        Path(scratch.path).mkdir(parents=True, exist_ok=True)
-        network.save(path)
     try:
+        if isinstance(network, Model):
+            path = str(Path(scratch.path) / "model.safetensors")
+            with output_errors(scratch.path):
+                Path(scratch.path).mkdir(parents=True, exist_ok=True)
+                network.save(path)
         yield NetworkSpec(
             path=path,
             network=network if path is None else None,
@@ -71,18 +74,20 @@ class NetworkPlugin(WorkerPlugin):
         self.name = key
         self.spec = spec
         self._network: Network | None = None
+        self._loading = Lock()
 
     def setup(self, worker: Worker) -> None:
         """Nothing yet: a worker that only clusters never loads the network."""
 
     def network(self) -> Network:
         """The network of this worker."""
-        if self._network is None:
-            self._network = self.spec.load()
+        with self._loading:
+            if self._network is None:
+                self._network = self.spec.load()
         return self._network
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"name": self.name, "spec": self.spec, "_network": None}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NetworkPlugin, (self.name, self.spec)
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,12 +110,12 @@ def check_axes(axes: str, shape: Sequence[int], where: str) -> str:
     if len(axes) != len(shape):
         raise MetadataError(f"{where}: axes {axes!r} do not fit the array's shape {tuple(shape)}")
     if not {"y", "x"} <= set(axes):
-        raise MetadataError(f"{where}: axes {axes!r} hold no plane of y and x; pass axes=")
+        raise MetadataError(f"{where}: axes {axes!r} hold no plane of y and x; pass axes= (--axes)")
     for axis, letter in enumerate(axes):
         if letter == OTHER and shape[axis] > 1:
             raise MetadataError(
                 f"{where}: axis {axis} of shape {tuple(shape)} is none of t, c, z, y, x; "
-                "say what the axes are with axes=, such as axes='zyx'"
+                "say what the axes are with axes='zyx' or the like (--axes zyx)"
             )
     if 0 in shape:
         raise MetadataError(f"{where}: the array is empty, its shape is {tuple(shape)}")

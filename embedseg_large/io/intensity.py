@@ -310,11 +310,13 @@ def _counted(volume: Volume, box: Box, values: NDArray[Any]) -> Iterator[Box]:
         yield box
         return
     for part in box.split(volume.chunks):
-        if not _is_fill(values[part.slices_in(box)], volume.fill_value):
+        if not is_fill(values[part.slices_in(box)], volume.fill_value):
             yield part
 
 
-def _is_fill(values: NDArray[Any], fill: Any) -> bool:
+def is_fill(values: NDArray[Any], fill: Any) -> bool:
+    """Whether voxels all have the fill value, which may be NaN."""
+
     def same(these: NDArray[Any]) -> bool:
         return bool(np.all(np.isnan(these) if fill != fill else these == fill))
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from embedseg_large.errors import LabelsExistError, UsageError
+from embedseg_large.errors import LabelsExistError, OutputError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.io.group import (
     check_writable,
@@ -40,7 +40,7 @@ from embedseg_large.io.group import (
     write_group,
 )
 from embedseg_large.io.label_levels import label_levels, label_units
-from embedseg_large.io.volume import Volume
+from embedseg_large.io.volume import Volume, open_volume
 from embedseg_large.io.writer import (
     ZARR_FORMATS,
     LevelSpec,
@@ -136,7 +136,12 @@ class LabelTarget:
         pending = self.pending(dtype, run=run)
         if group_format(Path(self.store)) is None:
             write_group(Path(self.store), ZARR_FORMATS[self.ngff_version], {})
-        pending.store.create()
+        try:
+            pending.store.create()
+        except BaseException:
+            with suppress(OutputError):
+                pending.discard()
+            raise
         return pending
 
 
@@ -225,7 +230,8 @@ class PendingLabels:
     def publish(self, provenance: Mapping[str, Any]) -> None:
         """Give the labels their name; older labels of that name are replaced or kept as a copy.
 
-        Labels that this package did not write are kept as ``NAME.bak`` (``NAME.bak1``, ...).
+        Labels that this package did not write, or of several timepoints, are kept as ``NAME.bak``
+        (``NAME.bak1``, ...).
 
         Parameters
         ----------
@@ -421,12 +427,17 @@ def _settle(folder: Path, name: str, version: str) -> None:
         with output_errors(aside):
             if not (folder / name).exists():
                 aside.rename(folder / name)
-            elif PROVENANCE in read_attributes(aside):
+            elif PROVENANCE in read_attributes(aside) and not _is_series(aside):
                 shutil.rmtree(aside)
             else:
                 kept = _free_name(folder, f"{name}.bak")
                 aside.rename(folder / kept)
                 _list(folder, kept, version)
+
+
+def _is_series(labels: Path) -> bool:
+    """Whether labels have several timepoints, of which the new ones may lack those of the old."""
+    return open_volume(labels).n_timepoints > 1
 
 
 def _free_name(folder: Path, name: str) -> str:

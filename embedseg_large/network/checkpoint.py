@@ -7,6 +7,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from embedseg_large.errors import ModelError
+from embedseg_large.models import bundled_models
 from embedseg_large.network.model import Model
 from embedseg_large.network.modelfile import SUFFIX, StoredModel, read_model_file
 from embedseg_large.network.original import read_original_folder
@@ -33,12 +34,6 @@ def load_model(name_or_path: str | os.PathLike[str], device: str = "cpu") -> Mod
     """
     stored = _find(name_or_path)
     return Model(stored.weights, stored.settings, card=stored.card, device=device)
-
-
-def bundled_models() -> tuple[str, ...]:
-    """List the names of the models that come with the package."""
-    entries = (entry.name for entry in files("embedseg_large.models").iterdir())
-    return tuple(sorted(e.removesuffix(SUFFIX) for e in entries if e.endswith(SUFFIX)))
 
 
 def _find(name_or_path: str | os.PathLike[str]) -> StoredModel:

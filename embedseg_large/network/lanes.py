@@ -29,7 +29,7 @@ def in_order(
     threads = torch.get_num_threads()
     waiting = iter(items)
     try:
-        with ThreadPoolExecutor(lanes, "lane", torch.set_num_threads, (1,)) as pool:
+        with ThreadPoolExecutor(lanes, "lane", _use_one_thread) as pool:
             running = deque(pool.submit(function, item) for item in islice(waiting, lanes))
             while running:
                 result = running.popleft().result()
@@ -38,3 +38,13 @@ def in_order(
     finally:
         # torch sets the number for one thread and for all that begin later: undo the latter
         torch.set_num_threads(threads)
+
+
+def _use_one_thread() -> None:
+    """Give torch one thread in the calling thread, for good.
+
+    A thread takes over the process's number at its first look at it. Looking before setting keeps
+    another thread, which may change that number meanwhile, from having the last word.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(1)

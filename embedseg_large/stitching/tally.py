@@ -56,8 +56,6 @@ class Tally:
     """Ids without an owner, or with another number of voxels than their owner saw, ascending."""
     wrong_tiles: NDArray[np.int64]
     """Numbers of the tiles that speak of them, ascending."""
-    doubtful_tiles: NDArray[np.int64]
-    """Numbers of the tiles that own an instance they are not certain of, ascending."""
 
 
 def tally(entries: Entries, layers: Layers, layer: int) -> Tally:
@@ -86,5 +84,4 @@ def tally(entries: Entries, layers: Layers, layer: int) -> Tally:
         sure=(certain & ~wrong)[alive],
         wrong=ids[wrong],
         wrong_tiles=np.unique(here.tile[wrong[number]]),
-        doubtful_tiles=np.unique(here.tile[here.owned & ~here.certain]),
     )

@@ -32,16 +32,15 @@ class TileView:
     """(m,) whether the seed voxel lies in the core."""
     certain: NDArray[np.bool_]
     """(m,) whether nothing the tile did not see could have changed the instance."""
-
-    def names(self) -> NDArray[np.uint64]:
-        """(m + 1,) id of each local label, 0 for background."""
-        return np.concatenate([np.zeros(1, np.uint64), self.ids])
+    exact: bool
+    """Whether nothing the tile did not see could have changed any voxel of the core."""
 
 
 def make_view(
     labels: NDArray[np.uint32],
     seeds: NDArray[np.int64],
     certain: NDArray[np.bool_],
+    doubtful: NDArray[np.int64],
     *,
     region: Box,
     core: Box,
@@ -58,6 +57,8 @@ def make_view(
         (k,) position of each seed voxel in the raveled region.
     certain
         (k,) see :class:`TileView`.
+    doubtful
+        Positions in the raveled region of voxels that something unseen could change.
     region, core, seams
         What was clustered, what the tile owns, and where it will be compared, in the volume.
     volume_shape
@@ -66,9 +67,7 @@ def make_view(
     at = np.unravel_index(seeds, region.shape)
     voxel = tuple(a + start for a, start in zip(at, region.start, strict=True))
     names = np.ravel_multi_index(voxel, tuple(volume_shape)).astype(np.uint64) + np.uint64(1)
-    owned = np.ones(seeds.size, dtype=np.bool_)
-    for v, start, stop in zip(voxel, core.start, core.stop, strict=True):
-        owned &= (v >= start) & (v < stop)
+    owned = _inside(at, region, core)
 
     pieces = [labels[box.slices_in(region)] for box in (core, *seams)]
     said = np.zeros(seeds.size + 1, dtype=np.bool_)
@@ -88,4 +87,13 @@ def make_view(
         core_sizes=np.bincount(core_labels.reshape(-1), minlength=kept.size + 1)[1:],
         owned=owned[kept],
         certain=certain[kept],
+        exact=not _inside(np.unravel_index(doubtful, region.shape), region, core).any(),
     )
+
+
+def _inside(at: Sequence[NDArray[np.int64]], region: Box, core: Box) -> NDArray[np.bool_]:
+    """Which places of a region lie in the core."""
+    inside = np.ones(at[0].size, dtype=np.bool_)
+    for a, origin, start, stop in zip(at, region.start, core.start, core.stop, strict=True):
+        inside &= (a + origin >= start) & (a + origin < stop)
+    return inside

@@ -84,9 +84,10 @@ class Grid:
     def tile(self, index: Index) -> Tile:
         """The tile at a place of the grid."""
         core = Box(*zip(*map(ax.core, index, self.shape, self.step), strict=True))
-        region = Box(
-            *zip(*map(ax.grown, core.start, core.stop, self.margin, self.bounds), strict=True)
-        )
+        # A core that ends an axis sees all of the padding, which is the volume's, not the tile's.
+        ends = zip(core.stop, self.shape, self.bounds, strict=True)
+        stops = tuple(bound if stop == length else stop for stop, length, bound in ends)
+        region = Box(*zip(*map(ax.grown, core.start, stops, self.margin, self.bounds), strict=True))
         return Tile(index, core, region)
 
     def with_margin(self, margin: tuple[int, ...]) -> Grid:

@@ -27,7 +27,6 @@ from typing import Any, Literal, get_args
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from embedseg_large.errors import UsageError
 
@@ -103,13 +102,15 @@ def center(
     if sizes.shape != (ndim,) or not (np.isfinite(sizes) & (sizes > 0)).all():
         raise UsageError(f"spacing {spacing} over {ndim} axes; pass {ndim} positive numbers")
     if method == "centroid":
-        return np.rint(coordinates.mean(axis=0)).astype(np.int64)
+        rounded: NDArray[np.int64] = np.rint(coordinates.mean(axis=0)).astype(np.int64)
+        return rounded
     if method not in get_args(CenterMethod):
         raise UsageError(f"no centre {method!r}; choose from {', '.join(get_args(CenterMethod))}")
     points = coordinates * sizes
     start = _nearest_to_median(points)
     chosen = start if method == "approximate-medoid" else _medoid(points, start)
-    return coordinates[chosen].astype(np.int64)
+    found: NDArray[np.int64] = coordinates[chosen].astype(np.int64)
+    return found
 
 
 def _nearest_to_median(points: NDArray[np.float64]) -> int:

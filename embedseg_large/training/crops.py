@@ -80,7 +80,7 @@ class Cache:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Annotated:
+class AnnotatedImage:
     """A pair with all that is known about it.
 
     Parameters
@@ -167,7 +167,7 @@ def place(target: Box, shape: Sequence[int], image: Sequence[int]) -> Box:
 
 
 def cut(
-    source: Annotated,
+    source: AnnotatedImage,
     target: Box,
     shape: Sequence[int],
     view: View,
@@ -217,7 +217,7 @@ def cut(
 
 
 def _image(
-    source: Annotated, voxels: NDArray[Any], padded: Sequence[int], shape: Sequence[int]
+    source: AnnotatedImage, voxels: NDArray[Any], padded: Sequence[int], shape: Sequence[int]
 ) -> NDArray[np.float32]:
     """Normalise, pad and magnify an image."""
     channels = source.pair.image_of(voxels)

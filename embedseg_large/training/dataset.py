@@ -29,7 +29,7 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 from embedseg_large.errors import UsageError
 from embedseg_large.io.volume import Volume
 from embedseg_large.training.augment import AugmentSettings, allowed_symmetries, draw_view
-from embedseg_large.training.crops import Annotated, Cache, cut
+from embedseg_large.training.crops import AnnotatedImage, Cache, cut
 from embedseg_large.training.intensities import distort
 from embedseg_large.training.properties import Properties
 from embedseg_large.training.sources import Pair
@@ -85,7 +85,7 @@ class CropDataset(Dataset[Sample]):
         self._sources = []
         for i, (pair, ranges) in enumerate(zip(pairs, properties.ranges, strict=True)):
             rows = objects.rows_of(i)
-            self._sources.append(Annotated(pair, ranges, objects.ids[rows], centers[rows]))
+            self._sources.append(AnnotatedImage(pair, ranges, objects.ids[rows], centers[rows]))
         self._cache = Cache(cache_bytes)
         self._order: tuple[int, NDArray[np.int64]] | None = None
         self._worker: int | None = None

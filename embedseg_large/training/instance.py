@@ -47,7 +47,7 @@ def instance_loss(
         ``(K,)``: of the instances in the total.
     """
     route = _CompiledTerm.apply if embedding.device.type == "cpu" else tensor_term
-    return InstanceTerm(*route(embedding, centers, precisions, batch, weights))  # type: ignore[no-untyped-call]
+    return InstanceTerm(*route(embedding, centers, precisions, batch, weights))
 
 
 class _CompiledTerm(torch.autograd.Function):
@@ -77,7 +77,7 @@ class _CompiledTerm(torch.autograd.Function):
         return losses @ weights, phi, overlaps
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the gradient."""
         embedding, precisions = ctx.saved_tensors
@@ -120,7 +120,7 @@ def _others(
 ) -> tuple[Tensor, Tensor]:
     """Return voxel and instance of the pairs outside the masks that count.
 
-    Every instance is compared with its crop at once: 4 bytes a pair, of which a few exist at a time.
+    Every instance is compared with its crop at once: some ten bytes a pair.
     """
     (count, ndim, size), k = embedding.shape, len(centers)
     places = torch.bincount(batch.samples, minlength=count)

@@ -9,7 +9,9 @@ reached its end and every further weight is 0. So a voxel outside the mask count
     phi > 1 - (the largest phi in the mask)   and   2 phi - 1 > -1 in the numbers at hand.
 
 Instead of errors, exponents are compared: ``q = -log phi`` outside, and for the mask its mirror
-image ``-log(1 - phi)``, so that only the few voxels of the mask need a logarithm. For each instance:
+image ``-log(1 - phi)``, so that only the few voxels of the mask need a logarithm.
+
+For each instance:
 
 1. Gaussians of its own voxels, and from them the largest exponent that counts;
 2. one scan of the crop that collects the others that count;
@@ -21,6 +23,7 @@ image ``-log(1 - phi)``, so that only the few voxels of the mask need a logarith
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numba
@@ -115,7 +118,7 @@ def instance_term(gaussians: Gaussians, members: Members, weights: Floats, threa
     with ThreadPoolExecutor(len(cuts) - 1) as pool:
         lanes = [
             pool.submit(_instances, gaussians, members, weights, first, last, outcome)
-            for first, last in zip(cuts[:-1], cuts[1:], strict=True)
+            for first, last in pairwise(cuts)
         ]
     for lane in lanes:
         lane.result()
@@ -230,7 +233,7 @@ def _any_below(values: Floats, limit: Any) -> bool:  # pragma: no cover - compil
     n = values.dtype.type(0)  # of the values' width, or their comparison is not vectorised
     for i in range(len(values)):
         n += values.dtype.type(1) if values[i] < limit else values.dtype.type(0)
-    return n > 0
+    return bool(n > 0)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -250,9 +253,9 @@ def _argsort(values: Floats) -> NDArray[np.int32]:  # pragma: no cover - compile
         digit = keys[i] & (size - 1)
         halfway[low[digit]] = i
         low[digit] += 1
-    for i in halfway:
-        digit = keys[i] >> _DIGIT
-        order[high[digit]] = i
+    for i in range(n):
+        digit = keys[halfway[i]] >> _DIGIT
+        order[high[digit]] = halfway[i]
         high[digit] += 1
     return order
 

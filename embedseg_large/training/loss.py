@@ -101,10 +101,11 @@ def _loss(
 ) -> LossTerms:
     """Compute the loss of raw channels of full precision."""
     sizes, axes = raw_layout(batch.centers.shape[1])
-    offsets, sigmas, logits = raw.flatten(2).split(sizes, dim=1)
+    offsets, sigmas, logits = torch.split(raw.flatten(2), list(sizes), dim=1)
     shares = _shares(batch).to(raw.dtype)
     own = _own_sigmas(sigmas, batch)
-    means = torch.segment_reduce(own, "mean", lengths=batch.sizes, axis=0)
+    # "unsafe" skips a check of the lengths that fails where there are none
+    means = torch.segment_reduce(own, "mean", lengths=batch.sizes, axis=0, unsafe=True)
     gaussians = instance_loss(
         offsets.tanh() + _places(raw, [pitch[d] for d in axes], axes),
         (batch.centers.to(raw.dtype) * raw.new_tensor(pitch))[:, axes],

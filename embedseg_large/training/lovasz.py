@@ -1,9 +1,9 @@
 """The Lovász hinge of many instances at once: one segmented sort, no loop over instances.
 
 The Jaccard loss of a set of wrong voxels has a convex extension to real errors (Berman, Triki and
-Blaschko 2018). With errors of one instance in descending order, P voxels in its mask, and p voxels
-of the mask and n others among the first, the Jaccard loss of those is ``1 - (P - p) / (P + n)``. The
-extension weights each error by the increase that its voxel brings::
+Blaschko 2018). Take the errors of one instance in descending order; let its mask have P voxels, of
+which p are among the first errors, with n others. The Jaccard loss of these is
+``1 - (P - p) / (P + n)``, and the extension weights each error by the increase its voxel brings::
 
     in the mask   1 / (P + n)                        p, n: voxels before it
     outside       (P - p) / ((P + n) (P + n + 1))
@@ -33,8 +33,8 @@ def lovasz_hinge(logits: Tensor, inside: Tensor, instances: Tensor, count: int) 
 
     Returns
     -------
-    ``(count,)``: sum of ``max(0, 1 - logit)`` (in the mask) and ``max(0, 1 + logit)`` (outside) with
-    the weights above; 0 for an instance with no voxel in its mask. Differentiable by `logits`.
+    ``(count,)``: sum of ``max(0, 1 - logit)`` (in the mask) and ``max(0, 1 + logit)`` (outside)
+    with the weights above; 0 for an instance with no voxel in its mask. Differentiable by `logits`.
     """
     errors = torch.where(inside, 1 - logits, 1 + logits)
     order = _descending(errors.detach(), instances)

@@ -59,6 +59,7 @@ def load_state(path: Path, fingerprint: str) -> TrainState:
         raise ModelError(f"{path} is not the state of a training run") from error
     if state.fingerprint != fingerprint:
         raise ModelError(
-            f"{path} was made with other data or settings; resume with the same, or choose another out"
+            f"{path} was made with other data or settings; "
+            "resume with the same ones, or choose another out"
         )
     return state

@@ -135,7 +135,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     counts = [len(part.sizes) for part in parts]
     volume = labels[0].size
     return Batch(
-        image=torch.from_numpy(np.stack([sample.image for sample in samples])),
+        image=torch.from_numpy(np.stack([sample.image for sample in samples], dtype=np.float32)),
         annotated=torch.from_numpy(labels != IGNORED),
         background=torch.from_numpy(labels == 0),
         voxels=_joined([part.voxels + i * volume for i, part in enumerate(parts)]),

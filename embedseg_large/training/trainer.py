@@ -178,11 +178,12 @@ class Trainer:
             if number % self.settings.accumulate == 0 or number == len(loader):
                 self._step()
             for name in TERMS:
-                sums[name] += float(getattr(terms, name))
+                sums[name] += float(getattr(terms, name).detach())
             overlap += float(terms.overlaps.sum())
             instances += len(terms.overlaps)
             if self._watcher is not None:
-                self._watcher.batch(self._epoch + 1, number, len(loader), float(terms.total))
+                loss = float(terms.total.detach())
+                self._watcher.batch(self._epoch + 1, number, len(loader), loss)
         means = {name: total / len(loader) for name, total in sums.items()}
         return means, overlap / max(1, instances)
 
@@ -208,7 +209,8 @@ class Trainer:
         terms = embedding_loss(
             raw, batch, pitch=properties.pitch, foreground_weight=properties.foreground_weight
         )
-        self._scaler.scale(terms.total / self.settings.accumulate).backward()
+        share = self._scaler.scale(terms.total / self.settings.accumulate)
+        share.backward()  # type: ignore[no-untyped-call]
         return terms
 
     def _step(self) -> None:

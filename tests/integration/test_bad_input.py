@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +163,19 @@ def test_workers_and_scheduler_exclude_each_other(store: Path) -> None:
     assert "exclude" in fails("segment", store, "--workers", 2, "--scheduler", "tcp://x:1")
 
 
-def test_a_scheduler_that_is_not_there(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedseg_large.engine.run.CONNECT_SECONDS", 1)
-    with pytest.raises(es.EmbedSegError, match="no Dask scheduler"):
-        es.segment(store, "nuclei-3d", scheduler="tcp://127.0.0.1:1")
+def test_a_scheduler_that_is_not_there(store: Path) -> None:
+    """In a process of its own: a client that never connected leaves sockets behind."""
+    code = f"""
+import embedseg_large as es
+from embedseg_large.engine import run
+run.CONNECT_SECONDS = 1
+try:
+    es.segment({str(store)!r}, "nuclei-3d", scheduler="tcp://127.0.0.1:1")
+except es.EmbedSegError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "no Dask scheduler answers at tcp://127.0.0.1:1" in done.stdout
 
 
 def test_two_label_volumes_of_different_shape_are_not_compared(tmp_path: Path) -> None:

@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 
 import embedseg_large as es
 from embedseg_large.clustering.cluster import cluster_points
-from embedseg_large.clustering.points import points_of_stored
+from embedseg_large.clustering.points import points_of_embedding, points_of_stored
 from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.embedding import Embedding
 from embedseg_large.engine.order import prepare
 from embedseg_large.engine.progress import Progress
 from embedseg_large.engine.segment import run_order
 from embedseg_large.engine.tasks import Source, Task, perform
 from embedseg_large.geometry import Box
+from embedseg_large.stitching.view import make_view
 from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
@@ -57,7 +59,7 @@ def untiled(labels: Labels, network: OracleNetwork) -> Labels:
     return numbers[found]
 
 
-def run(labels: Labels, network: OracleNetwork, out: Path, **options: Any) -> es.SegmentResult:
+def run(labels: Any, network: OracleNetwork, out: Path, **options: Any) -> es.SegmentResult:
     return es.segment(
         labels, network, output=out, overwrite=True, intensity_range=(0, 1), **options
     )
@@ -275,3 +277,77 @@ def test_the_summary_counts_every_voxel_of_every_stage(tmp_path: Path) -> None:
     assert set(result.summary["stages"]) >= {"predict", "cluster", "check", "finish"}
     assert all(left == 0 for left in seen.values())
     assert result.summary["stages"]["predict"]["tiles"] == 3 * 3 * 3
+
+
+def test_a_chosen_timepoint_is_written_to_its_place(tmp_path: Path, client: Any) -> None:
+    frame = embryo(3)
+    series = np.stack([np.zeros_like(frame), np.zeros_like(frame), frame])
+    volume = es.open_volume(series, axes="tzyx", timepoint=2)
+    network = OracleNetwork.of(frame)
+    for name, options in (("serial", {}), ("dask", {"client": client})):
+        result = run(volume, network, tmp_path / f"{name}.zarr", **options)
+        found = result.labels.compute()
+        assert found.shape == series.shape
+        assert not found[:2].any()
+        np.testing.assert_array_equal(found[2], untiled(frame, network))
+
+
+def test_a_volume_of_nothing_has_no_instances(tmp_path: Path) -> None:
+    labels = embryo(3)
+    result = run(np.zeros_like(labels), OracleNetwork.of(labels), tmp_path / "out.zarr")
+    assert result.n_instances == 0
+    assert not result.labels.compute().any()
+
+
+def pointing_far() -> tuple[Embedding, ClusterSettings]:
+    """One object whose seed lies two tiles away from where its voxels are."""
+    offsets = np.zeros((2, 4, 40), np.float32)
+    seeds = np.zeros((4, 40), np.float32)
+    offsets[1, :, 20:26] = 23 - np.arange(20, 26)
+    seeds[:, 20:26] = 0.8
+    offsets[1, 0, 14], seeds[0, 14] = 9, 0.99
+    sigmas = np.full((2, 4, 40), 1.0, np.float32)
+    return Embedding(offsets, sigmas, seeds), ClusterSettings(min_object_size=20, reach=(9.0, 9.0))
+
+
+def test_a_tile_that_might_be_wrong_is_not_proven_exact() -> None:
+    """Not even where it names no instance at all."""
+    embedding, rule = pointing_far()
+    core = Box((0, 12), (4, 18))
+    region = Box((0, 6), (4, 24))
+    part = Embedding(
+        embedding.offsets[(slice(None), *region.slices)],
+        embedding.sigmas[(slice(None), *region.slices)],
+        embedding.seeds[region.slices],
+    )
+    faces = ((False, False), (False, False), (True, True))
+    result = cluster_points(points_of_embedding(part, rule), rule, faces)
+    view = make_view(
+        result.labels.reshape(region.shape),
+        result.seeds,
+        result.certain,
+        result.doubtful,
+        region=region,
+        core=core,
+        seams=[],
+        volume_shape=(4, 40),
+    )
+    assert view.ids.size == 0
+    assert not view.exact
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_strict_runs_prove_every_core_where_halos_may_grow(tmp_path: Path, ndim: int) -> None:
+    labels = embryo(ndim)
+    network = OracleNetwork.of(labels, flaws=FLAWS["noise"])
+    result = run(
+        labels,
+        network,
+        tmp_path / "out.zarr",
+        cluster_tile=(40,) * ndim,
+        halo=(12,) * ndim,
+        max_halo=(96,) * ndim,
+        strict=True,
+    )
+    assert result.seams.tiles_exact == result.seams.tiles > 1
+    np.testing.assert_array_equal(np.asarray(result.labels), untiled(labels, network))

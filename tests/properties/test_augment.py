@@ -17,7 +17,7 @@ from embedseg_large.training.augment import (
     turn_points,
     unturned_shape,
 )
-from embedseg_large.training.crops import Annotated, cut, find_centers, place
+from embedseg_large.training.crops import AnnotatedImage, cut, find_centers, place
 from embedseg_large.training.properties import measure
 from embedseg_large.training.sources import find_pairs
 
@@ -26,13 +26,13 @@ zooms = st.tuples(*[st.floats(0.4, 2.5)] * 3)
 seeds = st.integers(0, 2**32 - 1)
 
 
-def embryo() -> tuple[Annotated, list[Box]]:
+def embryo() -> tuple[AnnotatedImage, list[Box]]:
     """Return an embryo whose image is its labels, and the boxes of its objects."""
     labels = synthetic_embryo((36, 44, 40), diameter=9, density=0.8, seed=2)
     pairs = find_pairs([labels.astype(np.float32)], [labels])
     found = measure(pairs)
     objects = found.objects
-    source = Annotated(pairs[0], found.ranges[0], objects.ids, find_centers(pairs, objects))
+    source = AnnotatedImage(pairs[0], found.ranges[0], objects.ids, find_centers(pairs, objects))
     return source, [objects.box(row) for row in range(len(objects))]
 
 

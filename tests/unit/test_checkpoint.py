@@ -15,7 +15,8 @@ import safetensors.torch
 import torch
 
 from embedseg_large.errors import ModelError, OutputError, UsageError
-from embedseg_large.network.checkpoint import bundled_models, load_model
+from embedseg_large.models import bundled_models
+from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import ModelSettings

@@ -17,7 +17,7 @@ from embedseg_large.symmetry import SignedPermutation
 from embedseg_large.testing.synthetic import synthetic_embryo
 from embedseg_large.training.augment import View
 from embedseg_large.training.centers import CenterMethod, centers
-from embedseg_large.training.crops import Annotated, Cache, cut, find_centers, place
+from embedseg_large.training.crops import AnnotatedImage, Cache, cut, find_centers, place
 from embedseg_large.training.properties import Properties, measure
 from embedseg_large.training.sources import Pair, find_pairs
 from embedseg_large.training.targets import Sample
@@ -27,11 +27,11 @@ PLAIN = {2: View.plain(2), 3: View.plain(3)}
 
 def annotated(
     image: NDArray[Any], mask: NDArray[Any], method: CenterMethod = "medoid", **options: Any
-) -> tuple[Annotated, Properties]:
+) -> tuple[AnnotatedImage, Properties]:
     pairs = find_pairs([image], [mask], **options)
     properties = measure(pairs)
     found = find_centers(pairs, properties.objects, method)
-    return Annotated(pairs[0], properties.ranges[0], properties.objects.ids, found), properties
+    return AnnotatedImage(pairs[0], properties.ranges[0], properties.objects.ids, found), properties
 
 
 @pytest.fixture

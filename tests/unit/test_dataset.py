@@ -43,8 +43,8 @@ def dataset(folder: Path, **options: Any) -> CropDataset:
     pairs = find_pairs(folder / "images", folder / "masks")
     properties = measure(pairs, crop=(16, 24, 24))
     centers = find_centers(pairs, properties.objects)
-    options = {"augment": ROBUST, "seed": 3} | options
-    return CropDataset(pairs, properties, centers, **options)
+    values: dict[str, Any] = {"augment": ROBUST, "seed": 3} | options
+    return CropDataset(pairs, properties, centers, **values)
 
 
 def same(a: Sample, b: Sample) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ def sample(
 
 def members(batch: Batch) -> list[list[int]]:
     """Voxels of each instance."""
-    return [v.tolist() for v in batch.voxels.split(batch.sizes.tolist())]
+    return [v.tolist() for v in torch.split(batch.voxels, batch.sizes.tolist())]
 
 
 def test_memberships_are_grouped_by_instance_over_the_whole_batch() -> None:
@@ -76,6 +78,17 @@ def test_a_crop_without_instances_is_a_crop() -> None:
 def test_a_batch_moves_as_a_whole() -> None:
     moved = collate([sample()]).to("meta")
     assert all(getattr(moved, name).is_meta for name in Batch.__slots__)
+
+
+def test_a_batch_travels_between_processes() -> None:
+    batch = collate([sample()])
+    copy = pickle.loads(pickle.dumps(batch))
+    assert all(torch.equal(getattr(copy, n), getattr(batch, n)) for n in Batch.__slots__)
+
+
+def test_images_become_float32() -> None:
+    double = Sample(np.ones((1, *LABELS.shape)), LABELS, None, CENTERS)
+    assert collate([double]).image.dtype == torch.float32
 
 
 def test_crops_of_different_shapes_are_refused() -> None:
