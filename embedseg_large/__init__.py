@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from embedseg_large.engine.segment import segment
     from embedseg_large.errors import EmbedSegError
     from embedseg_large.io.convert import convert
+    from embedseg_large.io.intensity import normalise
     from embedseg_large.io.volume import Volume, open_volume
     from embedseg_large.metrics.scores import Score
     from embedseg_large.network.checkpoint import load_model
@@ -34,6 +35,7 @@ __all__ = [
     "convert",
     "evaluate",
     "load_model",
+    "normalise",
     "open_volume",
     "segment",
 ]
@@ -50,6 +52,7 @@ _HOME = {
     "convert": "io.convert",
     "evaluate": "engine.evaluate",
     "load_model": "network.checkpoint",
+    "normalise": "io.intensity",
     "open_volume": "io.volume",
     "segment": "engine.segment",
 }

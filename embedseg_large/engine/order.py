@@ -7,9 +7,10 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from embedseg_large.engine.network import Network, choose_device
+from embedseg_large.engine.options import SettingsOptions
 from embedseg_large.engine.scratch import Scratch
 from embedseg_large.engine.settings import SegmentSettings, resolve_settings
 from embedseg_large.errors import ModelError, UsageError
@@ -51,7 +52,7 @@ def prepare(
     intensity_range: tuple[float, float] | None = None,
     intensity_sample: float | None = None,
     device: str | None = None,
-    **settings: Any,
+    **settings: Unpack[SettingsOptions],
 ) -> Order:
     """Open the volume and the model, fill in all settings, and find every reason to refuse.
 
@@ -61,23 +62,10 @@ def prepare(
         See `segment`.
     channel, timepoint, level, axes, voxel_size
         As for `open_volume`, where `volume` is not opened yet.
-    output
-        Store for the labels, where the image's own cannot have them.
-    ngff_version
-        0.5 or 0.4, for a new `output`.
-    overwrite
-        Whether labels of that name may be replaced.
-    scratch
-        Folder for what the run keeps until it is finished; default: beside the labels' store.
-    intensity_range
-        Intensities that become 0 and 1; default: percentiles 1 and 99.8 of the whole volume.
-    intensity_sample
-        Fraction of the volume to take the percentiles from; default: all of it.
-    device
-        cpu or cuda; default: cuda where there is one here, else cpu.
+    output, ngff_version, overwrite, scratch, intensity_range, intensity_sample, device
+        See `SegmentOptions`.
     **settings
-        See `resolve_settings`: tta, dtype, tile, context, cluster_tile, halo, max_halo,
-        strict, min_object_size, foreground, seed.
+        See `SettingsOptions`.
     """
     opened = _open(volume, channel, timepoint, level, axes, voxel_size)
     network = _load(model)

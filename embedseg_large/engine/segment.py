@@ -21,11 +21,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from embedseg_large.embedding import channel_count
 from embedseg_large.engine.job import Job
 from embedseg_large.engine.network import Network, place
+from embedseg_large.engine.options import SegmentOptions
 from embedseg_large.engine.order import Order, prepare
 from embedseg_large.engine.progress import Progress, Watcher
 from embedseg_large.engine.provenance import provenance
@@ -59,7 +60,7 @@ def segment(
     workers: int | None = None,
     scheduler: str | None = None,
     watcher: Watcher | None = None,
-    **options: Any,
+    **options: Unpack[SegmentOptions],
 ) -> SegmentResult:
     """Segment a volume, and write its labels as OME-Zarr.
 
@@ -81,9 +82,10 @@ def segment(
     watcher
         Is told of progress.
     **options
-        See `embedseg_large.engine.order.prepare`: output, ngff_version, overwrite, scratch,
-        intensity_range, intensity_sample, tta, device, dtype, tile, context, cluster_tile, halo,
-        max_halo, strict, min_object_size, foreground, seed.
+        See `embedseg_large.engine.options.SegmentOptions`: channel, timepoint, level, axes,
+        voxel_size, output, ngff_version, overwrite, scratch, intensity_range, intensity_sample,
+        device, tta, dtype, tile, context, cluster_tile, halo, max_halo, strict,
+        min_object_size, foreground, seed.
 
     Returns
     -------

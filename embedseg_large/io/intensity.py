@@ -34,6 +34,9 @@ _STEP = 2**18  # voxels counted at once: what np.bincount makes of them stays in
 _SIGN = np.uint32(2**31)
 _GOLDEN = (5**0.5 - 1) / 2
 
+PERCENTILES = (1.0, 99.8)
+"""Of all voxels; the original's."""
+
 Item = tuple[int | None, Box]
 """A timepoint (None if the volume has no time axis) and a tile of it."""
 
@@ -106,7 +109,7 @@ MapLike = Callable[[Callable[[Item], Histogram], Iterable[Item]], Iterable[Histo
 def intensity_range(
     volume: Volume,
     *,
-    percentiles: tuple[float, float] = (1.0, 99.8),
+    percentiles: tuple[float, float] = PERCENTILES,
     timepoint: int | None = None,
     sample: float | None = None,
     map: MapLike = map,
@@ -164,7 +167,7 @@ def intensity_range(
 def intensity_ranges(
     volume: Volume,
     *,
-    percentiles: tuple[float, float] = (1.0, 99.8),
+    percentiles: tuple[float, float] = PERCENTILES,
     timepoint: int | None = None,
     sample: float | None = None,
     map: MapLike = map,
@@ -187,7 +190,7 @@ def intensity_ranges(
     )
 
 
-def normalise(image: NDArray[Any], intensity: IntensityRange) -> NDArray[np.float32]:
+def normalise(image: NDArray[Any], intensity: IntensityRange | None = None) -> NDArray[np.float32]:
     """Map the low intensity to 0 and the high one to 1, without clipping.
 
     Parameters
@@ -195,13 +198,22 @@ def normalise(image: NDArray[Any], intensity: IntensityRange) -> NDArray[np.floa
     image
         One channel, any shape and real type.
     intensity
-        The range of that channel in the whole volume.
+        The range of that channel in the whole volume. None: percentiles 1 and 99.8 of `image`,
+        which should then *be* the whole volume: parts that are normalised on their own differ.
 
     Returns
     -------
     ndarray
         ``(image - low) / (high - low)``, float32, a new array of the same shape.
+
+    Raises
+    ------
+    UsageError
+        The two percentiles are equal, or not finite.
     """
+    if intensity is None:
+        low, high = np.percentile(image, PERCENTILES)
+        intensity = IntensityRange(float(low), float(high), PERCENTILES, image.size)
     values = image.astype(np.float32)
     values -= np.float32(intensity.low)
     values /= np.float32(intensity.high - intensity.low)

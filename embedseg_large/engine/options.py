@@ -1,0 +1,63 @@
+"""Everything a user may choose about a run, by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TypedDict
+
+
+class SettingsOptions(TypedDict, total=False):
+    """What decides the labels; what is left out follows from the model."""
+
+    tta: bool | int | str
+    """Test-time augmentation: none, 4, 8, 16, 48, or True for the model's default."""
+    dtype: str
+    """Number format of the network: float32, bfloat16 or float16."""
+    tile: Sequence[int] | None
+    """Core of a prediction tile, in voxels; multiples of 8."""
+    context: Sequence[int] | None
+    """Input seen around a prediction core, in voxels; multiples of 8."""
+    cluster_tile: Sequence[int] | None
+    """Core of a clustering tile, in voxels."""
+    halo: Sequence[int] | None
+    """Predictions seen around a clustering core at first, in voxels."""
+    max_halo: Sequence[int] | None
+    """The same for tiles that disagree; default 4 times the halo."""
+    strict: bool
+    """Whether tiles that are merely uncertain see more, too."""
+    min_object_size: int | None
+    """Instances have more voxels than this."""
+    foreground: float
+    """Seediness above which a voxel is foreground; default 0.5."""
+    seed: float
+    """Seediness from which a voxel may found an instance; default 0.9."""
+
+
+class SegmentOptions(SettingsOptions, total=False):
+    """What `segment` takes by name."""
+
+    channel: int | None
+    """Channel of a multi-channel image; default 0. None: all, for a multi-channel model."""
+    timepoint: int | None
+    """Timepoint of a series."""
+    level: int
+    """Pyramid level; 0 is the finest."""
+    axes: str | None
+    """Letters of the axes of a file that does not say it."""
+    voxel_size: Sequence[float] | None
+    """µm along (z,) y, x, where the file does not say it."""
+    output: str | os.PathLike[str] | None
+    """Store for the labels, where the image's own cannot have them."""
+    ngff_version: str | None
+    """0.5 or 0.4, for a new `output`."""
+    overwrite: bool
+    """Whether labels of that name may be replaced."""
+    scratch: str | os.PathLike[str] | None
+    """Folder for what the run keeps until it is finished; default: beside the labels' store."""
+    intensity_range: tuple[float, float] | None
+    """Intensities that become 0 and 1; default: percentiles 1 and 99.8 of the whole volume."""
+    intensity_sample: float | None
+    """Fraction of the volume to take the percentiles from; default: all of it."""
+    device: str | None
+    """cpu or cuda; default: cuda where there is one here, else cpu."""
