@@ -6,6 +6,8 @@ however many tiles there are. Only records travel; voxels go from store to worke
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -145,17 +147,32 @@ def _offers_gpu(client: Client, device: str) -> bool:
 def local_client(workers: int, device: str = "cpu") -> Iterator[Client]:
     """A client of a new local cluster of single-threaded worker processes."""
     resources = {"GPU": 1} if device.startswith("cuda") else None
-    with (
-        LocalCluster(
+    with _interrupts_ignored():
+        cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
             dashboard_address=":0",  # any free port: 8787 may be taken
             resources=resources,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+        )
+    with cluster, Client(cluster) as client:
         yield client
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes that are started meanwhile ignore Ctrl-C, which a terminal sends to all of them.
+
+    This process alone decides what an interrupt means; workers would each print a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +210,34 @@ def test_nothing_is_read_before_metadata_are_checked(
     monkeypatch.setattr(Volume, "read", read)
     with pytest.raises(es.EmbedSegError, match="tile"):
         es.segment(store, OracleNetwork.of(embryo), tile=(60, 64, 64))
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")])
+def test_an_interrupt_ends_in_one_line_and_leaves_nothing(
+    store: Path, workers: tuple[str, ...]
+) -> None:
+    """As Ctrl-C in a terminal does: the whole process group gets the signal."""
+    command = [sys.executable, "-c", "from embedseg_large.cli import main; main()", "segment"]
+    run = subprocess.Popen(
+        [*command, str(store), "--tile", "8,8,8", *workers],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    scratch = wait_for(lambda: next(store.parent.glob(".*.scratch/predictions"), None))
+    os.killpg(run.pid, signal.SIGINT)
+    printed, complaint = run.communicate(timeout=60)
+    assert (run.returncode, printed) == (130, "")
+    assert complaint.strip() == "interrupted; nothing was published"
+    assert scratch is not None
+    assert not scratch.parent.exists()
+    assert not (store / "labels").exists()
+
+
+def wait_for(look: Callable[[], Path | None], seconds: float = 60) -> Path | None:
+    """What `look` finds, as soon as it finds it."""
+    deadline = time.monotonic() + seconds
+    while (found := look()) is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
