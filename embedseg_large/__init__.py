@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from embedseg_large.metrics.scores import Score
     from embedseg_large.network.checkpoint import load_model
     from embedseg_large.network.model import Model
+    from embedseg_large.training.train import train
 
 __all__ = [
     "EmbedSegError",
@@ -38,6 +39,7 @@ __all__ = [
     "normalise",
     "open_volume",
     "segment",
+    "train",
 ]
 
 _HOME = {
@@ -55,6 +57,7 @@ _HOME = {
     "normalise": "io.intensity",
     "open_volume": "io.volume",
     "segment": "engine.segment",
+    "train": "training.train",
 }
 
 

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "training": FOUNDATION | LEAVES - {"stitching"},
     "testing": FOUNDATION,
     "engine": FOUNDATION | LEAVES,
-    "cli": FOUNDATION | LEAVES | {"engine", "data", "models", "pictures"},
+    "cli": FOUNDATION | LEAVES | {"engine", "data", "models", "pictures", "training"},
 }
 USERS = {"distributed": {"engine"}, "torch": {"network", "training"}}
 """Who may import a library that is slow to load or easily spreads."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from embedseg_large.cli import convert, demo, evaluate, info, segment
+from embedseg_large.cli import convert, demo, evaluate, info, segment, train
 
 app = typer.Typer(
     name="embedseg-large",
@@ -33,5 +33,13 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-for command in (demo.demo, convert.convert, info.info, segment.segment, evaluate.evaluate):
+COMMANDS = (
+    demo.demo,
+    convert.convert,
+    info.info,
+    train.train,
+    segment.segment,
+    evaluate.evaluate,
+)
+for command in COMMANDS:
     app.command()(command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,10 +71,8 @@ def set_up_logging(verbose: bool) -> None:
     handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("embedseg_large").setLevel(logging.INFO if verbose else logging.WARNING)
-    if not verbose:  # its import would undo a level that was set before it
-        import dask
-
-        dask.config.set({"distributed.logging": {"distributed": "critical", "bokeh": "critical"}})
+    if not verbose:  # read by Dask when it is imported, here and in the processes of workers
+        os.environ.setdefault("DASK_DISTRIBUTED__LOGGING__DISTRIBUTED", "critical")
 
 
 @contextmanager
@@ -137,7 +136,7 @@ def print_facts(title: str | None, facts: Mapping[str, Any]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, str(value))
-    _wide(Console()).print(table, end="\n\n")
+    _print(table)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -147,13 +146,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    _wide(Console()).print(table, end="\n\n")
+    _print(table)
 
 
-def _wide(console: Console) -> Console:
-    """A console that rather runs over the edge than cuts a number or a path."""
+def _print(table: Table) -> None:
+    """Print a table and an empty line; rather over the edge than cutting a number or a path."""
+    console = Console()
     console.width = max(console.width, 100) if console.is_terminal else 1000
-    return console
+    console.print(table)
+    console.print()
 
 
 def readable_bytes(count: float) -> str:
