@@ -17,7 +17,6 @@ class SerialExecutor:
 
     network: Network
     progress: Progress
-    workers: int = 1
 
     def run(self, source: Source) -> Iterator[tuple[Task, Any]]:
         """Run all tasks of a source, and give their results as they come."""

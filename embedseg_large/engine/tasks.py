@@ -49,10 +49,6 @@ class Source(Protocol):
 class Executor(Protocol):
     """Runs tasks: one after another, or on a cluster."""
 
-    @property
-    def workers(self) -> int:
-        """Number of tasks that run at a time."""
-
     def run(self, source: Source) -> Iterator[tuple[Task, Any]]:
         """Run all tasks of a source, and give their results as they come.
 

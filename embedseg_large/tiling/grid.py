@@ -29,11 +29,6 @@ class Tile:
     core: Box
     region: Box
 
-    @property
-    def name(self) -> str:
-        """The tile's place as text, e.g. ``0.1.2``."""
-        return ".".join(map(str, self.index))
-
 
 @dataclass(frozen=True, slots=True)
 class Face:
@@ -105,10 +100,6 @@ class Grid:
             (a // s, ax.count(b, s))
             for a, b, s in zip(clipped.start, clipped.stop, self.step, strict=True)
         )
-
-    def owner(self, voxel: tuple[int, ...]) -> Index:
-        """The tile whose core holds a voxel."""
-        return tuple(v // s for v, s in zip(voxel, self.step, strict=True))
 
     def faces(self, index: Index) -> Iterator[Face]:
         """Faces of a tile with its neighbours, those below and those above."""

@@ -107,7 +107,6 @@ class ShuffledExecutor:
 
     network: OracleNetwork
     order: random.Random
-    workers: int = 1
 
     def run(self, source: Source) -> Iterator[tuple[Task, Any]]:
         waiting: list[Task] = []

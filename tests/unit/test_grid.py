@@ -32,7 +32,3 @@ def test_a_seam_does_not_leave_a_core_of_one_voxel() -> None:
 def test_tiles_are_numbered_in_raster_order() -> None:
     grid = Grid((100, 100, 30), (50, 40, 30), (4, 4, 4))
     assert [grid.number(index) for index in grid] == list(range(len(grid)))
-
-
-def test_a_tile_has_a_readable_name() -> None:
-    assert Grid((9, 9), (3, 3), (0, 0)).tile((2, 0)).name == "2.0"
