@@ -34,13 +34,21 @@ def info(
 
 def _is_model(thing: str) -> bool:
     path = Path(thing)
-    if path.suffix == ".safetensors" or (path / "data_properties.json").exists():
+    if _is_safetensors(path) or (path / "data_properties.json").exists():
         return True
     if path.exists() or "/" in thing:
         return False
     from embedseg_large.models import bundled_models
 
     return thing in bundled_models()
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do: 8 bytes of length, then a JSON object."""
+    if not path.is_file():
+        return path.suffix == ".safetensors"
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def _about_volume(thing: str, level: int, axes: str | None) -> dict[str, Any]:

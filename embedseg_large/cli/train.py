@@ -116,5 +116,7 @@ class _Bars(AbstractContextManager["_Bars"]):
         best = "  best" if record.best else ""
         terms = "  ".join(f"{name} {value:.3f}" for name, value in record.loss.items())
         self._progress.console.print(
-            f"epoch {record.epoch}  {terms}  IoU {record.iou:.3f}{ap}{best}", highlight=False
+            f"epoch {record.epoch}  {terms}  IoU {record.iou:.3f}{ap}{best}",
+            highlight=False,
+            soft_wrap=True,
         )

@@ -116,3 +116,15 @@ def test_the_demo_command_draws_a_picture(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo")])
     assert again.exit_code == 2
     assert "overwrite" in again.stderr
+
+
+def test_info_knows_a_model_by_its_content(tmp_path: Path) -> None:
+    es.load_model("nuclei-3d").save(tmp_path / "my-model")
+    about = run_json("info", tmp_path / "my-model")
+    assert about["fingerprint"] == es.load_model("nuclei-3d").fingerprint
+
+
+def test_info_lists_labels_and_how_they_were_made(demo: DemoStore, summary: dict[str, Any]) -> None:
+    assert {"nuclei", "truth"} <= set(run_json("info", demo.image)["labels"])
+    about = run_json("info", summary["labels"])
+    assert about["n_instances"] == summary["n_instances"]
