@@ -153,8 +153,9 @@ def _print(table: Table) -> None:
     """Print a table and an empty line; rather over the edge than cutting a number or a path."""
     console = Console()
     console.width = max(console.width, 100) if console.is_terminal else 1000
-    console.print(table)
-    console.print()
+    with console.capture() as captured:
+        console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
 
 
 def readable_bytes(count: float) -> str:
