@@ -26,6 +26,8 @@ class TrainState:
     """Best validation score so far."""
     waiting: int
     """Validations since then."""
+    threads: int
+    """Threads of torch on the CPU: the last bits of a convolution depend on their number."""
     random: torch.Tensor
     """State of torch's generator, which dropout draws from."""
     fingerprint: str

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from embedseg_large.network.device import available_cores
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.model import Model
 from embedseg_large.training.dataset import CropDataset, EpochSampler
@@ -114,6 +115,7 @@ class Trainer:
         )
         self._scaler = torch.amp.GradScaler(device, enabled=settings.dtype == "float16")
         self._epoch, self._best, self._waiting = 0, -1.0, 0
+        self._threads = available_cores()
         self._fingerprint = _fingerprint(crops, settings, start)
 
     @property
@@ -131,6 +133,7 @@ class Trainer:
         self._network.load_state_dict(state.network)
         self._optimiser.load_state_dict(state.optimiser)
         self._epoch, self._best, self._waiting = state.epoch, state.best, state.waiting
+        self._threads = state.threads
         torch.set_rng_state(state.random)
 
     def run(self) -> Model:
@@ -147,6 +150,7 @@ class Trainer:
         return load_model(self.best_path)
 
     def _run_epoch(self) -> None:
+        torch.set_num_threads(self._threads)  # whatever others in this process made of it
         rate = self.settings.learning_rate * (1 - self._epoch / self.settings.epochs) ** POWER
         for group in self._optimiser.param_groups:
             group["lr"] = rate
@@ -256,6 +260,7 @@ class Trainer:
                 epoch=self._epoch,
                 best=self._best,
                 waiting=self._waiting,
+                threads=self._threads,
                 random=torch.get_rng_state(),
                 fingerprint=self._fingerprint,
             ),

@@ -78,7 +78,10 @@ def test_the_loss_falls_and_the_model_is_written(
 def test_a_training_that_is_killed_goes_on_with_the_same_bits(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)  # the bits must not depend on what others left behind
     whole = es.train(*folders, out=tmp_path / "whole", **SETTINGS)
+    torch.set_num_threads(before)
     code = f"""
 import os, signal
 import embedseg_large as es
