@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedseg_large.cli.console import print_json, print_table, reported
+from embedseg_large.cli.console import print_facts, print_json, print_table, reported
 from embedseg_large.cli.options import Json, numbers
+from embedseg_large.errors import UsageError
 
+if TYPE_CHECKING:
+    from embedseg_large.engine.evaluate import Evaluation, RunScores
+
+MEASURES = {"iou": "IoU", "boundary": "boundary IoU", "reference": "IoR"}
 COLUMNS = ("ap", "precision", "recall", "f1", "pq", "mean_matched_iou", "tp", "fp", "fn")
 
 
 @reported
 def evaluate(
-    prediction: Annotated[str, typer.Argument(help="STORE/labels/NAME, TIFF or zarr array.")],
-    truth: Annotated[str, typer.Argument(help="The same for the true labels.")],
+    prediction: Annotated[
+        str, typer.Argument(help="STORE/labels/NAME, TIFF, zarr array, or a folder of those.")
+    ],
+    truth: Annotated[
+        str, typer.Argument(help="The same for the true labels; files in folders match by stem.")
+    ],
     thresholds: Annotated[
-        Any, typer.Option(parser=numbers, metavar="T,T,...", help="IoU thresholds, 0 to 1.")
+        Any, typer.Option(parser=numbers, metavar="T,T,...", help="Thresholds, 0 to 1.")
+    ] = None,
+    localisation: Annotated[
+        str,
+        typer.Option(
+            metavar="iou|boundary|reference",
+            help="What the thresholds are of: IoU of masks, IoU of their boundaries, or "
+            "intersection over the true object.",
+        ),
+    ] = "iou",
+    boundary_width: Annotated[
+        int | None, typer.Option(help="Thickness of a boundary in voxels; default 2.")
+    ] = None,
+    errors: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TABLE", help="Write every object, found or not, to a .csv or .parquet."
+        ),
+    ] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PREDICTION",
+            help="Another run's prediction; repeat. Prints mean and standard deviation.",
+        ),
     ] = None,
     axes: Annotated[
         str | None, typer.Option(help="Letters of the axes, where a file has none: zyx.")
@@ -25,21 +59,73 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score labels against true ones: AP, precision, recall, F1, PQ, mean IoU."""
-    from embedseg_large.engine.evaluate import THRESHOLDS
-    from embedseg_large.engine.evaluate import evaluate as run
+    from embedseg_large.engine import evaluate as engine
 
-    scores = [s.as_dict() for s in run(prediction, truth, thresholds or THRESHOLDS, axes=axes)]
-    if as_json:
-        print_json({"scores": scores})
+    if run and errors:
+        raise UsageError("--errors tells of one prediction; leave out --run")
+    options: dict[str, Any] = {"axes": axes, "localisation": localisation}
+    if boundary_width is not None:
+        options["boundary_width"] = boundary_width
+    wanted = thresholds or engine.THRESHOLDS
+    facts = {"localisation": localisation}
+    if run:
+        _show_runs(
+            engine.evaluate_runs([prediction, *run], truth, wanted, **options), facts, as_json
+        )
     else:
-        print_scores(scores)
+        result = engine.evaluate_images(prediction, truth, wanted, errors=errors, **options)
+        _show(result, facts, as_json)
 
 
-def print_scores(scores: list[dict[str, Any]]) -> None:
+def print_scores(scores: list[dict[str, Any]], localisation: str = "iou") -> None:
     """Print one row a threshold."""
-    columns = ["IoU ≥", *(c.replace("mean_matched_iou", "mean IoU") for c in COLUMNS)]
     rows = [[f"{s['threshold']:g}", *(_cell(s[c]) for c in COLUMNS)] for s in scores]
-    print_table(columns, rows)
+    print_table(_heads(localisation), rows)
+
+
+def _show(result: Evaluation, facts: dict[str, Any], as_json: bool) -> None:
+    """Print the pooled scores, those of many images one by one, and the counts of errors."""
+    scores = [s.as_dict() for s in result.scores]
+    errors = {} if result.errors is None else {"errors": result.errors}
+    if as_json:
+        images = [_image(image.name, image.scores, image.errors) for image in result.images]
+        print_json({"scores": scores, **facts, "images": images, **errors})
+        return
+    if len(result.images) > 1:
+        _print_images(result)
+    print_scores(scores, facts["localisation"])
+    if errors:
+        print_facts(None, {k.replace("_", " "): f"{n:,}" for k, n in errors["errors"].items()})
+
+
+def _image(name: str, scores: list[Any], errors: dict[str, int] | None) -> dict[str, Any]:
+    counts = {} if errors is None else {"errors": errors}
+    return {"name": name, "scores": [s.as_dict() for s in scores], **counts}
+
+
+def _print_images(result: Evaluation) -> None:
+    """Print the AP of every image."""
+    heads = ["AP of image", *(f"≥ {s.threshold:g}" for s in result.scores)]
+    print_table(heads, [[i.name, *(_cell(s.ap) for s in i.scores)] for i in result.images])
+
+
+def _show_runs(result: RunScores, facts: dict[str, Any], as_json: bool) -> None:
+    """Print the mean of the runs with its deviation."""
+    mean, deviation = result.mean, result.deviation
+    if as_json:
+        runs = [[s.as_dict() for s in run.scores] for run in result.runs]
+        print_json({"scores": mean, **facts, "deviations": deviation, "runs": runs})
+        return
+    rows = [
+        [f"{m['threshold']:g}", *(f"{_cell(m[c])} ± {_cell(d[c])}" for c in COLUMNS)]
+        for m, d in zip(mean, deviation, strict=True)
+    ]
+    print_table(_heads(facts["localisation"]), rows)
+
+
+def _heads(localisation: str) -> list[str]:
+    measure = MEASURES[localisation]
+    return [f"{measure} ≥", *(c.replace("mean_matched_iou", f"mean {measure}") for c in COLUMNS)]
 
 
 def _cell(value: float) -> str:
