@@ -34,10 +34,9 @@ from embedseg_large.metrics.localisation import (
     Localisation,
     check_localisation,
     localised_scores,
-    score_of_counts,
     shell,
 )
-from embedseg_large.metrics.scores import Score, scores
+from embedseg_large.metrics.scores import Score, score_of_counts, scores
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SUFFIXES = (".ome.zarr", ".ome.tiff", ".ome.tif", ".zarr", ".tiff", ".tif")

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from embedseg_large.errors import UsageError
 from embedseg_large.metrics.contingency import Contingency
 from embedseg_large.metrics.matching import Overlaps, matched_iou
-from embedseg_large.metrics.scores import Score, scores
+from embedseg_large.metrics.scores import Score, score_of_counts, scores
 
 Localisation = Literal["iou", "boundary", "reference"]
 
@@ -98,32 +98,6 @@ def localised_scores(
     return [_one_to_one(overlaps, score.threshold) for score in usual]
 
 
-def score_of_counts(threshold: float, total: float, tp: int, fp: int, fn: int) -> Score:
-    """Make the score of known counts.
-
-    Parameters
-    ----------
-    threshold
-        Least value of a match.
-    total
-        Sum of the IoU, or of another measure, over the matches.
-    tp, fp, fn
-        Matches, predicted objects without one, and true objects without one.
-    """
-    return Score(
-        threshold=threshold,
-        ap=_ratio(tp, tp + fp + fn),
-        precision=_ratio(tp, tp + fp),
-        recall=_ratio(tp, tp + fn),
-        f1=_ratio(2 * tp, 2 * tp + fp + fn),
-        pq=_ratio(total, tp + fp / 2 + fn / 2),
-        mean_matched_iou=_ratio(total, tp),
-        tp=tp,
-        fp=fp,
-        fn=fn,
-    )
-
-
 def _mixed(labels: NDArray[Any], width: int) -> NDArray[np.bool_]:
     """Whether the cube of ``2 * width + 1`` voxels around each voxel holds different labels.
 
@@ -175,7 +149,3 @@ def _one_to_one(overlaps: Overlaps, threshold: float) -> Score:
     tp = matched.size
     fp, fn = overlaps.n_prediction - tp, overlaps.n_truth - tp
     return score_of_counts(threshold, float(matched.sum()), tp, fp, fn)
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0

@@ -78,8 +78,23 @@ def scores(contingency: Contingency, thresholds: Sequence[float]) -> list[Score]
 
 def _score(overlaps: Overlaps, threshold: float) -> Score:
     matched = matched_iou(overlaps, threshold)
-    tp, total = matched.size, float(matched.sum())
+    tp = matched.size
     fp, fn = overlaps.n_prediction - tp, overlaps.n_truth - tp
+    return score_of_counts(threshold, float(matched.sum()), tp, fp, fn)
+
+
+def score_of_counts(threshold: float, total: float, tp: int, fp: int, fn: int) -> Score:
+    """Make the score of known counts.
+
+    Parameters
+    ----------
+    threshold
+        Least value of a match.
+    total
+        Sum of the IoU, or of another measure, over the matches.
+    tp, fp, fn
+        Matches, predicted objects without one, and true objects without one.
+    """
     return Score(
         threshold=threshold,
         ap=_ratio(tp, tp + fp + fn),

@@ -17,9 +17,9 @@ from embedseg_large.metrics.localisation import (
     Localisation,
     check_localisation,
     localised_scores,
-    score_of_counts,
     shell,
 )
+from embedseg_large.metrics.scores import score_of_counts
 from embedseg_large.testing.strategies import cuts, embryos, label_pairs
 
 THRESHOLDS = (0.1, 0.25, 0.3, 0.5, 0.6, 0.75, 1.0)
