@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +17,7 @@ from embedseg_large.cli.console import (
     set_up_logging,
     stop_on_sigterm,
 )
-from embedseg_large.cli.options import Json, Overwrite, Verbose, pair, sizes
+from embedseg_large.cli.options import Json, Overwrite, Verbose, numbers, pair, sizes
 
 _INPUT, _OUTPUT, _TILES, _WORK = "Input", "Output", "Tiles (automatic)", "Work"
 
@@ -46,6 +47,24 @@ def segment(
         str | None,
         typer.Option(
             help="Letters of the axes, where the file has none: zyx.", rich_help_panel=_INPUT
+        ),
+    ] = None,
+    voxel_size: Annotated[
+        Any,
+        typer.Option(
+            parser=numbers,
+            metavar="Z,Y,X",
+            help="Voxel size in µm, where the file has none.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    object_diameter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="D",
+            help="Diameter of your objects along y and x, if it is not the model's: 30 (voxels), "
+            "12um, or voxel-size (image and model know theirs).",
+            rich_help_panel=_INPUT,
         ),
     ] = None,
     intensity_range: Annotated[
@@ -142,6 +161,8 @@ def segment(
         "timepoint": timepoint,
         "level": level,
         "axes": axes,
+        "voxel_size": voxel_size,
+        "object_diameter": object_diameter,
         "output": output,
         "ngff_version": ngff_version,
         "overwrite": overwrite,
@@ -183,7 +204,7 @@ def _print_plan(
     from embedseg_large.engine.plan import make_plan
 
     order = prepare(store, model, labels, **options)
-    plan = make_plan(order.network, order.settings, order.volume.spatial_shape)
+    plan = make_plan(order)
     if as_json:
         settings = order.settings.as_dict()
         print_json({"plan": plan.as_dict(), "settings": settings, "labels": order.target.path})
@@ -193,6 +214,7 @@ def _print_plan(
         "What this run would take",
         {
             "volume": _about(order.volume),
+            "grid": f"{_text(order.shape)} voxels",
             "model": f"{model}, on {order.settings.device}",
             "labels": order.target.path,
             "prediction tiles": f"{plan.prediction_tiles} of {_text(order.settings.tile)} voxels",
@@ -223,7 +245,7 @@ def _about(volume: Any) -> str:
     return ", ".join(parts)
 
 
-def _text(sizes: tuple[int, ...]) -> str:
+def _text(sizes: Sequence[int]) -> str:
     return " x ".join(map(str, sizes))
 
 
@@ -241,6 +263,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         "tiles": f"{seams['tiles_exact']:,} of {seams['tiles']:,} proven exact",
         "time": f"{summary['seconds']:.1f} s",
     }
+    if summary["volume"]["grid"] != summary["volume"]["shape"]:
+        facts["image"] += f", resampled to {_text(summary['volume']['grid'])} voxels"
     if seams["joined"]:
         places = [tuple(o["seed"]) for o in seams["joined_objects"][:5]]
         facts["joined at"] = f"{places} (z, y, x): larger than the largest halo, look at them"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -10,8 +10,10 @@ from typing import Any
 
 from embedseg_large.engine.scratch import Scratch
 from embedseg_large.engine.settings import SegmentSettings
+from embedseg_large.geometry import Box
 from embedseg_large.io.intensity import IntensityRange
 from embedseg_large.io.volume import Volume
+from embedseg_large.resampling import Resampling, nearest_voxels
 from embedseg_large.stitching.relabel import Layers
 from embedseg_large.tiling.grid import Grid, Index
 
@@ -27,13 +29,15 @@ class Job:
     """Voxels of a tile that was never written have this value; None: there is no such thing."""
     intensity: tuple[IntensityRange, ...]
     """One for each channel."""
+    resampling: Resampling | None
+    """From the volume's grid to the one that the network sees; None: they are the same."""
     settings: SegmentSettings
     scratch: Scratch
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the volume, spatial axes only."""
-        return self.volume.spatial_shape
+        """Shape of the grid that is predicted and clustered, spatial axes only."""
+        return self.volume.spatial_shape if self.resampling is None else self.resampling.target
 
     @cached_property
     def prediction(self) -> Grid:
@@ -48,6 +52,17 @@ class Job:
     def clustering(self, level: int = 0) -> Grid:
         """Tiles of CLUSTER at a level: core and halo."""
         return Grid(self.shape, self.settings.cluster_tile, self.halos[level])
+
+    def on_grid(self, box: Box) -> Box:
+        """The part of the grid that a box of the volume gets its labels from."""
+        return box if self.resampling is None else self.resampling.covering(box)
+
+    def in_volume(self, voxel: Sequence[int]) -> tuple[int, ...]:
+        """The voxel of the volume that holds the middle of a voxel of the grid."""
+        if self.resampling is None:
+            return tuple(voxel)
+        pairs = zip(voxel, self.resampling.source, self.resampling.target, strict=True)
+        return tuple(int(nearest_voxels(v, v + 1, n, m)[0]) for v, n, m in pairs)
 
     @property
     def layers(self) -> Layers:

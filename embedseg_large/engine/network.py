@@ -42,6 +42,14 @@ class Network(Protocol):
         """Instances have more voxels than this."""
 
     @property
+    def object_diameter(self) -> float | None:
+        """Mean extent of the training objects along y and x, in voxels; None where not known."""
+
+    @property
+    def voxel_size(self) -> tuple[float, ...] | None:
+        """Voxel size of the training images in µm; None where not known."""
+
+    @property
     def fingerprint(self) -> str:
         """Hash of all that decides what the network computes."""
 

@@ -27,7 +27,7 @@ class SettingsOptions(TypedDict, total=False):
     strict: bool
     """Whether tiles that are merely uncertain see more, too."""
     min_object_size: int | None
-    """Instances have more voxels than this."""
+    """Instances have more voxels of the volume than this."""
     foreground: float
     """Seediness above which a voxel is foreground; default 0.5."""
     seed: float
@@ -47,6 +47,9 @@ class SegmentOptions(SettingsOptions, total=False):
     """Letters of the axes of a file that does not say it."""
     voxel_size: Sequence[float] | None
     """µm along (z,) y, x, where the file does not say it."""
+    object_diameter: float | str | None
+    """Diameter of the objects along y and x: voxels, ``12um``, or ``voxel-size`` where image and
+    model know theirs. The image is resampled to the model's scale, labels come back at its own."""
     output: str | os.PathLike[str] | None
     """Store for the labels, where the image's own cannot have them."""
     ngff_version: str | None

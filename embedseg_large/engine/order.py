@@ -6,10 +6,12 @@ import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Unpack
 
 from embedseg_large.engine.network import Network, choose_device
+from embedseg_large.engine.objectsize import resampling_for
 from embedseg_large.engine.options import SettingsOptions
 from embedseg_large.engine.scratch import Scratch
 from embedseg_large.engine.settings import SegmentSettings, resolve_settings
@@ -18,6 +20,7 @@ from embedseg_large.io.group import check_writable
 from embedseg_large.io.intensity import IntensityRange
 from embedseg_large.io.labels import LabelTarget, label_target
 from embedseg_large.io.volume import Volume, open_volume
+from embedseg_large.resampling import Resampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +30,19 @@ class Order:
     volume: Volume
     network: Network
     settings: SegmentSettings
+    resampling: Resampling | None
+    """To the grid that the network sees; None: the volume's own."""
     target: LabelTarget
     scratch: Scratch
     intensity: tuple[IntensityRange, ...] | None
     """The ranges given by the user, one a channel; None: to be found."""
     intensity_sample: float | None
     """Fraction of the volume to look at; None: all of it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the grid that is predicted and clustered."""
+        return self.volume.spatial_shape if self.resampling is None else self.resampling.target
 
 
 def prepare(
@@ -45,6 +55,7 @@ def prepare(
     level: int = 0,
     axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
+    object_diameter: float | str | None = None,
     output: str | os.PathLike[str] | None = None,
     ngff_version: str | None = None,
     overwrite: bool = False,
@@ -62,7 +73,9 @@ def prepare(
         See `segment`.
     channel, timepoint, level, axes, voxel_size
         As for `open_volume`, where `volume` is not opened yet.
-    output, ngff_version, overwrite, scratch, intensity_range, intensity_sample, device
+    object_diameter, output, ngff_version, overwrite, scratch
+        See `SegmentOptions`.
+    intensity_range, intensity_sample, device
         See `SegmentOptions`.
     **settings
         See `SettingsOptions`.
@@ -71,7 +84,11 @@ def prepare(
     network = _load(model)
     _check_fit(opened, network)
     device = choose_device(network, device)
-    resolved = resolve_settings(network, opened.spatial_shape, device=device, **settings)
+    resampling = resampling_for(opened, network, object_diameter)
+    if resampling is not None and settings.get("min_object_size") is not None:
+        settings["min_object_size"] = _on_grid(settings["min_object_size"], resampling)
+    shape = opened.spatial_shape if resampling is None else resampling.target
+    resolved = resolve_settings(network, shape, device=device, **settings)
     target = label_target(
         opened, labels, output=output, ngff_version=ngff_version, overwrite=overwrite
     )
@@ -81,6 +98,7 @@ def prepare(
         volume=opened,
         network=network,
         settings=resolved,
+        resampling=resampling,
         target=target,
         scratch=Scratch(place),
         intensity=_given_range(intensity_range, network.channels),
@@ -130,6 +148,11 @@ def _check_fit(volume: Volume, network: Network) -> None:
         raise UsageError(
             f"the volume has {volume.n_timepoints} timepoints; choose one with --timepoint"
         )
+
+
+def _on_grid(voxels: int | None, resampling: Resampling) -> int:
+    """A number of voxels of the volume in voxels of the grid."""
+    return round((voxels or 0) * prod(resampling.zoom))
 
 
 def _given_range(given: Sequence[float] | None, channels: int) -> tuple[IntensityRange, ...] | None:

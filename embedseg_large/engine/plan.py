@@ -7,13 +7,15 @@ from math import prod
 from typing import Any
 
 from embedseg_large.embedding import channel_count
-from embedseg_large.engine.network import Network
-from embedseg_large.engine.settings import SegmentSettings
+from embedseg_large.engine.order import Order
+from embedseg_large.engine.reading import SLAB_VOXELS
 from embedseg_large.tiling.axis import core, grown
 from embedseg_large.tiling.grid import Grid
 
 _CLUSTER_BYTES = 60.0
 """Peak memory of CLUSTER per voxel of its region at 20 % foreground, predictions included."""
+_SLAB_BYTES = 16.0
+"""Voxels of the volume that are being resampled: as stored, normalised, and along one axis."""
 _PROCESS_BYTES = 600e6
 """A Python process with torch and numba loaded."""
 _VIEW_BYTES = 4.0
@@ -40,8 +42,9 @@ class Plan:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def make_plan(network: Network, settings: SegmentSettings, shape: tuple[int, ...]) -> Plan:
+def make_plan(order: Order) -> Plan:
     """Work out what a run will take, without reading a voxel."""
+    network, settings, shape = order.network, order.settings, order.shape
     prediction = Grid(shape, settings.tile, settings.context, padded=True)
     clustering = Grid(shape, settings.cluster_tile, settings.halo)
     channels = channel_count(settings.ndim)
@@ -53,7 +56,9 @@ def make_plan(network: Network, settings: SegmentSettings, shape: tuple[int, ...
         input_voxels=_all_regions(prediction),
         scratch_bytes=int(prod(shape) * (channels * 2 + _VIEW_BYTES)),
         worker_bytes=int(
-            _PROCESS_BYTES + max(predicted * network.bytes_per_voxel, clustered * _CLUSTER_BYTES)
+            _PROCESS_BYTES
+            + max(predicted * network.bytes_per_voxel, clustered * _CLUSTER_BYTES)
+            + (0 if order.resampling is None else SLAB_VOXELS * _SLAB_BYTES)
         ),
         raised_bytes=int(_PROCESS_BYTES + raised * _CLUSTER_BYTES),
     )

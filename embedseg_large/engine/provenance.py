@@ -41,6 +41,7 @@ def _volume(order: Order) -> dict[str, Any]:
     return {name: getattr(volume, name) for name in about} | {
         "path": path,
         "shape": list(volume.spatial_shape),
+        "grid": list(order.shape),
         "dtype": str(volume.dtype),
     }
 

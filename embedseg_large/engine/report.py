@@ -25,7 +25,7 @@ class TracedObject:
     label: int
     """Its final label."""
     seed: tuple[int, ...]
-    """Its seed voxel (z, y, x)."""
+    """Its seed voxel (z, y, x), in the volume."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def _traced(job: Job, numbering: Numbering, ids: Sequence[int]) -> tuple[TracedO
     labels = Ranking(job.layers, numbering.before, job.scratch.read_ids).labels(names)
     seeds = np.stack(np.unravel_index((names - np.uint64(1)).astype(np.int64), job.shape), axis=1)
     return tuple(
-        TracedObject(label=label, seed=tuple(seed))
+        TracedObject(label=label, seed=job.in_volume(seed))
         for label, seed in zip(labels.tolist(), seeds.tolist(), strict=True)
     )
 

@@ -83,9 +83,10 @@ def segment(
         Is told of progress.
     **options
         See `embedseg_large.engine.options.SegmentOptions`: channel, timepoint, level, axes,
-        voxel_size, output, ngff_version, overwrite, scratch, intensity_range, intensity_sample,
-        device, tta, dtype, tile, context, cluster_tile, halo, max_halo, strict,
-        min_object_size, foreground, seed.
+        voxel_size, object_diameter, output, ngff_version, overwrite, scratch, intensity_range,
+        intensity_sample, device, tta, dtype, tile, context, cluster_tile, halo, max_halo,
+        strict, min_object_size, foreground, seed. Sizes and margins of tiles are voxels of the
+        grid that the network sees: the volume's own, or with `object_diameter` the model's.
 
     Returns
     -------
@@ -192,6 +193,7 @@ def _start(order: Order, executor: Executor, progress: Progress) -> Job:
         timepoint=order.volume.timepoint,
         fill_value=order.volume.fill_value,
         intensity=intensity,
+        resampling=order.resampling,
         settings=order.settings,
         scratch=order.scratch,
     )
@@ -258,5 +260,5 @@ def _finish(
 def _finish_task(
     job: Job, pending: PendingLabels, numbering: Numbering, state: SeamState, grid: Grid, box: Any
 ) -> Task:
-    levels = state.levels.of(grid.touching(box))
+    levels = state.levels.of(grid.touching(job.on_grid(box)))
     return Task("finish", finish, (job, pending, numbering, box, levels), False, box.size)

@@ -17,9 +17,8 @@ from embedseg_large.clustering.points import AXES, points_of_stored
 from embedseg_large.embedding import background
 from embedseg_large.engine.job import Job, Levels
 from embedseg_large.engine.network import Network
-from embedseg_large.errors import IntensityError
+from embedseg_large.engine.reading import read_normalised
 from embedseg_large.geometry import Box
-from embedseg_large.io.intensity import is_fill, normalise
 from embedseg_large.io.labels import PendingLabels
 from embedseg_large.stitching.join import Joins
 from embedseg_large.stitching.relabel import Ranking, settle
@@ -34,32 +33,28 @@ def predict(job: Job, network: Network, index: Index) -> bool:
     """PREDICT: the embedding of a core, from core and context. Returns whether it was needed."""
     tile = job.prediction.tile(index)
     image = read_padded(job, tile.region)
-    empty = job.fill_value is not None and is_fill(image, job.fill_value)
-    if empty:
+    if image is None:
         stored = background(tile.core.shape)
     else:
-        normalised = np.stack([normalise(c, r) for c, r in zip(image, job.intensity, strict=True)])
-        if job.fill_value != job.fill_value:  # never written: as dark as the darkest
-            normalised[np.isnan(image)] = 0.0
-        if not np.isfinite(normalised).all():
-            raise IntensityError(
-                f"{job.volume.path or 'the array'}: NaN or infinite voxels in {tile.region}"
-            )
-        whole = network.predict_tile(normalised, tile.region, job.settings.tta)
+        whole = network.predict_tile(image, tile.region, job.settings.tta)
         stored = whole[(slice(None), *tile.core.slices_in(tile.region))]
     job.scratch.write_prediction(tile.core, stored)
-    return not empty
+    return image is not None
 
 
-def read_padded(job: Job, region: Box) -> NDArray[np.generic]:
-    """The image, (channels, *region), of a region that may reach into the volume's padding."""
+def read_padded(job: Job, region: Box) -> NDArray[np.float32] | None:
+    """Normalised image, (channels, *region), of a region that may reach into the grid's padding.
+
+    None where nothing was ever written.
+    """
     sources = [
         padded_sources(a, b, n)
         for a, b, n in zip(region.start, region.stop, job.shape, strict=True)
     ]
     box = Box(tuple(int(s.min()) for s in sources), tuple(int(s.max()) + 1 for s in sources))
-    image = job.volume.read(box)
-    image = image.reshape(-1, *box.shape)
+    image = read_normalised(job, box)
+    if image is None:
+        return None
     for axis, (source, start) in enumerate(zip(sources, box.start, strict=True), start=1):
         if source[-1] != start + source.size - 1:  # padding: not simply one after the other
             image = image.take(source - start, axis=axis)
@@ -176,20 +171,23 @@ class Numbering:
 
 
 def finish(job: Job, pending: PendingLabels, numbering: Numbering, box: Box, levels: Levels) -> int:
-    """FINISH: final labels of one shard. Returns its number of labelled voxels."""
+    """FINISH: final labels of one shard of the volume. Returns its number of labelled voxels."""
     grid = job.clustering()
     ranking = Ranking(job.layers, numbering.before, job.scratch.read_ids)
-    labels = np.zeros(box.shape, dtype=pending.dtype)
-    for index in grid.touching(box):
+    covering = job.on_grid(box)
+    labels = np.zeros(covering.shape, dtype=pending.dtype)
+    for index in grid.touching(covering):
         core = grid.tile(index).core
         local, names = job.scratch.read_core(index, levels[index], core.shape)
-        common = core.intersect(box)
+        common = core.intersect(covering)
         piece = local[common.slices_in(core)]
         used = np.unique(piece)
         used = used[used > 0]
         final = np.zeros(names.size, dtype=pending.dtype)
         final[used] = ranking.labels(numbering.joins.apply(names[used]))
-        labels[common.slices_in(box)] = final[piece]
+        labels[common.slices_in(covering)] = final[piece]
+    if job.resampling is not None:
+        labels = job.resampling.labels(labels, box)
     pending.write(0, box, labels, timepoint=job.timepoint)
     return int(np.count_nonzero(labels))
 

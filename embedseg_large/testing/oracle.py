@@ -112,6 +112,11 @@ class OracleNetwork:
         return float(max(self.extent))
 
     @property
+    def voxel_size(self) -> tuple[float, ...] | None:
+        """Not known."""
+        return None
+
+    @property
     def card(self) -> dict[str, Any]:
         """What a person would want to know."""
         return {"name": "oracle", "flaws": asdict(self.flaws)}

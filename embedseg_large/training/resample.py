@@ -14,23 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large import resampling
+
 Weights = NDArray[np.float32]
 
 
 def linear_weights(n_in: int, n_out: int) -> Weights:
-    """Return the weights of linear resampling, free of aliases.
-
-    Voxels are intervals, both ends of the axis stay where they are. The filter is a triangle of a
-    half-width of one voxel of the coarser grid (as in Pillow's reducing resize); at the ends its
-    remaining weights are scaled to add up to 1.
+    """Return the weights of `embedseg_large.resampling.linear_weights` as a full matrix.
 
     Returns
     -------
     float32 ``(n_out, n_in)``, every row adds up to 1.
     """
-    step = n_in / n_out
-    distance = np.arange(n_in) - _sources(n_in, n_out)[:, np.newaxis]
-    return _normalised(np.maximum(0, 1 - np.abs(distance) / max(1.0, step)))
+    full: Weights = resampling.linear_weights(n_in, n_out)[1].toarray()
+    return full
 
 
 def gaussian_weights(n: int, sigma: float) -> Weights:
@@ -79,15 +76,9 @@ def nearest(labels: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
     first = labels.ndim - len(shape)
     for axis, n in enumerate(shape, start=first):
         if labels.shape[axis] != n:
-            # half up: a source between two voxels is the later one
-            index = np.floor(_sources(labels.shape[axis], n) + 0.5).astype(np.intp)
+            index = resampling.nearest_voxels(0, n, labels.shape[axis], n)
             labels = labels.take(index, axis=axis)
     return labels
-
-
-def _sources(n_in: int, n_out: int) -> NDArray[np.float64]:
-    """Return where the voxels of the new grid lie on the old one, in voxels."""
-    return (np.arange(n_out, dtype=np.float64) + 0.5) * (n_in / n_out) - 0.5
 
 
 def _normalised(weights: NDArray[np.float64]) -> Weights:

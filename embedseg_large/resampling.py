@@ -1,0 +1,172 @@
+"""Two grids of voxels over the same space, and how values go from one to the other.
+
+Voxels are intervals, and both ends of an axis stay where they are::
+
+    source  |  0  |  1  |  2  |  3  |  4  |  5  |      6 voxels
+    target  |    0    |    1    |    2    |  3  |      4 voxels: each spans 6/4 = 1.5 of the others
+
+What a voxel gets depends on its place in the whole grid alone, to the last bit, and not on the box
+that it is computed with. So tiles may be resampled one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.geometry import Box
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+
+def nearest_voxels(start: int, stop: int, n_in: int, n_out: int) -> NDArray[np.intp]:
+    """Return the voxel of an axis of `n_in` that holds the middle of each of `n_out` voxels.
+
+    A middle between two voxels belongs to the later one.
+
+    Parameters
+    ----------
+    start, stop
+        Half-open range of the `n_out` voxels.
+    n_in, n_out
+        Voxels of the axis to look up, and of the axis to fill.
+    """
+    # in integers: floor((i + 1/2) * n_in / n_out)
+    return (2 * np.arange(start, stop, dtype=np.intp) + 1) * n_in // (2 * n_out)
+
+
+def linear_weights(
+    n_in: int, n_out: int, start: int = 0, stop: int | None = None
+) -> tuple[int, csr_array]:
+    """Return the weights of linear resampling, free of aliases.
+
+    The filter is a triangle of a half-width of one voxel of the coarser grid (as in Pillow's
+    reducing resize); at the ends its remaining weights are scaled to add up to 1.
+
+    Parameters
+    ----------
+    n_in, n_out
+        Voxels of the axis before and after.
+    start, stop
+        Half-open range of the voxels after; default: all of them.
+
+    Returns
+    -------
+    first, weights
+        The first voxel before that is needed, and float32 ``(stop - start, needed voxels)``; every
+        row adds up to 1. Its sums are formed in the same order whatever range is asked for.
+    """
+    from scipy.sparse import csr_array
+
+    stop = n_out if stop is None else stop
+    step = n_in / n_out
+    width = max(1.0, step)
+    centers = (np.arange(start, stop, dtype=np.float64) + 0.5) * step - 0.5
+    taps = np.ceil(centers - width)[:, np.newaxis] + np.arange(int(2 * width) + 1)
+    weights = np.maximum(0.0, 1 - np.abs(taps - centers[:, np.newaxis]) / width)
+    weights[(taps < 0) | (taps >= n_in)] = 0
+    weights /= weights.sum(axis=1, keepdims=True)
+    # what has no weight is looked up where something has: no voxel is needed for nothing
+    middle = np.clip(np.rint(centers), 0, n_in - 1)[:, np.newaxis]
+    index = np.where(weights > 0, taps, middle).astype(np.intp)
+    first, rows = int(index.min()), np.arange(len(index) + 1) * index.shape[1]
+    shape = (len(index), int(index.max()) + 1 - first)
+    flat = weights.astype(np.float32).ravel()
+    return first, csr_array((flat, (index - first).ravel(), rows), shape=shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """A source grid, as stored, and a target grid, as a network wants it; both of the same space.
+
+    Parameters
+    ----------
+    source, target
+        Voxels along each axis.
+    """
+
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+
+    @classmethod
+    def by(cls, source: Sequence[int], zoom: Sequence[float]) -> Resampling:
+        """Return the resampling that magnifies a grid by `zoom` along each axis, rounded."""
+        target = (max(1, round(n * z)) for n, z in zip(source, zoom, strict=True))
+        return cls(tuple(source), tuple(target))
+
+    @property
+    def zoom(self) -> tuple[float, ...]:
+        """Voxels of the target for each of the source."""
+        return tuple(b / a for a, b in zip(self.source, self.target, strict=True))
+
+    def needed(self, box: Box) -> Box:
+        """Return the voxels of the source that a box of the target is computed from."""
+        spans = []
+        for a, b, n_in, n_out in zip(box.start, box.stop, self.source, self.target, strict=True):
+            first, weights = linear_weights(n_in, n_out, a, b)
+            spans.append((first, first + weights.shape[1]))
+        return Box(*zip(*spans, strict=True))
+
+    def image(self, voxels: NDArray[np.float32], box: Box) -> NDArray[np.float32]:
+        """Compute a box of the target, without aliases.
+
+        Parameters
+        ----------
+        voxels
+            ``(channels, *needed(box).shape)``.
+        box
+            Of the target.
+
+        Returns
+        -------
+        float32 ``(channels, *box.shape)``.
+        """
+        image: NDArray[np.float32] = voxels
+        bounds = zip(box.start, box.stop, self.source, self.target, strict=True)
+        for axis, (a, b, n_in, n_out) in enumerate(bounds, start=1):
+            if n_in != n_out:
+                image = _along(image, linear_weights(n_in, n_out, a, b)[1], axis)
+        return image
+
+    def covering(self, box: Box) -> Box:
+        """Return the voxels of the target that hold the middles of a box of the source."""
+        index = self._nearest(box)
+        return Box(tuple(int(i[0]) for i in index), tuple(int(i[-1]) + 1 for i in index))
+
+    def labels(self, labels: NDArray[Any], box: Box) -> NDArray[Any]:
+        """Map labels back to a box of the source, by nearest neighbour.
+
+        Parameters
+        ----------
+        labels
+            Any dtype, ``covering(box).shape``.
+        box
+            Of the source.
+        """
+        for axis, index in enumerate(self._nearest(box)):
+            labels = labels.take(index - index[0], axis=axis)
+        return labels
+
+    def _nearest(self, box: Box) -> list[NDArray[np.intp]]:
+        spans = zip(box.start, box.stop, self.source, self.target, strict=True)
+        return [nearest_voxels(a, b, n_out, n_in) for a, b, n_in, n_out in spans]
+
+
+def _along(image: NDArray[np.float32], weights: csr_array, axis: int) -> NDArray[np.float32]:
+    """Multiply all lines along one axis by a matrix.
+
+    A sparse one: it adds up the few terms of a voxel in their order, whatever else is computed with
+    it, where BLAS would group them by the shape of the whole.
+    """
+    before, after = image.shape[:axis], image.shape[axis + 1 :]
+    if not after:  # all lines at once
+        flat: NDArray[np.float32] = weights @ image.reshape(-1, image.shape[-1]).T
+        return np.ascontiguousarray(flat.T).reshape(*before, -1)
+    lines = image.reshape(prod(before), image.shape[axis], prod(after))
+    return np.stack([weights @ line for line in lines]).reshape(*before, -1, *after)
