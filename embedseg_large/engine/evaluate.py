@@ -1,30 +1,26 @@
 """Compare label volumes of any size: one pair, many images, or several runs.
 
-Volumes are read box by box. What a box tells is a small table that adds up, so the result is that
-of the whole volumes, whatever the boxes. Images are scored one by one and then pooled: their
-matches and faults are added up before any ratio is taken, so that every object counts the same.
+Images are scored one by one and then pooled: their matches and faults are added up before any ratio
+is taken, so that every object counts the same.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import UsageError, VolumeError
-from embedseg_large.geometry import Box
-from embedseg_large.io.volume import Volume, open_volume
+from embedseg_large.engine.compare import compare
+from embedseg_large.engine.label_pairs import open_label_pairs
+from embedseg_large.errors import UsageError
 from embedseg_large.metrics.contingency import Contingency
 from embedseg_large.metrics.errors import (
     DEFAULT_RULE,
     ErrorRule,
-    Found,
-    Positions,
     check_table_path,
     find_errors,
     write_table,
@@ -34,15 +30,10 @@ from embedseg_large.metrics.localisation import (
     Localisation,
     check_localisation,
     localised_scores,
-    shell,
 )
 from embedseg_large.metrics.scores import Score, score_of_counts, scores
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-SUFFIXES = (".ome.zarr", ".ome.tiff", ".ome.tif", ".zarr", ".tiff", ".tif")
-"""Endings of the images in a folder; what is before them is the stem."""
-_EDGE = {2: 4096, 3: 256}
-"""Of the boxes that are read at a time, in voxels, by ndim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,15 +187,15 @@ def evaluate_images(
     wanted = count_errors or errors is not None
     width = boundary_width if localisation == "boundary" else None
     images, tables = [], []
-    for pair in _pairs(predictions, truths, axes):
-        compared = _compared(pair, width, wanted)
+    for pair in open_label_pairs(predictions, truths, axes):
+        compared = compare(pair, shell_width=width, errors=wanted)
         scored = localised_scores(compared.located, thresholds, localisation)
         judged = None if compared.found is None else find_errors(compared.found, error_rule)
         images.append(ImageScores(pair.name, scored, None if judged is None else judged.counts))
         if judged is not None and errors is not None:
             tables.append(judged.columns(pair.name, pair.voxel_size))
     if errors is not None:
-        write_table(errors, {k: np.concatenate([table[k] for table in tables]) for k in tables[0]})
+        write_table(errors, _stacked(tables))
     return Evaluation(pooled([image.scores for image in images]), images)
 
 
@@ -256,177 +247,6 @@ def _pooled(row: Sequence[Score]) -> Score:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Compared:
-    """What two label volumes have in common; that of disjoint regions adds up."""
-
-    located: Contingency
-    """Overlaps that are scored: of masks, or of their shells."""
-    found: Found | None
-    """Overlaps of masks, and positions; None if no errors are wanted."""
-
-    def __add__(self, other: _Compared) -> _Compared:
-        located = self.located + other.located
-        if self.found is None or other.found is None:
-            return _Compared(located, None)
-        return _Compared(located, self.found + other.found)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """Two label volumes of one image."""
-
-    name: str
-    prediction: Volume
-    truth: Volume
-
-    def __post_init__(self) -> None:
-        if self.prediction.shape != self.truth.shape:
-            raise VolumeError(
-                f"{self.name}: the prediction has shape {self.prediction.shape}, the truth "
-                f"{self.truth.shape}; compare volumes of the same level and region"
-            )
-        if "t" in self.prediction.axes:
-            raise VolumeError(
-                f"{self.name}: the labels have {self.prediction.n_timepoints} timepoints; "
-                "compare them one by one"
-            )
-
-    @property
-    def voxel_size(self) -> tuple[float, ...] | None:
-        """In µm, as the truth says, or else the prediction."""
-        return self.truth.voxel_size or self.prediction.voxel_size
-
-
-def _compared(pair: _Pair, width: int | None, errors: bool) -> _Compared:
-    """Compare two volumes box by box; their shells if a `width` is given."""
-    ndim = pair.truth.ndim
-    boxes = Box.whole(pair.truth.spatial_shape).split((_EDGE[ndim],) * ndim)
-    parts = (_compared_box(pair, box, width, errors) for box in boxes)
-    return _added_up(parts, _Compared(Contingency.empty(), Found.empty(ndim) if errors else None))
-
-
-def _compared_box(pair: _Pair, box: Box, width: int | None, errors: bool) -> _Compared:
-    prediction, p_shell = _read(pair.prediction, box, width)
-    truth, t_shell = _read(pair.truth, box, width)
-    located = Contingency.of(p_shell, t_shell)
-    if not errors:
-        return _Compared(located, None)
-    overlap = located if width is None else Contingency.of(prediction, truth)
-    positions = (Positions.of(labels, box.start) for labels in (prediction, truth))
-    return _Compared(located, Found(overlap, *positions))
-
-
-def _read(volume: Volume, box: Box, width: int | None) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Read the labels of a box, and what is compared of them: the same, or their shells."""
-    if width is None:
-        labels = volume.read(box)
-        return labels, labels
-    margin = box.grow((width,) * box.ndim)
-    there = margin.clip(volume.spatial_shape)
-    labels = volume.read(there)
-    beyond = [
-        (a - b, c - d)
-        for a, b, c, d in zip(there.start, margin.start, margin.stop, there.stop, strict=True)
-    ]
-    return labels[box.slices_in(there)], shell(np.pad(labels, beyond), width)
-
-
-def _added_up(parts: Iterable[_Compared], zero: _Compared) -> _Compared:
-    """Add tables up, small ones first, so that none is sorted more than a few times."""
-    sums: list[tuple[int, _Compared]] = []  # of 2**n parts, as the digits of a binary counter
-    for part in parts:
-        total, n = part, 0
-        while sums and sums[-1][0] == n:
-            total, n = sums.pop()[1] + total, n + 1
-        sums.append((n, total))
-    for _, total in reversed(sums):
-        zero = total + zero
-    return zero
-
-
-def _pairs(predictions: Any, truths: Any, axes: str | None) -> list[_Pair]:
-    """Open two volumes, two lists by position, or two folders by stem."""
-    kinds = {_kind(predictions), _kind(truths)}
-    if len(kinds) > 1:
-        raise UsageError(
-            f"the prediction is a {_kind(predictions)} and the truth a {_kind(truths)}; "
-            "give two volumes, two folders or two lists"
-        )
-    if kinds == {"folder"}:
-        sources = _by_stem(predictions, truths)
-    elif kinds == {"list"}:
-        sources = _by_position(predictions, truths)
-    else:
-        sources = [(_name(truths, 0), predictions, truths)]
-    return [_Pair(name, _labels(p, axes), _labels(t, axes)) for name, p, t in sources]
-
-
-def _kind(source: Any) -> str:
-    if isinstance(source, list | tuple):
-        return "list"
-    return "folder" if _is_folder_of_images(source) else "volume"
-
-
-def _is_folder_of_images(source: Any) -> bool:
-    if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
-        return False
-    marks = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
-    return not any(Path(source, mark).exists() for mark in marks)
-
-
-def _by_position(predictions: Sequence[Any], truths: Sequence[Any]) -> list[tuple[str, Any, Any]]:
-    if not predictions or len(predictions) != len(truths):
-        raise UsageError(
-            f"{len(predictions)} predictions and {len(truths)} true volumes; give one for each"
-        )
-    names = [_name(truth, i) for i, truth in enumerate(truths)]
-    return list(zip(names, predictions, truths, strict=True))
-
-
-def _by_stem(predictions: Any, truths: Any) -> list[tuple[str, Any, Any]]:
-    left, right = _stems(predictions), _stems(truths)
-    lonely = sorted(left.keys() ^ right.keys())
-    if lonely:
-        where = truths if lonely[0] in left else predictions
-        raise UsageError(
-            f"{len(lonely)} images are in one folder only, such as {lonely[0]!r}, which is not in "
-            f"{where}; give the same names to both sides"
-        )
-    return [(stem, left[stem], right[stem]) for stem in sorted(left)]
-
-
-def _stems(folder: str | os.PathLike[str]) -> Mapping[str, Path]:
-    """Find the images in a folder; hidden files and other formats do not count."""
-    found: dict[str, Path] = {}
-    for path in sorted(Path(folder).iterdir()):
-        stem = _stem(path.name)
-        if path.name.startswith(".") or stem == path.name:
-            continue
-        if stem in found:
-            raise UsageError(f"{found[stem]} and {path.name} have the same stem; keep one of them")
-        found[stem] = path
-    if not found:
-        raise UsageError(f"{folder}: no images ({', '.join(SUFFIXES)}) in this folder")
-    return found
-
-
-def _name(source: Any, index: int) -> str:
-    if isinstance(source, str | os.PathLike):
-        return _stem(os.fspath(source).rstrip("/").rpartition("/")[2])
-    return f"image {index}"
-
-
-def _stem(name: str) -> str:
-    """Return the name of a file without the ending of an image, or the whole name."""
-    lower = name.lower()
-    ending = next((end for end in SUFFIXES if lower.endswith(end)), "")
-    return name[: len(name) - len(ending)]
-
-
-def _labels(source: Any, axes: str | None) -> Volume:
-    volume = source if isinstance(source, Volume) else open_volume(source, axes=axes)
-    inside = None if volume.path is None else Path(volume.path, "labels")
-    if not volume.is_labels and inside is not None and inside.is_dir():
-        raise UsageError(f"{volume.path} is an image; give its labels: {inside}/NAME")
-    return volume
+def _stacked(tables: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Return one table of several that have the same columns."""
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}

@@ -139,13 +139,8 @@ def _over_reference(contingency: Contingency) -> Overlaps:
 
 
 def _one_to_one(overlaps: Overlaps, threshold: float) -> Score:
-    """Score the matching of most pairs, each of at least the threshold.
-
-    A prediction can cover several objects by more than half, which `matched_iou` rules out from a
-    threshold of 1/2 on. At a quarter of all values, which is exact, it takes nothing for granted.
-    """
-    quarter = replace(overlaps, iou=overlaps.iou / 4)
-    matched = 4 * matched_iou(quarter, threshold / 4)
+    """Score the matching of most pairs, each of at least the threshold."""
+    matched = matched_iou(overlaps, threshold, exclusive=False)
     tp = matched.size
     fp, fn = overlaps.n_prediction - tp, overlaps.n_truth - tp
     return score_of_counts(threshold, float(matched.sum()), tp, fp, fn)

@@ -59,9 +59,20 @@ class Overlaps:
         return cls(p, t, iou, int(np.count_nonzero(p_ids)), int(np.count_nonzero(t_ids)))
 
 
-def matched_iou(overlaps: Overlaps, threshold: float) -> Values:
-    """Return the IoU of every match at a threshold, each at least the threshold."""
-    if threshold >= 0.5:
+def matched_iou(overlaps: Overlaps, threshold: float, *, exclusive: bool = True) -> Values:
+    """Return the IoU of every match at a threshold, each at least the threshold.
+
+    Parameters
+    ----------
+    overlaps
+        The candidates.
+    threshold
+        Least value of a match.
+    exclusive
+        Whether no object has a choice from 1/2 on, as is true of IoU. It is not of measures that
+        forgive one side: a prediction can cover most of several objects.
+    """
+    if exclusive and threshold >= 0.5:
         return _without_choice(overlaps, threshold)
     return _with_choice(overlaps, threshold)
 

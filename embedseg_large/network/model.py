@@ -133,7 +133,7 @@ class Model:
 
     @property
     def object_diameter(self) -> float | None:
-        """Mean extent of the objects of the training data, in voxels; None where not known."""
+        """Mean extent of the training objects along y and x, in voxels; None where not known."""
         return self.settings.object_diameter
 
     @property

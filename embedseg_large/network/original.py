@@ -104,7 +104,7 @@ def _settings(properties: Mapping[str, Any], ndim: int, channels: int, path: Pat
             pitch=[p / (g - 1) for p, g in zip(pixel, grid, strict=True)],
             extent=_extent(properties, axes),
             min_object_size=int(properties["min_object_size"]),
-            object_diameter=sum(mean) / ndim,
+            object_diameter=sum(mean[-2:]) / 2,
             voxel_size=voxel_size,
         )
     except KeyError as error:

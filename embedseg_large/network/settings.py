@@ -35,7 +35,7 @@ class ModelSettings:
     """Size of a voxel in the units of the network's raw offsets."""
 
     extent: tuple[int, ...]
-    """Largest extent of an object of the training data, in voxels."""
+    """Largest extent of an object of the training data that is in one piece, in voxels."""
 
     tile: tuple[int, ...]
     """Core of a prediction tile, in voxels; multiples of 8. It belongs to the model, not to the
@@ -54,7 +54,7 @@ class ModelSettings:
     """Instances have more voxels than this."""
 
     object_diameter: float | None
-    """Mean extent of the objects of the training data, in voxels; None where not known."""
+    """Mean extent of the training objects along y and x, in voxels; None where not known."""
 
     voxel_size: tuple[float, ...] | None
     """Voxel size of the training images in micrometres; None where not known."""

@@ -99,13 +99,37 @@ def scan(pair: Pair) -> Scan:
         There is no object, or none has two voxels; the message begins with the mask's name.
     """
     shares, counts = [], np.zeros(2, np.int64)
-    for origin, labels in _parts(pair):
+    for origin, labels in _parts(pair, Box.whole(pair.shape)):
         plane = labels.max(axis=0) if pair.stacked else labels
         counts += (np.count_nonzero(plane > 0), np.count_nonzero(plane == 0))
         shares.append(_shares(labels, origin))
     objects = _added_up(shares)
     _check(objects, pair)
     return Scan(objects, foreground=int(counts[0]), background=int(counts[1]))
+
+
+def voxels_of(pair: Pair, number: int, box: Box) -> Int64:
+    """Find the voxels of one object, in memory of one tile and of these voxels.
+
+    Parameters
+    ----------
+    pair
+        Whose mask is read.
+    number
+        The object's id as in `Objects`.
+    box
+        Its bounding box.
+
+    Returns
+    -------
+    int64 ``(n, ndim)``: their coordinates (z,) y, x in raster order.
+    """
+    found = [np.zeros((0, pair.ndim), np.int64)]
+    for origin, labels in _parts(pair, box):
+        inside = labels == number
+        found.append(np.argwhere(inside.any(axis=0) if pair.stacked else inside) + origin)
+    voxels = np.concatenate(found)
+    return voxels[np.lexsort(voxels.T[::-1])]
 
 
 def _check(objects: Objects, pair: Pair) -> None:
@@ -121,12 +145,16 @@ def _check(objects: Objects, pair: Pair) -> None:
         )
 
 
-def _parts(pair: Pair) -> Iterator[tuple[tuple[int, ...], Labels]]:
-    """Yield origin and labels of small parts of a mask, covering it once."""
+def _parts(pair: Pair, within: Box) -> Iterator[tuple[tuple[int, ...], Labels]]:
+    """Yield origin and labels of small parts of a mask, covering a box of the image once."""
+    wanted = pair.mask_box(within)
     for tile in _tiles(pair):
-        voxels = pair.mask.read(tile)
-        for part in tile.split((*tile.shape[: -pair.ndim], *_PART[pair.ndim])):
-            labels = pair.labels_of(voxels[part.slices_in(tile)])
+        here = tile.intersect(wanted)
+        if not here.size:
+            continue
+        voxels = pair.mask.read(here)
+        for part in here.split((*here.shape[: -pair.ndim], *_PART[pair.ndim])):
+            labels = pair.labels_of(voxels[part.slices_in(here)])
             yield part.start[-pair.ndim :], labels
 
 

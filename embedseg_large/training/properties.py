@@ -17,6 +17,7 @@ from embedseg_large.errors import UsageError
 from embedseg_large.io.intensity import IntensityRange, intensity_ranges
 from embedseg_large.network.settings import ModelSettings
 from embedseg_large.training.objects import Objects, Scan, scan
+from embedseg_large.training.pieces import piece_extents
 from embedseg_large.training.sources import Pair
 
 STRIDE = 8
@@ -53,13 +54,14 @@ class Properties:
     mean_object_size: float
     """Mean number of voxels of an object."""
     extent_mean: tuple[float, ...]
-    """Mean edge of the objects' bounding boxes."""
+    """Mean edge of the objects' bounding boxes; of an object in several pieces far apart, of the
+    box of its largest, see `piece_extents`."""
     extent_sd: tuple[float, ...]
     """Its standard deviation over the objects."""
     extent_largest: tuple[int, ...]
     """The largest."""
     object_diameter: float
-    """Mean of `extent_mean` over the axes."""
+    """Mean of `extent_mean` along y and x."""
     crop: tuple[int, ...]
     """Shape of a training crop, see `crop_shape`."""
     foreground_weight: float
@@ -124,7 +126,7 @@ def measure(
     scans = [scan(pair) for pair in pairs]
     objects = Objects.joined([s.objects for s in scans])
     ndim = pairs[0].ndim
-    extents = objects.extents
+    extents = piece_extents(pairs, objects)
     mean, sd = extents.mean(axis=0), extents.std(axis=0)
     voxel_size = common_voxel_size(pairs)
     shape = tuple(crop or crop_shape(mean, sd, np.max([p.shape for p in pairs], axis=0)))
@@ -140,7 +142,7 @@ def measure(
         extent_mean=tuple(mean.tolist()),
         extent_sd=tuple(sd.tolist()),
         extent_largest=tuple(extents.max(axis=0).tolist()),
-        object_diameter=float(mean.mean()),
+        object_diameter=float(mean[-2:].mean()),
         crop=shape,
         foreground_weight=foreground_weight or weight_of_foreground(scans, ndim),
         pitch=tuple(pitch or default_pitch(shape, voxel_size)),

@@ -15,10 +15,8 @@ annotated and take no part in training. Objects of a 2D image that overlap are a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,11 +24,16 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import MetadataError, UsageError, VolumeError
 from embedseg_large.geometry import Box
+from embedseg_large.io.folders import (
+    images_by_stem,
+    is_folder_of_images,
+    is_path,
+    name_of,
+    pair_by_stem,
+    stem,
+)
 from embedseg_large.io.volume import Volume, open_volume
 from embedseg_large.training.targets import IGNORED
-
-SUFFIXES = (".ome.zarr", ".ome.tiff", ".ome.tif", ".zarr", ".tiff", ".tif")
-"""Endings that images in a folder may have; what is before them is the stem."""
 
 Labels = NDArray[np.signedinteger[Any]]
 """int32 or int64."""
@@ -258,75 +261,28 @@ def _check_alike(pairs: Sequence[Pair], ndim: int | None) -> None:
 
 def _inside(images: Any, labels: str) -> list[tuple[str, Any, Any]]:
     """Return name, image and mask of OME-Zarr images with a label group."""
-    if _is_folder_of_images(images):
-        paths: list[Any] = list(_by_stem(images).values())
+    if is_folder_of_images(images):
+        paths: list[Any] = list(images_by_stem(images).values())
     else:
         paths = _listed(images)
-    if not all(isinstance(path, str | os.PathLike) for path in paths):
+    if not all(is_path(path) for path in paths):
         raise UsageError("labels= names a group inside OME-Zarr images; pass arrays with masks")
-    return [(_stem(p), p, f"{os.fspath(p).rstrip('/')}/labels/{labels}") for p in paths]
+    return [(stem(p), p, f"{os.fspath(p).rstrip('/')}/labels/{labels}") for p in paths]
 
 
 def _matched(images: Any, masks: Any) -> list[tuple[str, Any, Any]]:
     """Return name, image and mask of two folders or two lists."""
-    if _is_folder_of_images(images) != _is_folder_of_images(masks):
+    if is_folder_of_images(images) != is_folder_of_images(masks):
         raise UsageError("images and masks must both be folders, or both lists")
-    if _is_folder_of_images(images):
-        return _match_stems(images, masks)
+    if is_folder_of_images(images):
+        return list(pair_by_stem(images, masks))
     left, right = _listed(images), _listed(masks)
     if len(left) != len(right):
         raise UsageError(f"{len(left)} images and {len(right)} masks; pass one mask for each image")
-    names = [_name(source, i) for i, source in enumerate(left)]
+    names = [name_of(source, i) for i, source in enumerate(left)]
     return list(zip(names, left, right, strict=True))
-
-
-def _match_stems(images: Any, masks: Any) -> list[tuple[str, Any, Any]]:
-    left, right = _by_stem(images), _by_stem(masks)
-    lonely = [f"{left[s]} has no mask" for s in sorted(left.keys() - right.keys())]
-    lonely += [f"{right[s]} has no image" for s in sorted(right.keys() - left.keys())]
-    if lonely:
-        more = f" and {len(lonely) - 10} more" if len(lonely) > 10 else ""
-        raise UsageError(
-            f"files without a partner of the same name: {'; '.join(lonely[:10])}{more}; "
-            "rename them or move them away"
-        )
-    return [(stem, left[stem], right[stem]) for stem in sorted(left)]
-
-
-def _by_stem(folder: str | os.PathLike[str]) -> Mapping[str, Path]:
-    """Return the images in a folder by stem; hidden files and other formats do not count."""
-    found: dict[str, Path] = {}
-    for path in sorted(Path(folder).iterdir()):
-        stem = _stem(path)
-        if path.name.startswith(".") or stem == path.name:
-            continue
-        if stem in found:
-            raise UsageError(f"{found[stem]} and {path.name} have the same stem; keep one of them")
-        found[stem] = path
-    if not found:
-        raise UsageError(f"{folder}: no images ({', '.join(SUFFIXES)}) in this folder")
-    return found
-
-
-def _is_folder_of_images(source: Any) -> bool:
-    """Whether a source is a folder, and not one that is an image itself."""
-    if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
-        return False
-    marks = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
-    return not any((Path(source) / mark).exists() for mark in marks)
 
 
 def _listed(sources: Any) -> list[Any]:
     """Return a list of sources; a single path or array is a list of one."""
     return list(sources) if isinstance(sources, list | tuple) else [sources]
-
-
-def _name(source: Any, index: int) -> str:
-    return _stem(source) if isinstance(source, str | os.PathLike) else f"image {index}"
-
-
-def _stem(path: str | os.PathLike[str]) -> str:
-    """Return the name of a file without the ending of an image, or the whole name."""
-    name = os.fspath(path).rstrip("/").rpartition("/")[2]
-    endings = (name[: -len(end)] for end in SUFFIXES if name.lower().endswith(end))
-    return next(chain(endings, (name,)))

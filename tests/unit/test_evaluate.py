@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 import embedseg_large as es
 from embedseg_large.cli.app import app
-from embedseg_large.engine import evaluate as engine
-from embedseg_large.engine.evaluate import evaluate_images, evaluate_runs
+from embedseg_large.engine import compare
+from embedseg_large.engine.evaluate import THRESHOLDS, evaluate_images, evaluate_runs
 from embedseg_large.errors import OutputError, UsageError, VolumeError
 from embedseg_large.metrics import Contingency, scores
 from embedseg_large.metrics.localisation import Localisation, localised_scores, shell
@@ -63,9 +63,9 @@ def test_scores_do_not_depend_on_the_boxes_that_are_read(
 ) -> None:
     width = data.draw(st.integers(1, 3))
     sides = [shell(np.pad(p, width), width) if localisation == "boundary" else p for p in pair]
-    whole = localised_scores(Contingency.of(*sides), engine.THRESHOLDS, localisation)
+    whole = localised_scores(Contingency.of(*sides), THRESHOLDS, localisation)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "_EDGE", {2: edge, 3: edge})
+        patch.setattr(compare, "_EDGE", {2: edge, 3: edge})
         boxed = es.evaluate(*pair, localisation=localisation, boundary_width=width)
     assert boxed == whole
 
@@ -77,7 +77,7 @@ def test_counts_of_errors_do_not_depend_on_the_boxes(
 ) -> None:
     whole = evaluate_images(*pair, count_errors=True).errors
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "_EDGE", {2: edge, 3: edge})
+        patch.setattr(compare, "_EDGE", {2: edge, 3: edge})
         assert evaluate_images(*pair, count_errors=True, localisation="boundary").errors == whole
 
 
@@ -108,7 +108,7 @@ def test_pooling_is_scoring_one_image_of_all_objects() -> None:
 
 def test_a_file_without_a_partner_is_named(folders: tuple[Path, Path]) -> None:
     (folders[0] / "b.tif").unlink()
-    with pytest.raises(UsageError, match=r"'b', which is not in .*prediction"):
+    with pytest.raises(UsageError, match=r"truth: no prediction for b\.tif"):
         es.evaluate(*folders)
 
 
@@ -155,7 +155,7 @@ def test_wrong_options_are_refused_before_a_voxel_is_read(
     def read(*_: object) -> None:
         pytest.fail("voxels were read")
 
-    monkeypatch.setattr(engine, "_read", read)
+    monkeypatch.setattr(compare, "_read", read)
     with pytest.raises(error):
         es.evaluate(ONE, TWO, **options)
 

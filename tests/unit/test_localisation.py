@@ -115,9 +115,15 @@ def test_a_prediction_over_two_objects_is_one_match_over_the_reference() -> None
     assert (found.tp, found.fp, found.fn) == (1, 0, 1)
 
 
-def test_over_the_reference_as_many_as_possible_are_matched() -> None:
-    # 1 covers both objects, 2 half of the second: 1 must leave that one to 2
-    found = score([1, 1, 1, 2], [1, 1, 2, 2], "reference", 0.5)
+@pytest.mark.parametrize(
+    ("prediction", "truth"),
+    [([1, 1, 1, 2], [1, 1, 2, 2]), ([1, 2, 1, 1], [1, 1, 2, 2]), ([2, 2, 2, 1], [1, 1, 2, 2])],
+)
+def test_over_the_reference_as_many_as_possible_are_matched(
+    prediction: list[int], truth: list[int]
+) -> None:
+    # one prediction covers both objects, the other half of one: the first must leave it that one
+    found = score(prediction, truth, "reference", 0.5)
     assert (found.tp, found.fp, found.fn) == (2, 0, 0)
     assert found.mean_matched_iou == 0.75
 
