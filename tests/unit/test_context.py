@@ -1,0 +1,57 @@
+"""A model's context is as far as the model looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.ndimage import minimum_filter
+
+from embedseg_large.network.model import Model
+from embedseg_large.testing.synthetic import embedding_of, synthetic_embryo
+from embedseg_large.training.context import measure_context
+
+PITCH = 1 / 64
+
+
+@dataclass(frozen=True)
+class Nearsighted:
+    """Knows the labels that its image shows, but nothing within `sight` of the image's border."""
+
+    sight: int
+    ndim: int = 2
+    min_object_size: int = 10
+
+    @property
+    def pitch(self) -> tuple[float, ...]:
+        """The same along each axis."""
+        return (PITCH,) * self.ndim
+
+    def predict_raw(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Raw channels that say what the image shows."""
+        labels = image[0].astype(np.int64)
+        found = embedding_of(labels)
+        seen = minimum_filter(np.ones_like(labels), 2 * self.sight + 1, mode="constant")
+        offsets = np.arctanh(found.offsets[::-1] * PITCH)
+        sigmas = -np.log(2 * (found.sigmas[::-1] * PITCH) ** 2) / 10
+        seeds = np.clip(found.seeds * seen, 1e-4, 1 - 1e-4)
+        logits = np.log(seeds / (1 - seeds))[np.newaxis]
+        return np.concatenate([offsets, sigmas, logits]).astype(np.float32)
+
+
+def context_of(sight: int, image: NDArray[Any]) -> int | None:
+    return measure_context(cast(Model, Nearsighted(sight)), image[np.newaxis].astype(np.float32))
+
+
+@pytest.mark.parametrize(("sight", "context"), [(0, 8), (7, 8), (12, 16), (40, 48)])
+def test_the_smallest_context_that_changes_no_label(sight: int, context: int) -> None:
+    cells = synthetic_embryo((256, 256), diameter=14, density=0.6, seed=2)
+    assert context_of(sight, cells) == context
+
+
+def test_an_image_of_one_tile_or_without_objects_tells_nothing() -> None:
+    assert context_of(5, synthetic_embryo((64, 64), diameter=14, seed=2)) is None
+    assert context_of(5, np.zeros((256, 256))) is None
