@@ -69,7 +69,7 @@ class _Row:
 
 
 @dataclass(frozen=True, slots=True)
-class _Panel:
+class Panel:
     """Where a panel lies in the picture, in pixels from the upper left corner."""
 
     left: int
@@ -84,7 +84,7 @@ class _Layout:
 
     width: int
     height: int
-    panels: list[list[_Panel]]
+    panels: list[list[Panel]]
     scale: float
 
 
@@ -122,11 +122,11 @@ def orthogonal_slices(
     views = _views(image.shape, voxel_size, labels if truth is None else truth)
     rows = _rows(truth, labels)
     layout = _arrange(views, len(rows), bool(title))
-    canvas = _Canvas.blank(layout.width, layout.height)
+    canvas = Canvas.blank(layout.width, layout.height)
     low, high = np.percentile(image, _PERCENTILES)
     for view, column in zip(views, layout.panels, strict=True):
         for row, panel in zip(rows, column, strict=True):
-            grey = _grey(view.of(image), panel, float(low), float(high))
+            grey = grey_of(view.of(image), panel, float(low), float(high))
             canvas.show(_composed(grey, row, view, panel), panel)
     _write_words(canvas, views, rows, layout, title)
     _scale_bar(canvas, layout, "px" if voxel_size is None else "µm")
@@ -191,7 +191,7 @@ def _arrange(views: list[_View], rows: int, titled: bool) -> _Layout:
         width = max(1, round(scale * view.width))
         steps = (0, max(heights) + _GAP) if down > 1 else (width + _GAP, 0)
         places = [(left + k * steps[0], top + k * steps[1]) for k in range(rows)]
-        panels.append([_Panel(*place, width, height) for place in places])
+        panels.append([Panel(*place, width, height) for place in places])
         left = places[-1][0] + width + _GAP
     full = WIDTH if scale * high < HEIGHT - frame[1] - 1 else left - _GAP + _MARGIN
     return _Layout(full, frame[1] + down * max(heights), panels, scale)
@@ -200,8 +200,26 @@ def _arrange(views: list[_View], rows: int, titled: bool) -> _Layout:
 # Pixels -----------------------------------------------------------------------------------------
 
 
-def _grey(plane: NDArray[Any], panel: _Panel, low: float, high: float) -> Rgb:
-    """Return the image of a panel, (height, width, 3) from 0 to 1."""
+def grey_of(
+    plane: NDArray[Any], panel: Panel, low: float, high: float, gamma: float = _GAMMA
+) -> Rgb:
+    """Return the image of a panel.
+
+    Parameters
+    ----------
+    plane
+        Any numbers ``(rows, columns)``; interpolated where the panel is larger, smoothed where not.
+    panel
+        Where it is shown.
+    low, high
+        Numbers that become black and white.
+    gamma
+        Exponent of the shades between; below 1 lightens.
+
+    Returns
+    -------
+    float32 ``(height, width, 3)`` of the panel, from 0 to 1.
+    """
     values = plane.astype(np.float32)
     per_pixel = [n / m for n, m in zip(plane.shape, (panel.height, panel.width), strict=True)]
     if max(per_pixel) > 1:
@@ -209,24 +227,40 @@ def _grey(plane: NDArray[Any], panel: _Panel, low: float, high: float) -> Rgb:
     rows, columns = _sources(plane.shape, panel)
     grid = np.meshgrid(rows, columns, indexing="ij")
     values = ndimage.map_coordinates(values, grid, order=1, mode="nearest")
-    shades = np.clip((values - low) / max(high - low, 1e-12), 0, 1) ** _GAMMA
+    shades = np.clip((values - low) / max(high - low, 1e-12), 0, 1) ** gamma
     return np.repeat(shades[..., None], 3, axis=2).astype(np.float32)
 
 
-def _sources(shape: tuple[int, ...], panel: _Panel) -> list[NDArray[np.float64]]:
+def _sources(shape: tuple[int, ...], panel: Panel) -> list[NDArray[np.float64]]:
     """Return the voxel coordinate of each pixel row and column."""
     sizes = zip(shape, (panel.height, panel.width), strict=True)
     return [(np.arange(m) + 0.5) * n / m - 0.5 for n, m in sizes]
 
 
-def _composed(grey: Rgb, row: _Row, view: _View, panel: _Panel) -> Rgb:
+def _composed(grey: Rgb, row: _Row, view: _View, panel: Panel) -> Rgb:
     """Lay the labels of a row over the image."""
     if row.labels is None or row.colours is None:
         return grey
-    plane = view.of(row.labels)
+    return painted(grey, view.of(row.labels), row.colours, panel)
+
+
+def painted(grey: Rgb, plane: NDArray[np.intp], colours: Rgb, panel: Panel) -> Rgb:
+    """Paint objects over the image of a panel, with outlines.
+
+    Parameters
+    ----------
+    grey
+        float32 ``(height, width, 3)``: what `grey_of` made of the image.
+    plane
+        Numbers of the objects ``(rows, columns)``; 0 shows the image.
+    colours
+        float32 ``(n + 1, 3)``: the colour of each number.
+    panel
+        Where it is shown.
+    """
     rows, columns = (np.rint(s).astype(np.intp) for s in _sources(plane.shape, panel))
     labels = plane[np.ix_(rows.clip(0, plane.shape[0] - 1), columns.clip(0, plane.shape[1] - 1))]
-    colour = row.colours[labels]
+    colour = colours[labels]
     opacity = np.where(labels > 0, _FILL, np.float32(0))[..., None]
     filled = grey * (1 - opacity) + colour * (0.65 + 0.35 * grey) * opacity
     composed: Rgb = np.where(_outlines(labels)[..., None], colour, filled)
@@ -245,12 +279,12 @@ def _outlines(labels: Labels) -> NDArray[np.bool_]:
 
 def _rows(truth: Labels | None, labels: Labels) -> list[_Row]:
     """Number the objects of each volume from 1, and give them colours."""
-    ids, numbers = _numbered(labels)
+    ids, numbers = numbered(labels)
     if truth is None:
-        return [_Row("image"), _Row(_count("labels", ids), numbers, _colours(ids.size))]
-    true_ids, true_numbers = _numbered(truth)
-    true_colours = _colours(true_ids.size)
-    colours = _matched_colours(numbers, true_numbers, true_colours, ids.size)
+        return [_Row("image"), _Row(_count("labels", ids), numbers, palette(ids.size))]
+    true_ids, true_numbers = numbered(truth)
+    true_colours = palette(true_ids.size)
+    colours = matched_colours(numbers, true_numbers, true_colours, ids.size)
     return [
         _Row("image"),
         _Row(_count("truth", true_ids), true_numbers, true_colours),
@@ -258,8 +292,8 @@ def _rows(truth: Labels | None, labels: Labels) -> list[_Row]:
     ]
 
 
-def _numbered(labels: Labels) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """Return the ids of the objects, and the labels with these numbered from 1."""
+def numbered(labels: Labels) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return the ids of the objects, ascending, and the labels with these numbered from 1."""
     ids, place = np.unique(labels, return_inverse=True)
     has_background = ids.size > 0 and ids[0] == 0
     numbers = place.reshape(labels.shape) + (0 if has_background else 1)
@@ -270,8 +304,8 @@ def _count(name: str, ids: NDArray[Any]) -> str:
     return f"{name} · {ids.size:,} object{'s' if ids.size != 1 else ''}"
 
 
-def _colours(n: int) -> Rgb:
-    """Return n + 1 colours: black, then light ones that differ most between close numbers."""
+def palette(n: int) -> Rgb:
+    """Return n + 1 colours, float32: black, then light ones, most unlike for close numbers."""
     k = np.arange(n)
     hue = 2 * np.pi * ((0.1 + k * 0.6180339887) % 1)  # golden steps never come close again soon
     lightness = np.array([0.78, 0.68, 0.87])[k % 3]
@@ -302,13 +336,22 @@ def _srgb(
     return srgb
 
 
-def _matched_colours(
+def matched_colours(
     labels: NDArray[np.intp], truth: NDArray[np.intp], true_colours: Rgb, n: int
 ) -> Rgb:
     """Give each object the colour of the true one that it shares most voxels with.
 
     Where several share most with the same true object, the largest share gets its colour; the
     others, and those that meet none, get colours that no true object has.
+
+    Parameters
+    ----------
+    labels, truth
+        Objects of one shape, as `numbered` numbers them.
+    true_colours
+        ``(objects + 1, 3)``: the colours of the true ones.
+    n
+        How many objects `labels` has.
     """
     table = Contingency.of(labels, truth)
     pair = np.flatnonzero((table.prediction_ids > 0) & (table.truth_ids > 0))
@@ -316,7 +359,7 @@ def _matched_colours(
     pair = pair[np.sort(np.unique(table.prediction_ids[pair], return_index=True)[1])]
     pair = pair[np.unique(table.truth_ids[pair], return_index=True)[1]]
     n_true = len(true_colours) - 1
-    colours = _colours(n_true + n)[n_true:]
+    colours = palette(n_true + n)[n_true:]
     colours[0] = true_colours[0]
     matched, by = table.prediction_ids[pair], table.truth_ids[pair]
     colours[matched.astype(np.intp)] = true_colours[by.astype(np.intp)]
@@ -327,7 +370,7 @@ def _matched_colours(
 
 
 @dataclass(frozen=True, slots=True)
-class _Canvas:
+class Canvas:
     """A matplotlib figure addressed in pixels from its upper left corner."""
 
     figure: Figure
@@ -335,7 +378,7 @@ class _Canvas:
     height: int
 
     @classmethod
-    def blank(cls, width: int, height: int) -> _Canvas:
+    def blank(cls, width: int, height: int) -> Canvas:
         """Make an empty one: no window, no global state."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -348,13 +391,13 @@ class _Canvas:
         """Write a PNG file."""
         self.figure.savefig(path, dpi=_DPI, facecolor=_PAPER, format="png")
 
-    def show(self, pixels: Rgb, panel: _Panel) -> None:
+    def show(self, pixels: Rgb, panel: Panel) -> None:
         """Put the pixels of a panel into their place, one to one."""
         axes = self.figure.add_axes(self._bounds(panel))
         axes.imshow(pixels, aspect="auto", interpolation="nearest")
         axes.set_axis_off()
 
-    def fill(self, panel: _Panel) -> None:
+    def fill(self, panel: Panel) -> None:
         """Fill a rectangle with ink."""
         from matplotlib.patches import Rectangle
 
@@ -374,7 +417,7 @@ class _Canvas:
         halo = [withStroke(linewidth=2.5, foreground="black", alpha=0.8)]
         self.write(left, middle, text, 7.5, path_effects=halo, **more)
 
-    def _bounds(self, panel: _Panel) -> tuple[float, float, float, float]:
+    def _bounds(self, panel: Panel) -> tuple[float, float, float, float]:
         """Return left, bottom, width and height as fractions of the figure."""
         return (
             panel.left / self.width,
@@ -385,7 +428,7 @@ class _Canvas:
 
 
 def _write_words(
-    canvas: _Canvas, views: list[_View], rows: list[_Row], layout: _Layout, title: str
+    canvas: Canvas, views: list[_View], rows: list[_Row], layout: _Layout, title: str
 ) -> None:
     if title:
         canvas.write(_MARGIN, _TITLE / 2 + 4, title, 10, weight="bold")
@@ -396,12 +439,12 @@ def _write_words(
         canvas.write_over(panel.left + 12, panel.top + 22, row.caption)
 
 
-def _scale_bar(canvas: _Canvas, layout: _Layout, unit: str) -> None:
+def _scale_bar(canvas: Canvas, layout: _Layout, unit: str) -> None:
     """Draw a bar of a round length into the lower right corner of the first panel."""
     panel = layout.panels[0][0]
     length = _round_length(0.3 * panel.width / layout.scale)
     width = round(length * layout.scale)
-    bar = _Panel(panel.left + panel.width - 16 - width, panel.top + panel.height - 22, width, 6)
+    bar = Panel(panel.left + panel.width - 16 - width, panel.top + panel.height - 22, width, 6)
     canvas.fill(bar)
     canvas.write_over(bar.left + width / 2, bar.top - 18, f"{length:g} {unit}", ha="center")
 

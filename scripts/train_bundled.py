@@ -16,7 +16,7 @@ from typing import Any
 
 import embedseg_large as es
 from embedseg_large.training.augment import AugmentSettings
-from embedseg_large.training.trainer import EpochRecord
+from embedseg_large.training.record import EpochRecord, TrainWatcher
 
 VALIDATION_EMBRYOS = ("Emb07", "Emb08")
 
@@ -41,7 +41,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-class Lines:
+class Lines(TrainWatcher):
     """A line for each epoch, with the time."""
 
     def __init__(self) -> None:

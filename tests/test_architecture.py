@@ -7,21 +7,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "embedseg_large"
-FOUNDATION = {"errors", "geometry", "symmetry", "embedding"}
+FOUNDATION = {"errors", "geometry", "symmetry", "embedding", "resampling"}
 LEAVES = {"io", "tiling", "network", "clustering", "stitching", "metrics"}
 MAY_IMPORT = {
     "errors": set(),
     "geometry": set(),
     "symmetry": {"errors"},
     "embedding": {"errors", "symmetry"},
+    "resampling": {"geometry"},
     "models": set(),
     "data": FOUNDATION | {"io"},
     "pictures": FOUNDATION | {"metrics"},
     **dict.fromkeys(LEAVES - {"network"}, FOUNDATION),
     "network": FOUNDATION | {"models"},
-    "training": FOUNDATION | LEAVES - {"stitching"},
+    "training": FOUNDATION | LEAVES - {"stitching"} | {"pictures"},  # a sheet each few epochs
     "testing": FOUNDATION,
     "engine": FOUNDATION | LEAVES,
+    "__main__": {"cli"},
     "cli": FOUNDATION | LEAVES | {"engine", "data", "models", "pictures", "training"},
 }
 USERS = {"distributed": {"engine"}, "torch": {"network", "training"}}

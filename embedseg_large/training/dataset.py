@@ -54,6 +54,8 @@ class CropDataset(Dataset[Sample]):
         What happens to crops; None leaves them as they are.
     seed
         Of the order of the objects and of all that is random about crops.
+    epoch_crops
+        Crops of an epoch; None or more than there are objects: every object once.
     cache_bytes
         Small images are kept in memory up to this many bytes, shared out among the workers.
 
@@ -71,6 +73,7 @@ class CropDataset(Dataset[Sample]):
         *,
         augment: AugmentSettings | None = None,
         seed: int = 0,
+        epoch_crops: int | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         objects = properties.objects
@@ -86,12 +89,13 @@ class CropDataset(Dataset[Sample]):
         for i, (pair, ranges) in enumerate(zip(pairs, properties.ranges, strict=True)):
             rows = objects.rows_of(i)
             self._sources.append(AnnotatedImage(pair, ranges, objects.ids[rows], centers[rows]))
+        self._length = min(epoch_crops or len(objects), len(objects))
         self._cache = Cache(cache_bytes)
         self._order: tuple[int, NDArray[np.int64]] | None = None
         self._worker: int | None = None
 
     def __len__(self) -> int:
-        return len(self.properties.objects)
+        return self._length
 
     def __getitem__(self, key: Key) -> Sample:
         """Cut sample ``i`` of epoch ``e``; the key is ``(e, i)``, i below the length."""
@@ -116,7 +120,12 @@ class CropDataset(Dataset[Sample]):
         """Return the rows of the objects in the order of an epoch."""
         if self._order is None or self._order[0] != epoch:
             rng = np.random.default_rng((self.seed, epoch, 0))  # samples count from 1
-            self._order = epoch, rng.permutation(len(self))
+            objects = self.properties.objects
+            if self._length == len(objects):
+                order = rng.permutation(self._length)
+            else:
+                order = drawn_rows(objects.images, self._length, rng)
+            self._order = epoch, order
         return self._order[1]
 
     def _enter_worker(self) -> None:
@@ -167,6 +176,27 @@ class EpochSampler(Sampler[Key]):
     def __iter__(self) -> Iterator[Key]:
         epoch = self.epoch
         return ((epoch, i) for i in self._samples[self.start :])
+
+
+def drawn_rows(
+    images: NDArray[np.integer], count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw rows of objects without replacement, in random order.
+
+    An object's weight is one over the square root of the number of objects in its image, so that
+    an image with a hundred times the objects is seen ten times as often, not a hundred times.
+
+    Parameters
+    ----------
+    images
+        ``(n,)``: the image of each object.
+    count
+        Rows to draw, at most n.
+    rng
+        The only source of randomness.
+    """
+    weights = 1 / np.sqrt(np.bincount(images)[images])
+    return rng.choice(len(images), count, replace=False, p=weights / weights.sum())
 
 
 def _reopened(pair: Pair) -> Pair:

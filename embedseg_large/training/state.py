@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -11,6 +11,9 @@ from typing import Any
 import torch
 
 from embedseg_large.errors import ModelError
+
+STATE = "last.pt"
+"""File of the state in the folder of a training run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +32,17 @@ class TrainState:
     threads: int
     """Threads of torch on the CPU: the last bits of a convolution depend on their number."""
     random: torch.Tensor
-    """State of torch's generator, which dropout draws from."""
+    """States of the generators that dropout draws from, uint8: those of all processes in a row."""
     fingerprint: str
     """Hash of data and settings; training goes on with the same ones only."""
+    processes: int = 1
+    """How many train together; training goes on with as many, for a step sees a batch of each."""
+    scaler: dict[str, Any] = field(default_factory=dict)
+    """Scale of the gradients in float16."""
+
+    def random_of(self, rank: int) -> torch.Tensor:
+        """State of the generator of one process."""
+        return self.random.view(self.processes, -1)[rank].clone()
 
 
 def save_state(path: Path, state: TrainState) -> None:
@@ -44,13 +55,14 @@ def save_state(path: Path, state: TrainState) -> None:
     Path(file.name).replace(path)
 
 
-def load_state(path: Path, fingerprint: str) -> TrainState:
+def load_state(path: Path, fingerprint: str, processes: int = 1) -> TrainState:
     """Read a state.
 
     Raises
     ------
     ModelError
-        There is none, it is of another kind, or was made with other data or settings.
+        There is none, it is of another kind, or was made with other data or settings, or by
+        another number of processes.
     """
     if not path.exists():
         raise ModelError(f"there is no training to resume: {path} does not exist")
@@ -63,5 +75,10 @@ def load_state(path: Path, fingerprint: str) -> TrainState:
         raise ModelError(
             f"{path} was made with other data or settings; "
             "resume with the same ones, or choose another out"
+        )
+    if state.processes != processes:
+        raise ModelError(
+            f"{path} was made by {state.processes} processes, here are {processes}; "
+            f"resume with {state.processes}, or choose another out"
         )
     return state

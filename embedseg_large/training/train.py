@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from embedseg_large.errors import UsageError
+from embedseg_large.errors import ModelError, OutputError, UsageError
+from embedseg_large.io.intensity import intensity_ranges
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
 from embedseg_large.training.augment import AugmentSettings
+from embedseg_large.training.centers import CenterMethod
+from embedseg_large.training.context import measure_context
 from embedseg_large.training.crops import find_centers
 from embedseg_large.training.dataset import CropDataset
-from embedseg_large.training.properties import measure
+from embedseg_large.training.processes import Processes
+from embedseg_large.training.properties import Properties, measure
+from embedseg_large.training.record import LogWatcher, TrainWatcher
 from embedseg_large.training.settings import TrainSettings
+from embedseg_large.training.sheet import ROWS
 from embedseg_large.training.sources import Pair, find_pairs
-from embedseg_large.training.trainer import Trainer, TrainWatcher
+from embedseg_large.training.state import STATE
+from embedseg_large.training.tensorboard import TensorBoardWatcher
+from embedseg_large.training.trainer import Trainer
+from embedseg_large.training.validation import Example
 
 
 def train(
@@ -33,21 +43,26 @@ def train(
     start: str | os.PathLike[str] | Model | None = None,
     resume: bool = False,
     augment: AugmentSettings | None = None,
-    center: str = "medoid",
+    center: CenterMethod = "medoid",
     crop: Sequence[int] | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     watcher: TrainWatcher | None = None,
-    pairing: dict[str, Any] | None = None,
+    tensorboard: str | os.PathLike[str] | None = None,
+    pairing: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Model:
     """Train a model on annotated images.
+
+    In processes that ``torchrun`` started, they train together; see
+    `embedseg_large.training.processes`.
 
     Parameters
     ----------
     images, masks
         Folders, or lists of paths or arrays; see `embedseg_large.training.sources.find_pairs`.
     out
-        File of the model. What training keeps on the way is in the folder ``OUT.training``.
+        File of the model. What training keeps on the way is in the folder ``OUT.training``: the
+        log, the best model so far, pictures, and the state to resume from.
     ndim
         2 or 3, where it should be checked.
     validation
@@ -65,13 +80,15 @@ def train(
     crop
         Shape of a crop; default: from the objects.
     device
-        ``cpu`` or ``cuda``.
+        ``cpu`` or ``cuda``; None: cuda where there is one.
     watcher
-        Is told of batches and epochs.
+        Is told how training begins, of batches and epochs; None: the log is, at level INFO.
+    tensorboard
+        Folder to write for TensorBoard.
     pairing
         More arguments of `find_pairs`: labels, channel, ignore, axes, voxel_size ...
     **settings
-        See `TrainSettings`.
+        See `embedseg_large.training.settings.TrainSettings`.
 
     Returns
     -------
@@ -82,41 +99,49 @@ def train(
     ------
     UsageError, VolumeError
         The data or settings cannot be trained with; the file is named, nothing has begun.
+    OutputError
+        `out` cannot be written.
     ModelError
         There is nothing to resume, or `start` does not fit the data.
     """
     chosen = TrainSettings(**settings)
-    pairs = find_pairs(images, masks, ndim=ndim, **(pairing or {}))
-    if validation_images is not None:
-        held = find_pairs(validation_images, validation_masks, ndim=ndim, **(pairing or {}))
-    else:
-        pairs, held = split(pairs, validation, chosen.seed)
-    model = load_model(start) if isinstance(start, str | os.PathLike) else start
-    properties = measure(pairs, crop=crop, pitch=None if model is None else model.pitch)
-    crops = CropDataset(
-        pairs,
-        properties,
-        find_centers(pairs, properties.objects, center),  # type: ignore[arg-type]
-        augment=augment or AugmentSettings(),
-        seed=chosen.seed,
-    )
+    if center not in get_args(CenterMethod):
+        raise UsageError(f"center is {center!r}; use one of {', '.join(get_args(CenterMethod))}")
+    processes = Processes.here(device)
     path = Path(out)
-    trainer = Trainer(
-        crops,
-        held,
-        measure(held).ranges if held else (),
-        chosen,
-        path.with_name(f"{path.name}.training"),
-        start=model,
-        device=device,
-        watcher=watcher,
-    )
-    if resume:
-        trainer.resume()
-    elif trainer.folder.exists():
-        raise UsageError(f"{trainer.folder} exists; resume it, or choose another out")
-    best = trainer.run()
-    best.save(path)
+    if processes.first:
+        _check_place(path, resume)
+    watchers = [LogWatcher() if watcher is None else watcher]
+    if tensorboard is not None:
+        watchers.append(TensorBoardWatcher(tensorboard))
+    model = load_model(start) if isinstance(start, str | os.PathLike) else start
+    more = dict(pairing or {}, ndim=ndim)
+    pairs = find_pairs(images, masks, **more)
+    if validation_images is None:
+        pairs, held = split(pairs, validation, chosen.seed)
+    else:
+        held = find_pairs(validation_images, validation_masks, **more)
+    _check_alike(pairs, held, model)
+    with processes.together():
+        crops = _crops(pairs, chosen, model, augment or AugmentSettings(), center, crop)
+        whole = [Example.whole(pair, intensity_ranges(pair.image)) for pair in held]
+        excerpts = _excerpts(pairs, crops.properties)
+        trainer = Trainer(
+            crops,
+            whole,
+            chosen,
+            _folder(path),
+            start=model,
+            pictured=excerpts,
+            processes=processes,
+            watchers=watchers,
+        )
+        if resume:
+            trainer.resume()
+        best = trainer.run()
+    if processes.first:
+        best = _with_context(best, whole or excerpts, model)
+        best.save(path)
     return best
 
 
@@ -128,3 +153,80 @@ def split(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], li
     chosen = set(np.random.default_rng(seed).permutation(len(pairs))[:count].tolist())
     held = [pair for i, pair in enumerate(pairs) if i in chosen]
     return [pair for i, pair in enumerate(pairs) if i not in chosen], held
+
+
+def _folder(out: Path) -> Path:
+    """The folder of what training keeps on the way."""
+    return out.with_name(f"{out.name}.training")
+
+
+def _check_place(out: Path, resume: bool) -> None:
+    """Refuse a place that cannot be written, that is taken, or that has nothing to resume."""
+    parent = out.absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"{parent} is not a folder; make it, or choose another out")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{parent} cannot be written to; choose another out")
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder; out is the file of the model, choose another one")
+    state = _folder(out) / STATE
+    if resume:
+        if not state.exists():
+            raise ModelError(f"there is no training to resume: {state} does not exist")
+        return
+    for taken in (state, out):
+        if taken.exists():
+            raise UsageError(f"{taken} exists; resume that training, or choose another out")
+
+
+def _check_alike(pairs: Sequence[Pair], held: Sequence[Pair], model: Model | None) -> None:
+    """Refuse validation images and a model that are not for images like the training data."""
+    kind = (pairs[0].ndim, pairs[0].channels)
+    if held and (held[0].ndim, held[0].channels) != kind:
+        raise UsageError(
+            f"{held[0].image.path or held[0].name}: validation images are {held[0].ndim}D with "
+            f"{held[0].channels} channels, training images {kind[0]}D with {kind[1]}; "
+            "validate on images of the same kind"
+        )
+    if model is not None and (model.ndim, model.channels) != kind:
+        raise ModelError(
+            f"the model to start from is for {model.ndim}D images with {model.channels} channels, "
+            f"the images are {kind[0]}D with {kind[1]}; choose another one"
+        )
+
+
+def _crops(
+    pairs: Sequence[Pair],
+    settings: TrainSettings,
+    model: Model | None,
+    augment: AugmentSettings,
+    center: CenterMethod,
+    crop: Sequence[int] | None,
+) -> CropDataset:
+    """Measure the training data."""
+    properties = measure(pairs, crop=crop, pitch=None if model is None else model.pitch)
+    return CropDataset(
+        pairs,
+        properties,
+        find_centers(pairs, properties.objects, center),
+        augment=augment,
+        seed=settings.seed,
+        epoch_crops=settings.epoch_crops,
+    )
+
+
+def _with_context(model: Model, examples: Sequence[Example], start: Model | None) -> Model:
+    """Give a model the context that it needs, or that of the model it began as."""
+    if start is not None:
+        context: tuple[int, ...] = start.context
+    else:
+        largest = max(examples, key=lambda example: example.box.size)
+        needed = measure_context(model, largest.image())
+        context = model.context if needed is None else (needed,) * model.ndim
+    settings = replace(model.settings, context=context)
+    return Model(model.weights, settings, card=model.card, device=model.device)
+
+
+def _excerpts(pairs: Sequence[Pair], properties: Properties) -> list[Example]:
+    """Parts of training images, to be drawn where there is no validation."""
+    return [Example.excerpt(pairs, properties, i) for i in range(len(pairs[:ROWS]))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,89 @@ from embedseg_large.io.intensity import IntensityRange, normalise
 from embedseg_large.metrics.contingency import Contingency
 from embedseg_large.metrics.scores import Score, scores
 from embedseg_large.network.model import Model
-from embedseg_large.training.sources import Pair
+from embedseg_large.training.properties import Properties
+from embedseg_large.training.sources import Labels, Pair
 from embedseg_large.training.targets import IGNORED
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+EXCERPT = {2: (512, 512), 3: (32, 256, 256)}
+"""Largest part of a training image that is segmented to be looked at."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """An annotated image, or a part of one, to try a model on.
+
+    Parameters
+    ----------
+    pair
+        Image and mask.
+    ranges
+        Intensities that become 0 and 1, one range a channel.
+    box
+        The part, (z,) y, x.
+    """
+
+    pair: Pair
+    ranges: Sequence[IntensityRange]
+    box: Box
+
+    @classmethod
+    def whole(cls, pair: Pair, ranges: Sequence[IntensityRange]) -> Example:
+        """The whole image."""
+        return cls(pair, ranges, Box.whole(pair.shape))
+
+    @classmethod
+    def excerpt(cls, pairs: Sequence[Pair], properties: Properties, i: int) -> Example:
+        """The part of training image `i`, `EXCERPT` large, around the middle of its objects."""
+        objects, pair = properties.objects, pairs[i]
+        rows = objects.rows_of(i)
+        middle = (objects.starts[rows] + objects.stops[rows]).mean(axis=0) / 2
+        size = np.minimum(EXCERPT[pair.ndim], pair.shape)
+        start = np.clip(middle.astype(int) - size // 2, 0, pair.shape - size)
+        box = Box(tuple(start.tolist()), tuple((start + size).tolist()))
+        return cls(pair, properties.ranges[i], box)
+
+    def image(self) -> NDArray[np.float32]:
+        """Read the image, normalised: ``(channels, *spatial)``."""
+        voxels = self.pair.image_of(self.pair.image.read(self.box))
+        return np.stack([normalise(c, r) for c, r in zip(voxels, self.ranges, strict=True)])
+
+    def truth(self) -> Labels:
+        """Read the mask: ``(*spatial)``, -1 not annotated; of objects that overlap the last."""
+        labels = self.pair.labels_of(self.pair.mask.read(self.pair.mask_box(self.box)))
+        return labels.max(axis=0) if self.pair.stacked else labels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmented:
+    """What a model makes of an example.
+
+    Parameters
+    ----------
+    example
+        What was segmented.
+    image
+        float32 ``(channels, *spatial)``, normalised.
+    truth
+        int ``(*spatial)``: -1 not annotated, 0 background.
+    seeds
+        float32 ``(*spatial)``: seediness, 0 to 1.
+    labels
+        uint32 ``(*spatial)``: the instances found.
+    """
+
+    example: Example
+    image: NDArray[np.float32]
+    truth: Labels
+    seeds: NDArray[np.float32]
+    labels: NDArray[np.uint32]
+
+    def scores(self) -> list[Score]:
+        """Compare the instances with the truth, at each of `THRESHOLDS`, where it is known."""
+        known = self.truth != IGNORED
+        return scores(Contingency.of(self.labels[known], self.truth[known]), THRESHOLDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +112,40 @@ class Validation:
         return float(np.mean(list(self.ap.values())))
 
 
+def segment_example(model: Model, example: Example, *, tta: bool = False) -> Segmented:
+    """Predict and cluster an example, in memory."""
+    image = example.image()
+    embedding = model.predict(image, tta=tta)
+    labels = cluster(embedding, model.min_object_size)
+    return Segmented(example, image, example.truth(), embedding.seeds, labels)
+
+
 def validate(
     model: Model,
-    pairs: Sequence[Pair],
-    ranges: Sequence[Sequence[IntensityRange]],
+    examples: Sequence[Example],
     *,
     tta: bool = False,
+    seen: Callable[[Segmented], None] | None = None,
 ) -> Validation:
-    """Segment whole images with a model and score the instances.
+    """Segment images with a model and score the instances.
 
     Parameters
     ----------
     model
         The model.
-    pairs, ranges
-        Images with masks, and the intensity range of each image and channel.
+    examples
+        What to score it on.
     tta
         Whether to predict with test-time augmentation.
+    seen
+        Is given what was found in each example, in their order.
     """
-    found = [_scores(model, pair, r, tta) for pair, r in zip(pairs, ranges, strict=True)]
+    found = []
+    for example in examples:
+        segmented = segment_example(model, example, tta=tta)
+        found.append(segmented.scores())
+        if seen is not None:
+            seen(segmented)
     return Validation({each[0].threshold: _pooled(each) for each in zip(*found, strict=True)})
 
 
@@ -59,20 +153,3 @@ def _pooled(each: Sequence[Score]) -> float:
     tp = sum(s.tp for s in each)
     objects = tp + sum(s.fp + s.fn for s in each)
     return tp / objects if objects else 1.0
-
-
-def _scores(model: Model, pair: Pair, ranges: Sequence[IntensityRange], tta: bool) -> list[Score]:
-    whole = Box.whole(pair.shape)
-    voxels = pair.image_of(pair.image.read(whole))
-    image = np.stack([normalise(c, r) for c, r in zip(voxels, ranges, strict=True)])
-    labels = cluster(model.predict(image, tta=tta), model.min_object_size)
-    truth = np.asarray(pair.labels_of(pair.mask.read(pair.mask_box(whole))))
-    return scores(Contingency.of(*_annotated(labels, truth)), THRESHOLDS)
-
-
-def _annotated(
-    labels: NDArray[np.uint32], truth: NDArray[np.integer]
-) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-    """Both without what is not annotated."""
-    counts = truth != IGNORED
-    return labels[counts], truth[counts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,12 @@ from typer.testing import CliRunner
 
 import embedseg_large as es
 from embedseg_large.cli.app import app
+from embedseg_large.errors import EmbedSegError, OutputError, UsageError
 from embedseg_large.testing.synthetic import render, synthetic_embryo
-from embedseg_large.training.trainer import EpochRecord
+from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
 
 SETTINGS: dict[str, Any] = {"epochs": 3, "crop": (64, 64), "accumulate": 2, "validation": 0.34}
+FEW: dict[str, Any] = {"epoch_crops": 2, "validate_every": 3}
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +37,23 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "images", root / "masks"
 
 
-class Log:
+class Log(TrainWatcher):
     """Keeps what a training tells."""
 
     def __init__(self) -> None:
+        self.starts: list[TrainStart] = []
+        self.batches = 0
         self.records: list[EpochRecord] = []
+
+    def begin(self, start: TrainStart) -> None:
+        assert not self.batches
+        self.starts.append(start)
 
     def batch(self, epoch: int, done: int, of: int, loss: float) -> None:
         assert epoch >= 1
         assert 1 <= done <= of
         assert np.isfinite(loss)
+        self.batches += 1
 
     def epoch(self, record: EpochRecord) -> None:
         self.records.append(record)
@@ -71,8 +81,59 @@ def test_the_loss_falls_and_the_model_is_written(
     assert same(loaded, model)
     assert loaded.ndim == 2
     assert loaded.card["data"]["n_objects"] == 16
+    (start,) = log.starts
+    assert start.data.n_objects == 16
+    assert loaded.card["validation"]["images"] == list(start.validation)
     lines = (tmp_path / "m.training" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+
+def test_every_few_epochs_and_at_the_last_a_sheet_of_pictures_is_drawn(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    log = Log()
+    # neither of the first two epochs is validated, yet the second one is drawn
+    es.train(*folders, out=tmp_path / "m", watcher=log, pictures_every=2, **SETTINGS | FEW)
+    drawn = sorted((tmp_path / "m.training" / "pictures").iterdir())
+    assert [path.name for path in drawn] == ["epoch_0002.png", "epoch_0003.png"]
+    assert [r.pictures for r in log.records] == [None, *map(str, drawn)]
+    assert [r.ap is not None for r in log.records] == [False, False, True]
+
+
+def test_without_validation_the_last_model_is_kept_and_training_images_are_drawn(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    log = Log()
+    settings = SETTINGS | FEW | {"validation": 0, "epochs": 1}
+    es.train(*folders, out=tmp_path / "m", watcher=log, **settings)
+    assert log.starts[0].validation == ()
+    (record,) = log.records
+    assert record.best
+    assert record.ap is None
+    assert record.pictures is not None
+    assert Path(record.pictures).exists()
+
+
+def test_an_epoch_may_be_shorter_than_the_data(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    log = Log()
+    es.train(*folders, out=tmp_path / "m", watcher=log, **SETTINGS | FEW | {"batch": 1})
+    assert log.starts[0].crops == FEW["epoch_crops"] < log.starts[0].data.n_objects
+    assert log.batches == SETTINGS["epochs"] * FEW["epoch_crops"]
+
+
+def test_training_stops_when_validation_has_not_improved_for_long(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    log = Log()
+    few = FEW | {"validate_every": 1, "pictures_every": 0}
+    settings = SETTINGS | few | {"epochs": 9, "patience": 2, "learning_rate": 1e-9}
+    es.train(*folders, out=tmp_path / "m", watcher=log, **settings)
+    assert [r.best for r in log.records] == [True, False, False]
+    assert not (tmp_path / "m.training" / "pictures").exists()
+    again = Log()
+    es.train(*folders, out=tmp_path / "m", watcher=again, resume=True, **settings)
+    assert [start.epochs_done for start in again.starts] == [3]
+    assert not again.records
 
 
 def test_a_training_that_is_killed_goes_on_with_the_same_bits(
@@ -86,11 +147,12 @@ def test_a_training_that_is_killed_goes_on_with_the_same_bits(
 import os, signal
 import embedseg_large as es
 
-class Killer:
+from embedseg_large.training.record import TrainWatcher
+
+class Killer(TrainWatcher):
     def batch(self, epoch, done, of, loss):
         if (epoch, done) == (2, 3):
             os.kill(os.getpid(), signal.SIGKILL)
-    def epoch(self, record): pass
 
 es.train({str(folders[0])!r}, {str(folders[1])!r}, out={str(tmp_path / "cut")!r},
          watcher=Killer(), **{SETTINGS!r})
@@ -146,9 +208,16 @@ def test_trainings_are_not_overwritten_and_only_resumed_with_the_same_settings(
 ) -> None:
     out = tmp_path / "m"
     es.train(*folders, out=out, **SETTINGS | {"epochs": 1})
-    command = ("--images", folders[0], "--masks", folders[1], "--out", out, "--crop", "64,64")
+    command = ("--images", folders[0], "--masks", folders[1], "--out", out, "--crop", "64,64",
+               "--device", "cpu")  # fmt: skip
     assert "exists" in refused(*command)
     assert "other data or settings" in refused(*command, "--resume", "--epochs", 7)
+    state = tmp_path / "m.training" / "last.pt"
+    torch.save(torch.load(state, weights_only=True) | {"processes": 2}, state)
+    settings = ("--accumulate", 2, "--validation", 0.34, "--epochs", 1)
+    assert "resume with 2" in refused(*command, "--resume", *settings)
+    state.unlink()
+    assert "m exists" in refused(*command)  # a model is not replaced
     other = ("--images", folders[0], "--masks", folders[1], "--out", tmp_path / "n")
     assert "nothing" in refused(*other, "--resume") or "no training" in refused(*other, "--resume")
 
@@ -161,3 +230,77 @@ def test_a_mask_that_cannot_be_trained_on_is_named(
     for seed in range(3):
         tifffile.imwrite(masks / f"{seed}.tif", np.zeros((96, 96), np.float32))
     assert "0.tif" in refused("--images", folders[0], "--masks", masks, "--out", tmp_path / "m")
+
+
+def test_the_command_says_what_the_data_are_like_before_it_trains(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    arguments = ["--images", folders[0], "--masks", folders[1], "--out", tmp_path / "m",
+                 "--crop", "64,64", "--epochs", 1, "--epoch-crops", 2, "--json",
+                 "--voxel-size", "0.5,0.5", "--center", "centroid", "--device", "cpu"]  # fmt: skip
+    result = CliRunner().invoke(app, ["train", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert made["settings"]["voxel_size"] == [0.5, 0.5]
+    assert made["card"]["training"]["epoch_crops"] == 2
+    assert not result.stderr
+    arguments[5] = tmp_path / "n"
+    arguments.remove("--json")
+    stderr = CliRunner().invoke(app, ["train", *map(str, arguments)]).stderr
+    facts, _, epochs = stderr.partition("\nepoch ")
+    for fact in ("16, about", "64 x 64 voxels", "0.5 x 0.5 µm", "1 of 2 crops", "halo"):
+        assert fact in facts
+    assert epochs.splitlines()[1].split()[0] == "1"
+
+
+class Unread:
+    """An image that must not be read."""
+
+    dtype = np.dtype(np.uint16)
+
+    def __init__(self, *shape: int) -> None:
+        self.shape, self.ndim = shape, len(shape)
+
+    def __getitem__(self, index: object) -> Any:
+        raise AssertionError("a voxel was read")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out": "absent/m"}, "absent is not a folder"),
+        ({"out": "taken"}, "is a folder"),
+        ({"resume": True}, "no training to resume"),
+        ({"center": "middle"}, "medoid, approximate-medoid, centroid"),
+        ({"patience": 0}, "patience is 0"),
+        ({"pictures_every": -1}, "pictures_every is -1"),
+        ({"dtype": "float8"}, "float8"),
+        ({"validation": 1.5}, "validation is 1.5"),
+        ({"start": "nuclei-3d"}, "for 3D images"),
+        ({"validation_images": [Unread(8, 64, 64)], "validation_masks": [Unread(8, 64, 64)]}, "3D"),
+        ({"device": "tpu"}, "cpu or cuda"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_a_voxel_is_read(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "taken").mkdir()
+    images = [Unread(64, 64)] * 3
+    out = tmp_path / options.get("out", "m")
+    with pytest.raises(EmbedSegError, match=message) as caught:
+        es.train(images, images, **options | {"out": out})
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_cuda_is_refused_where_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no CUDA device"):
+        es.train([Unread(64, 64)], [Unread(64, 64)], out=tmp_path / "m", device="cuda")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="cannot be written"):
+        es.train([Unread(64, 64)], [Unread(64, 64)], out=tmp_path / "m")

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from embedseg_large.errors import UsageError
 from embedseg_large.testing.synthetic import synthetic_embryo
 from embedseg_large.training.augment import AugmentSettings
 from embedseg_large.training.crops import find_centers
-from embedseg_large.training.dataset import CropDataset, EpochSampler
+from embedseg_large.training.dataset import CropDataset, EpochSampler, drawn_rows
 from embedseg_large.training.properties import measure
 from embedseg_large.training.sources import find_pairs
 from embedseg_large.training.targets import Batch, Sample, collate
@@ -108,6 +110,51 @@ def test_workers_cut_what_the_process_itself_would_cut(folder: Path, cache_bytes
     order.epoch = 1
     again: Batch = next(iter(loader))
     assert (again.image == collate([data[1, 0], data[1, 1]]).image).all()
+
+
+def test_an_epoch_of_few_crops_draws_other_objects_each_time_and_none_twice(folder: Path) -> None:
+    data = dataset(folder, augment=None, epoch_crops=12)
+    assert len(data) == 12
+    epochs = [[data[e, i].image.tobytes() for i in range(12)] for e in range(2)]
+    rows = [data._order_of(e).tolist() for e in range(3)]
+    assert epochs[0] != epochs[1]
+    assert all(len(set(drawn)) == 12 for drawn in rows)
+    assert len(set(map(tuple, rows))) == 3
+    assert rows[0] == dataset(folder, epoch_crops=12)._order_of(0).tolist()
+    assert rows[0] != dataset(folder, epoch_crops=12, seed=4)._order_of(0).tolist()
+
+
+@pytest.mark.parametrize("epoch_crops", [None, 10_000])
+def test_an_epoch_of_more_crops_than_objects_has_every_object_once(
+    folder: Path, epoch_crops: int | None
+) -> None:
+    data = dataset(folder, epoch_crops=epoch_crops)
+    assert sorted(data._order_of(3).tolist()) == list(range(data.properties.n_objects))
+
+
+def test_the_share_of_an_image_grows_with_the_square_root_of_its_objects() -> None:
+    images = np.repeat([0, 1], [100, 10_000])
+    rng = np.random.default_rng(5)
+    drawn = np.concatenate([images[drawn_rows(images, 22, rng)] for _ in range(500)])
+    large, small = np.count_nonzero(drawn), np.count_nonzero(drawn == 0)
+    # 10 times as often; slightly less often for the small image, of which more is used up
+    assert 9 < large / small < 12
+
+
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 9),
+)
+def test_drawn_rows_are_rows_and_none_comes_twice(
+    counts: list[int], share: float, seed: int
+) -> None:
+    images = np.repeat(np.arange(len(counts)), counts)
+    count = round(share * len(images))
+    rows = drawn_rows(images, count, np.random.default_rng(seed))
+    assert len(rows) == len(set(rows.tolist())) == count
+    assert all(0 <= row < len(images) for row in rows)
+    assert (rows == drawn_rows(images, count, np.random.default_rng(seed))).all()
 
 
 def test_centres_of_other_objects_are_refused(folder: Path) -> None:

@@ -62,7 +62,7 @@ def test_weights_keep_a_constant_and_a_slope(n_in: int, n_out: int) -> None:
 
 
 def test_stripes_too_fine_for_the_target_become_grey() -> None:
-    stripes = np.tile(np.float32([0, 1]), 32)
+    stripes = np.tile(np.array([0, 1], np.float32), 32)
     reduced = linear_weights(64, 16)[1] @ stripes
     np.testing.assert_allclose(reduced[1:-1], 0.5, atol=0.01)
 

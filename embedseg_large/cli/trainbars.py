@@ -1,0 +1,96 @@
+"""How a training shows itself in a terminal: facts, a bar, and a line for each epoch."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
+
+_TERMS = (("loss", "total"), ("instance", "instance"), ("variance", "variance"), ("seed", "seed"))
+_SLOW = 3600.0  # seconds that are looked back on to say what is left: validations count, too
+
+
+class TrainBars(TrainWatcher, AbstractContextManager["TrainBars"]):
+    """Writes to stderr; the bar only where there is a terminal.
+
+    Parameters
+    ----------
+    quiet
+        Whether to write nothing.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[batch]}"),
+            TimeElapsedColumn(),
+            TextColumn("·"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self._console,
+            refresh_per_second=2,  # the cores are for the training
+            transient=True,
+            speed_estimate_period=_SLOW,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._reading = self._console.status("reading images and masks")
+        self._epochs = self._before = 0
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> TrainBars:
+        self._reading.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reading.stop()
+        self._progress.stop()
+
+    def begin(self, start: TrainStart) -> None:
+        """Print the facts, and the heads of the epochs' numbers."""
+        self._reading.stop()
+        table = Table(show_header=False, box=None, padding=(0, 1))
+        table.add_column(style="dim")
+        table.add_column(overflow="fold")
+        for name, fact in start.facts().items():
+            table.add_row(name, fact)
+        self._console.print(table)
+        heads = "".join(f"{name:>9}" for name, _ in _TERMS)
+        self._progress.start()
+        self._say(f"\nepoch{heads}    IoU   AP at IoU .5 .6 .7 .8 .9      * best so far")
+        self._epochs, self._before = start.settings.epochs, start.epochs_done
+
+    def batch(self, epoch: int, done: int, of: int, loss: float) -> None:
+        """Move the bar."""
+        if self._task is None:
+            batches = (self._epochs - self._before) * of
+            self._task = self._progress.add_task("", total=batches, batch="")
+        now = f"batch {done}/{of} loss {loss:.2f}" if done < of else "checking the model"
+        self._progress.update(
+            self._task, advance=1, description=f"epoch {epoch} of {self._epochs}", batch=now
+        )
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Print a line."""
+        terms = "".join(f"{record.loss[name]:9.4f}" for _, name in _TERMS)
+        ap = "" if record.ap is None else " ".join(f"{v:.3f}" for v in record.ap.values())
+        best = " *" if record.best and record.ap is not None else ""
+        self._say(f"{record.epoch:5d}{terms}  {record.iou:.3f}   {ap}{best}")
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, markup=False)

@@ -1,0 +1,216 @@
+"""A network that learns: batches, gradients, steps.
+
+::
+
+    epoch e   learning rate (1 - e/E) ** 0.9
+      batch   crops ── network ── loss / accumulate ── gradients add up
+              every `accumulate` batches, and at the end of an epoch: one step of Adam
+
+What is random is drawn from the seed and the epoch (crops) or from torch's generator, whose state
+is kept with every epoch: a run that is killed and resumed ends with the same bits on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from embedseg_large.network.erfnet import BranchedERFNet
+from embedseg_large.network.model import Model
+from embedseg_large.training.dataset import CropDataset, EpochSampler
+from embedseg_large.training.loss import LossTerms, embedding_loss
+from embedseg_large.training.processes import Processes
+from embedseg_large.training.settings import TrainSettings
+from embedseg_large.training.targets import Batch, collate
+
+POWER = 0.9
+TERMS = ("total", "instance", "variance", "seed")
+
+Tell = Callable[[int, int, float], None]
+"""Is told that a batch is done: its number from 1 on, how many there are, its loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochMeans:
+    """What an epoch was like, over the crops of all processes."""
+
+    loss: dict[str, float]
+    """Mean of each term over the batches."""
+    iou: float
+    """Mean over the instances."""
+
+
+class Learner:
+    """The network in one of the processes that train it, and its optimiser.
+
+    Parameters
+    ----------
+    crops
+        The training data.
+    settings
+        How to train.
+    start
+        A model to begin with; None: from scratch.
+    processes
+        Those that train together.
+
+    Raises
+    ------
+    UsageError
+        An epoch has fewer crops than there are processes.
+    """
+
+    network: nn.Module
+    """The weights, and running statistics of what this process saw."""
+    threads: int
+    """Threads of torch on the CPU."""
+
+    def __init__(
+        self,
+        crops: CropDataset,
+        settings: TrainSettings,
+        start: Model | None,
+        processes: Processes,
+    ) -> None:
+        self._crops, self._settings, self._processes = crops, settings, processes
+        self._device, self._kind = processes.device, processes.device_type
+        self._order = EpochSampler(len(crops), rank=processes.rank, world=processes.world)
+        # channels last: an eighth faster on CPUs, and what tensor cores want
+        flat = crops.properties.ndim == 2
+        self._layout = torch.channels_last if flat else torch.channels_last_3d
+        torch.manual_seed(settings.seed)
+        network = processes.adapted(self._new_network(start))
+        self.network = network.to(  # type: ignore[call-overload]  # torch's stubs lack the format
+            device=self._device, memory_format=self._layout
+        )
+        learned = (p for p in self.network.parameters() if p.requires_grad)
+        self._optimiser = torch.optim.Adam(
+            learned, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self._scaler = torch.amp.GradScaler(self._kind, enabled=settings.dtype == "float16")
+        self._averaging = processes.averaging(self.network)
+        self.threads = processes.cores
+        if not processes.first:  # every process drops out other channels
+            torch.manual_seed(settings.seed + processes.rank)
+
+    def _new_network(self, start: Model | None) -> nn.Module:
+        properties = self._crops.properties
+        network = BranchedERFNet(properties.ndim, properties.channels)
+        if start is not None:
+            network.load_state_dict(start.weights)
+        still = list(network.encoder.parameters()) if self._settings.freeze_encoder else []
+        if not self._processes.alone:  # it takes no part, see `Processes.averaging`
+            still += network.encoder.output_conv.parameters()
+        for parameter in still:
+            parameter.requires_grad_(False)
+        return network
+
+    @property
+    def random(self) -> Tensor:
+        """State of the generator that dropout draws from, uint8 on the CPU."""
+        return self._generator.get_state()
+
+    @property
+    def _generator(self) -> torch.Generator:
+        if self._kind == "cpu":
+            return torch.default_generator
+        index = torch.device(self._device).index or 0
+        return torch.cuda.default_generators[index]
+
+    def state(self) -> dict[str, Any]:
+        """Return what else decides how training goes on, as fields of a `TrainState`."""
+        return {
+            "network": self.network.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "threads": self.threads,
+        }
+
+    def restore(self, state: Mapping[str, Any], random: Tensor) -> None:
+        """Go on with what `state` and `random` returned."""
+        self.network.load_state_dict(state["network"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        if state["scaler"]:
+            self._scaler.load_state_dict(state["scaler"])
+        self.threads = state["threads"]
+        self._generator.set_state(random)
+
+    def rate(self, epoch: int) -> float:
+        """Return the learning rate of an epoch, counted from 0."""
+        share: float = (1 - epoch / self._settings.epochs) ** POWER
+        return self._settings.learning_rate * share
+
+    def learn(self, epoch: int, tell: Tell | None = None) -> EpochMeans:
+        """Go once through the crops of an epoch, counted from 0."""
+        torch.set_num_threads(self.threads)  # whatever others in this process made of it
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.rate(epoch)
+        self.network.train()
+        loader = self._loader(epoch)
+        sums = torch.zeros(len(TERMS) + 2, dtype=torch.float64, device=self._device)
+        # numpy's BLAS, which cuts crops, keeps its threads spinning on the cores torch wants next
+        with threadpool_limits(1, user_api="blas"):
+            for done, batch in enumerate(loader, start=1):
+                last = done % self._settings.accumulate == 0 or done == len(loader)
+                terms = self._accumulate(batch.to(self._device, non_blocking=True), last)
+                if last:
+                    self._step()
+                sums += _numbers(terms)
+                if tell is not None:
+                    tell(done, len(loader), float(terms.total.detach()))
+        *totals, overlap, instances = self._processes.summed(sums).tolist()
+        batches = len(loader) * self._processes.world
+        loss = {name: total / batches for name, total in zip(TERMS, totals, strict=True)}
+        return EpochMeans(loss, overlap / max(1, instances))
+
+    def _loader(self, epoch: int) -> DataLoader[Batch]:
+        self._order.epoch = epoch
+        return DataLoader(
+            self._crops,  # type: ignore[arg-type]  # samples go in, batches come out
+            batch_size=self._settings.batch,
+            sampler=self._order,
+            collate_fn=collate,
+            num_workers=self._settings.workers,
+            pin_memory=self._kind != "cpu",
+            generator=torch.Generator(),  # or it would draw from the one that dropout uses
+        )
+
+    def _accumulate(self, batch: Batch, last: bool) -> LossTerms:
+        """Add the gradients of one batch; the processes average them after the last of a step."""
+        properties = self._crops.properties
+        dtype = getattr(torch, self._settings.dtype)
+        with self._averaged_only_if(last):
+            with torch.autocast(self._kind, dtype, dtype != torch.float32):
+                raw = self._averaging(batch.image.contiguous(memory_format=self._layout))
+            terms = embedding_loss(
+                raw, batch, pitch=properties.pitch, foreground_weight=properties.foreground_weight
+            )
+            share = self._scaler.scale(terms.total / self._settings.accumulate)
+            share.backward()  # type: ignore[no-untyped-call]
+        return terms
+
+    def _averaged_only_if(self, last: bool) -> AbstractContextManager[None]:
+        module = self._averaging
+        if last or not isinstance(module, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        return cast(AbstractContextManager[None], module.no_sync())
+
+    def _step(self) -> None:
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        self._optimiser.zero_grad(set_to_none=True)
+
+
+def _numbers(terms: LossTerms) -> Tensor:
+    """Return the terms, the sum of the overlaps and their number, float64 where they are."""
+    overlaps = terms.overlaps
+    values = [getattr(terms, name).detach() for name in TERMS]
+    count = overlaps.new_tensor(len(overlaps))
+    return torch.stack([*values, overlaps.sum(), count]).double()

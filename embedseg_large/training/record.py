@@ -1,0 +1,126 @@
+"""What a training tells: how it begins, its batches, its epochs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from embedseg_large.training.properties import Properties
+from embedseg_large.training.settings import TrainSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainStart:
+    """What a training begins with."""
+
+    data: Properties
+    """What follows from the training data."""
+    validation: tuple[str, ...]
+    """Names of the images that are validated on."""
+    settings: TrainSettings
+    crops: int
+    """Crops of an epoch."""
+    epochs_done: int
+    """0, or more where a training is resumed."""
+    processes: int
+    """How many train together."""
+    device: str
+
+    def facts(self) -> dict[str, str]:
+        """Return what a user should know, and check, before the first epoch."""
+        data, s = self.data, self.settings
+        model = data.model_settings()
+        step = s.batch * s.accumulate * self.processes
+        held = f"{len(self.validation)} to validate on" if self.validation else "none to validate"
+        return {
+            "images": f"{data.n_images} to train on, {held}{_names(self.validation)}",
+            "objects": f"{data.n_objects:,}, about {data.object_diameter:.1f} voxels wide, "
+            f"{data.mean_object_size:,.0f} voxels large",
+            "instances": f"have more than {data.min_object_size:,} voxels",
+            "largest object": f"{_product(data.extent_largest)} voxels, so the halo of tiles is "
+            f"{_product(model.halo)}",
+            "voxel size": "unknown"
+            if data.voxel_size is None
+            else f"{_product(data.voxel_size)} µm",
+            "crop": f"{_product(data.crop)} voxels, {data.channels} channel"
+            + "s" * (data.channels > 1),
+            "pitch": _product(data.pitch),
+            "foreground": f"counts {data.foreground_weight:.3g} times in the loss of seeds",
+            "epochs": f"{s.epochs} of {self.crops:,} crops"
+            + (f", {self.epochs_done} done" if self.epochs_done else ""),
+            "step": f"{step} crops: batches of {s.batch}, accumulated {s.accumulate} times"
+            + (f", in {self.processes} processes" if self.processes > 1 else ""),
+            "device": f"{self.device}, {s.dtype}",
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord:
+    """One line of the log."""
+
+    epoch: int
+    """Counted from 1."""
+    learning_rate: float
+    loss: dict[str, float]
+    """Mean of each term over the epoch."""
+    iou: float
+    """Mean IoU of an instance's mask and what its own centre and sigma claim: the paper's."""
+    ap: dict[str, float] | None
+    """Validation AP at each threshold; None where the epoch was not validated."""
+    best: bool
+    """Whether the model is the best so far."""
+    pictures: str | None = None
+    """The sheet of pictures that was drawn after it; None where there is none."""
+
+    def append_to(self, log: Path) -> None:
+        """Write it as a line of JSON."""
+        with log.open("a") as file:
+            file.write(json.dumps(asdict(self)) + "\n")
+
+
+class TrainWatcher:
+    """Somebody who looks at a training: override what is of interest."""
+
+    def begin(self, start: TrainStart) -> None:
+        """The data are measured, the first epoch comes next."""
+
+    def batch(self, epoch: int, done: int, of: int, loss: float) -> None:
+        """A batch is done; epochs and batches count from 1."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """An epoch is done, and what it brought is on disk."""
+
+    def end(self) -> None:
+        """The last epoch is done."""
+
+
+class LogWatcher(TrainWatcher):
+    """Says everything but batches to the log, at level INFO."""
+
+    def begin(self, start: TrainStart) -> None:
+        """Say what the data are like."""
+        for name, fact in start.facts().items():
+            logger.info("%s: %s", name, fact)
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Say what an epoch brought."""
+        ap = "" if record.ap is None else "  AP " + " ".join(f"{v:.3f}" for v in record.ap.values())
+        terms = "  ".join(f"{name} {value:.3f}" for name, value in record.loss.items())
+        best = "  best" if record.best else ""
+        logger.info("epoch %d  %s  IoU %.3f%s%s", record.epoch, terms, record.iou, ap, best)
+
+
+def _product(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)
+
+
+def _names(names: Sequence[str], most: int = 4) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f" ({', '.join(names[:most])}{more})"

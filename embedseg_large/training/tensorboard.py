@@ -1,0 +1,62 @@
+"""What a training tells, for TensorBoard; needs the extra of that name."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from embedseg_large.errors import UsageError
+from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
+
+
+class TensorBoardWatcher(TrainWatcher):
+    """Writes losses, IoU, AP at each threshold, the learning rate and the sheets of pictures.
+
+    Parameters
+    ----------
+    folder
+        What ``tensorboard --logdir`` is to show; made when training begins.
+
+    Raises
+    ------
+    UsageError
+        The package is not installed.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        if find_spec("tensorboard") is None:
+            raise UsageError(
+                "TensorBoard is not installed; pip install 'embedseg_large[tensorboard]', or train "
+                "without it"
+            )
+        self._folder = Path(folder)
+        self._writer: Any = None
+
+    def begin(self, start: TrainStart) -> None:
+        """Open the folder, and write down what is known of the data."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        # what an earlier run wrote after the epoch it is resumed from is replaced
+        self._writer = SummaryWriter(self._folder, purge_step=start.epochs_done + 1)
+        rows = "\n".join(f"| {name} | {fact} |" for name, fact in start.facts().items())
+        self._writer.add_text("data", f"| | |\n|---|---|\n{rows}", start.epochs_done)
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Write the numbers of an epoch, and its sheet if there is one."""
+        values = {f"loss/{name}": value for name, value in record.loss.items()}
+        values |= {"training/IoU": record.iou, "training/learning_rate": record.learning_rate}
+        values |= {f"validation/AP_{at}": ap for at, ap in (record.ap or {}).items()}
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, record.epoch)
+        if record.pictures is not None:
+            from matplotlib.image import imread
+
+            pixels = imread(record.pictures)[..., :3]
+            self._writer.add_image("pictures", pixels, record.epoch, dataformats="HWC")
+        self._writer.flush()
+
+    def end(self) -> None:
+        """Close the files."""
+        self._writer.close()
