@@ -95,7 +95,11 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    recipe = RECIPES[args.name] | {"accumulate": 1, "learning_rate": args.learning_rate}
+    recipe = RECIPES[args.name] | {
+        "accumulate": 1,
+        "average_steps": 500,
+        "learning_rate": args.learning_rate,
+    }
     recipe |= {k: v for k in ("epochs", "batch") if (v := getattr(args, k)) is not None}
     es.train(
         **data_of(args.name, args.data),

@@ -114,6 +114,12 @@ def train(
     learning_rate: Annotated[
         float, _option(_LEARNING, "At first; it falls to 0. For fine-tuning try 0.0001.")
     ] = 5e-4,
+    average_steps: Annotated[
+        int,
+        _option(
+            _LEARNING, "Keep the mean of the weights over so many steps, 0: the last ones.", min=0
+        ),
+    ] = 0,
     weight_decay: Annotated[float, _option(_LEARNING, "Pull of the weights towards 0.")] = 1e-4,
     crop: Annotated[
         Any,
@@ -212,6 +218,7 @@ def train(
                 validate_every=validate_every,
                 pictures_every=pictures_every,
                 patience=patience,
+                average_steps=average_steps,
                 freeze_encoder=freeze_encoder,
                 seed=seed,
                 workers=workers,

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.model import Model
+from embedseg_large.training.average import averaged
 from embedseg_large.training.dataset import CropDataset, EpochSampler
 from embedseg_large.training.loss import LossTerms, embedding_loss
 from embedseg_large.training.processes import Processes
@@ -94,6 +95,8 @@ class Learner:
         self._optimiser = torch.optim.Adam(
             learned, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
+        steps = settings.average_steps
+        self._average = averaged(self.network, steps) if steps else None
         self._scaler = torch.amp.GradScaler(self._kind, enabled=settings.dtype == "float16")
         self._averaging = processes.averaging(self.network)
         self.threads = processes.cores
@@ -113,6 +116,11 @@ class Learner:
         return network
 
     @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to use: the last ones, or their running mean."""
+        return (self.network if self._average is None else self._average.module).state_dict()
+
+    @property
     def random(self) -> Tensor:
         """State of the generator that dropout draws from, uint8 on the CPU."""
         return self._generator.get_state()
@@ -130,6 +138,7 @@ class Learner:
             "network": self.network.state_dict(),
             "optimiser": self._optimiser.state_dict(),
             "scaler": self._scaler.state_dict(),
+            "average": {} if self._average is None else self._average.state_dict(),
             "threads": self.threads,
         }
 
@@ -139,6 +148,8 @@ class Learner:
         self._optimiser.load_state_dict(state["optimiser"])
         if state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
         self.threads = state["threads"]
         self._generator.set_state(random)
 
@@ -206,6 +217,8 @@ class Learner:
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._optimiser.zero_grad(set_to_none=True)
+        if self._average is not None:
+            self._average.update_parameters(self.network)
 
 
 def _numbers(terms: LossTerms) -> Tensor:

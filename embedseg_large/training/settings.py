@@ -37,6 +37,10 @@ class TrainSettings:
     weight_decay: float = 1e-4
     """Of Adam, L2."""
 
+    average_steps: int = 0
+    """Steps that the running mean of the weights reaches back, which is validated and kept instead
+    of the last weights; 0: none."""
+
     seed: int = 0
     """Chooses weights, crops, augmentation and dropout."""
 
@@ -61,7 +65,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate", "epoch_crops", "validate_every", "patience"):
             self._check(name, least=1)
-        for name in ("seed", "workers", "pictures_every", "weight_decay"):
+        for name in ("seed", "workers", "pictures_every", "weight_decay", "average_steps"):
             self._check(name, least=0)
         if self.learning_rate <= 0:
             raise UsageError(f"learning_rate is {self.learning_rate}; it must be positive")

@@ -39,6 +39,8 @@ class TrainState:
     """How many train together; training goes on with as many, for a step sees a batch of each."""
     scaler: dict[str, Any] = field(default_factory=dict)
     """Scale of the gradients in float16."""
+    average: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Running mean of the weights; empty where none is formed."""
 
     def random_of(self, rank: int) -> torch.Tensor:
         """State of the generator of one process."""

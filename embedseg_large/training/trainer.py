@@ -211,7 +211,7 @@ class Trainer:
             images = [example.pair.name for example in self._validation]
             card["validation"] = {"images": images, "ap": _by_threshold(found)}
         return Model(
-            self.learner.network.state_dict(),
+            self.learner.weights,
             self._crops.properties.model_settings(),
             card=card,
             device=self._processes.device,
