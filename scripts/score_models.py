@@ -97,7 +97,7 @@ def blastocyst(model: es.Model, data: Path, modes: Sequence[Any]) -> Iterator[di
             level=options.pop("level"),
             voxel_size=(size[0], size[1] * scale, size[2] * scale),
         )
-        for tta in modes:
+        for tta in modes if "object_diameter" in options else modes[:1]:
             with tempfile.TemporaryDirectory() as out:
                 result = es.segment(volume, model, output=Path(out) / "o.zarr", tta=tta, **options)
                 found = np.asarray(result.labels)
