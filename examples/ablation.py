@@ -33,7 +33,9 @@ def score(model: es.Model, held: list[Pair], *, tta: bool) -> list[float]:
     """AP at each threshold, pooled over the objects of the held-out images."""
     found = [
         es.cluster(
-            model.predict(es.normalise(np.asarray(p.image.data)), tta=tta), model.min_object_size
+            model.predict(es.normalise(np.asarray(p.image.data)), tta=tta),
+            model.min_object_size,
+            seed=model.seed,
         )
         for p in held
     ]

@@ -35,7 +35,9 @@ def main(arguments: list[str] | None = None) -> float:
         crop=None if options.images else (24, 40, 40),
     )
     # a volume that fits into memory; for larger ones es.segment(path, model)
-    found = es.cluster(model.predict(es.normalise(drawn[3])), model.min_object_size)
+    found = es.cluster(
+        model.predict(es.normalise(drawn[3])), model.min_object_size, seed=model.seed
+    )
     (score,) = es.evaluate(found, truth[3], thresholds=(0.5,))
     print(f"{found.max()} nuclei found of {truth[3].max()}, AP at IoU 0.5: {score.ap:.2f}")
     return score.ap

@@ -53,7 +53,9 @@ def rows(model: es.Model, images: Images, name: str, modes: Sequence[Any]) -> It
     """Score a model on images, once a mode of test-time augmentation."""
     for tta in modes:
         found = [
-            es.cluster(model.predict(es.normalise(image), tta=tta), model.min_object_size)
+            es.cluster(
+                model.predict(es.normalise(image), tta=tta), model.min_object_size, seed=model.seed
+            )
             for image, _ in images
         ]
         yield row(name, found, [truth for _, truth in images], model.tta_mode(tta))

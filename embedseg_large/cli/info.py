@@ -72,7 +72,8 @@ def _about_model(thing: str) -> dict[str, Any]:
     from embedseg_large.network.checkpoint import load_model
 
     model = load_model(thing)
-    names = ["ndim", "channels", "pitch", "min_object_size", "object_diameter", "voxel_size"]
+    names = ["ndim", "channels", "pitch", "min_object_size", "seed"]
+    names += ["object_diameter", "voxel_size"]
     names += ["extent", "tile", "context", "halo", "fingerprint"]
     return {name: getattr(model, name) for name in names} | model.card
 

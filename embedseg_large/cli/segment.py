@@ -30,9 +30,12 @@ def _tile_option(name: str, text: str) -> Any:
 def segment(
     store: Annotated[str, typer.Argument(help="OME-Zarr image, or TIFF.")],
     model: Annotated[
-        str,
-        typer.Option(help="Bundled name, model file, or original EmbedSeg folder."),
-    ] = "nuclei-3d",
+        str | None,
+        typer.Option(
+            help="Bundled name, model file, or original EmbedSeg folder. "
+            "Default: nuclei-3d, or nuclei-2d for a 2D image.",
+        ),
+    ] = None,
     labels: Annotated[
         str, typer.Option(help="Name of the labels.", rich_help_panel=_OUTPUT)
     ] = "nuclei",
@@ -99,8 +102,9 @@ def segment(
         float, typer.Option(help="Seediness above which a voxel is foreground.")
     ] = 0.5,
     seed: Annotated[
-        float, typer.Option(help="Seediness from which a voxel founds an instance.")
-    ] = 0.9,
+        float | None,
+        typer.Option(help="Seediness from which a voxel founds an instance. Default: the model's."),
+    ] = None,
     tta: Annotated[
         str | None,
         typer.Option(help="Test-time augmentation: none, 4, 8, 16 or 48. Default: the model's."),
@@ -198,7 +202,7 @@ def segment(
 
 
 def _print_plan(
-    store: str, model: str, labels: str, options: dict[str, Any], as_json: bool
+    store: str, model: str | None, labels: str, options: dict[str, Any], as_json: bool
 ) -> None:
     from embedseg_large.engine.order import prepare
     from embedseg_large.engine.plan import make_plan
@@ -215,7 +219,7 @@ def _print_plan(
         {
             "volume": _about(order.volume),
             "grid": f"{_text(order.shape)} voxels",
-            "model": f"{model}, on {order.settings.device}",
+            "model": f"{model or f'nuclei-{order.network.ndim}d'}, on {order.settings.device}",
             "labels": order.target.path,
             "prediction tiles": f"{plan.prediction_tiles} of {_text(order.settings.tile)} voxels",
             "clustering tiles": f"{plan.cluster_tiles} of {_text(order.settings.cluster_tile)}",

@@ -42,6 +42,10 @@ class Network(Protocol):
         """Instances have more voxels than this."""
 
     @property
+    def seed(self) -> float:
+        """Seediness from which a voxel may found an instance."""
+
+    @property
     def object_diameter(self) -> float | None:
         """Mean extent of the training objects along y and x, in voxels; None where not known."""
 

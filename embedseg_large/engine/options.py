@@ -30,8 +30,8 @@ class SettingsOptions(TypedDict, total=False):
     """Instances have more voxels of the volume than this."""
     foreground: float
     """Seediness above which a voxel is foreground; default 0.5."""
-    seed: float
-    """Seediness from which a voxel may found an instance; default 0.9."""
+    seed: float | None
+    """Seediness from which a voxel may found an instance; default: the model's."""
 
 
 class SegmentOptions(SettingsOptions, total=False):

@@ -47,7 +47,7 @@ class Order:
 
 def prepare(
     volume: Any,
-    model: Network | str | os.PathLike[str],
+    model: Network | str | os.PathLike[str] | None,
     labels: str,
     *,
     channel: int | None = 0,
@@ -81,7 +81,7 @@ def prepare(
         See `SettingsOptions`.
     """
     opened = _open(volume, channel, timepoint, level, axes, voxel_size)
-    network = _load(model)
+    network = _load(model, opened.ndim)
     _check_fit(opened, network)
     device = choose_device(network, device)
     resampling = resampling_for(opened, network, object_diameter)
@@ -122,7 +122,10 @@ def _open(
     return volume
 
 
-def _load(model: Network | str | os.PathLike[str]) -> Network:
+def _load(model: Network | str | os.PathLike[str] | None, ndim: int) -> Network:
+    """Load a model by name or path; the bundled one for as many axes, if none is given."""
+    if model is None:
+        model = f"nuclei-{ndim}d"
     if not isinstance(model, str | os.PathLike):
         return model
     from embedseg_large.network.checkpoint import load_model

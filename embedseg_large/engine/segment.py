@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 def segment(
     volume: Any,
-    model: Network | str | os.PathLike[str],
+    model: Network | str | os.PathLike[str] | None = None,
     labels: str = "nuclei",
     *,
     client: Client | None = None,
@@ -69,7 +69,8 @@ def segment(
     volume
         A `Volume`, or what `open_volume` takes: path of an OME-Zarr or TIFF, an array.
     model
-        A model, a bundled name, the file of a model, or an original EmbedSeg folder.
+        A model, a bundled name, the file of a model, or an original EmbedSeg folder. None: the
+        bundled ``nuclei-3d`` or ``nuclei-2d``, by the axes of the volume.
     labels
         Name of the label group: ``labels/NAME`` in the image's store or under `output`.
     client

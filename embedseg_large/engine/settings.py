@@ -104,7 +104,7 @@ def resolve_settings(
     strict: bool = False,
     min_object_size: int | None = None,
     foreground: float = 0.5,
-    seed: float = 0.9,
+    seed: float | None = None,
 ) -> SegmentSettings:
     """Fill in what the user left open, from the network and the volume's shape.
 
@@ -131,7 +131,7 @@ def resolve_settings(
         strict=strict,
         min_object_size=network.min_object_size if min_object_size is None else min_object_size,
         foreground=foreground,
-        seed=seed,
+        seed=network.seed if seed is None else seed,
         reach=tuple(network.reach),
     )
 

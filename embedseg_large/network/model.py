@@ -132,6 +132,11 @@ class Model:
         return self.settings.min_object_size
 
     @property
+    def seed(self) -> float:
+        """Seediness from which a voxel may found an instance."""
+        return self.settings.seed
+
+    @property
     def object_diameter(self) -> float | None:
         """Mean extent of the training objects along y and x, in voxels; None where not known."""
         return self.settings.object_diameter

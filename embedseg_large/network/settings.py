@@ -59,6 +59,10 @@ class ModelSettings:
     voxel_size: tuple[float, ...] | None
     """Voxel size of the training images in micrometres; None where not known."""
 
+    seed: float = 0.9
+    """Seediness from which a voxel may found an instance: 0.9 in the paper, or what validation
+    found to be best."""
+
     def __post_init__(self) -> None:
         if self.ndim not in (2, 3):
             raise UsageError(f"ndim is {self.ndim}; a model has 2 or 3 spatial axes")
@@ -67,6 +71,8 @@ class ModelSettings:
                 f"channels is {self.channels} and min_object_size {self.min_object_size}; "
                 "they must be at least 1 and 0"
             )
+        if not 0 < self.seed <= 1:
+            raise UsageError(f"seed is {self.seed}; it must be above 0 and at most 1")
         for name in ("pitch", "extent", "tile", "reach"):
             self._check(name, above_zero=True)
         for name in ("context", "halo"):

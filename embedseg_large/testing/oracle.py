@@ -112,6 +112,11 @@ class OracleNetwork:
         return float(max(self.extent))
 
     @property
+    def seed(self) -> float:
+        """The paper's threshold of seediness."""
+        return 0.9
+
+    @property
     def voxel_size(self) -> tuple[float, ...] | None:
         """Not known."""
         return None

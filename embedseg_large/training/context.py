@@ -24,11 +24,11 @@ from embedseg_large.network.model import Model
 from embedseg_large.tiling.axis import STRIDE
 from embedseg_large.tiling.grid import Grid
 
-CONTEXTS = (8, 16, 24, 32, 48, 64)
+CONTEXTS = (8, 16, 24, 32)
 """What is tried, in voxels."""
 
-AGREEMENT = 0.99
-"""AP at IoU 0.9 of the labels from tiles against the others, from which a context will do."""
+TOLERANCE = 0.01
+"""AP at IoU 0.9, of labels from tiles against the others, that a smaller context may cost."""
 
 CORE = {2: (96, 96), 3: (24, 40, 40)}
 """Cores of the tiles: small, so that an image has many seams."""
@@ -50,7 +50,8 @@ def measure_context(model: Model, image: NDArray[np.float32]) -> int | None:
     Returns
     -------
     int
-        Voxels on each side, one of `CONTEXTS`. None if the image is one tile, or nothing is found.
+        Voxels on each side: the least of `CONTEXTS` after which labels hardly change. None if the
+        image is one tile, or nothing is found.
     """
     part = middle(image, LARGEST[model.ndim])
     shape = part.shape[1:]
@@ -58,11 +59,14 @@ def measure_context(model: Model, image: NDArray[np.float32]) -> int | None:
     wanted = _labels(model, model.predict_raw(part))
     if shape == core or not wanted.any():
         return None
-    for context in CONTEXTS[:-1]:
+    agreed: dict[int, float] = {}
+    for context in CONTEXTS:
         raw = tiled_raw(model, part, Grid(shape, core, (context,) * model.ndim))
-        if agreement(_labels(model, raw), wanted) >= AGREEMENT:
-            return context
-    return CONTEXTS[-1]
+        agreed[context] = agreement(_labels(model, raw), wanted)
+        if agreed[context] >= 1 - TOLERANCE:
+            break
+    best = max(agreed.values())
+    return min(context for context, ap in agreed.items() if ap >= best - TOLERANCE)
 
 
 def middle(image: NDArray[np.float32], largest: Sequence[int]) -> NDArray[np.float32]:

@@ -216,14 +216,17 @@ def _crops(
 
 
 def _with_context(model: Model, examples: Sequence[Example], start: Model | None) -> Model:
-    """Give a model the context that it needs, or that of the model it began as."""
-    if start is not None:
-        context: tuple[int, ...] = start.context
-    else:
+    """Give a model the context that it needs; one that was tuned keeps what was not measured."""
+    settings = model.settings
+    if start is None:
         largest = max(examples, key=lambda example: example.box.size)
         needed = measure_context(model, largest.image())
         context = model.context if needed is None else (needed,) * model.ndim
-    settings = replace(model.settings, context=context)
+        settings = replace(settings, context=context)
+    else:
+        settings = replace(settings, context=start.context)
+        if "validation" not in model.card:
+            settings = replace(settings, seed=start.seed)
     return Model(model.weights, settings, card=model.card, device=model.device)
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,7 @@ class Trainer:
         return True
 
     def _model(self, found: Validation | None = None) -> Model:
+        settings = self._crops.properties.model_settings()
         card: dict[str, Any] = {
             "training": self.settings.as_dict() | {"epoch": self._epoch},
             "data": self._crops.properties.as_dict(),
@@ -210,9 +212,10 @@ class Trainer:
         if found is not None:
             images = [example.pair.name for example in self._validation]
             card["validation"] = {"images": images, "ap": _by_threshold(found)}
+            settings = replace(settings, seed=found.seed)
         return Model(
             self.learner.weights,
-            self._crops.properties.model_settings(),
+            settings,
             card=card,
             device=self._processes.device,
         )

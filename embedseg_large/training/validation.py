@@ -20,6 +20,12 @@ from embedseg_large.training.targets import IGNORED
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
+SEEDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""Seediness from which a voxel may found an instance: what is tried."""
+
+SEED_TOLERANCE = 0.01
+"""AP at IoU 0.5 that a lower threshold may cost."""
+
 EXCERPT = {2: (512, 512), 3: (32, 256, 256)}
 """Largest part of a training image that is segmented to be looked at."""
 
@@ -84,7 +90,7 @@ class Segmented:
     seeds
         float32 ``(*spatial)``: seediness, 0 to 1.
     labels
-        uint32 ``(*spatial)``: the instances found.
+        uint32 ``(*spatial)``: the instances found, with the highest of `SEEDS`.
     """
 
     example: Example
@@ -92,32 +98,50 @@ class Segmented:
     truth: Labels
     seeds: NDArray[np.float32]
     labels: NDArray[np.uint32]
-
-    def scores(self) -> list[Score]:
-        """Compare the instances with the truth, at each of `THRESHOLDS`, where it is known."""
-        known = self.truth != IGNORED
-        return scores(Contingency.of(self.labels[known], self.truth[known]), THRESHOLDS)
+    scores: dict[float, list[Score]]
+    """At each of `THRESHOLDS`, where the truth is known, for each of `SEEDS`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
     """Average precision, AP = TP / (TP + FP + FN), pooled over the objects of all images."""
 
-    ap: dict[float, float]
-    """At each IoU threshold."""
+    by_seed: dict[float, dict[float, float]]
+    """At each IoU threshold, for each threshold of seediness."""
+
+    @property
+    def seed(self) -> float:
+        """The seediness to ask of a seed.
+
+        The lowest with an AP at IoU 0.5 that is hardly below the best: in images unlike those of
+        the training a network is less sure, and a high threshold loses what it does find.
+        """
+        first = {seed: ap[THRESHOLDS[0]] for seed, ap in self.by_seed.items()}
+        best = max(first.values())
+        return min(seed for seed, ap in first.items() if ap >= best - SEED_TOLERANCE)
+
+    @property
+    def ap(self) -> dict[float, float]:
+        """At each IoU threshold, with that `seed`."""
+        return self.by_seed[self.seed]
 
     @property
     def score(self) -> float:
-        """Mean over the thresholds 0.5 to 0.9: what the best model has most of."""
+        """Mean of `ap` over the IoU thresholds 0.5 to 0.9: what the best model has most of."""
         return float(np.mean(list(self.ap.values())))
 
 
 def segment_example(model: Model, example: Example, *, tta: bool = False) -> Segmented:
     """Predict and cluster an example, in memory."""
-    image = example.image()
+    image, truth = example.image(), example.truth()
     embedding = model.predict(image, tta=tta)
-    labels = cluster(embedding, model.min_object_size)
-    return Segmented(example, image, example.truth(), embedding.seeds, labels)
+    found = {seed: cluster(embedding, model.min_object_size, seed=seed) for seed in SEEDS}
+    known = truth != IGNORED
+    scored = {
+        seed: scores(Contingency.of(labels[known], truth[known]), THRESHOLDS)
+        for seed, labels in found.items()
+    }
+    return Segmented(example, image, truth, embedding.seeds, found[SEEDS[-1]], scored)
 
 
 def validate(
@@ -143,10 +167,15 @@ def validate(
     found = []
     for example in examples:
         segmented = segment_example(model, example, tta=tta)
-        found.append(segmented.scores())
+        found.append(segmented.scores)
         if seen is not None:
             seen(segmented)
-    return Validation({each[0].threshold: _pooled(each) for each in zip(*found, strict=True)})
+    return Validation({seed: _pooled_ap([each[seed] for each in found]) for seed in SEEDS})
+
+
+def _pooled_ap(images: Sequence[list[Score]]) -> dict[float, float]:
+    """AP at each IoU threshold, from the scores of each image."""
+    return {each[0].threshold: _pooled(each) for each in zip(*images, strict=True)}
 
 
 def _pooled(each: Sequence[Score]) -> float:

@@ -254,16 +254,20 @@ def test_a_header_that_cannot_be_used_is_named(
         load_model(tmp_path / "model")
 
 
-def test_the_bundling_script_adds_what_a_checkpoint_cannot_say(folder: Path) -> None:
-    (folder / "card.json").write_text('{"data": "balls"}')
-    out = folder / "bundled.safetensors"
-    main = runpy.run_path(str(SCRIPTS / "bundle_original_checkpoint.py"))["main"]
-    main([str(folder), str(folder / "card.json"), str(out), "--extent", "30,40"])
-    bundled = load_model(out)
-    assert bundled.card == {"data": "balls"}
-    assert bundled.halo == (30, 40)
-    assert bundled.reach == (45, 60)
-    assert bundled.pitch == load_model(folder).pitch
+def test_the_bundling_script_adds_a_card_and_what_validation_chose(
+    model: Model, tmp_path: Path
+) -> None:
+    model.save(tmp_path / "trained")
+    (tmp_path / "card.json").write_text('{"name": "balls", "data": "none"}')
+    (tmp_path / "scores.json").write_text("[]")
+    main = runpy.run_path(str(SCRIPTS / "bundle_model.py"))["main"]
+    files = [str(tmp_path / name) for name in ("trained", "card.json")]
+    more = ["--scores", str(tmp_path / "scores.json"), "--models", str(tmp_path)]
+    main([*files, *more, "--seed", "0.8", "--context", "16"])
+    bundled = load_model(tmp_path / "balls.safetensors")
+    assert bundled.card == {"name": "balls", "data": "none", "scores": [], "training": model.card}
+    assert (bundled.seed, bundled.context) == (0.8, (16,) * model.ndim)
+    assert (bundled.pitch, bundled.halo) == (model.pitch, model.halo)
 
 
 def test_a_name_that_is_nothing_lists_the_bundled_models() -> None:
@@ -276,7 +280,8 @@ def test_the_bundled_model_is_ready_to_use() -> None:
     model = load_model("nuclei-3d")
     assert (model.ndim, model.channels, model.min_object_size) == (3, 1, 32)
     assert model.pitch == pytest.approx((1 / 63,) * 3)
-    assert model.halo == model.extent == (36, 38, 32)
+    assert model.halo == model.extent == (25, 30, 31)
+    assert model.seed == 0.8
     assert model.tile == (64, 128, 128)
     assert model.context == (24, 24, 24)
     assert model.tta_mode(True) == "16"
@@ -286,8 +291,9 @@ def test_the_bundled_model_is_ready_to_use() -> None:
 def test_the_bundled_model_finds_a_bright_ball() -> None:
     z, y, x = np.indices((24, 32, 32)) - np.array([12, 16, 16]).reshape(3, 1, 1, 1)
     ball = (z**2 + y**2 + x**2 < 7.5**2).astype(np.float32)
-    embedding = load_model("nuclei-3d").predict(ball, tta=False)
-    assert embedding.seeds[12, 16, 16] > 0.9
-    assert embedding.seeds[0, 0, 0] < 0.1
+    model = load_model("nuclei-3d")
+    embedding = model.predict(ball, tta=False)
+    assert embedding.seeds[12, 16, 16] > model.seed
+    assert embedding.seeds[0, 0, 0] < 0.5
     target = embedding.offsets + np.indices(ball.shape)
     np.testing.assert_allclose(target[:, 9, 16, 20], [12, 16, 16], atol=2)

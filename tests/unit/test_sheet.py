@@ -89,7 +89,8 @@ def test_a_row_is_named_after_its_image_and_its_place_in_it() -> None:
     part = Example(pair, (), Box((2, 0, 0), (7, 20, 20)))
     inside = part.truth()
     seeds = inside.astype(np.float32)
-    found = Segmented(part, np.stack([seeds, 2 * seeds]), inside, seeds, inside.astype(np.uint32))
+    image = np.stack([seeds, 2 * seeds])
+    found = Segmented(part, image, inside, seeds, inside.astype(np.uint32), {})
     shown = SheetRow.of(found)
     assert shown.caption == "image 0 · z = 4 of 9"
     assert shown.image.max() == 2

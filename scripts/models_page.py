@@ -1,0 +1,55 @@
+"""Write docs/models.md from the cards of the bundled models: ``python scripts/models_page.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import embedseg_large as es
+from embedseg_large.models import bundled_models
+
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+
+HEAD = """# Bundled models
+
+Trained by this package ([scripts/train_bundled.py](../scripts/train_bundled.py)), scored by
+[scripts/score_models.py](../scripts/score_models.py): whole images, AP = TP / (TP + FP + FN) at each IoU, pooled over all
+objects. The validation images chose the epoch and the threshold of seediness, nothing else was seen by the training.
+This page is made from the cards in the models (`embedseg-large info NAME`).
+"""
+
+FIELDS = ("summary", "data", "data_licence", "split", "recipe", "limits")
+
+
+def section(name: str) -> str:
+    """One model: its card and its scores."""
+    model = es.load_model(name)
+    lines = [f"## {name}", ""]
+    lines += [f"- **{field.replace('_', ' ')}**: {model.card[field]}" for field in FIELDS]
+    lines += [
+        f"- **objects**: about {model.object_diameter:.0f} voxels along y and x; "
+        f"seediness of a seed {model.seed}; context {model.context[0]}",
+        "",
+        *table(model.card["scores"]),
+    ]
+    return "\n".join(lines)
+
+
+def table(scores: list[dict[str, Any]]) -> list[str]:
+    """The scores as Markdown."""
+    levels = list(scores[0]["ap"])
+    head = ["images", "TTA", "true", "found", *(f"AP {level}" for level in levels)]
+    rows = [
+        [s["data"], s["tta"], s["true"], s["found"], *(f"{s['ap'][level]:.3f}" for level in levels)]
+        for s in scores
+    ]
+    return [f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text("\n".join([HEAD, *(section(name) + "\n" for name in bundled_models())]))
+
+
+if __name__ == "__main__":
+    main()
