@@ -13,9 +13,10 @@ PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 HEAD = """# Bundled models
 
 Trained by this package ([scripts/train_bundled.py](../scripts/train_bundled.py)), scored by
-[scripts/score_models.py](../scripts/score_models.py): whole images, AP = TP / (TP + FP + FN) at each IoU, pooled over all
-objects. The validation images chose the epoch and the threshold of seediness, nothing else was seen by the training.
-This page is made from the cards in the models (`embedseg-large info NAME`).
+[scripts/score_models.py](../scripts/score_models.py): whole images, AP = TP / (TP + FP + FN) at
+each IoU, pooled over all objects. The validation images chose the epoch and the threshold of
+seediness; all other images had no part in the training. This page
+is made from the cards in the models (`embedseg-large info NAME`).
 """
 
 FIELDS = ("summary", "data", "data_licence", "split", "recipe", "limits")
