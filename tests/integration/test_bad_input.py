@@ -69,7 +69,7 @@ def test_a_channel_or_timepoint_out_of_range(store: Path, option: str) -> None:
 
 def test_a_2d_image_does_not_fit_a_3d_model(tmp_path: Path) -> None:
     write_image(tmp_path / "flat.zarr", np.zeros((64, 64), np.uint8))
-    assert "3D" in fails("segment", tmp_path / "flat.zarr")
+    assert "3D" in fails("segment", tmp_path / "flat.zarr", "--model", "nuclei-3d")
 
 
 def test_labels_are_not_an_image(store: Path, embryo: Labels) -> None:
