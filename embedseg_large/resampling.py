@@ -101,6 +101,11 @@ class Resampling:
         return cls(tuple(source), tuple(target))
 
     @property
+    def is_identity(self) -> bool:
+        """Whether both grids are the same."""
+        return self.source == self.target
+
+    @property
     def zoom(self) -> tuple[float, ...]:
         """Voxels of the target for each of the source."""
         return tuple(b / a for a, b in zip(self.source, self.target, strict=True))
@@ -150,7 +155,8 @@ class Resampling:
             Of the source.
         """
         for axis, index in enumerate(self._nearest(box)):
-            labels = labels.take(index - index[0], axis=axis)
+            if self.source[axis] != self.target[axis]:
+                labels = labels.take(index - index[0], axis=axis)
         return labels
 
     def _nearest(self, box: Box) -> list[NDArray[np.intp]]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import tifffile
 from scipy.ndimage import find_objects
-from train_bundled import RECIPES, VALIDATION_EMBRYOS
+from train_bundled import RECIPES, data_of
 
 import embedseg_large as es
 from embedseg_large.training.sources import find_pairs
@@ -42,11 +42,9 @@ def held_out(ndim: int, data: Path) -> Images:
         folder = data / "dsb2018" / "train"
         pairs = split(find_pairs(folder / "images", folder / "masks", ndim=2), 0.15, 0)[1]
         return [(np.asarray(p.image.data), np.asarray(p.mask.data)) for p in pairs]
-    folder = data / "bbbc050_mouse_embryo" / "train"
-    files = sorted(
-        p for p in (folder / "images").iterdir() if p.name.startswith(VALIDATION_EMBRYOS)
-    )
-    return [(tifffile.imread(f), tifffile.imread(folder / "masks" / f.name)) for f in files]
+    held = data_of("nuclei-3d", data)
+    files = zip(held["validation_images"], held["validation_masks"], strict=True)
+    return [(tifffile.imread(image), tifffile.imread(mask)) for image, mask in files]
 
 
 def rows(model: es.Model, images: Images, name: str, modes: Sequence[Any]) -> Iterator[dict]:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import embedseg_large as es
 from embedseg_large.training.augment import AugmentSettings
-from embedseg_large.training.record import EpochRecord, TrainWatcher
 
 VALIDATION_EMBRYOS = ("Emb07", "Emb08")
 
@@ -39,27 +37,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "augment": replace(AugmentSettings.robust(), scale=(0.7, 1.5)),
     },
 }
-
-
-class Lines(TrainWatcher):
-    """A line for each epoch, with the time."""
-
-    def __init__(self) -> None:
-        self._begun = time.monotonic()
-
-    def batch(self, epoch: int, done: int, of: int, loss: float) -> None:
-        """Say nothing."""
-
-    def epoch(self, record: EpochRecord) -> None:
-        """Log what the epoch brought."""
-        minutes = (time.monotonic() - self._begun) / 60
-        ap = "" if record.ap is None else " ".join(f"{v:.3f}" for v in record.ap.values())
-        terms = " ".join(f"{name} {value:.3f}" for name, value in record.loss.items())
-        best = "best" if record.best else ""
-        logging.info(
-            "%5.1f min  epoch %d  %s  IoU %.3f  AP %s %s",
-            *(minutes, record.epoch, terms, record.iou, ap, best),
-        )
 
 
 def data_of(name: str, data: Path) -> dict[str, Any]:
@@ -94,7 +71,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     recipe = RECIPES[args.name] | {
         "accumulate": 1,
         "average_steps": 500,
@@ -110,7 +87,6 @@ def main() -> None:
         workers=args.workers,
         device=args.device,
         dtype=args.dtype,
-        watcher=Lines(),
     )
 
 

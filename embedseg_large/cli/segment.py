@@ -204,7 +204,7 @@ def segment(
 def _print_plan(
     store: str, model: str | None, labels: str, options: dict[str, Any], as_json: bool
 ) -> None:
-    from embedseg_large.engine.order import prepare
+    from embedseg_large.engine.order import default_model, prepare
     from embedseg_large.engine.plan import make_plan
 
     order = prepare(store, model, labels, **options)
@@ -219,7 +219,7 @@ def _print_plan(
         {
             "volume": _about(order.volume),
             "grid": f"{_text(order.shape)} voxels",
-            "model": f"{model or f'nuclei-{order.network.ndim}d'}, on {order.settings.device}",
+            "model": f"{model or default_model(order.network.ndim)}, on {order.settings.device}",
             "labels": order.target.path,
             "prediction tiles": f"{plan.prediction_tiles} of {_text(order.settings.tile)} voxels",
             "clustering tiles": f"{plan.cluster_tiles} of {_text(order.settings.cluster_tile)}",

@@ -29,15 +29,15 @@ class Job:
     """Voxels of a tile that was never written have this value; None: there is no such thing."""
     intensity: tuple[IntensityRange, ...]
     """One for each channel."""
-    resampling: Resampling | None
-    """From the volume's grid to the one that the network sees; None: they are the same."""
+    resampling: Resampling
+    """From the volume's grid to the one that the network sees."""
     settings: SegmentSettings
     scratch: Scratch
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the grid that is predicted and clustered, spatial axes only."""
-        return self.volume.spatial_shape if self.resampling is None else self.resampling.target
+        return self.resampling.target
 
     @cached_property
     def prediction(self) -> Grid:
@@ -55,12 +55,10 @@ class Job:
 
     def on_grid(self, box: Box) -> Box:
         """The part of the grid that a box of the volume gets its labels from."""
-        return box if self.resampling is None else self.resampling.covering(box)
+        return self.resampling.covering(box)
 
     def in_volume(self, voxel: Sequence[int]) -> tuple[int, ...]:
         """The voxel of the volume that holds the middle of a voxel of the grid."""
-        if self.resampling is None:
-            return tuple(voxel)
         pairs = zip(voxel, self.resampling.source, self.resampling.target, strict=True)
         return tuple(int(nearest_voxels(v, v + 1, n, m)[0]) for v, n, m in pairs)
 

@@ -19,9 +19,7 @@ ZOOMS = (1 / 32, 4.0)
 _DIAMETER = re.compile(r"(?P<number>[0-9.eE+-]+)\s*(?P<unit>|voxels?|um|µm|μm|micrometers?)")
 
 
-def resampling_for(
-    volume: Volume, network: Network, diameter: float | str | None
-) -> Resampling | None:
+def resampling_for(volume: Volume, network: Network, diameter: float | str | None) -> Resampling:
     """Find the grid on which the objects of a volume are as large as the model's.
 
     Parameters
@@ -40,7 +38,7 @@ def resampling_for(
     Returns
     -------
     Resampling
-        None if the volume's own grid is the one.
+        From the volume's grid to that one.
 
     Raises
     ------
@@ -49,7 +47,7 @@ def resampling_for(
         too much.
     """
     if diameter is None:
-        return None
+        return Resampling(volume.spatial_shape, volume.spatial_shape)
     if diameter == BY_VOXEL_SIZE:
         zoom = _zoom_by_voxel_size(volume, network)
     else:
@@ -60,8 +58,7 @@ def resampling_for(
             f"object diameter {diameter}: the volume would be magnified by {_text(zoom)}; "
             f"possible is {low:g} to {high:g}, look at diameter, level and voxel size"
         )
-    found = Resampling.by(volume.spatial_shape, zoom)
-    return None if found.source == found.target else found
+    return Resampling.by(volume.spatial_shape, zoom)
 
 
 def _zoom_by_voxel_size(volume: Volume, network: Network) -> tuple[float, ...]:

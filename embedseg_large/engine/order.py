@@ -30,8 +30,8 @@ class Order:
     volume: Volume
     network: Network
     settings: SegmentSettings
-    resampling: Resampling | None
-    """To the grid that the network sees; None: the volume's own."""
+    resampling: Resampling
+    """To the grid that the network sees."""
     target: LabelTarget
     scratch: Scratch
     intensity: tuple[IntensityRange, ...] | None
@@ -42,7 +42,7 @@ class Order:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the grid that is predicted and clustered."""
-        return self.volume.spatial_shape if self.resampling is None else self.resampling.target
+        return self.resampling.target
 
 
 def prepare(
@@ -85,10 +85,9 @@ def prepare(
     _check_fit(opened, network)
     device = choose_device(network, device)
     resampling = resampling_for(opened, network, object_diameter)
-    if resampling is not None and settings.get("min_object_size") is not None:
-        settings["min_object_size"] = _on_grid(settings["min_object_size"], resampling)
-    shape = opened.spatial_shape if resampling is None else resampling.target
-    resolved = resolve_settings(network, shape, device=device, **settings)
+    if (voxels := settings.get("min_object_size")) is not None:
+        settings["min_object_size"] = round(voxels * prod(resampling.zoom))
+    resolved = resolve_settings(network, resampling.target, device=device, **settings)
     target = label_target(
         opened, labels, output=output, ngff_version=ngff_version, overwrite=overwrite
     )
@@ -122,10 +121,15 @@ def _open(
     return volume
 
 
+def default_model(ndim: int) -> str:
+    """Name of the bundled model for as many axes."""
+    return f"nuclei-{ndim}d"
+
+
 def _load(model: Network | str | os.PathLike[str] | None, ndim: int) -> Network:
-    """Load a model by name or path; the bundled one for as many axes, if none is given."""
+    """Load a model by name or path; the bundled one, if none is given."""
     if model is None:
-        model = f"nuclei-{ndim}d"
+        model = default_model(ndim)
     if not isinstance(model, str | os.PathLike):
         return model
     from embedseg_large.network.checkpoint import load_model
@@ -151,11 +155,6 @@ def _check_fit(volume: Volume, network: Network) -> None:
         raise UsageError(
             f"the volume has {volume.n_timepoints} timepoints; choose one with --timepoint"
         )
-
-
-def _on_grid(voxels: int | None, resampling: Resampling) -> int:
-    """A number of voxels of the volume in voxels of the grid."""
-    return round((voxels or 0) * prod(resampling.zoom))
 
 
 def _given_range(given: Sequence[float] | None, channels: int) -> tuple[IntensityRange, ...] | None:

@@ -58,7 +58,7 @@ def make_plan(order: Order) -> Plan:
         worker_bytes=int(
             _PROCESS_BYTES
             + max(predicted * network.bytes_per_voxel, clustered * _CLUSTER_BYTES)
-            + (0 if order.resampling is None else SLAB_VOXELS * _SLAB_BYTES)
+            + (0 if order.resampling.is_identity else SLAB_VOXELS * _SLAB_BYTES)
         ),
         raised_bytes=int(_PROCESS_BYTES + raised * _CLUSTER_BYTES),
     )

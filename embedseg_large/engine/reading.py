@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from embedseg_large.engine.job import Job
 from embedseg_large.errors import IntensityError
 from embedseg_large.geometry import Box
-from embedseg_large.io.intensity import is_fill, normalise
+from embedseg_large.io.intensity import is_fill, normalise, normalise_channels
 from embedseg_large.resampling import Resampling
 
 SLAB_VOXELS = 2**24
@@ -20,9 +20,7 @@ SLAB_VOXELS = 2**24
 
 def read_normalised(job: Job, box: Box) -> NDArray[np.float32] | None:
     """Read a box of the grid, (channels, *box); None if the volume holds nothing but fill value."""
-    if job.resampling is None:
-        return _read_stored(job, box)
-    return _read_resampled(job, job.resampling, box)
+    return (_read_stored if job.resampling.is_identity else _read_resampled)(job, box)
 
 
 def _read_stored(job: Job, box: Box) -> NDArray[np.float32] | None:
@@ -31,7 +29,7 @@ def _read_stored(job: Job, box: Box) -> NDArray[np.float32] | None:
     voxels = voxels.reshape(-1, *box.shape)
     if job.fill_value is not None and is_fill(voxels, job.fill_value):
         return None
-    image = np.stack([normalise(c, r) for c, r in zip(voxels, job.intensity, strict=True)])
+    image = normalise_channels(voxels, job.intensity)
     if job.fill_value != job.fill_value:  # never written: as dark as the darkest
         image[np.isnan(voxels)] = 0.0
     if not np.isfinite(image).all():
@@ -39,9 +37,9 @@ def _read_stored(job: Job, box: Box) -> NDArray[np.float32] | None:
     return image
 
 
-def _read_resampled(job: Job, resampling: Resampling, box: Box) -> NDArray[np.float32] | None:
+def _read_resampled(job: Job, box: Box) -> NDArray[np.float32] | None:
     """Resample a box slab by slab: the part of the volume that it shows may be far larger."""
-    found = False
+    found, resampling = False, job.resampling
     image = np.zeros((len(job.intensity), *box.shape), np.float32)
     for slab in slabs(resampling, box):
         needed = resampling.needed(slab)

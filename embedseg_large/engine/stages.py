@@ -186,9 +186,7 @@ def finish(job: Job, pending: PendingLabels, numbering: Numbering, box: Box, lev
         final = np.zeros(names.size, dtype=pending.dtype)
         final[used] = ranking.labels(numbering.joins.apply(names[used]))
         labels[common.slices_in(covering)] = final[piece]
-    if job.resampling is not None:
-        labels = job.resampling.labels(labels, box)
-    pending.write(0, box, labels, timepoint=job.timepoint)
+    pending.write(0, box, job.resampling.labels(labels, box), timepoint=job.timepoint)
     return int(np.count_nonzero(labels))
 
 

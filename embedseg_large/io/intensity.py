@@ -220,6 +220,13 @@ def normalise(image: NDArray[Any], intensity: IntensityRange | None = None) -> N
     return values
 
 
+def normalise_channels(
+    image: NDArray[Any], ranges: Sequence[IntensityRange]
+) -> NDArray[np.float32]:
+    """Normalise each channel of ``(channels, *spatial)`` by its own range, see `normalise`."""
+    return np.stack([normalise(c, r) for c, r in zip(image, ranges, strict=True)])
+
+
 def tiles(volume: Volume) -> Iterator[Box]:
     """Cut a volume into boxes of at most 128 MiB of one channel that follow the storage chunks.
 

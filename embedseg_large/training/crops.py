@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
-from embedseg_large.io.intensity import IntensityRange, normalise
+from embedseg_large.io.intensity import IntensityRange, normalise_channels
 from embedseg_large.io.volume import Volume
 from embedseg_large.training.augment import View, source_shape, turn_points, unturned_shape
 from embedseg_large.training.centers import CenterMethod, center
@@ -220,8 +220,7 @@ def _image(
     source: AnnotatedImage, voxels: NDArray[Any], padded: Sequence[int], shape: Sequence[int]
 ) -> NDArray[np.float32]:
     """Normalise, pad and magnify an image."""
-    channels = source.pair.image_of(voxels)
-    image = np.stack([normalise(c, r) for c, r in zip(channels, source.ranges, strict=True)])
+    image = normalise_channels(source.pair.image_of(voxels), source.ranges)
     if image.shape[1:] != tuple(padded):
         image = np.pad(image, _missing(image, padded), mode="reflect")
     pairs = zip(padded, shape, strict=True)

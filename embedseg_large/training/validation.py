@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from embedseg_large.clustering.cluster import cluster
 from embedseg_large.geometry import Box
-from embedseg_large.io.intensity import IntensityRange, normalise
+from embedseg_large.io.intensity import IntensityRange, normalise_channels
 from embedseg_large.metrics.contingency import Contingency
 from embedseg_large.metrics.scores import Score, scores
 from embedseg_large.network.model import Model
@@ -67,7 +67,7 @@ class Example:
     def image(self) -> NDArray[np.float32]:
         """Read the image, normalised: ``(channels, *spatial)``."""
         voxels = self.pair.image_of(self.pair.image.read(self.box))
-        return np.stack([normalise(c, r) for c, r in zip(voxels, self.ranges, strict=True)])
+        return normalise_channels(voxels, self.ranges)
 
     def truth(self) -> Labels:
         """Read the mask: ``(*spatial)``, -1 not annotated; of objects that overlap the last."""
