@@ -239,31 +239,25 @@ def _any_below(values: Floats, limit: Any) -> bool:  # pragma: no cover - compil
 @numba.njit(cache=True, nogil=True)
 def _argsort(values: Floats) -> NDArray[np.int32]:  # pragma: no cover - compiled
     """Return the ascending order of non-negative values, as fine as float32: a radix sort."""
-    n = len(values)
-    top = (1 << 2 * _DIGIT) - 1
-    keys = (values * (top / max(values.max(), 1e-30) if n else 0.0)).astype(np.int32)
-    order = np.arange(n, dtype=np.int32)
-    for shift in (0, _DIGIT):
-        order = _by_digit(keys, shift, order)
+    n, size = len(values), 1 << _DIGIT
+    keys = np.empty(n, np.int32)
+    scale = (size * size - 1) / max(values.max(), 1e-30) if n else 0.0
+    counts = np.zeros((2, size + 1), np.int32)
+    for i in range(n):
+        keys[i] = np.int32(values[i] * scale)
+        counts[0, (keys[i] & (size - 1)) + 1] += 1
+        counts[1, (keys[i] >> _DIGIT) + 1] += 1
+    low, high = np.cumsum(counts[0]), np.cumsum(counts[1])
+    halfway, order = np.empty(n, np.int32), np.empty(n, np.int32)
+    for i in range(n):
+        digit = keys[i] & (size - 1)
+        halfway[low[digit]] = i
+        low[digit] += 1
+    for i in range(n):
+        digit = keys[halfway[i]] >> _DIGIT
+        order[high[digit]] = halfway[i]
+        high[digit] += 1
     return order
-
-
-@numba.njit(cache=True, nogil=True)
-def _by_digit(
-    keys: NDArray[np.int32], shift: int, order: NDArray[np.int32]
-) -> NDArray[np.int32]:  # pragma: no cover - compiled
-    """Return an order of the keys sorted by one of their digits, else as it was."""
-    mask = (1 << _DIGIT) - 1
-    counts = np.zeros(mask + 2, np.int32)
-    for key in keys:
-        counts[((key >> shift) & mask) + 1] += 1
-    places = np.cumsum(counts)
-    ordered = np.empty_like(order)
-    for i in order:
-        digit = (keys[i] >> shift) & mask
-        ordered[places[digit]] = i
-        places[digit] += 1
-    return ordered
 
 
 @numba.njit(cache=True, nogil=True)
