@@ -203,6 +203,26 @@ def background(shape: Sequence[int]) -> NDArray[np.float16]:
     return stored
 
 
+def keep_above(stored: NDArray[np.float16], seed: float) -> tuple[NDArray[np.float16], int]:
+    """Make background of all voxels of stored predictions but those with a higher seed.
+
+    Parameters
+    ----------
+    stored
+        ``(2·ndim + 1, *spatial)``.
+    seed
+        From 0 to 1.
+
+    Returns
+    -------
+    A copy that is mostly one value, and so compresses well; and how many voxels were kept.
+    """
+    faint = seeds_of(stored[-1]) <= seed
+    kept = np.where(faint, np.float16(0), stored)
+    kept[-1][faint] = -_LARGEST
+    return kept, int(faint.size - np.count_nonzero(faint))
+
+
 def _ndim_of(channels: NDArray[np.floating]) -> int:
     """Return the number of spatial axes of an array of channels, checked against their number."""
     ndim = channels.ndim - 1

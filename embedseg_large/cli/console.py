@@ -29,24 +29,35 @@ FAILURE = 1
 INTERRUPTED = 130
 
 
-def reported(command: Callable[P, T]) -> Callable[P, T]:
-    """Turn what embedseg_large raises on purpose into one line and an exit code."""
+def reported(
+    interrupted: str = "interrupted; nothing was published",
+) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Turn what embedseg_large raises on purpose into one line and an exit code.
 
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return command(*args, **kwargs)
-        except EmbedSegError as error:
-            Console(stderr=True, highlight=False, soft_wrap=True).print(
-                f"[bold red]error:[/] {_escaped(error)}"
-            )
-            mistaken = isinstance(error, UsageError | VolumeError | ModelError)
-            raise typer.Exit(WRONG_USE if mistaken else FAILURE) from None
-        except KeyboardInterrupt:
-            typer.echo("interrupted; nothing was published", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+    Parameters
+    ----------
+    interrupted
+        What to say at Ctrl-C.
+    """
 
-    return run
+    def decorate(command: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(command)
+        def run(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return command(*args, **kwargs)
+            except EmbedSegError as error:
+                Console(stderr=True, highlight=False, soft_wrap=True).print(
+                    f"[bold red]error:[/] {_escaped(error)}"
+                )
+                mistaken = isinstance(error, UsageError | VolumeError | ModelError)
+                raise typer.Exit(WRONG_USE if mistaken else FAILURE) from None
+            except KeyboardInterrupt:
+                typer.echo(interrupted, err=True)
+                raise typer.Exit(INTERRUPTED) from None
+
+        return run
+
+    return decorate
 
 
 def _escaped(error: BaseException) -> str:

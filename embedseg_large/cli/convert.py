@@ -10,7 +10,7 @@ from embedseg_large.cli.console import print_facts, reported
 from embedseg_large.cli.options import Overwrite, numbers, sizes
 
 
-@reported
+@reported()
 def convert(
     source: Annotated[str, typer.Argument(help="TIFF, OME-TIFF or ImageJ TIFF.")],
     out: Annotated[str, typer.Argument(help="OME-Zarr store to create.")],

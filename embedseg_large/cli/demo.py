@@ -16,7 +16,7 @@ DEMO_TILE = (64, 72, 72)
 """Small, so that the small embryo is really cut into tiles: 2 x 2 x 2 of them."""
 
 
-@reported
+@reported()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("embedseg-demo"),
     workers: Annotated[

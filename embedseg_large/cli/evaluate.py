@@ -18,7 +18,7 @@ MEASURES = {"iou": "IoU", "boundary": "boundary IoU", "reference": "IoR"}
 COLUMNS = ("ap", "precision", "recall", "f1", "pq", "mean_matched_iou", "tp", "fp", "fn")
 
 
-@reported
+@reported()
 def evaluate(
     prediction: Annotated[
         str, typer.Argument(help="STORE/labels/NAME, TIFF, zarr array, or a folder of those.")

@@ -11,7 +11,7 @@ from embedseg_large.cli.console import print_facts, print_json, print_table, rep
 from embedseg_large.cli.options import Json
 
 
-@reported
+@reported()
 def info(
     thing: Annotated[str, typer.Argument(help="Image or label volume, model file or name.")],
     level: Annotated[int, typer.Option(help="Pyramid level of a volume.")] = 0,

@@ -26,7 +26,7 @@ def _tile_option(name: str, text: str) -> Any:
     return typer.Option(name, parser=sizes, metavar="Z,Y,X", help=text, rich_help_panel=_TILES)
 
 
-@reported
+@reported("interrupted; the same command goes on from here")
 def segment(
     store: Annotated[str, typer.Argument(help="OME-Zarr image, or TIFF.")],
     model: Annotated[

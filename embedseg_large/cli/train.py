@@ -39,7 +39,7 @@ def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, **more)
 
 
-@reported
+@reported("interrupted; the same command with --resume goes on from the last epoch")
 def train(
     images: Annotated[str, typer.Option(help="Folder of images: TIFF or OME-Zarr.")],
     out: Annotated[str, typer.Option(help="File of the model to make.")],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -15,7 +15,7 @@ from embedseg_large.io.intensity import IntensityRange
 from embedseg_large.io.volume import Volume
 from embedseg_large.resampling import Resampling, nearest_voxels
 from embedseg_large.stitching.relabel import Layers
-from embedseg_large.tiling.grid import Grid, Index
+from embedseg_large.tiling.grid import Grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,32 +66,3 @@ class Job:
     def layers(self) -> Layers:
         """Cut of the instances into layers of clustering tiles."""
         return Layers(self.settings.cluster_tile[0], prod(self.shape[1:]))
-
-
-class Levels:
-    """How far each tile has come: its level, 0 unless it was raised."""
-
-    def __init__(self, raised: Mapping[Index, int] | None = None) -> None:
-        self._raised = dict(raised or {})
-
-    def __getitem__(self, index: Index) -> int:
-        return self._raised.get(index, 0)
-
-    def of(self, indices: Iterable[Index]) -> Levels:
-        """The part that tells about some tiles: little enough to travel with a task."""
-        wanted = set(indices)
-        return Levels({i: level for i, level in self._raised.items() if i in wanted})
-
-    def raise_(self, index: Index) -> None:
-        """Put a tile one level up."""
-        self._raised[index] = self[index] + 1
-
-    @property
-    def highest(self) -> int:
-        """The highest level any tile has."""
-        return max(self._raised.values(), default=0)
-
-    @property
-    def raised(self) -> int:
-        """Number of tiles above level 0."""
-        return len(self._raised)

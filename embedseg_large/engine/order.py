@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -13,6 +12,7 @@ from typing import Any, Unpack
 from embedseg_large.engine.network import Network, choose_device
 from embedseg_large.engine.objectsize import resampling_for
 from embedseg_large.engine.options import SettingsOptions
+from embedseg_large.engine.places import scratch_path
 from embedseg_large.engine.scratch import Scratch
 from embedseg_large.engine.settings import SegmentSettings, resolve_settings
 from embedseg_large.errors import ModelError, UsageError
@@ -91,15 +91,16 @@ def prepare(
     target = label_target(
         opened, labels, output=output, ngff_version=ngff_version, overwrite=overwrite
     )
-    place = _scratch_path(scratch, target)
-    check_writable(Path(place).parent)
+    place = scratch_path(scratch, target.store, target.name)
+    if "://" not in place:
+        check_writable(Path(place).parent)
     return Order(
         volume=opened,
         network=network,
         settings=resolved,
         resampling=resampling,
         target=target,
-        scratch=Scratch(place),
+        scratch=Scratch.at(place),
         intensity=_given_range(intensity_range, network.channels),
         intensity_sample=intensity_sample,
     )
@@ -164,11 +165,3 @@ def _given_range(given: Sequence[float] | None, channels: int) -> tuple[Intensit
         raise UsageError(f"intensity range is {tuple(given)}; give two numbers, low and high")
     low, high = (float(v) for v in given)
     return (IntensityRange(low, high),) * channels
-
-
-def _scratch_path(given: str | os.PathLike[str] | None, target: LabelTarget) -> str:
-    """A folder of the run's own: under the one given, or beside the store of the labels."""
-    store = Path(target.store)
-    name = f".{store.name}-{target.name}-{secrets.token_hex(4)}.scratch"
-    parent = store.parent if given is None else Path(given)
-    return str(parent.absolute() / name)

@@ -21,6 +21,9 @@ class StageClock:
     """What a stage has cost so far."""
 
     tiles: int = 0
+    """Done, in this run or an earlier attempt."""
+    recalled: int = 0
+    """Of these, done in an earlier attempt."""
     voxels: int = 0
     seconds: float = 0.0
     """Time inside tasks, added up over workers."""
@@ -47,6 +50,14 @@ class Progress:
         self.clocks.setdefault(stage, StageClock())
         if self.watcher is not None:
             self.watcher.begin(stage, tiles)
+
+    def recall(self, stage: str) -> None:
+        """Count one tile that an earlier attempt has finished."""
+        clock = self.clocks.setdefault(stage, StageClock())
+        clock.tiles += 1
+        clock.recalled += 1
+        if self.watcher is not None:
+            self.watcher.advance(stage)
 
     def advance(self, stage: str, voxels: int, seconds: float) -> None:
         """Count one finished tile."""

@@ -12,7 +12,6 @@ import numpy as np
 from embedseg_large.engine.job import Job
 from embedseg_large.engine.seams import SeamState
 from embedseg_large.engine.stages import Numbering
-from embedseg_large.stitching.relabel import Ranking
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -75,7 +74,7 @@ def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
         faces=state.faces,
         voxels=state.voxels,
         rounds=state.rounds,
-        tiles_raised=state.levels.raised,
+        tiles_raised=state.views.raised,
         tiles=state.tiles,
         tiles_exact=state.exact_tiles,
         certified=state.certified,
@@ -89,7 +88,7 @@ def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
 
 def _traced(job: Job, numbering: Numbering, ids: Sequence[int]) -> tuple[TracedObject, ...]:
     names = np.array(ids, dtype=np.uint64)
-    labels = Ranking(job.layers, numbering.before, job.scratch.read_ids).labels(names)
+    labels = numbering.ranking(job).labels(names)
     seeds = np.stack(np.unravel_index((names - np.uint64(1)).astype(np.int64), job.shape), axis=1)
     return tuple(
         TracedObject(label=label, seed=job.in_volume(seed))

@@ -12,21 +12,20 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from typing import Any
+from math import inf
 from uuid import uuid4
 
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
-from distributed.comm.core import CommClosedError
 
-from embedseg_large.engine.progress import Progress
-from embedseg_large.engine.tasks import Done, Source, Task
-from embedseg_large.engine.workers import NetworkPlugin, NetworkSpec, Refused, perform_on_worker
+from embedseg_large.engine.tasks import Done, Failed, Task, Work
+from embedseg_large.engine.workers import NetworkPlugin, NetworkSpec, perform_on_worker
 from embedseg_large.errors import RunError, UsageError
 
 TASKS_PER_WORKER = 2
 """Tasks in flight a worker thread: one runs, one waits."""
-RETRIES = 2
 CONNECT_SECONDS = 10
+COUNT_SECONDS = 2.0
+"""How often workers are counted."""
 END_SECONDS = 60
 """How long tasks that are at work may take to finish when their run has failed."""
 
@@ -37,46 +36,45 @@ _LOST = (OSError, TimeoutError, RuntimeError, CancelledError)
 class DaskExecutor:
     """Runs tasks on a cluster."""
 
-    def __init__(self, client: Client, spec: NetworkSpec, progress: Progress) -> None:
+    def __init__(self, client: Client, spec: NetworkSpec) -> None:
         self._client = client
-        self._progress = progress
+        self._threads = 0
+        self._counted = -inf
         self._key = f"embedseg-large-{uuid4().hex}"
         self._resources = {"GPU": 1} if _offers_gpu(client, spec.device) else None
         client.register_plugin(NetworkPlugin(self._key, spec))
 
     @property
     def workers(self) -> int:
-        """Number of tasks that run at a time."""
-        return max(1, sum(int(n) for n in self._client.nthreads().values()))
+        """Number of tasks that run at a time; workers may come and go."""
+        now = time.monotonic()
+        if now - self._counted > COUNT_SECONDS:
+            with _lost_scheduler():
+                self._threads = sum(int(n) for n in self._client.nthreads().values())
+            self._counted = now
+        return max(1, self._threads)
 
     def close(self) -> None:
         """Take the network off the workers."""
         with suppress(*_LOST):
             self._client.unregister_worker_plugin(self._key)
 
-    def run(self, source: Source) -> Iterator[tuple[Task, Any]]:
-        """Run all tasks of a source, and give their results as they come.
-
-        The first failure ends the run and is raised.
-        """
-        running: dict[Future[Done | Refused], Task] = {}
-        finished = as_completed(loop=self._client.loop, with_results=True, raise_errors=False)
+    def run(self, work: Work) -> None:
+        """Do all tasks, a few at a time."""
+        running: dict[Future[Done | Failed], Task] = {}
+        finished = as_completed(loop=self._client.loop)
         try:
-            self._fill(source, running, finished)
-            for future, outcome in finished:
-                task = running.pop(future)
-                if future.status != "finished":
-                    raise _failure(task, outcome)
-                if isinstance(outcome, Refused):
-                    raise outcome.error
-                self._progress.advance(task.stage, task.voxels, outcome.seconds)
-                source.done(task, outcome.result)
-                self._fill(source, running, finished)
-                yield task, outcome.result
+            self._fill(work, running, finished)
+            while running:
+                with _lost_scheduler():
+                    future = next(finished)
+                outcome = _outcome(future)
+                work.finished(running.pop(future), outcome)
+                self._fill(work, running, finished)
         finally:
             self._end(running)
 
-    def _end(self, running: dict[Future[Done | Refused], Task]) -> None:
+    def _end(self, running: dict[Future[Done | Failed], Task]) -> None:
         """Cancel what waits, and wait for what runs: it must not write when the run has ended."""
         if not running:
             return
@@ -93,35 +91,65 @@ class DaskExecutor:
         return {key for keys in found.values() for key in keys}
 
     def _fill(
-        self, source: Source, running: dict[Future[Done | Refused], Task], finished: as_completed
+        self, work: Work, running: dict[Future[Done | Failed], Task], finished: as_completed
     ) -> None:
         while len(running) < TASKS_PER_WORKER * self.workers:
-            task = source.next()
+            task = work.next()
             if task is None:
                 return
-            future = self._client.submit(
-                perform_on_worker,
-                task,
-                self._key,
-                key=f"{task.stage}-{uuid4().hex}",
-                resources=self._resources if task.needs_network else None,
-                retries=RETRIES,
-                pure=False,
-            )
+            with _lost_scheduler():
+                future = self._submit(task)
+                finished.add(future)
             running[future] = task
-            finished.add(future)
 
-
-def _failure(task: Task, outcome: Any) -> BaseException:
-    error: BaseException = outcome[1] if isinstance(outcome, tuple) else outcome
-    if isinstance(error, CancelledError | CommClosedError):
-        return RunError(f"{task.stage}: the Dask scheduler was lost, or its tasks were cancelled")
-    if isinstance(error, KilledWorker):
-        return RunError(
-            f"{task.stage}: a tile killed its worker again and again, most likely for want of "
-            "memory; give workers more of it, or use smaller tiles (--tile, --cluster-tile)"
+    def _submit(self, task: Task) -> Future[Done | Failed]:
+        return self._client.submit(
+            perform_on_worker,
+            task.call,
+            self._key,
+            key=f"{task.stage}-{uuid4().hex}",
+            resources=self._resources if task.call.needs_network else None,
+            pure=False,
         )
-    return error
+
+
+def _outcome(future: Future[Done | Failed]) -> Done | Failed:
+    """What came of a task, or of the worker that it was sent to.
+
+    Raises
+    ------
+    RunError
+        When the scheduler is gone.
+    """
+    with _lost_scheduler():
+        try:
+            outcome: Done | Failed = future.result()
+        except KilledWorker:
+            outcome = Failed(
+                RunError(
+                    "it killed its worker again and again, most likely for want of memory; give "
+                    "workers more of it, or use smaller tiles (--tile, --cluster-tile)"
+                )
+            )
+    return outcome
+
+
+@contextmanager
+def _lost_scheduler() -> Iterator[None]:
+    """Turn what a client raises whose scheduler is gone into one line.
+
+    Raises
+    ------
+    RunError
+        In place of any of these.
+    """
+    try:
+        yield
+    except _LOST as error:
+        raise RunError(
+            "the Dask scheduler was lost, or its tasks were cancelled; what is done is kept, "
+            "the same command goes on"
+        ) from error
 
 
 def _offers_gpu(client: Client, device: str) -> bool:

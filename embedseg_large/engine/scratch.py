@@ -3,29 +3,30 @@
 ::
 
     SCRATCH/
-      predictions/             one zarr array (2·ndim + 1, *volume) float16, a chunk = a core
-      views/LEVEL/Z/Y.X.npz    what each tile says, at each level of its halo
-      layers/N.npz             ascending ids of each layer
+      run.json                          what the run is of
+      journal/                          what is done, see `embedseg_large.engine.journal`
+      predictions/Z/Y.X-VERSION         stored predictions of a core, (2·ndim + 1, *core) float16
+      views/LEVEL/Z/Y.X-VERSION.npz     what each tile says, at each level of its halo
+      layers/N-VERSION.npz              ascending ids of each layer
 
-Every file belongs to one task and is written whole, under a temporary name, then renamed. A task
-that runs twice writes the same bytes twice.
+Every file belongs to one attempt of one task and is written whole. Folders are local, or prefixes
+of a bucket.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import NamedTemporaryFile
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import RunError
+from embedseg_large.embedding import background, channel_count
+from embedseg_large.engine.views import EMPTY, ViewName, new_version
 from embedseg_large.geometry import Box
-from embedseg_large.io.group import output_errors
+from embedseg_large.io.objects import Folder, folder_at
 from embedseg_large.stitching.tally import Entries
 from embedseg_large.stitching.view import TileView
 from embedseg_large.tiling.grid import Grid, Index
@@ -37,130 +38,157 @@ _TABLE = ("ids", "sizes", "core_sizes", "owned", "certain")
 class Scratch:
     """Names and formats of everything a run keeps until it is finished."""
 
-    path: str
+    folder: Folder
+    kept: Folder | None = None
+    """Where predictions are, if they outlive the run."""
 
-    def create(self, channels: int, predictions: Grid) -> None:
-        """Make the folder and the empty array of predictions.
+    @classmethod
+    def at(cls, path: str) -> Scratch:
+        """The scratch folder at a path or URL, which is never made by writing into it.
 
-        Raises
-        ------
-        OutputError
-            When the folder cannot be written.
+        A task that outlived its run must not begin a new one.
         """
-        import zarr
-        from zarr.codecs import BloscCodec
+        return cls(folder_at(path).anchored())
 
-        with output_errors(self.path):
-            Path(self.path).mkdir(parents=True, exist_ok=True)
-            zarr.create_array(
-                self._predictions,
-                shape=(channels, *predictions.shape),
-                chunks=(channels, *predictions.step),
-                dtype=np.float16,
-                compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
-                fill_value=0,
-                overwrite=True,
-            )
+    @property
+    def path(self) -> str:
+        """Path or URL of the folder."""
+        return self.folder.path
+
+    @property
+    def predictions(self) -> Folder:
+        """Where predictions are."""
+        return self.folder.below("predictions") if self.kept is None else self.kept
 
     def remove(self) -> None:
         """Delete the folder and all in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        self.folder.remove_all()
 
-    @property
-    def _predictions(self) -> str:
-        return str(Path(self.path) / "predictions")
+    def write_prediction(self, index: Index, stored: NDArray[np.float16]) -> int:
+        """Keep the predictions, (2·ndim + 1, *core), of one core; returns their version."""
+        version = new_version()
+        self.predictions.write(_prediction(index, version), _pack(stored))
+        return version
 
-    def write_prediction(self, core: Box, stored: NDArray[np.float16]) -> None:
-        """Keep the predictions, (2·ndim + 1, *core), of one core."""
-        import zarr
+    def read_prediction(
+        self, grid: Grid, box: Box, versions: NDArray[np.uint32]
+    ) -> NDArray[np.float16]:
+        """Predictions of any region.
 
-        with output_errors(self.path):
-            array: Any = zarr.open_array(self._predictions, mode="r+")
-            array[(slice(None), *core.slices)] = stored
+        Parameters
+        ----------
+        grid
+            Of the predicted tiles.
+        box
+            The region.
+        versions
+            Of the tiles in ``grid.span(box)``.
 
-    def read_prediction(self, box: Box) -> NDArray[np.float16]:
-        """Predictions, (2·ndim + 1, *box), of any region."""
-        import zarr
+        Returns
+        -------
+        ``(2·ndim + 1, *box)``
+        """
+        whole = background(box.shape)
+        origin = [a for a, _ in grid.span(box)]
+        for index in grid.touching(box):
+            version = int(versions[tuple(i - o for i, o in zip(index, origin, strict=True))])
+            if version <= EMPTY:
+                continue
+            core = grid.tile(index).core
+            data = self.predictions.read(_prediction(index, version))
+            stored = _unpack(data, np.float16, (channel_count(box.ndim), *core.shape))
+            common = core.intersect(box)
+            every = slice(None)
+            whole[(every, *common.slices_in(box))] = stored[(every, *common.slices_in(core))]
+        return whole
 
-        array: Any = zarr.open_array(self._predictions, mode="r")
-        stored: NDArray[np.float16] = array[(slice(None), *box.slices)]
-        return stored
-
-    def _view(self, index: Index, level: int) -> Path:
-        first, *rest = index
-        return Path(self.path, "views", str(level), str(first), ".".join(map(str, rest)) + ".npz")
-
-    def write_view(self, index: Index, level: int, view: TileView) -> None:
-        """Keep what a tile says at a level of its halo."""
-        arrays = {name: getattr(view, name) for name in _TABLE} | {"exact": np.array(view.exact)}
+    def write_view(self, index: Index, level: int, view: TileView) -> int:
+        """Keep what a tile says at a level of its halo; returns its version."""
+        name = ViewName(index, level, new_version())
+        arrays = {n: getattr(view, n) for n in _TABLE} | {"exact": np.array(view.exact)}
         pieces = {"core": view.core} | {f"seam{i}": seam for i, seam in enumerate(view.seams)}
-        self._save(self._view(index, level), arrays | {n: _pack(p) for n, p in pieces.items()})
+        packed = {n: np.frombuffer(_pack(p), dtype=np.uint8) for n, p in pieces.items()}
+        self._save(_view(name), arrays | packed)
+        return name.version
 
     def read_core(
-        self, index: Index, level: int, shape: Sequence[int]
+        self, name: ViewName, shape: Sequence[int]
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
         """Local labels of a tile's core, and the id of each label (0 for background)."""
-        with np.load(self._view(index, level)) as file:
-            return _unpack(file["core"], shape), _names(file["ids"])
+        with self._load(_view(name)) as file:
+            return _unpack(file["core"].tobytes(), np.uint32, shape), _names(file["ids"])
 
-    def read_seam(
-        self, index: Index, level: int, number: int, shape: Sequence[int]
-    ) -> NDArray[np.uint64]:
+    def read_seam(self, name: ViewName, number: int, shape: Sequence[int]) -> NDArray[np.uint64]:
         """Ids of the voxels of a tile's seam region `number`."""
-        with np.load(self._view(index, level)) as file:
-            labels = _unpack(file[f"seam{number}"], shape)
-            return _names(file["ids"])[labels]
+        with self._load(_view(name)) as file:
+            labels: NDArray[np.uint32] = _unpack(
+                file[f"seam{number}"].tobytes(), np.uint32, shape
+            )
+            ids: NDArray[np.uint64] = _names(file["ids"])[labels]
+        return ids
 
-    def read_exact(self, index: Index, level: int) -> bool:
+    def read_exact(self, name: ViewName) -> bool:
         """Whether a tile is certain of every voxel of its core."""
-        with np.load(self._view(index, level)) as file:
+        with self._load(_view(name)) as file:
             return bool(file["exact"])
 
-    def read_entries(self, index: Index, level: int, number: int) -> Entries:
+    def read_entries(self, name: ViewName, number: int) -> Entries:
         """What a tile, of a number of its own, says about the instances it sees."""
-        with np.load(self._view(index, level)) as file:
-            table = {name: file[name] for name in _TABLE}
+        with self._load(_view(name)) as file:
+            table = {column: file[column] for column in _TABLE}
         return Entries(**table, tile=np.full(table["ids"].size, number))
 
-    def _save(self, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-        if not Path(self.path).is_dir():  # a task that outlived its run must not begin a new one
-            raise RunError(f"{self.path} is gone: the run has ended")
-        with output_errors(self.path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-                np.savez(file, **dict(arrays))  # type: ignore[arg-type]
-            Path(file.name).replace(path)
-
-    def _layer(self, layer: int) -> Path:
-        return Path(self.path, "layers", f"{layer}.npz")
-
-    def write_layer(self, layer: int, ids: NDArray[np.uint64], sure: NDArray[np.bool_]) -> None:
+    def write_layer(self, layer: int, ids: NDArray[np.uint64], sure: NDArray[np.bool_]) -> int:
         """Keep the ascending ids of a layer, and whether their owner is certain of them."""
-        self._save(self._layer(layer), {"ids": ids, "sure": sure})
+        version = new_version()
+        self._save(_layer(layer, version), {"ids": ids, "sure": sure})
+        return version
 
-    def read_layer(self, layer: int) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    def read_layer(self, layer: int, version: int) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
         """Ascending ids of a layer, and whether their owner is certain of them."""
-        with np.load(self._layer(layer)) as file:
+        with self._load(_layer(layer, version)) as file:
             return file["ids"], file["sure"]
 
-    def read_ids(self, layer: int) -> NDArray[np.uint64]:
-        """Ascending ids of a layer."""
-        return self.read_layer(layer)[0]
+    def _save(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        buffer = BytesIO()
+        np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
+        self.folder.write(name, buffer.getvalue())
+
+    def _load(self, name: str) -> Any:
+        return np.load(BytesIO(self.folder.read(name)))
+
+
+def _place(index: Index) -> str:
+    """A folder for each layer of tiles, so that none holds a million files."""
+    first, *rest = index
+    return f"{first}/{'.'.join(map(str, rest))}"
+
+
+def _prediction(index: Index, version: int) -> str:
+    return f"{_place(index)}-{version:08x}"
+
+
+def _view(name: ViewName) -> str:
+    return f"views/{name.level}/{_place(name.tile)}-{name.version:08x}.npz"
+
+
+def _layer(layer: int, version: int) -> str:
+    return f"layers/{layer}-{version:08x}.npz"
 
 
 def _names(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.concatenate([np.zeros(1, np.uint64), ids])
 
 
-def _pack(labels: NDArray[np.uint32]) -> NDArray[np.uint8]:
+def _pack(values: NDArray[Any]) -> bytes:
     from numcodecs import Blosc
 
     codec = Blosc(cname="zstd", clevel=1, shuffle=Blosc.BITSHUFFLE)
-    return np.frombuffer(codec.encode(np.ascontiguousarray(labels)), dtype=np.uint8)
+    return bytes(codec.encode(np.ascontiguousarray(values)))
 
 
-def _unpack(packed: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint32]:
+def _unpack(packed: bytes, dtype: Any, shape: Sequence[int]) -> NDArray[Any]:
     from numcodecs import Blosc
 
-    flat: NDArray[np.uint32] = np.frombuffer(Blosc().decode(packed.tobytes()), dtype=np.uint32)
+    flat: NDArray[Any] = np.frombuffer(Blosc().decode(packed), dtype=dtype)
     return flat.reshape(shape)

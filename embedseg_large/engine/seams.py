@@ -12,24 +12,27 @@ Each round depends on the set of disagreements only, never on the order in which
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.engine.job import Job, Levels
+from embedseg_large.engine.job import Job
 from embedseg_large.engine.progress import Progress
 from embedseg_large.engine.stages import (
     Accounted,
     Checked,
     account,
     check,
+    faces_above,
+    reach_of_layer,
     settle_layer,
-    tiles_about,
 )
-from embedseg_large.engine.tasks import Each, Executor, Task, cluster_task
+from embedseg_large.engine.tasks import Call, Each, Recording, Task, cluster_task
+from embedseg_large.engine.views import ViewName, Views
 from embedseg_large.stitching.join import Joins, join
 from embedseg_large.stitching.seam import Comparison
 from embedseg_large.tiling.grid import Face, Index
@@ -39,8 +42,10 @@ from embedseg_large.tiling.grid import Face, Index
 class SeamState:
     """Where CHECK ended."""
 
-    levels: Levels
+    views: Views
     joins: Joins
+    layers: NDArray[np.uint32]
+    """Version of the ids of each layer."""
     counts: tuple[int, ...]
     """Instances of each layer, after joining."""
     faces: int
@@ -66,9 +71,14 @@ class SeamCheck:
     """The rounds of one run."""
 
     job: Job
-    executor: Executor
+    recorder: Recording
     progress: Progress
-    levels: Levels = field(default_factory=Levels)
+    predictions: NDArray[np.uint32]
+    """Version of the predictions of each tile."""
+    views: Views
+    """Of each tile; those that count are put in here."""
+    _round: int = 0
+    _layers: NDArray[np.uint32] = field(init=False)
     _seams: dict[Face, Comparison] = field(default_factory=dict)
     """Faces that disagree."""
     _counts: dict[int, int] = field(default_factory=dict)
@@ -82,7 +92,9 @@ class SeamCheck:
     _voxels: int = 0
 
     def __post_init__(self) -> None:
-        self._doubtful = np.zeros(self.job.clustering().counts, dtype=np.bool_)
+        counts = self.job.clustering().counts
+        self._doubtful = np.zeros(counts, dtype=np.bool_)
+        self._layers = np.zeros(counts[0], dtype=np.uint32)
 
     def run(self) -> SeamState:
         """Go through all rounds."""
@@ -90,9 +102,8 @@ class SeamCheck:
         self._compare(grid, len(grid))
         faces, voxels = self._faces, self._voxels
         self._account(range(grid.counts[0]))
-        rounds = 0
         while tiles := self._tiles_to_raise():
-            rounds += 1
+            self._round += 1
             self._raise(tiles)
             about = {low for tile in tiles for low in self._low_sides(tile)}
             self._compare(sorted(about), len(about))
@@ -102,12 +113,13 @@ class SeamCheck:
         certain, repaired = self._sort_disputed(unsolved, joins)
         self._settle(joins)
         return SeamState(
-            levels=self.levels,
+            views=self.views,
             joins=joins,
+            layers=self._layers,
             counts=tuple(self._counts[layer] for layer in range(grid.counts[0])),
             faces=faces,
             voxels=voxels,
-            rounds=rounds,
+            rounds=self._round,
             tiles=len(grid),
             exact_tiles=len(grid) - int(np.count_nonzero(self._doubtful)),
             certified=certain,
@@ -120,15 +132,24 @@ class SeamCheck:
     def _compare(self, lows: Iterable[Index], count: int) -> None:
         """Compare the faces above each of some tiles."""
         self.progress.begin("check", count)
-        for _, record in self.executor.run(Each(map(self._check_task, lows))):
-            self._note_check(record)
+        self.recorder.run(Each(map(self._check_task, lows), self._note_check))
 
     def _check_task(self, index: Index) -> Task:
         grid = self.job.clustering()
-        levels = self.levels.of([index, *(face.high for face in grid.faces(index))])
-        return Task("check", check, (self.job, index, levels))
+        above = [index, *(face.high for face in faces_above(grid, index))]
+        span = [(min(axis), max(axis) + 1) for axis in zip(*above, strict=True)]
+        return Task(
+            stage="check",
+            call=Call(check, (self.job, index, self.views.part(span))),
+            index=index,
+            where=f"tile {grid.tile(index).core}",
+            ledger=f"check/{self._round}",
+            number=grid.number(index),
+            noted=Checked.noted,
+            recalled=partial(Checked.recalled, grid, index),
+        )
 
-    def _note_check(self, record: Checked) -> None:
+    def _note_check(self, _: Task, record: Checked) -> None:
         self._doubtful[record.tile] = not record.exact
         for face, comparison in record.seams:
             self._faces += 1
@@ -141,15 +162,23 @@ class SeamCheck:
     def _account(self, layers: Collection[int]) -> None:
         """Account for the instances of some layers."""
         self.progress.begin("check", len(layers))
-        for _, record in self.executor.run(Each(map(self._account_task, layers))):
-            self._note_account(record)
+        self.recorder.run(Each(map(self._account_task, layers), self._note_account))
 
     def _account_task(self, layer: int) -> Task:
-        halo = self.job.halos[self.levels.highest]
-        about = tiles_about(self.job.clustering(), halo, layer)
-        return Task("check", account, (self.job, layer, self.levels.of(about)))
+        grid = self.job.clustering()
+        reach = reach_of_layer(grid, self.job.halos[self.views.highest], layer)
+        return Task(
+            stage="check",
+            call=Call(account, (self.job, layer, self.views.part(grid.span(reach)))),
+            where=f"layer {layer}",
+            ledger=f"account/{self._round}",
+            number=layer,
+            noted=Accounted.noted,
+            recalled=partial(Accounted.recalled, layer),
+        )
 
-    def _note_account(self, record: Accounted) -> None:
+    def _note_account(self, _: Task, record: Accounted) -> None:
+        self._layers[record.layer] = record.version
         self._counts[record.layer] = record.instances
         self._certain[record.layer] = record.certain
         self._wrong.pop(record.layer, None)
@@ -171,7 +200,7 @@ class SeamCheck:
             yield tuple(int(i) for i in np.unravel_index(number, counts))
 
     def _can_see_more(self, tile: Index) -> bool:
-        level = self.levels[tile]
+        level = self.views[tile].level
         if level + 1 >= len(self.job.halos):
             return False
         now, then = (self.job.clustering(k).tile(tile).region for k in (level, level + 1))
@@ -179,12 +208,14 @@ class SeamCheck:
 
     def _raise(self, tiles: list[Index]) -> None:
         """Cluster some tiles again, one level up."""
-        for tile in tiles:
-            self.levels.raise_(tile)
         self.progress.begin("cluster", len(tiles))
-        tasks = (cluster_task(self.job, tile, self.levels[tile]) for tile in tiles)
-        for _ in self.executor.run(Each(tasks)):
-            pass
+        above = {tile: self.views[tile].level + 1 for tile in tiles}
+        tasks = (cluster_task(self.job, t, above[t], self.predictions) for t in tiles)
+        self.recorder.run(Each(tasks, lambda task, version: self._put(task, above, version)))
+
+    def _put(self, task: Task, above: Mapping[Index, int], version: int) -> None:
+        assert task.index is not None
+        self.views.put(ViewName(task.index, above[task.index], version))
 
     def _low_sides(self, tile: Index) -> Iterator[Index]:
         """Tiles whose faces above touch `tile`."""
@@ -194,7 +225,7 @@ class SeamCheck:
 
     def _layers_about(self, tiles: list[Index]) -> list[int]:
         """Layers in which an instance may begin that one of some tiles sees."""
-        grid = self.job.clustering(self.levels.highest)
+        grid = self.job.clustering(self.views.highest)
         spans = (grid.span(grid.tile(tile).region)[0] for tile in tiles)
         return sorted({layer for a, b in spans for layer in range(a, b)})
 
@@ -214,7 +245,7 @@ class SeamCheck:
         layer = self.job.layers.of(ids)
         found, certain = [np.empty(0, np.uint64)], [np.empty(0, np.bool_)]
         for number in np.unique(layer).tolist():
-            known, sure = self.job.scratch.read_layer(number)
+            known, sure = self.job.scratch.read_layer(number, int(self._layers[number]))
             kept = np.isin(known, ids[layer == number])
             found.append(known[kept])
             certain.append(sure[kept])
@@ -226,7 +257,9 @@ class SeamCheck:
             return
         alive = self._alive(joins.ids)[0]
         for layer in np.unique(self.job.layers.of(np.union1d(joins.ids, joins.apply(alive)))):
-            self._counts[int(layer)] = settle_layer(self.job, int(layer), joins, alive)
+            version = int(self._layers[layer])
+            settled = settle_layer(self.job, int(layer), version, joins, alive)
+            self._layers[layer], self._counts[int(layer)] = settled
 
     def _sort_disputed(self, unsolved: set[int], joins: Joins) -> tuple[int, set[int]]:
         """Number of certified instances nobody disagreed about, and the ids that were repaired."""

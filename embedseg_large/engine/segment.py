@@ -19,34 +19,34 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from embedseg_large.embedding import channel_count
+import numpy as np
+
 from embedseg_large.engine.job import Job
 from embedseg_large.engine.network import Network, place
 from embedseg_large.engine.options import SegmentOptions
 from embedseg_large.engine.order import Order, prepare
 from embedseg_large.engine.progress import Progress, Watcher
 from embedseg_large.engine.provenance import provenance
+from embedseg_large.engine.recorder import Recorder
 from embedseg_large.engine.report import SegmentResult, seam_report
+from embedseg_large.engine.runs import Run, open_run
 from embedseg_large.engine.seams import SeamCheck, SeamState
 from embedseg_large.engine.serial import SerialExecutor
 from embedseg_large.engine.spool import reopenable
 from embedseg_large.engine.stages import Numbering, downsample, finish
-from embedseg_large.engine.tasks import Each, Executor, PredictThenCluster, Task
-from embedseg_large.errors import OutputError, UsageError
-from embedseg_large.io.intensity import IntensityRange, intensity_ranges
+from embedseg_large.engine.tasks import Call, Each, Executor, PredictThenCluster, Task
+from embedseg_large.errors import UsageError
+from embedseg_large.io.intensity import Histogram, IntensityRange, intensity_ranges
 from embedseg_large.io.labels import PendingLabels
 from embedseg_large.stitching.relabel import label_dtype, offsets
-from embedseg_large.tiling.grid import Grid
 
 if TYPE_CHECKING:
     from distributed import Client
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
@@ -107,29 +107,35 @@ def segment(
     OutputError
         When the output cannot be written. Older labels are still there then.
     """
+    _check_choice(client, workers, scheduler)
     order = prepare(volume, model, labels, **options)
-    progress = Progress(watcher)
-    with _executor(order, progress, client, workers, scheduler) as executor:
-        return run_order(order, executor, progress)
+    with (
+        open_run(order) as run,
+        _executor(order, run, client, workers, scheduler) as executor,
+    ):
+        return run_order(order, run, executor, Progress(watcher))
+
+
+def _check_choice(client: Client | None, workers: int | None, scheduler: str | None) -> None:
+    if sum(x is not None for x in (client, workers, scheduler)) > 1:
+        raise UsageError("client, workers and scheduler exclude each other; give one of them")
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers is {workers}; give at least 1, or none to work in this process")
 
 
 @contextmanager
 def _executor(
     order: Order,
-    progress: Progress,
+    run: Run,
     client: Client | None,
     workers: int | None,
     scheduler: str | None,
 ) -> Iterator[Executor]:
     """The executor that was asked for: in this process, or on workers."""
-    if sum(x is not None for x in (client, workers, scheduler)) > 1:
-        raise UsageError("client, workers and scheduler exclude each other; give one of them")
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers is {workers}; give at least 1, or none to work in this process")
     settings = order.settings
     if client is None and workers is None and scheduler is None:
         network = place(order.network, device=settings.device, dtype=settings.dtype)
-        yield SerialExecutor(network, progress)
+        yield SerialExecutor(network)
         return
     from embedseg_large.engine.run import DaskExecutor, local_client, remote_client
     from embedseg_large.engine.workers import network_spec
@@ -139,43 +145,37 @@ def _executor(
             client = stack.enter_context(remote_client(scheduler))
         elif client is None:
             client = stack.enter_context(local_client(workers or 1, settings.device))
-        spec = stack.enter_context(network_spec(order.network, settings, order.scratch))
-        executor = DaskExecutor(client, spec, progress)
+        executor = DaskExecutor(client, network_spec(order.network, settings, run.folder))
         stack.callback(executor.close)
         yield executor
 
 
-def run_order(order: Order, executor: Executor, progress: Progress) -> SegmentResult:
+def run_order(order: Order, run: Run, executor: Executor, progress: Progress) -> SegmentResult:
     """Do what was ordered: all stages, then publish. A failure leaves older labels as they are."""
     began = time.perf_counter()
     logger.info("segmenting %s into %s", order.volume.spatial_shape, order.target.path)
     logger.info("settings: %s", order.settings.as_dict())
-    pending: PendingLabels | None = None
-    try:
-        job = _start(order, executor, progress)
-        _predict_and_cluster(job, executor, progress)
-        state = SeamCheck(job, executor, progress).run()
-        logger.info("%d faces, %d rounds of repair", state.faces, state.rounds)
-        numbering = Numbering(joins=state.joins, before=offsets(state.counts))
-        seams = seam_report(job, state, numbering)
-        pending = order.target.create(label_dtype(int(numbering.before[-1])))
-        _finish(job, pending, numbering, state, executor, progress)
-        summary: dict[str, Any] = {
-            "n_instances": int(numbering.before[-1]),
-            "labels": order.target.path,
-            "seams": seams.as_dict(),
-            "stages": {name: clock.as_dict() for name, clock in progress.clocks.items()},
-            "seconds": round(time.perf_counter() - began, 3),
-            **provenance(order, job.intensity),
-        }
-        pending.publish(summary)
-    except BaseException:
-        if pending is not None:
-            with suppress(OutputError):  # the first error is the one to tell
-                pending.discard()
-        raise
-    finally:
-        order.scratch.remove()
+    recorder = Recorder(executor, run.journal, progress)
+    job = _start(order, run, recorder)
+    tiles = _predict_and_cluster(job, recorder)
+    state = SeamCheck(job, recorder, progress, tiles.predictions, tiles.views).run()
+    logger.info("%d faces, %d rounds of repair", state.faces, state.rounds)
+    numbering = Numbering(joins=state.joins, before=offsets(state.counts), versions=state.layers)
+    seams = seam_report(job, state, numbering)
+    pending = order.target.create(label_dtype(int(numbering.before[-1])), run=run.name)
+    run.tell({"pending": pending.path})
+    _finish(job, pending, numbering, state, recorder)
+    summary: dict[str, Any] = {
+        "n_instances": int(numbering.before[-1]),
+        "labels": order.target.path,
+        "seams": seams.as_dict(),
+        "stages": {name: clock.as_dict() for name, clock in progress.clocks.items()},
+        "resumed": {name: c.recalled for name, c in progress.clocks.items() if c.recalled},
+        "seconds": round(time.perf_counter() - began, 3),
+        **provenance(order, job.intensity),
+    }
+    run.lock.check_now()
+    pending.publish(summary)
     return SegmentResult(
         path=order.target.path,
         n_instances=summary["n_instances"],
@@ -184,9 +184,9 @@ def run_order(order: Order, executor: Executor, progress: Progress) -> SegmentRe
     )
 
 
-def _start(order: Order, executor: Executor, progress: Progress) -> Job:
-    """Statistics, scratch space, and all that tasks need to know."""
-    intensity = _intensity(order, executor, progress)
+def _start(order: Order, run: Run, recorder: Recorder) -> Job:
+    """Statistics, and all that tasks need to know."""
+    intensity = _intensity(order, run, recorder)
     for found in intensity:
         logger.info("intensities %g to %g become 0 to 1", found.low, found.high)
     job = Job(
@@ -198,68 +198,76 @@ def _start(order: Order, executor: Executor, progress: Progress) -> Job:
         settings=order.settings,
         scratch=order.scratch,
     )
-    order.scratch.create(channel_count(order.settings.ndim), job.prediction)
-    if isinstance(executor, SerialExecutor):
-        return job
-    return reopenable(job)
+    run.tell({"tiles": {"predict": len(job.prediction), "cluster": len(job.clustering())}})
+    return job if isinstance(recorder.executor, SerialExecutor) else reopenable(job)
 
 
-def _intensity(order: Order, executor: Executor, progress: Progress) -> tuple[IntensityRange, ...]:
+def _intensity(order: Order, run: Run, recorder: Recorder) -> tuple[IntensityRange, ...]:
     """The range of each channel: as given, or of the whole volume."""
     if order.intensity is not None:
         return order.intensity
-    if isinstance(executor, SerialExecutor) or order.volume.path is not None:
-        run: Any = partial(_map, executor, progress, "statistics")
-    else:
-        run = map  # the volume is in this process's memory
-    return intensity_ranges(order.volume, sample=order.intensity_sample, map=run)
+    known = run.journal.find("statistics", 0)
+    if known is not None:
+        return tuple(IntensityRange(**values) for values in known[1])
+    run_on: Any = map  # where the volume is in this process's memory
+    if isinstance(recorder.executor, SerialExecutor) or order.volume.path is not None:
+        run_on = partial(_map, recorder, "statistics")
+    found = intensity_ranges(order.volume, sample=order.intensity_sample, map=run_on)
+    run.journal.note("statistics", 0, (0, [asdict(r) for r in found]))
+    run.journal.flush()
+    return found
 
 
 def _map(
-    executor: Executor,
-    progress: Progress,
+    recorder: Recorder,
     stage: str,
-    function: Callable[[T], R],
-    items: Iterable[T],
-) -> Iterator[R]:
-    """`map` on an executor; results come as they are ready, in any order."""
+    function: Callable[[Any], Histogram],
+    items: Iterable[Any],
+) -> list[Histogram]:
+    """`map` on an executor, summed up as results come: there may be many, of a megabyte each."""
     todo = list(items)
-    progress.begin(stage, len(todo))
-    for _, result in executor.run(Each(Task(stage, function, (item,)) for item in todo)):
-        yield result
+    recorder.progress.begin(stage, len(todo))
+    total = [Histogram(np.empty(0, np.uint32), np.empty(0, np.int64))]
+
+    def add(_: Task, result: Histogram) -> None:
+        total[0] += result
+
+    recorder.run(Each((Task(stage=stage, call=Call(function, (i,))) for i in todo), add))
+    return total
 
 
-def _predict_and_cluster(job: Job, executor: Executor, progress: Progress) -> None:
-    progress.begin("predict", len(job.prediction))
-    progress.begin("cluster", len(job.clustering()))
-    for _ in executor.run(PredictThenCluster(job)):
-        pass
+def _predict_and_cluster(job: Job, recorder: Recorder) -> PredictThenCluster:
+    recorder.progress.begin("predict", len(job.prediction))
+    recorder.progress.begin("cluster", len(job.clustering()))
+    tiles = PredictThenCluster(job)
+    recorder.run(tiles)
+    return tiles
 
 
 def _finish(
-    job: Job,
-    pending: PendingLabels,
-    numbering: Numbering,
-    state: SeamState,
-    executor: Executor,
-    progress: Progress,
+    job: Job, pending: PendingLabels, numbering: Numbering, state: SeamState, recorder: Recorder
 ) -> None:
     """Write the final labels, then level by level the pyramid."""
-    grid = job.clustering()
     for level in range(pending.n_levels):
-        progress.begin("finish", sum(1 for _ in pending.regions(level)))
-        tasks = (
-            _finish_task(job, pending, numbering, state, grid, box)
-            if level == 0
-            else Task("finish", downsample, (job, pending, level, box), False, 0)
-            for box in pending.regions(level)
+        recorder.progress.begin("finish", sum(1 for _ in pending.regions(level)))
+        recorder.run(Each(_finish_tasks(job, pending, numbering, state, level)))
+
+
+def _finish_tasks(
+    job: Job, pending: PendingLabels, numbering: Numbering, state: SeamState, level: int
+) -> Iterator[Task]:
+    grid = job.clustering()
+    for number, box in enumerate(pending.regions(level)):
+        if level == 0:
+            views = state.views.part(grid.span(job.on_grid(box)))
+            call = Call(finish, (job, pending, numbering, box, views))
+        else:
+            call = Call(downsample, (job, pending, level, box))
+        yield Task(
+            stage="finish",
+            call=call,
+            where=f"level {level}, {box}",
+            voxels=0 if level else box.size,
+            ledger=f"finish/{level}",
+            number=number,
         )
-        for _ in executor.run(Each(tasks)):
-            pass
-
-
-def _finish_task(
-    job: Job, pending: PendingLabels, numbering: Numbering, state: SeamState, grid: Grid, box: Any
-) -> Task:
-    levels = state.levels.of(grid.touching(job.on_grid(box)))
-    return Task("finish", finish, (job, pending, numbering, box, levels), False, box.size)

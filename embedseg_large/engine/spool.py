@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embedseg_large.engine.job import Job
+from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.io.group import output_errors
 from embedseg_large.io.volume import open_volume
@@ -25,12 +26,21 @@ def reopenable(job: Job) -> Job:
     import zarr
 
     path = str(Path(job.scratch.path) / "volume")
+    if "://" in path:
+        raise UsageError(
+            "the image is in this process's memory, where workers do not see it; save it, or "
+            "give a local scratch folder"
+        )
     axes = volume.axes
     lead = volume.shape[: len(axes) - volume.ndim]
     chunk = tuple(min(n, _CHUNK[volume.ndim]) for n in volume.spatial_shape)
     with output_errors(path):
         array: Any = zarr.create_array(
-            path, shape=volume.shape, chunks=(*lead, *chunk), dtype=volume.dtype
+            path,
+            shape=volume.shape,
+            chunks=(*lead, *chunk),
+            dtype=volume.dtype,
+            overwrite=True,  # an earlier attempt may have been killed in the middle
         )
         for box in Box.whole(volume.spatial_shape).split(chunk):
             array[(..., *box.slices)] = volume.read(box)

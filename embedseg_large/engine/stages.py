@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from embedseg_large.clustering.cluster import OpenFaces, cluster_points
 from embedseg_large.clustering.points import AXES, points_of_stored
-from embedseg_large.embedding import background
-from embedseg_large.engine.job import Job, Levels
+from embedseg_large.embedding import keep_above
+from embedseg_large.engine.job import Job
+from embedseg_large.engine.journal import Note
 from embedseg_large.engine.network import Network
 from embedseg_large.engine.reading import read_normalised
+from embedseg_large.engine.views import EMPTY, SKIPPED, Views
 from embedseg_large.geometry import Box
 from embedseg_large.io.labels import PendingLabels
 from embedseg_large.stitching.join import Joins
@@ -28,18 +30,20 @@ from embedseg_large.stitching.view import make_view
 from embedseg_large.tiling.axis import padded_sources
 from embedseg_large.tiling.grid import Face, Grid, Index, Tile
 
+KEPT_SEED = 0.1
+"""Predictions of voxels whose seediness is at most this are not kept: they are never foreground."""
 
-def predict(job: Job, network: Network, index: Index) -> bool:
-    """PREDICT: the embedding of a core, from core and context. Returns whether it was needed."""
+
+def predict(job: Job, network: Network, index: Index) -> int:
+    """PREDICT: the embedding of a core, from core and context. Returns its version."""
     tile = job.prediction.tile(index)
     image = read_padded(job, tile.region)
     if image is None:
-        stored = background(tile.core.shape)
-    else:
-        whole = network.predict_tile(image, tile.region, job.settings.tta)
-        stored = whole[(slice(None), *tile.core.slices_in(tile.region))]
-    job.scratch.write_prediction(tile.core, stored)
-    return image is not None
+        return SKIPPED
+    whole = network.predict_tile(image, tile.region, job.settings.tta)
+    stored = whole[(slice(None), *tile.core.slices_in(tile.region))]
+    kept, count = keep_above(stored, min(KEPT_SEED, job.settings.foreground))
+    return job.scratch.write_prediction(index, kept) if count else EMPTY
 
 
 def read_padded(job: Job, region: Box) -> NDArray[np.float32] | None:
@@ -61,12 +65,16 @@ def read_padded(job: Job, region: Box) -> NDArray[np.float32] | None:
     return image
 
 
-def cluster(job: Job, index: Index, level: int) -> int:
-    """CLUSTER: what a tile says, at a level of its halo. Returns the number of its instances."""
+def cluster(job: Job, index: Index, level: int, predictions: NDArray[np.uint32]) -> int:
+    """CLUSTER: what a tile says, at a level of its halo. Returns the version of its view.
+
+    `predictions` are the versions of the predicted tiles that its region touches.
+    """
     grid = job.clustering(level)
     tile = grid.tile(index)
     settings = job.settings.clustering()
-    points = points_of_stored(job.scratch.read_prediction(tile.region), settings)
+    stored = job.scratch.read_prediction(job.prediction, tile.region, predictions)
+    points = points_of_stored(stored, settings)
     result = cluster_points(points, settings, _open_faces(tile, job.shape))
     view = make_view(
         result.labels.reshape(tile.region.shape),
@@ -78,8 +86,7 @@ def cluster(job: Job, index: Index, level: int) -> int:
         seams=[grid.seam(face, SEAM_DEPTH) for face in grid.faces(index)],
         volume_shape=job.shape,
     )
-    job.scratch.write_view(index, level, view)
-    return int(np.count_nonzero(view.owned))
+    return job.scratch.write_view(index, level, view)
 
 
 def _open_faces(tile: Tile, shape: tuple[int, ...]) -> OpenFaces:
@@ -97,45 +104,96 @@ class Checked(NamedTuple):
     """Whether the tile is certain of every voxel of its core."""
     seams: list[tuple[Face, Comparison]]
 
+    def noted(self) -> Note:
+        """For the journal: whether it is exact, and the seams that disagree."""
+        seams = {
+            str(face.axis): [
+                c.voxels,
+                c.disagreeing,
+                *(a.tolist() for a in (c.low, c.high, c.overlap)),
+            ]
+            for face, c in self.seams
+            if c.disagreeing
+        }
+        return int(self.exact), seams or None
 
-def check(job: Job, index: Index, levels: Levels) -> Checked:
+    @classmethod
+    def recalled(cls, grid: Grid, index: Index, note: Note) -> Checked:
+        """The record that `noted` was made from."""
+        exact, more = note
+        seams = []
+        for face in faces_above(grid, index):
+            voxels, disagreeing, *ids, overlap = (more or {}).get(
+                str(face.axis), [grid.seam(face, SEAM_DEPTH).size, 0, [], [], []]
+            )
+            low, high = (np.array(i, np.uint64) for i in ids)
+            overlap = np.array(overlap, np.int64)
+            seams.append((face, Comparison(voxels, disagreeing, low, high, overlap)))
+        return cls(index, bool(exact), seams)
+
+
+def faces_above(grid: Grid, index: Index) -> list[Face]:
+    """Faces of a tile with the neighbours above it."""
+    return [face for face in grid.faces(index) if face.low == index]
+
+
+def check(job: Job, index: Index, views: Views) -> Checked:
     """CHECK: compare what both sides of each face above a tile say about the seam."""
     grid = job.clustering()
     seams = []
-    for face in grid.faces(index):
-        if face.low != index:
-            continue
+    for face in faces_above(grid, index):
         shape = grid.seam(face, SEAM_DEPTH).shape
-        views = [
-            job.scratch.read_seam(i, levels[i], list(grid.faces(i)).index(face), shape)
+        both = [
+            job.scratch.read_seam(views[i], list(grid.faces(i)).index(face), shape)
             for i in (face.low, face.high)
         ]
-        seams.append((face, compare(*views)))
-    return Checked(index, job.scratch.read_exact(index, levels[index]), seams)
+        seams.append((face, compare(*both)))
+    return Checked(index, job.scratch.read_exact(views[index]), seams)
 
 
 class Accounted(NamedTuple):
     """Record of a layer; its ids are in the scratch folder."""
 
     layer: int
+    version: int
+    """Of its ids."""
     instances: int
     certain: int
     """Instances their owner is certain of."""
     wrong: NDArray[np.uint64]
     wrong_tiles: NDArray[np.int64]
 
+    def noted(self) -> Note:
+        """For the journal."""
+        lists = (self.wrong.tolist(), self.wrong_tiles.tolist())
+        return self.version, [self.instances, self.certain, *lists]
 
-def account(job: Job, layer: int, levels: Levels) -> Accounted:
-    """CHECK: account for the instances of a layer, and keep their ids."""
+    @classmethod
+    def recalled(cls, layer: int, note: Note) -> Accounted:
+        """The record that `noted` was made from."""
+        version, (instances, certain, wrong, tiles) = note
+        wrong, tiles = np.array(wrong, np.uint64), np.array(tiles, np.int64)
+        return cls(layer, version, instances, certain, wrong, tiles)
+
+
+def account(job: Job, layer: int, views: Views) -> Accounted:
+    """CHECK: account for the instances of a layer, and keep their ids.
+
+    `views` are those of all tiles that may see one which begins in the layer.
+    """
     grid = job.clustering()
-    about = tiles_about(grid, job.halos[levels.highest], layer)
+    about = [
+        tuple(o + i for o, i in zip(views.origin, at, strict=True))
+        for at in np.ndindex(views.levels.shape)
+    ]
     entries = Entries.joined(
-        job.scratch.read_entries(tile, levels[tile], grid.number(tile)) for tile in about
+        job.scratch.read_entries(views[tile], grid.number(tile)) for tile in about
     )
     result = tally(entries, job.layers, layer)
-    job.scratch.write_layer(layer, result.alive, result.sure)
+    version = job.scratch.write_layer(layer, result.alive, result.sure)
     return Accounted(
         layer,
+        version,
         result.alive.size,
         int(np.count_nonzero(result.sure)),
         result.wrong,
@@ -143,22 +201,29 @@ def account(job: Job, layer: int, levels: Levels) -> Accounted:
     )
 
 
-def tiles_about(grid: Grid, halo: tuple[int, ...], layer: int) -> list[Index]:
-    """Tiles that may see an instance which begins in a layer."""
+def reach_of_layer(grid: Grid, halo: tuple[int, ...], layer: int) -> Box:
+    """Where the tiles lie that may see an instance which begins in a layer."""
     planes = grid.tile((layer,) + (0,) * (len(grid.shape) - 1)).core
-    box = Box(
+    return Box(
         (max(planes.start[0] - halo[0], 0),) + (0,) * (len(grid.shape) - 1),
         (planes.stop[0] + halo[0], *grid.shape[1:]),
     )
-    return list(grid.touching(box))
 
 
-def settle_layer(job: Job, layer: int, joins: Joins, joined_alive: NDArray[np.uint64]) -> int:
-    """CHECK: put the joined names into a layer's ids. Returns the number of its instances."""
-    alive, sure = job.scratch.read_layer(layer)
+class Settled(NamedTuple):
+    """A layer whose names were joined."""
+
+    version: int
+    instances: int
+
+
+def settle_layer(
+    job: Job, layer: int, version: int, joins: Joins, joined_alive: NDArray[np.uint64]
+) -> Settled:
+    """CHECK: put the joined names into a layer's ids."""
+    alive, sure = job.scratch.read_layer(layer, version)
     ids = settle(alive, layer, job.layers, joins, joined_alive)
-    job.scratch.write_layer(layer, ids, np.isin(ids, alive[sure]))
-    return int(ids.size)
+    return Settled(job.scratch.write_layer(layer, ids, np.isin(ids, alive[sure])), int(ids.size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,17 +233,27 @@ class Numbering:
     joins: Joins
     before: NDArray[np.int64]
     """(layers + 1,) instances in the layers before each."""
+    versions: NDArray[np.uint32]
+    """(layers,) of the ids of each layer."""
+
+    def ranking(self, job: Job) -> Ranking:
+        """What gives the final labels."""
+
+        def load(layer: int) -> NDArray[np.uint64]:
+            return job.scratch.read_layer(layer, int(self.versions[layer]))[0]
+
+        return Ranking(job.layers, self.before, load)
 
 
-def finish(job: Job, pending: PendingLabels, numbering: Numbering, box: Box, levels: Levels) -> int:
+def finish(job: Job, pending: PendingLabels, numbering: Numbering, box: Box, views: Views) -> int:
     """FINISH: final labels of one shard of the volume. Returns its number of labelled voxels."""
     grid = job.clustering()
-    ranking = Ranking(job.layers, numbering.before, job.scratch.read_ids)
+    ranking = numbering.ranking(job)
     covering = job.on_grid(box)
     labels = np.zeros(covering.shape, dtype=pending.dtype)
     for index in grid.touching(covering):
         core = grid.tile(index).core
-        local, names = job.scratch.read_core(index, levels[index], core.shape)
+        local, names = job.scratch.read_core(views[index], core.shape)
         common = core.intersect(covering)
         piece = local[common.slices_in(core)]
         used = np.unique(piece)

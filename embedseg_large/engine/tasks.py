@@ -2,31 +2,66 @@
 
 from __future__ import annotations
 
+import logging
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedseg_large.engine.job import Job
+from embedseg_large.engine.journal import Note
 from embedseg_large.engine.network import Network
 from embedseg_large.engine.stages import cluster, predict
+from embedseg_large.engine.views import MISSING, ViewName, Views
+from embedseg_large.errors import EmbedSegError, ModelError, OutputError, RunError, UsageError
 from embedseg_large.tiling.grid import Index
 
+ATTEMPTS = 3
+"""How often a task is tried before it counts as failed."""
+PAUSE_SECONDS = 0.1
+"""Before the second attempt; four times as long before each further one."""
 
-class Task(NamedTuple):
-    """One call of a stage."""
+_HOPELESS = (UsageError, ModelError, OutputError, RunError)
+"""What another attempt would not mend."""
 
-    stage: str
-    """predict, cluster, ... : names the stage in progress bars and tables."""
+logger = logging.getLogger(__name__)
+
+
+class Call(NamedTuple):
+    """The part of a task that travels to a worker."""
+
     function: Callable[..., Any]
     """Picklable; called as ``function(*item)``, with the network in front where it is needed."""
     item: tuple[Any, ...]
     needs_network: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One call of a stage."""
+
+    stage: str
+    """predict, cluster, ... : names the stage in progress bars and tables."""
+    call: Call
+    index: Index | None = None
+    """The tile, of stages that have tiles."""
+    where: str = ""
+    """The region it works on, for messages."""
     voxels: int = 0
     """Voxels the task is responsible for."""
+    ledger: str = ""
+    """Where the journal notes its result; empty: nowhere, it is done again."""
+    number: int = 0
+    """Of the task in its ledger."""
+    noted: Callable[[Any], Note] = lambda result: (int(result), None)
+    """What is noted of a result."""
+    recalled: Callable[[Note], Any] = lambda note: note[0]
+    """The result, from what was noted."""
 
 
 class Done(NamedTuple):
@@ -34,6 +69,14 @@ class Done(NamedTuple):
 
     result: Any
     seconds: float
+
+
+class Failed(NamedTuple):
+    """A task that could not be done; picklable, whatever went wrong."""
+
+    error: EmbedSegError
+    is_hopeless: bool = False
+    """Whether other tasks would fail as this one did: the run ends at once."""
 
 
 class Source(Protocol):
@@ -46,22 +89,59 @@ class Source(Protocol):
         """A task has finished."""
 
 
+class Work(Protocol):
+    """What an executor works off; made from a `Source` by `embedseg_large.engine.recorder`."""
+
+    def next(self) -> Task | None:
+        """A task that can start now, or None if there is none (yet)."""
+
+    def finished(self, task: Task, outcome: Done | Failed) -> None:
+        """A task has ended. Raises if the run should end, too."""
+
+
 class Executor(Protocol):
     """Runs tasks: one after another, or on a cluster."""
 
-    def run(self, source: Source) -> Iterator[tuple[Task, Any]]:
-        """Run all tasks of a source, and give their results as they come.
+    def run(self, work: Work) -> None:
+        """Do all tasks."""
 
-        The first failure ends the run and is raised.
+
+class Recording(Protocol):
+    """Does all tasks of a source; what stages are given."""
+
+    def run(self, source: Source) -> None:
+        """Do what is not done yet.
+
+        Raises
+        ------
+        EmbedSegError
+            When tasks failed, after all others were done.
         """
 
 
-def perform(task: Task, network: Callable[[], Network]) -> Done:
-    """Run one task where it is, and time it."""
+def perform(call: Call, network: Callable[[], Network]) -> Done | Failed:
+    """Do one call where it is, if need be again, and time it."""
     began = time.perf_counter()
-    front = (network(),) if task.needs_network else ()
-    result = task.function(*front, *task.item)
-    return Done(result, time.perf_counter() - began)
+    for attempt in range(ATTEMPTS):
+        try:
+            front = (network(),) if call.needs_network else ()
+            result = call.function(*front, *call.item)
+            return Done(result, time.perf_counter() - began)
+        except _HOPELESS as error:
+            return Failed(_plain(error), is_hopeless=True)
+        except Exception as error:
+            failed = Failed(_plain(error))
+            logger.debug("attempt %d failed:\n%s", attempt + 1, traceback.format_exc())
+        if attempt + 1 < ATTEMPTS:
+            time.sleep(PAUSE_SECONDS * 4**attempt)
+    return failed
+
+
+def _plain(error: Exception) -> EmbedSegError:
+    """An error of this package without the chain behind it, which may not travel."""
+    if isinstance(error, EmbedSegError):
+        return type(error)(str(error))
+    return RunError(f"{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +149,20 @@ class Each:
     """A source of independent tasks."""
 
     tasks: Iterator[Task]
+    note: Callable[[Task, Any], None] = lambda task, result: None  # noqa: ARG005
+    """Is told of each result, in the order in which they come."""
 
     def next(self) -> Task | None:
         """The next task."""
         return next(self.tasks, None)
 
     def done(self, task: Task, result: Any) -> None:
-        """Nothing waits for it."""
+        """Pass the result on."""
+        self.note(task, result)
 
 
-def predict_tile(network: Network, job: Job, index: Index) -> bool:
-    """PREDICT as a task."""
+def predict_tile(network: Network, job: Job, index: Index) -> int:
+    """PREDICT as a call."""
     return predict(job, network, index)
 
 
@@ -91,37 +174,36 @@ class PredictThenCluster:
     """
 
     job: Job
-    skipped: int = 0
-    """Prediction tiles that were all background."""
+    predictions: NDArray[np.uint32] = field(init=False)
+    """Version of the predictions of each tile."""
+    views: Views = field(init=False)
     _todo: Iterator[Index] = field(init=False)
     _ready: deque[Index] = field(init=False, default_factory=deque)
-    _predicted: np.ndarray[Any, np.dtype[np.bool_]] = field(init=False)
-    _queued: np.ndarray[Any, np.dtype[np.bool_]] = field(init=False)
+    _queued: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
+        counts = self.job.clustering().counts
         self._todo = iter(self.job.prediction)
-        self._predicted = np.zeros(self.job.prediction.counts, dtype=np.bool_)
-        self._queued = np.zeros(self.job.clustering().counts, dtype=np.bool_)
+        self.predictions = np.full(self.job.prediction.counts, MISSING, dtype=np.uint32)
+        self.views = Views.none_yet(counts)
+        self._queued = np.zeros(counts, dtype=np.bool_)
 
     def next(self) -> Task | None:
         """A tile to cluster, or else a tile to predict."""
         if self._ready:
-            return cluster_task(self.job, self._ready.popleft(), 0)
+            return cluster_task(self.job, self._ready.popleft(), 0, self.predictions)
         index = next(self._todo, None)
-        if index is None:
-            return None
-        voxels = self.job.prediction.tile(index).core.size
-        return Task("predict", predict_tile, (self.job, index), True, voxels)
+        return None if index is None else _predict_task(self.job, index)
 
     def done(self, task: Task, result: Any) -> None:
-        """Note a prediction, and queue the tiles it completes."""
-        if task.stage != "predict":
+        """Note a view, or a prediction and the tiles it completes."""
+        assert task.index is not None
+        if task.stage == "cluster":
+            self.views.put(ViewName(task.index, 0, result))
             return
-        self.skipped += not result
-        index = task.item[1]
-        self._predicted[index] = True
+        self.predictions[task.index] = result
         grid = self.job.clustering()
-        reading = self.job.prediction.tile(index).core.grow(grid.margin)
+        reading = self.job.prediction.tile(task.index).core.grow(grid.margin)
         for tile in grid.touching(reading.clip(self.job.shape)):
             if not self._queued[tile] and self._complete(tile):
                 self._queued[tile] = True
@@ -130,10 +212,39 @@ class PredictThenCluster:
     def _complete(self, tile: Index) -> bool:
         region = self.job.clustering().tile(tile).region
         needed = tuple(slice(a, b) for a, b in self.job.prediction.span(region))
-        return bool(self._predicted[needed].all())
+        return bool((self.predictions[needed] != MISSING).all())
 
 
-def cluster_task(job: Job, index: Index, level: int) -> Task:
-    """CLUSTER of one tile at a level of its halo."""
-    voxels = job.clustering().tile(index).core.size
-    return Task("cluster", cluster, (job, index, level), False, voxels)
+def _predict_task(job: Job, index: Index) -> Task:
+    core = job.prediction.tile(index).core
+    return Task(
+        stage="predict",
+        call=Call(predict_tile, (job, index), needs_network=True),
+        index=index,
+        where=f"tile {core}",
+        voxels=core.size,
+        ledger="predict",
+        number=job.prediction.number(index),
+    )
+
+
+def cluster_task(job: Job, index: Index, level: int, predictions: NDArray[np.uint32]) -> Task:
+    """CLUSTER of one tile at a level of its halo.
+
+    Parameters
+    ----------
+    predictions
+        Version of the predictions of every tile.
+    """
+    grid = job.clustering(level)
+    tile = grid.tile(index)
+    needed = tuple(slice(a, b) for a, b in job.prediction.span(tile.region))
+    return Task(
+        stage="cluster",
+        call=Call(cluster, (job, index, level, predictions[needed].copy())),
+        index=index,
+        where=f"tile {tile.core}",
+        voxels=tile.core.size,
+        ledger=f"cluster/{level}",
+        number=grid.number(index),
+    )

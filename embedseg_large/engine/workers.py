@@ -2,67 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
 from distributed import Worker, WorkerPlugin, get_worker
 
 from embedseg_large.engine.network import Network
-from embedseg_large.engine.scratch import Scratch
 from embedseg_large.engine.settings import SegmentSettings
-from embedseg_large.engine.tasks import Done, Task, perform
-from embedseg_large.errors import EmbedSegError
-from embedseg_large.io.group import output_errors
+from embedseg_large.engine.tasks import Call, Done, Failed, perform
+from embedseg_large.io.objects import Folder
+
+_MODEL = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
     """How a worker gets the network.
 
-    A model travels as the path of its file; anything else travels itself, once a worker.
+    A model is a file in the run's scratch folder; anything else travels itself, once a worker.
     """
 
-    path: str | None
+    folder: Folder | None
     network: Network | None
     device: str
     dtype: str
 
     def load(self) -> Network:
         """The network, on its device."""
-        if self.network is not None:
+        if self.folder is None:
+            assert self.network is not None
             return self.network
         from embedseg_large.network.checkpoint import load_model
 
-        assert self.path is not None
-        return load_model(self.path).to(device=self.device, dtype=self.dtype, lanes=1)
+        with TemporaryDirectory() as place:
+            file = Path(place, _MODEL)
+            file.write_bytes(self.folder.read(_MODEL))
+            return load_model(file).to(device=self.device, dtype=self.dtype, lanes=1)
 
 
-@contextmanager
-def network_spec(
-    network: Network, settings: SegmentSettings, scratch: Scratch
-) -> Iterator[NetworkSpec]:
-    """A spec for workers; the file of a model lives in the scratch folder, which they all see."""
+def network_spec(network: Network, settings: SegmentSettings, folder: Folder) -> NetworkSpec:
+    """A spec for workers; a model is written into `folder`, which they all see."""
     from embedseg_large.network.model import Model
 
-    path = None
-    try:
-        if isinstance(network, Model):
-            path = str(Path(scratch.path) / "model.safetensors")
-            with output_errors(scratch.path):
-                Path(scratch.path).mkdir(parents=True, exist_ok=True)
-                network.save(path)
-        yield NetworkSpec(
-            path=path,
-            network=network if path is None else None,
-            device=settings.device,
-            dtype=settings.dtype,
-        )
-    finally:
-        scratch.remove()
+    is_model = isinstance(network, Model)
+    if isinstance(network, Model):
+        with TemporaryDirectory() as place:
+            file = Path(place, _MODEL)
+            network.save(file)
+            folder.write(_MODEL, file.read_bytes())
+    return NetworkSpec(
+        folder=folder if is_model else None,
+        network=None if is_model else network,
+        device=settings.device,
+        dtype=settings.dtype,
+    )
 
 
 class NetworkPlugin(WorkerPlugin):
@@ -90,21 +86,11 @@ class NetworkPlugin(WorkerPlugin):
         return NetworkPlugin, (self.name, self.spec)
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A task that ended with an error which doing it again would not mend."""
+def perform_on_worker(call: Call, key: str) -> Done | Failed:
+    """Do one call on the worker it was sent to.
 
-    error: EmbedSegError
-
-
-def perform_on_worker(task: Task, key: str) -> Done | Refused:
-    """Run one task on the worker it was sent to.
-
-    Errors of this package come back as values: Dask would log and retry what it sees raised.
+    Failures come back as values: Dask would log and retry what it sees raised.
     """
     plugin = get_worker().plugins[key]
     assert isinstance(plugin, NetworkPlugin)
-    try:
-        return perform(task, plugin.network)
-    except EmbedSegError as error:
-        return Refused(type(error)(str(error)))  # without the chain behind it, which may not travel
+    return perform(call, plugin.network)

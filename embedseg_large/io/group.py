@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,27 @@ def replaced(new: Path, final: Path, aside: Path) -> Iterator[None]:
         if is_there:
             aside.rename(final)
         raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same lock out of a folder while the body runs.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be opened.
+    """
+    import fcntl
+
+    with output_errors(folder):
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network drives have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_json(file: Path, document: Document) -> None:

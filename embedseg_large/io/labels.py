@@ -18,7 +18,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.io.group import (
     check_writable,
     group_format,
+    locked,
     ngff_content,
     ngff_version,
     output_errors,
@@ -249,7 +250,7 @@ class PendingLabels:
         folder, name = self.target.folder, self.target.name
         pending = Path(self.path)
         aside = pending.with_name(f"{pending.name}.old")
-        with _locked(folder):
+        with locked(folder):
             _check_free(folder, name, self.target.overwrite)
             with replaced(pending, folder / name, aside):
                 _list(folder, name, self.target.ngff_version)
@@ -343,7 +344,7 @@ def label_target(
     labels = folder / "labels"
     check_writable(labels)
     if any(_asides(labels, name)):
-        with _locked(labels):
+        with locked(labels):
             _settle(labels, name, version)
     _check_free(labels, name, overwrite)
     axes = "".join(a for a in _LABEL_AXES if a in volume.stored_axes)
@@ -458,20 +459,6 @@ def _list(folder: Path, name: str, version: str) -> None:
         content["version"] = version  # validators refuse the whole image without it
         attributes["ome"] = content
     write_group(folder, ZARR_FORMATS[version], attributes)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from changing the ``labels`` group: two runs may publish at once."""
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network drives have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _same(folder: Path, path: str) -> bool:

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from embedseg_large.errors import MetadataError, VolumeError, VolumeNotFoundError
+from embedseg_large.errors import EmbedSegError, MetadataError, VolumeError, VolumeNotFoundError
+from embedseg_large.io.arrays import open_array, open_group
 from embedseg_large.io.axes import letter
+from embedseg_large.io.connection import is_remote, joined, shown
 from embedseg_large.io.header import Header, Level, array_header, pick_level
 from embedseg_large.io.storage import StoredArray, wrap_array
 
@@ -44,39 +46,40 @@ def open_image(path: str, level: int) -> tuple[Header, StoredArray]:
     """
     import zarr
 
-    node = _open_node(path)
+    node, where = _open_node(path), shown(path)
     if isinstance(node, zarr.Array):
         header = array_header(node.shape, node.metadata)
-        pick_level(header.levels, level, path)
-        return header, wrap_array(node, partial(open_array, path), path)
-    header = read_header(node, path)
-    place = _join(path, pick_level(header.levels, level, path).path)
-    return header, wrap_array(open_array(place), partial(open_array, place), place)
+        pick_level(header.levels, level, where)
+        return header, _described(node, path)
+    header = read_header(node, where)
+    place = joined(path, pick_level(header.levels, level, where).path)
+    return header, _described(open_array(place), place)
 
 
-def open_array(path: str) -> Any:
-    """Open the zarr array at a path or URL for reading."""
-    import zarr
-
-    return zarr.open_array(path, mode="r")
+def _described(array: Any, path: str) -> StoredArray:
+    opener = partial(open_array, path, zarr_format=array.metadata.zarr_format)
+    return wrap_array(array, opener, shown(path))
 
 
 def _open_node(path: str) -> Any:
     import zarr
 
+    where = shown(path)
     try:
         try:
-            return zarr.open_array(path, mode="r")
+            return open_array(path)
         except (FileNotFoundError, zarr.errors.NodeTypeValidationError):  # perhaps a group
-            return zarr.open_group(path, mode="r", use_consolidated=False)
+            return open_group(path)
+    except EmbedSegError:
+        raise
     except FileNotFoundError as error:
-        if "://" in path:
-            raise VolumeNotFoundError(f"{path}: there is no zarr store") from error
-        raise VolumeError(f"{path}: neither a zarr store nor a TIFF") from error
+        if is_remote(path):
+            raise VolumeNotFoundError(f"{where}: there is no zarr store") from error
+        raise VolumeError(f"{where}: neither a zarr store nor a TIFF") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise MetadataError(f"{path}: zarr metadata are damaged ({_flat(error)})") from error
+        raise MetadataError(f"{where}: zarr metadata are damaged ({_flat(error)})") from error
     except (OSError, ImportError, RuntimeError) as error:
-        raise VolumeError(f"{path}: cannot be opened ({_flat(error)})") from error
+        raise VolumeError(f"{where}: cannot be opened ({_flat(error)})") from error
 
 
 def read_header(group: Any, path: str) -> Header:
@@ -225,27 +228,27 @@ def _what_else(group: Any, ome: dict[str, Any], path: str) -> str:
     """Say what a group is that is no image, and what to open in its place."""
     match ome:
         case {"plate": {"wells": [{"path": well}, *_]}}:
-            return f"this is a plate; open one of its images, such as {_join(path, well)}/0"
+            return f"this is a plate; open one of its images, such as {joined(path, well)}/0"
         case {"plate": _}:
             return "this is a plate; open one of its images"
         case {"well": {"images": [{"path": image}, *_]}}:
-            return f"this is a well of a plate; open one of its images: {_join(path, image)}"
+            return f"this is a well of a plate; open one of its images: {joined(path, image)}"
         case {"bioformats2raw.layout": _}:
-            return f"this is a bioformats2raw container; open one of its images: {_join(path, '0')}"
+            image = joined(path, "0")
+            return f"this is a bioformats2raw container; open one of its images: {image}"
         case {"labels": [*names]}:
             return (
-                f"this is a list of labels; open {_join(path, 'NAME')}, NAME being one of {names}"
+                f"this is a list of labels; open {joined(path, 'NAME')}, NAME being one of {names}"
             )
     return f"this zarr group is no OME-Zarr image: no multiscales; it holds {_members(group)}"
 
 
 def _members(group: Any) -> str:
-    names = sorted(group.keys())
+    try:
+        names = sorted(group.keys())
+    except Exception:  # most web servers do not list, and tell so in many ways
+        return "what the server does not list"
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
-
-
-def _join(path: str, member: str) -> str:
-    return f"{path.rstrip('/')}/{member}" if member else path
 
 
 def _text(value: object) -> str | None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import CorruptChunkError
+from embedseg_large.io.connection import UnreachableError
 
 Index = tuple[int | slice, ...]
 
@@ -65,10 +66,12 @@ class StoredArray:
         ------
         CorruptChunkError
             If stored voxels cannot be decoded; names the file.
+        UnreachableError
+            If a server gives no proper answer.
         """
         try:
             values = self._read(index)
-        except MemoryError:
+        except (MemoryError, UnreachableError):
             raise
         except Exception as error:
             raise self._corrupt(index, error) from error

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from math import isfinite, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from embedseg_large.io.axes import (
     parse_axes,
     voxel_size_um,
 )
+from embedseg_large.io.connection import is_remote, shown
 from embedseg_large.io.header import Header, Level, array_header, pick_level
 from embedseg_large.io.storage import Index, StoredArray, wrap_array
 
@@ -53,7 +55,8 @@ class Volume:
     voxel_size: tuple[float, ...] | None
     """Distance between voxels in µm, in the order (z,) y, x; None if unknown."""
     path: str | None
-    """Absolute path or URL of the image; None for an array in memory."""
+    """Absolute path or URL of the image; None for an array in memory. A URL may be a signed one:
+    show ``describe()["path"]``."""
     level: int
     """Index into `levels`."""
     channel: int | None
@@ -181,7 +184,7 @@ class Volume:
         """Collect what is known without reading voxels, as values that JSON can hold."""
         fill = self.fill_value
         return {
-            "path": self.path,
+            "path": None if self.path is None else shown(self.path),
             "ngff_version": self.ngff_version,
             "zarr_format": self.zarr_format,
             "is_labels": self.is_labels,
@@ -283,7 +286,7 @@ def open_volume(
     """
     path = _path(source)
     header, storage = _open(source if path is None else path, path, level)
-    where = "the array" if path is None else path
+    where = "the array" if path is None else shown(path)
     stored_axes = check_axes(_axes(axes, header, storage, where), storage.shape, where)
     _check_dtype(storage.dtype, where)
     sizes = dict(zip(stored_axes, storage.shape, strict=True))
@@ -307,16 +310,18 @@ def _path(source: Any) -> str | None:
     if not isinstance(source, str | os.PathLike):
         return None
     text = os.fspath(source)
-    return text if "://" in text else str(Path(text).absolute())
+    if is_remote(text):
+        return text
+    return str(Path(unquote(urlsplit(text).path) if "://" in text else text).absolute())
 
 
 def _open(source: Any, path: str | None, level: int) -> tuple[Header, StoredArray]:
     """Read the metadata of a source and describe the array of one level."""
     if path is None:
         return _open_array(source, level)
-    if "://" not in path and not Path(path).exists():
+    if not is_remote(path) and not Path(path).exists():
         raise VolumeNotFoundError(f"{path}: there is no such file or folder")
-    if Path(path).is_file():
+    if not is_remote(path) and Path(path).is_file():
         from embedseg_large.io import tiff
 
         return tiff.open_tiff(path, level)
@@ -375,7 +380,7 @@ def _chosen(what: str, asked: int | None, count: int, path: str | None) -> int |
 
 def _checked(what: str, asked: int, count: int, path: str | None) -> int:
     if not 0 <= asked < count:
-        where = "the array" if path is None else path
+        where = "the array" if path is None else shown(path)
         raise UsageError(f"{where}: no {what} {asked}, there are {count}, counted from 0")
     return int(asked)
 

@@ -213,7 +213,7 @@ def test_nothing_is_read_before_metadata_are_checked(
 
 
 @pytest.mark.parametrize("workers", [(), ("--workers", "1")])
-def test_an_interrupt_ends_in_one_line_and_leaves_nothing(
+def test_an_interrupt_ends_in_one_line_and_is_gone_on_from(
     store: Path, workers: tuple[str, ...]
 ) -> None:
     """As Ctrl-C in a terminal does: the whole process group gets the signal."""
@@ -225,14 +225,15 @@ def test_an_interrupt_ends_in_one_line_and_leaves_nothing(
         text=True,
         start_new_session=True,
     )
-    scratch = wait_for(lambda: next(store.parent.glob(".*.scratch/predictions"), None))
+    done = wait_for(lambda: next(store.parent.glob(".*.run/predictions"), None))
     os.killpg(run.pid, signal.SIGINT)
     printed, complaint = run.communicate(timeout=60)
     assert (run.returncode, printed) == (130, "")
-    assert complaint.strip() == "interrupted; nothing was published"
-    assert scratch is not None
-    assert not scratch.parent.exists()
+    assert complaint.strip() == "interrupted; the same command goes on from here"
+    assert done is not None
+    assert (done.parent / "run.json").exists()
     assert not (store / "labels").exists()
+    assert not list(store.parent.glob(".*.lock"))
 
 
 def wait_for(look: Callable[[], Path | None], seconds: float = 60) -> Path | None:

@@ -7,7 +7,6 @@ runs is the engine's.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,9 @@ from embedseg_large.clustering.settings import ClusterSettings
 from embedseg_large.embedding import Embedding
 from embedseg_large.engine.order import prepare
 from embedseg_large.engine.progress import Progress
+from embedseg_large.engine.runs import open_run
 from embedseg_large.engine.segment import run_order
-from embedseg_large.engine.tasks import Source, Task, perform
+from embedseg_large.engine.tasks import Task, Work, perform
 from embedseg_large.geometry import Box
 from embedseg_large.stitching.view import make_view
 from embedseg_large.testing.objects import Flaws
@@ -108,18 +108,16 @@ class ShuffledExecutor:
     network: OracleNetwork
     order: random.Random
 
-    def run(self, source: Source) -> Iterator[tuple[Task, Any]]:
+    def run(self, work: Work) -> None:
         waiting: list[Task] = []
         while True:
-            while (task := source.next()) is not None:
+            while (task := work.next()) is not None:
                 waiting.append(task)
             if not waiting:
                 return
             task = waiting.pop(self.order.randrange(len(waiting)))
-            perform(task, lambda: self.network)
-            result = perform(task, lambda: self.network).result
-            source.done(task, result)
-            yield task, result
+            perform(task.call, lambda: self.network)
+            work.finished(task, perform(task.call, lambda: self.network))
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -135,7 +133,9 @@ def test_any_order_gives_the_same_bytes(tmp_path: Path, seed: int) -> None:
         cluster_tile=(24, 30, 30),
         halo=(6, 6, 6),
     )
-    result = run_order(order, ShuffledExecutor(network, random.Random(seed)), Progress())
+    executor = ShuffledExecutor(network, random.Random(seed))
+    with open_run(order) as begun:
+        result = run_order(order, begun, executor, Progress())
     assert result.seams.rounds > 0
     np.testing.assert_array_equal(np.asarray(result.labels), untiled(labels, network))
 

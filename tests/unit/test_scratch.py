@@ -9,18 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedseg_large.embedding import background
 from embedseg_large.engine.scratch import Scratch
+from embedseg_large.engine.views import SKIPPED, ViewName
 from embedseg_large.errors import OutputError, RunError
 from embedseg_large.geometry import Box
 from embedseg_large.stitching.view import TileView
 from embedseg_large.tiling.grid import Grid
 
+GRID = Grid((20, 20), (16, 16), (0, 0))
+
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Scratch:
-    scratch = Scratch(str(tmp_path / "run.scratch"))
-    scratch.create(5, Grid((20, 20), (16, 16), (0, 0)))
-    return scratch
+    (tmp_path / "run.scratch").mkdir()
+    return Scratch.at(str(tmp_path / "run.scratch"))
 
 
 def view() -> TileView:
@@ -40,28 +43,40 @@ def view() -> TileView:
 
 def test_predictions_come_back_over_tile_borders(scratch: Scratch) -> None:
     stored = np.random.default_rng(0).normal(size=(5, 20, 20)).astype(np.float16)
-    for core in Box.whole((20, 20)).split((16, 16)):
-        scratch.write_prediction(core, stored[(slice(None), *core.slices)])
+    versions = np.full(GRID.counts, SKIPPED, np.uint32)
+    for index in [(0, 0), (1, 0), (1, 1)]:
+        core = GRID.tile(index).core
+        versions[index] = scratch.write_prediction(index, stored[(slice(None), *core.slices)])
     box = Box((10, 12), (19, 20))
-    np.testing.assert_array_equal(scratch.read_prediction(box), stored[:, 10:19, 12:20])
+    expected = stored[:, 10:19, 12:20].copy()
+    expected[:, :6, 4:] = background((6, 4))  # of the tile that was skipped
+    np.testing.assert_array_equal(scratch.read_prediction(GRID, box, versions), expected)
+
+
+def test_a_late_attempt_changes_nothing(scratch: Scratch) -> None:
+    first, second = (np.full((5, 4, 4), v, np.float16) for v in (1, 2))
+    version = scratch.write_prediction((1, 1), first)
+    scratch.write_prediction((1, 1), second)
+    found = scratch.read_prediction(GRID, Box((16, 16), (20, 20)), np.array([[version]], np.uint32))
+    np.testing.assert_array_equal(found, first)
 
 
 def test_a_view_comes_back_piece_by_piece(scratch: Scratch) -> None:
-    scratch.write_view((1, 2), 3, view())
-    labels, names = scratch.read_core((1, 2), 3, (2, 3))
+    name = ViewName((1, 2), 3, scratch.write_view((1, 2), 3, view()))
+    labels, names = scratch.read_core(name, (2, 3))
     np.testing.assert_array_equal(labels, view().core)
     assert names.tolist() == [0, 4, 9]
     np.testing.assert_array_equal(
-        scratch.read_seam((1, 2), 3, 0, (2, 2)), np.array([0, 4, 9])[view().seams[0]]
+        scratch.read_seam(name, 0, (2, 2)), np.array([0, 4, 9])[view().seams[0]]
     )
-    entries = scratch.read_entries((1, 2), 3, 17)
+    entries = scratch.read_entries(name, 17)
     assert (entries.ids.tolist(), entries.tile.tolist()) == ([4, 9], [17, 17])
-    assert not scratch.read_exact((1, 2), 3)
+    assert not scratch.read_exact(name)
 
 
 def test_a_task_that_outlives_its_run_does_not_begin_a_new_one(scratch: Scratch) -> None:
     scratch.remove()
-    with pytest.raises(RunError, match="ended"):
+    with pytest.raises(RunError, match="the run has ended"):
         scratch.write_view((0, 0), 0, view())
     assert not Path(scratch.path).exists()
 
@@ -72,6 +87,6 @@ def test_a_full_disk_is_one_line_that_names_the_folder(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OutputError, match=r"run\.scratch: the disk is full"):
         scratch.write_view((0, 0), 0, view())

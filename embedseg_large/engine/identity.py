@@ -1,0 +1,99 @@
+"""Whether two runs are of the same thing: facts, their token, and what differs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import urlsplit
+
+from embedseg_large.engine.order import Order
+from embedseg_large.io.volume import Volume
+
+_LIBRARIES = ("embedseg-large", "numpy", "numba", "torch", "zarr")
+_PARTS_OF_NETWORK = ("device", "dtype", "tta", "tile", "context")
+
+Facts = dict[str, Any]
+"""Values that JSON can hold."""
+
+
+def facts_of(order: Order) -> Facts:
+    """All that decides the labels of a run."""
+    given = order.intensity
+    return {
+        "settings": order.settings.as_dict(),
+        "model": order.network.fingerprint,
+        "volume": _volume(order),
+        "intensity": {
+            "range": None if given is None else [asdict(r) for r in given],
+            "sample": order.intensity_sample,
+        },
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def facts_of_predictions(order: Order) -> Facts:
+    """All that decides what the network predicts, whatever is made of it."""
+    facts = facts_of(order)
+    settings = {name: facts["settings"][name] for name in _PARTS_OF_NETWORK}
+    return facts | {"settings": settings}
+
+
+def token(facts: Facts) -> str:
+    """Hash of facts: equal for equal runs."""
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What is not the same in two sets of facts, in words; empty if all is."""
+    before, after = dict(_flat(then)), dict(_flat(now))
+    names = [n for n in sorted(before.keys() | after.keys()) if before.get(n) != after.get(n)]
+    return ", ".join(f"{n} {_short(before.get(n))} (now {_short(after.get(n))})" for n in names)
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name} ")
+        else:
+            yield prefix.removeprefix("settings ") + name, value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _volume(order: Order) -> Facts:
+    volume = order.volume
+    about = ("level", "channel", "timepoint")
+    path = None if volume.path is None else without_secrets(volume.path)
+    return {name: getattr(volume, name) for name in about} | {
+        "path": path,
+        "shape": list(volume.spatial_shape),
+        "grid": list(order.shape),
+        "dtype": str(volume.dtype),
+        "content": _content(volume),
+    }
+
+
+def _content(volume: Volume) -> str:
+    """What changes when the image does: voxels in memory, else what the file says of itself."""
+    from dask.base import tokenize
+
+    if volume.path is None:
+        return str(tokenize(volume.storage.array))
+    parts = [volume.axes, volume.chunks, volume.shards, volume.zarr_format, str(volume.fill_value)]
+    return str(tokenize(parts))
+
+
+def without_secrets(url: str) -> str:
+    """A path or URL without user, password, query and fragment, which may be credentials."""
+    parts = urlsplit(url)
+    if not parts.scheme or not parts.netloc:
+        return url
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -1,0 +1,34 @@
+"""Where a run keeps its files: names that a later attempt finds again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from embedseg_large.io.objects import Folder, folder_at
+
+
+def scratch_path(given: str | os.PathLike[str] | None, store: str, labels: str) -> str:
+    """The folder of the run that writes some labels: under the one given, or beside the store."""
+    if given is None:
+        return _beside(store, f"{labels}.run")
+    where = os.fspath(given)
+    if "://" not in where:
+        where = str(Path(where).absolute())
+    # stores of one name in several folders may share a scratch folder
+    mark = hashlib.sha256(store.encode()).hexdigest()[:8]
+    return f"{where.rstrip('/')}/.{store.rpartition('/')[2]}-{labels}-{mark}.run"
+
+
+def lock_folder(store: str, labels: str) -> Folder:
+    """The folder of the lock of some labels: beside the store, or in it if that is read-only."""
+    parent = Path(store).parent
+    if "://" not in store and parent.is_dir() and not os.access(parent, os.W_OK):
+        return folder_at(str(Path(store, "labels", f".{labels}.lock")))
+    return folder_at(_beside(store, f"{labels}.lock"))
+
+
+def _beside(store: str, ending: str) -> str:
+    parent, _, name = store.rstrip("/").rpartition("/")
+    return f"{parent}/.{name}-{ending}"

@@ -1,0 +1,91 @@
+"""What stands between a source of tasks and who does them: the journal, and what failed.
+
+A task that the journal knows is not done again. A task that fails does not end the run: the others
+are done, and then the run says what is missing. Doing it again later does only that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from embedseg_large.engine.journal import Journal
+from embedseg_large.engine.progress import Progress
+from embedseg_large.engine.tasks import Done, Executor, Failed, Source, Task
+from embedseg_large.errors import EmbedSegError, RunError
+
+MANY = 20
+"""Failures that end a run at once, if fewer tasks than that were done."""
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """Does tasks on an executor, and notes them in a journal."""
+
+    executor: Executor
+    journal: Journal
+    progress: Progress
+
+    def run(self, source: Source) -> None:
+        """Do the tasks of a source that are not done yet; see `Recording`."""
+        work = _Noted(source, self.journal, self.progress)
+        try:
+            self.executor.run(work)
+        finally:
+            self.journal.flush()
+        if work.failures:
+            raise failure(work.failures)
+
+
+@dataclass(slots=True)
+class _Noted:
+    """The tasks of a source that the journal does not know."""
+
+    source: Source
+    journal: Journal
+    progress: Progress
+    failures: list[tuple[Task, Failed]] = field(default_factory=list)
+    _done: int = 0
+
+    def next(self) -> Task | None:
+        """The next task that is not done."""
+        while (task := self.source.next()) is not None:
+            note = self.journal.find(task.ledger, task.number) if task.ledger else None
+            if note is None:
+                return task
+            self.progress.recall(task.stage)
+            self.source.done(task, task.recalled(note))
+        return None
+
+    def finished(self, task: Task, outcome: Done | Failed) -> None:
+        """Note a result, or keep a failure for later."""
+        if isinstance(outcome, Failed):
+            self._failed(task, outcome)
+            return
+        self._done += 1
+        self.progress.advance(task.stage, task.voxels, outcome.seconds)
+        if task.ledger:
+            self.journal.note(task.ledger, task.number, task.noted(outcome.result))
+        self.source.done(task, outcome.result)
+
+    def _failed(self, task: Task, outcome: Failed) -> None:
+        if outcome.is_hopeless:
+            raise outcome.error
+        self.failures.append((task, outcome))
+        if len(self.failures) >= max(MANY, self._done):
+            raise failure(self.failures)
+
+
+def failure(failures: list[tuple[Task, Failed]]) -> EmbedSegError:
+    """One error that tells of all: of their own kind, if they are of one."""
+    kinds = {type(failed.error) for _, failed in failures}
+    kind = kinds.pop() if len(kinds) == 1 else RunError
+    told = [_told(task, failed) for task, failed in failures[:_SHOWN]]
+    if len(failures) > _SHOWN:
+        told.append(f"and {len(failures) - _SHOWN} more")
+    return kind(f"{'; '.join(told)}. The rest is done: mend this, and run the same command again")
+
+
+def _told(task: Task, failed: Failed) -> str:
+    place = f"{task.stage} of {task.where}" if task.where else task.stage
+    return f"{place}: {failed.error}"

@@ -1,0 +1,83 @@
+"""Which attempt counts: versions of the files that tasks write.
+
+A task never overwrites a file. It writes one of its own, with a random number in its name, and
+returns the number; the client alone decides whose number counts, and tells the tasks that read. So
+a worker that was given up, and comes back and writes after all, changes nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.tiling.grid import Index
+
+MISSING = 0
+"""Version of what is not there yet."""
+SKIPPED = 1
+"""Version of the predictions of a tile that was not predicted: there is nothing to see."""
+EMPTY = 2
+"""Version of predictions without foreground, which need no file."""
+
+Span = Sequence[tuple[int, int]]
+"""Half-open range of tile numbers along each axis."""
+
+
+def new_version() -> int:
+    """A number that no other attempt has (but once in 2³¹)."""
+    return EMPTY + 1 + secrets.randbelow(2**31)
+
+
+class ViewName(NamedTuple):
+    """One attempt of one tile at one level of its halo."""
+
+    tile: Index
+    level: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Views:
+    """The views that count, of the tiles of a box of the grid: 5 bytes a tile."""
+
+    origin: Index
+    """The first tile."""
+    levels: NDArray[np.uint8]
+    """How often the halo of each tile was raised."""
+    versions: NDArray[np.uint32]
+    """Of each tile at its level; `MISSING` before it was clustered."""
+
+    @classmethod
+    def none_yet(cls, counts: Index) -> Views:
+        """Views of a grid whose tiles were not clustered yet."""
+        return cls((0,) * len(counts), np.zeros(counts, np.uint8), np.zeros(counts, np.uint32))
+
+    def __getitem__(self, index: Index) -> ViewName:
+        at = tuple(i - o for i, o in zip(index, self.origin, strict=True))
+        return ViewName(index, int(self.levels[at]), int(self.versions[at]))
+
+    def part(self, span: Span) -> Views:
+        """The part about some tiles: little enough to travel with a task."""
+        at = tuple(slice(a - o, b - o) for (a, b), o in zip(span, self.origin, strict=True))
+        start = tuple(a for a, _ in span)
+        return Views(start, self.levels[at].copy(), self.versions[at].copy())
+
+    def put(self, name: ViewName) -> None:
+        """Let another view of a tile count."""
+        self.levels[name.tile] = name.level
+        self.versions[name.tile] = name.version
+
+    @property
+    def highest(self) -> int:
+        """The highest level any tile has."""
+        return int(self.levels.max(initial=0))
+
+    @property
+    def raised(self) -> int:
+        """Number of tiles above level 0."""
+        return int(np.count_nonzero(self.levels))

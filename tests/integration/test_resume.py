@@ -1,0 +1,378 @@
+"""Whatever dies, the same command goes on, and ends with the bytes of an undisturbed run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from numpy.typing import NDArray
+
+import embedseg_large as es
+from embedseg_large.engine.lock import Lock
+from embedseg_large.engine.places import lock_folder, scratch_path
+from embedseg_large.errors import RunError, UsageError
+from embedseg_large.geometry import Box
+from embedseg_large.testing.oracle import OracleNetwork
+
+Labels = NDArray[Any]
+VICTIM = Path(__file__).with_name("victim.py")
+STAGES = ["predict", "cluster", "check", "finish"]
+
+
+@pytest.fixture(scope="module")
+def victim() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("victim", VICTIM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def image(victim: ModuleType) -> Labels:
+    labels: Labels = victim.embryo()
+    return labels
+
+
+@pytest.fixture(scope="module")
+def network(victim: ModuleType, image: Labels) -> OracleNetwork:
+    made: OracleNetwork = victim.network(image)
+    return made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, victim: ModuleType, image: Labels, network: Any
+) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("undisturbed") / "out.zarr"
+    result = run(victim, image, network, out)
+    assert result.seams.rounds > 0
+    assert result.n_instances > 20
+    return stored(out)
+
+
+def run(victim: ModuleType, image: Any, network: Any, out: Path, **more: Any) -> es.SegmentResult:
+    options = victim.OPTIONS | {"output": out, "intensity_range": (0, 1)} | more
+    return es.segment(image, network, **options)
+
+
+def stored(out: Path) -> dict[str, bytes]:
+    """Every file of the labels but the one that says how they were made."""
+    folder = out / "labels" / "nuclei"
+    files = (p for p in folder.rglob("*") if p.is_file() and p.parent != folder)
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+def beside(out: Path) -> list[str]:
+    """What a run left beside its output."""
+    return sorted(p.name for p in out.parent.iterdir() if p != out)
+
+
+def kill_at(stage: str, out: Path) -> None:
+    """A run in a process of its own that dies in a stage."""
+    died = subprocess.run([sys.executable, VICTIM, out, stage], capture_output=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_client_loses_only_tiles_in_flight(
+    tmp_path: Path,
+    stage: str,
+    victim: ModuleType,
+    image: Labels,
+    network: Any,
+    undisturbed: dict[str, bytes],
+) -> None:
+    out = tmp_path / "out.zarr"
+    kill_at(stage, out)
+    assert not (out / "labels" / "nuclei").exists()
+    result = run(victim, image, network, out)
+    assert stored(out) == undisturbed
+    assert beside(out) == []
+    resumed = result.summary["resumed"]
+    before = STAGES[: STAGES.index(stage)]
+    if stage in ("check", "finish"):
+        assert resumed["predict"] == result.summary["stages"]["predict"]["tiles"]
+        assert resumed["cluster"] >= result.seams.tiles
+    assert all(resumed.get(s, 0) > 0 for s in before)
+
+
+@dataclass
+class Killer:
+    """A watcher that kills a worker process as soon as a stage has done a tile."""
+
+    client: Any
+    stage: str
+    killed: int = 0
+
+    def begin(self, stage: str, tiles: int) -> None: ...
+
+    def advance(self, stage: str) -> None:
+        if stage == self.stage and not self.killed:
+            self.killed = min(self.client.run(os.getpid).values())
+            os.kill(self.killed, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_worker_is_not_missed(
+    tmp_path: Path,
+    stage: str,
+    client: Any,
+    victim: ModuleType,
+    image: Labels,
+    network: Any,
+    undisturbed: dict[str, bytes],
+) -> None:
+    client.wait_for_workers(2)
+    killer = Killer(client, stage)
+    run(victim, image, network, tmp_path / "out.zarr", client=client, watcher=killer)
+    assert killer.killed
+    assert stored(tmp_path / "out.zarr") == undisturbed
+    assert beside(tmp_path / "out.zarr") == []
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A scheduler and a worker, each a process of its own."""
+    file = tmp_path / "scheduler.json"
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+    options = ["--port", "0", "--dashboard-address", ":0", "--scheduler-file", str(file)]
+    main = subprocess.Popen([*dask, *options], **quiet)
+    dask = [sys.executable, "-m", "distributed.cli.dask_worker"]
+    options = ["--scheduler-file", str(file), "--nthreads", "1", "--local-directory", str(tmp_path)]
+    worker = subprocess.Popen(
+        [*dask, *options, "--no-dashboard", "--death-timeout", "20"],
+        start_new_session=True,
+        **quiet,
+    )
+    try:
+        wait_for(file.exists)
+        wait_for(lambda: bool(file.read_text().strip()))
+        yield json.loads(file.read_text())["address"], main
+    finally:
+        main.kill()
+        os.killpg(worker.pid, signal.SIGKILL)
+        main.wait()
+        worker.wait()
+
+
+def wait_for(found: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@dataclass
+class SchedulerKiller:
+    process: subprocess.Popen[bytes]
+
+    def begin(self, stage: str, tiles: int) -> None: ...
+
+    def advance(self, stage: str) -> None:
+        if stage == "cluster":
+            self.process.kill()
+
+
+def test_a_killed_scheduler_ends_in_one_line_and_the_run_goes_on_without_it(
+    tmp_path: Path,
+    scheduler: tuple[str, subprocess.Popen[bytes]],
+    victim: ModuleType,
+    image: Labels,
+    network: Any,
+    undisturbed: dict[str, bytes],
+) -> None:
+    from distributed import Client
+
+    address, process = scheduler
+    out = tmp_path / "place" / "out.zarr"
+    out.parent.mkdir()
+    with Client(address, timeout=20) as client:
+        client.wait_for_workers(1, timeout=30)
+    killer = SchedulerKiller(process)
+    with pytest.raises(RunError, match="scheduler was lost"):
+        run(victim, image, network, out, scheduler=address, watcher=killer)
+    result = run(victim, image, network, out)
+    assert result.summary["resumed"]["predict"] > 0
+    assert stored(out) == undisturbed
+    assert beside(out) == []
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Failing(OracleNetwork):
+    """Fails at the tile that holds a voxel, so often that a file tells."""
+
+    counter: Path
+    times: int
+    voxel: tuple[int, ...] = (30, 30, 30)
+
+    @classmethod
+    def like(cls, network: OracleNetwork, counter: Path, times: int) -> Failing:
+        fields = {name: getattr(network, name) for name in network.__dataclass_fields__}
+        return cls(**fields, counter=counter, times=times)
+
+    def predict_tile(self, image: Labels, region: Box, tta: Any) -> Any:
+        failed = self.counter.stat().st_size if self.counter.exists() else 0
+        inside = all(
+            a <= v < b for a, v, b in zip(region.start, self.voxel, region.stop, strict=True)
+        )
+        if inside and failed < self.times:
+            with self.counter.open("ab") as file:
+                file.write(b"x")
+            raise ValueError("a cosmic ray")
+        return super().predict_tile(image, region, tta)
+
+
+def test_a_task_that_raises_once_is_done_again(
+    tmp_path: Path, victim: ModuleType, image: Labels, network: Any, undisturbed: dict[str, bytes]
+) -> None:
+    failing = Failing.like(network, tmp_path / "count", 1)
+    out = tmp_path / "place" / "out.zarr"
+    run(victim, image, failing, out)
+    assert (tmp_path / "count").stat().st_size == 1
+    assert stored(out) == undisturbed
+
+
+@pytest.mark.parametrize("on_cluster", [False, True], ids=["serial", "cluster"])
+def test_a_task_that_always_raises_is_named_and_later_done_alone(
+    tmp_path: Path,
+    on_cluster: bool,
+    victim: ModuleType,
+    image: Labels,
+    network: Any,
+    client: Any,
+    undisturbed: dict[str, bytes],
+) -> None:
+    out = tmp_path / "place" / "out.zarr"
+    counter = tmp_path / "count"
+    failing = Failing.like(network, counter, 10**6)
+    where: dict[str, Any] = {"client": client} if on_cluster else {}
+    with pytest.raises(RunError) as error:
+        run(victim, image, failing, out, **where)
+    message = str(error.value)
+    assert "predict of tile [24:48, 24:48, 24:48]: ValueError: a cosmic ray" in message
+    assert "\n" not in message
+    assert not (out / "labels" / "nuclei").exists()
+    counter.write_bytes(b"x" * 10**6)
+    result = run(victim, image, failing, out)
+    tiles = result.summary["stages"]["predict"]["tiles"]
+    assert result.summary["resumed"]["predict"] == tiles - message.count("predict of tile")
+    assert stored(out) == undisturbed
+
+
+def test_a_changed_setting_is_refused_and_named(
+    tmp_path: Path, victim: ModuleType, image: Labels, network: Any, undisturbed: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out.zarr"
+    kill_at("cluster", out)
+    with pytest.raises(UsageError, match=r"seed 0\.9 \(now 0\.8\).*overwrite"):
+        run(victim, image, network, out, seed=0.8)
+    with pytest.raises(UsageError, match="volume content"):
+        run(victim, image + 1, network, out)
+    result = run(victim, image, network, out, overwrite=True)
+    assert result.summary["resumed"] == {}
+    assert stored(out) == undisturbed
+    assert beside(out) == []
+
+
+def test_two_runs_on_one_output_the_second_is_refused(
+    tmp_path: Path, victim: ModuleType, image: Labels, network: Any, undisturbed: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out.zarr"
+    first = subprocess.Popen([sys.executable, VICTIM, out, "cluster", "sleeps"])
+    try:
+        wait_for(lambda: any(tmp_path.glob(".*.run/journal/*")))
+        with pytest.raises(UsageError, match=f"another run .*process {first.pid}"):
+            run(victim, image, network, out)
+    finally:
+        first.kill()
+        first.wait()
+    run(victim, image, network, out)
+    assert stored(out) == undisturbed
+
+
+def test_a_run_that_lost_its_lock_publishes_nothing(
+    tmp_path: Path, victim: ModuleType, image: Labels, network: Any
+) -> None:
+    """It was stopped so long that another one took over."""
+    out = tmp_path / "out.zarr"
+
+    class Usurper:
+        def begin(self, stage: str, tiles: int) -> None: ...
+
+        def advance(self, stage: str) -> None:
+            if stage == "finish":
+                lock_folder(str(out), "nuclei").create("000002", b"{}")
+
+    with pytest.raises(RunError, match="another run has taken over"):
+        run(victim, image, network, out, watcher=Usurper())
+    assert not (out / "labels" / "nuclei").exists()
+
+
+def test_a_holder_without_a_sign_of_life_is_dead(tmp_path: Path) -> None:
+    from embedseg_large.io.objects import folder_at
+
+    folder = folder_at(str(tmp_path / "lock"))
+    folder.create("000007", json.dumps({"host": "elsewhere", "pid": 1, "beats": 3}).encode())
+    lock = Lock(folder, {}, beat=0.05)
+    with lock.held():
+        assert lock.number == 8
+        lock.check_now()
+    assert not list(folder.names())
+
+
+def test_another_folder_for_scratch_is_found_again(
+    tmp_path: Path, victim: ModuleType, image: Labels, network: Any, undisturbed: dict[str, bytes]
+) -> None:
+    out, fast = tmp_path / "out.zarr", tmp_path / "fast"
+    fast.mkdir()
+    failing = Failing.like(network, tmp_path / "count", 10**6)
+    with pytest.raises(RunError):
+        run(victim, image, failing, out, scratch=fast)
+    assert [p.name for p in fast.iterdir()] == [Path(scratch_path(fast, str(out), "nuclei")).name]
+    (tmp_path / "count").write_bytes(b"x" * 10**6)
+    assert run(victim, image, failing, out, scratch=fast).summary["resumed"]
+    assert stored(out) == undisturbed
+    assert not list(fast.iterdir())
+
+
+def test_a_journal_that_was_cut_off_is_one_line(
+    tmp_path: Path, victim: ModuleType, image: Labels, network: Any
+) -> None:
+    out = tmp_path / "out.zarr"
+    kill_at("cluster", out)
+    file = next(tmp_path.glob(".*.run/journal/*"))
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(RunError, match="not a journal"):
+        run(victim, image, network, out)
+
+
+def test_a_run_without_its_folder_begins_anew(
+    tmp_path: Path, victim: ModuleType, image: Labels, network: Any, undisturbed: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out.zarr"
+    kill_at("finish", out)
+    shutil.rmtree(next(tmp_path.glob(".*.run")))
+    assert run(victim, image, network, out).summary["resumed"] == {}
+    assert stored(out) == undisturbed
+
+
+def test_labels_on_workers_are_those_of_one_process(
+    tmp_path: Path, client: Any, victim: ModuleType, image: Labels, network: Any, undisturbed: Any
+) -> None:
+    run(victim, image, network, tmp_path / "out.zarr", client=client)
+    assert stored(tmp_path / "out.zarr") == undisturbed
