@@ -203,7 +203,9 @@ def background(shape: Sequence[int]) -> NDArray[np.float16]:
     return stored
 
 
-def keep_above(stored: NDArray[np.float16], seed: float) -> tuple[NDArray[np.float16], int]:
+def keep_above(
+    stored: NDArray[np.float16], seed: float, inside: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.float16], int]:
     """Make background of all voxels of stored predictions but those with a higher seed.
 
     Parameters
@@ -212,12 +214,16 @@ def keep_above(stored: NDArray[np.float16], seed: float) -> tuple[NDArray[np.flo
         ``(2·ndim + 1, *spatial)``.
     seed
         From 0 to 1.
+    inside
+        ``(*spatial)``: voxels that may be kept; None: all.
 
     Returns
     -------
     A copy that is mostly one value, and so compresses well; and how many voxels were kept.
     """
     faint = seeds_of(stored[-1]) <= seed
+    if inside is not None:
+        faint |= ~inside
     kept = np.where(faint, np.float16(0), stored)
     kept[-1][faint] = -_LARGEST
     return kept, int(faint.size - np.count_nonzero(faint))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from embedseg_large.cli import convert, demo, evaluate, info, segment, train
+from embedseg_large.cli import convert, demo, evaluate, info, segment, status, train
 
 app = typer.Typer(
     name="embedseg-large",
@@ -39,6 +39,7 @@ COMMANDS = (
     info.info,
     train.train,
     segment.segment,
+    status.status,
     evaluate.evaluate,
 )
 for command in COMMANDS:

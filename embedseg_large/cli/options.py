@@ -31,6 +31,18 @@ def pair(text: str) -> tuple[float, float]:
     return values[0], values[1]
 
 
+def timepoints(text: str) -> int | tuple[int, ...]:
+    """One number, several, or a range without its end: ``3``, ``0,5,9`` or ``0:10``."""
+    try:
+        if ":" in text:
+            start, stop = (int(part) for part in text.split(":"))
+            return tuple(range(start, stop))
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not like 3, 0,5,9 or 0:10") from None
+    return found[0] if len(found) == 1 else found
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Say what is being done, on stderr.")

@@ -17,7 +17,7 @@ from embedseg_large.cli.console import (
     set_up_logging,
     stop_on_sigterm,
 )
-from embedseg_large.cli.options import Json, Overwrite, Verbose, numbers, pair, sizes
+from embedseg_large.cli.options import Json, Overwrite, Verbose, numbers, pair, sizes, timepoints
 
 _INPUT, _OUTPUT, _TILES, _WORK = "Input", "Output", "Tiles (automatic)", "Work"
 
@@ -41,7 +41,13 @@ def segment(
     ] = "nuclei",
     channel: Annotated[int, typer.Option(help="Channel.", rich_help_panel=_INPUT)] = 0,
     timepoint: Annotated[
-        int | None, typer.Option(help="Timepoint.", rich_help_panel=_INPUT)
+        Any,
+        typer.Option(
+            parser=timepoints,
+            metavar="T",
+            help="One timepoint, several, or a range: 3, 0,5,9, 0:10. Default: all.",
+            rich_help_panel=_INPUT,
+        ),
     ] = None,
     level: Annotated[
         int, typer.Option(help="Pyramid level, 0 is the finest.", rich_help_panel=_INPUT)
@@ -70,6 +76,22 @@ def segment(
             rich_help_panel=_INPUT,
         ),
     ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STORE",
+            help="Labels or a mask, at any level: look only where it is not 0.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    dark_below: Annotated[
+        float | None,
+        typer.Option(
+            metavar="I",
+            help="Skip tiles in which a coarse level has nothing brighter than this.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
     intensity_range: Annotated[
         Any,
         typer.Option(
@@ -83,6 +105,14 @@ def segment(
         float | None,
         typer.Option(help="Fraction of the volume to take percentiles of.", rich_help_panel=_INPUT),
     ] = None,
+    intensity_per_timepoint: Annotated[
+        bool,
+        typer.Option(
+            "--intensity-per-timepoint",
+            help="Percentiles of each timepoint, not of all together.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = False,
     output: Annotated[
         str | None,
         typer.Option(
@@ -128,9 +158,37 @@ def segment(
         str | None,
         typer.Option(help="Address of a Dask scheduler.", rich_help_panel=_WORK),
     ] = None,
+    cluster_config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Settings of a cluster to start or to use: local, cuda, slurm, scheduler.",
+            rich_help_panel=_WORK,
+        ),
+    ] = None,
     scratch: Annotated[
         str | None,
-        typer.Option(help="Folder for intermediate files.", rich_help_panel=_WORK),
+        typer.Option(
+            metavar="DIR",
+            help="Folder for what the run keeps until it is finished. Default: beside the store.",
+            rich_help_panel=_WORK,
+        ),
+    ] = None,
+    keep_predictions: Annotated[
+        bool,
+        typer.Option(
+            "--keep-predictions",
+            help="Leave the predictions there, for --from-predictions.",
+            rich_help_panel=_WORK,
+        ),
+    ] = False,
+    from_predictions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Cluster predictions that were kept, with other thresholds, without the network.",
+            rich_help_panel=_WORK,
+        ),
     ] = None,
     tile: Annotated[Any, _tile_option("--tile", "Core of a prediction tile.")] = None,
     context: Annotated[Any, _tile_option("--context", "Input seen around it.")] = None,
@@ -156,7 +214,8 @@ def segment(
     """Find every nucleus or cell of a volume, and write one label volume.
 
     Labels go to labels/NAME in the image's own store, or under --output. They do not depend on
-    how the work was cut up: every run checks it, and says so in the seam report.
+    how the work was cut up: every run checks it, and says so in the seam report. A run that was
+    stopped, by whatever, goes on where it was when the same command is given again.
     """
     set_up_logging(verbose)
     stop_on_sigterm()
@@ -171,8 +230,13 @@ def segment(
         "ngff_version": ngff_version,
         "overwrite": overwrite,
         "scratch": scratch,
+        "keep_predictions": keep_predictions,
+        "from_predictions": from_predictions,
         "intensity_range": intensity_range,
         "intensity_sample": intensity_sample,
+        "intensity_per_timepoint": intensity_per_timepoint,
+        "mask": mask,
+        "dark_below": dark_below,
         "tta": True if tta is None else tta,
         "device": device,
         "dtype": dtype,
@@ -193,7 +257,14 @@ def segment(
 
     with progress_bars(as_json) as watcher:
         result = run(
-            store, model, labels, workers=workers, scheduler=scheduler, watcher=watcher, **options
+            store,
+            model,
+            labels,
+            workers=workers,
+            scheduler=scheduler,
+            cluster_config=cluster_config,
+            watcher=watcher,
+            **options,
         )
     if as_json:
         print_json(result.summary)
@@ -242,7 +313,9 @@ def _about(volume: Any) -> str:
     parts = [f"{_text(volume.spatial_shape)} voxels"]
     if volume.n_channels > 1 and volume.channel is not None:
         parts.append(f"channel {volume.channel} of 0..{volume.n_channels - 1}")
-    if volume.n_timepoints > 1 and volume.timepoint is not None:
+    if "t" in volume.axes:
+        parts.append(f"{volume.n_timepoints} timepoints")
+    elif volume.n_timepoints > 1:
         parts.append(f"timepoint {volume.timepoint} of 0..{volume.n_timepoints - 1}")
     if len(volume.levels) > 1:
         parts.append(f"level {volume.level} of 0..{len(volume.levels) - 1}")
@@ -267,6 +340,16 @@ def print_summary(summary: dict[str, Any]) -> None:
         "tiles": f"{seams['tiles_exact']:,} of {seams['tiles']:,} proven exact",
         "time": f"{summary['seconds']:.1f} s",
     }
+    if "timepoints" in summary:
+        facts["timepoints"] = f"{len(summary['timepoints']):,}, each with labels from 1"
+    if summary["skipped"]:
+        told = ", ".join(f"{n:,} {reason}" for reason, n in summary["skipped"].items())
+        facts["not predicted"] = f"{told} tiles"
+    if "predictions" in summary:
+        facts["predictions"] = summary["predictions"]
+    if summary["resumed"]:
+        done = ", ".join(f"{n:,} {stage}" for stage, n in summary["resumed"].items())
+        facts["done before"] = f"{done} tasks"
     if summary["volume"]["grid"] != summary["volume"]["shape"]:
         facts["image"] += f", resampled to {_text(summary['volume']['grid'])} voxels"
     if seams["joined"]:

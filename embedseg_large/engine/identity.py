@@ -7,13 +7,17 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from embedseg_large.engine.order import Order
+from embedseg_large.engine.foreground import Foreground
 from embedseg_large.io.volume import Volume
 
+if TYPE_CHECKING:
+    from embedseg_large.engine.order import Order
+
 _LIBRARIES = ("embedseg-large", "numpy", "numba", "torch", "zarr")
+_FACTS_OF_NETWORK = ("model", "volume", "intensity", "foreground")
 _PARTS_OF_NETWORK = ("device", "dtype", "tta", "tile", "context")
 
 Facts = dict[str, Any]
@@ -30,7 +34,9 @@ def facts_of(order: Order) -> Facts:
         "intensity": {
             "range": None if given is None else [asdict(r) for r in given],
             "sample": order.intensity_sample,
+            "per_timepoint": order.intensity_per_timepoint,
         },
+        "foreground": _foreground(order.foreground),
         "versions": {name: version(name) for name in _LIBRARIES},
     }
 
@@ -39,7 +45,7 @@ def facts_of_predictions(order: Order) -> Facts:
     """All that decides what the network predicts, whatever is made of it."""
     facts = facts_of(order)
     settings = {name: facts["settings"][name] for name in _PARTS_OF_NETWORK}
-    return facts | {"settings": settings}
+    return {name: facts[name] for name in _FACTS_OF_NETWORK} | {"settings": settings}
 
 
 def token(facts: Facts) -> str:
@@ -78,6 +84,16 @@ def _volume(order: Order) -> Facts:
         "grid": list(order.shape),
         "dtype": str(volume.dtype),
         "content": _content(volume),
+        **({"timepoints": list(order.timepoints)} if order.is_series else {}),
+    }
+
+
+def _foreground(where: Foreground) -> Facts:
+    mask = where.mask
+    return {
+        "mask": None if mask is None else without_secrets(mask.path or ""),
+        "mask content": None if mask is None else _content(mask),
+        "dark_below": None if where.coarse is None else where.dark,
     }
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Any
 
+from embedseg_large.engine.foreground import Foreground
 from embedseg_large.engine.scratch import Scratch
 from embedseg_large.engine.settings import SegmentSettings
 from embedseg_large.geometry import Box
@@ -29,6 +30,8 @@ class Job:
     """Voxels of a tile that was never written have this value; None: there is no such thing."""
     intensity: tuple[IntensityRange, ...]
     """One for each channel."""
+    foreground: Foreground = field(default_factory=Foreground)
+    """Where to look."""
     resampling: Resampling
     """From the volume's grid to the one that the network sees."""
     settings: SegmentSettings

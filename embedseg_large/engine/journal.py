@@ -142,3 +142,23 @@ class Journal:
         self._folder.write(name, ("\n".join(self._lines) + "\n").encode())
         self._files += 1
         self._lines.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """The ledgers of a journal that belong to one timepoint."""
+
+    journal: Journal
+    name: str
+
+    def find(self, ledger: str, number: int) -> Note | None:
+        """The result of a task, if it is done."""
+        return self.journal.find(f"{self.name}/{ledger}", number)
+
+    def note(self, ledger: str, number: int, note: Note) -> None:
+        """Note a result."""
+        self.journal.note(f"{self.name}/{ledger}", number, note)
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        self.journal.flush()

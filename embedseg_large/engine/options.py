@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 
 class SettingsOptions(TypedDict, total=False):
@@ -39,8 +39,8 @@ class SegmentOptions(SettingsOptions, total=False):
 
     channel: int | None
     """Channel of a multi-channel image; default 0. None: all, for a multi-channel model."""
-    timepoint: int | None
-    """Timepoint of a series."""
+    timepoint: int | Sequence[int] | None
+    """One timepoint of a series, or several; default: all. Each has labels of its own, from 1."""
     level: int
     """Pyramid level; 0 is the finest."""
     axes: str | None
@@ -50,6 +50,11 @@ class SegmentOptions(SettingsOptions, total=False):
     object_diameter: float | str | None
     """Diameter of the objects along y and x: voxels, ``12um``, or ``voxel-size`` where image and
     model know theirs. The image is resampled to the model's scale, labels come back at its own."""
+    mask: Any
+    """Labels or a mask of the same space, at any pyramid level: a path or an array. Instances are
+    searched where it is not 0; tiles without such a voxel are not predicted."""
+    dark_below: float | None
+    """Tiles are not predicted if no voxel of a coarse level in them is brighter than this."""
     output: str | os.PathLike[str] | None
     """Store for the labels, where the image's own cannot have them."""
     ngff_version: str | None
@@ -57,10 +62,19 @@ class SegmentOptions(SettingsOptions, total=False):
     overwrite: bool
     """Whether labels of that name may be replaced."""
     scratch: str | os.PathLike[str] | None
-    """Folder for what the run keeps until it is finished; default: beside the labels' store."""
+    """Folder for what the run keeps until it is finished, and an unfinished one goes on from;
+    default: beside the labels' store. All workers must see it."""
     intensity_range: tuple[float, float] | None
     """Intensities that become 0 and 1; default: percentiles 1 and 99.8 of the whole volume."""
     intensity_sample: float | None
     """Fraction of the volume to take the percentiles from; default: all of it."""
+    intensity_per_timepoint: bool
+    """Whether each timepoint has percentiles of its own; default: those of all together."""
     device: str | None
     """cpu or cuda; default: cuda where there is one here, else cpu."""
+    keep_predictions: bool
+    """Whether the predictions stay, for `from_predictions`: in ``STORE-LABELS.predictions`` beside
+    the store, or in `scratch`."""
+    from_predictions: str | os.PathLike[str] | None
+    """Folder of predictions that were kept: they are clustered, and the network is not run. Image,
+    model and what the network depends on must be the same; thresholds may be others."""

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Unpack
 
+from embedseg_large.engine.foreground import Foreground, foreground_of
+from embedseg_large.engine.kept import KeptPredictions, is_kept, open_kept
 from embedseg_large.engine.network import Network, choose_device
 from embedseg_large.engine.objectsize import resampling_for
 from embedseg_large.engine.options import SettingsOptions
-from embedseg_large.engine.places import scratch_path
+from embedseg_large.engine.places import predictions_path, scratch_path
 from embedseg_large.engine.scratch import Scratch
 from embedseg_large.engine.settings import SegmentSettings, resolve_settings
 from embedseg_large.errors import ModelError, UsageError
 from embedseg_large.io.group import check_writable
 from embedseg_large.io.intensity import IntensityRange
 from embedseg_large.io.labels import LabelTarget, label_target
+from embedseg_large.io.objects import folder_at
 from embedseg_large.io.volume import Volume, open_volume
 from embedseg_large.resampling import Resampling
 
@@ -38,11 +41,48 @@ class Order:
     """The ranges given by the user, one a channel; None: to be found."""
     intensity_sample: float | None
     """Fraction of the volume to look at; None: all of it."""
+    intensity_per_timepoint: bool
+    """Whether each timepoint has ranges of its own."""
+    foreground: Foreground
+    """Where to look."""
+    keep: bool
+    """Whether predictions outlive the run."""
+    timepoints: tuple[int | None, ...] = (None,)
+    """Those to segment, of a volume with a time axis; else just None."""
+    kept_in: str | None = None
+    """Folder of the predictions of an earlier run, in place of those of the network."""
+    kept: KeptPredictions | None = None
+    """These, of a part."""
+    section: str = ""
+    """What tells files and ledgers of a timepoint from those of others."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the grid that is predicted and clustered."""
         return self.resampling.target
+
+    @property
+    def is_series(self) -> bool:
+        """Whether the volume has a time axis."""
+        return self.timepoints != (None,)
+
+    def parts(self) -> Iterator[Order]:
+        """The order of each timepoint."""
+        for timepoint in self.timepoints:
+            yield self._part(timepoint)
+
+    def _part(self, timepoint: int | None) -> Order:
+        part = self
+        if timepoint is not None:
+            part = replace(part, volume=replace(self.volume, timepoint=timepoint))
+        section = "" if timepoint is None else f"t{timepoint:05d}"
+        part = replace(part, timepoints=(None,), section=section)
+        if section:
+            part = replace(part, scratch=self.scratch.below(section))
+        if self.kept_in is None:
+            return part
+        kept = open_kept(f"{self.kept_in}/{section}".rstrip("/"), part)
+        return replace(part, kept=kept, scratch=replace(part.scratch, kept=kept.folder))
 
 
 def prepare(
@@ -51,18 +91,23 @@ def prepare(
     labels: str,
     *,
     channel: int | None = 0,
-    timepoint: int | None = None,
+    timepoint: int | Sequence[int] | None = None,
     level: int = 0,
     axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
     object_diameter: float | str | None = None,
+    mask: Any = None,
+    dark_below: float | None = None,
     output: str | os.PathLike[str] | None = None,
     ngff_version: str | None = None,
     overwrite: bool = False,
     scratch: str | os.PathLike[str] | None = None,
     intensity_range: tuple[float, float] | None = None,
     intensity_sample: float | None = None,
+    intensity_per_timepoint: bool = False,
     device: str | None = None,
+    keep_predictions: bool = False,
+    from_predictions: str | os.PathLike[str] | None = None,
     **settings: Unpack[SettingsOptions],
 ) -> Order:
     """Open the volume and the model, fill in all settings, and find every reason to refuse.
@@ -73,14 +118,17 @@ def prepare(
         See `segment`.
     channel, timepoint, level, axes, voxel_size
         As for `open_volume`, where `volume` is not opened yet.
-    object_diameter, output, ngff_version, overwrite, scratch
+    object_diameter, mask, dark_below, output, ngff_version, overwrite, scratch
         See `SegmentOptions`.
-    intensity_range, intensity_sample, device
+    intensity_range, intensity_sample, intensity_per_timepoint, device
+        See `SegmentOptions`.
+    keep_predictions, from_predictions
         See `SegmentOptions`.
     **settings
         See `SettingsOptions`.
     """
-    opened = _open(volume, channel, timepoint, level, axes, voxel_size)
+    single = timepoint if isinstance(timepoint, int | None) else None
+    opened = _open(volume, channel, single, level, axes, voxel_size)
     network = _load(model, opened.ndim)
     _check_fit(opened, network)
     device = choose_device(network, device)
@@ -94,7 +142,7 @@ def prepare(
     place = scratch_path(scratch, target.store, target.name)
     if "://" not in place:
         check_writable(Path(place).parent)
-    return Order(
+    order = Order(
         volume=opened,
         network=network,
         settings=resolved,
@@ -103,7 +151,34 @@ def prepare(
         scratch=Scratch.at(place),
         intensity=_given_range(intensity_range, network.channels),
         intensity_sample=intensity_sample,
+        intensity_per_timepoint=intensity_per_timepoint,
+        foreground=foreground_of(opened, network, mask, dark_below),
+        keep=keep_predictions,
+        timepoints=_timepoints(opened, timepoint),
     )
+    if from_predictions is not None:
+        return _with_kept(order, os.fspath(from_predictions))
+    if keep_predictions:
+        return _keeping(order, predictions_path(scratch, target.store, target.name))
+    return order
+
+
+def _with_kept(order: Order, path: str) -> Order:
+    """The same order on predictions of an earlier run."""
+    if order.keep:
+        raise UsageError("the predictions are kept already; leave out keep_predictions")
+    order = replace(order, kept_in=path)
+    for _ in order.parts():  # opens each of them, or refuses
+        pass
+    return order
+
+
+def _keeping(order: Order, path: str) -> Order:
+    """The same order, whose predictions go where they can stay."""
+    order = replace(order, scratch=replace(order.scratch, kept=folder_at(path)))
+    if not order.target.overwrite and any(is_kept(p.scratch.predictions) for p in order.parts()):
+        raise UsageError(f"{path}: predictions are kept there already; remove or overwrite them")
+    return order
 
 
 def _open(
@@ -152,10 +227,23 @@ def _check_fit(volume: Volume, network: Network) -> None:
             f"the model takes {network.channels} channels, the volume gives {channels}; "
             "choose with --channel"
         )
-    if "t" in volume.axes:
+
+
+def _timepoints(volume: Volume, asked: int | Sequence[int] | None) -> tuple[int | None, ...]:
+    """The timepoints that are meant; just None where there is no choice left."""
+    if "t" not in volume.axes:
+        if isinstance(asked, int | None):
+            return (None,)
+        raise UsageError("there is no time axis to choose several timepoints of")
+    if isinstance(asked, int | None):
+        return tuple(range(volume.n_timepoints))
+    wrong = [t for t in asked if not 0 <= t < volume.n_timepoints]
+    if wrong or not asked or len(set(asked)) != len(asked):
         raise UsageError(
-            f"the volume has {volume.n_timepoints} timepoints; choose one with --timepoint"
+            f"timepoint {','.join(map(str, asked))}; choose different ones from 0 to "
+            f"{volume.n_timepoints - 1}"
         )
+    return tuple(asked)
 
 
 def _given_range(given: Sequence[float] | None, channels: int) -> tuple[IntensityRange, ...] | None:

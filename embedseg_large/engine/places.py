@@ -21,6 +21,12 @@ def scratch_path(given: str | os.PathLike[str] | None, store: str, labels: str) 
     return f"{where.rstrip('/')}/.{store.rpartition('/')[2]}-{labels}-{mark}.run"
 
 
+def predictions_path(given: str | os.PathLike[str] | None, store: str, labels: str) -> str:
+    """The folder of predictions that are kept: where the run's would be, and not hidden."""
+    parent, _, name = scratch_path(given, store, labels).rpartition("/")
+    return f"{parent}/{name.removeprefix('.').removesuffix('.run')}.predictions"
+
+
 def lock_folder(store: str, labels: str) -> Folder:
     """The folder of the lock of some labels: beside the store, or in it if that is read-only."""
     parent = Path(store).parent

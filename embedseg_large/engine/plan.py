@@ -50,11 +50,13 @@ def make_plan(order: Order) -> Plan:
     channels = channel_count(settings.ndim)
     predicted = _region(prediction)
     clustered, raised = _region(clustering), _region(clustering.with_margin(settings.max_halo))
+    count = len(order.timepoints)
     return Plan(
-        prediction_tiles=len(prediction),
-        cluster_tiles=len(clustering),
-        input_voxels=_all_regions(prediction),
-        scratch_bytes=int(prod(shape) * (channels * 2 + _VIEW_BYTES)),
+        prediction_tiles=count * len(prediction),
+        cluster_tiles=count * len(clustering),
+        input_voxels=count * _all_regions(prediction),
+        # predictions of one timepoint at a time
+        scratch_bytes=int(prod(shape) * (channels * 2 + count * _VIEW_BYTES)),
         worker_bytes=int(
             _PROCESS_BYTES
             + max(predicted * network.bytes_per_voxel, clustered * _CLUSTER_BYTES)

@@ -6,9 +6,9 @@ are done, and then the run says what is missing. Doing it again later does only 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from embedseg_large.engine.journal import Journal
+from embedseg_large.engine.journal import Journal, Section
 from embedseg_large.engine.progress import Progress
 from embedseg_large.engine.tasks import Done, Executor, Failed, Source, Task
 from embedseg_large.errors import EmbedSegError, RunError
@@ -23,8 +23,14 @@ class Recorder:
     """Does tasks on an executor, and notes them in a journal."""
 
     executor: Executor
-    journal: Journal
+    journal: Journal | Section
     progress: Progress
+
+    def within(self, section: str) -> Recorder:
+        """The same, for tasks whose ledgers have a section of the journal of their own."""
+        if not section or isinstance(self.journal, Section):
+            return self
+        return replace(self, journal=Section(self.journal, section))
 
     def run(self, source: Source) -> None:
         """Do the tasks of a source that are not done yet; see `Recording`."""
@@ -42,7 +48,7 @@ class _Noted:
     """The tasks of a source that the journal does not know."""
 
     source: Source
-    journal: Journal
+    journal: Journal | Section
     progress: Progress
     failures: list[tuple[Task, Failed]] = field(default_factory=list)
     _done: int = 0

@@ -25,6 +25,13 @@ class TracedObject:
     """Its final label."""
     seed: tuple[int, ...]
     """Its seed voxel (z, y, x), in the volume."""
+    timepoint: int | None = None
+    """Of a series."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object as values that JSON can hold."""
+        when = {} if self.timepoint is None else {"timepoint": self.timepoint}
+        return {"label": self.label, "seed": list(self.seed)} | when
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +66,17 @@ class SeamReport:
         """The report as values that JSON can hold."""
         lists = ("repaired_objects", "joined_objects")
         plain = {k: getattr(self, k) for k in self.__slots__ if k not in lists}
-        objects = {
-            k: [{"label": o.label, "seed": list(o.seed)} for o in getattr(self, k)] for k in lists
-        }
+        objects = {k: [o.as_dict() for o in getattr(self, k)] for k in lists}
         return plain | objects
+
+
+def merged(reports: Sequence[SeamReport]) -> SeamReport:
+    """The report of a series: sums, and the objects of all timepoints."""
+    totals: dict[str, Any] = {}
+    for name in SeamReport.__slots__:
+        first, *rest = (getattr(report, name) for report in reports)
+        totals[name] = sum(rest, first)
+    return SeamReport(**totals)
 
 
 def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
@@ -91,7 +105,7 @@ def _traced(job: Job, numbering: Numbering, ids: Sequence[int]) -> tuple[TracedO
     labels = numbering.ranking(job).labels(names)
     seeds = np.stack(np.unravel_index((names - np.uint64(1)).astype(np.int64), job.shape), axis=1)
     return tuple(
-        TracedObject(label=label, seed=job.in_volume(seed))
+        TracedObject(label=label, seed=job.in_volume(seed), timepoint=job.timepoint)
         for label, seed in zip(labels.tolist(), seeds.tolist(), strict=True)
     )
 

@@ -104,6 +104,8 @@ def _remove(folder: Folder, about: Mapping[str, Any]) -> None:
 
 
 def _begin(folder: Folder, order: Order) -> None:
+    if order.keep:
+        order.scratch.predictions.remove_all()  # of an earlier run, or of none that was finished
     facts = facts_of(order)
     about = {
         "name": secrets.token_hex(8),

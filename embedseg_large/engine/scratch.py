@@ -60,6 +60,11 @@ class Scratch:
         """Where predictions are."""
         return self.folder.below("predictions") if self.kept is None else self.kept
 
+    def below(self, name: str) -> Scratch:
+        """The part of it that belongs to one timepoint."""
+        kept = None if self.kept is None else self.kept.below(name)
+        return Scratch(self.folder.below(name), kept)
+
     def remove(self) -> None:
         """Delete the folder and all in it."""
         self.folder.remove_all()
@@ -121,9 +126,7 @@ class Scratch:
     def read_seam(self, name: ViewName, number: int, shape: Sequence[int]) -> NDArray[np.uint64]:
         """Ids of the voxels of a tile's seam region `number`."""
         with self._load(_view(name)) as file:
-            labels: NDArray[np.uint32] = _unpack(
-                file[f"seam{number}"].tobytes(), np.uint32, shape
-            )
+            labels: NDArray[np.uint32] = _unpack(file[f"seam{number}"].tobytes(), np.uint32, shape)
             ids: NDArray[np.uint64] = _names(file["ids"])[labels]
         return ids
 

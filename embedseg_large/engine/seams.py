@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.engine.job import Job
-from embedseg_large.engine.progress import Progress
 from embedseg_large.engine.stages import (
     Accounted,
     Checked,
@@ -72,7 +71,6 @@ class SeamCheck:
 
     job: Job
     recorder: Recording
-    progress: Progress
     predictions: NDArray[np.uint32]
     """Version of the predictions of each tile."""
     views: Views
@@ -131,7 +129,7 @@ class SeamCheck:
 
     def _compare(self, lows: Iterable[Index], count: int) -> None:
         """Compare the faces above each of some tiles."""
-        self.progress.begin("check", count)
+        self.recorder.progress.begin("check", count)
         self.recorder.run(Each(map(self._check_task, lows), self._note_check))
 
     def _check_task(self, index: Index) -> Task:
@@ -161,7 +159,7 @@ class SeamCheck:
 
     def _account(self, layers: Collection[int]) -> None:
         """Account for the instances of some layers."""
-        self.progress.begin("check", len(layers))
+        self.recorder.progress.begin("check", len(layers))
         self.recorder.run(Each(map(self._account_task, layers), self._note_account))
 
     def _account_task(self, layer: int) -> Task:
@@ -208,7 +206,7 @@ class SeamCheck:
 
     def _raise(self, tiles: list[Index]) -> None:
         """Cluster some tiles again, one level up."""
-        self.progress.begin("cluster", len(tiles))
+        self.recorder.progress.begin("cluster", len(tiles))
         above = {tile: self.views[tile].level + 1 for tile in tiles}
         tasks = (cluster_task(self.job, t, above[t], self.predictions) for t in tiles)
         self.recorder.run(Each(tasks, lambda task, version: self._put(task, above, version)))

@@ -18,32 +18,36 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
-import numpy as np
-
+from embedseg_large.engine.clusterfile import (
+    ClusterSettings,
+    LocalSettings,
+    SchedulerSettings,
+    read_cluster_file,
+)
 from embedseg_large.engine.job import Job
+from embedseg_large.engine.kept import keep
 from embedseg_large.engine.network import Network, place
 from embedseg_large.engine.options import SegmentOptions
 from embedseg_large.engine.order import Order, prepare
+from embedseg_large.engine.pipeline import Found, find_instances, tasks_of, write_labels
 from embedseg_large.engine.progress import Progress, Watcher
 from embedseg_large.engine.provenance import provenance
 from embedseg_large.engine.recorder import Recorder
-from embedseg_large.engine.report import SegmentResult, seam_report
+from embedseg_large.engine.report import SegmentResult, merged
 from embedseg_large.engine.runs import Run, open_run
-from embedseg_large.engine.seams import SeamCheck, SeamState
 from embedseg_large.engine.serial import SerialExecutor
 from embedseg_large.engine.spool import reopenable
-from embedseg_large.engine.stages import Numbering, downsample, finish
-from embedseg_large.engine.tasks import Call, Each, Executor, PredictThenCluster, Task
+from embedseg_large.engine.statistics import find_intensity
+from embedseg_large.engine.tasks import Executor
 from embedseg_large.errors import UsageError
-from embedseg_large.io.intensity import Histogram, IntensityRange, intensity_ranges
+from embedseg_large.io.intensity import IntensityRange
 from embedseg_large.io.labels import PendingLabels
-from embedseg_large.stitching.relabel import label_dtype, offsets
+from embedseg_large.stitching.relabel import label_dtype
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -59,6 +63,7 @@ def segment(
     client: Client | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
+    cluster_config: str | os.PathLike[str] | None = None,
     watcher: Watcher | None = None,
     **options: Unpack[SegmentOptions],
 ) -> SegmentResult:
@@ -76,16 +81,20 @@ def segment(
     client
         A `distributed.Client` whose workers do the work.
     workers
-        Number of local worker processes to start. With neither this nor `client` nor
-        `scheduler` the work is done in this process.
+        Number of local worker processes to start. With none of this, `client`, `scheduler` and
+        `cluster_config` the work is done in this process.
     scheduler
         Address of a running Dask scheduler.
+    cluster_config
+        File with the settings of a cluster to start or to use, see
+        `embedseg_large.engine.clusterfile`.
     watcher
         Is told of progress.
     **options
         See `embedseg_large.engine.options.SegmentOptions`: channel, timepoint, level, axes,
-        voxel_size, object_diameter, output, ngff_version, overwrite, scratch, intensity_range,
-        intensity_sample, device, tta, dtype, tile, context, cluster_tile, halo, max_halo,
+        voxel_size, object_diameter, mask, dark_below, output, ngff_version, overwrite, scratch,
+        keep_predictions, from_predictions, intensity_range, intensity_sample,
+        intensity_per_timepoint, device, tta, dtype, tile, context, cluster_tile, halo, max_halo,
         strict, min_object_size, foreground, seed. Sizes and margins of tiles are voxels of the
         grid that the network sees: the volume's own, or with `object_diameter` the model's.
 
@@ -107,45 +116,49 @@ def segment(
     OutputError
         When the output cannot be written. Older labels are still there then.
     """
-    _check_choice(client, workers, scheduler)
+    where = _chosen(client, workers, scheduler, cluster_config)
     order = prepare(volume, model, labels, **options)
-    with (
-        open_run(order) as run,
-        _executor(order, run, client, workers, scheduler) as executor,
-    ):
+    with open_run(order) as run, _executor(order, run, where) as executor:
         return run_order(order, run, executor, Progress(watcher))
 
 
-def _check_choice(client: Client | None, workers: int | None, scheduler: str | None) -> None:
-    if sum(x is not None for x in (client, workers, scheduler)) > 1:
-        raise UsageError("client, workers and scheduler exclude each other; give one of them")
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers is {workers}; give at least 1, or none to work in this process")
-
-
-@contextmanager
-def _executor(
-    order: Order,
-    run: Run,
+def _chosen(
     client: Client | None,
     workers: int | None,
     scheduler: str | None,
-) -> Iterator[Executor]:
-    """The executor that was asked for: in this process, or on workers."""
+    cluster_config: str | os.PathLike[str] | None,
+) -> Client | ClusterSettings | None:
+    """Where the work is to be done: by a client's workers, by those of settings, or here."""
+    asked = (client, workers, scheduler, cluster_config)
+    if sum(x is not None for x in asked) > 1:
+        raise UsageError(
+            "client, workers, scheduler and cluster_config exclude each other; give one of them"
+        )
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers is {workers}; give at least 1, or none to work in this process")
+    if workers is not None:
+        return LocalSettings(workers=workers)
+    if scheduler is not None:
+        return SchedulerSettings(address=scheduler)
+    return client if cluster_config is None else read_cluster_file(cluster_config)
+
+
+@contextmanager
+def _executor(order: Order, run: Run, where: Client | ClusterSettings | None) -> Iterator[Executor]:
+    """What does the work."""
     settings = order.settings
-    if client is None and workers is None and scheduler is None:
+    if where is None:
         network = place(order.network, device=settings.device, dtype=settings.dtype)
         yield SerialExecutor(network)
         return
-    from embedseg_large.engine.run import DaskExecutor, local_client, remote_client
+    from embedseg_large.engine.clusters import cluster_client
+    from embedseg_large.engine.run import DaskExecutor
     from embedseg_large.engine.workers import network_spec
 
     with ExitStack() as stack:
-        if scheduler is not None:
-            client = stack.enter_context(remote_client(scheduler))
-        elif client is None:
-            client = stack.enter_context(local_client(workers or 1, settings.device))
-        executor = DaskExecutor(client, network_spec(order.network, settings, run.folder))
+        if isinstance(where, ClusterSettings):
+            where = stack.enter_context(cluster_client(where, settings.device))
+        executor = DaskExecutor(where, network_spec(order.network, settings, run.folder))
         stack.callback(executor.close)
         yield executor
 
@@ -153,121 +166,74 @@ def _executor(
 def run_order(order: Order, run: Run, executor: Executor, progress: Progress) -> SegmentResult:
     """Do what was ordered: all stages, then publish. A failure leaves older labels as they are."""
     began = time.perf_counter()
-    logger.info("segmenting %s into %s", order.volume.spatial_shape, order.target.path)
+    logger.info("segmenting %s into %s", order.volume.shape, order.target.path)
     logger.info("settings: %s", order.settings.as_dict())
     recorder = Recorder(executor, run.journal, progress)
-    job = _start(order, run, recorder)
-    tiles = _predict_and_cluster(job, recorder)
-    state = SeamCheck(job, recorder, progress, tiles.predictions, tiles.views).run()
-    logger.info("%d faces, %d rounds of repair", state.faces, state.rounds)
-    numbering = Numbering(joins=state.joins, before=offsets(state.counts), versions=state.layers)
-    seams = seam_report(job, state, numbering)
-    pending = order.target.create(label_dtype(int(numbering.before[-1])), run=run.name)
-    run.tell({"pending": pending.path})
-    _finish(job, pending, numbering, state, recorder)
+    found = _find_all(order, run, recorder)
+    pending = _write_all(found, order, run, recorder)
     summary: dict[str, Any] = {
-        "n_instances": int(numbering.before[-1]),
+        "n_instances": sum(f.n_instances for f in found),
         "labels": order.target.path,
-        "seams": seams.as_dict(),
+        "seams": merged([f.seams for f in found]).as_dict(),
+        "skipped": dict(sum((Counter(f.skipped) for f in found), Counter())),
         "stages": {name: clock.as_dict() for name, clock in progress.clocks.items()},
         "resumed": {name: c.recalled for name, c in progress.clocks.items() if c.recalled},
         "seconds": round(time.perf_counter() - began, 3),
-        **provenance(order, job.intensity),
+        **provenance(order, [f.job.intensity for f in found]),
     }
+    if order.is_series:
+        summary["timepoints"] = {f.job.timepoint: f.n_instances for f in found}
+    if order.keep:
+        summary["predictions"] = order.scratch.predictions.path
     run.lock.check_now()
     pending.publish(summary)
     return SegmentResult(
         path=order.target.path,
         n_instances=summary["n_instances"],
-        seams=seams,
+        seams=merged([f.seams for f in found]),
         summary=summary,
     )
 
 
-def _start(order: Order, run: Run, recorder: Recorder) -> Job:
-    """Statistics, and all that tasks need to know."""
-    intensity = _intensity(order, run, recorder)
-    for found in intensity:
-        logger.info("intensities %g to %g become 0 to 1", found.low, found.high)
+def _find_all(order: Order, run: Run, recorder: Recorder) -> list[Found]:
+    """All stages but the last of every timepoint, one after the other."""
+    found = []
+    common = None if order.intensity_per_timepoint else find_intensity(order, recorder)
+    for part in order.parts():
+        section = recorder.within(part.section)
+        intensity = find_intensity(part, section) if common is None else common
+        for one in intensity:
+            logger.info("intensities %g to %g become 0 to 1", one.low, one.high)
+        job = _job(part, intensity, recorder.executor)
+        todo = tasks_of(job, part)
+        run.tell({"tasks": {name: n * len(order.timepoints) for name, n in todo.items()}})
+        found.append(find_instances(job, part, section))
+        if order.keep:
+            keep(part.scratch.predictions, part, found[-1].predictions, intensity)
+    return found
+
+
+def _job(order: Order, intensity: tuple[IntensityRange, ...], executor: Executor) -> Job:
+    """All that tasks need to know."""
     job = Job(
         volume=order.volume,
         timepoint=order.volume.timepoint,
         fill_value=order.volume.fill_value,
         intensity=intensity,
+        foreground=order.foreground,
         resampling=order.resampling,
         settings=order.settings,
         scratch=order.scratch,
     )
-    run.tell({"tiles": {"predict": len(job.prediction), "cluster": len(job.clustering())}})
-    return job if isinstance(recorder.executor, SerialExecutor) else reopenable(job)
+    return job if isinstance(executor, SerialExecutor) else reopenable(job)
 
 
-def _intensity(order: Order, run: Run, recorder: Recorder) -> tuple[IntensityRange, ...]:
-    """The range of each channel: as given, or of the whole volume."""
-    if order.intensity is not None:
-        return order.intensity
-    known = run.journal.find("statistics", 0)
-    if known is not None:
-        return tuple(IntensityRange(**values) for values in known[1])
-    run_on: Any = map  # where the volume is in this process's memory
-    if isinstance(recorder.executor, SerialExecutor) or order.volume.path is not None:
-        run_on = partial(_map, recorder, "statistics")
-    found = intensity_ranges(order.volume, sample=order.intensity_sample, map=run_on)
-    run.journal.note("statistics", 0, (0, [asdict(r) for r in found]))
-    run.journal.flush()
-    return found
-
-
-def _map(
-    recorder: Recorder,
-    stage: str,
-    function: Callable[[Any], Histogram],
-    items: Iterable[Any],
-) -> list[Histogram]:
-    """`map` on an executor, summed up as results come: there may be many, of a megabyte each."""
-    todo = list(items)
-    recorder.progress.begin(stage, len(todo))
-    total = [Histogram(np.empty(0, np.uint32), np.empty(0, np.int64))]
-
-    def add(_: Task, result: Histogram) -> None:
-        total[0] += result
-
-    recorder.run(Each((Task(stage=stage, call=Call(function, (i,))) for i in todo), add))
-    return total
-
-
-def _predict_and_cluster(job: Job, recorder: Recorder) -> PredictThenCluster:
-    recorder.progress.begin("predict", len(job.prediction))
-    recorder.progress.begin("cluster", len(job.clustering()))
-    tiles = PredictThenCluster(job)
-    recorder.run(tiles)
-    return tiles
-
-
-def _finish(
-    job: Job, pending: PendingLabels, numbering: Numbering, state: SeamState, recorder: Recorder
-) -> None:
-    """Write the final labels, then level by level the pyramid."""
-    for level in range(pending.n_levels):
-        recorder.progress.begin("finish", sum(1 for _ in pending.regions(level)))
-        recorder.run(Each(_finish_tasks(job, pending, numbering, state, level)))
-
-
-def _finish_tasks(
-    job: Job, pending: PendingLabels, numbering: Numbering, state: SeamState, level: int
-) -> Iterator[Task]:
-    grid = job.clustering()
-    for number, box in enumerate(pending.regions(level)):
-        if level == 0:
-            views = state.views.part(grid.span(job.on_grid(box)))
-            call = Call(finish, (job, pending, numbering, box, views))
-        else:
-            call = Call(downsample, (job, pending, level, box))
-        yield Task(
-            stage="finish",
-            call=call,
-            where=f"level {level}, {box}",
-            voxels=0 if level else box.size,
-            ledger=f"finish/{level}",
-            number=number,
-        )
+def _write_all(found: Sequence[Found], order: Order, run: Run, recorder: Recorder) -> PendingLabels:
+    """The last stage of every timepoint."""
+    most = max(f.n_instances for f in found)
+    pending = order.target.create(label_dtype(most), run=run.name)
+    shards = sum(1 for level in range(pending.n_levels) for _ in pending.regions(level))
+    run.tell({"pending": pending.path, "shards": shards * len(found)})
+    for part, one in zip(order.parts(), found, strict=True):
+        write_labels(one, pending, recorder.within(part.section))
+    return pending

@@ -19,7 +19,7 @@ from embedseg_large.engine.job import Job
 from embedseg_large.engine.journal import Note
 from embedseg_large.engine.network import Network
 from embedseg_large.engine.reading import read_normalised
-from embedseg_large.engine.views import EMPTY, SKIPPED, Views
+from embedseg_large.engine.views import DARK, EMPTY, MASKED, UNWRITTEN, Views
 from embedseg_large.geometry import Box
 from embedseg_large.io.labels import PendingLabels
 from embedseg_large.stitching.join import Joins
@@ -37,12 +37,18 @@ KEPT_SEED = 0.1
 def predict(job: Job, network: Network, index: Index) -> int:
     """PREDICT: the embedding of a core, from core and context. Returns its version."""
     tile = job.prediction.tile(index)
+    seen = tile.region.clip(job.shape)
+    inside = job.foreground.inside(tile.core, job.shape, job.timepoint)
+    if inside is not None and not inside.any():
+        return MASKED
+    if job.foreground.is_dark(seen, job.shape, job.timepoint):
+        return DARK
     image = read_padded(job, tile.region)
     if image is None:
-        return SKIPPED
+        return UNWRITTEN
     whole = network.predict_tile(image, tile.region, job.settings.tta)
     stored = whole[(slice(None), *tile.core.slices_in(tile.region))]
-    kept, count = keep_above(stored, min(KEPT_SEED, job.settings.foreground))
+    kept, count = keep_above(stored, min(KEPT_SEED, job.settings.foreground), inside)
     return job.scratch.write_prediction(index, kept) if count else EMPTY
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from embedseg_large.engine.job import Job
 from embedseg_large.engine.journal import Note
 from embedseg_large.engine.network import Network
+from embedseg_large.engine.progress import Progress
 from embedseg_large.engine.stages import cluster, predict
 from embedseg_large.engine.views import MISSING, ViewName, Views
 from embedseg_large.errors import EmbedSegError, ModelError, OutputError, RunError, UsageError
@@ -108,6 +109,10 @@ class Executor(Protocol):
 
 class Recording(Protocol):
     """Does all tasks of a source; what stages are given."""
+
+    @property
+    def progress(self) -> Progress:
+        """Is told of the work."""
 
     def run(self, source: Source) -> None:
         """Do what is not done yet.
@@ -213,6 +218,31 @@ class PredictThenCluster:
         region = self.job.clustering().tile(tile).region
         needed = tuple(slice(a, b) for a, b in self.job.prediction.span(region))
         return bool((self.predictions[needed] != MISSING).all())
+
+
+@dataclass(slots=True)
+class ClusterPredicted:
+    """CLUSTER every tile, of predictions that are there already."""
+
+    job: Job
+    predictions: NDArray[np.uint32]
+    views: Views = field(init=False)
+    _todo: Iterator[Index] = field(init=False)
+
+    def __post_init__(self) -> None:
+        grid = self.job.clustering()
+        self.views = Views.none_yet(grid.counts)
+        self._todo = iter(grid)
+
+    def next(self) -> Task | None:
+        """The next tile."""
+        index = next(self._todo, None)
+        return None if index is None else cluster_task(self.job, index, 0, self.predictions)
+
+    def done(self, task: Task, result: Any) -> None:
+        """Note a view."""
+        assert task.index is not None
+        self.views.put(ViewName(task.index, 0, result))
 
 
 def _predict_task(job: Job, index: Index) -> Task:

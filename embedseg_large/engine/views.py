@@ -19,9 +19,13 @@ from embedseg_large.tiling.grid import Index
 
 MISSING = 0
 """Version of what is not there yet."""
-SKIPPED = 1
-"""Version of the predictions of a tile that was not predicted: there is nothing to see."""
-EMPTY = 2
+UNWRITTEN = 1
+"""Version of a tile that was not predicted, since nothing was ever written to the volume there."""
+MASKED = 2
+"""The same, since it lies outside the user's mask."""
+DARK = 3
+"""The same, since nothing in it is bright."""
+EMPTY = 4
 """Version of predictions without foreground, which need no file."""
 
 Span = Sequence[tuple[int, int]]

@@ -92,6 +92,28 @@ class RemoteFolder:
         for keys in self._keys(self.key):
             self._delete(keys)
 
+    def children(self) -> list[str]:
+        """List what is directly in the folder; names of folders end with a slash."""
+        skip = len(self.key) + 1 if self.key else 0
+        with reading(self.path):
+            found = self._store.list_with_delimiter(self.key or None)
+        objects = [about["path"] for about in found["objects"]]
+        return sorted(
+            key[skip:] for key in (*objects, *(f"{p}/" for p in found["common_prefixes"]))
+        )
+
+    def copy(self, name: str, to: str) -> None:
+        """Copy an object to another name in this folder; its bytes stay in the store."""
+        with self._writing(to) as store:
+            store.copy(self._key(name), self._key(to))
+
+    def parent(self) -> RemoteFolder | None:
+        """Return the folder that this one lies in; None for the bucket itself."""
+        if not self.key:
+            return None
+        path, key = (text.rpartition("/")[0] for text in (self.path, self.key))
+        return replace(self, path=path, key=key)
+
     def below(self, name: str) -> RemoteFolder:
         """Return the folder `name` inside this one."""
         return replace(self, path=self._url(name), key=self._key(name))

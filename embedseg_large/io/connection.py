@@ -1,4 +1,4 @@
-"""Connections to object stores and web servers, and what their errors mean in one line.
+"""Connections to object stores and web servers.
 
 Requests that fail for a reason that may pass (5xx, 429, no answer, a connection cut) are tried
 again, with pauses that double, until `Retries.total` seconds have gone by. Credentials and end
@@ -36,17 +36,6 @@ _VARIABLES = ("AWS_", "AZURE_", "GOOGLE_")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 _CONNECT = 5.0
 _INSTALL = 'pip install "embedseg-large[s3]"'
-_TRANSIENT = re.compile(r"status code: (5\d\d|429|408|409)|HTTP error: [a-z]|SlowDown")
-_STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]*)*)")
-_CODE = re.compile(r"<Code>(\w+)</Code>")
-_TRANSPORT = re.compile(r"HTTP error: ([a-z][^\n:/?]*)")  # not "Generic HTTP error: ... URL"
-_TRIES = re.compile(r"after (\d+) retries")
-
-
-class UnreachableError(VolumeError, OSError):
-    """A file or object is there, or may be, and cannot be read: no answer, no permission."""
-
-
 @dataclass(frozen=True, slots=True)
 class Retries:
     """How long a request is tried again."""
@@ -220,18 +209,6 @@ def _again(retries: Retries) -> RetryConfig:
     }
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """Return the classes of what obstore raises; `FileNotFoundError` for what is not there."""
-    from obstore.exceptions import BaseError
-
-    return (BaseError, OSError, NotImplementedError)
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether a failed request may succeed if it is made again."""
-    return bool(_TRANSIENT.search(_first_line(error)))
-
-
 def again(retries: Retries, call: Callable[[], T]) -> T:
     """Call until it succeeds: a connection that is cut after the first bytes is our affair.
 
@@ -254,76 +231,3 @@ def pause_or_raise(pauses: Iterator[float], error: Exception) -> None:
     if pause is None:
         raise error
     sleep(pause)
-
-
-@contextmanager
-def reading(where: str) -> Iterator[None]:
-    """Turn errors of obstore into an `UnreachableError`; what is not there stays so.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such object.
-    UnreachableError
-        If it cannot be read.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        if "NoSuchBucket" in str(error):
-            raise UnreachableError(f"{where}: {reason(error)}") from error
-        raise FileNotFoundError(f"{where}: there is no such object") from error
-    except failures() as error:
-        raise UnreachableError(f"{where}: {reason(error)}") from error
-
-
-@contextmanager
-def writing(where: str) -> Iterator[None]:
-    """Turn errors of obstore into an `OutputError`.
-
-    Raises
-    ------
-    OutputError
-        If the object cannot be written.
-    """
-    try:
-        yield
-    except (OutputError, UnreachableError):
-        raise
-    except failures() as error:
-        raise OutputError(f"{where}: {reason(error)}") from error
-
-
-def reason(error: BaseException) -> str:
-    """Say in one line, without URLs and so without secrets, why a request failed."""
-    text = str(error)
-    code = _CODE.search(text)
-    detail = ", ".join(_details(text))
-    if "NoSuchBucket" in text:
-        return "there is no such bucket; create it, or correct the URL"
-    if "169.254.169.254" in text:
-        return (
-            "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "or AWS_SKIP_SIGNATURE=true for a public bucket"
-        )
-    if code and code[1] == "RequestTimeTooSkewed":
-        return "the clock of this machine is wrong by minutes; set it and run the command again"
-    if "non-partial response" in text:
-        return "the server cannot send parts of a file, which shards need; use another server"
-    if re.search(r"status code: 40[13]", text):
-        return f"access denied ({detail}); check the credentials in the environment"
-    if is_transient(error):
-        return f"no proper answer ({detail}); run the same command again later"
-    return f"the request failed ({detail or type(error).__name__})"
-
-
-def _details(text: str) -> Iterator[str]:
-    for pattern in (_STATUS, _CODE, _TRANSPORT):
-        if found := pattern.search(text):
-            yield found[1].strip()
-    if tries := _TRIES.search(text):
-        yield f"tried {int(tries[1]) + 1} times"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n\nDebug source")[0]

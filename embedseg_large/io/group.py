@@ -146,14 +146,23 @@ def read_json(file: Path) -> Document:
     MetadataError
         If the file is not a JSON object.
     """
-    if not file.exists():
-        return {}
+    return parse_document(file.read_bytes(), str(file)) if file.exists() else {}
+
+
+def parse_document(data: bytes, where: str) -> Document:
+    """Read a JSON object from bytes.
+
+    Raises
+    ------
+    MetadataError
+        If they are none.
+    """
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(data)
     except ValueError as error:
-        raise MetadataError(f"{file}: not a JSON document ({error}); restore it") from error
+        raise MetadataError(f"{where}: not a JSON document ({error}); restore it") from error
     if not isinstance(document, dict):
-        raise MetadataError(f"{file}: not a JSON object; restore it")
+        raise MetadataError(f"{where}: not a JSON object; restore it")
     return document
 
 
@@ -189,18 +198,17 @@ def write_group(folder: Path, zarr_format: int, attributes: Document) -> None:
         write_json(folder / ".zgroup", {"zarr_format": 2})
 
 
-def ngff_content(folder: Path) -> Document:
-    """Read the NGFF metadata of a group, wherever its version keeps it."""
-    attributes = read_attributes(folder)
+def ngff_content(attributes: Document) -> Document:
+    """Find the NGFF metadata among the attributes of a group, wherever its version keeps them."""
     return dict(attributes.get("ome", attributes))
 
 
-def ngff_version(folder: Path) -> str | None:
-    """Tell the NGFF version of the image in a folder; None where there is no image.
+def ngff_version(attributes: Document) -> str | None:
+    """Tell the NGFF version of the image with these attributes; None if it is no image.
 
     Versions before 0.4 are often not written down; "0.1" stands for all of those.
     """
-    content = ngff_content(folder)
+    content = ngff_content(attributes)
     if not content.get("multiscales"):
         return None
     return str(content.get("version") or content["multiscales"][0].get("version") or "0.1")

@@ -1,13 +1,9 @@
 """Label volumes in OME-Zarr stores: where they go, how they are filled, how they are published.
 
 1. `label_target` decides the place, the format and the levels, and finds every reason to refuse.
-2. `LabelTarget.create` makes a group under a hidden name beside the final one: half-written labels
-   are never seen under the final name.
+2. `LabelTarget.create` makes the arrays where nobody takes them for labels.
 3. Tasks fill whole regions of it (`PendingLabels.write`, then `downsample` level by level).
-4. `PendingLabels.publish` renames it, after moving older labels aside, and lists the name. Every
-   failure moves the older labels back; after a kill, the next `label_target` does.
-
-Images in object stores are read, not written to: labels of these need a local output.
+4. `PendingLabels.publish` gives them their name; how, depends on the place: see `label_folder`.
 """
 
 from __future__ import annotations
@@ -16,9 +12,7 @@ import hashlib
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,33 +20,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from embedseg_large.errors import LabelsExistError, OutputError, UsageError
+from embedseg_large.errors import OutputError, UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.io.group import (
-    check_writable,
-    group_format,
-    locked,
-    ngff_content,
-    ngff_version,
-    output_errors,
-    read_attributes,
-    refresh_consolidated,
-    replaced,
-    write_group,
-)
+from embedseg_large.io.connection import READ_ONLY, is_remote, joined, shown
+from embedseg_large.io.group import ngff_content, ngff_version
+from embedseg_large.io.label_folder import PROVENANCE as PROVENANCE
+from embedseg_large.io.label_folder import Draft, LabelFolder, label_folder
 from embedseg_large.io.label_levels import label_levels, label_units
-from embedseg_large.io.volume import Volume, open_volume
+from embedseg_large.io.volume import Volume
 from embedseg_large.io.writer import (
     ZARR_FORMATS,
     LevelSpec,
     MultiscaleStore,
-    check_local,
     check_version,
     ngff_attributes,
 )
-
-PROVENANCE = "embedseg_large"
-"""Attribute that marks labels as written by this package, and says how they were made."""
 
 _LABEL_AXES = "tzyx"
 _BAD_NAME = re.compile(r"^$|^\.|^__|[/\\\x00-\x1f]|^zarr\.json$")
@@ -63,7 +45,7 @@ class LabelTarget:
     """A place for labels that was found to be usable; made by `label_target`."""
 
     store: str
-    """Folder of the group whose ``labels`` folder gets them."""
+    """Folder or URL of the group whose ``labels`` folder gets them."""
     name: str
     """Name of the labels."""
     ngff_version: str
@@ -80,14 +62,14 @@ class LabelTarget:
     """Whether `store` is the image that is segmented."""
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> str:
         """The ``labels`` folder."""
-        return Path(self.store, "labels")
+        return joined(self.store, "labels")
 
     @property
     def path(self) -> str:
         """The labels' own group, once they are published."""
-        return str(self.folder / self.name)
+        return joined(self.folder, self.name)
 
     def pending(self, dtype: DTypeLike, *, run: str | None = None) -> PendingLabels:
         """Describe the labels of a run before they are published; touches no disk.
@@ -108,19 +90,21 @@ class LabelTarget:
         kind = np.dtype(dtype)
         if not np.issubdtype(kind, np.integer):
             raise UsageError(f"labels are integers, not {kind}")
-        suffix = secrets.token_hex(4) if run is None else _digest(run)
+        short = secrets.token_hex(4) if run is None else _digest(run)
+        path, suffix = label_folder(self.store).place(self.name, short)
         store = MultiscaleStore(
-            path=str(self.folder / f".{self.name}-{suffix}"),
+            path=path,
             ngff_version=self.ngff_version,
             axes=self.axes,
             units=self.units,
             dtype=kind.name,
             levels=self.levels,
+            suffix=suffix,
         )
-        return PendingLabels(target=self, store=store)
+        return PendingLabels(target=self, draft=Draft(name=self.name, run=short, store=store))
 
     def create(self, dtype: DTypeLike, *, run: str | None = None) -> PendingLabels:
-        """Create the hidden group and all of its arrays, or open those of an earlier attempt.
+        """Create all arrays, or open those of an earlier attempt.
 
         Parameters
         ----------
@@ -132,32 +116,30 @@ class LabelTarget:
         UsageError
             If the dtype is no integer.
         OutputError
-            If the group cannot be written.
+            If they cannot be written.
         """
         pending = self.pending(dtype, run=run)
-        if group_format(Path(self.store)) is None:
-            write_group(Path(self.store), ZARR_FORMATS[self.ngff_version], {})
-        try:
-            pending.store.create()
-        except BaseException:
-            with suppress(OutputError):
-                pending.discard()
-            raise
+        label_folder(self.store).begin(pending.draft)
         return pending
 
 
 @dataclass(frozen=True, kw_only=True)
 class PendingLabels:
-    """Labels that are being written under a hidden name; picklable, reopened by path."""
+    """Labels that are being written, and nobody sees; picklable, reopened by path."""
 
     target: LabelTarget
     """Where they go."""
-    store: MultiscaleStore
-    """The hidden group."""
+    draft: Draft
+    """Where they are now."""
+
+    @property
+    def store(self) -> MultiscaleStore:
+        """The arrays."""
+        return self.draft.store
 
     @property
     def path(self) -> str:
-        """Folder of the hidden group."""
+        """Folder or URL of the group that the arrays are in."""
         return self.store.path
 
     @property
@@ -246,32 +228,6 @@ class PendingLabels:
         OutputError
             If they cannot be published; older labels are as they were then.
         """
-        self._write_metadata(provenance)
-        folder, name = self.target.folder, self.target.name
-        pending = Path(self.path)
-        aside = pending.with_name(f"{pending.name}.old")
-        with locked(folder):
-            _check_free(folder, name, self.target.overwrite)
-            with replaced(pending, folder / name, aside):
-                _list(folder, name, self.target.ngff_version)
-            _settle(folder, name, self.target.ngff_version)
-            refresh_consolidated(folder)
-
-    def discard(self) -> None:
-        """Remove the hidden group, and the ``labels`` folder if nothing else is in it.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be removed.
-        """
-        with output_errors(self.path):
-            if Path(self.path).exists():
-                shutil.rmtree(self.path)
-        with suppress(OSError):  # other labels live there
-            self.target.folder.rmdir()
-
-    def _write_metadata(self, provenance: Mapping[str, Any]) -> None:
         about: dict[str, Any] = {"version": self.target.ngff_version}
         if self.target.in_image:
             about["source"] = {"image": "../../"}
@@ -279,7 +235,18 @@ class PendingLabels:
             self.store, name=self.target.name, method="nearest", more={"image-label": about}
         )
         attributes[PROVENANCE] = dict(provenance)
-        write_group(Path(self.path), self.store.zarr_format, attributes)
+        overwrite = self.target.overwrite
+        label_folder(self.target.store).publish(self.draft, attributes, overwrite=overwrite)
+
+    def discard(self) -> None:
+        """Remove the arrays, and the ``labels`` folder if nothing else is in it.
+
+        Raises
+        ------
+        OutputError
+            If they cannot be removed.
+        """
+        label_folder(self.target.store).discard(self.draft)
 
     def _lead(self, timepoint: int | None) -> tuple[int, ...]:
         """Find the index along the axes before (z,) y, x."""
@@ -303,7 +270,7 @@ def label_target(
 ) -> LabelTarget:
     """Find the place for an image's labels, and every reason why they could not be written.
 
-    Labels go into the image's own store if that is local, writable and NGFF 0.4 or 0.5, else into
+    Labels go into the image's own store if that can be written to and is NGFF 0.4 or 0.5, else into
     ``OUTPUT/labels/NAME``. They have as many levels as the image in that store has, as NGFF asks:
     the level segmented, the coarser ones of the image, and halved ones after these where needed.
 
@@ -314,7 +281,7 @@ def label_target(
     name
         Name of the labels: no slashes, no dot in front.
     output
-        Folder of another store, which is created if it does not exist.
+        Folder or URL of another store, which is created if it does not exist.
     ngff_version
         ``"0.5"`` or ``"0.4"`` for a new store; default 0.5. An existing store keeps its own.
     overwrite
@@ -333,136 +300,88 @@ def label_target(
     UsageError
         If the name or version cannot be used, or the store cannot hold labels.
     OutputError
-        If the place is read-only or in an object store.
+        If nothing can be written there.
     """
     if _BAD_NAME.search(name):
         raise UsageError(
             f"{name!r} cannot name labels; use letters and digits, no slashes, no dot in front"
         )
     folder, version = _place(volume, output, ngff_version)
-    check_writable(folder)
-    labels = folder / "labels"
-    check_writable(labels)
-    if any(_asides(labels, name)):
-        with locked(labels):
-            _settle(labels, name, version)
-    _check_free(labels, name, overwrite)
+    folder.check(name, version, overwrite=overwrite)
     axes = "".join(a for a in _LABEL_AXES if a in volume.stored_axes)
     return LabelTarget(
-        store=str(folder),
+        store=folder.store,
         name=name,
         ngff_version=version,
         axes=axes,
         units=label_units(volume, axes),
         levels=label_levels(volume, axes, _image_levels(folder)),
         overwrite=overwrite,
-        in_image=volume.path is not None and _same(folder, volume.path),
+        in_image=volume.path is not None and _same(folder.store, volume.path),
     )
 
 
 def _place(
     volume: Volume, output: str | os.PathLike[str] | None, version: str | None
-) -> tuple[Path, str]:
-    """Find the folder of the store and its NGFF version."""
+) -> tuple[LabelFolder, str]:
+    """Find the store and its NGFF version."""
     if version is not None:
         check_version(version)
     folder, found = _own_store(volume) if output is None else _output_store(os.fspath(output))
     if version is not None and found not in (None, version):
-        raise UsageError(f"{folder} is NGFF {found}, labels in it cannot be {version}")
+        raise UsageError(f"{folder.store} is NGFF {found}, labels in it cannot be {version}")
     return folder, found or version or "0.5"
 
 
-def _own_store(volume: Volume) -> tuple[Path, str]:
+def _own_store(volume: Volume) -> tuple[LabelFolder, str]:
     if volume.path is None:
         raise UsageError("the image is an array in memory; say where labels go with output=")
-    folder = check_local(volume.path)
+    folder = _writable(volume.path)
     if volume.ngff_version is None:
-        raise UsageError(f"{folder} is no OME-Zarr image; say where labels go with output=")
+        raise UsageError(f"{folder.store} is no OME-Zarr image; say where labels go with output=")
     return folder, _writable_version(folder, volume.ngff_version)
 
 
-def _output_store(output: str) -> tuple[Path, str | None]:
-    folder = check_local(output)
-    image, zarr_format = ngff_version(folder), group_format(folder)
+def _output_store(output: str) -> tuple[LabelFolder, str | None]:
+    folder = _writable(output)
+    image, zarr_format = ngff_version(folder.attributes()), folder.zarr_format()
     if image is not None:
         return folder, _writable_version(folder, image)
     if zarr_format is not None:
         return folder, {2: "0.4", 3: "0.5"}[zarr_format]
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UsageError(f"{folder} is there and is no zarr group; choose another output")
+    if folder.holds_something_else():
+        raise UsageError(f"{folder.store} is there and is no zarr group; choose another output")
     return folder, None
 
 
-def _writable_version(folder: Path, version: str) -> str:
-    if version not in ZARR_FORMATS or ZARR_FORMATS[version] != group_format(folder):
+def _writable(store: str) -> LabelFolder:
+    if store.startswith(READ_ONLY) and is_remote(store):
+        raise OutputError(
+            f"{shown(store)}: web servers are only read; say where labels go with output="
+        )
+    return label_folder(store)
+
+
+def _writable_version(folder: LabelFolder, version: str) -> str:
+    zarr_format = folder.zarr_format()
+    if version not in ZARR_FORMATS or ZARR_FORMATS[version] != zarr_format:
         raise UsageError(
-            f"{folder} is NGFF {version} in zarr {group_format(folder)}; labels are added to 0.4 "
+            f"{folder.store} is NGFF {version} in zarr {zarr_format}; labels are added to 0.4 "
             "(zarr 2) and 0.5 (zarr 3) only, say where else they go with output="
         )
     return version
 
 
-def _image_levels(folder: Path) -> int | None:
-    """How many levels the image in a folder has; None if there is no image."""
-    multiscales = ngff_content(folder).get("multiscales")
+def _image_levels(folder: LabelFolder) -> int | None:
+    """How many levels the image in a store has; None if there is no image."""
+    multiscales = ngff_content(folder.attributes()).get("multiscales")
     return len(multiscales[0]["datasets"]) if multiscales else None
 
 
-def _check_free(folder: Path, name: str, overwrite: bool) -> None:
-    if not overwrite and (folder / name).exists():
-        raise LabelsExistError(
-            f"{folder / name} exists; choose another name, or pass overwrite to replace it"
-        )
-
-
-def _asides(folder: Path, name: str) -> Iterator[Path]:
-    """Older labels that a publication moved aside."""
-    pattern = re.compile(rf"\.{re.escape(name)}-[0-9a-f]{{8}}\.old")
-    if folder.is_dir():
-        yield from (path for path in sorted(folder.iterdir()) if pattern.fullmatch(path.name))
-
-
-def _settle(folder: Path, name: str, version: str) -> None:
-    """Bring labels that were moved aside to rest: back, removed, or kept as NAME.bak."""
-    for aside in _asides(folder, name):
-        with output_errors(aside):
-            if not (folder / name).exists():
-                aside.rename(folder / name)
-            elif PROVENANCE in read_attributes(aside) and not _is_series(aside):
-                shutil.rmtree(aside)
-            else:
-                kept = _free_name(folder, f"{name}.bak")
-                aside.rename(folder / kept)
-                _list(folder, kept, version)
-
-
-def _is_series(labels: Path) -> bool:
-    """Whether labels have several timepoints, of which the new ones may lack those of the old."""
-    return open_volume(labels).n_timepoints > 1
-
-
-def _free_name(folder: Path, name: str) -> str:
-    number, free = 0, name
-    while (folder / free).exists():
-        number += 1
-        free = f"{name}{number}"
-    return free
-
-
-def _list(folder: Path, name: str, version: str) -> None:
-    """Add a name to the list in the ``labels`` group, and make that group if it is missing."""
-    attributes = read_attributes(folder)
-    content = dict(attributes.get("ome", {})) if version == "0.5" else attributes
-    names = content.get("labels", [])
-    content["labels"] = [*names, *(() if name in names else (name,))]
-    if version == "0.5":
-        content["version"] = version  # validators refuse the whole image without it
-        attributes["ome"] = content
-    write_group(folder, ZARR_FORMATS[version], attributes)
-
-
-def _same(folder: Path, path: str) -> bool:
-    return "://" not in path and folder.resolve() == Path(path).resolve()
+def _same(store: str, path: str) -> bool:
+    if is_remote(path) or is_remote(store):
+        return shown(path) == shown(store)
+    return Path(store).resolve() == Path(path).resolve()
 
 
 def _digest(run: str) -> str:

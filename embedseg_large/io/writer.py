@@ -21,8 +21,11 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import OutputError, RunError, UsageError
 from embedseg_large.geometry import Box
+from embedseg_large.io.arrays import create_array, open_array
 from embedseg_large.io.axes import SPATIAL
-from embedseg_large.io.group import output_errors, read_json, write_group
+from embedseg_large.io.connection import is_remote, joined, shown
+from embedseg_large.io.group import output_errors, write_group
+from embedseg_large.io.objects import folder_at
 from embedseg_large.io.pyramid import (
     axis_factor,
     mean_pool,
@@ -90,10 +93,10 @@ def layout(shape: Sequence[int], zarr_format: int, chunks: Sequence[int] | None 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiscaleStore:
-    """A multiscale group on a local disk, reopened by path wherever it is used; picklable."""
+    """A multiscale group on a disk or in a bucket, reopened wherever it is used; picklable."""
 
     path: str
-    """Folder of the group."""
+    """Folder or URL of the group."""
     ngff_version: str
     """``"0.4"`` (zarr 2) or ``"0.5"`` (zarr 3, sharded)."""
     axes: str
@@ -103,9 +106,11 @@ class MultiscaleStore:
     dtype: str
     """Name of the dtype of all levels."""
     levels: tuple[LevelSpec, ...]
-    """Finest first; level k is stored in the array ``str(k)``."""
+    """Finest first; level k is stored in the array ``str(k)``, or that and `suffix`."""
     chunks: tuple[int, ...] | None = None
     """Spatial chunk shape; None for the default of `layout`."""
+    suffix: str = ""
+    """End of the arrays' names, where a group holds the arrays of two runs."""
 
     @property
     def ndim(self) -> int:
@@ -136,6 +141,9 @@ class MultiscaleStore:
     def create(self) -> None:
         """Create the group and all of its arrays; those that exist already are kept.
 
+        In a bucket, where nothing can be renamed, the arrays only: the group's own document comes
+        last, from who owns it, so that nobody takes the group for a whole one.
+
         Raises
         ------
         OutputError
@@ -143,7 +151,8 @@ class MultiscaleStore:
         RunError
             If an array exists that has another shape or dtype.
         """
-        write_group(Path(self.path), self.zarr_format, {})
+        if not is_remote(self.path):
+            write_group(Path(self.path), self.zarr_format, {})
         for level in range(len(self.levels)):
             with output_errors(self.path):
                 self._create_array(level)
@@ -243,23 +252,22 @@ class MultiscaleStore:
         if not all(a % n == 0 and (b % n == 0 or b == size) for a, b, n, size in axes):
             raise RunError(f"{self.path}/{level}: {box} is not made of whole regions {region}")
 
-    def _open(self, level: int, mode: Literal["r", "r+"]) -> Any:
-        import zarr
+    def array(self, level: int) -> str:
+        """Name of the array of a level."""
+        return f"{level}{self.suffix}"
 
-        place = str(Path(self.path, str(level)))
-        return zarr.open_array(place, mode=mode, zarr_format=self.zarr_format)
+    def _open(self, level: int, mode: Literal["r", "r+"]) -> Any:
+        return open_array(joined(self.path, self.array(level)), mode, self.zarr_format)
 
     def _create_array(self, level: int) -> None:
-        import zarr
-
-        folder = Path(self.path, str(level))
-        if read_json(folder / ("zarr.json" if self.zarr_format == 3 else ".zarray")):
+        place = joined(self.path, self.array(level))
+        if folder_at(place).exists("zarr.json" if self.zarr_format == 3 else ".zarray"):
             self._check_array(level)
             return
         cut = self.layout(level)
         ones = (1,) * (len(self.axes) - self.ndim)
-        zarr.create_array(
-            str(folder),
+        create_array(
+            place,
             shape=self.levels[level].shape,
             dtype=self.dtype,
             chunks=ones + cut.chunks,
@@ -337,10 +345,10 @@ def check_local(place: str) -> Path:
     OutputError
         If it is a URL.
     """
-    if "://" in place:
+    if is_remote(place):
         raise OutputError(
-            f"{place.split('?')[0]}: writing to object stores is not there yet; "
-            "give a local folder with output="
+            f"{shown(place)}: images are not written to object stores; give a local folder, and "
+            "copy it there"
         )
     return Path(place).absolute()
 
@@ -391,7 +399,7 @@ def _multiscale(store: MultiscaleStore, name: str, method: str) -> dict[str, Any
         for axis, unit in zip(store.axes, store.units, strict=True)
     ]
     datasets = [
-        {"path": str(k), "coordinateTransformations": _transformations(level)}
+        {"path": store.array(k), "coordinateTransformations": _transformations(level)}
         for k, level in enumerate(store.levels)
     ]
     version = {"version": "0.4"} if store.ngff_version == "0.4" else {}

@@ -18,10 +18,13 @@ from typing import Any
 
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 import embedseg_large as es
+from embedseg_large.cli.app import app
 from embedseg_large.engine.lock import Lock
 from embedseg_large.engine.places import lock_folder, scratch_path
+from embedseg_large.engine.status import run_status
 from embedseg_large.errors import RunError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.testing.oracle import OracleNetwork
@@ -376,3 +379,68 @@ def test_labels_on_workers_are_those_of_one_process(
 ) -> None:
     run(victim, image, network, tmp_path / "out.zarr", client=client)
     assert stored(tmp_path / "out.zarr") == undisturbed
+
+
+def test_kept_predictions_are_clustered_again_without_the_network(
+    tmp_path: Path, victim: ModuleType, image: Labels, network: Any, undisturbed: dict[str, bytes]
+) -> None:
+    out, kept = tmp_path / "out.zarr", tmp_path / "out.zarr-nuclei.predictions"
+    first = run(victim, image, network, out, keep_predictions=True)
+    assert stored(out) == undisturbed
+    assert first.summary["predictions"] == str(kept)
+    assert beside(out) == [kept.name]
+    blind = Failing.like(network, tmp_path / "count", 10**6)
+    again = run(victim, image, blind, tmp_path / "again.zarr", from_predictions=kept)
+    assert "predict" not in again.summary["stages"]
+    assert stored(tmp_path / "again.zarr") == undisturbed
+    fewer = run(victim, image, blind, tmp_path / "few.zarr", from_predictions=kept, foreground=0.99)
+    fresh = run(victim, image, network, tmp_path / "fresh.zarr", foreground=0.99)
+    assert stored(tmp_path / "few.zarr") == stored(tmp_path / "fresh.zarr")
+    assert fewer.n_instances == fresh.n_instances
+    assert (kept / "predictions.json").exists()
+
+
+def test_kept_predictions_of_something_else_are_refused(
+    tmp_path: Path, victim: ModuleType, image: Labels, network: Any
+) -> None:
+    out, kept = tmp_path / "out.zarr", tmp_path / "out.zarr-nuclei.predictions"
+    run(victim, image, network, out, keep_predictions=True)
+    again = {"out": tmp_path / "again.zarr", "from_predictions": kept}
+    with pytest.raises(UsageError, match="volume content"):
+        run(victim, image + 1, network, **again)
+    with pytest.raises(UsageError, match=r"foreground is 0\.05.*above 0\.1"):
+        run(victim, image, network, foreground=0.05, **again)
+    with pytest.raises(UsageError, match="no predictions of a finished run"):
+        run(victim, image, network, tmp_path / "a.zarr", from_predictions=tmp_path)
+    shutil.rmtree(out)
+    with pytest.raises(UsageError, match="kept there already"):
+        run(victim, image, network, out, keep_predictions=True)
+
+
+def test_status_tells_how_far_a_run_is_and_who_is_at_it(tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    first = subprocess.Popen([sys.executable, VICTIM, out, "cluster", "sleeps"])
+    try:
+        wait_for(lambda: any(tmp_path.glob(".*.run/journal/*")))
+        found = run_status(out)
+        assert found.holder is not None
+        assert found.holder["pid"] == first.pid
+    finally:
+        first.kill()
+        first.wait()
+    stopped = json.loads(command("status", out, "--json"))
+    assert stopped["running"] is None
+    done, total = (stopped["stages"]["predict"][k] for k in ("done", "of"))
+    assert 0 < done <= total == 3 * 3 * 3
+    assert "the same command goes on" in command("status", found.folder)
+
+
+def test_status_of_no_run_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no unfinished run"):
+        run_status(tmp_path / "out.zarr")
+
+
+def command(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout

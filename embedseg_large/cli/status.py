@@ -1,0 +1,42 @@
+"""``embedseg-large status``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from embedseg_large.cli.console import print_facts, print_json, print_table, reported
+from embedseg_large.cli.options import Json
+
+
+@reported()
+def status(
+    store: Annotated[
+        str, typer.Argument(help="Store that gets the labels, or the folder of a run.")
+    ],
+    labels: Annotated[str, typer.Option(help="Name of the labels.")] = "nuclei",
+    scratch: Annotated[
+        str | None, typer.Option(metavar="DIR", help="As it was given to the run.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell how far a run is that was begun, here or elsewhere, and who is at it."""
+    from embedseg_large.engine.status import run_status
+
+    found = run_status(store, labels, scratch)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    at = found.holder
+    state = (
+        "nobody is at it: the same command goes on"
+        if at is None
+        else f"process {at.get('pid')} on {at.get('host')}, since {at.get('since')}"
+    )
+    print_facts(None, {"labels": found.labels, "run": found.folder, "running": state})
+    rows = [
+        [name, f"{done:,}", "" if total is None else f"{total:,}"]
+        for name, (done, total) in found.stages.items()
+    ]
+    print_table(["stage", "tasks done", "of"], rows)

@@ -1,0 +1,112 @@
+"""The stages of one timepoint, one after the other, on any executor."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.engine.job import Job
+from embedseg_large.engine.order import Order
+from embedseg_large.engine.recorder import Recorder
+from embedseg_large.engine.report import SeamReport, seam_report
+from embedseg_large.engine.seams import SeamCheck, SeamState
+from embedseg_large.engine.stages import Numbering, downsample, finish
+from embedseg_large.engine.tasks import Call, ClusterPredicted, Each, PredictThenCluster, Task
+from embedseg_large.engine.views import DARK, MASKED, UNWRITTEN
+from embedseg_large.io.labels import PendingLabels
+from embedseg_large.stitching.relabel import offsets
+
+logger = logging.getLogger(__name__)
+
+_SKIPPED = {"never written": UNWRITTEN, "outside the mask": MASKED, "dark": DARK}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """All instances of a timepoint: their views are in scratch, their labels are settled."""
+
+    job: Job
+    state: SeamState
+    numbering: Numbering
+    seams: SeamReport
+    predictions: NDArray[np.uint32]
+    """Version of each tile."""
+
+    @property
+    def n_instances(self) -> int:
+        """Number of instances."""
+        return int(self.numbering.before[-1])
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Tiles that were not predicted, by reason."""
+        counts = {name: int((self.predictions == code).sum()) for name, code in _SKIPPED.items()}
+        return {name: count for name, count in counts.items() if count}
+
+
+def tasks_of(job: Job, order: Order) -> dict[str, int]:
+    """Number of tasks of each stage, if no tile disagrees with another."""
+    grid = job.clustering()
+    predicted = {} if order.kept else {"predict": len(job.prediction)}
+    return predicted | {"cluster": len(grid), "check": len(grid) + grid.counts[0]}
+
+
+def find_instances(job: Job, order: Order, recorder: Recorder) -> Found:
+    """PREDICT, CLUSTER and CHECK."""
+    tiles = _predict_and_cluster(job, order, recorder)
+    state = SeamCheck(job, recorder, tiles.predictions, tiles.views).run()
+    logger.info("%d faces, %d rounds of repair", state.faces, state.rounds)
+    numbering = Numbering(joins=state.joins, before=offsets(state.counts), versions=state.layers)
+    if not order.keep and order.kept is None:
+        job.scratch.predictions.remove_all()  # nobody reads them any more
+    return Found(
+        job=job,
+        state=state,
+        numbering=numbering,
+        seams=seam_report(job, state, numbering),
+        predictions=tiles.predictions,
+    )
+
+
+def _predict_and_cluster(
+    job: Job, order: Order, recorder: Recorder
+) -> PredictThenCluster | ClusterPredicted:
+    tiles: PredictThenCluster | ClusterPredicted
+    if order.kept is not None:
+        tiles = ClusterPredicted(job, order.kept.versions)
+    else:
+        recorder.progress.begin("predict", len(job.prediction))
+        tiles = PredictThenCluster(job)
+    recorder.progress.begin("cluster", len(job.clustering()))
+    recorder.run(tiles)
+    return tiles
+
+
+def write_labels(found: Found, pending: PendingLabels, recorder: Recorder) -> None:
+    """FINISH: write the final labels, then level by level the pyramid."""
+    for level in range(pending.n_levels):
+        recorder.progress.begin("finish", sum(1 for _ in pending.regions(level)))
+        recorder.run(Each(_finish_tasks(found, pending, level)))
+
+
+def _finish_tasks(found: Found, pending: PendingLabels, level: int) -> Iterator[Task]:
+    job = found.job
+    grid = job.clustering()
+    for number, box in enumerate(pending.regions(level)):
+        if level == 0:
+            views = found.state.views.part(grid.span(job.on_grid(box)))
+            call = Call(finish, (job, pending, found.numbering, box, views))
+        else:
+            call = Call(downsample, (job, pending, level, box))
+        yield Task(
+            stage="finish",
+            call=call,
+            where=f"level {level}, {box}",
+            voxels=0 if level else box.size,
+            ledger=f"finish/{level}",
+            number=number,
+        )
