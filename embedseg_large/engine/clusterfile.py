@@ -288,7 +288,7 @@ def _seconds(value: Any) -> float:
     except (ValueError, KeyError):
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise ValueError(f"is {value!r}; give a time like 600 (seconds) or 10 min")
+        raise ValueError(f"is {value!r}; give a time like 600 (seconds) or 10 minutes")
     return seconds
 
 

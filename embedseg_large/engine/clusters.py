@@ -211,8 +211,7 @@ def _connected(settings: SchedulerSettings) -> Iterator[Client]:
         client = Client(settings.address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{settings.file}: no Dask scheduler answers at address {settings.address}: "
-            f"{_one_line(error)}"
+            f"{settings.file}: no Dask scheduler answers at {settings.address}: {_one_line(error)}"
         ) from error
     with client:
         yield client

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from embedseg_large.engine.seams import SeamCheck, SeamState
 from embedseg_large.engine.stages import Numbering, downsample, finish
 from embedseg_large.engine.tasks import Call, ClusterPredicted, Each, PredictThenCluster, Task
 from embedseg_large.engine.views import DARK, MASKED, UNWRITTEN
+from embedseg_large.geometry import Box
 from embedseg_large.io.labels import PendingLabels
 from embedseg_large.stitching.relabel import offsets
 
@@ -94,19 +96,15 @@ def write_labels(found: Found, pending: PendingLabels, recorder: Recorder) -> No
 
 
 def _finish_tasks(found: Found, pending: PendingLabels, level: int) -> Iterator[Task]:
-    job = found.job
-    grid = job.clustering()
+    make = partial(_finish_call, found, pending, level)
     for number, box in enumerate(pending.regions(level)):
-        if level == 0:
-            views = found.state.views.part(grid.span(job.on_grid(box)))
-            call = Call(finish, (job, pending, found.numbering, box, views))
-        else:
-            call = Call(downsample, (job, pending, level, box))
-        yield Task(
-            stage="finish",
-            call=call,
-            where=f"level {level}, {box}",
-            voxels=0 if level else box.size,
-            ledger=f"finish/{level}",
-            number=number,
-        )
+        yield Task(stage="finish", make=partial(make, box), ledger=f"finish/{level}", number=number)
+
+
+def _finish_call(found: Found, pending: PendingLabels, level: int, box: Box) -> Call:
+    job, where = found.job, f"level {level}, {box}"
+    if level > 0:
+        return Call(downsample, (job, pending, level, box), where=where)
+    views = found.state.views.part(job.clustering().span(job.on_grid(box)))
+    item = (job, pending, found.numbering, box, views)
+    return Call(finish, item, where=where, voxels=box.size)

@@ -69,7 +69,7 @@ class _Noted:
             self._failed(task, outcome)
             return
         self._done += 1
-        self.progress.advance(task.stage, task.voxels, outcome.seconds)
+        self.progress.advance(task.stage, task.call.voxels, outcome.seconds)
         if task.ledger:
             self.journal.note(task.ledger, task.number, task.noted(outcome.result))
         self.source.done(task, outcome.result)
@@ -93,5 +93,5 @@ def failure(failures: list[tuple[Task, Failed]]) -> EmbedSegError:
 
 
 def _told(task: Task, failed: Failed) -> str:
-    place = f"{task.stage} of {task.where}" if task.where else task.stage
+    place = f"{task.stage} of {task.call.where}" if task.call.where else task.stage
     return f"{place}: {failed.error}"

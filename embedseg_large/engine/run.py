@@ -6,20 +6,19 @@ however many tiles there are. Only records travel; voxels go from store to worke
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from math import inf
+from typing import Any
 from uuid import uuid4
 
-from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed import Client, Future, KilledWorker, as_completed
 
 from embedseg_large.engine.tasks import Done, Failed, Task, Work
 from embedseg_large.engine.workers import NetworkPlugin, NetworkSpec, perform_on_worker
-from embedseg_large.errors import RunError, UsageError
+from embedseg_large.errors import RunError
 
 TASKS_PER_WORKER = 2
 """Tasks in flight a worker thread: one runs, one waits."""
@@ -41,7 +40,7 @@ class DaskExecutor:
         self._threads = 0
         self._counted = -inf
         self._key = f"embedseg-large-{uuid4().hex}"
-        self._resources = {"GPU": 1} if _offers_gpu(client, spec.device) else None
+        self._resources = {"GPU": 1} if spec.device.startswith("cuda") else None
         client.register_plugin(NetworkPlugin(self._key, spec))
 
     @property
@@ -66,13 +65,21 @@ class DaskExecutor:
         try:
             self._fill(work, running, finished)
             while running:
-                with _lost_scheduler():
-                    future = next(finished)
-                outcome = _outcome(future)
-                work.finished(running.pop(future), outcome)
+                for future, outcome in self._next(finished):
+                    work.finished(running.pop(future), outcome)
                 self._fill(work, running, finished)
         finally:
             self._end(running)
+
+    def _next(self, finished: as_completed) -> Iterator[tuple[Future[Any], Done | Failed]]:
+        """Wait for tasks to end, and fetch what came of them: of many workers, many at once."""
+        with _lost_scheduler():
+            futures = [next(finished), *finished.next_batch(block=False)]
+            try:
+                outcomes = self._client.gather(futures)
+            except KilledWorker:
+                outcomes = [_outcome(future) for future in futures]
+        yield from zip(futures, outcomes, strict=True)
 
     def _end(self, running: dict[Future[Done | Failed], Task]) -> None:
         """Cancel what waits, and wait for what runs: it must not write when the run has ended."""
@@ -93,44 +100,46 @@ class DaskExecutor:
     def _fill(
         self, work: Work, running: dict[Future[Done | Failed], Task], finished: as_completed
     ) -> None:
-        while len(running) < TASKS_PER_WORKER * self.workers:
+        tasks: list[Task] = []
+        while len(running) + len(tasks) < TASKS_PER_WORKER * self.workers:
             task = work.next()
             if task is None:
-                return
+                break
+            tasks.append(task)
+        for needs_network in (False, True):
+            chosen = [task for task in tasks if task.call.needs_network == needs_network]
             with _lost_scheduler():
-                future = self._submit(task)
-                finished.add(future)
-            running[future] = task
+                futures = self._submit(chosen, self._resources if needs_network else None)
+                finished.update(futures)
+            running.update(zip(futures, chosen, strict=True))
 
-    def _submit(self, task: Task) -> Future[Done | Failed]:
-        return self._client.submit(
+    def _submit(
+        self, tasks: list[Task], resources: dict[str, int] | None
+    ) -> list[Future[Done | Failed]]:
+        if not tasks:
+            return []
+        futures: list[Future[Done | Failed]] = self._client.map(
             perform_on_worker,
-            task.call,
-            self._key,
-            key=f"{task.stage}-{uuid4().hex}",
-            resources=self._resources if task.call.needs_network else None,
+            [task.call for task in tasks],
+            plugin=self._key,
+            key=[f"{task.stage}-{uuid4().hex}" for task in tasks],
+            resources=resources,
             pure=False,
         )
+        return futures
 
 
 def _outcome(future: Future[Done | Failed]) -> Done | Failed:
-    """What came of a task, or of the worker that it was sent to.
-
-    Raises
-    ------
-    RunError
-        When the scheduler is gone.
-    """
-    with _lost_scheduler():
-        try:
-            outcome: Done | Failed = future.result()
-        except KilledWorker:
-            outcome = Failed(
-                RunError(
-                    "it killed its worker again and again, most likely for want of memory; give "
-                    "workers more of it, or use smaller tiles (--tile, --cluster-tile)"
-                )
+    """What came of a task, or of the worker that it was sent to."""
+    try:
+        outcome: Done | Failed = future.result()
+    except KilledWorker:
+        return Failed(
+            RunError(
+                "it killed its worker again and again, most likely for want of memory; give "
+                "workers more of it, or use smaller tiles (--tile, --cluster-tile)"
             )
+        )
     return outcome
 
 
@@ -150,73 +159,3 @@ def _lost_scheduler() -> Iterator[None]:
             "the Dask scheduler was lost, or its tasks were cancelled; what is done is kept, "
             "the same command goes on"
         ) from error
-
-
-def _offers_gpu(client: Client, device: str) -> bool:
-    """Whether GPU workers are wanted and there.
-
-    Raises
-    ------
-    UsageError
-        When the network is to run on GPUs and no worker offers one: its tasks would wait for ever.
-    """
-    if not device.startswith("cuda"):
-        return False
-    offers = client.run(lambda dask_worker: dask_worker.state.total_resources.get("GPU", 0))
-    if not any(offers.values()):
-        raise UsageError(
-            f"device is {device}, but none of {len(offers)} workers offers the resource GPU; "
-            'start workers with --resources "GPU=1"'
-        )
-    return True
-
-
-@contextmanager
-def local_client(workers: int, device: str = "cpu") -> Iterator[Client]:
-    """A client of a new local cluster of single-threaded worker processes."""
-    resources = {"GPU": 1} if device.startswith("cuda") else None
-    with _interrupts_ignored():
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=":0",  # any free port: 8787 may be taken
-            resources=resources,
-        )
-    with cluster, Client(cluster) as client:
-        yield client
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes that are started meanwhile ignore Ctrl-C, which a terminal sends to all of them.
-
-    This process alone decides what an interrupt means; workers would each print a traceback.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def remote_client(address: str) -> Iterator[Client]:
-    """A client of the scheduler at an address.
-
-    Raises
-    ------
-    UsageError
-        When nothing answers there.
-    """
-    try:
-        client = Client(address, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"no Dask scheduler answers at {address}: {error}") from error
-    with client:
-        if not client.nthreads():
-            raise UsageError(f"the scheduler at {address} has no workers; start some first")
-        yield client

@@ -134,18 +134,22 @@ class SeamCheck:
 
     def _check_task(self, index: Index) -> Task:
         grid = self.job.clustering()
-        above = [index, *(face.high for face in faces_above(grid, index))]
-        span = [(min(axis), max(axis) + 1) for axis in zip(*above, strict=True)]
         return Task(
             stage="check",
-            call=Call(check, (self.job, index, self.views.part(span))),
+            make=partial(self._check_call, index),
             index=index,
-            where=f"tile {grid.tile(index).core}",
             ledger=f"check/{self._round}",
             number=grid.number(index),
             noted=Checked.noted,
             recalled=partial(Checked.recalled, grid, index),
         )
+
+    def _check_call(self, index: Index) -> Call:
+        grid = self.job.clustering()
+        above = [index, *(face.high for face in faces_above(grid, index))]
+        span = [(min(axis), max(axis) + 1) for axis in zip(*above, strict=True)]
+        item = (self.job, index, self.views.part(span))
+        return Call(check, item, where=f"tile {grid.tile(index).core}")
 
     def _note_check(self, _: Task, record: Checked) -> None:
         self._doubtful[record.tile] = not record.exact
@@ -163,17 +167,20 @@ class SeamCheck:
         self.recorder.run(Each(map(self._account_task, layers), self._note_account))
 
     def _account_task(self, layer: int) -> Task:
-        grid = self.job.clustering()
-        reach = reach_of_layer(grid, self.job.halos[self.views.highest], layer)
         return Task(
             stage="check",
-            call=Call(account, (self.job, layer, self.views.part(grid.span(reach)))),
-            where=f"layer {layer}",
+            make=partial(self._account_call, layer),
             ledger=f"account/{self._round}",
             number=layer,
             noted=Accounted.noted,
             recalled=partial(Accounted.recalled, layer),
         )
+
+    def _account_call(self, layer: int) -> Call:
+        grid = self.job.clustering()
+        reach = reach_of_layer(grid, self.job.halos[self.views.highest], layer)
+        views = self.views.part(grid.span(reach))
+        return Call(account, (self.job, layer, views), where=f"layer {layer}")
 
     def _note_account(self, _: Task, record: Accounted) -> None:
         self._layers[record.layer] = record.version

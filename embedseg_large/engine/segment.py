@@ -152,12 +152,21 @@ def _executor(order: Order, run: Run, where: Client | ClusterSettings | None) ->
         yield SerialExecutor(network)
         return
     from embedseg_large.engine.clusters import cluster_client
+    from embedseg_large.engine.readiness import check_workers
     from embedseg_large.engine.run import DaskExecutor
     from embedseg_large.engine.workers import network_spec
 
     with ExitStack() as stack:
         if isinstance(where, ClusterSettings):
             where = stack.enter_context(cluster_client(where, settings.device))
+        inputs = [v.path for v in (order.volume, order.foreground.mask) if v and v.path]
+        check_workers(
+            where,
+            device=settings.device,
+            places=[run.folder.path, order.target.store],
+            needs_gpu=order.kept_in is None,
+            inputs=inputs,
+        )
         executor = DaskExecutor(where, network_spec(order.network, settings, run.folder))
         stack.callback(executor.close)
         yield executor

@@ -47,5 +47,5 @@ def _map(
     def add(_: Task, result: Histogram) -> None:
         total[0] += result
 
-    recorder.run(Each((Task(stage=LEDGER, call=Call(function, (i,))) for i in todo), add))
+    recorder.run(Each((Task(stage=LEDGER, make=partial(Call, function, (i,))) for i in todo), add))
     return total

@@ -8,6 +8,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -40,21 +41,21 @@ class Call(NamedTuple):
     """Picklable; called as ``function(*item)``, with the network in front where it is needed."""
     item: tuple[Any, ...]
     needs_network: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """One call of a stage."""
-
-    stage: str
-    """predict, cluster, ... : names the stage in progress bars and tables."""
-    call: Call
-    index: Index | None = None
-    """The tile, of stages that have tiles."""
     where: str = ""
     """The region it works on, for messages."""
     voxels: int = 0
-    """Voxels the task is responsible for."""
+    """Voxels it is responsible for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One call of a stage; made when it must be done, not when a journal knows its result."""
+
+    stage: str
+    """predict, cluster, ... : names the stage in progress bars and tables."""
+    make: Callable[[], Call]
+    index: Index | None = None
+    """The tile, of stages that have tiles."""
     ledger: str = ""
     """Where the journal notes its result; empty: nowhere, it is done again."""
     number: int = 0
@@ -63,6 +64,11 @@ class Task:
     """What is noted of a result."""
     recalled: Callable[[Note], Any] = lambda note: note[0]
     """The result, from what was noted."""
+
+    @cached_property
+    def call(self) -> Call:
+        """What is to be done."""
+        return self.make()
 
 
 class Done(NamedTuple):
@@ -184,14 +190,23 @@ class PredictThenCluster:
     views: Views = field(init=False)
     _todo: Iterator[Index] = field(init=False)
     _ready: deque[Index] = field(init=False, default_factory=deque)
-    _queued: NDArray[np.bool_] = field(init=False)
+    _readers: list[list[slice]] = field(init=False)
+    """For each axis and place of a prediction tile: places of the tiles that read it."""
+    _awaited: NDArray[np.uint16] = field(init=False)
+    """Number of predictions that each clustering tile still waits for."""
 
     def __post_init__(self) -> None:
         counts = self.job.clustering().counts
         self._todo = iter(self.job.prediction)
         self.predictions = np.full(self.job.prediction.counts, MISSING, dtype=np.uint32)
         self.views = Views.none_yet(counts)
-        self._queued = np.zeros(counts, dtype=np.bool_)
+        spans = [_spans(self.job, axis) for axis in range(len(counts))]
+        self._readers = [
+            _inverse(span, n) for span, n in zip(spans, self.job.prediction.counts, strict=True)
+        ]
+        self._awaited = np.ones(counts, np.uint16)
+        for lengths in np.ix_(*([b - a for a, b in span] for span in spans)):
+            self._awaited *= lengths.astype(np.uint16)
 
     def next(self) -> Task | None:
         """A tile to cluster, or else a tile to predict."""
@@ -206,18 +221,34 @@ class PredictThenCluster:
         if task.stage == "cluster":
             self.views.put(ViewName(task.index, 0, result))
             return
+        if self.predictions[task.index] == MISSING:
+            self._count_off(task.index)
         self.predictions[task.index] = result
-        grid = self.job.clustering()
-        reading = self.job.prediction.tile(task.index).core.grow(grid.margin)
-        for tile in grid.touching(reading.clip(self.job.shape)):
-            if not self._queued[tile] and self._complete(tile):
-                self._queued[tile] = True
-                self._ready.append(tile)
 
-    def _complete(self, tile: Index) -> bool:
-        region = self.job.clustering().tile(tile).region
-        needed = tuple(slice(a, b) for a, b in self.job.prediction.span(region))
-        return bool((self.predictions[needed] != MISSING).all())
+    def _count_off(self, index: Index) -> None:
+        readers = tuple(axis[i] for axis, i in zip(self._readers, index, strict=True))
+        awaited = self._awaited[readers]
+        awaited -= 1
+        if not awaited.all():
+            for at in np.argwhere(awaited == 0).tolist():
+                self._ready.append(tuple(s.start + i for s, i in zip(readers, at, strict=True)))
+
+
+def _spans(job: Job, axis: int) -> list[tuple[int, int]]:
+    """For each place of a clustering tile along an axis, the predictions that it reads."""
+    grid = job.clustering()
+    corner = [0] * len(grid.counts)
+    spans = []
+    for i in range(grid.counts[axis]):
+        corner[axis] = i
+        spans.append(job.prediction.span(grid.tile(tuple(corner)).region)[axis])
+    return spans
+
+
+def _inverse(spans: list[tuple[int, int]], count: int) -> list[slice]:
+    """For each of `count` places, the spans that contain it: they ascend, so it is a range."""
+    readers = [[j for j, (a, b) in enumerate(spans) if a <= i < b] for i in range(count)]
+    return [slice(r[0], r[-1] + 1) for r in readers]
 
 
 @dataclass(slots=True)
@@ -246,13 +277,14 @@ class ClusterPredicted:
 
 
 def _predict_task(job: Job, index: Index) -> Task:
-    core = job.prediction.tile(index).core
+    def make() -> Call:
+        core = job.prediction.tile(index).core
+        return Call(predict_tile, (job, index), True, f"tile {core}", core.size)
+
     return Task(
         stage="predict",
-        call=Call(predict_tile, (job, index), needs_network=True),
+        make=make,
         index=index,
-        where=f"tile {core}",
-        voxels=core.size,
         ledger="predict",
         number=job.prediction.number(index),
     )
@@ -267,14 +299,17 @@ def cluster_task(job: Job, index: Index, level: int, predictions: NDArray[np.uin
         Version of the predictions of every tile.
     """
     grid = job.clustering(level)
-    tile = grid.tile(index)
-    needed = tuple(slice(a, b) for a, b in job.prediction.span(tile.region))
+
+    def make() -> Call:
+        tile = grid.tile(index)
+        needed = tuple(slice(a, b) for a, b in job.prediction.span(tile.region))
+        item = (job, index, level, predictions[needed].copy())
+        return Call(cluster, item, where=f"tile {tile.core}", voxels=tile.core.size)
+
     return Task(
         stage="cluster",
-        call=Call(cluster, (job, index, level, predictions[needed].copy())),
+        make=make,
         index=index,
-        where=f"tile {tile.core}",
-        voxels=tile.core.size,
         ledger=f"cluster/{level}",
         number=grid.number(index),
     )

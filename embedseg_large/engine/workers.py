@@ -86,11 +86,11 @@ class NetworkPlugin(WorkerPlugin):
         return NetworkPlugin, (self.name, self.spec)
 
 
-def perform_on_worker(call: Call, key: str) -> Done | Failed:
+def perform_on_worker(call: Call, plugin: str) -> Done | Failed:
     """Do one call on the worker it was sent to.
 
     Failures come back as values: Dask would log and retry what it sees raised.
     """
-    plugin = get_worker().plugins[key]
-    assert isinstance(plugin, NetworkPlugin)
-    return perform(call, plugin.network)
+    found = get_worker().plugins[plugin]
+    assert isinstance(found, NetworkPlugin)
+    return perform(call, found.network)

@@ -14,12 +14,10 @@ from embedseg_large.io.connection import (
     Address,
     Retries,
     again,
-    failures,
     open_store,
     pause_or_raise,
-    reading,
-    writing,
 )
+from embedseg_large.io.failures import failures, reading, writing
 from embedseg_large.io.objects import checked_name
 
 if TYPE_CHECKING:

@@ -2,15 +2,14 @@
 
 Requests that fail for a reason that may pass (5xx, 429, no answer, a connection cut) are tried
 again, with pauses that double, until `Retries.total` seconds have gone by. Credentials and end
-points come from the environment; no error message, path or pickle holds any of them.
+points come from the environment, and are kept nowhere. The query of a signed URL travels to other
+processes, and is shown nowhere.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -19,7 +18,8 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from embedseg_large.errors import OutputError, RunError, UsageError, VolumeError
+from embedseg_large.errors import RunError, UsageError
+from embedseg_large.io.failures import failures, is_transient
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
@@ -36,6 +36,8 @@ _VARIABLES = ("AWS_", "AZURE_", "GOOGLE_")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 _CONNECT = 5.0
 _INSTALL = 'pip install "embedseg-large[s3]"'
+
+
 @dataclass(frozen=True, slots=True)
 class Retries:
     """How long a request is tried again."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from embedseg_large.errors import OutputError, VolumeError
+from embedseg_large.errors import EmbedSegError, OutputError, VolumeError
 
 _TRANSIENT = re.compile(r"status code: (5\d\d|429|408|409)|HTTP error: [a-z]|SlowDown")
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]*)*)")
@@ -21,8 +21,10 @@ class UnreachableError(VolumeError, OSError):
 
 def failures() -> tuple[type[Exception], ...]:
     """Return the classes of what obstore raises; `FileNotFoundError` for what is not there."""
-    from obstore.exceptions import BaseError
-
+    try:
+        from obstore.exceptions import BaseError
+    except ImportError:  # nothing of it can be raised, then
+        return (OSError,)
     return (BaseError, OSError, NotImplementedError)
 
 
@@ -44,6 +46,8 @@ def reading(where: str) -> Iterator[None]:
     """
     try:
         yield
+    except EmbedSegError:
+        raise
     except FileNotFoundError as error:
         if "NoSuchBucket" in str(error):
             raise UnreachableError(f"{where}: {reason(error)}") from error
@@ -63,7 +67,7 @@ def writing(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OutputError, UnreachableError):
+    except EmbedSegError:
         raise
     except failures() as error:
         raise OutputError(f"{where}: {reason(error)}") from error

@@ -23,7 +23,8 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from embedseg_large.errors import RunError, UsageError
-from embedseg_large.io.connection import UnreachableError, is_remote
+from embedseg_large.io.connection import is_remote
+from embedseg_large.io.failures import UnreachableError
 from embedseg_large.io.group import locked, output_errors
 
 _PART = ".part"

@@ -11,16 +11,8 @@ from typing import Any
 from zarr.storage import ObjectStore
 
 from embedseg_large.errors import OutputError
-from embedseg_large.io.connection import (
-    READ_ONLY,
-    Address,
-    Retries,
-    failures,
-    is_transient,
-    open_store,
-    reading,
-    writing,
-)
+from embedseg_large.io.connection import READ_ONLY, Address, Retries, open_store
+from embedseg_large.io.failures import failures, is_transient, reading, writing
 
 
 class PatientStore(ObjectStore[Any]):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import CorruptChunkError
-from embedseg_large.io.connection import UnreachableError
+from embedseg_large.io.failures import UnreachableError
 
 Index = tuple[int | slice, ...]
 

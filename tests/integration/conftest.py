@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from embedseg_large.engine.run import local_client
+from embedseg_large.engine.clusterfile import LocalSettings
+from embedseg_large.engine.clusters import cluster_client
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    with local_client(2) as client:
+    with cluster_client(LocalSettings(workers=2), "cpu") as client:
         yield client

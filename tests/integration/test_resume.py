@@ -16,12 +16,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 import embedseg_large as es
 from embedseg_large.cli.app import app
+from embedseg_large.engine.clusterfile import LocalSettings
+from embedseg_large.engine.clusters import cluster_client
 from embedseg_large.engine.lock import Lock
 from embedseg_large.engine.places import lock_folder, scratch_path
 from embedseg_large.engine.status import run_status
@@ -133,15 +136,15 @@ class Killer:
 def test_a_killed_worker_is_not_missed(
     tmp_path: Path,
     stage: str,
-    client: Any,
     victim: ModuleType,
     image: Labels,
     network: Any,
     undisturbed: dict[str, bytes],
 ) -> None:
-    client.wait_for_workers(2)
-    killer = Killer(client, stage)
-    run(victim, image, network, tmp_path / "out.zarr", client=client, watcher=killer)
+    with cluster_client(LocalSettings(workers=2), "cpu") as client:
+        client.wait_for_workers(2, timeout=30)
+        killer = Killer(client, stage)
+        run(victim, image, network, tmp_path / "out.zarr", client=client, watcher=killer)
     assert killer.killed
     assert stored(tmp_path / "out.zarr") == undisturbed
     assert beside(tmp_path / "out.zarr") == []
@@ -228,7 +231,9 @@ class Failing(OracleNetwork):
         fields = {name: getattr(network, name) for name in network.__dataclass_fields__}
         return cls(**fields, counter=counter, times=times)
 
-    def predict_tile(self, image: Labels, region: Box, tta: Any) -> Any:
+    def predict_tile(
+        self, image: NDArray[np.float32], region: Box, tta: bool | int | str = False
+    ) -> NDArray[np.float16]:
         failed = self.counter.stat().st_size if self.counter.exists() else 0
         inside = all(
             a <= v < b for a, v, b in zip(region.start, self.voxel, region.stop, strict=True)

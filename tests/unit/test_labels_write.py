@@ -153,10 +153,10 @@ def test_old_stores_need_an_output(tmp_path: Path) -> None:
     assert label_target(volume, "nuclei", output=tmp_path / "out").ngff_version == "0.5"
 
 
-def test_object_stores_are_not_written_to() -> None:
+def test_web_servers_are_not_written_to() -> None:
     volume = open_volume(np.zeros((8, 8)))
-    with pytest.raises(OutputError, match="object stores"):
-        label_target(volume, "nuclei", output="s3://bucket/out.zarr")
+    with pytest.raises(OutputError, match=r"https://host/out.zarr: web servers are only read"):
+        label_target(volume, "nuclei", output="https://user:pw@host/out.zarr?signature=secret")
 
 
 def test_a_read_only_image_is_refused_before_the_run(
@@ -320,9 +320,9 @@ def test_labels_are_invisible_until_they_are_published(image: Path) -> None:
     target = label_target(open_volume(image), "nuclei")
     pending = target.create(np.uint32)
     assert not Path(target.path).exists()
-    assert Path(pending.path).parent == target.folder
+    assert str(Path(pending.path).parent) == target.folder
     pending.publish({})
-    assert [p.name for p in target.folder.iterdir() if p.is_dir()] == ["nuclei"]
+    assert [p.name for p in Path(target.folder).iterdir() if p.is_dir()] == ["nuclei"]
 
 
 def test_a_discarded_run_leaves_the_image_as_it_was(image: Path) -> None:
@@ -342,6 +342,20 @@ def test_a_run_with_the_same_token_goes_on_where_it_was(image: Path) -> None:
     again = target.create(np.uint32, run="token")
     assert np.array_equal(again.read(0, box), labels_like(box.shape))
     assert target.create(np.uint32, run="other").path != again.path
+
+
+def test_a_run_that_cannot_go_on_keeps_what_it_had(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = label_target(open_volume(image), "nuclei")
+    box = next(target.pending(np.uint32).regions(0))
+    first = target.create(np.uint32, run="token")
+    first.write(0, box, labels_like(box.shape))
+    with monkeypatch.context() as patch:
+        patch.setattr("embedseg_large.io.writer.MultiscaleStore.create", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            target.create(np.uint32, run="token")
+    assert np.array_equal(first.read(0, box), labels_like(box.shape))
 
 
 def test_several_labels_live_side_by_side(image: Path, version: str) -> None:
@@ -418,7 +432,7 @@ def test_a_rename_that_fails_leaves_the_older_labels(
             pending.publish({})
     assert files_of(image / "labels" / "nuclei") == before
     pending.discard()
-    assert [p.name for p in target.folder.iterdir() if p.is_dir()] == ["nuclei"]
+    assert [p.name for p in Path(target.folder).iterdir() if p.is_dir()] == ["nuclei"]
     check_valid(image, version)
 
 
@@ -428,7 +442,7 @@ def test_a_list_that_cannot_be_written_leaves_the_older_labels(
     before = write_labels(label_target(open_volume(image), "nuclei"), seed=1)
     pending = label_target(open_volume(image), "nuclei", overwrite=True).create(np.uint32)
     with monkeypatch.context() as patch:
-        patch.setattr("embedseg_large.io.labels._list", fail)
+        patch.setattr("embedseg_large.io.label_disk.DiskLabels._list", fail)
         with pytest.raises(OSError, match="Input/output error"):
             pending.publish({})
     assert np.array_equal(stored(image, "nuclei"), before)
@@ -447,7 +461,7 @@ def test_labels_of_a_publication_that_was_killed_come_back(
 
     with monkeypatch.context() as patch:
         patch.setattr("os.rename", rename)
-        patch.setattr("embedseg_large.io.labels._list", fail)
+        patch.setattr("embedseg_large.io.label_disk.DiskLabels._list", fail)
         with pytest.raises(OSError, match="Input/output error"):
             pending.publish({})
     assert not (image / "labels" / "nuclei").exists()
