@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedseg_large.embedding import Embedding, dequantise, quantise
-from embedseg_large.errors import ModelError, UsageError
+from embedseg_large.errors import ModelError, RunError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.network.device import available_cores, build, checked_device
 from embedseg_large.network.erfnet import STRIDE
@@ -24,7 +24,7 @@ from embedseg_large.network.lanes import in_order
 from embedseg_large.network.modelfile import StoredModel, write_model_file
 from embedseg_large.network.settings import ModelSettings
 from embedseg_large.network.tta import Each, mean_raw
-from embedseg_large.symmetry import MODES, group, obstacle
+from embedseg_large.symmetry import MODES, SignedPermutation, group, obstacle
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -249,12 +249,14 @@ class Model:
             The image or the augmentation does not fit the model.
         ModelError
             The network answers with infinities or NaN.
+        RunError
+            There is not enough memory, even for one pass at a time.
         """
         elements = group(self.tta_mode(tta), self.ndim)
         channels = self._checked(image)
         shape = channels.shape[1:]
         padded = torch.from_numpy(_pad(channels)).to(self.device)
-        raw = mean_raw(self._forward, padded, elements, self._each())
+        raw = self._mean(padded, elements)
         if not torch.isfinite(raw).all():
             raise ModelError(
                 f"the network answers with infinities or NaN in {self.dtype}; "
@@ -309,10 +311,33 @@ class Model:
             raw: Tensor = self._network(image[None])[0]
         return raw.float()
 
-    def _each(self) -> Each:
+    def _mean(self, image: Tensor, elements: Sequence[SignedPermutation]) -> Tensor:
+        """Average over a group; where memory is short, one pass at a time."""
+        for lanes in (self.lanes, 1):
+            try:
+                return mean_raw(self._forward, image, elements, self._each(lanes))
+            except (MemoryError, RuntimeError) as error:
+                if not _is_lack_of_memory(error):
+                    raise
+                # outside of this block the failed passes hold no tensors any more
+                reason = str(error).partition("\n")[0]
+            if torch.device(self.device).type == "cuda":
+                torch.cuda.empty_cache()
+        raise RunError(
+            f"an image of shape {tuple(image.shape)} does not fit into the memory of "
+            f"{self.device} ({reason}); use a smaller tile, or dtype bfloat16"
+        )
+
+    def _each(self, lanes: int) -> Each:
         """Say how the passes of an augmentation are run: a GPU has its own parallelism."""
         on_cpu = torch.device(self.device).type == "cpu"
-        return partial(in_order, lanes=self.lanes) if on_cpu else map
+        return partial(in_order, lanes=lanes) if on_cpu else map
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    """Tell whether torch or numpy could not get memory; on the CPU torch has no class for it."""
+    is_named = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return is_named or "DefaultCPUAllocator" in str(error)
 
 
 def _pad(image: NDArray[np.float32]) -> NDArray[np.float32]:

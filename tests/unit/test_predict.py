@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from embedseg_large.embedding import dequantise, quantise
-from embedseg_large.errors import ModelError, UsageError
+from embedseg_large.errors import ModelError, RunError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.model import Model
@@ -231,3 +232,37 @@ def test_settings_that_cannot_be_used_are_refused(
 def test_halo_and_reach_follow_from_the_extent(model: Model) -> None:
     assert model.halo == model.extent == (9, 9, 9)
     assert model.reach == (13.5, 13.5, 13.5)
+
+
+def test_where_memory_is_short_passes_run_one_by_one(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.random.default_rng(0).random((16, 16, 16)).astype(np.float32)
+    expected = model.predict_raw(image, tta=16)
+    forward, running = Model._forward, []
+
+    def short_of_memory(self: Model, part: torch.Tensor) -> torch.Tensor:
+        running.append(part)
+        if len(running) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        time.sleep(0.05)
+        try:
+            return forward(self, part)
+        finally:
+            running.clear()
+
+    monkeypatch.setattr(Model, "_forward", short_of_memory)
+    wide = model.to(lanes=2)
+    np.testing.assert_array_equal(wide.predict_raw(image, tta=16), expected)
+
+
+def test_too_little_memory_for_one_pass_is_one_line(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(self: Model, part: torch.Tensor) -> torch.Tensor:
+        del self, part
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nat some line")
+
+    monkeypatch.setattr(Model, "_forward", none_left)
+    with pytest.raises(RunError, match=r"shape \(1, 16, 16, 16\) does not fit .* smaller tile"):
+        model.predict_raw(np.zeros((16, 16, 16), np.float32))

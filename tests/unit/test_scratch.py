@@ -11,7 +11,7 @@ import pytest
 
 from embedseg_large.embedding import background
 from embedseg_large.engine.scratch import Scratch
-from embedseg_large.engine.views import SKIPPED, ViewName
+from embedseg_large.engine.views import UNWRITTEN, ViewName
 from embedseg_large.errors import OutputError, RunError
 from embedseg_large.geometry import Box
 from embedseg_large.stitching.view import TileView
@@ -43,7 +43,7 @@ def view() -> TileView:
 
 def test_predictions_come_back_over_tile_borders(scratch: Scratch) -> None:
     stored = np.random.default_rng(0).normal(size=(5, 20, 20)).astype(np.float16)
-    versions = np.full(GRID.counts, SKIPPED, np.uint32)
+    versions = np.full(GRID.counts, UNWRITTEN, np.uint32)
     for index in [(0, 0), (1, 0), (1, 1)]:
         core = GRID.tile(index).core
         versions[index] = scratch.write_prediction(index, stored[(slice(None), *core.slices)])
