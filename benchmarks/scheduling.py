@@ -167,7 +167,7 @@ def resume(count: int) -> dict[str, Any]:
         journal = Journal(folder_at(str(folder / "journal")))
         for number in range(tiles):
             for ledger in ("predict", "cluster/0", "check/0", "finish/0"):
-                journal.note(ledger, number, (5, None))
+                journal.note(ledger, number, (5, 0 if ledger == "predict" else None))
         for layer in range(job.clustering().counts[0]):
             journal.note("account/0", layer, (5, [0, 0, [], []]))
         journal.flush()

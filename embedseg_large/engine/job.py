@@ -36,6 +36,8 @@ class Job:
     """From the volume's grid to the one that the network sees."""
     settings: SegmentSettings
     scratch: Scratch
+    in_memory: bool = False
+    """Whether the user gave an array, not a file."""
 
     @property
     def shape(self) -> tuple[int, ...]:

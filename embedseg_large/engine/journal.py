@@ -6,8 +6,8 @@ seconds and written as one small file that is never changed. A killed client los
 notes, and does those tiles again. 10⁶ tiles are some ten thousand files instead of millions, and
 nothing has to be listed or read while the run is going.
 
-In memory a *ledger*, the results of one stage, takes 4 bytes a tile; only results that are more
-than a number take more.
+In memory a *ledger*, the results of one stage, takes 4 bytes a tile, or 8; only results that are
+more than two numbers take more.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ FLUSH_SECONDS = 2.0
 FLUSH_LINES = 10_000
 
 Note = tuple[int, Any]
-"""A result: a number from 0 to 2³² - 2, and what does not fit into it as JSON values, or None."""
+"""A result: a number from 0 to 2³² - 2, and what else there is to it: None, another number below
+2³², or JSON values."""
 
 
 @dataclass(slots=True)
@@ -37,6 +38,8 @@ class Ledger:
 
     _values: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(1024, np.uint32))
     """One more than the value; 0: not done."""
+    _numbers: NDArray[np.uint32] | None = None
+    """What else there is, where it is one number."""
     _more: dict[int, Any] = field(default_factory=dict)
     count: int = 0
     """Tasks that are done."""
@@ -45,19 +48,29 @@ class Ledger:
         """Note a result; a second one of the same task replaces the first."""
         value, more = note
         if number >= self._values.size:
-            room = max(number + 1, 2 * self._values.size) - self._values.size
-            self._values = np.concatenate([self._values, np.zeros(room, np.uint32)])
+            self._grow(max(number + 1, 2 * self._values.size) - self._values.size)
         self.count += int(self._values[number] == 0)
         self._values[number] = value + 1
         self._more.pop(number, None)
-        if more is not None:
+        if isinstance(more, int):
+            if self._numbers is None:
+                self._numbers = np.zeros(self._values.size, np.uint32)
+            self._numbers[number] = more
+        elif more is not None:
             self._more[number] = more
+
+    def _grow(self, room: int) -> None:
+        empty = np.zeros(room, np.uint32)
+        self._values = np.concatenate([self._values, empty])
+        if self._numbers is not None:
+            self._numbers = np.concatenate([self._numbers, empty])
 
     def get(self, number: int) -> Note | None:
         """The result of a task, if it is done."""
         if number >= self._values.size or not self._values[number]:
             return None
-        return int(self._values[number]) - 1, self._more.get(number)
+        number_of = None if self._numbers is None else int(self._numbers[number])
+        return int(self._values[number]) - 1, self._more.get(number, number_of)
 
 
 class Journal:

@@ -126,10 +126,10 @@ class SegmentResult:
     def labels(self) -> da.Array:
         """The labels, lazy, with the axes of the image without c."""
         import dask.array as da
-        import zarr
 
         from embedseg_large.io.volume import open_volume
 
-        level = open_volume(self.path, channel=None).levels[0].path
-        labels: da.Array = da.from_zarr(zarr.open_array(f"{self.path}/{level}", mode="r"))
+        stored = open_volume(self.path, channel=None).storage
+        chunks = tuple(map(min, stored.files, stored.shape))
+        labels: da.Array = da.from_array(stored, chunks=chunks, asarray=False, fancy=False)
         return labels

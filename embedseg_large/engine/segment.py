@@ -233,6 +233,7 @@ def _job(order: Order, intensity: tuple[IntensityRange, ...], executor: Executor
         resampling=order.resampling,
         settings=order.settings,
         scratch=order.scratch,
+        in_memory=order.volume.path is None,
     )
     return job if isinstance(executor, SerialExecutor) else reopenable(job)
 

@@ -34,14 +34,38 @@ KEPT_SEED = 0.1
 """Predictions of voxels whose seediness is at most this are not kept: they are never foreground."""
 
 
-def predict(job: Job, network: Network, index: Index) -> int:
-    """PREDICT: the embedding of a core, from core and context. Returns its version."""
-    tile = job.prediction.tile(index)
-    seen = tile.region.clip(job.shape)
+class Predicted(NamedTuple):
+    """Record of a tile that was predicted, or need not be."""
+
+    version: int
+    stamp: int
+    """Of the part of the image that it was made from, before it was read."""
+
+    def noted(self) -> Note:
+        """For the journal."""
+        return self.version, self.stamp
+
+
+def stamp_of(job: Job, index: Index) -> int:
+    """What changes when the image does, in the region of a prediction tile."""
+    if job.in_memory:  # its content was hashed; a copy of it for workers is written at each attempt
+        return 0
+    seen = job.prediction.tile(index).region.clip(job.shape)
+    return job.volume.stamp(seen if job.resampling.is_identity else job.resampling.needed(seen))
+
+
+def predict(job: Job, network: Network, index: Index) -> Predicted:
+    """PREDICT: the embedding of a core, from core and context."""
+    stamp = stamp_of(job, index)
+    return Predicted(_predict(job, network, job.prediction.tile(index)), stamp)
+
+
+def _predict(job: Job, network: Network, tile: Tile) -> int:
+    """Predict a core, if there is anything to see; returns its version."""
     inside = job.foreground.inside(tile.core, job.shape, job.timepoint)
     if inside is not None and not inside.any():
         return MASKED
-    if job.foreground.is_dark(seen, job.shape, job.timepoint):
+    if job.foreground.is_dark(tile.region.clip(job.shape), job.shape, job.timepoint):
         return DARK
     image = read_padded(job, tile.region)
     if image is None:
@@ -49,7 +73,7 @@ def predict(job: Job, network: Network, index: Index) -> int:
     whole = network.predict_tile(image, tile.region, job.settings.tta)
     stored = whole[(slice(None), *tile.core.slices_in(tile.region))]
     kept, count = keep_above(stored, min(KEPT_SEED, job.settings.foreground), inside)
-    return job.scratch.write_prediction(index, kept) if count else EMPTY
+    return job.scratch.write_prediction(tile.index, kept) if count else EMPTY
 
 
 def read_padded(job: Job, region: Box) -> NDArray[np.float32] | None:

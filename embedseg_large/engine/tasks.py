@@ -8,7 +8,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ from embedseg_large.engine.job import Job
 from embedseg_large.engine.journal import Note
 from embedseg_large.engine.network import Network
 from embedseg_large.engine.progress import Progress
-from embedseg_large.engine.stages import cluster, predict
+from embedseg_large.engine.stages import Predicted, cluster, predict, stamp_of
 from embedseg_large.engine.views import MISSING, ViewName, Views
 from embedseg_large.errors import EmbedSegError, ModelError, OutputError, RunError, UsageError
 from embedseg_large.tiling.grid import Index
@@ -172,7 +172,7 @@ class Each:
         self.note(task, result)
 
 
-def predict_tile(network: Network, job: Job, index: Index) -> int:
+def predict_tile(network: Network, job: Job, index: Index) -> Predicted:
     """PREDICT as a call."""
     return predict(job, network, index)
 
@@ -223,7 +223,7 @@ class PredictThenCluster:
             return
         if self.predictions[task.index] == MISSING:
             self._count_off(task.index)
-        self.predictions[task.index] = result
+        self.predictions[task.index] = result.version
 
     def _count_off(self, index: Index) -> None:
         readers = tuple(axis[i] for axis, i in zip(self._readers, index, strict=True))
@@ -287,7 +287,26 @@ def _predict_task(job: Job, index: Index) -> Task:
         index=index,
         ledger="predict",
         number=job.prediction.number(index),
+        noted=Predicted.noted,
+        recalled=partial(_unchanged, job, index),
     )
+
+
+def _unchanged(job: Job, index: Index, note: Note) -> Predicted:
+    """What was noted of a prediction, if the image is still what it was made from.
+
+    Raises
+    ------
+    UsageError
+        When the image has changed since.
+    """
+    found = Predicted(*note)
+    if found.stamp != stamp_of(job, index):
+        raise UsageError(
+            f"{job.volume.path}: the image has changed in {job.prediction.tile(index).region} "
+            "since this run began; pass overwrite to begin anew"
+        )
+    return found
 
 
 def cluster_task(job: Job, index: Index, level: int, predictions: NDArray[np.uint32]) -> Task:

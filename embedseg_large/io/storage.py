@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import CorruptChunkError
-from embedseg_large.io.failures import UnreachableError
+from embedseg_large.errors import CorruptChunkError, UnreachableError
 
 Index = tuple[int | slice, ...]
 
@@ -107,6 +108,25 @@ class StoredArray:
                     f"{file}: the shard is a file of 0 bytes; "
                     "restore the file or write the volume again"
                 )
+
+    def stamp(self, index: Index) -> int:
+        """Return a number below 2³² that changes when files of a region are written again.
+
+        From their sizes and times of change, on a disk. 0 for arrays in memory and, where it would
+        take a request a chunk, for those in object stores.
+        """
+        if self.zarr_format is None:
+            paths = [Path(self.location)]
+        elif Path(self.location).is_dir():
+            paths = [Path(self._name(cell)) for cell in self._files(index)]
+        else:
+            return 0
+        seen = 0
+        for path in paths:
+            with suppress(OSError):  # not there: never written, or an array in memory
+                about = path.stat()
+                seen = crc32(f"{path.name} {about.st_size} {about.st_mtime_ns}".encode(), seen)
+        return seen
 
     @property
     def files(self) -> tuple[int, ...]:

@@ -180,6 +180,13 @@ class Volume:
         at = self._timepoint(timepoint)
         return self.storage[self._index(box, at)].transpose(self._order(at))
 
+    def stamp(self, box: Box) -> int:
+        """Return a number that changes when voxels of a region are written again.
+
+        See `StoredArray.stamp`; of a volume without a time axis.
+        """
+        return self.storage.stamp(self._index(box, self._timepoint(None)))
+
     def describe(self) -> dict[str, Any]:
         """Collect what is known without reading voxels, as values that JSON can hold."""
         fill = self.fill_value

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import embedseg_large as es
 from embedseg_large.engine.clusterfile import LocalSettings
 from embedseg_large.engine.clusters import cluster_client
-from embedseg_large.errors import CorruptChunkError, OutputError, RunError
+from embedseg_large.errors import CorruptChunkError, OutputError, RunError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.io.convert import write_image
 from embedseg_large.testing.objects import Flaws
@@ -264,3 +264,26 @@ def test_hand_painted_labels_are_kept_when_they_are_overwritten(
     for name in ("nuclei", "nuclei.bak"):
         labels = es.open_volume(store / "labels" / name)
         np.testing.assert_array_equal(labels.data.compute(), expected)
+
+
+def test_an_image_that_changed_since_is_refused(
+    store: Path, image: Labels, expected: Labels
+) -> None:
+    class Stop:
+        tiles = 0
+
+        def begin(self, stage: str, tiles: int) -> None: ...
+
+        def advance(self, stage: str) -> None:
+            self.tiles += stage == "predict"
+            if self.tiles == 10:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        es.segment(store, oracle(image), watcher=Stop(), **OPTIONS)
+    chunk = next(p for p in store.rglob("0/0/0/0") if "labels" not in p.parts)
+    chunk.write_bytes(chunk.read_bytes())
+    with pytest.raises(UsageError, match=r"the image has changed in .*overwrite to begin anew"):
+        es.segment(store, oracle(image), **OPTIONS)
+    result = es.segment(store, oracle(image), overwrite=True, **OPTIONS)
+    np.testing.assert_array_equal(np.asarray(result.labels), expected)
