@@ -96,7 +96,7 @@ def foreground_of(
 
 def _open_mask(mask: Any, volume: Volume) -> Volume:
     found = mask if isinstance(mask, Volume) else open_volume(mask, channel=None)
-    place = found.path or "the mask"
+    place = "the mask" if found.path is None else found.name
     if found.spatial_axes != volume.spatial_axes or found.n_channels > 1:
         raise VolumeError(f"{place}: axes {found.axes}; a mask has those of the image, without c")
     sizes = list(zip(volume.spatial_shape, found.spatial_shape, strict=True))
@@ -119,7 +119,7 @@ def _coarse(volume: Volume, network: Network) -> Volume:
     """The coarsest level in which an object is still some voxels wide."""
     if volume.path is None or len(volume.levels) <= volume.level + 1:
         raise UsageError(
-            f"{volume.path or 'the array'}: there is no coarser level to look for dark tiles in; "
+            f"{volume.name}: there is no coarser level to look for dark tiles in; "
             "give a mask instead, or convert the image with a pyramid"
         )
     widest = (network.object_diameter or _USUAL_DIAMETER) / _VOXELS_PER_DIAMETER

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from embedseg_large.errors import UsageError, VolumeError
+from embedseg_large.io.connection import joined
 from embedseg_large.io.folders import is_folder_of_images, name_of, pair_by_stem
+from embedseg_large.io.labels import label_names
 from embedseg_large.io.volume import Volume, open_volume
 
 
@@ -96,7 +97,7 @@ def _by_position(predictions: Sequence[Any], truths: Sequence[Any]) -> list[tupl
 def _labels(source: Any, axes: str | None) -> Volume:
     """Open a label volume; refuse an image that has labels inside."""
     volume = source if isinstance(source, Volume) else open_volume(source, axes=axes)
-    inside = None if volume.path is None else Path(volume.path, "labels")
-    if not volume.is_labels and inside is not None and inside.is_dir():
-        raise UsageError(f"{volume.path} is an image; give its labels: {inside}/NAME")
+    if not volume.is_labels and volume.path is not None and label_names(volume.path):
+        labels = joined(volume.name, "labels/NAME")
+        raise UsageError(f"{volume.name} is an image; give its labels: {labels}")
     return volume

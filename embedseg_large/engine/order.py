@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from pathlib import Path
 from typing import Any, Unpack
 
 from embedseg_large.engine.foreground import Foreground, foreground_of
@@ -18,7 +17,7 @@ from embedseg_large.engine.places import predictions_path, scratch_path
 from embedseg_large.engine.scratch import Scratch
 from embedseg_large.engine.settings import SegmentSettings, resolve_settings
 from embedseg_large.errors import ModelError, UsageError
-from embedseg_large.io.group import check_writable
+from embedseg_large.io.connection import joined
 from embedseg_large.io.intensity import IntensityRange
 from embedseg_large.io.labels import LabelTarget, label_target
 from embedseg_large.io.objects import folder_at
@@ -81,7 +80,7 @@ class Order:
             part = replace(part, scratch=self.scratch.below(section))
         if self.kept_in is None:
             return part
-        kept = open_kept(f"{self.kept_in}/{section}".rstrip("/"), part)
+        kept = open_kept(joined(self.kept_in, section), part)
         return replace(part, kept=kept, scratch=replace(part.scratch, kept=kept.folder))
 
 
@@ -140,8 +139,7 @@ def prepare(
         opened, labels, output=output, ngff_version=ngff_version, overwrite=overwrite
     )
     place = scratch_path(scratch, target.store, target.name)
-    if "://" not in place:
-        check_writable(Path(place).parent)
+    folder_at(place).check_writable()
     order = Order(
         volume=opened,
         network=network,
@@ -215,7 +213,7 @@ def _load(model: Network | str | os.PathLike[str] | None, ndim: int) -> Network:
 
 def _check_fit(volume: Volume, network: Network) -> None:
     if volume.is_labels:
-        raise UsageError(f"{volume.path} holds labels, not an image; give the image's own path")
+        raise UsageError(f"{volume.name} holds labels, not an image; give the image's own path")
     if volume.ndim != network.ndim:
         raise ModelError(
             f"the model is {network.ndim}D, the volume {volume.ndim}D (axes {volume.axes}, "

@@ -1,4 +1,15 @@
-"""Where a run keeps its files: names that a later attempt finds again."""
+"""Where a run keeps its files: names that a later attempt finds again.
+
+::
+
+    FOLDER/x.ome.zarr                      the store
+    FOLDER/.x.ome.zarr-NAME.run/           what the run of the labels NAME keeps until it is finished
+    FOLDER/.x.ome.zarr-NAME.lock/          who is at it
+    FOLDER/x.ome.zarr-NAME.predictions/    predictions that are kept
+
+FOLDER is a folder of a disk or a prefix of a bucket. A store that is a whole bucket has nothing
+beside it, and gets them inside, without its name.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +17,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from embedseg_large.io.connection import Address, is_remote
 from embedseg_large.io.objects import Folder, folder_at
 
 
@@ -13,12 +25,9 @@ def scratch_path(given: str | os.PathLike[str] | None, store: str, labels: str) 
     """The folder of the run that writes some labels: under the one given, or beside the store."""
     if given is None:
         return _beside(store, f"{labels}.run")
-    where = os.fspath(given)
-    if "://" not in where:
-        where = str(Path(where).absolute())
     # stores of one name in several folders may share a scratch folder
     mark = hashlib.sha256(store.encode()).hexdigest()[:8]
-    return f"{where.rstrip('/')}/.{store.rpartition('/')[2]}-{labels}-{mark}.run"
+    return f"{folder_at(given).path}/.{store.rpartition('/')[2]}-{labels}-{mark}.run"
 
 
 def predictions_path(given: str | os.PathLike[str] | None, store: str, labels: str) -> str:
@@ -30,11 +39,13 @@ def predictions_path(given: str | os.PathLike[str] | None, store: str, labels: s
 def lock_folder(store: str, labels: str) -> Folder:
     """The folder of the lock of some labels: beside the store, or in it if that is read-only."""
     parent = Path(store).parent
-    if "://" not in store and parent.is_dir() and not os.access(parent, os.W_OK):
+    if not is_remote(store) and parent.is_dir() and not os.access(parent, os.W_OK):
         return folder_at(str(Path(store, "labels", f".{labels}.lock")))
     return folder_at(_beside(store, f"{labels}.lock"))
 
 
 def _beside(store: str, ending: str) -> str:
-    parent, _, name = store.rstrip("/").rpartition("/")
+    if is_remote(store) and not Address.of(store).key:
+        return f"{store}/.{ending}"
+    parent, _, name = store.rpartition("/")
     return f"{parent}/.{name}-{ending}"

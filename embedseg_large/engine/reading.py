@@ -33,7 +33,7 @@ def _read_stored(job: Job, box: Box) -> NDArray[np.float32] | None:
     if job.fill_value != job.fill_value:  # never written: as dark as the darkest
         image[np.isnan(voxels)] = 0.0
     if not np.isfinite(image).all():
-        raise IntensityError(f"{job.volume.path or 'the array'}: NaN or infinite voxels in {box}")
+        raise IntensityError(f"{job.volume.name}: NaN or infinite voxels in {box}")
     return image
 
 

@@ -7,7 +7,9 @@ are done, and then the run says what is missing. Doing it again later does only 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from embedseg_large.engine.events import AttemptFailed, Recalled, TaskDone, TaskFailed
 from embedseg_large.engine.journal import Journal, Section
 from embedseg_large.engine.progress import Progress
 from embedseg_large.engine.tasks import Done, Executor, Failed, Source, Task
@@ -59,20 +61,30 @@ class _Noted:
             note = self.journal.find(task.ledger, task.number) if task.ledger else None
             if note is None:
                 return task
-            self.progress.recall(task.stage)
+            self.progress.recall(Recalled(**self._about(task)))
             self.source.done(task, task.recalled(note))
         return None
 
     def finished(self, task: Task, outcome: Done | Failed) -> None:
         """Note a result, or keep a failure for later."""
+        about = self._about(task) | {"where": task.call.where, "worker": outcome.worker}
+        for number, text in enumerate(outcome.tracebacks, 1):
+            self.progress.tell(AttemptFailed(attempt=number, traceback=text, **about))
         if isinstance(outcome, Failed):
+            self.progress.tell(TaskFailed(error=str(outcome.error), **about))
             self._failed(task, outcome)
             return
         self._done += 1
-        self.progress.advance(task.stage, task.call.voxels, outcome.seconds)
+        voxels, seconds = task.call.voxels, round(outcome.seconds, 4)
+        self.progress.advance(TaskDone(voxels=voxels, seconds=seconds, **about))
         if task.ledger:
             self.journal.note(task.ledger, task.number, task.noted(outcome.result))
         self.source.done(task, outcome.result)
+
+    def _about(self, task: Task) -> dict[str, Any]:
+        """Which task it is, for events."""
+        section = self.journal.name if isinstance(self.journal, Section) else ""
+        return {"stage": task.stage, "section": section, "tile": task.index}
 
     def _failed(self, task: Task, outcome: Failed) -> None:
         if outcome.is_hopeless:

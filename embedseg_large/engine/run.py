@@ -133,12 +133,13 @@ def _outcome(future: Future[Done | Failed]) -> Done | Failed:
     """What came of a task, or of the worker that it was sent to."""
     try:
         outcome: Done | Failed = future.result()
-    except KilledWorker:
+    except KilledWorker as error:
         return Failed(
             RunError(
                 "it killed its worker again and again, most likely for want of memory; give "
                 "workers more of it, or use smaller tiles (--tile, --cluster-tile)"
-            )
+            ),
+            worker=str(error.last_worker.name),
         )
     return outcome
 

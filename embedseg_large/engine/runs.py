@@ -120,6 +120,7 @@ def _begin(folder: Folder, order: Order) -> None:
 def _leave(run: Run) -> None:
     """Keep what was done for the next attempt; if nothing was, leave nothing."""
     with suppress(EmbedSegError):  # the first error is the one to tell
+        run.lock.check_now()  # it may be another's by now
         if not any(run.journal.counts.values()):
             run.folder.remove_all()
             return

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,19 +28,22 @@ from embedseg_large.engine.clusterfile import (
     ClusterSettings,
     LocalSettings,
     SchedulerSettings,
+    offers_gpu,
     read_cluster_file,
 )
+from embedseg_large.engine.events import Published, RunBegun
 from embedseg_large.engine.job import Job
 from embedseg_large.engine.kept import keep
+from embedseg_large.engine.logfile import log_to
 from embedseg_large.engine.network import Network, place
 from embedseg_large.engine.options import SegmentOptions
 from embedseg_large.engine.order import Order, prepare
 from embedseg_large.engine.pipeline import Found, find_instances, tasks_of, write_labels
-from embedseg_large.engine.progress import Progress, Watcher
+from embedseg_large.engine.progress import Observer, Progress, Watcher
 from embedseg_large.engine.provenance import provenance
 from embedseg_large.engine.recorder import Recorder
 from embedseg_large.engine.report import SegmentResult, merged
-from embedseg_large.engine.runs import Run, open_run
+from embedseg_large.engine.runs import Run, open_run, read_about
 from embedseg_large.engine.serial import SerialExecutor
 from embedseg_large.engine.spool import reopenable
 from embedseg_large.engine.statistics import find_intensity
@@ -64,7 +68,9 @@ def segment(
     workers: int | None = None,
     scheduler: str | None = None,
     cluster_config: str | os.PathLike[str] | None = None,
-    watcher: Watcher | None = None,
+    watcher: Watcher | Observer | None = None,
+    log: str | os.PathLike[str] | None = None,
+    performance_report: str | os.PathLike[str] | None = None,
     **options: Unpack[SegmentOptions],
 ) -> SegmentResult:
     """Segment a volume, and write its labels as OME-Zarr.
@@ -89,7 +95,12 @@ def segment(
         File with the settings of a cluster to start or to use, see
         `embedseg_large.engine.clusterfile`.
     watcher
-        Is told of progress.
+        Is told of progress: a `Watcher` how many tiles are done, an `Observer` of every event.
+    log
+        Local file to which everything that happens is appended, one JSON object a line: see
+        `embedseg_large.engine.logfile`.
+    performance_report
+        HTML file for Dask's report of what the workers did. Needs bokeh where the scheduler is.
     **options
         See `embedseg_large.engine.options.SegmentOptions`: channel, timepoint, level, axes,
         voxel_size, object_diameter, mask, dark_below, output, ngff_version, overwrite, scratch,
@@ -116,10 +127,16 @@ def segment(
     OutputError
         When the output cannot be written. Older labels are still there then.
     """
-    where = _chosen(client, workers, scheduler, cluster_config)
-    order = prepare(volume, model, labels, **options)
-    with open_run(order) as run, _executor(order, run, where) as executor:
-        return run_order(order, run, executor, Progress(watcher))
+    with log_to(log) as written, Progress(watcher, written).telling_failure() as progress:
+        where = _chosen(client, workers, scheduler, cluster_config)
+        if where is None and performance_report is not None:
+            raise UsageError(
+                "a performance report is of Dask workers, and this run has none; "
+                "add workers, or leave the report out"
+            )
+        order = prepare(volume, model, labels, **options)
+        with open_run(order) as run, _executor(order, run, where, performance_report) as executor:
+            return run_order(order, run, executor, progress)
 
 
 def _chosen(
@@ -144,7 +161,12 @@ def _chosen(
 
 
 @contextmanager
-def _executor(order: Order, run: Run, where: Client | ClusterSettings | None) -> Iterator[Executor]:
+def _executor(
+    order: Order,
+    run: Run,
+    where: Client | ClusterSettings | None,
+    report: str | os.PathLike[str] | None,
+) -> Iterator[Executor]:
     """What does the work."""
     settings = order.settings
     if where is None:
@@ -152,6 +174,7 @@ def _executor(order: Order, run: Run, where: Client | ClusterSettings | None) ->
         yield SerialExecutor(network)
         return
     from embedseg_large.engine.clusters import cluster_client
+    from embedseg_large.engine.performance import performance_report
     from embedseg_large.engine.readiness import check_workers
     from embedseg_large.engine.run import DaskExecutor
     from embedseg_large.engine.workers import network_spec
@@ -167,6 +190,8 @@ def _executor(order: Order, run: Run, where: Client | ClusterSettings | None) ->
             needs_gpu=order.kept_in is None,
             inputs=inputs,
         )
+        if report is not None:
+            stack.enter_context(performance_report(where, report))
         executor = DaskExecutor(where, network_spec(order.network, settings, run.folder))
         stack.callback(executor.close)
         yield executor
@@ -177,6 +202,7 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
     began = time.perf_counter()
     logger.info("segmenting %s into %s", order.volume.shape, order.target.path)
     logger.info("settings: %s", order.settings.as_dict())
+    progress.tell(_beginning(order, run))
     recorder = Recorder(executor, run.journal, progress)
     found = _find_all(order, run, recorder)
     pending = _write_all(found, order, run, recorder)
@@ -196,11 +222,31 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
         summary["predictions"] = order.scratch.predictions.path
     run.lock.check_now()
     pending.publish(summary)
+    progress.tell(
+        Published(
+            labels=order.target.path,
+            instances=summary["n_instances"],
+            seconds=summary["seconds"],
+        )
+    )
     return SegmentResult(
         path=order.target.path,
         n_instances=summary["n_instances"],
         seams=merged([f.seams for f in found]),
         summary=summary,
+    )
+
+
+def _beginning(order: Order, run: Run) -> RunBegun:
+    about = read_about(run.folder)
+    return RunBegun(
+        labels=order.target.path,
+        run=run.name,
+        resumed=run.resumed,
+        token=about["token"],
+        facts=about["facts"],
+        host=platform.node(),
+        process=os.getpid(),
     )
 
 
@@ -215,7 +261,9 @@ def _find_all(order: Order, run: Run, recorder: Recorder) -> list[Found]:
             logger.info("intensities %g to %g become 0 to 1", one.low, one.high)
         job = _job(part, intensity, recorder.executor)
         todo = tasks_of(job, part)
-        run.tell({"tasks": {name: n * len(order.timepoints) for name, n in todo.items()}})
+        total = {name: n * len(order.timepoints) for name, n in todo.items()}
+        run.tell({"tasks": total})
+        recorder.progress.plan(total)
         found.append(find_instances(job, part, section))
         if order.keep:
             keep(part.scratch.predictions, part, found[-1].predictions, intensity)
@@ -244,6 +292,7 @@ def _write_all(found: Sequence[Found], order: Order, run: Run, recorder: Recorde
     pending = order.target.create(label_dtype(most), run=run.name)
     shards = sum(1 for level in range(pending.n_levels) for _ in pending.regions(level))
     run.tell({"pending": pending.path, "shards": shards * len(found)})
+    recorder.progress.plan({"finish": shards * len(found)})
     for part, one in zip(order.parts(), found, strict=True):
         write_labels(one, pending, recorder.within(part.section))
     return pending

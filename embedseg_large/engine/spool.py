@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from embedseg_large.engine.job import Job
-from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
+from embedseg_large.io.arrays import create_array, open_array
 from embedseg_large.io.group import output_errors
 from embedseg_large.io.volume import Volume, open_volume
 
@@ -30,31 +30,28 @@ def reopenable(job: Job) -> Job:
 
 
 def _spooled(volume: Volume, path: str) -> Volume:
-    """The same volume, at a path."""
+    """The same volume, at a path or URL."""
     if volume.path is not None:
         return volume
-    import zarr
-
-    if "://" in path:
-        raise UsageError(
-            "the image is in this process's memory, where workers do not see it; save it, or "
-            "give a local scratch folder"
-        )
-    lead = volume.shape[: len(volume.axes) - volume.ndim]
     chunk = tuple(min(n, _CHUNK[volume.ndim]) for n in volume.spatial_shape)
     with output_errors(path):
-        array: Any = zarr.create_array(
+        # one of an attempt that was killed in the middle is written over
+        create_array(
             path,
             shape=volume.shape,
-            chunks=(*lead, *chunk),
+            chunks=(*volume.shape[: -volume.ndim], *chunk),
             dtype=volume.dtype,
-            overwrite=True,  # an earlier attempt may have been killed in the middle
         )
-        for box in Box.whole(volume.spatial_shape).split(chunk):
-            if "t" not in volume.axes:
-                array[(..., *box.slices)] = volume.read(box)
-                continue
-            for timepoint in range(volume.n_timepoints):
-                array[(timepoint, ..., *box.slices)] = volume.read(box, timepoint)
+        _fill(open_array(path, "r+"), volume, chunk)
     channel = None if volume.channel is None and volume.n_channels > 1 else 0
     return open_volume(path, axes=volume.axes, channel=channel)
+
+
+def _fill(array: Any, volume: Volume, chunk: tuple[int, ...]) -> None:
+    """Copy a volume, chunk by chunk."""
+    for box in Box.whole(volume.spatial_shape).split(chunk):
+        if "t" not in volume.axes:
+            array[(..., *box.slices)] = volume.read(box)
+            continue
+        for timepoint in range(volume.n_timepoints):
+            array[(timepoint, ..., *box.slices)] = volume.read(box, timepoint)

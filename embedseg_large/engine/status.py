@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from embedseg_large.engine.journal import Journal
@@ -62,11 +61,8 @@ def run_status(
     UsageError
         When there is no unfinished run.
     """
-    store = os.fspath(place)
-    if "://" not in store:
-        store = str(Path(store).absolute())
-    folder, about = folder_at(store), read_about(folder_at(store))
-    found = None
+    folder = folder_at(place)
+    store, about = folder.path, read_about(folder)
     if about:
         found = holder(_lock_of(about["labels"]))
     else:

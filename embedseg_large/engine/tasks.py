@@ -20,7 +20,14 @@ from embedseg_large.engine.network import Network
 from embedseg_large.engine.progress import Progress
 from embedseg_large.engine.stages import Predicted, cluster, predict, stamp_of
 from embedseg_large.engine.views import MISSING, ViewName, Views
-from embedseg_large.errors import EmbedSegError, ModelError, OutputError, RunError, UsageError
+from embedseg_large.errors import (
+    EmbedSegError,
+    ModelError,
+    OutputError,
+    RunError,
+    UnreachableError,
+    UsageError,
+)
 from embedseg_large.tiling.grid import Index
 
 ATTEMPTS = 3
@@ -28,7 +35,7 @@ ATTEMPTS = 3
 PAUSE_SECONDS = 0.1
 """Before the second attempt; four times as long before each further one."""
 
-_HOPELESS = (UsageError, ModelError, OutputError, RunError)
+_HOPELESS = (UsageError, ModelError, OutputError, UnreachableError, RunError)
 """What another attempt would not mend."""
 
 logger = logging.getLogger(__name__)
@@ -76,6 +83,10 @@ class Done(NamedTuple):
 
     result: Any
     seconds: float
+    worker: str = ""
+    """Name of who did it; empty: the process that asked for it."""
+    tracebacks: tuple[str, ...] = ()
+    """Of attempts that failed, before the one that did not."""
 
 
 class Failed(NamedTuple):
@@ -84,6 +95,10 @@ class Failed(NamedTuple):
     error: EmbedSegError
     is_hopeless: bool = False
     """Whether other tasks would fail as this one did: the run ends at once."""
+    worker: str = ""
+    """As of `Done`."""
+    tracebacks: tuple[str, ...] = ()
+    """Of all attempts that raised."""
 
 
 class Source(Protocol):
@@ -133,16 +148,18 @@ class Recording(Protocol):
 def perform(call: Call, network: Callable[[], Network]) -> Done | Failed:
     """Do one call where it is, if need be again, and time it."""
     began = time.perf_counter()
+    tracebacks: tuple[str, ...] = ()
     for attempt in range(ATTEMPTS):
         try:
             front = (network(),) if call.needs_network else ()
             result = call.function(*front, *call.item)
-            return Done(result, time.perf_counter() - began)
-        except _HOPELESS as error:
-            return Failed(_plain(error), is_hopeless=True)
+            return Done(result, time.perf_counter() - began, tracebacks=tracebacks)
         except Exception as error:
-            failed = Failed(_plain(error))
-            logger.debug("attempt %d failed:\n%s", attempt + 1, traceback.format_exc())
+            tracebacks += (traceback.format_exc(),)
+            failed = Failed(_plain(error), isinstance(error, _HOPELESS), tracebacks=tracebacks)
+            logger.debug("attempt %d failed:\n%s", attempt + 1, tracebacks[-1])
+        if failed.is_hopeless:
+            break
         if attempt + 1 < ATTEMPTS:
             time.sleep(PAUSE_SECONDS * 4**attempt)
     return failed
@@ -303,7 +320,7 @@ def _unchanged(job: Job, index: Index, note: Note) -> Predicted:
     found = Predicted(*note)
     if found.stamp != stamp_of(job, index):
         raise UsageError(
-            f"{job.volume.path}: the image has changed in {job.prediction.tile(index).region} "
+            f"{job.volume.name}: the image has changed in {job.prediction.tile(index).region} "
             "since this run began; pass overwrite to begin anew"
         )
     return found

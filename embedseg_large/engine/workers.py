@@ -91,6 +91,7 @@ def perform_on_worker(call: Call, plugin: str) -> Done | Failed:
 
     Failures come back as values: Dask would log and retry what it sees raised.
     """
-    found = get_worker().plugins[plugin]
+    worker = get_worker()
+    found = worker.plugins[plugin]
     assert isinstance(found, NetworkPlugin)
-    return perform(call, found.network)
+    return perform(call, found.network)._replace(worker=str(worker.name))

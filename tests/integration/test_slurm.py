@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,3 +181,40 @@ def eventually(look: Callable[[], bool], seconds: float = 40) -> bool:
             return False
         time.sleep(0.2)
     return True
+
+
+def test_a_run_that_met_its_wall_time_goes_on_in_the_next_job(slurm: Path, tmp_path: Path) -> None:
+    """The whole run is one batch job."""
+    out, script = tmp_path / "place" / "out.zarr", tmp_path / "job.sh"
+    victim = Path(__file__).with_name("victim.py")
+    stays = f"{sys.executable} {victim} {out} cluster stays"
+    # the shell of the job must not outlive its child, nor hide how it ended
+    script.write_text(f"#!/bin/bash\nexec {stays}\n")
+    submit = ["sbatch", "--parsable", "--time=5", f"--output={slurm}/job.log", str(script)]
+    job = subprocess.run(submit, capture_output=True, text=True, check=True).stdout.strip()
+    assert eventually(lambda: bool(list(tmp_path.glob("place/.*.run/journal/*"))))
+    soon = ["scontrol", "update", f"jobid={job}", "EndTime=now+1seconds"]
+    subprocess.run(soon, check=True)
+    assert eventually(lambda: state_of(job) not in ("RUNNING", "COMPLETING"), seconds=60)
+    assert state_of(job) == "TIMEOUT"
+    assert not (out / "labels" / "nuclei").exists()
+    again = subprocess.run(
+        ["srun", "--time=5", sys.executable, victim, out, "none"], capture_output=True, check=False
+    )
+    assert again.returncode == 0, again.stderr.decode()
+    found = es.open_volume(out / "labels" / "nuclei")
+    attributes = json.loads((out / "labels" / "nuclei" / "zarr.json").read_text())["attributes"]
+    assert attributes["embedseg_large"]["resumed"]["predict"] > 0
+    alone = subprocess.run(
+        [sys.executable, victim, tmp_path / "alone.zarr", "none"], capture_output=True, check=True
+    )
+    assert alone.returncode == 0
+    np.testing.assert_array_equal(
+        found.data.compute(),
+        es.open_volume(tmp_path / "alone.zarr" / "labels" / "nuclei").data.compute(),
+    )
+
+
+def state_of(job: str) -> str:
+    squeue = ["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T"]
+    return subprocess.run(squeue, capture_output=True, text=True, check=True).stdout.strip()

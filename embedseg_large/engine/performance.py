@@ -1,0 +1,56 @@
+"""The report that Dask makes of what its workers did: an HTML page."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from distributed import Client
+from distributed import performance_report as dask_report
+
+from embedseg_large.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def performance_report(client: Client, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Write a report of the tasks of the body, whether they succeed or not.
+
+    Raises
+    ------
+    UsageError
+        When the report cannot be made: the scheduler has no bokeh, there is no such folder.
+        Nothing has been computed then. What goes wrong later is a warning.
+    """
+    _check(client, Path(path))
+    report = dask_report(filename=os.fspath(path))
+    with client.as_current():
+        report.__enter__()
+        try:
+            yield
+        finally:
+            _write(report, path)
+
+
+def _check(client: Client, path: Path) -> None:
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
+    try:
+        client.run_on_scheduler(version, "bokeh")
+    except ModuleNotFoundError:
+        raise UsageError(
+            "a performance report is drawn by bokeh, which the Dask scheduler does not have; "
+            "pip install bokeh there"
+        ) from None
+
+
+def _write(report: dask_report, path: str | os.PathLike[str]) -> None:
+    try:
+        report.__exit__(None, None, None)
+    except Exception as error:  # of the scheduler, of the network, of the disk, of bokeh
+        logger.warning("%s: no performance report (%s: %s)", path, type(error).__name__, error)
