@@ -11,7 +11,8 @@ Each is also the builtin that fits, says what was found, where, and what to do, 
     │   ├── VolumeNotFoundError (FileNotFoundError)
     │   ├── MetadataError                   the store is there, its metadata is not usable
     │   ├── IntensityError                  NaN, infinity, or a constant image
-    │   └── CorruptChunkError (OSError)     stored voxels that cannot be decoded
+    │   ├── CorruptChunkError (OSError)     stored voxels that cannot be decoded
+    │   └── UnreachableError (OSError)      no answer, or no permission to read
     ├── ModelError (ValueError)             no model, or the wrong one for the image
     ├── OutputError (OSError)               the output cannot be written: read-only, disk full
     └── RunError (RuntimeError)             a run that had begun could not be finished
@@ -48,6 +49,10 @@ class IntensityError(VolumeError):
 
 class CorruptChunkError(VolumeError, OSError):
     """Stored voxels cannot be decoded."""
+
+
+class UnreachableError(VolumeError, OSError):
+    """A file or object is there, or may be, and cannot be read: no answer, no permission."""
 
 
 class ModelError(EmbedSegError, ValueError):

@@ -10,16 +10,17 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from embedseg_large.errors import EmbedSegError, ModelError, UsageError, VolumeError
+from embedseg_large.errors import EmbedSegError, ModelError, OutputError, UsageError, VolumeError
 
 if TYPE_CHECKING:
-    from embedseg_large.engine.progress import Watcher
+    from embedseg_large.engine.progress import Observer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,57 +88,54 @@ def set_up_logging(verbose: bool) -> None:
 
 
 @contextmanager
-def progress_bars(quiet: bool) -> Iterator[Watcher | None]:
-    """One bar a stage on stderr; None where nobody would see it."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+def progress_bars(quiet: bool) -> Iterator[Observer | None]:
+    """Show a run on stderr: bars in a terminal, else a line now and then; None for `quiet`."""
+    if quiet:
         yield None
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from embedseg_large.cli.runbars import RunBars, RunLines
 
-    columns = (
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("tiles"),
-        TimeElapsedColumn(),
-        TextColumn("·"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    with Progress(*columns, console=console) as progress:
-        yield _Bars(progress)
-
-
-class _Bars:
-    """A watcher that moves bars."""
-
-    def __init__(self, progress: Any) -> None:
-        self._progress = progress
-        self._tasks: dict[str, Any] = {}
-        self._totals: dict[str, int] = {}
-
-    def begin(self, stage: str, tiles: int) -> None:
-        self._totals[stage] = self._totals.get(stage, 0) + tiles
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=0)
-        self._progress.update(self._tasks[stage], total=self._totals[stage])
-
-    def advance(self, stage: str) -> None:
-        self._progress.advance(self._tasks[stage])
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    shown = RunBars(Console(stderr=True)) if console.is_terminal else RunLines(console.print)
+    with shown as observer:
+        yield observer
 
 
 def print_json(values: Any) -> None:
     """Print values as JSON to stdout."""
     json.dump(values, sys.stdout, indent=2)
     sys.stdout.write("\n")
+
+
+def check_folder_of(path: Path) -> None:
+    """Refuse a file that could not be written hours later.
+
+    Raises
+    ------
+    UsageError
+        When there is no folder for it, or a folder in its place.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise UsageError(f"{path}: it is a folder; name a file in it")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write values as JSON to a file, which appears whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        When it cannot be written.
+    """
+    begun = path.with_name(f".{path.name}-{os.getpid()}.part")
+    try:
+        begun.write_text(json.dumps(values, indent=2) + "\n")
+        begun.replace(path)
+    except OSError as error:
+        begun.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def print_facts(title: str | None, facts: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from embedseg_large.cli.console import print_facts, print_json, print_table, reported
 from embedseg_large.cli.options import Json
+from embedseg_large.io.connection import shown
 
 
 @reported()
@@ -26,7 +27,8 @@ def info(
         print_json(facts)
         return
     levels = facts.pop("levels", None)
-    print_facts(thing, {k.replace("_", " "): _text(v) for k, v in facts.items() if v is not None})
+    known = {k: v for k, v in facts.items() if v not in (None, [])}
+    print_facts(shown(thing), {k.replace("_", " "): _text(v) for k, v in known.items()})
     if levels:
         rows = [[str(i), str(v["path"]), _text(v["shape"])] for i, v in enumerate(levels)]
         print_table(["level", "path", "shape"], rows)
@@ -52,19 +54,16 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _about_volume(thing: str, level: int, axes: str | None) -> dict[str, Any]:
-    from embedseg_large.io.group import read_attributes
-    from embedseg_large.io.labels import PROVENANCE
+    from embedseg_large.io.labels import label_names, provenance_of
     from embedseg_large.io.volume import open_volume
 
     volume = open_volume(thing, channel=None, level=level, axes=axes)
     facts = volume.describe()
-    folder = Path(thing)
-    if (folder / "labels").is_dir():
-        named = (p.name for p in (folder / "labels").iterdir() if p.is_dir())
-        facts["labels"] = sorted(name for name in named if not name.startswith("."))
-    if volume.is_labels and folder.is_dir():
-        made = read_attributes(folder).get(PROVENANCE, {})
+    if volume.is_labels:
+        made = provenance_of(thing)
         facts |= {k: made[k] for k in ("n_instances", "seams", "settings", "model") if k in made}
+    elif volume.ngff_version is not None:
+        facts["labels"] = label_names(thing)
     return facts
 
 

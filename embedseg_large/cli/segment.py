@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from embedseg_large.cli.console import (
+    check_folder_of,
     print_facts,
     print_json,
     print_table,
@@ -16,19 +17,28 @@ from embedseg_large.cli.console import (
     reported,
     set_up_logging,
     stop_on_sigterm,
+    write_json,
 )
-from embedseg_large.cli.options import Json, Overwrite, Verbose, numbers, pair, sizes, timepoints
-
-_INPUT, _OUTPUT, _TILES, _WORK = "Input", "Output", "Tiles (automatic)", "Work"
-
-
-def _tile_option(name: str, text: str) -> Any:
-    return typer.Option(name, parser=sizes, metavar="Z,Y,X", help=text, rich_help_panel=_TILES)
+from embedseg_large.cli.groups import grouped
+from embedseg_large.cli.options import Json, Overwrite, Verbose
+from embedseg_large.cli.segmentoptions import (
+    Computing,
+    Input,
+    Keeping,
+    Objects,
+    Output,
+    Tiles,
+    Watching,
+    Workers,
+)
+from embedseg_large.errors import EmbedSegError
 
 
 @reported("interrupted; the same command goes on from here")
+@grouped
 def segment(
     store: Annotated[str, typer.Argument(help="OME-Zarr image, or TIFF.")],
+    *,
     model: Annotated[
         str | None,
         typer.Option(
@@ -36,180 +46,20 @@ def segment(
             "Default: nuclei-3d, or nuclei-2d for a 2D image.",
         ),
     ] = None,
-    labels: Annotated[
-        str, typer.Option(help="Name of the labels.", rich_help_panel=_OUTPUT)
-    ] = "nuclei",
-    channel: Annotated[int, typer.Option(help="Channel.", rich_help_panel=_INPUT)] = 0,
-    timepoint: Annotated[
-        Any,
-        typer.Option(
-            parser=timepoints,
-            metavar="T",
-            help="One timepoint, several, or a range: 3, 0,5,9, 0:10. Default: all.",
-            rich_help_panel=_INPUT,
-        ),
-    ] = None,
-    level: Annotated[
-        int, typer.Option(help="Pyramid level, 0 is the finest.", rich_help_panel=_INPUT)
-    ] = 0,
-    axes: Annotated[
-        str | None,
-        typer.Option(
-            help="Letters of the axes, where the file has none: zyx.", rich_help_panel=_INPUT
-        ),
-    ] = None,
-    voxel_size: Annotated[
-        Any,
-        typer.Option(
-            parser=numbers,
-            metavar="Z,Y,X",
-            help="Voxel size in µm, where the file has none.",
-            rich_help_panel=_INPUT,
-        ),
-    ] = None,
-    object_diameter: Annotated[
-        str | None,
-        typer.Option(
-            metavar="D",
-            help="Diameter of your objects along y and x, if it is not the model's: 30 (voxels), "
-            "12um, or voxel-size (image and model know theirs).",
-            rich_help_panel=_INPUT,
-        ),
-    ] = None,
-    mask: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STORE",
-            help="Labels or a mask, at any level: look only where it is not 0.",
-            rich_help_panel=_INPUT,
-        ),
-    ] = None,
-    dark_below: Annotated[
-        float | None,
-        typer.Option(
-            metavar="I",
-            help="Skip tiles in which a coarse level has nothing brighter than this.",
-            rich_help_panel=_INPUT,
-        ),
-    ] = None,
-    intensity_range: Annotated[
-        Any,
-        typer.Option(
-            parser=pair,
-            metavar="LO,HI",
-            help="Intensities that become 0 and 1. Default: percentiles 1 and 99.8 of the volume.",
-            rich_help_panel=_INPUT,
-        ),
-    ] = None,
-    intensity_sample: Annotated[
-        float | None,
-        typer.Option(help="Fraction of the volume to take percentiles of.", rich_help_panel=_INPUT),
-    ] = None,
-    intensity_per_timepoint: Annotated[
-        bool,
-        typer.Option(
-            "--intensity-per-timepoint",
-            help="Percentiles of each timepoint, not of all together.",
-            rich_help_panel=_INPUT,
-        ),
-    ] = False,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            help="Store for the labels, if the image's own cannot have them.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = None,
-    ngff_version: Annotated[
-        str | None,
-        typer.Option(help="Format of a new output store: 0.5 or 0.4.", rich_help_panel=_OUTPUT),
-    ] = None,
     overwrite: Overwrite = False,
-    min_object_size: Annotated[
-        int | None, typer.Option(help="Instances have more voxels than this.")
-    ] = None,
-    foreground: Annotated[
-        float, typer.Option(help="Seediness above which a voxel is foreground.")
-    ] = 0.5,
-    seed: Annotated[
-        float | None,
-        typer.Option(help="Seediness from which a voxel founds an instance. Default: the model's."),
-    ] = None,
-    tta: Annotated[
-        str | None,
-        typer.Option(help="Test-time augmentation: none, 4, 8, 16 or 48. Default: the model's."),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu or cuda. Default: cuda where there is one.", rich_help_panel=_WORK),
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=_WORK)
-    ] = "float32",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Local worker processes to start; none: this process, on all cores.",
-            rich_help_panel=_WORK,
-        ),
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(help="Address of a Dask scheduler.", rich_help_panel=_WORK),
-    ] = None,
-    cluster_config: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Settings of a cluster to start or to use: local, cuda, slurm, scheduler.",
-            rich_help_panel=_WORK,
-        ),
-    ] = None,
-    scratch: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for what the run keeps until it is finished. Default: beside the store.",
-            rich_help_panel=_WORK,
-        ),
-    ] = None,
-    keep_predictions: Annotated[
-        bool,
-        typer.Option(
-            "--keep-predictions",
-            help="Leave the predictions there, for --from-predictions.",
-            rich_help_panel=_WORK,
-        ),
-    ] = False,
-    from_predictions: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Cluster predictions that were kept, with other thresholds, without the network.",
-            rich_help_panel=_WORK,
-        ),
-    ] = None,
-    tile: Annotated[Any, _tile_option("--tile", "Core of a prediction tile.")] = None,
-    context: Annotated[Any, _tile_option("--context", "Input seen around it.")] = None,
-    cluster_tile: Annotated[
-        Any, _tile_option("--cluster-tile", "Core of a clustering tile.")
-    ] = None,
-    halo: Annotated[Any, _tile_option("--halo", "Predictions seen around it at first.")] = None,
-    max_halo: Annotated[
-        Any, _tile_option("--max-halo", "The same for tiles that disagree.")
-    ] = None,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict", help="Tiles that are only uncertain see more, too.", rich_help_panel=_TILES
-        ),
-    ] = False,
+    objects: Objects,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what it would take, and stop.")
     ] = False,
     as_json: Json = False,
     verbose: Verbose = False,
+    output: Output,
+    part: Input,
+    computing: Computing,
+    workers: Workers,
+    keeping: Keeping,
+    tiles: Tiles,
+    watching: Watching,
 ) -> None:
     """Find every nucleus or cell of a volume, and write one label volume.
 
@@ -219,66 +69,56 @@ def segment(
     """
     set_up_logging(verbose)
     stop_on_sigterm()
-    options: dict[str, Any] = {
-        "channel": channel,
-        "timepoint": timepoint,
-        "level": level,
-        "axes": axes,
-        "voxel_size": voxel_size,
-        "object_diameter": object_diameter,
-        "output": output,
-        "ngff_version": ngff_version,
-        "overwrite": overwrite,
-        "scratch": scratch,
-        "keep_predictions": keep_predictions,
-        "from_predictions": from_predictions,
-        "intensity_range": intensity_range,
-        "intensity_sample": intensity_sample,
-        "intensity_per_timepoint": intensity_per_timepoint,
-        "mask": mask,
-        "dark_below": dark_below,
-        "tta": True if tta is None else tta,
-        "device": device,
-        "dtype": dtype,
-        "tile": tile,
-        "context": context,
-        "cluster_tile": cluster_tile,
-        "halo": halo,
-        "max_halo": max_halo,
-        "strict": strict,
-        "min_object_size": min_object_size,
-        "foreground": foreground,
-        "seed": seed,
-    }
+    options = _given(output, part, computing, keeping, tiles, objects) | {"overwrite": overwrite}
     if dry_run:
-        _print_plan(store, model, labels, options, as_json)
+        _print_plan(store, model, options, as_json)
         return
+    if watching.summary is not None:
+        check_folder_of(watching.summary)
+    options |= _given(workers) | {
+        "log": watching.log,
+        "performance_report": watching.performance_report,
+    }
+    summary = _run_and_report(store, model, options) if as_json else _run(store, model, options)
+    if as_json:
+        print_json(summary)
+    else:
+        print_summary(summary)
+    if watching.summary is not None:
+        write_json(watching.summary, summary)
+
+
+def _given(*groups: object) -> dict[str, Any]:
+    """The options that have a value; the others are for the engine to choose."""
+    return {n: v for group in groups for n, v in vars(group).items() if v is not None}
+
+
+def _run(store: str, model: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Segment, and show how it goes."""
     from embedseg_large.engine.segment import segment as run
 
-    with progress_bars(as_json) as watcher:
-        result = run(
-            store,
-            model,
-            labels,
-            workers=workers,
-            scheduler=scheduler,
-            cluster_config=cluster_config,
-            watcher=watcher,
-            **options,
-        )
-    if as_json:
-        print_json(result.summary)
-    else:
-        print_summary(result.summary)
+    with progress_bars(False) as watcher:
+        return run(store, model, watcher=watcher, **options).summary
 
 
-def _print_plan(
-    store: str, model: str | None, labels: str, options: dict[str, Any], as_json: bool
-) -> None:
+def _run_and_report(store: str, model: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Segment in silence; should it fail, print why, and which tasks did."""
+    from embedseg_large.engine.progress import FailedTasks
+    from embedseg_large.engine.segment import segment as run
+
+    watcher = FailedTasks()
+    try:
+        return run(store, model, watcher=watcher, **options).summary
+    except EmbedSegError as error:
+        print_json({"error": str(error), "failed": [task.as_dict() for task in watcher.failed]})
+        raise
+
+
+def _print_plan(store: str, model: str | None, options: dict[str, Any], as_json: bool) -> None:
     from embedseg_large.engine.order import default_model, prepare
     from embedseg_large.engine.plan import make_plan
 
-    order = prepare(store, model, labels, **options)
+    order = prepare(store, model, **options)
     plan = make_plan(order)
     if as_json:
         settings = order.settings.as_dict()

@@ -57,12 +57,12 @@ class RunBegun(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned(Event):
-    """How many tasks stages will have, if no tile disagrees with another."""
+    """What stages will begin with from now on, if no tile disagrees with another."""
 
     name: ClassVar[str] = "planned"
 
     tasks: Mapping[str, int]
-    """By stage, of all timepoints."""
+    """By stage, of this timepoint and all that follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,7 @@ class StageForecast:
     voxels: Pace
     """Voxels per second of time, by all workers together."""
     planned: int = 0
+    """Tasks that will be announced."""
     announced: int = 0
     done: int = 0
     """In this attempt or an earlier one."""
@@ -76,7 +77,7 @@ class StageForecast:
     @property
     def total(self) -> int:
         """Tasks that it will have, as far as is known."""
-        return max(self.planned, self.announced)
+        return self.planned + self.announced
 
     @property
     def is_active(self) -> bool:
@@ -96,6 +97,7 @@ class StageForecast:
         if not self.is_active:
             self.voxels.skip(now)
         self.announced += tasks
+        self.planned = max(0, self.planned - tasks)
 
     def recall(self, now: float) -> None:
         """Count a task of an earlier attempt."""
@@ -128,6 +130,11 @@ class Forecast(Observer):
     def elapsed(self) -> float:
         """Seconds since the beginning."""
         return self.clock() - self._began
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a stage that is known has tasks left."""
+        return any(stage.work_left != 0 for stage in tuple(self.stages.values()))
 
     @property
     def left(self) -> float | None:

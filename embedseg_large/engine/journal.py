@@ -99,8 +99,9 @@ class Journal:
 
     def load(self) -> Journal:
         """Read what earlier clients noted."""
-        for name in self._folder.names():
-            self._read(name, self._folder.read(name).decode().splitlines())
+        names = list(self._folder.names())
+        for name, data in zip(names, self._folder.read_all(names), strict=True):
+            self._read(name, data.decode().splitlines())
         return self
 
     def _read(self, name: str, lines: Iterable[str]) -> None:

@@ -30,7 +30,7 @@ _URL = re.compile(
     r"([a-z][a-z0-9+.-]*://)(?:[^\s/@\"']*@)?([^\s?#\"'<>]*)(?:[?#][^\s\"'<>]*)?", re.I
 )
 _NAMED = re.compile(
-    r"(\w*(?:secret|passw|authorization|signature|credential|access_?key|session_?token)\w*"
+    r"((?:secret|passw|authorization|signature|credential|access_?key|session_?token)\w*"
     r"\W{1,4})[^\s,;<>\"']+",
     re.I,
 )

@@ -2,10 +2,10 @@
 
 ::
 
-    FOLDER/x.ome.zarr                      the store
-    FOLDER/.x.ome.zarr-NAME.run/           what the run of the labels NAME keeps until it is finished
-    FOLDER/.x.ome.zarr-NAME.lock/          who is at it
-    FOLDER/x.ome.zarr-NAME.predictions/    predictions that are kept
+    FOLDER/x.ome.zarr                    the store
+    FOLDER/.x.ome.zarr-NAME.run/         what the run of the labels NAME keeps until its end
+    FOLDER/.x.ome.zarr-NAME.lock/        who is at it
+    FOLDER/x.ome.zarr-NAME.predictions/  predictions that outlive it
 
 FOLDER is a folder of a disk or a prefix of a bucket. A store that is a whole bucket has nothing
 beside it, and gets them inside, without its name.

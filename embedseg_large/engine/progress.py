@@ -17,6 +17,7 @@ from embedseg_large.engine.events import (
     StageBegun,
     StageEnded,
     TaskDone,
+    TaskFailed,
 )
 
 
@@ -36,6 +37,18 @@ class Observer(ABC):
     @abstractmethod
     def notice(self, event: Event) -> None:
         """Something happened; called in the order of events, always by the same thread."""
+
+
+class FailedTasks(Observer):
+    """Keeps what cannot be done."""
+
+    def __init__(self) -> None:
+        self.failed: list[TaskFailed] = []
+
+    def notice(self, event: Event) -> None:
+        """Keep it, if it is a failure."""
+        if isinstance(event, TaskFailed):
+            self.failed.append(event)
 
 
 class _Counted(Observer):
@@ -98,7 +111,7 @@ class Progress:
             observer.notice(event)
 
     def plan(self, tasks: Mapping[str, int]) -> None:
-        """Say how many tasks stages will have, those that they have begun with included."""
+        """Say how many tasks stages will begin with from now on."""
         self.tell(Planned(tasks=dict(tasks)))
 
     def begin(self, stage: str, tiles: int) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import re
 import secrets
 import socket
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,9 +23,9 @@ from typing import Any, TypeAlias
 
 from distributed import Client, Worker
 
-from embedseg_large.errors import EmbedSegError, UsageError
-from embedseg_large.io.connection import is_remote, shown
-from embedseg_large.io.group import output_errors
+from embedseg_large.errors import EmbedSegError, OutputError, UsageError
+from embedseg_large.io.bucket import RemoteFolder
+from embedseg_large.io.connection import Retries, is_remote, shown
 from embedseg_large.io.objects import folder_at
 
 PACKAGES = ("embedseg-large", "numpy", "zarr", "numba", "torch", "distributed")
@@ -46,9 +47,9 @@ class Place:
     name: str
     """For messages: absolute path, or URL without credentials."""
     target: str
-    """What must be there: the path or URL itself, or a file that the client put into it."""
+    """What must be there: the path or URL itself, or a file or object that the client put there."""
     write: bool
-    """Whether a worker must be able to put a file beside `target`."""
+    """Whether a worker must be able to put another one beside `target`."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ class Fault:
 OTHER = Fault(
     "is not there, or is another folder,",
     "choose a place on a drive that all workers share, under the same absolute path",
+)
+OTHER_STORE = Fault(
+    "is another place",
+    "set the same variables (AWS_ENDPOINT_URL, ...) in the environment of all workers",
 )
 READ_ONLY = Fault("cannot be written", "let these workers write there, or choose another place")
 SILENT = Fault("does not answer", "mend the drive or the network there, or leave these workers out")
@@ -104,7 +109,7 @@ def check_workers(
         ``cpu`` or ``cuda``: where the network runs.
     places
         Folders and stores that all workers must see and write to: output, scratch. They may not
-        exist yet. Of URLs it is checked that they can be reached, not that they can be written.
+        exist yet.
     needs_gpu
         Whether the run has tasks for the network.
     inputs
@@ -155,14 +160,15 @@ def _version(package: str) -> str | None:
 
 async def _fault_in_time(place: Place) -> Fault | None:
     try:
-        return await asyncio.wait_for(asyncio.to_thread(_fault, place), PROBE_SECONDS)
+        return await asyncio.wait_for(asyncio.to_thread(fault_of, place), PROBE_SECONDS)
     except TimeoutError:
         return SILENT
 
 
-def _fault(place: Place) -> Fault | None:
+def fault_of(place: Place) -> Fault | None:
+    """Find out what is wrong with a place in this process; None if nothing is."""
     if is_remote(place.target):
-        return _remote_fault(place.target)
+        return _written_fault(place.target) if place.write else _read_fault(place.target)
     deadline = time.monotonic() + SEEN_SECONDS
     while not os.access(place.target, os.R_OK):
         if time.monotonic() > deadline:
@@ -173,13 +179,49 @@ def _fault(place: Place) -> Fault | None:
     return None
 
 
-def _remote_fault(url: str) -> Fault | None:
+def _read_fault(url: str) -> Fault | None:
     """Ask for any object: that there is none is an answer, too."""
     try:
-        folder_at(url).exists("zarr.json")
+        _impatient(url).exists("zarr.json")
     except EmbedSegError as error:
-        return Fault(f"cannot be reached ({error})", "give these workers access to it")
+        return _unreachable(error)
     return None
+
+
+def _written_fault(url: str) -> Fault | None:
+    """Ask for the object of the client, and write another one."""
+    parent, _, name = url.rpartition("/")
+    mine = f"{name}-{secrets.token_hex(8)}"
+    try:
+        folder = _impatient(parent)
+        if not folder.exists(name):
+            return OTHER_STORE
+        folder.write(mine, b"")
+        folder.remove(mine)
+    except OutputError as error:
+        return replace(READ_ONLY, what=f"{READ_ONLY.what} ({_said(error)})")
+    except EmbedSegError as error:
+        return _unreachable(error)
+    return None
+
+
+def _impatient(url: str) -> RemoteFolder:
+    """A folder that says what is wrong before the time is up."""
+    usual = Retries.from_environment()
+    total, silence = min(usual.total, PROBE_SECONDS / 2), min(usual.silence, PROBE_SECONDS / 4)
+    return RemoteFolder.at(url, Retries(total, silence))
+
+
+def _unreachable(error: EmbedSegError) -> Fault:
+    return Fault(
+        f"cannot be reached ({_said(error)})",
+        "give these workers access to it, and the variables of their environment that say how",
+    )
+
+
+def _said(error: EmbedSegError) -> str:
+    """An error without what is not the same on all workers."""
+    return re.sub(r", tried \d+ times", "", str(error))
 
 
 def _can_write(file: str) -> bool:
@@ -193,28 +235,30 @@ def _can_write(file: str) -> bool:
 
 @contextmanager
 def _probes(places: Iterable[str], inputs: Iterable[str]) -> Iterator[list[Place]]:
-    """The places, with a file of this process in each folder that is to be written."""
-    to_write = [_place(path, write=True) for path in dict.fromkeys(places)]
-    ours = [place.target for place in to_write if place.write]
-    try:
-        for file in ours:
-            with output_errors(Path(file).parent):
-                Path(file).touch(exist_ok=False)
-        yield [*to_write, *(_place(path, write=False) for path in dict.fromkeys(inputs))]
-    finally:
-        for file in ours:
-            Path(file).unlink(missing_ok=True)
+    """The places, with a file or object of this process in each that is to be written."""
+    to_write = [_written(path) for path in dict.fromkeys(places)]
+    with ExitStack() as stack:
+        for place in to_write:
+            folder, _, name = place.target.rpartition("/")
+            folder_at(folder).write(name, b"")
+            stack.callback(folder_at(folder).remove, name)
+        yield [*to_write, *(_read(path) for path in dict.fromkeys(inputs))]
 
 
-def _place(path: str, *, write: bool) -> Place:
-    """A place; the probe of a folder that does not exist yet is in its nearest ancestor."""
+def _written(path: str) -> Place:
+    """A place to write to; the probe of a folder that is not there yet is in one above it."""
+    folder = name = folder_at(path).path
+    if not is_remote(path):
+        folder = str(next(p for p in (Path(name), *Path(name).parents) if p.is_dir()))
+    return Place(name, f"{folder}/.seen-by-workers-{secrets.token_hex(8)}", write=True)
+
+
+def _read(path: str) -> Place:
+    """A place that is only read."""
     if is_remote(path):
         return Place(shown(path), path, write=False)
-    local = Path(folder_at(path).path)
-    if not write:
-        return Place(str(local), str(local), write=False)
-    folder = next(p for p in (local, *local.parents) if p.is_dir())
-    return Place(str(local), str(folder / f".seen-by-workers-{secrets.token_hex(8)}"), write=True)
+    local = folder_at(path).path
+    return Place(local, local, write=False)
 
 
 def _ask(client: Client, places: Sequence[Place]) -> dict[str, Report]:

@@ -15,7 +15,7 @@ of a bucket.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -32,6 +32,35 @@ from embedseg_large.stitching.view import TileView
 from embedseg_large.tiling.grid import Grid, Index
 
 _TABLE = ("ids", "sizes", "core_sizes", "owned", "certain")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredView:
+    """What a tile says, as it is kept."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    """The table of instances, and packed labels; each is decoded when it is asked for."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the tile is certain of every voxel of its core."""
+        return bool(self.arrays["exact"])
+
+    def core(self, shape: Sequence[int]) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+        """Local labels of the core, and the id of each label (0 for background)."""
+        labels = _unpack(self.arrays["core"].tobytes(), np.uint32, shape)
+        return labels, _names(self.arrays["ids"])
+
+    def seam(self, number: int, shape: Sequence[int]) -> NDArray[np.uint64]:
+        """Ids of the voxels of the tile's seam region `number`."""
+        labels = _unpack(self.arrays[f"seam{number}"].tobytes(), np.uint32, shape)
+        ids: NDArray[np.uint64] = _names(self.arrays["ids"])[labels]
+        return ids
+
+    def entries(self, number: int) -> Entries:
+        """What the tile, of a number of its own, says about the instances it sees."""
+        table = {column: self.arrays[column] for column in _TABLE}
+        return Entries(**table, tile=np.full(table["ids"].size, number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +124,13 @@ class Scratch:
         """
         whole = background(box.shape)
         origin = [a for a, _ in grid.span(box)]
+        found = {}
         for index in grid.touching(box):
             version = int(versions[tuple(i - o for i, o in zip(index, origin, strict=True))])
-            if version <= EMPTY:
-                continue
+            if version > EMPTY:
+                found[index] = _prediction(index, version)
+        for index, data in zip(found, self.predictions.read_all(found.values()), strict=True):
             core = grid.tile(index).core
-            data = self.predictions.read(_prediction(index, version))
             stored = _unpack(data, np.float16, (channel_count(box.ndim), *core.shape))
             common = core.intersect(box)
             every = slice(None)
@@ -116,30 +146,10 @@ class Scratch:
         self._save(_view(name), arrays | packed)
         return name.version
 
-    def read_core(
-        self, name: ViewName, shape: Sequence[int]
-    ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
-        """Local labels of a tile's core, and the id of each label (0 for background)."""
-        with self._load(_view(name)) as file:
-            return _unpack(file["core"].tobytes(), np.uint32, shape), _names(file["ids"])
-
-    def read_seam(self, name: ViewName, number: int, shape: Sequence[int]) -> NDArray[np.uint64]:
-        """Ids of the voxels of a tile's seam region `number`."""
-        with self._load(_view(name)) as file:
-            labels: NDArray[np.uint32] = _unpack(file[f"seam{number}"].tobytes(), np.uint32, shape)
-            ids: NDArray[np.uint64] = _names(file["ids"])[labels]
-        return ids
-
-    def read_exact(self, name: ViewName) -> bool:
-        """Whether a tile is certain of every voxel of its core."""
-        with self._load(_view(name)) as file:
-            return bool(file["exact"])
-
-    def read_entries(self, name: ViewName, number: int) -> Entries:
-        """What a tile, of a number of its own, says about the instances it sees."""
-        with self._load(_view(name)) as file:
-            table = {column: file[column] for column in _TABLE}
-        return Entries(**table, tile=np.full(table["ids"].size, number))
+    def read_views(self, names: Iterable[ViewName]) -> Iterator[StoredView]:
+        """What tiles say, in the order of their names."""
+        for data in self.folder.read_all(map(_view, names)):
+            yield StoredView(np.load(BytesIO(data)))
 
     def write_layer(self, layer: int, ids: NDArray[np.uint64], sure: NDArray[np.bool_]) -> int:
         """Keep the ascending ids of a layer, and whether their owner is certain of them."""

@@ -134,6 +134,8 @@ def segment(
                 "a performance report is of Dask workers, and this run has none; "
                 "add workers, or leave the report out"
             )
+        if isinstance(where, ClusterSettings) and offers_gpu(where):
+            options.setdefault("device", "cuda")  # of the workers, whatever there is here
         order = prepare(volume, model, labels, **options)
         with open_run(order) as run, _executor(order, run, where, performance_report) as executor:
             return run_order(order, run, executor, progress)
@@ -252,7 +254,7 @@ def _beginning(order: Order, run: Run) -> RunBegun:
 
 def _find_all(order: Order, run: Run, recorder: Recorder) -> list[Found]:
     """All stages but the last of every timepoint, one after the other."""
-    found = []
+    found: list[Found] = []
     common = None if order.intensity_per_timepoint else find_intensity(order, recorder)
     for part in order.parts():
         section = recorder.within(part.section)
@@ -260,10 +262,9 @@ def _find_all(order: Order, run: Run, recorder: Recorder) -> list[Found]:
         for one in intensity:
             logger.info("intensities %g to %g become 0 to 1", one.low, one.high)
         job = _job(part, intensity, recorder.executor)
-        todo = tasks_of(job, part)
-        total = {name: n * len(order.timepoints) for name, n in todo.items()}
-        run.tell({"tasks": total})
-        recorder.progress.plan(total)
+        todo, left = tasks_of(job, part), len(order.timepoints) - len(found)
+        run.tell({"tasks": {name: n * len(order.timepoints) for name, n in todo.items()}})
+        recorder.progress.plan({name: n * left for name, n in todo.items()})
         found.append(find_instances(job, part, section))
         if order.keep:
             keep(part.scratch.predictions, part, found[-1].predictions, intensity)

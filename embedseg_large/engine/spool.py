@@ -39,7 +39,7 @@ def _spooled(volume: Volume, path: str) -> Volume:
         create_array(
             path,
             shape=volume.shape,
-            chunks=(*volume.shape[: -volume.ndim], *chunk),
+            chunks=(1,) * (len(volume.axes) - volume.ndim) + chunk,
             dtype=volume.dtype,
         )
         _fill(open_array(path, "r+"), volume, chunk)

@@ -7,6 +7,7 @@ it does the same twice. Nothing here knows who calls it: a loop, or a Dask worke
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -170,15 +171,14 @@ def faces_above(grid: Grid, index: Index) -> list[Face]:
 def check(job: Job, index: Index, views: Views) -> Checked:
     """CHECK: compare what both sides of each face above a tile say about the seam."""
     grid = job.clustering()
+    faces = faces_above(grid, index)
+    own, *others = job.scratch.read_views(views[i] for i in (index, *(f.high for f in faces)))
     seams = []
-    for face in faces_above(grid, index):
+    for face, other in zip(faces, others, strict=True):
         shape = grid.seam(face, SEAM_DEPTH).shape
-        both = [
-            job.scratch.read_seam(views[i], list(grid.faces(i)).index(face), shape)
-            for i in (face.low, face.high)
-        ]
-        seams.append((face, compare(*both)))
-    return Checked(index, job.scratch.read_exact(views[index]), seams)
+        low, high = (list(grid.faces(i)).index(face) for i in (face.low, face.high))
+        seams.append((face, compare(own.seam(low, shape), other.seam(high, shape))))
+    return Checked(index, own.exact, seams)
 
 
 class Accounted(NamedTuple):
@@ -216,8 +216,9 @@ def account(job: Job, layer: int, views: Views) -> Accounted:
         tuple(o + i for o, i in zip(views.origin, at, strict=True))
         for at in np.ndindex(views.levels.shape)
     ]
+    said = job.scratch.read_views(views[tile] for tile in about)
     entries = Entries.joined(
-        job.scratch.read_entries(views[tile], grid.number(tile)) for tile in about
+        view.entries(grid.number(tile)) for tile, view in zip(about, said, strict=True)
     )
     result = tally(entries, job.layers, layer)
     version = job.scratch.write_layer(layer, result.alive, result.sure)
@@ -267,8 +268,9 @@ class Numbering:
     """(layers,) of the ids of each layer."""
 
     def ranking(self, job: Job) -> Ranking:
-        """What gives the final labels."""
+        """What gives the final labels; keeps the ids of the layers that it was asked for."""
 
+        @cache
         def load(layer: int) -> NDArray[np.uint64]:
             return job.scratch.read_layer(layer, int(self.versions[layer]))[0]
 
@@ -281,9 +283,10 @@ def finish(job: Job, pending: PendingLabels, numbering: Numbering, box: Box, vie
     ranking = numbering.ranking(job)
     covering = job.on_grid(box)
     labels = np.zeros(covering.shape, dtype=pending.dtype)
-    for index in grid.touching(covering):
+    tiles = list(grid.touching(covering))
+    for index, view in zip(tiles, job.scratch.read_views(views[i] for i in tiles), strict=True):
         core = grid.tile(index).core
-        local, names = job.scratch.read_core(views[index], core.shape)
+        local, names = view.core(core.shape)
         common = core.intersect(covering)
         piece = local[common.slices_in(core)]
         used = np.unique(piece)

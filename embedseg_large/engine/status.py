@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,14 +70,15 @@ def run_status(
         found = holder(lock_folder(store, labels))
         folder = folder_at(found["run"] if found else scratch_path(scratch, store, labels))
         about = read_about(folder)
-    if not about:
+    stages = None
+    with suppress(FileNotFoundError):  # it ends while it is looked at
+        stages = _stages(folder, about) if about else None
+    if stages is None:
         raise UsageError(
             f"{store}: no unfinished run of labels {labels!r}; it has ended, or its name or "
             "scratch folder is another"
         )
-    return RunStatus(
-        folder=folder.path, labels=about["labels"], holder=found, stages=_stages(folder, about)
-    )
+    return RunStatus(folder=folder.path, labels=about["labels"], holder=found, stages=stages)
 
 
 def _lock_of(labels: str) -> Folder:

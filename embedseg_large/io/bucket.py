@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from secrets import token_hex
 from time import sleep
 from typing import TYPE_CHECKING, cast
 
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 _LISTED = 1000  # what a request lists, and what another one deletes, at most
+_AT_ONCE = 16  # objects that are read ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,16 @@ class RemoteFolder:
     def read(self, name: str) -> bytes:
         """Read an object."""
         return self._read(name)[0]
+
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
+        """Read objects, a few ahead of the one that is asked for: most of a request is waiting."""
+        rest = iter(names)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            coming = deque(pool.submit(self.read, name) for name in islice(rest, _AT_ONCE))
+            while coming:
+                data = coming.popleft().result()
+                coming.extend(pool.submit(self.read, name) for name in islice(rest, 1))
+                yield data
 
     def write(self, name: str, data: bytes) -> None:
         """Write an object; stores make it visible as a whole."""
@@ -89,6 +104,12 @@ class RemoteFolder:
         """Delete all objects with the prefix, a thousand at a time."""
         for keys in self._keys(self.key):
             self._delete(keys)
+
+    def check_writable(self) -> None:
+        """Write and delete an object, since permissions cannot be asked for."""
+        probe = f".write-test-{token_hex(8)}"
+        self.write(probe, b"")
+        self.remove(probe)
 
     def children(self) -> list[str]:
         """List what is directly in the folder; names of folders end with a slash."""

@@ -6,17 +6,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from embedseg_large.errors import EmbedSegError, OutputError, VolumeError
+from embedseg_large.errors import EmbedSegError, OutputError, UnreachableError
 
 _TRANSIENT = re.compile(r"status code: (5\d\d|429|408|409)|HTTP error: [a-z]|SlowDown")
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]*)*)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _TRANSPORT = re.compile(r"HTTP error: ([a-z][^\n:/?]*)")  # not "Generic HTTP error: ... URL"
 _TRIES = re.compile(r"after (\d+) retries")
-
-
-class UnreachableError(VolumeError, OSError):
-    """A file or object is there, or may be, and cannot be read: no answer, no permission."""
 
 
 def failures() -> tuple[type[Exception], ...]:

@@ -152,13 +152,13 @@ def intensity_range(
     coarse = count(None)
     if not coarse.voxels:
         raise IntensityError(
-            f"{volume.path or 'the array'}: every chunk is entirely the fill value, "
+            f"{volume.name}: every chunk is entirely the fill value, "
             "there is no image; check the channel, the timepoint and the level"
         )
     low, high = _percentiles(volume.dtype, coarse, percentiles, count)
     if low == high:
         raise IntensityError(
-            f"{volume.path or 'the array'}: the image is constant, percentiles {percentiles} are "
+            f"{volume.name}: the image is constant, percentiles {percentiles} are "
             f"both {low}; check the channel, or give an intensity range"
         )
     return IntensityRange(low, high, percentiles, coarse.voxels, coarse.excluded, sample)
@@ -359,7 +359,7 @@ def _not_finite(
     voxel = tuple(int(a + i) for a, i in zip(part.start, bad[0], strict=True))
     when = "" if timepoint is None else f" of timepoint {timepoint}"
     return IntensityError(
-        f"{volume.path or 'the array'}: voxel {voxel}{when} is {inside[tuple(bad[0])]}, "
+        f"{volume.name}: voxel {voxel}{when} is {inside[tuple(bad[0])]}, "
         "which is no finite float32; replace such voxels by a number first"
     )
 

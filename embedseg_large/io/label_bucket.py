@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -72,9 +71,7 @@ class BucketLabels:
 
     def check(self, name: str, version: str, *, overwrite: bool) -> None:  # noqa: ARG002
         """Try to write, and look at the name."""
-        probe = f".write-test-{secrets.token_hex(8)}"
-        self._folder.write(probe, b"")
-        self._folder.remove(probe)
+        self._folder.check_writable()
         self._check_free(name, overwrite)
 
     def place(self, name: str, run: str) -> tuple[str, str]:

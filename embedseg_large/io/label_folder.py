@@ -8,12 +8,12 @@ nothing can be renamed, they are written in place and their group's document com
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from embedseg_large.errors import LabelsExistError
 from embedseg_large.io.connection import is_remote, shown
 from embedseg_large.io.group import Document
+from embedseg_large.io.objects import folder_at
 from embedseg_large.io.writer import MultiscaleStore
 
 PROVENANCE = "embedseg_large"
@@ -118,7 +118,7 @@ def label_folder(store: str) -> LabelFolder:
         return BucketLabels(shown(store))
     from embedseg_large.io.label_disk import DiskLabels
 
-    return DiskLabels(str(Path(store).absolute()))
+    return DiskLabels(folder_at(store).path)
 
 
 def refuse_taken(path: str) -> None:

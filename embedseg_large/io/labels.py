@@ -22,11 +22,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from embedseg_large.errors import OutputError, UsageError
 from embedseg_large.geometry import Box
+from embedseg_large.io.bucket_group import read_attributes
 from embedseg_large.io.connection import READ_ONLY, is_remote, joined, shown
 from embedseg_large.io.group import ngff_content, ngff_version
 from embedseg_large.io.label_folder import PROVENANCE as PROVENANCE
 from embedseg_large.io.label_folder import Draft, LabelFolder, label_folder
 from embedseg_large.io.label_levels import label_levels, label_units
+from embedseg_large.io.objects import folder_at
 from embedseg_large.io.volume import Volume
 from embedseg_large.io.writer import (
     ZARR_FORMATS,
@@ -319,6 +321,41 @@ def label_target(
         overwrite=overwrite,
         in_image=volume.path is not None and _same(folder.store, volume.path),
     )
+
+
+def label_names(store: str) -> list[str]:
+    """Names of the labels that a store lists, sorted; none if it is no OME-Zarr image.
+
+    Parameters
+    ----------
+    store
+        Path or URL of the image. Nothing is listed, so it may be on a web server.
+
+    Raises
+    ------
+    MetadataError
+        If the list is not readable JSON.
+    UnreachableError
+        If a server gives no proper answer.
+    """
+    listed = ngff_content(read_attributes(folder_at(joined(store, "labels")))).get("labels", [])
+    return sorted(map(str, listed))
+
+
+def provenance_of(labels: str) -> dict[str, Any]:
+    """Say how labels were made, in the words of who published them; empty if others wrote them.
+
+    Parameters
+    ----------
+    labels
+        Path or URL of their group.
+
+    Raises
+    ------
+    MetadataError, UnreachableError
+        As `label_names`.
+    """
+    return dict(read_attributes(folder_at(labels)).get(PROVENANCE, {}))
 
 
 def _place(

@@ -15,17 +15,16 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from embedseg_large.errors import RunError, UsageError
+from embedseg_large.errors import RunError, UnreachableError, UsageError
 from embedseg_large.io.connection import is_remote
-from embedseg_large.io.failures import UnreachableError
-from embedseg_large.io.group import locked, output_errors
+from embedseg_large.io.group import check_writable, locked, output_errors
 
 _PART = ".part"
 
@@ -48,6 +47,15 @@ class Folder(Protocol):
         ------
         FileNotFoundError
             If there is none of that name.
+        """
+
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
+        """Read objects in the order of their names; from a server, several at a time.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none of a name.
         """
 
     def write(self, name: str, data: bytes) -> None:
@@ -73,6 +81,15 @@ class Folder(Protocol):
 
     def remove_all(self) -> None:
         """Delete the folder and everything in it."""
+
+    def check_writable(self) -> None:
+        """Write an object where the folder is or would be, and delete it.
+
+        Raises
+        ------
+        OutputError
+            If that cannot be done.
+        """
 
     def below(self, name: str) -> Folder:
         """Return the folder `name` inside this one."""
@@ -117,6 +134,10 @@ class LocalFolder:
         except OSError as error:
             raise UnreachableError(f"{file}: cannot be read ({error.strerror})") from error
 
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
+        """Read files one after the other."""
+        return map(self.read, names)
+
     def write(self, name: str, data: bytes) -> None:
         """Write a temporary file and rename it."""
         with self._written(name, data) as (temporary, file):
@@ -152,6 +173,10 @@ class LocalFolder:
         with output_errors(self.path):
             if Path(self.path).exists():
                 shutil.rmtree(self.path)
+
+    def check_writable(self) -> None:
+        """Make and delete a file in the folder, or in the nearest one above it that is there."""
+        check_writable(Path(self.path))
 
     def below(self, name: str) -> LocalFolder:
         """Return the folder `name` inside this one, with the same anchor."""
@@ -237,7 +262,7 @@ def folder_at(path: str | os.PathLike[str]) -> Folder:
     ----------
     path
         A local path, ``file://``, ``s3://BUCKET/...``, ``gs://BUCKET/...``,
-        ``az://ACCOUNT/CONTAINER/...``, ``https://`` or ``http://`` (the last two read only).
+        ``az://CONTAINER/...``, ``https://`` or ``http://`` (the last two read only).
 
     Raises
     ------

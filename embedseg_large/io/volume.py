@@ -56,7 +56,7 @@ class Volume:
     """Distance between voxels in µm, in the order (z,) y, x; None if unknown."""
     path: str | None
     """Absolute path or URL of the image; None for an array in memory. A URL may be a signed one:
-    show ``describe()["path"]``."""
+    show `name`."""
     level: int
     """Index into `levels`."""
     channel: int | None
@@ -69,6 +69,11 @@ class Volume:
     """Version of the OME-Zarr metadata; None for other formats."""
     is_labels: bool
     """Whether the metadata say that the voxels are labels."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it: its path or URL without credentials, or "the array"."""
+        return "the array" if self.path is None else shown(self.path)
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -191,7 +196,7 @@ class Volume:
         """Collect what is known without reading voxels, as values that JSON can hold."""
         fill = self.fill_value
         return {
-            "path": None if self.path is None else shown(self.path),
+            "path": None if self.path is None else self.name,
             "ngff_version": self.ngff_version,
             "zarr_format": self.zarr_format,
             "is_labels": self.is_labels,

@@ -62,7 +62,7 @@ class Pair:
         for volume in (self.image, self.mask):
             if volume.timepoint is None:
                 raise UsageError(
-                    f"{volume.path or self.name}: {volume.n_timepoints} timepoints; choose one"
+                    f"{self._named(volume)}: {volume.n_timepoints} timepoints; choose one"
                 )
         if self.mask.dtype.kind == "f":
             raise VolumeError(
@@ -78,7 +78,12 @@ class Pair:
     @property
     def where(self) -> str:
         """Path of the mask for messages, or the name of the pair."""
-        return self.mask.path or self.name
+        return self._named(self.mask)
+
+    @property
+    def image_where(self) -> str:
+        """Path of the image for messages, or the name of the pair."""
+        return self._named(self.image)
 
     @property
     def ndim(self) -> int:
@@ -99,6 +104,9 @@ class Pair:
     def stacked(self) -> bool:
         """Whether the mask is a stack with one object in each plane."""
         return self._planes is not None
+
+    def _named(self, volume: Volume) -> str:
+        return self.name if volume.path is None else volume.name
 
     def image_of(self, voxels: NDArray[Any]) -> NDArray[Any]:
         """Give voxels read from `image` their axis of channels: ``(channels, *spatial)``."""
@@ -254,7 +262,7 @@ def _check_alike(pairs: Sequence[Pair], ndim: int | None) -> None:
     for pair in pairs:
         if (pair.ndim, pair.channels) != wanted:
             raise UsageError(
-                f"{pair.image.path or pair.name}: {pair.ndim}D with {pair.channels} channels where "
+                f"{pair.image_where}: {pair.ndim}D with {pair.channels} channels where "
                 f"{wanted[0]}D with {wanted[1]} is wanted; train on images of one kind"
             )
 

@@ -184,7 +184,7 @@ def _check_alike(pairs: Sequence[Pair], held: Sequence[Pair], model: Model | Non
     kind = (pairs[0].ndim, pairs[0].channels)
     if held and (held[0].ndim, held[0].channels) != kind:
         raise UsageError(
-            f"{held[0].image.path or held[0].name}: validation images are {held[0].ndim}D with "
+            f"{held[0].image_where}: validation images are {held[0].ndim}D with "
             f"{held[0].channels} channels, training images {kind[0]}D with {kind[1]}; "
             "validate on images of the same kind"
         )

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import json
 import pickle
 import socket
 import subprocess
 import sys
-import threading
 import warnings
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
-from urllib.request import Request, urlopen
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pytest
-import tornado.httpserver
-import tornado.netutil
-import tornado.web
 import yaozarrs
 import zarr
 from numpy.typing import NDArray
@@ -33,6 +26,7 @@ from embedseg_large.errors import (
     MetadataError,
     OutputError,
     RunError,
+    UnreachableError,
     UsageError,
     VolumeNotFoundError,
 )
@@ -40,76 +34,18 @@ from embedseg_large.geometry import Box
 from embedseg_large.io.bucket import RemoteFolder
 from embedseg_large.io.connection import Retries
 from embedseg_large.io.convert import write_image
-from embedseg_large.io.failures import UnreachableError
 from embedseg_large.io.labels import LabelTarget, PendingLabels, label_target
 from embedseg_large.io.objects import folder_at
 from embedseg_large.io.volume import Volume, open_volume
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Faults, Web
 
 pytest.importorskip("obstore")
 
 BUCKET = "embryos"
 QUICK = Retries(total=1.0, silence=0.3)
 BOTH = pytest.mark.parametrize("version", ["0.4", "0.5"])
-
-
-@dataclass
-class Faults:
-    """What a server does wrong; counts requests."""
-
-    every: int = 0
-    """Each request of that number fails; 0 for none."""
-    status: str = "503 Service Unavailable"
-    late: bool = False
-    """Whether the failing request is done before it is answered with an error."""
-    requests: list[str] = field(default_factory=list)
-
-    def around(self, app: Callable[..., Any]) -> Callable[..., Any]:
-        def faulty(environ: dict[str, Any], start: Callable[..., Any]) -> Any:
-            self.requests.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
-            if not self.every or len(self.requests) % self.every:
-                return app(environ, start)
-            if self.late:
-                list(app(environ, lambda *_: None))
-            start(self.status, [("Content-Type", "text/plain"), ("Content-Length", "4")])
-            return [b"oops"]
-
-        return faulty
-
-
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[tuple[str, Faults]]:
-    """An S3 server on this machine, and what it does wrong."""
-    server = pytest.importorskip("moto.server")
-    from werkzeug.serving import make_server  # comes with moto
-
-    faults = Faults()
-    app = server.DomainDispatcherApplication(server.create_backend_app)
-    http = make_server("127.0.0.1", 0, faults.around(app), threaded=True)
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{http.server_port}", faults
-    http.shutdown()
-    thread.join()
-    http.server_close()
-
-
-@pytest.fixture
-def faults(s3_server: tuple[str, Faults], monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
-    """What the S3 server does wrong; the environment knows the way to it, and it is empty."""
-    end_point, faults = s3_server
-    faults.every, faults.status, faults.late = 0, "503 Service Unavailable", False
-    for path in ("/moto-api/reset", f"/{BUCKET}"):
-        method = "POST" if "reset" in path else "PUT"
-        urlopen(Request(end_point + path, method=method)).close()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", end_point)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "topsecret")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("EMBEDSEG_RETRY_SECONDS", "5")
-    monkeypatch.setenv("EMBEDSEG_SILENCE_SECONDS", "1")
-    faults.requests.clear()
-    yield faults
-    faults.every = 0
 
 
 @pytest.fixture
@@ -146,6 +82,17 @@ def test_objects_of_a_bucket_are_listed_in_order_and_all_removed(run: RemoteFold
     run.remove_all()
     assert list(run.names()) == []
     assert beside.exists("kept")
+
+
+def test_many_objects_are_read_ahead_and_come_in_order(run: RemoteFolder) -> None:
+    names = [f"{i:02d}" for i in range(40)]
+    for name in names:
+        run.write(name, name.encode())
+    assert [data.decode() for data in run.read_all(iter(names))] == names
+    found = run.read_all(["07", "none", "08"])
+    assert next(found) == b"07"
+    with pytest.raises(FileNotFoundError, match="none: there is no such object"):
+        next(found)
 
 
 def test_no_change_of_two_processes_is_lost_in_a_bucket(run: RemoteFolder) -> None:
@@ -250,59 +197,6 @@ def test_a_forked_process_says_that_it_cannot_use_the_connection(run: RemoteFold
 
 
 # Volumes --------------------------------------------------------------------------------------
-
-
-@dataclass
-class Web:
-    """A web server on a folder, and what it does wrong."""
-
-    url: str = ""
-    folder: Path = Path()
-    every: int = 0
-    hangs: bool = False
-    requests: int = 0
-
-    async def misbehave(self, handler: tornado.web.RequestHandler) -> bool:
-        self.requests += 1
-        if not self.every or self.requests % self.every:
-            return False
-        if self.hangs:
-            await asyncio.sleep(60)
-        handler.set_status(503)
-        return True
-
-
-@pytest.fixture
-def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    monkeypatch.setenv("EMBEDSEG_RETRY_SECONDS", "2")
-    monkeypatch.setenv("EMBEDSEG_SILENCE_SECONDS", "0.7")
-    about, ready, stop = Web(folder=tmp_path), threading.Event(), asyncio.Event()
-
-    class Files(tornado.web.StaticFileHandler):
-        async def get(self, path: str, include_body: bool = True) -> None:
-            if not await about.misbehave(self):
-                await super().get(path, include_body)
-
-    async def serve() -> None:
-        server = tornado.httpserver.HTTPServer(
-            tornado.web.Application([("/(.*)", Files, {"path": str(tmp_path)})])
-        )
-        sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
-        about.url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
-        server.add_sockets(sockets)
-        loops.append(asyncio.get_running_loop())
-        ready.set()
-        await stop.wait()
-        server.stop()
-        await server.close_all_connections()
-
-    loops: list[asyncio.AbstractEventLoop] = []
-    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
-    thread.start()
-    ready.wait()
-    yield about
-    loops[0].call_soon_threadsafe(stop.set)
-    thread.join()
 
 
 def embryo(place: Path, version: str = "0.5") -> NDArray[np.uint16]:

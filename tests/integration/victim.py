@@ -1,7 +1,8 @@
 """A run of its own process that is killed in the middle, for tests: ``python victim.py OUT STAGE``.
 
 Kills itself, as a machine that loses its power does, as soon as a task of the stage is done; with a
-third argument it stays there instead, doing nothing.
+third argument ``sleeps`` it stays there instead, doing nothing. With a further one ``own``, OUT is
+the store of the image itself.
 """
 
 from __future__ import annotations
@@ -54,10 +55,15 @@ class Victim:
 
 
 if __name__ == "__main__":
-    out, stage, *sleeps = sys.argv[1:]
+    out, stage, *more = sys.argv[1:]
     journal.FLUSH_SECONDS = 0.0  # as if every task took longer than that
     labels = embryo()
-    watcher = Victim(stage, bool(sleeps))
+    place: dict[str, Any] = {} if "own" in more else {"output": out}
     es.segment(
-        labels, network(labels), output=out, watcher=watcher, intensity_range=(0, 1), **OPTIONS
+        out if "own" in more else labels,
+        network(labels),
+        watcher=Victim(stage, "sleeps" in more),
+        intensity_range=(0, 1),
+        **place,
+        **OPTIONS,
     )

@@ -35,6 +35,14 @@ def test_an_object_that_is_not_there_is_named(folder: LocalFolder) -> None:
     folder.remove("b")
 
 
+def test_objects_are_read_in_the_order_of_the_names(folder: LocalFolder) -> None:
+    for name in ("a", "b"):
+        folder.write(name, name.encode())
+    assert list(folder.read_all(["b", "a", "b"])) == [b"b", b"a", b"b"]
+    with pytest.raises(FileNotFoundError, match="c: there is no such file"):
+        list(folder.read_all(["a", "c"]))
+
+
 def test_an_object_is_created_once(folder: LocalFolder) -> None:
     barrier, created = threading.Barrier(8), []
 

@@ -104,17 +104,17 @@ def test_a_url_that_workers_cannot_reach_is_named_without_its_credentials(
 ) -> None:
     monkeypatch.setenv("EMBEDSEG_RETRY_SECONDS", "0.1")
     with pytest.raises(UsageError, match=r"nowhere.* cannot be reached .* on 2 of 2 w") as caught:
-        check(client, "https://me:secret@127.0.0.1:9/nowhere.zarr")
+        check(client, inputs=["https://me:secret@127.0.0.1:9/nowhere.zarr"])
     assert "secret" not in str(caught.value)
 
 
 def test_a_folder_that_the_client_cannot_write_is_an_error_of_its_own(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def touch(*_: Any, **__: Any) -> None:
+    def refuse(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "touch", touch)
+    monkeypatch.setattr(Path, "write_bytes", refuse)
     with pytest.raises(OutputError, match="read-only"):
         check(client, tmp_path)
 

@@ -63,15 +63,14 @@ def test_a_late_attempt_changes_nothing(scratch: Scratch) -> None:
 
 def test_a_view_comes_back_piece_by_piece(scratch: Scratch) -> None:
     name = ViewName((1, 2), 3, scratch.write_view((1, 2), 3, view()))
-    labels, names = scratch.read_core(name, (2, 3))
+    (kept,) = scratch.read_views([name])
+    labels, names = kept.core((2, 3))
     np.testing.assert_array_equal(labels, view().core)
     assert names.tolist() == [0, 4, 9]
-    np.testing.assert_array_equal(
-        scratch.read_seam(name, 0, (2, 2)), np.array([0, 4, 9])[view().seams[0]]
-    )
-    entries = scratch.read_entries(name, 17)
+    np.testing.assert_array_equal(kept.seam(0, (2, 2)), np.array([0, 4, 9])[view().seams[0]])
+    entries = kept.entries(17)
     assert (entries.ids.tolist(), entries.tile.tolist()) == ([4, 9], [17, 17])
-    assert not scratch.read_exact(name)
+    assert not kept.exact
 
 
 def test_a_task_that_outlives_its_run_does_not_begin_a_new_one(scratch: Scratch) -> None:

@@ -1,0 +1,221 @@
+"""The options of ``embedseg-large segment``, by what they are about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import typer
+
+from embedseg_large.cli.options import numbers, pair, sizes, timepoints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects:
+    """What counts as an object."""
+
+    panel: ClassVar[str | None] = None
+
+    min_object_size: Annotated[
+        int | None, typer.Option(help="Instances have more voxels than this.")
+    ] = None
+    foreground: Annotated[
+        float, typer.Option(help="Seediness above which a voxel is foreground.")
+    ] = 0.5
+    seed: Annotated[
+        float | None,
+        typer.Option(help="Seediness from which a voxel founds an instance. Default: the model's."),
+    ] = None
+    tta: Annotated[
+        str | None,
+        typer.Option(help="Test-time augmentation: none, 4, 8, 16 or 48. Default: the model's."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where the labels go."""
+
+    panel: ClassVar[str | None] = "Output"
+
+    labels: Annotated[str, typer.Option(help="Name of the labels.")] = "nuclei"
+    output: Annotated[
+        str | None, typer.Option(help="Store for the labels, if the image's own cannot have them.")
+    ] = None
+    ngff_version: Annotated[
+        str | None, typer.Option(help="Format of a new output store: 0.5 or 0.4.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """Which part of the image, and what it is like."""
+
+    panel: ClassVar[str | None] = "Input"
+
+    channel: Annotated[int, typer.Option(help="Channel.")] = 0
+    timepoint: Annotated[
+        Any,
+        typer.Option(
+            parser=timepoints,
+            metavar="T",
+            help="One timepoint, several, or a range: 3, 0,5,9, 0:10. Default: all.",
+        ),
+    ] = None
+    level: Annotated[int, typer.Option(help="Pyramid level, 0 is the finest.")] = 0
+    axes: Annotated[
+        str | None, typer.Option(help="Letters of the axes, where the file has none: zyx.")
+    ] = None
+    voxel_size: Annotated[
+        Any,
+        typer.Option(
+            parser=numbers, metavar="Z,Y,X", help="Voxel size in µm, where the file has none."
+        ),
+    ] = None
+    object_diameter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="D",
+            help="Diameter of your objects along y and x, if it is not the model's: 30 (voxels), "
+            "12um, or voxel-size (image and model know theirs).",
+        ),
+    ] = None
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STORE", help="Labels or a mask, at any level: look only where it is not 0."
+        ),
+    ] = None
+    dark_below: Annotated[
+        float | None,
+        typer.Option(
+            metavar="I", help="Skip tiles in which a coarse level has nothing brighter than this."
+        ),
+    ] = None
+    intensity_range: Annotated[
+        Any,
+        typer.Option(
+            parser=pair,
+            metavar="LO,HI",
+            help="Intensities that become 0 and 1. Default: percentiles 1 and 99.8 of the volume.",
+        ),
+    ] = None
+    intensity_sample: Annotated[
+        float | None, typer.Option(help="Fraction of the volume to take percentiles of.")
+    ] = None
+    intensity_per_timepoint: Annotated[
+        bool,
+        typer.Option(
+            "--intensity-per-timepoint", help="Percentiles of each timepoint, not of all together."
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computing:
+    """How the network is run."""
+
+    panel: ClassVar[str | None] = "Work"
+
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")
+    ] = None
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Who does the work; one of these at most."""
+
+    panel: ClassVar[str | None] = "Work"
+
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Local worker processes to start; none: this process, on all cores."
+        ),
+    ] = None
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None
+    cluster_config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Settings of a cluster to start or to use: local, cuda, slurm, scheduler.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """What the run keeps, and what it takes from others."""
+
+    panel: ClassVar[str | None] = "Work"
+
+    scratch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for what the run keeps until it is finished. Default: beside the store.",
+        ),
+    ] = None
+    keep_predictions: Annotated[
+        bool,
+        typer.Option(
+            "--keep-predictions", help="Leave the predictions there, for --from-predictions."
+        ),
+    ] = False
+    from_predictions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Cluster predictions that were kept, with other thresholds, without the network.",
+        ),
+    ] = None
+
+
+def _sizes(name: str, text: str) -> Any:
+    return typer.Option(name, parser=sizes, metavar="Z,Y,X", help=text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """How the volume is cut up."""
+
+    panel: ClassVar[str | None] = "Tiles (automatic)"
+
+    tile: Annotated[Any, _sizes("--tile", "Core of a prediction tile.")] = None
+    context: Annotated[Any, _sizes("--context", "Input seen around it.")] = None
+    cluster_tile: Annotated[Any, _sizes("--cluster-tile", "Core of a clustering tile.")] = None
+    halo: Annotated[Any, _sizes("--halo", "Predictions seen around it at first.")] = None
+    max_halo: Annotated[Any, _sizes("--max-halo", "The same for tiles that disagree.")] = None
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Tiles that are only uncertain see more, too.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watching:
+    """What the run writes about itself."""
+
+    panel: ClassVar[str | None] = "Watching"
+
+    log: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Append all that happens, one JSON object a line: tasks, failures, tracebacks.",
+        ),
+    ] = None
+    summary: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write what --json prints to a file, once the labels are there."
+        ),
+    ] = None
+    performance_report: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.html", help="Dask's report of what the workers did. Needs bokeh."
+        ),
+    ] = None
