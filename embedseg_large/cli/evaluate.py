@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from embedseg_large.cli.console import print_facts, print_json, print_table, reported
+from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, numbers
+from embedseg_large.cli.segmentoptions import Workers
 from embedseg_large.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ COLUMNS = ("ap", "precision", "recall", "f1", "pq", "mean_matched_iou", "tp", "f
 
 
 @reported()
+@grouped
 def evaluate(
     prediction: Annotated[
         str, typer.Argument(help="STORE/labels/NAME, TIFF, zarr array, or a folder of those.")
@@ -26,6 +30,7 @@ def evaluate(
     truth: Annotated[
         str, typer.Argument(help="The same for the true labels; files in folders match by stem.")
     ],
+    *,
     thresholds: Annotated[
         Any, typer.Option(parser=numbers, metavar="T,T,...", help="Thresholds, 0 to 1.")
     ] = None,
@@ -57,13 +62,14 @@ def evaluate(
         str | None, typer.Option(help="Letters of the axes, where a file has none: zyx.")
     ] = None,
     as_json: Json = False,
+    where: Workers,
 ) -> None:
     """Score labels against true ones: AP, precision, recall, F1, PQ, mean IoU."""
     from embedseg_large.engine import evaluate as engine
 
     if run and errors:
         raise UsageError("--errors tells of one prediction; leave out --run")
-    options: dict[str, Any] = {"axes": axes, "localisation": localisation}
+    options: dict[str, Any] = {"axes": axes, "localisation": localisation, **asdict(where)}
     if boundary_width is not None:
         options["boundary_width"] = boundary_width
     wanted = thresholds or engine.THRESHOLDS

@@ -6,14 +6,15 @@ the boxes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.engine.label_pairs import LabelPair
+from embedseg_large.engine.tasks import Call, Each, Recording, Task
 from embedseg_large.geometry import Box
 from embedseg_large.io.volume import Volume
 from embedseg_large.metrics.contingency import Contingency
@@ -40,7 +41,13 @@ class Compared:
         return Compared(located, self.found + other.found)
 
 
-def compare(pair: LabelPair, *, shell_width: int | None = None, errors: bool = False) -> Compared:
+def compare(
+    pair: LabelPair,
+    *,
+    shell_width: int | None = None,
+    errors: bool = False,
+    workers: Recording | None = None,
+) -> Compared:
     """Compare two label volumes.
 
     Parameters
@@ -51,6 +58,8 @@ def compare(pair: LabelPair, *, shell_width: int | None = None, errors: bool = F
         Compare the shells of the objects, so many voxels thick; None compares whole masks.
     errors
         Also collect what `embedseg_large.metrics.errors.find_errors` needs.
+    workers
+        Do the boxes; None: this process.
 
     Raises
     ------
@@ -59,8 +68,21 @@ def compare(pair: LabelPair, *, shell_width: int | None = None, errors: bool = F
     """
     ndim = pair.truth.ndim
     boxes = Box.whole(pair.truth.spatial_shape).split((_EDGE[ndim],) * ndim)
-    parts = (_compare_box(pair, box, shell_width, errors) for box in boxes)
-    return _added_up(parts, Compared(Contingency.empty(), Found.empty(ndim) if errors else None))
+    total = _Sum(Compared(Contingency.empty(), Found.empty(ndim) if errors else None))
+    if workers is None:
+        for box in boxes:
+            total.add(_compare_box(pair, box, shell_width, errors))
+        return total.whole()
+    make = partial(_call, pair, shell_width, errors)
+    tasks = (Task(stage="compare", make=partial(make, box)) for box in boxes)
+    workers.run(Each(tasks, lambda _, part: total.add(part)))
+    return total.whole()
+
+
+def _call(pair: LabelPair, width: int | None, errors: bool, box: Box) -> Call:
+    return Call(
+        _compare_box, (pair, box, width, errors), where=f"{pair.name} {box}", voxels=box.size
+    )
 
 
 def _compare_box(pair: LabelPair, box: Box, width: int | None, errors: bool) -> Compared:
@@ -89,14 +111,24 @@ def _read(volume: Volume, box: Box, width: int | None) -> tuple[NDArray[Any], ND
     return labels[box.slices_in(there)], shell(np.pad(labels, beyond), width)
 
 
-def _added_up(parts: Iterable[Compared], zero: Compared) -> Compared:
-    """Add tables up, small ones first, so that none is sorted more than a few times."""
-    sums: list[tuple[int, Compared]] = []  # of 2**n parts, as the digits of a binary counter
-    for part in parts:
+class _Sum:
+    """Adds tables up, small ones first, so that none is sorted more than a few times."""
+
+    def __init__(self, zero: Compared) -> None:
+        self._zero = zero
+        self._sums: list[tuple[int, Compared]] = []
+        """Of 2**n parts, as the digits of a binary counter."""
+
+    def add(self, part: Compared) -> None:
+        """Add a table; their order does not matter."""
         total, n = part, 0
-        while sums and sums[-1][0] == n:
-            total, n = sums.pop()[1] + total, n + 1
-        sums.append((n, total))
-    for _, total in reversed(sums):
-        zero = total + zero
-    return zero
+        while self._sums and self._sums[-1][0] == n:
+            total, n = self._sums.pop()[1] + total, n + 1
+        self._sums.append((n, total))
+
+    def whole(self) -> Compared:
+        """Return the sum."""
+        whole = self._zero
+        for _, total in reversed(self._sums):
+            whole = total + whole
+        return whole

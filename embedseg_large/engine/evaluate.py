@@ -7,15 +7,18 @@ is taken, so that every object counts the same.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.engine.compare import compare
-from embedseg_large.engine.label_pairs import open_label_pairs
+from embedseg_large.engine.label_pairs import LabelPair, open_label_pairs
+from embedseg_large.engine.tasks import Recording
+from embedseg_large.engine.workplace import Workers, chosen, workers_for
 from embedseg_large.errors import UsageError
 from embedseg_large.metrics.contingency import Contingency
 from embedseg_large.metrics.errors import (
@@ -98,6 +101,7 @@ def evaluate(
     boundary_width: int = BOUNDARY_WIDTH,
     errors: str | os.PathLike[str] | None = None,
     error_rule: ErrorRule = DEFAULT_RULE,
+    **workers: Unpack[Workers],
 ) -> list[Score]:
     """Score predicted instances against true ones.
 
@@ -121,6 +125,9 @@ def evaluate(
         positions: a path that ends in .csv or .parquet. A file that is there is replaced.
     error_rule
         Thresholds of that table; it compares masks, whatever `localisation` is.
+    **workers
+        `client`, `workers`, `scheduler` or `cluster_config`, as for `segment`: who compares the
+        boxes. Default: this process.
 
     Returns
     -------
@@ -151,6 +158,7 @@ def evaluate(
         boundary_width=boundary_width,
         errors=errors,
         error_rule=error_rule,
+        **workers,
     ).scores
 
 
@@ -165,13 +173,14 @@ def evaluate_images(
     errors: str | os.PathLike[str] | None = None,
     count_errors: bool = False,
     error_rule: ErrorRule = DEFAULT_RULE,
+    **workers: Unpack[Workers],
 ) -> Evaluation:
     """Score predicted instances of many images, each and pooled.
 
     Parameters
     ----------
     predictions, truths, thresholds, axes, localisation, boundary_width, errors, error_rule
-        As for `evaluate`.
+        As for `evaluate`, and so is `workers`.
     count_errors
         Count errors even if no table of them is written.
 
@@ -187,16 +196,32 @@ def evaluate_images(
     wanted = count_errors or errors is not None
     width = boundary_width if localisation == "boundary" else None
     images, tables = [], []
-    for pair in open_label_pairs(predictions, truths, axes):
-        compared = compare(pair, shell_width=width, errors=wanted)
-        scored = localised_scores(compared.located, thresholds, localisation)
-        judged = None if compared.found is None else find_errors(compared.found, error_rule)
-        images.append(ImageScores(pair.name, scored, None if judged is None else judged.counts))
-        if judged is not None and errors is not None:
-            tables.append(judged.columns(pair.name, pair.voxel_size))
+    pairs = list(open_label_pairs(predictions, truths, axes))
+    with _comparing(pairs, workers) as able:
+        for pair in pairs:
+            compared = compare(pair, shell_width=width, errors=wanted, workers=able)
+            scored = localised_scores(compared.located, thresholds, localisation)
+            judged = None if compared.found is None else find_errors(compared.found, error_rule)
+            images.append(ImageScores(pair.name, scored, judged.counts if judged else None))
+            if judged is not None and errors is not None:
+                tables.append(judged.columns(pair.name, pair.voxel_size))
     if errors is not None:
         write_table(errors, _stacked(tables))
     return Evaluation(pooled([image.scores for image in images]), images)
+
+
+@contextmanager
+def _comparing(pairs: Sequence[LabelPair], workers: Workers) -> Iterator[Recording | None]:
+    """Who compares boxes: workers, or None for this process."""
+    where = chosen(**workers)
+    if where is None:
+        yield None
+        return
+    paths = [v.path for pair in pairs for v in (pair.prediction, pair.truth)]
+    if None in paths:
+        raise UsageError("labels are in this process's memory, where workers do not see them")
+    with workers_for(where, [path for path in paths if path is not None]) as able:
+        yield able
 
 
 def evaluate_runs(
@@ -212,7 +237,7 @@ def evaluate_runs(
     truth, thresholds
         As for `evaluate`.
     **options
-        `axes`, `localisation` and `boundary_width` of `evaluate`.
+        `axes`, `localisation`, `boundary_width` and `workers` of `evaluate`.
 
     Raises
     ------

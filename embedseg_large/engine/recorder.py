@@ -25,12 +25,13 @@ class Recorder:
     """Does tasks on an executor, and notes them in a journal."""
 
     executor: Executor
-    journal: Journal | Section
+    journal: Journal | Section | None
+    """None: nothing is noted."""
     progress: Progress
 
     def within(self, section: str) -> Recorder:
         """The same, for tasks whose ledgers have a section of the journal of their own."""
-        if not section or isinstance(self.journal, Section):
+        if not section or not isinstance(self.journal, Journal):
             return self
         return replace(self, journal=Section(self.journal, section))
 
@@ -40,9 +41,10 @@ class Recorder:
         try:
             self.executor.run(work)
         finally:
-            self.journal.flush()
+            if self.journal is not None:
+                self.journal.flush()
         if work.failures:
-            raise failure(work.failures)
+            raise failure(work.failures, noted=self.journal is not None)
 
 
 @dataclass(slots=True)
@@ -50,7 +52,7 @@ class _Noted:
     """The tasks of a source that the journal does not know."""
 
     source: Source
-    journal: Journal | Section
+    journal: Journal | Section | None
     progress: Progress
     failures: list[tuple[Task, Failed]] = field(default_factory=list)
     _done: int = 0
@@ -58,7 +60,9 @@ class _Noted:
     def next(self) -> Task | None:
         """The next task that is not done."""
         while (task := self.source.next()) is not None:
-            note = self.journal.find(task.ledger, task.number) if task.ledger else None
+            note = None
+            if self.journal is not None and task.ledger:
+                note = self.journal.find(task.ledger, task.number)
             if note is None:
                 return task
             self.progress.recall(Recalled(**self._about(task)))
@@ -77,7 +81,7 @@ class _Noted:
         self._done += 1
         voxels, seconds = task.call.voxels, round(outcome.seconds, 4)
         self.progress.advance(TaskDone(voxels=voxels, seconds=seconds, **about))
-        if task.ledger:
+        if self.journal is not None and task.ledger:
             self.journal.note(task.ledger, task.number, task.noted(outcome.result))
         self.source.done(task, outcome.result)
 
@@ -91,17 +95,18 @@ class _Noted:
             raise outcome.error
         self.failures.append((task, outcome))
         if len(self.failures) >= max(MANY, self._done):
-            raise failure(self.failures)
+            raise failure(self.failures, noted=self.journal is not None)
 
 
-def failure(failures: list[tuple[Task, Failed]]) -> EmbedSegError:
+def failure(failures: list[tuple[Task, Failed]], *, noted: bool) -> EmbedSegError:
     """One error that tells of all: of their own kind, if they are of one."""
     kinds = {type(failed.error) for _, failed in failures}
     kind = kinds.pop() if len(kinds) == 1 else RunError
     told = [_told(task, failed) for task, failed in failures[:_SHOWN]]
     if len(failures) > _SHOWN:
         told.append(f"and {len(failures) - _SHOWN} more")
-    return kind(f"{'; '.join(told)}. The rest is done: mend this, and run the same command again")
+    advice = ". The rest is done: mend this, and run the same command again" if noted else ""
+    return kind("; ".join(told) + advice)
 
 
 def _told(task: Task, failed: Failed) -> str:

@@ -24,13 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Unpack
 
-from embedseg_large.engine.clusterfile import (
-    ClusterSettings,
-    LocalSettings,
-    SchedulerSettings,
-    offers_gpu,
-    read_cluster_file,
-)
+from embedseg_large.engine.clusterfile import ClusterSettings, offers_gpu
 from embedseg_large.engine.events import Published, RunBegun
 from embedseg_large.engine.job import Job
 from embedseg_large.engine.kept import keep
@@ -48,6 +42,7 @@ from embedseg_large.engine.serial import SerialExecutor
 from embedseg_large.engine.spool import reopenable
 from embedseg_large.engine.statistics import find_intensity
 from embedseg_large.engine.tasks import Executor
+from embedseg_large.engine.workplace import chosen
 from embedseg_large.errors import UsageError
 from embedseg_large.io.intensity import IntensityRange
 from embedseg_large.io.labels import PendingLabels
@@ -128,7 +123,7 @@ def segment(
         When the output cannot be written. Older labels are still there then.
     """
     with log_to(log) as written, Progress(watcher, written).telling_failure() as progress:
-        where = _chosen(client, workers, scheduler, cluster_config)
+        where = chosen(client, workers, scheduler, cluster_config)
         if where is None and performance_report is not None:
             raise UsageError(
                 "a performance report is of Dask workers, and this run has none; "
@@ -139,27 +134,6 @@ def segment(
         order = prepare(volume, model, labels, **options)
         with open_run(order) as run, _executor(order, run, where, performance_report) as executor:
             return run_order(order, run, executor, progress)
-
-
-def _chosen(
-    client: Client | None,
-    workers: int | None,
-    scheduler: str | None,
-    cluster_config: str | os.PathLike[str] | None,
-) -> Client | ClusterSettings | None:
-    """Where the work is to be done: by a client's workers, by those of settings, or here."""
-    asked = (client, workers, scheduler, cluster_config)
-    if sum(x is not None for x in asked) > 1:
-        raise UsageError(
-            "client, workers, scheduler and cluster_config exclude each other; give one of them"
-        )
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers is {workers}; give at least 1, or none to work in this process")
-    if workers is not None:
-        return LocalSettings(workers=workers)
-    if scheduler is not None:
-        return SchedulerSettings(address=scheduler)
-    return client if cluster_config is None else read_cluster_file(cluster_config)
 
 
 @contextmanager

@@ -24,15 +24,17 @@ def find_intensity(order: Order, recorder: Recorder) -> tuple[IntensityRange, ..
         return order.kept.intensity
     if order.intensity is not None:
         return order.intensity
-    known = recorder.journal.find(LEDGER, 0)
+    journal = recorder.journal
+    assert journal is not None
+    known = journal.find(LEDGER, 0)
     if known is not None:
         return tuple(IntensityRange(**values) for values in known[1])
     run_on: Any = map  # where the volume is in this process's memory
     if isinstance(recorder.executor, SerialExecutor) or order.volume.path is not None:
         run_on = partial(_map, recorder)
     found = intensity_ranges(order.volume, sample=order.intensity_sample, map=run_on)
-    recorder.journal.note(LEDGER, 0, (0, [asdict(r) for r in found]))
-    recorder.journal.flush()
+    journal.note(LEDGER, 0, (0, [asdict(r) for r in found]))
+    journal.flush()
     return found
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 
+from embedseg_large.errors import UnreachableError
 from embedseg_large.io.bucket import RemoteFolder
+from embedseg_large.io.failures import is_denied
 from embedseg_large.io.group import Document, parse_document
 from embedseg_large.io.objects import Folder
 
@@ -96,7 +98,8 @@ def refresh_consolidated(
 ) -> None:
     """Bring consolidated metadata of a group and of its ancestors in step with some members.
 
-    Nothing is listed, so the cost does not depend on the size of the store.
+    Nothing is listed, so the cost does not depend on the size of the store. Where nothing may be
+    read, above a prefix that somebody was given, there is no ancestor.
 
     Parameters
     ----------
@@ -112,7 +115,12 @@ def refresh_consolidated(
         If a document cannot be written.
     """
     for ancestor, inside in _ancestors(folder):
-        zarr_format = group_format(ancestor)
+        try:
+            zarr_format = group_format(ancestor)
+        except UnreachableError as error:
+            if not is_denied(error):
+                raise
+            return
         if zarr_format is None:
             return
         name = "zarr.json" if zarr_format == 3 else ".zmetadata"

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from embedseg_large.errors import EmbedSegError, OutputError, UnreachableError
 
 _TRANSIENT = re.compile(r"status code: (5\d\d|429|408|409)|HTTP error: [a-z]|SlowDown")
+_DENIED = re.compile(r"status code: 40[13]")
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]*)*)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _TRANSPORT = re.compile(r"HTTP error: ([a-z][^\n:/?]*)")  # not "Generic HTTP error: ... URL"
@@ -27,6 +28,11 @@ def failures() -> tuple[type[Exception], ...]:
 def is_transient(error: BaseException) -> bool:
     """Whether a failed request may succeed if it is made again."""
     return bool(_TRANSIENT.search(_first_line(error)))
+
+
+def is_denied(error: BaseException) -> bool:
+    """Whether a request failed for want of permission, or what it led to is an error for that."""
+    return bool(_DENIED.search(str(error.__cause__ or error)))
 
 
 @contextmanager
@@ -85,7 +91,7 @@ def reason(error: BaseException) -> str:
         return "the clock of this machine is wrong by minutes; set it and run the command again"
     if "non-partial response" in text:
         return "the server cannot send parts of a file, which shards need; use another server"
-    if re.search(r"status code: 40[13]", text):
+    if _DENIED.search(text):
         return f"access denied ({detail}); check the credentials in the environment"
     if is_transient(error):
         return f"no proper answer ({detail}); run the same command again later"

@@ -38,11 +38,16 @@ class Faults:
     status: str = "503 Service Unavailable"
     late: bool = False
     """Whether the failing request is done before it is answered with an error."""
+    denied: str = ""
+    """Begin of the paths of objects that nobody may read."""
     requests: list[str] = field(default_factory=list)
 
     def around(self, app: Callable[..., Any]) -> Callable[..., Any]:
         def faulty(environ: dict[str, Any], start: Callable[..., Any]) -> Any:
             self.requests.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
+            if self.denied and environ["PATH_INFO"].startswith(self.denied):
+                start("403 Forbidden", [("Content-Length", "0")])
+                return []
             if not self.every or len(self.requests) % self.every:
                 return app(environ, start)
             if self.late:
@@ -76,6 +81,7 @@ def faults(s3_server: tuple[str, Faults], monkeypatch: pytest.MonkeyPatch) -> It
     """What the S3 server does wrong; the environment knows the way to it, and it is empty."""
     end_point, faults = s3_server
     faults.every, faults.status, faults.late = 0, "503 Service Unavailable", False
+    faults.denied = ""
     for path in ("/moto-api/reset", f"/{BUCKET}"):
         method = "POST" if "reset" in path else "PUT"
         urlopen(Request(end_point + path, method=method)).close()
@@ -87,7 +93,7 @@ def faults(s3_server: tuple[str, Faults], monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv("EMBEDSEG_SILENCE_SECONDS", "1")
     faults.requests.clear()
     yield faults
-    faults.every = 0
+    faults.every, faults.denied = 0, ""
 
 
 @dataclass

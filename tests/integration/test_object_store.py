@@ -421,6 +421,15 @@ def test_labels_in_a_bucket_are_invisible_until_they_are_published(image: Volume
         label_target(image, "nuclei")
 
 
+def test_what_is_above_a_store_need_not_be_readable(image: Volume, faults: Faults) -> None:
+    target = label_target(image, "nuclei")
+    faults.denied = f"/{BUCKET}/2026/zarr.json"
+    labels = write_labels(target)
+    assert np.array_equal(stored("nuclei"), labels)
+    assert names_listed() == ["nuclei"]
+    assert f"GET {faults.denied}" in faults.requests
+
+
 def test_a_run_in_a_bucket_goes_on_and_another_one_begins_anew(image: Volume) -> None:
     target = label_target(image, "nuclei")
     first = target.create(np.uint32, run="a")

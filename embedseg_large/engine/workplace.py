@@ -1,0 +1,94 @@
+"""Where work is done: in this process, or by the workers of a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, TypedDict
+
+from embedseg_large.engine.clusterfile import (
+    ClusterSettings,
+    LocalSettings,
+    SchedulerSettings,
+    read_cluster_file,
+)
+from embedseg_large.errors import UsageError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from embedseg_large.engine.recorder import Recorder
+
+
+class Workers(TypedDict, total=False):
+    """Who does the work; one of these at most."""
+
+    client: Client | None
+    """A `distributed.Client`."""
+    workers: int | None
+    """Number of local processes to start."""
+    scheduler: str | None
+    """Address of a running scheduler."""
+    cluster_config: str | os.PathLike[str] | None
+    """File with the settings of a cluster."""
+
+
+def chosen(
+    client: Client | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    cluster_config: str | os.PathLike[str] | None = None,
+) -> Client | ClusterSettings | None:
+    """Where the work is to be done: by a client's workers, by those of settings, or here.
+
+    Raises
+    ------
+    UsageError
+        When several are given, or one cannot be used.
+    """
+    asked = (client, workers, scheduler, cluster_config)
+    if sum(x is not None for x in asked) > 1:
+        raise UsageError(
+            "client, workers, scheduler and cluster_config exclude each other; give one of them"
+        )
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers is {workers}; give at least 1, or none to work in this process")
+    if workers is not None:
+        return LocalSettings(workers=workers)
+    if scheduler is not None:
+        return SchedulerSettings(address=scheduler)
+    return client if cluster_config is None else read_cluster_file(cluster_config)
+
+
+@contextmanager
+def workers_for(where: Client | ClusterSettings, inputs: list[str]) -> Iterator[Recorder]:
+    """Workers for tasks that need no network and leave nothing behind.
+
+    Parameters
+    ----------
+    where
+        A client, or the settings of a cluster.
+    inputs
+        Files and stores that the workers must see.
+
+    Raises
+    ------
+    UsageError
+        When they do not.
+    """
+    from embedseg_large.engine.clusters import cluster_client
+    from embedseg_large.engine.progress import Progress
+    from embedseg_large.engine.readiness import check_workers
+    from embedseg_large.engine.recorder import Recorder
+    from embedseg_large.engine.run import DaskExecutor
+    from embedseg_large.engine.workers import NetworkSpec
+
+    with ExitStack() as stack:
+        if isinstance(where, ClusterSettings):
+            where = stack.enter_context(cluster_client(where, "cpu"))
+        check_workers(where, device="cpu", places=[], needs_gpu=False, inputs=inputs)
+        spec = NetworkSpec(folder=None, network=None, device="cpu", dtype="float32")
+        executor = DaskExecutor(where, spec)
+        stack.callback(executor.close)
+        yield Recorder(executor, None, Progress())
