@@ -159,6 +159,7 @@ def _executor(
         if isinstance(where, ClusterSettings):
             where = stack.enter_context(cluster_client(where, settings.device))
         inputs = [v.path for v in (order.volume, order.foreground.mask) if v and v.path]
+        inputs += [] if order.kept_in is None else [order.kept_in]
         check_workers(
             where,
             device=settings.device,

@@ -187,7 +187,7 @@ def test_a_run_that_met_its_wall_time_goes_on_in_the_next_job(slurm: Path, tmp_p
     """The whole run is one batch job."""
     out, script = tmp_path / "place" / "out.zarr", tmp_path / "job.sh"
     victim = Path(__file__).with_name("victim.py")
-    stays = f"{sys.executable} {victim} {out} cluster stays"
+    stays = f"{sys.executable} {victim} {out} cluster sleeps"
     # the shell of the job must not outlive its child, nor hide how it ended
     script.write_text(f"#!/bin/bash\nexec {stays}\n")
     submit = ["sbatch", "--parsable", "--time=5", f"--output={slurm}/job.log", str(script)]
