@@ -19,8 +19,8 @@ from embedseg_large.engine.clusterfile import LocalSettings
 from embedseg_large.engine.clusters import cluster_client
 from embedseg_large.testing.lazy import lazy_embryo
 
-SHAPES = {"0.25": (512, 512, 512), "1": (1024, 1024, 512), "4": (1024, 1024, 2048)}
-"""Of uint16 voxels; GB."""
+SHAPES = {"0.25": (256, 512, 512), "1": (512, 512, 1024), "4": (1024, 1024, 1024)}
+"""Of uint32 voxels; GB."""
 
 
 def peak() -> float:
@@ -54,8 +54,7 @@ def measure(name: str, memory: str) -> float:
     folder = Path(tempfile.mkdtemp(prefix="embedseg-large-"))
     try:
         store = folder / "embryo.zarr"
-        dtype = "uint16" if name == "0.25" else "uint32"
-        network = lazy_embryo(store, SHAPES[name], dtype=dtype, diameter=20)
+        network = lazy_embryo(store, SHAPES[name], dtype="uint32", diameter=20)
         began = time.perf_counter()
         with cluster_client(LocalSettings(workers=2, memory=memory), "cpu") as client:
             watch = DiskWatch(folder / ".embryo.zarr-nuclei.run")
