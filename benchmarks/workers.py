@@ -40,7 +40,8 @@ WORKERS = 2
 @contextmanager
 def begun(folder: Path, tta: str) -> Iterator[tuple[Order, Job]]:
     """A run that has its statistics and its scratch folder."""
-    store = copy_demo(folder / "demo.ome.zarr")
+    store = folder / "demo.ome.zarr"
+    copy_demo(store)
     order = prepare(
         store,
         "nuclei-3d",
