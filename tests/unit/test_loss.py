@@ -147,9 +147,21 @@ def test_values_and_gradients_are_those_of_the_original(method: str, term: str) 
     raw.requires_grad_()
     weights = LossWeights() if term == "total" else only(term)
     batch = collate([sample])
-    found = embedding_loss(raw, batch, pitch=pitch, foreground_weight=10, weights=weights).total
+    terms = embedding_loss(raw, batch, pitch=pitch, foreground_weight=10, weights=weights)
+    found = terms.total
     with np.load(PARITY) as data:
-        assert found.item() == pytest.approx(data[f"{method}_{term}"], rel=2e-6)
+        if found.item() != pytest.approx(data[f"{method}_{term}"], rel=2e-6):
+            # it has failed once in many runs, never alone (docs/design/training.md): say more
+            again = embedding_loss(raw, batch, pitch=pitch, foreground_weight=10, weights=weights)
+            same = {
+                n: torch.equal(getattr(terms, n), getattr(again, n)) for n in ("total", "overlaps")
+            }
+            pytest.fail(
+                f"{found.item()!r}, again {again.total.item()!r}; the same twice: {same}; "
+                f"checksums {[float(t.double().sum()) for t in (raw, batch.centers)]}, "
+                f"{[int(t.sum()) for t in (batch.annotated, batch.voxels, batch.sizes)]}; "
+                f"threads {torch.get_num_threads()}"
+            )
         norm = gradient(found, raw).norm().item()
         assert norm == pytest.approx(data[f"{method}_{term}_grad_l2"], rel=2e-6)
 
