@@ -32,6 +32,8 @@ class Found:
     """All instances of a timepoint: their views are in scratch, their labels are settled."""
 
     job: Job
+    section: str
+    """Of the journal, see `Order`."""
     state: SeamState
     numbering: Numbering
     seams: SeamReport
@@ -67,6 +69,7 @@ def find_instances(job: Job, order: Order, recorder: Recorder) -> Found:
         job.scratch.predictions.remove_all()  # nobody reads them any more
     return Found(
         job=job,
+        section=order.section,
         state=state,
         numbering=numbering,
         seams=seam_report(job, state, numbering),

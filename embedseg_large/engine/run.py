@@ -22,7 +22,6 @@ from embedseg_large.errors import RunError
 
 TASKS_PER_WORKER = 2
 """Tasks in flight a worker thread: one runs, one waits."""
-CONNECT_SECONDS = 10
 COUNT_SECONDS = 2.0
 """How often workers are counted."""
 END_SECONDS = 60
@@ -127,6 +126,16 @@ class DaskExecutor:
             pure=False,
         )
         return futures
+
+
+@contextmanager
+def executor_on(client: Client, spec: NetworkSpec) -> Iterator[DaskExecutor]:
+    """An executor, which takes the network off the workers at the end."""
+    executor = DaskExecutor(client, spec)
+    try:
+        yield executor
+    finally:
+        executor.close()
 
 
 def _outcome(future: Future[Done | Failed]) -> Done | Failed:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from embedseg_large.engine.identity import difference, facts_of, token
+from embedseg_large.engine.identity import Facts, difference, facts_of, token
 from embedseg_large.engine.journal import Journal
 from embedseg_large.engine.lock import Lock
 from embedseg_large.engine.order import Order
@@ -34,6 +34,8 @@ class Run:
 
     name: str
     """Of this run, and of no other on this output."""
+    facts: Facts
+    """All that decides its labels."""
     folder: Folder
     """Its scratch folder."""
     journal: Journal
@@ -57,17 +59,18 @@ def open_run(order: Order) -> Iterator[Run]:
     """
     folder = folder_at(order.scratch.path)
     lock = Lock(lock_folder(order.target.store, order.target.name), {"run": folder.path})
+    facts = facts_of(order)
     with lock.held():
-        resumed = _find(folder, order)
-        if not resumed:
-            _begin(folder, order)
+        found = _find(folder, order, facts)
+        about = found or _begin(folder, order, facts)
         journal = Journal(folder.anchored().below("journal"), lock.number, lock.check)
         run = Run(
-            name=read_about(folder)["name"],
+            name=about["name"],
+            facts=facts,
             folder=folder,
             journal=journal.load(),
             lock=lock,
-            resumed=resumed,
+            resumed=bool(found),
         )
         try:
             yield run
@@ -77,22 +80,22 @@ def open_run(order: Order) -> Iterator[Run]:
         folder.remove_all()
 
 
-def _find(folder: Folder, order: Order) -> bool:
-    """Whether there is an unfinished run to go on with; removes one that is to be begun anew."""
+def _find(folder: Folder, order: Order, facts: Facts) -> dict[str, Any]:
+    """What an unfinished run to go on with says; removes one that is to be begun anew."""
     about = read_about(folder)
     if not about:
-        return False
-    different = difference(about["facts"], facts_of(order))
+        return {}
+    different = difference(about["facts"], facts)
     if not different and (about["overwrite"] or not order.target.overwrite):
         logger.info("going on with the run in %s", folder.path)
-        return True
+        return about
     if not order.target.overwrite:
         raise UsageError(
             f"{folder.path}: an unfinished run of these labels had {different}; finish it with "
             "those, choose another name for the labels, or pass overwrite to begin anew"
         )
     _remove(folder, about)
-    return False
+    return {}
 
 
 def _remove(folder: Folder, about: Mapping[str, Any]) -> None:
@@ -103,10 +106,9 @@ def _remove(folder: Folder, about: Mapping[str, Any]) -> None:
     folder.remove_all()
 
 
-def _begin(folder: Folder, order: Order) -> None:
+def _begin(folder: Folder, order: Order, facts: Facts) -> dict[str, Any]:
     if order.keep:
         order.scratch.predictions.remove_all()  # of an earlier run, or of none that was finished
-    facts = facts_of(order)
     about = {
         "name": secrets.token_hex(8),
         "labels": order.target.path,
@@ -115,6 +117,7 @@ def _begin(folder: Folder, order: Order) -> None:
         "facts": facts,
     }
     write_about(folder, about)
+    return about
 
 
 def _leave(run: Run) -> None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from embedseg_large.engine.clusterfile import ClusterSettings, offers_gpu
 from embedseg_large.engine.events import Published, RunBegun
+from embedseg_large.engine.identity import token
 from embedseg_large.engine.job import Job
 from embedseg_large.engine.kept import keep
 from embedseg_large.engine.logfile import log_to
@@ -37,12 +38,12 @@ from embedseg_large.engine.progress import Observer, Progress, Watcher
 from embedseg_large.engine.provenance import provenance
 from embedseg_large.engine.recorder import Recorder
 from embedseg_large.engine.report import SegmentResult, merged
-from embedseg_large.engine.runs import Run, open_run, read_about
+from embedseg_large.engine.runs import Run, open_run
 from embedseg_large.engine.serial import SerialExecutor
 from embedseg_large.engine.spool import reopenable
 from embedseg_large.engine.statistics import find_intensity
 from embedseg_large.engine.tasks import Executor
-from embedseg_large.engine.workplace import chosen
+from embedseg_large.engine.workplace import chosen, client_of
 from embedseg_large.errors import UsageError
 from embedseg_large.io.intensity import IntensityRange
 from embedseg_large.io.labels import PendingLabels
@@ -149,29 +150,26 @@ def _executor(
         network = place(order.network, device=settings.device, dtype=settings.dtype)
         yield SerialExecutor(network)
         return
-    from embedseg_large.engine.clusters import cluster_client
     from embedseg_large.engine.performance import performance_report
     from embedseg_large.engine.readiness import check_workers
-    from embedseg_large.engine.run import DaskExecutor
+    from embedseg_large.engine.run import executor_on
     from embedseg_large.engine.workers import network_spec
 
+    inputs = [v.path for v in (order.volume, order.foreground.mask) if v and v.path]
+    inputs += [] if order.kept_in is None else [order.kept_in]
     with ExitStack() as stack:
-        if isinstance(where, ClusterSettings):
-            where = stack.enter_context(cluster_client(where, settings.device))
-        inputs = [v.path for v in (order.volume, order.foreground.mask) if v and v.path]
-        inputs += [] if order.kept_in is None else [order.kept_in]
+        client = stack.enter_context(client_of(where, settings.device))
         check_workers(
-            where,
+            client,
             device=settings.device,
             places=[run.folder.path, order.target.store],
             needs_gpu=order.kept_in is None,
             inputs=inputs,
         )
         if report is not None:
-            stack.enter_context(performance_report(where, report))
-        executor = DaskExecutor(where, network_spec(order.network, settings, run.folder))
-        stack.callback(executor.close)
-        yield executor
+            stack.enter_context(performance_report(client, report))
+        spec = network_spec(order.network, settings, run.folder)
+        yield stack.enter_context(executor_on(client, spec))
 
 
 def run_order(order: Order, run: Run, executor: Executor, progress: Progress) -> SegmentResult:
@@ -183,15 +181,16 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
     recorder = Recorder(executor, run.journal, progress)
     found = _find_all(order, run, recorder)
     pending = _write_all(found, order, run, recorder)
+    seams = merged([f.seams for f in found])
     summary: dict[str, Any] = {
         "n_instances": sum(f.n_instances for f in found),
         "labels": order.target.path,
-        "seams": merged([f.seams for f in found]).as_dict(),
+        "seams": seams.as_dict(),
         "skipped": dict(sum((Counter(f.skipped) for f in found), Counter())),
         "stages": {name: clock.as_dict() for name, clock in progress.clocks.items()},
         "resumed": {name: c.recalled for name, c in progress.clocks.items() if c.recalled},
         "seconds": round(time.perf_counter() - began, 3),
-        **provenance(order, [f.job.intensity for f in found]),
+        **provenance(run, [f.job.intensity for f in found]),
     }
     if order.is_series:
         summary["timepoints"] = {f.job.timepoint: f.n_instances for f in found}
@@ -209,19 +208,18 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
     return SegmentResult(
         path=order.target.path,
         n_instances=summary["n_instances"],
-        seams=merged([f.seams for f in found]),
+        seams=seams,
         summary=summary,
     )
 
 
 def _beginning(order: Order, run: Run) -> RunBegun:
-    about = read_about(run.folder)
     return RunBegun(
         labels=order.target.path,
         run=run.name,
         resumed=run.resumed,
-        token=about["token"],
-        facts=about["facts"],
+        token=token(run.facts),
+        facts=run.facts,
         host=platform.node(),
         process=os.getpid(),
     )
@@ -269,6 +267,6 @@ def _write_all(found: Sequence[Found], order: Order, run: Run, recorder: Recorde
     shards = sum(1 for level in range(pending.n_levels) for _ in pending.regions(level))
     run.tell({"pending": pending.path, "shards": shards * len(found)})
     recorder.progress.plan({"finish": shards * len(found)})
-    for part, one in zip(order.parts(), found, strict=True):
-        write_labels(one, pending, recorder.within(part.section))
+    for one in found:
+        write_labels(one, pending, recorder.within(one.section))
     return pending

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypedDict
 
 from embedseg_large.engine.clusterfile import (
@@ -62,6 +62,18 @@ def chosen(
 
 
 @contextmanager
+def client_of(where: Client | ClusterSettings, device: str) -> Iterator[Client]:
+    """The client that was given, or one of a cluster that is started, and closed at the end."""
+    from embedseg_large.engine.clusters import cluster_client
+
+    if not isinstance(where, ClusterSettings):
+        yield where
+        return
+    with cluster_client(where, device) as client:
+        yield client
+
+
+@contextmanager
 def workers_for(where: Client | ClusterSettings, inputs: list[str]) -> Iterator[Recorder]:
     """Workers for tasks that need no network and leave nothing behind.
 
@@ -77,18 +89,14 @@ def workers_for(where: Client | ClusterSettings, inputs: list[str]) -> Iterator[
     UsageError
         When they do not.
     """
-    from embedseg_large.engine.clusters import cluster_client
     from embedseg_large.engine.progress import Progress
     from embedseg_large.engine.readiness import check_workers
     from embedseg_large.engine.recorder import Recorder
-    from embedseg_large.engine.run import DaskExecutor
+    from embedseg_large.engine.run import executor_on
     from embedseg_large.engine.workers import NetworkSpec
 
-    with ExitStack() as stack:
-        if isinstance(where, ClusterSettings):
-            where = stack.enter_context(cluster_client(where, "cpu"))
-        check_workers(where, device="cpu", places=[], needs_gpu=False, inputs=inputs)
+    with client_of(where, "cpu") as client:
+        check_workers(client, device="cpu", places=[], needs_gpu=False, inputs=inputs)
         spec = NetworkSpec(folder=None, network=None, device="cpu", dtype="float32")
-        executor = DaskExecutor(where, spec)
-        stack.callback(executor.close)
-        yield Recorder(executor, None, Progress())
+        with executor_on(client, spec) as executor:
+            yield Recorder(executor, None, Progress())

@@ -9,9 +9,9 @@ with intensity range (0, 1), which passes ids unchanged.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,19 @@ class OracleNetwork:
             tile=(64,) * labels.ndim if tile is None else tuple(tile),
             min_object_size=min_object_size,
         )
+
+    @classmethod
+    def like(cls, other: OracleNetwork, **more: Any) -> Self:
+        """Make a network of this class that knows what another knows.
+
+        Parameters
+        ----------
+        other
+            The other one.
+        **more
+            Fields that this class has besides.
+        """
+        return cls(**{field.name: getattr(other, field.name) for field in fields(other)}, **more)
 
     @property
     def ndim(self) -> int:

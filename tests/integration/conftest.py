@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -147,3 +149,15 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     yield about
     loops[0].call_soon_threadsafe(stop.set)
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def victim() -> ModuleType:
+    """The program `victim.py`, whose runs others repeat."""
+    file = Path(__file__).with_name("victim.py")
+    spec = importlib.util.spec_from_file_location("victim", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

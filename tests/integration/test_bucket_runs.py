@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -47,16 +46,6 @@ BUCKET = "s3://embryos"
 PREFIX = "2026/embryo.ome.zarr/"
 IMAGE = f"{BUCKET}/{PREFIX}".rstrip("/")
 LIST = f"{PREFIX}labels/zarr.json"
-
-
-@pytest.fixture(scope="module")
-def victim() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("victim", VICTIM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -69,11 +69,6 @@ class Interrupted(OracleNetwork):
     fault: str
     """``sleep`` some seconds, or take ``memory``."""
 
-    @classmethod
-    def like(cls, network: OracleNetwork, place: Path, fault: str) -> Interrupted:
-        fields = {name: getattr(network, name) for name in network.__dataclass_fields__}
-        return cls(**fields, place=place, fault=fault)
-
     def predict_tile(
         self, image: NDArray[np.float32], region: Box, tta: bool | int | str = False
     ) -> NDArray[np.float16]:
@@ -125,7 +120,7 @@ def test_a_worker_that_was_cut_off_and_comes_back_changes_nothing(
 ) -> None:
     """It is stopped in the middle of a tile, given up, and writes that tile after all."""
     place, out = tmp_path / "pid", tmp_path / "place" / "out.zarr"
-    network = Interrupted.like(oracle(image), place, "sleep")
+    network = Interrupted.like(oracle(image), place=place, fault="sleep")
 
     def predictions() -> list[str]:
         folder = tmp_path / "place" / ".out.zarr-nuclei.run" / "predictions" / "1"
@@ -168,7 +163,7 @@ def test_a_tile_that_takes_all_memory_is_named_and_the_rest_is_done(
     tmp_path: Path, image: Labels, expected: Labels
 ) -> None:
     place, out = tmp_path / "pid", tmp_path / "out.zarr"
-    hungry = Interrupted.like(oracle(image), place, "memory")
+    hungry = Interrupted.like(oracle(image), place=place, fault="memory")
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         cluster_client(LocalSettings(workers=2, memory="900MB"), "cpu") as client,

@@ -41,11 +41,6 @@ class Failing(OracleNetwork):
     counter: Path
     times: int
 
-    @classmethod
-    def like(cls, network: OracleNetwork, counter: Path, times: int) -> Failing:
-        fields = {name: getattr(network, name) for name in network.__dataclass_fields__}
-        return cls(**fields, counter=counter, times=times)
-
     def predict_tile(
         self, image: NDArray[np.float32], region: Box, tta: bool | int | str = False
     ) -> NDArray[np.float16]:
@@ -156,7 +151,7 @@ def test_failed_attempts_are_logged_with_worker_and_traceback(
 ) -> None:
     where: dict[str, Any] = {"client": client} if on_cluster else {}
     log, out = tmp_path / "run.log", tmp_path / "place" / "out.zarr"
-    once = Failing.like(network, tmp_path / "count", 1)
+    once = Failing.like(network, counter=tmp_path / "count", times=1)
     es.segment(image, once, output=out, log=log, **OPTIONS, **where)
     lines = read(log)
     (attempt,) = only(lines, "attempt failed")
@@ -174,7 +169,7 @@ def test_a_run_that_fails_says_so_last(
     tmp_path: Path, image: NDArray[Any], network: OracleNetwork
 ) -> None:
     log, out = tmp_path / "run.log", tmp_path / "place" / "out.zarr"
-    never = Failing.like(network, tmp_path / "count", 10**6)
+    never = Failing.like(network, counter=tmp_path / "count", times=10**6)
     with pytest.raises(RunError):
         es.segment(image, never, output=out, log=log, **OPTIONS)
     lines = read(log)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -35,16 +34,6 @@ from embedseg_large.testing.oracle import OracleNetwork
 Labels = NDArray[Any]
 VICTIM = Path(__file__).with_name("victim.py")
 STAGES = ["predict", "cluster", "check", "finish"]
-
-
-@pytest.fixture(scope="module")
-def victim() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("victim", VICTIM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -226,11 +215,6 @@ class Failing(OracleNetwork):
     times: int
     voxel: tuple[int, ...] = (30, 30, 30)
 
-    @classmethod
-    def like(cls, network: OracleNetwork, counter: Path, times: int) -> Failing:
-        fields = {name: getattr(network, name) for name in network.__dataclass_fields__}
-        return cls(**fields, counter=counter, times=times)
-
     def predict_tile(
         self, image: NDArray[np.float32], region: Box, tta: bool | int | str = False
     ) -> NDArray[np.float16]:
@@ -248,7 +232,7 @@ class Failing(OracleNetwork):
 def test_a_task_that_raises_once_is_done_again(
     tmp_path: Path, victim: ModuleType, image: Labels, network: Any, undisturbed: dict[str, bytes]
 ) -> None:
-    failing = Failing.like(network, tmp_path / "count", 1)
+    failing = Failing.like(network, counter=tmp_path / "count", times=1)
     out = tmp_path / "place" / "out.zarr"
     run(victim, image, failing, out)
     assert (tmp_path / "count").stat().st_size == 1
@@ -267,7 +251,7 @@ def test_a_task_that_always_raises_is_named_and_later_done_alone(
 ) -> None:
     out = tmp_path / "place" / "out.zarr"
     counter = tmp_path / "count"
-    failing = Failing.like(network, counter, 10**6)
+    failing = Failing.like(network, counter=counter, times=10**6)
     where: dict[str, Any] = {"client": client} if on_cluster else {}
     with pytest.raises(RunError) as error:
         run(victim, image, failing, out, **where)
@@ -348,7 +332,7 @@ def test_another_folder_for_scratch_is_found_again(
 ) -> None:
     out, fast = tmp_path / "out.zarr", tmp_path / "fast"
     fast.mkdir()
-    failing = Failing.like(network, tmp_path / "count", 10**6)
+    failing = Failing.like(network, counter=tmp_path / "count", times=10**6)
     with pytest.raises(RunError):
         run(victim, image, failing, out, scratch=fast)
     assert [p.name for p in fast.iterdir()] == [Path(scratch_path(fast, str(out), "nuclei")).name]
@@ -394,7 +378,7 @@ def test_kept_predictions_are_clustered_again_without_the_network(
     assert stored(out) == undisturbed
     assert first.summary["predictions"] == str(kept)
     assert beside(out) == [kept.name]
-    blind = Failing.like(network, tmp_path / "count", 10**6)
+    blind = Failing.like(network, counter=tmp_path / "count", times=10**6)
     again = run(victim, image, blind, tmp_path / "again.zarr", from_predictions=kept)
     assert "predict" not in again.summary["stages"]
     assert stored(tmp_path / "again.zarr") == undisturbed
