@@ -38,6 +38,7 @@ def facts_of(order: Order) -> Facts:
         },
         "foreground": _foreground(order.foreground),
         "versions": {name: version(name) for name in _LIBRARIES},
+        **_region(order),
     }
 
 
@@ -84,8 +85,16 @@ def _volume(order: Order) -> Facts:
         "grid": list(order.shape),
         "dtype": str(volume.dtype),
         "content": _content(volume),
+        "files": volume.storage.digest(),
         **({"timepoints": list(order.timepoints)} if order.is_series else {}),
     }
+
+
+def _region(order: Order) -> Facts:
+    """The part of the volume, if it is not all of it: first voxels, and those past the last."""
+    if order.region is None:
+        return {}
+    return {"region": {"start": list(order.region.start), "stop": list(order.region.stop)}}
 
 
 def _foreground(where: Foreground) -> Facts:

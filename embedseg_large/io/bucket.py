@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from hashlib import sha256
+from itertools import chain, islice
 from secrets import token_hex
 from time import sleep
 from typing import TYPE_CHECKING, cast
 
-from embedseg_large.errors import OutputError
+from embedseg_large.errors import OutputError, UnreachableError
 from embedseg_large.io.connection import (
     READ_ONLY,
     Address,
@@ -21,11 +22,11 @@ from embedseg_large.io.connection import (
     open_store,
     pause_or_raise,
 )
-from embedseg_large.io.failures import failures, reading, writing
+from embedseg_large.io.failures import failures, is_denied, reading, writing
 from embedseg_large.io.objects import checked_name
 
 if TYPE_CHECKING:
-    from obstore import PutMode
+    from obstore import ObjectMeta, PutMode
     from obstore.store import ObjectStore
 
 _LISTED = 1000  # what a request lists, and what another one deletes, at most
@@ -95,6 +96,24 @@ class RemoteFolder:
         skip = len(self.key) + 1 if self.key else 0
         for keys in self._keys(start):
             yield from (key[skip:] for key in keys)
+
+    def digest(self) -> str:
+        """Hash names, sizes and entity tags of all objects: a request for each thousand.
+
+        Empty where objects cannot be listed: on web servers, and without the permission.
+        """
+        if self.path.startswith(READ_ONLY):
+            return ""
+        total = 0  # a sum, since not all stores list in the same order twice
+        try:
+            for about in chain.from_iterable(self._lists(self.key)):
+                text = f"{about['path']} {about['size']} {about.get('e_tag')}"
+                total += int.from_bytes(sha256(text.encode()).digest())
+        except UnreachableError as error:
+            if is_denied(error):
+                return ""
+            raise
+        return f"{total % 2**128:032x}"
 
     def remove(self, name: str) -> None:
         """Delete an object."""
@@ -199,9 +218,12 @@ class RemoteFolder:
                     pause_or_raise(pauses, error)
 
     def _keys(self, start: str) -> Iterator[list[str]]:
+        for abouts in self._lists(start):
+            yield [about["path"] for about in abouts]
+
+    def _lists(self, start: str) -> Iterator[Sequence[ObjectMeta]]:
         with reading(self.path):
-            for listed in self._store.list(start or None, chunk_size=_LISTED):
-                yield [about["path"] for about in listed]
+            yield from self._store.list(start or None, chunk_size=_LISTED)
 
     def _delete(self, keys: list[str]) -> None:
         with self._writing() as store:

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import CorruptChunkError, UnreachableError
+from embedseg_large.io.bucket import RemoteFolder
+from embedseg_large.io.connection import is_remote
 
 Index = tuple[int | slice, ...]
 
@@ -112,8 +114,8 @@ class StoredArray:
     def stamp(self, index: Index) -> int:
         """Return a number below 2³² that changes when files of a region are written again.
 
-        From their sizes and times of change, on a disk. 0 for arrays in memory and, where it would
-        take a request a chunk, for those in object stores.
+        From their sizes and times of change, on a disk. 0 for arrays in memory, and for those in
+        object stores, where it would take a request a chunk: see `digest`.
         """
         if self.zarr_format is None:
             paths = [Path(self.location)]
@@ -127,6 +129,15 @@ class StoredArray:
                 about = path.stat()
                 seen = crc32(f"{path.name} {about.st_size} {about.st_mtime_ns}".encode(), seen)
         return seen
+
+    def digest(self) -> str:
+        """Return what changes when any file of an array in an object store is written again.
+
+        Empty for all other arrays, and where the files cannot be listed.
+        """
+        if self.zarr_format is None or not is_remote(self.location):
+            return ""
+        return RemoteFolder.at(self.location).digest()
 
     @property
     def files(self) -> tuple[int, ...]:

@@ -163,6 +163,21 @@ def test_a_killed_client_loses_only_tiles_in_flight(
     assert all(resumed.get(s, 0) > 0 for s in STAGES[: STAGES.index(stage)])
 
 
+def test_an_image_that_changed_in_its_bucket_is_refused(
+    victim: ModuleType, network: Any, before: set[str], undisturbed: Labels
+) -> None:
+    died = subprocess.run([sys.executable, VICTIM, IMAGE, "cluster", "dies", "own"], check=False)
+    assert died.returncode == -signal.SIGKILL
+    chunk = next(name for name in sorted(before) if "/0/c/" in name)
+    folder_at(BUCKET).write(chunk, folder_at(BUCKET).read(chunk) + b"\0")
+    with pytest.raises(UsageError, match=r"volume files .* \(now .*overwrite"):
+        segment(victim, network, IMAGE)
+    folder_at(BUCKET).write(chunk, folder_at(BUCKET).read(chunk)[:-1])
+    result = segment(victim, network, IMAGE)  # the same bytes have the same entity tag
+    assert np.array_equal(voxels(result), undisturbed)
+    assert result.summary["resumed"]["predict"] > 0
+
+
 @pytest.mark.parametrize(
     ("status", "late"), [("500 Internal Server Error", True), ("503 Service Unavailable", False)]
 )
