@@ -1,0 +1,179 @@
+"""The options of ``embedseg-large train``, by what they are about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import typer
+
+from embedseg_large.cli.options import numbers, sizes
+
+
+def channel_or_all(text: str) -> int | str:
+    """A number, or ``all``."""
+    if text == "all" or text.isdigit():
+        return text if text == "all" else int(text)
+    raise typer.BadParameter(f"{text!r} is neither a number nor all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What the images are, and what in them is annotated."""
+
+    panel: ClassVar[str | None] = "Data"
+
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Instead of --masks: name of the labels inside each OME-Zarr image."),
+    ] = None
+    ndim: Annotated[
+        int | None, typer.Option(help="2 or 3: refuse images of another number of axes.")
+    ] = None
+    channel: Annotated[
+        Any, typer.Option(help="Channel of the images, or all.", parser=channel_or_all, metavar="I")
+    ] = "0"
+    timepoint: Annotated[int | None, typer.Option(help="Timepoint of images and masks.")] = None
+    level: Annotated[int, typer.Option(help="Pyramid level, 0 is the finest.")] = 0
+    axes: Annotated[
+        str | None, typer.Option(help="Letters of the axes, where the images have none: zyx.")
+    ] = None
+    voxel_size: Annotated[
+        Any,
+        typer.Option(
+            help="Micrometres, where the images do not say it or are wrong.",
+            parser=numbers,
+            metavar="Z,Y,X",
+        ),
+    ] = None
+    ignore_label: Annotated[
+        int, typer.Option(help="Mask value of what is not annotated; negative ones never are.")
+    ] = -1
+
+    def pairing(self) -> dict[str, Any]:
+        """How an image and its mask are opened, as `embedseg_large.train` takes it."""
+        return {
+            "labels": self.labels,
+            "channel": None if self.channel == "all" else int(self.channel),
+            "timepoint": self.timepoint,
+            "level": self.level,
+            "axes": self.axes,
+            "voxel_size": self.voxel_size,
+            "ignore": self.ignore_label,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What the training is judged by."""
+
+    panel: ClassVar[str | None] = "Validation"
+
+    validation: Annotated[
+        float, typer.Option(help="Fraction of the images to keep aside; 0: none.")
+    ] = 0.15
+    validation_images: Annotated[
+        str | None, typer.Option(help="Folder of images to validate on instead.")
+    ] = None
+    validation_masks: Annotated[str | None, typer.Option(help="And of their masks.")] = None
+    validate_every: Annotated[int, typer.Option(help="Epochs between two validations.", min=1)] = 1
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop after so many validations without a better model. Default: never.", min=1
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """How it is learned."""
+
+    panel: ClassVar[str | None] = "Learning"
+
+    epochs: Annotated[int, typer.Option(help="Passes over the annotated objects.", min=1)] = 200
+    epoch_crops: Annotated[
+        int | None,
+        typer.Option(
+            help="Objects of a pass, drawn anew for each, from images with few objects more often. "
+            "Default: all.",
+            min=1,
+        ),
+    ] = None
+    batch: Annotated[int, typer.Option(help="Crops at a time; memory grows with it.", min=1)] = 2
+    accumulate: Annotated[int, typer.Option(help="Batches that make a step.", min=1)] = 8
+    learning_rate: Annotated[
+        float, typer.Option(help="At first; it falls to 0. For fine-tuning try 0.0001.")
+    ] = 5e-4
+    average_steps: Annotated[
+        int,
+        typer.Option(
+            help="Keep the mean of the weights over so many steps, 0: the last ones.", min=0
+        ),
+    ] = 0
+    weight_decay: Annotated[float, typer.Option(help="Pull of the weights towards 0.")] = 1e-4
+    crop: Annotated[
+        Any,
+        typer.Option(
+            help="Voxels of a crop, multiples of 8. Default: from the sizes of the objects.",
+            parser=sizes,
+            metavar="Z,Y,X",
+        ),
+    ] = None
+    center: Annotated[
+        str,
+        typer.Option(help="Where an object's voxels point: medoid, approximate-medoid, centroid."),
+    ] = "medoid"
+    freeze_encoder: Annotated[
+        bool,
+        typer.Option(
+            "--freeze-encoder",
+            help="With --from: only the decoders learn; for very few objects.",
+        ),
+    ] = False
+    seed: Annotated[int, typer.Option(help="Decides all that is random.", min=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmenting:
+    """What is varied."""
+
+    panel: ClassVar[str | None] = "Learning"
+
+    robust: Annotated[
+        bool,
+        typer.Option(
+            "--robust", help="Vary sizes and intensities of crops, not only their direction."
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watching:
+    """How one can see it learn."""
+
+    panel: ClassVar[str | None] = "Watching"
+
+    pictures_every: Annotated[
+        int, typer.Option(help="Epochs between two sheets of pictures; 0: none.", min=0)
+    ] = 5
+    tensorboard: Annotated[
+        str | None, typer.Option(help="Folder to write for TensorBoard.", metavar="DIR")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What does the work."""
+
+    panel: ClassVar[str | None] = "Work"
+
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")
+    ] = None
+    dtype: Annotated[
+        str, typer.Option(help="Of the convolutions: float32, bfloat16 or float16.")
+    ] = "float32"
+    workers: Annotated[
+        int, typer.Option(help="Processes that cut crops beside the training.", min=0)
+    ] = 0
