@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.engine.label_pairs import LabelPair
+from embedseg_large.engine.sums import Sum
 from embedseg_large.engine.tasks import Call, Each, Recording, Task
 from embedseg_large.geometry import Box
 from embedseg_large.io.volume import Volume
@@ -68,7 +69,7 @@ def compare(
     """
     ndim = pair.truth.ndim
     boxes = Box.whole(pair.truth.spatial_shape).split((_EDGE[ndim],) * ndim)
-    total = _Sum(Compared(Contingency.empty(), Found.empty(ndim) if errors else None))
+    total = Sum(Compared(Contingency.empty(), Found.empty(ndim) if errors else None))
     if workers is None:
         for box in boxes:
             total.add(_compare_box(pair, box, shell_width, errors))
@@ -109,26 +110,3 @@ def _read(volume: Volume, box: Box, width: int | None) -> tuple[NDArray[Any], ND
         for a, b, c, d in zip(there.start, margin.start, margin.stop, there.stop, strict=True)
     ]
     return labels[box.slices_in(there)], shell(np.pad(labels, beyond), width)
-
-
-class _Sum:
-    """Adds tables up, small ones first, so that none is sorted more than a few times."""
-
-    def __init__(self, zero: Compared) -> None:
-        self._zero = zero
-        self._sums: list[tuple[int, Compared]] = []
-        """Of 2**n parts, as the digits of a binary counter."""
-
-    def add(self, part: Compared) -> None:
-        """Add a table; their order does not matter."""
-        total, n = part, 0
-        while self._sums and self._sums[-1][0] == n:
-            total, n = self._sums.pop()[1] + total, n + 1
-        self._sums.append((n, total))
-
-    def whole(self) -> Compared:
-        """Return the sum."""
-        whole = self._zero
-        for _, total in reversed(self._sums):
-            whole = total + whole
-        return whole

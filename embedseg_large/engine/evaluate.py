@@ -7,27 +7,19 @@ is taken, so that every object counts the same.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embedseg_large.engine.compare import compare
-from embedseg_large.engine.label_pairs import LabelPair, open_label_pairs
-from embedseg_large.engine.tasks import Recording
-from embedseg_large.engine.workplace import Workers, chosen, workers_for
+from embedseg_large.engine.label_pairs import open_label_pairs
+from embedseg_large.engine.workplace import Workers, readers_of
 from embedseg_large.errors import UsageError
+from embedseg_large.io.tables import check_table_path, stacked, write_table
 from embedseg_large.metrics.contingency import Contingency
-from embedseg_large.metrics.errors import (
-    DEFAULT_RULE,
-    ErrorRule,
-    check_table_path,
-    find_errors,
-    write_table,
-)
+from embedseg_large.metrics.errors import DEFAULT_RULE, ErrorRule, find_errors
 from embedseg_large.metrics.localisation import (
     BOUNDARY_WIDTH,
     Localisation,
@@ -197,7 +189,8 @@ def evaluate_images(
     width = boundary_width if localisation == "boundary" else None
     images, tables = [], []
     pairs = list(open_label_pairs(predictions, truths, axes))
-    with _comparing(pairs, workers) as able:
+    volumes = [volume for pair in pairs for volume in (pair.prediction, pair.truth)]
+    with readers_of(volumes, **workers) as able:
         for pair in pairs:
             compared = compare(pair, shell_width=width, errors=wanted, workers=able)
             scored = localised_scores(compared.located, thresholds, localisation)
@@ -206,22 +199,8 @@ def evaluate_images(
             if judged is not None and errors is not None:
                 tables.append(judged.columns(pair.name, pair.voxel_size))
     if errors is not None:
-        write_table(errors, _stacked(tables))
+        write_table(errors, stacked(tables))
     return Evaluation(pooled([image.scores for image in images]), images)
-
-
-@contextmanager
-def _comparing(pairs: Sequence[LabelPair], workers: Workers) -> Iterator[Recording | None]:
-    """Who compares boxes: workers, or None for this process."""
-    where = chosen(**workers)
-    if where is None:
-        yield None
-        return
-    paths = [v.path for pair in pairs for v in (pair.prediction, pair.truth)]
-    if None in paths:
-        raise UsageError("labels are in this process's memory, where workers do not see them")
-    with workers_for(where, [path for path in paths if path is not None]) as able:
-        yield able
 
 
 def evaluate_runs(
@@ -270,8 +249,3 @@ def _pooled(row: Sequence[Score]) -> Score:
         sum(score.fp for score in row),
         sum(score.fn for score in row),
     )
-
-
-def _stacked(tables: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Return one table of several that have the same columns."""
-    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}

@@ -23,18 +23,14 @@ Sums of coordinates add up over regions, exactly, as contingency tables do: no v
 
 from __future__ import annotations
 
-import csv
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import OutputError, UsageError
+from embedseg_large.errors import UsageError
 from embedseg_large.metrics.contingency import Contingency
 
 Ids = NDArray[np.uint64]
@@ -48,7 +44,6 @@ KINDS = ("true_positive", "split", "merge", "miss", "false_positive", "merged", 
 
 _KIND = f"<U{max(map(len, KINDS))}"
 _AXES = ("z", "y", "x")
-_ROWS = 10_000  # written at a time; as Python numbers they take ten times the memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,76 +283,3 @@ def _rows(
         "size": side.sizes,
         "position": side.centroids,
     }
-
-
-def check_table_path(path: str | os.PathLike[str]) -> None:
-    """Refuse a table that could not be written, before the work of computing it.
-
-    Raises
-    ------
-    UsageError
-        If the ending is not .csv or .parquet, or nothing is installed that writes Parquet.
-    OutputError
-        If there is no such folder.
-    """
-    file = Path(path)
-    if file.suffix not in (".csv", ".parquet"):
-        raise UsageError(f"{path}: tables are written as .csv or .parquet; end the name so")
-    if file.suffix == ".parquet":
-        _pyarrow(path)
-    if not file.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {file.parent}; make it first")
-
-
-def write_table(path: str | os.PathLike[str], columns: Mapping[str, NDArray[Any]]) -> None:
-    """Write columns of one length as CSV or, by the ending of the path, as Parquet.
-
-    What is NaN is empty in CSV and null in Parquet. A file that is there is replaced.
-
-    Raises
-    ------
-    UsageError, OutputError
-        As `check_table_path`; and OutputError if writing fails.
-    """
-    check_table_path(path)
-    file = Path(path)
-    unfinished = file.with_name(f".{file.name}.part")
-    write = _write_csv if file.suffix == ".csv" else _write_parquet
-    try:
-        write(unfinished, columns)
-        unfinished.replace(file)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def _write_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
-    arrays = list(columns.values())
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for start in range(0, arrays[0].size, _ROWS):
-            lists = [_cells(array[start : start + _ROWS]) for array in arrays]
-            writer.writerows(zip(*lists, strict=True))
-
-
-def _cells(values: NDArray[Any]) -> list[Any]:
-    cells: list[Any] = values.tolist()
-    if values.dtype.kind == "f":
-        return ["" if cell != cell else cell for cell in cells]
-    return cells
-
-
-def _write_parquet(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
-    arrow = _pyarrow(path)
-    arrays = {name: arrow.array(values, from_pandas=True) for name, values in columns.items()}
-    import_module("pyarrow.parquet").write_table(arrow.table(arrays), path)
-
-
-def _pyarrow(path: str | os.PathLike[str]) -> Any:
-    try:
-        return import_module("pyarrow")
-    except ImportError:
-        raise UsageError(
-            f"{path}: Parquet needs pyarrow: pip install 'embedseg-large[tables]', or write .csv"
-        ) from None

@@ -15,17 +15,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from embedseg_large.errors import OutputError, UsageError
+from embedseg_large.io.tables import check_table_path, write_table
 from embedseg_large.metrics import Contingency, scores
-from embedseg_large.metrics.errors import (
-    KINDS,
-    ErrorRule,
-    Errors,
-    Found,
-    Positions,
-    check_table_path,
-    find_errors,
-    write_table,
-)
+from embedseg_large.metrics.errors import KINDS, ErrorRule, Errors, Found, Positions, find_errors
 from embedseg_large.testing.strategies import cuts, label_pairs
 
 Labels = NDArray[Any]
@@ -240,7 +232,7 @@ def test_a_failed_write_leaves_the_old_table_and_no_rest(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("embedseg_large.metrics.errors._write_csv", full)
+    monkeypatch.setattr("embedseg_large.io.tables._write_csv", full)
     with pytest.raises(OutputError, match="No space left"):
         write_table(path, columns())
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]

@@ -1,0 +1,145 @@
+"""``embedseg-large measure``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embedseg_large.cli.console import print_facts, print_json, print_table, reported
+from embedseg_large.cli.groups import grouped
+from embedseg_large.cli.options import Json, numbers, timepoints
+from embedseg_large.cli.segmentoptions import Workers
+
+if TYPE_CHECKING:
+    from embedseg_large.io.tables import Table
+
+_SUMMARISED = (
+    *("voxels", "volume", "pixels", "area", "surface", "sphericity", "perimeter", "circularity"),
+    *("axis_", "intensity_mean"),
+)
+"""Columns that begin so are summarised."""
+
+
+@reported(interrupted="interrupted; nothing was written")
+@grouped
+def measure(
+    store: Annotated[
+        str,
+        typer.Argument(help="OME-Zarr image with labels; or the labels: STORE/labels/NAME, TIFF."),
+    ],
+    *,
+    labels: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the labels in the image.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(metavar="STORE", help="The image, if it is another file.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="TABLE", help="Write a row an instance to a .csv or .parquet."),
+    ] = None,
+    into_store: Annotated[
+        bool,
+        typer.Option(
+            "--into-store", help="Write the table into the store of the labels, for viewers."
+        ),
+    ] = False,
+    channel: Annotated[
+        Any,
+        typer.Option(parser=timepoints, metavar="C,C,...", help="Channels; default: all."),
+    ] = None,
+    timepoint: Annotated[
+        Any,
+        typer.Option(parser=timepoints, metavar="T|T,T|T:T", help="Timepoints; default: all."),
+    ] = None,
+    level: Annotated[
+        int, typer.Option(help="Pyramid level of the labels; that of the image is found.")
+    ] = 0,
+    voxel_size: Annotated[
+        Any,
+        typer.Option(parser=numbers, metavar="Z,Y,X", help="In µm; overrides the metadata."),
+    ] = None,
+    axes: Annotated[
+        str | None, typer.Option(help="Letters of the labels' axes, where a file has none: zyx.")
+    ] = None,
+    image_axes: Annotated[str | None, typer.Option(help="The same for the image: czyx.")] = None,
+    as_json: Json = False,
+    where: Workers,
+) -> None:
+    """Measure every instance: size, place, surface, axes, intensities of each channel."""
+    from embedseg_large.engine import measure as engine
+    from embedseg_large.io.tables import check_table_path, write_table
+
+    if out is not None:
+        check_table_path(out)
+    table = engine.measure(
+        store,
+        labels,
+        image=image,
+        channel=channel,
+        timepoint=timepoint,
+        level=level,
+        axes=axes,
+        image_axes=image_axes,
+        voxel_size=voxel_size,
+        into_store=into_store,
+        **asdict(where),
+    )
+    if out is not None:
+        write_table(out, table.columns)
+    facts = summary(table) | {"table": None if out is None else str(out)}
+    _show(facts, as_json)
+
+
+def summary(table: Table) -> dict[str, Any]:
+    """Sum a table up, as values that JSON can hold; quantiles are None where nothing is known."""
+    import numpy as np
+
+    facts: dict[str, Any] = {
+        "n_instances": len(table),
+        "timepoints": np.unique(table["timepoint"]).size,
+        "touching_border": int(np.count_nonzero(table["touches_border"])),
+    }
+    if "seam" in table.columns:
+        kinds = ("repaired", "joined")
+        facts["seams"] = {kind: int(np.count_nonzero(table["seam"] == kind)) for kind in kinds}
+    facts["columns"] = list(table.columns)
+    facts["quantiles"] = {
+        name: _quantiles(np.asarray(column, np.float64))
+        for name, column in table.columns.items()
+        if name.startswith(_SUMMARISED)
+    }
+    return facts
+
+
+def _quantiles(values: Any) -> dict[str, float | None]:
+    import numpy as np
+
+    known = values[np.isfinite(values)]
+    names = {"p5": 5, "median": 50, "p95": 95}
+    return {n: float(np.percentile(known, p)) if known.size else None for n, p in names.items()}
+
+
+def _show(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+        return
+    seams = {f"seams, {kind}": f"{n:,}" for kind, n in facts.get("seams", {}).items()}
+    told = {
+        "instances": f"{facts['n_instances']:,}" if facts["n_instances"] else "none",
+        **({"timepoints": facts["timepoints"]} if facts["timepoints"] > 1 else {}),
+        "touching the border": f"{facts['touching_border']:,}",
+        **seams,
+        **({"table": facts["table"]} if facts["table"] else {}),
+    }
+    print_facts(None, told)
+    if facts["n_instances"]:
+        rows = [[name, *map(_cell, q.values())] for name, q in facts["quantiles"].items()]
+        print_table(["of all instances", "5 %", "median", "95 %"], rows)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
