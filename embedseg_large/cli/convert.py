@@ -2,43 +2,108 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, ClassVar
 
 import typer
 
-from embedseg_large.cli.console import print_facts, reported
-from embedseg_large.cli.options import Overwrite, numbers, sizes
+from embedseg_large.cli.console import (
+    print_facts,
+    print_json,
+    progress_bars,
+    reported,
+    stop_on_sigterm,
+)
+from embedseg_large.cli.groups import grouped
+from embedseg_large.cli.options import Json, Overwrite, numbers, sizes
+from embedseg_large.cli.segmentoptions import Workers
+
+INTERRUPTED = "interrupted; what is done is kept: the same command goes on"
 
 
-@reported()
-def convert(
-    source: Annotated[str, typer.Argument(help="TIFF, OME-TIFF or ImageJ TIFF.")],
-    out: Annotated[str, typer.Argument(help="OME-Zarr store to create.")],
+def words(text: str) -> tuple[str, ...]:
+    """Names: ``DAPI,GFP``."""
+    return tuple(word.strip() for word in text.split(","))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What the source is, where it does not say so itself."""
+
+    panel: ClassVar[str | None] = "Source"
+
     axes: Annotated[
-        str | None, typer.Option(help="Letters of the axes, e.g. zyx, where the file has none.")
-    ] = None,
+        str | None, typer.Option(help="Letters of the axes, e.g. zyx; of a folder, of one file.")
+    ] = None
     voxel_size: Annotated[
         Any, typer.Option(parser=numbers, metavar="Z,Y,X", help="Voxel size in µm.")
-    ] = None,
-    ngff_version: Annotated[str, typer.Option(help="0.5 (zarr 3) or 0.4 (zarr 2).")] = "0.5",
+    ] = None
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Of a folder: names of its files, with {t}, {c}, {z} where they count, such as "
+            "'t{t}_c{c}_z{z}.tif'.",
+        ),
+    ] = None
+    stack: Annotated[
+        str | None,
+        typer.Option(
+            metavar="t|c|z", help="Of a folder: the axis that its files, in order, stand for."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """How the image is stored."""
+
+    panel: ClassVar[str | None] = "Output"
+
+    ngff_version: Annotated[str, typer.Option(help="0.5 (zarr 3) or 0.4 (zarr 2).")] = "0.5"
     chunks: Annotated[
         Any, typer.Option(parser=sizes, metavar="Z,Y,X", help="Shape of a chunk.")
-    ] = None,
+    ] = None
+    channel_names: Annotated[
+        Any, typer.Option(parser=words, metavar="NAME,NAME,...", help="Names of the channels.")
+    ] = None
+
+
+@reported(INTERRUPTED)
+@grouped
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="TIFF, OME-Zarr, file that bioio reads, folder of TIFFs, or 'scan/z{z}.tif'."
+        ),
+    ],
+    out: Annotated[str, typer.Argument(help="OME-Zarr store to create.")],
+    *,
+    about: Source,
+    target: Target,
     overwrite: Overwrite = False,
+    as_json: Json = False,
+    where: Workers,
 ) -> None:
-    """Convert a TIFF to OME-Zarr, with a pyramid, without loading it."""
-    from embedseg_large.io.convert import convert as run
+    """Convert an image to OME-Zarr, with a pyramid, without loading it; goes on if interrupted."""
+    from embedseg_large.engine.convert import convert as run
     from embedseg_large.io.volume import open_volume
 
-    run(
-        source,
-        out,
-        axes=axes,
-        voxel_size=voxel_size,
-        ngff_version=ngff_version,
-        chunks=chunks,
-        overwrite=overwrite,
-    )
+    stop_on_sigterm()
+    with progress_bars(as_json) as watcher:
+        run(
+            source,
+            out,
+            **asdict(about),
+            **asdict(target),
+            overwrite=overwrite,
+            watcher=watcher,
+            **asdict(where),
+        )
     volume = open_volume(out, channel=None)
+    if as_json:
+        print_json(volume.describe())
+        return
     facts = {"axes": volume.axes, "shape": volume.shape, "voxel size": volume.voxel_size}
     print_facts(out, facts | {"levels": len(volume.levels)})

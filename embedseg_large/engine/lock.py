@@ -116,7 +116,7 @@ class Lock:
             if now != first:
                 raise UsageError(
                     f"{self._folder.path}: another run (host {now.get('host')}, process "
-                    f"{now.get('pid')}, since {now.get('since')}) is writing these labels; wait "
+                    f"{now.get('pid')}, since {now.get('since')}) is writing there; wait "
                     "for it, or stop it first"
                 )
 

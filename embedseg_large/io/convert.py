@@ -1,11 +1,12 @@
-"""Any image that `open_volume` reads becomes an OME-Zarr image with a pyramid, out of core.
+"""Any image that can be opened becomes an OME-Zarr image with a pyramid, out of core.
 
 1. Level 0 is copied region by region; regions are widened along x and y, since a page of a TIFF
    is decoded as a whole, however little of it is wanted.
 2. Each further level averages the one before it.
 3. The group has a hidden name until it is complete.
 
-Memory is bounded by the region (about 0.5 GB), not by the image.
+Memory is bounded by the region (about 0.5 GB), not by the image. `write_image` does all of it in
+one go; `embedseg_large.engine.convert` on workers, and over as many attempts as it takes.
 """
 
 from __future__ import annotations
@@ -50,31 +51,167 @@ _COPY_BYTES = 2**28
 _COLORS = ("FF00FF", "00FF00", "00FFFF", "FFFF00", "FF0000", "0000FF")
 
 
-def convert(
-    source: Any,
+def write_image(
     out: str | os.PathLike[str],
-    *,
+    source: Any,
     axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
     ngff_version: str = "0.5",
+    *,
     chunks: Sequence[int] | None = None,
     overwrite: bool = False,
     channel_names: Sequence[str] | None = None,
     map: Mapper = map,
 ) -> None:
-    """Write an image as OME-Zarr, with every channel and timepoint.
+    """Write an array, or anything that `open_volume` reads, as an OME-Zarr image with a pyramid.
+
+    Parameters
+    ----------
+    out
+        Folder to create.
+    source
+        A numpy, dask or zarr array, or a path.
+    axes
+        Letters of its axes; default ``"yx"`` or ``"zyx"``.
+    voxel_size
+        Distance between voxels in µm along (z,) y, x; None if unknown.
+    ngff_version, chunks, overwrite, channel_names
+        As in `plan_conversion`.
+    map
+        Applies a picklable function to items, like the builtin; replace it to use more processes.
+        The items of one call may run in any order.
+
+    Raises
+    ------
+    UsageError, VolumeError, OutputError
+        As `plan_conversion`, or if `out` cannot be written. What was written is removed then.
+    """
+    volume = open_volume(source, channel=None, timepoint=None, axes=axes, voxel_size=voxel_size)
+    plan = plan_conversion(
+        volume,
+        out,
+        ngff_version=ngff_version,
+        chunks=chunks,
+        overwrite=overwrite,
+        channel_names=channel_names,
+    )
+    hidden = plan.final.with_name(f".{plan.final.name}-{secrets.token_hex(4)}")
+    store = plan.store(hidden)
+    try:
+        store.create()
+        for step in plan.steps(store):
+            for _ in map(step.task, step.places()):
+                pass
+        plan.publish(store)
+    except BaseException:  # an interrupt too
+        shutil.rmtree(hidden, ignore_errors=True)
+        raise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Tasks that may run at the same time, in any order; the next step needs all of them."""
+
+    name: str
+    """``"copy"`` or ``"average"``."""
+    level: int
+    """What they write."""
+    task: Callable[[Place], None]
+    """Picklable; doing a place again writes the same bytes."""
+    store: MultiscaleStore
+
+    def places(self) -> Iterator[Place]:
+        """All places, always in the same order."""
+        boxes = list(self._boxes())
+        return ((lead, box) for lead in self.store.leads() for box in boxes)
+
+    def count(self) -> int:
+        """How many places there are."""
+        return sum(1 for _ in self.store.leads()) * sum(1 for _ in self._boxes())
+
+    def _boxes(self) -> Iterator[Box]:
+        copies = self.level == 0
+        shape = _copy_shape(self.store) if copies else self.store.layout(self.level).region
+        return Box.whole(self.store.spatial_shape(self.level)).split(shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """What is to be written of an image, and where; made by `plan_conversion`."""
+
+    volume: Volume
+    """The source."""
+    final: Path
+    """Where the image will be."""
+    ngff_version: str
+    chunks: tuple[int, ...] | None
+    channel_names: tuple[str, ...]
+    """One a channel, or none."""
+    overwrite: bool
+    """Whether an image that is there may be replaced."""
+
+    def store(self, folder: Path) -> MultiscaleStore:
+        """The group in a hidden folder; in micrometres where the voxel size is known."""
+        volume = self.volume
+        stored = dict(zip(volume.stored_axes, volume.units, strict=True))
+        known = dict.fromkeys(volume.spatial_axes, "micrometer" if volume.voxel_size else None)
+        return MultiscaleStore(
+            path=str(folder),
+            ngff_version=self.ngff_version,
+            axes=volume.axes,
+            units=tuple((stored | known)[a] for a in volume.axes),
+            dtype=volume.dtype.name,
+            levels=tuple(_levels(volume)),
+            chunks=self.chunks,
+        )
+
+    def steps(self, store: MultiscaleStore) -> Iterator[Step]:
+        """All that fills a group whose arrays are there."""
+        for level in range(len(store.levels)):
+            task = _Copy(store, self.volume) if level == 0 else _Average(store, level)
+            yield Step(name="average" if level else "copy", level=level, task=task, store=store)
+
+    def publish(self, store: MultiscaleStore) -> None:
+        """Describe a filled group, and give it its name; one that was there is removed.
+
+        Raises
+        ------
+        OutputError
+            If that fails; the older image is in its place then.
+        """
+        hidden = Path(store.path)
+        more = _omero(store, self.channel_names)
+        name = self.final.name.split(".")[0]
+        attributes = ngff_attributes(store, name=name, method="mean", more=more)
+        write_group(hidden, store.zarr_format, attributes)
+        aside = hidden.with_name(f"{hidden.name}.old")
+        with replaced(hidden, self.final, aside):
+            pass
+        with output_errors(aside):
+            if aside.exists():
+                shutil.rmtree(aside)
+
+
+def plan_conversion(
+    volume: Volume,
+    out: str | os.PathLike[str],
+    *,
+    ngff_version: str = "0.5",
+    chunks: Sequence[int] | None = None,
+    overwrite: bool = False,
+    channel_names: Sequence[str] | None = None,
+) -> Conversion:
+    """Check everything that can be checked before a voxel is read.
 
     Levels average cells of 2 voxels along y and x, and along z once its voxels are less than
     twice as long as those of y and x, until no axis is longer than 256 voxels. The dtype is kept.
 
     Parameters
     ----------
-    source
-        A TIFF, OME-TIFF or ImageJ TIFF, or whatever else `open_volume` reads.
+    volume
+        The source, with all of its channels and timepoints.
     out
         Folder to create.
-    axes, voxel_size
-        As in `open_volume`: override what the source says.
     ngff_version
         ``"0.5"`` (zarr 3, sharded) or ``"0.4"`` (zarr 2).
     chunks
@@ -83,73 +220,26 @@ def convert(
         Whether a zarr group that is there may be replaced; it is kept until the new one is whole.
     channel_names
         One name a channel; viewers show them.
-    map
-        Applies a picklable function to items, like the builtin; replace it to use more processes.
-        The items of one call may run in any order.
 
     Raises
     ------
     UsageError
         If `out` exists, or an argument does not fit the image.
-    VolumeError
-        If the source cannot be read.
     OutputError
         If `out` cannot be written.
     """
     check_version(ngff_version)
-    volume = open_volume(source, channel=None, timepoint=None, axes=axes, voxel_size=voxel_size)
+    if chunks is not None and (len(chunks) != volume.ndim or min(chunks) < 1):
+        raise UsageError(f"chunks {tuple(chunks)} do not fit {volume.ndim} spatial axes")
     names = _checked_names(channel_names, volume)
-    final = _free_place(os.fspath(out), overwrite)
-    hidden = final.with_name(f".{final.name}-{secrets.token_hex(4)}")
-    store = _store(volume, hidden, ngff_version, chunks)
-    try:
-        _fill(store, volume, map)
-        attributes = ngff_attributes(
-            store, name=final.name.split(".")[0], method="mean", more=_omero(store, names)
-        )
-        write_group(hidden, store.zarr_format, attributes)
-        aside = hidden.with_name(f"{hidden.name}.old")
-        with replaced(hidden, final, aside):
-            pass
-    except BaseException:  # an interrupt too
-        shutil.rmtree(hidden, ignore_errors=True)
-        raise
-    with output_errors(aside):
-        if aside.exists():
-            shutil.rmtree(aside)
-
-
-def write_image(
-    out: str | os.PathLike[str],
-    array: Any,
-    axes: str | None = None,
-    voxel_size: Sequence[float] | None = None,
-    ngff_version: str = "0.5",
-    **more: Any,
-) -> None:
-    """Write an array as an OME-Zarr image with a pyramid.
-
-    Parameters
-    ----------
-    out
-        Folder to create.
-    array
-        A numpy, dask or zarr array.
-    axes
-        Letters of its axes; default ``"yx"`` or ``"zyx"``.
-    voxel_size
-        Distance between voxels in µm along (z,) y, x; None if unknown.
-    ngff_version
-        ``"0.5"`` or ``"0.4"``.
-    **more
-        Further arguments of `convert`.
-
-    Raises
-    ------
-    UsageError, VolumeError, OutputError
-        As `convert`.
-    """
-    convert(array, out, axes=axes, voxel_size=voxel_size, ngff_version=ngff_version, **more)
+    return Conversion(
+        volume=volume,
+        final=_free_place(os.fspath(out), overwrite),
+        ngff_version=ngff_version,
+        chunks=None if chunks is None else tuple(chunks),
+        channel_names=names,
+        overwrite=overwrite,
+    )
 
 
 def _checked_names(names: Sequence[str] | None, volume: Volume) -> tuple[str, ...]:
@@ -171,25 +261,6 @@ def _free_place(out: str, overwrite: bool) -> Path:
     return final
 
 
-def _store(
-    volume: Volume, folder: Path, ngff_version: str, chunks: Sequence[int] | None
-) -> MultiscaleStore:
-    """Plan the group: the axes of the volume, in micrometres where the voxel size is known."""
-    stored = dict(zip(volume.stored_axes, volume.units, strict=True))
-    known = dict.fromkeys(volume.spatial_axes, "micrometer" if volume.voxel_size else None)
-    if chunks is not None and (len(chunks) != volume.ndim or min(chunks) < 1):
-        raise UsageError(f"chunks {tuple(chunks)} do not fit {volume.ndim} spatial axes")
-    return MultiscaleStore(
-        path=str(folder),
-        ngff_version=ngff_version,
-        axes=volume.axes,
-        units=tuple((stored | known)[a] for a in volume.axes),
-        dtype=volume.dtype.name,
-        levels=tuple(_levels(volume)),
-        chunks=None if chunks is None else tuple(chunks),
-    )
-
-
 def _levels(volume: Volume) -> Iterator[LevelSpec]:
     steps = volume.levels[volume.level].scale or (1.0,) * len(volume.stored_axes)
     scales = dict(zip(volume.stored_axes, steps, strict=True))
@@ -202,20 +273,6 @@ def _levels(volume: Volume) -> Iterator[LevelSpec]:
         scale = tuple(s * f for s, f in zip(level.scale, ones + factors, strict=True))
         level = LevelSpec(shape, scale)
         yield level
-
-
-def _fill(
-    store: MultiscaleStore,
-    volume: Volume,
-    map: Mapper,
-) -> None:
-    store.create()
-    for level in range(len(store.levels)):
-        task = _Copy(store, volume) if level == 0 else _Average(store, level)
-        shape = _copy_shape(store) if level == 0 else store.layout(level).region
-        boxes = list(Box.whole(store.spatial_shape(level)).split(shape))
-        for _ in map(task, ((lead, box) for lead in store.leads() for box in boxes)):
-            pass
 
 
 def _copy_shape(store: MultiscaleStore) -> tuple[int, ...]:

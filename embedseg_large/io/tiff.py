@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from xml.etree import ElementTree
@@ -69,18 +71,45 @@ def open_tiff(path: str, level: int) -> tuple[Header, StoredArray]:
     VolumeError
         If the file is no TIFF, or cannot be opened.
     """
+    with _opened(path) as file:
+        header = _header(file, path)
+    pick_level(header.levels, level, path)
+    opener = partial(TiffArray, path, level)
+    return header, wrap_array(opener(), opener, path)
+
+
+def tiff_content(path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of the first series of a TIFF.
+
+    Parameters
+    ----------
+    path
+        Absolute path of the file.
+
+    Raises
+    ------
+    MetadataError, VolumeError
+        As `open_tiff`.
+    """
+    with _opened(path) as file:
+        if not file.series:
+            raise MetadataError(f"{path}: the TIFF holds no image")
+        series = file.series[0]
+        return tuple(series.shape), np.dtype(series.dtype).newbyteorder("=")
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """Open a TIFF; failures are told in one line."""
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as file:
-            header = _header(file, path)
+            yield file
     except tifffile.TiffFileError as error:
         raise VolumeError(f"{path}: neither a zarr store nor a TIFF ({error})") from error
     except OSError as error:
         raise VolumeError(f"{path}: cannot be opened ({error})") from error
-    pick_level(header.levels, level, path)
-    opener = partial(TiffArray, path, level)
-    return header, wrap_array(opener(), opener, path)
 
 
 def _header(file: Any, path: str) -> Header:

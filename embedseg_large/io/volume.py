@@ -265,8 +265,9 @@ def open_volume(
     ----------
     source
         Path or URL of an OME-Zarr image (NGFF 0.1 to 0.5), of one of its label groups
-        (``image.ome.zarr/labels/NAME``) or of a plain zarr array; path of a TIFF; or a zarr, dask
-        or numpy array. Of several multiscales or TIFF series the first is taken.
+        (``image.ome.zarr/labels/NAME``) or of a plain zarr array; path of a TIFF, or of a file that
+        `bioio` reads; or a zarr, dask or numpy array. Of several multiscales, TIFF series or scenes
+        the first is taken.
     channel
         The channel to take; None keeps all of several channels.
     timepoint
@@ -298,6 +299,45 @@ def open_volume(
     """
     path = _path(source)
     header, storage = _open(source if path is None else path, path, level)
+    return make_volume(
+        header,
+        storage,
+        path,
+        channel=channel,
+        timepoint=timepoint,
+        level=level,
+        axes=axes,
+        voxel_size=voxel_size,
+    )
+
+
+def make_volume(
+    header: Header,
+    storage: StoredArray,
+    path: str | None,
+    *,
+    channel: int | None,
+    timepoint: int | None,
+    level: int = 0,
+    axes: str | None = None,
+    voxel_size: Sequence[float] | None = None,
+) -> Volume:
+    """Put together what a reader has found, and check that it is an image.
+
+    Parameters
+    ----------
+    header, storage
+        Metadata, and the array of the level.
+    path
+        Absolute path or URL; None for an array in memory.
+    channel, timepoint, level, axes, voxel_size
+        As in `open_volume`.
+
+    Raises
+    ------
+    MetadataError, VolumeError, UsageError
+        As `open_volume`.
+    """
     where = "the array" if path is None else shown(path)
     stored_axes = check_axes(_axes(axes, header, storage, where), storage.shape, where)
     _check_dtype(storage.dtype, where)
@@ -334,12 +374,19 @@ def _open(source: Any, path: str | None, level: int) -> tuple[Header, StoredArra
     if not is_remote(path) and not Path(path).exists():
         raise VolumeNotFoundError(f"{path}: there is no such file or folder")
     if not is_remote(path) and Path(path).is_file():
-        from embedseg_large.io import tiff
-
-        return tiff.open_tiff(path, level)
+        return _open_file(path, level)
     from embedseg_large.io import ome_zarr
 
     return ome_zarr.open_image(path, level)
+
+
+def _open_file(path: str, level: int) -> tuple[Header, StoredArray]:
+    """Open a TIFF, or a file of another format with bioio."""
+    from embedseg_large.io import bioio, tiff
+
+    if bioio.is_foreign(path):
+        return bioio.open_foreign(path, level)
+    return tiff.open_tiff(path, level)
 
 
 def _open_array(array: Any, level: int) -> tuple[Header, StoredArray]:

@@ -14,8 +14,9 @@ import yaozarrs
 import zarr
 from numpy.typing import NDArray
 
+from embedseg_large.engine.convert import convert
 from embedseg_large.errors import OutputError, UsageError
-from embedseg_large.io.convert import Place, convert, write_image
+from embedseg_large.io.convert import Place, write_image
 from embedseg_large.io.volume import open_volume
 
 VERSIONS = ["0.4", "0.5"]
@@ -70,6 +71,7 @@ def test_axes_and_voxel_size_of_the_user_win(tmp_path: Path) -> None:
     assert (volume.axes, volume.shape) == ("czyx", (5, 6, 20, 30))
     assert np.array_equal(voxels_of(tmp_path / "a.zarr"), random_image(6, 5, 20, 30).swapaxes(0, 1))
     assert volume.voxel_size == (3.0, 1.0, 1.0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "a.zarr"]
 
 
 def test_coarse_levels_are_means_and_become_isotropic(tmp_path: Path) -> None:
@@ -109,7 +111,7 @@ def test_tasks_may_run_elsewhere_in_any_order(tmp_path: Path) -> None:
     image = random_image(2, 300, 520)
     tifffile.imwrite(tmp_path / "a.tif", image, metadata={"axes": "CYX"}, ome=True)
     for name, way in (("one", map), ("two", elsewhere)):
-        convert(tmp_path / "a.tif", tmp_path / name, chunks=(64, 64), map=way)
+        write_image(tmp_path / name, tmp_path / "a.tif", chunks=(64, 64), map=way)
     for level in (0, 1):
         assert np.array_equal(
             voxels_of(tmp_path / "one", level), voxels_of(tmp_path / "two", level)

@@ -1,0 +1,173 @@
+"""What there is to see: an image, its labels, and between which intensities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
+from embedseg_large.geometry import Box
+from embedseg_large.io.bucket_group import read_attributes
+from embedseg_large.io.connection import joined
+from embedseg_large.io.group import ngff_content
+from embedseg_large.io.labels import label_names, provenance_of
+from embedseg_large.io.objects import folder_at
+from embedseg_large.io.volume import Volume, open_volume
+
+PERCENTILES = (1.0, 99.8)
+"""Of the coarsest level, where nothing says what is dark and what is bright."""
+MOST_VOXELS = 2**25
+"""That are read to find out."""
+
+Range = tuple[float, float]
+"""Intensities that are shown black and white."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """An image or labels, at all resolutions."""
+
+    name: str
+    levels: tuple[Volume, ...]
+    """Finest first, all channels and timepoints."""
+
+    @property
+    def finest(self) -> Volume:
+        """The level that has all details."""
+        return self.levels[0]
+
+    @property
+    def path(self) -> str:
+        """Absolute path or URL; may be a signed URL, so do not show it."""
+        assert self.finest.path is not None
+        return self.finest.path
+
+    def level_of(self, most_voxels: int) -> Volume:
+        """The finest level with no more voxels in a channel and timepoint, or else the coarsest."""
+        sizes = (Box.whole(level.spatial_shape).size for level in self.levels)
+        pairs = zip(self.levels, sizes, strict=True)
+        return next((level for level, size in pairs if size <= most_voxels), self.levels[-1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """An image with its labels."""
+
+    image: Layer
+    labels: tuple[Layer, ...]
+    contrast: tuple[Range, ...]
+    """One a channel."""
+
+
+def open_scene(store: str, labels: str | None = None) -> Scene:
+    """Open an image and its labels; reads no more voxels than those of a coarse level.
+
+    Parameters
+    ----------
+    store
+        Path or URL of an image, or of one of its label groups (``STORE/labels/NAME``).
+    labels
+        Name of labels in the store, or path of a label group elsewhere; None: all that there are.
+
+    Raises
+    ------
+    UsageError
+        If there are no labels of that name: lists those there are.
+    VolumeError
+        If something cannot be read.
+    """
+    image = open_layer(store, "image")
+    if image.finest.is_labels:
+        if labels is not None:
+            raise UsageError(f"{store}: these are labels themselves; leave out --labels")
+        store, _, labels = image.path.partition("/labels/")
+        image = open_layer(store, "image")
+    found = tuple(_labels(image, labels))
+    return Scene(image=image, labels=found, contrast=tuple(_contrast(image, found)))
+
+
+def open_layer(path: str, name: str) -> Layer:
+    """Open an image or labels at all levels that have an array, under a name; reads no voxels."""
+    finest = open_volume(path, channel=None)
+    there = [k for k, level in enumerate(finest.levels) if level.shape is not None]
+    levels = tuple(open_volume(path, channel=None, level=k) for k in there if k)
+    return Layer(name=name, levels=(finest, *levels))
+
+
+def _labels(image: Layer, asked: str | None) -> Iterator[Layer]:
+    names = label_names(image.path) if image.finest.ngff_version else []
+    if asked is not None and "/" in asked:
+        layer = open_layer(asked, asked.rstrip("/").rpartition("/")[2])
+        _check_fits(layer, image)
+        yield layer
+        return
+    if asked is not None and asked not in names:
+        there = f"there are {', '.join(names)}" if names else "there are none"
+        raise UsageError(f"{image.finest.name}: no labels {asked!r}, {there}")
+    for name in names if asked is None else [asked]:
+        # a list may have outlived its labels, which matters to who asks for them only
+        with nullcontext() if asked else suppress(VolumeNotFoundError):
+            yield open_layer(joined(image.path, f"labels/{name}"), name)
+
+
+def _check_fits(labels: Layer, image: Layer) -> None:
+    """Refuse labels of another image; those of a coarser level of it are fine."""
+    if labels.finest.dtype.kind not in "bui":
+        raise VolumeError(
+            f"{labels.finest.name}: voxels of type {labels.finest.dtype} are no labels"
+        )
+    shapes = [level.spatial_shape for level in image.levels]
+    if labels.finest.spatial_shape not in shapes:
+        raise UsageError(
+            f"{labels.finest.name}: labels of shape {labels.finest.spatial_shape} are not of "
+            f"{image.finest.name}, which has {shapes[0]}"
+        )
+
+
+def _contrast(image: Layer, labels: Sequence[Layer]) -> Iterator[Range]:
+    """The range of each channel: what the network saw, what the image says, or percentiles."""
+    seen = _seen_by_network(labels)
+    stored = _stored_windows(image)
+    for channel in range(image.finest.n_channels):
+        yield seen.get(channel) or stored.get(channel) or _measured(image, channel)
+
+
+def _seen_by_network(labels: Sequence[Layer]) -> dict[int, Range]:
+    """What labels say of the intensities that became 0 and 1, by channel."""
+    found: dict[int, Range] = {}
+    for layer in labels:
+        made = provenance_of(layer.path) if layer.finest.ngff_version else {}
+        channel, ranges = made.get("volume", {}).get("channel"), made.get("intensity")
+        if isinstance(channel, int) and isinstance(ranges, list) and isinstance(ranges[0], dict):
+            found[channel] = float(ranges[0]["low"]), float(ranges[0]["high"])
+    return found
+
+
+def _stored_windows(image: Layer) -> dict[int, Range]:
+    """Display ranges that the metadata have, by channel."""
+    if image.finest.ngff_version is None:
+        return {}
+    omero: Any = ngff_content(read_attributes(folder_at(image.path))).get("omero") or {}
+    windows = [channel.get("window", {}) for channel in omero.get("channels", [])]
+    return {
+        number: (float(w["start"]), float(w["end"]))
+        for number, w in enumerate(windows)
+        if w.get("start", 0) < w.get("end", 0)
+    }
+
+
+def _measured(image: Layer, channel: int) -> Range:
+    """Percentiles of a coarse level, of the first timepoint; of a plane if it is too large."""
+    level = image.level_of(MOST_VOXELS)
+    whole = Box.whole(level.spatial_shape)
+    if whole.size > MOST_VOXELS:
+        middle = whole.shape[0] // 2
+        whole = Box((middle, *whole.start[1:]), (middle + 1, *whole.stop[1:]))
+    one = open_volume(level.path, channel=channel, level=level.level)
+    voxels = one.read(whole, None if one.timepoint is not None else 0)
+    low, high = np.percentile(voxels[np.isfinite(voxels)], PERCENTILES)
+    return float(low), float(max(high, low + 1e-6))
