@@ -190,6 +190,74 @@ def intensity_ranges(
     )
 
 
+def otsu_range(
+    volume: Volume,
+    *,
+    timepoint: int | None = None,
+    sample: float | None = None,
+    map: MapLike = map,
+) -> IntensityRange:
+    """Find the darkest intensity of a single-channel volume, and Otsu's threshold.
+
+    The threshold lies in the middle between two neighbouring intensities. It is exact for integers
+    of 8 and 16 bits, and to 1 part in 128 for other types. Parameters and errors are those of
+    `intensity_range`.
+    """
+    _check_arguments(PERCENTILES, sample)
+    items = _items(volume, timepoint, sample)
+    found = reduce(add, map(partial(_summarise_item, volume, None), items))
+    if len(found.keys) < 2:
+        raise IntensityError(
+            f"{volume.name}: the image is constant, there is nothing to tell from background; "
+            "check the channel, the timepoint and the level"
+        )
+    small = _is_small(volume.dtype)
+    keys = found.keys if small else (found.keys << np.uint32(16)) + np.uint32(2**15)
+    values = _values(keys, volume.dtype)
+    high = otsu_threshold(values, found.counts)
+    return IntensityRange(float(values[0]), high, None, found.voxels, found.excluded, sample)
+
+
+def otsu_ranges(
+    volume: Volume,
+    *,
+    sample: float | None = None,
+    map: MapLike = map,
+) -> tuple[IntensityRange, ...]:
+    """The same for each channel of a volume."""
+    channels = range(volume.n_channels) if volume.channel is None else [volume.channel]
+    return tuple(
+        otsu_range(replace(volume, channel=channel), sample=sample, map=map) for channel in channels
+    )
+
+
+def otsu_threshold(values: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
+    """Find the threshold between two classes with the largest variance between them.
+
+    Parameters
+    ----------
+    values
+        (n,) distinct intensities in ascending order, at least two.
+    counts
+        (n,) voxels of each.
+
+    Returns
+    -------
+    The middle between the brightest value of one class and the darkest of the other.
+
+    Notes
+    -----
+    Otsu 1979: the variance between classes of weights w0, w1 and means m0, m1 is
+    w0·w1·(m0 - m1)².
+    """
+    below = np.cumsum(counts).astype(np.float64)
+    total = np.cumsum(values * counts)
+    above = below[-1] - below[:-1]
+    means = total[:-1] / below[:-1] - (total[-1] - total[:-1]) / above
+    best = int(np.argmax(below[:-1] * above * means**2))
+    return float((values[best] + values[best + 1]) / 2)
+
+
 def normalise(image: NDArray[Any], intensity: IntensityRange | None = None) -> NDArray[np.float32]:
     """Map the low intensity to 0 and the high one to 1, without clipping.
 

@@ -53,6 +53,11 @@ def join(comparisons: Iterable[Comparison]) -> Joins:
     if not edges:
         return Joins.none()
     a, b = (np.concatenate(side) for side in zip(*edges, strict=True))
+    return join_pairs(a, b)
+
+
+def join_pairs(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> Joins:
+    """Join names that are of the same object, (p,) and (p,): connected components."""
     if a.size == 0:
         return Joins.none()
     ids, numbers = np.unique(np.concatenate([a, b]), return_inverse=True)

@@ -58,7 +58,9 @@ class Tally:
     """Numbers of the tiles that speak of them, ascending."""
 
 
-def tally(entries: Entries, layers: Layers, layer: int) -> Tally:
+def tally(
+    entries: Entries, layers: Layers, layer: int, ownerless: NDArray[np.uint64] | None = None
+) -> Tally:
     """Account for the instances whose seed lies in a layer.
 
     Parameters
@@ -67,6 +69,9 @@ def tally(entries: Entries, layers: Layers, layer: int) -> Tally:
         Statements of every tile whose region reaches into the layer; others are passed over.
     layers, layer
         The cut into layers, and which of them.
+    ownerless
+        Ids whose seed lies in no core, of a run over a part of the volume: there is no account of
+        their voxels.
     """
     here = entries.select(layers.of(entries.ids) == layer)
     ids, number = np.unique(here.ids, return_inverse=True)
@@ -79,6 +84,8 @@ def tally(entries: Entries, layers: Layers, layer: int) -> Tally:
 
     alive = voxels > 0
     wrong = (alive & (owners != 1)) | (voxels != expected)
+    if ownerless is not None:
+        wrong &= ~np.isin(ids, ownerless)
     return Tally(
         alive=ids[alive],
         sure=(certain & ~wrong)[alive],

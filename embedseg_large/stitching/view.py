@@ -25,7 +25,7 @@ class TileView:
     ids: NDArray[np.uint64]
     """(m,) name of each instance: the global index of its seed voxel, plus one; ascending."""
     sizes: NDArray[np.int64]
-    """(m,) voxels of the instance in all the tile sees."""
+    """(m,) voxels of the instance in all the tile sees of the cores of all tiles."""
     core_sizes: NDArray[np.int64]
     """(m,) voxels of the instance in the core."""
     owned: NDArray[np.bool_]
@@ -46,6 +46,7 @@ def make_view(
     core: Box,
     seams: Sequence[Box],
     volume_shape: Sequence[int],
+    covered: Box | None = None,
 ) -> TileView:
     """Cut a clustered region down to what its tile has to say.
 
@@ -63,6 +64,8 @@ def make_view(
         What was clustered, what the tile owns, and where it will be compared, in the volume.
     volume_shape
         Shape of the volume, which gives each voxel its global index.
+    covered
+        What the cores of all tiles cover, if that is not the volume.
     """
     at = np.unravel_index(seeds, region.shape)
     voxel = tuple(a + start for a, start in zip(at, region.start, strict=True))
@@ -79,11 +82,12 @@ def make_view(
     local[kept + 1] = np.arange(1, kept.size + 1)
 
     core_labels, *seam_labels = (local[piece] for piece in pieces)
+    counted = labels if covered is None else labels[covered.intersect(region).slices_in(region)]
     return TileView(
         core=core_labels,
         seams=tuple(seam_labels),
         ids=names[kept],
-        sizes=np.bincount(labels.reshape(-1), minlength=seeds.size + 1)[1:][kept],
+        sizes=np.bincount(counted.reshape(-1), minlength=seeds.size + 1)[1:][kept],
         core_sizes=np.bincount(core_labels.reshape(-1), minlength=kept.size + 1)[1:],
         owned=owned[kept],
         certain=certain[kept],

@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 from embedseg_large.errors import RunError
 from embedseg_large.geometry import Box
 from embedseg_large.stitching.join import Joins, join
-from embedseg_large.stitching.relabel import Layers, Ranking, label_dtype, offsets, settle
+from embedseg_large.stitching.relabel import (
+    Layers,
+    Ranking,
+    label_dtype,
+    occurring,
+    offsets,
+    rename,
+    settle,
+)
 from embedseg_large.stitching.seam import compare
 from embedseg_large.stitching.tally import Entries, tally
 from embedseg_large.stitching.view import make_view
@@ -112,6 +120,13 @@ def test_an_account_that_does_not_add_up_is_wrong(
     assert result.wrong_tiles.tolist() == sorted({row[-1] for row in rows})
 
 
+def test_nobody_accounts_for_instances_whose_seed_is_in_no_core() -> None:
+    rows = [(7, 4, 4, False, True, 1), (9, 4, 3, True, True, 1)]
+    result = tally(entries(*rows), Layers(depth=100, plane=100), 0, ids(7))
+    assert result.alive.tolist() == [7, 9]
+    assert result.wrong.tolist() == [9]
+
+
 def test_a_view_names_instances_by_their_seed_in_the_volume() -> None:
     labels = np.array([[1, 1, 0, 2], [1, 0, 2, 2]], dtype=np.uint32)
     view = make_view(
@@ -132,3 +147,19 @@ def test_a_view_names_instances_by_their_seed_in_the_volume() -> None:
     assert view.owned.tolist() == [False, True]
     assert view.certain.tolist() == [False, True]
     assert view.exact, "the doubtful voxel is outside the core"
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (4, 6, 9)])
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_labels_that_occur_get_their_names_wherever_they_lie(
+    shape: tuple[int, ...], dtype: type[np.unsignedinteger], rng: np.random.Generator
+) -> None:
+    labels = rng.integers(0, 40, shape).astype(dtype)[..., 2:7]  # not contiguous, and not all
+    names = rng.integers(0, 2**40, 50).astype(np.uint64)
+    seen = occurring(labels, 50)
+    assert np.flatnonzero(seen).tolist() == np.unique(labels).tolist()
+    whole = np.zeros((*shape[:-1], 11), np.uint64)
+    rename(labels, names, whole[..., 3:8])
+    assert (whole[..., 3:8] == names[labels]).all()
+    assert not whole[..., :3].any()
+    assert not whole[..., 8:].any()

@@ -1,0 +1,67 @@
+"""Name objects that another program has found: by the voxel in their middle.
+
+EmbedSeg's instances have a seed voxel; objects of a segmenter that is not ours are just voxels. The
+voxel nearest to the centroid serves as well: two tiles that see the same object alike, wherever
+their regions begin, find the same one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FRACTION = 8
+"""Centroids are rounded down to this part of a voxel, so that all arithmetic is in integers."""
+
+
+def numbered(labels: NDArray[Any], least: int = 0) -> tuple[NDArray[np.uint32], int]:
+    """Renumber labels 1..m in ascending order, without those of `least` voxels or fewer.
+
+    Parameters
+    ----------
+    labels
+        Integers of at least 0, any shape; 0 for background.
+    least
+        Objects have more voxels than this.
+
+    Returns
+    -------
+    uint32 of that shape, and m.
+    """
+    values, place, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    kept = (values > 0) & (sizes > least)
+    numbers = np.where(kept, np.cumsum(kept), 0).astype(np.uint32)
+    return numbers[place].reshape(labels.shape), int(np.count_nonzero(kept))
+
+
+def middles(labels: NDArray[np.uint32], count: int) -> NDArray[np.int64]:
+    """Find the voxel of each object that is nearest to the object's centroid.
+
+    Parameters
+    ----------
+    labels
+        1..count, each of which occurs; 0 for background.
+    count
+        Number of objects.
+
+    Returns
+    -------
+    (count,) positions in the raveled array. Of several that are as near, the first. The result
+    moves with the objects: neither shape nor origin of the array matter.
+    """
+    at = np.flatnonzero(labels)
+    number = labels.reshape(-1)[at].astype(np.int64) - 1
+    sizes = np.bincount(number, minlength=count)
+    distance = np.zeros(at.size, np.int64)  # squared, in fractions
+    for coordinate in np.unravel_index(at, labels.shape):
+        total = np.bincount(number, coordinate, count).astype(np.int64)  # exact below 2^53
+        centre = FRACTION * total // sizes
+        distance += (FRACTION * coordinate - centre[number]) ** 2
+    nearest = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(nearest, number, distance)
+    found = np.flatnonzero(distance == nearest[number])
+    _, first = np.unique(number[found], return_index=True)
+    middle: NDArray[np.int64] = at[found[first]]
+    return middle
