@@ -85,6 +85,13 @@ class Box:
         """Whether every voxel of `other` lies in this region."""
         return self.intersect(other) == other or other.size == 0
 
+    def rounded_out(self, shape: Sequence[int]) -> Box:
+        """The smallest box of whole cells of the lattice of multiples of `shape` around it."""
+        return Box(
+            tuple(a // n * n for a, n in zip(self.start, shape, strict=True)),
+            tuple(-(-b // n) * n for b, n in zip(self.stop, shape, strict=True)),
+        )
+
     def split(self, shape: Sequence[int]) -> Iterator[Box]:
         """Boxes on the lattice of multiples of `shape`, clipped to this region, in raster order."""
         ranges = [

@@ -9,19 +9,34 @@ import typer
 
 from embedseg_large.cli.console import print_facts, print_json, print_table, reported
 from embedseg_large.cli.options import Json
+from embedseg_large.errors import UsageError
 from embedseg_large.io.connection import shown
 
 
 @reported()
 def info(
-    thing: Annotated[str, typer.Argument(help="Image or label volume, model file or name.")],
+    thing: Annotated[
+        str | None, typer.Argument(help="Image or label volume, model file or name.")
+    ] = None,
+    *,
     level: Annotated[int, typer.Option(help="Pyramid level of a volume.")] = 0,
     axes: Annotated[
         str | None, typer.Option(help="Letters of the axes, where the file has none: zyx.")
     ] = None,
+    system: Annotated[
+        bool,
+        typer.Option(
+            "--system", help="This machine: versions, devices, memory, and which extras are there."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what a volume or a model is, without reading its voxels."""
+    """Say what a volume or a model is, without reading its voxels, or what this machine is."""
+    if system == (thing is not None):
+        raise UsageError("say what to describe: a volume, a model, or --system")
+    if thing is None:
+        _describe_system(as_json)
+        return
     facts = _about_model(thing) if _is_model(thing) else _about_volume(thing, level, axes)
     if as_json:
         print_json(facts)
@@ -32,6 +47,16 @@ def info(
     if levels:
         rows = [[str(i), str(v["path"]), _text(v["shape"])] for i, v in enumerate(levels)]
         print_table(["level", "path", "shape"], rows)
+
+
+def _describe_system(as_json: bool) -> None:
+    from embedseg_large.cli.system import print_system, system_facts
+
+    facts = system_facts()
+    if as_json:
+        print_json(facts)
+    else:
+        print_system(facts)
 
 
 def _is_model(thing: str) -> bool:
@@ -61,7 +86,8 @@ def _about_volume(thing: str, level: int, axes: str | None) -> dict[str, Any]:
     facts = volume.describe()
     if volume.is_labels:
         made = provenance_of(thing)
-        facts |= {k: made[k] for k in ("n_instances", "seams", "settings", "model") if k in made}
+        told = ("n_instances", "region", "seams", "settings", "model")
+        facts |= {k: made[k] for k in told if k in made}
     elif volume.ngff_version is not None:
         facts["labels"] = label_names(thing)
     return facts

@@ -43,6 +43,17 @@ def timepoints(text: str) -> int | tuple[int, ...]:
     return found[0] if len(found) == 1 else found
 
 
+def ranges(text: str) -> tuple[tuple[int | None, int | None], ...]:
+    """A range of voxels for each axis: ``0:64,100:300,:``; without a number up to the end."""
+    try:
+        found = [
+            [int(end) if end.strip() else None for end in r.split(":")] for r in text.split(",")
+        ]
+        return tuple((first, end) for first, end in found)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not like 0:64,100:300,:") from None
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Say what is being done, on stderr.")

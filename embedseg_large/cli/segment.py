@@ -42,7 +42,8 @@ def segment(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Bundled name, model file, or original EmbedSeg folder. "
+            help="Bundled name, model file, or original EmbedSeg folder; or classical: threshold "
+            "and watershed, which need an --object-diameter and no training. "
             "Default: nuclei-3d, or nuclei-2d for a 2D image.",
         ),
     ] = None,
@@ -117,6 +118,7 @@ def _run_and_report(store: str, model: str | None, options: dict[str, Any]) -> d
 def _print_plan(store: str, model: str | None, options: dict[str, Any], as_json: bool) -> None:
     from embedseg_large.engine.order import default_model, prepare
     from embedseg_large.engine.plan import make_plan
+    from embedseg_large.engine.scale import voxel_size_warning
 
     order = prepare(store, model, **options)
     plan = make_plan(order)
@@ -125,19 +127,22 @@ def _print_plan(store: str, model: str | None, options: dict[str, Any], as_json:
         print_json({"plan": plan.as_dict(), "settings": settings, "labels": order.target.path})
         return
     raised = ",".join(map(str, order.settings.max_halo))
+    told = voxel_size_warning(order.volume, order.network, order.resampling)
+    region = {} if order.region is None else {"region": str(order.region)}
     print_facts(
         "What this run would take",
         {
             "volume": _about(order.volume),
+            **region,
             "grid": f"{_text(order.shape)} voxels",
             "model": f"{model or default_model(order.network.ndim)}, on {order.settings.device}",
             "labels": order.target.path,
-            "prediction tiles": f"{plan.prediction_tiles} of {_text(order.settings.tile)} voxels",
+            **_prediction(order, plan),
             "clustering tiles": f"{plan.cluster_tiles} of {_text(order.settings.cluster_tile)}",
-            "network input": f"{plan.input_voxels:,} voxels x {order.settings.tta} (TTA)",
             "scratch space": f"at most {readable_bytes(plan.scratch_bytes)}",
             "memory": f"{readable_bytes(plan.worker_bytes)} a worker",
             "memory, largest halo": f"{readable_bytes(plan.raised_bytes)} (halo {raised})",
+            **({} if told is None else {"look out": told}),
         },
     )
 
@@ -146,6 +151,35 @@ def _read_from(volume: dict[str, Any]) -> str:
     """Which part of an image labels are of, from their provenance."""
     chosen = ((name, volume[name]) for name in ("channel", "timepoint", "level"))
     return ", ".join(f"{name} {value}" for name, value in chosen if value is not None)
+
+
+def _sizes(scale: dict[str, Any]) -> str:
+    """How wide objects are, and how wide the model knows them."""
+    known = scale["model_diameter"]
+    trained = "" if known is None else f"; those of the training {known:.0f}"
+    return f"about {scale['found_diameter']:.0f} voxels wide{trained}"
+
+
+def _region(region: dict[str, Any]) -> str:
+    """A region as it was given."""
+    ends = zip(region["start"], region["stop"], strict=True)
+    return ",".join(f"{a}:{b}" for a, b in ends) + " only; the rest of the labels is 0"
+
+
+def _prediction(order: Any, plan: Any) -> dict[str, str]:
+    """What a network would have to do; nothing, where there is none."""
+    if order.segments:
+        return {}
+    return {
+        "prediction tiles": f"{plan.prediction_tiles} of {_text(order.settings.tile)} voxels",
+        "network input": f"{plan.input_voxels:,} voxels x {order.settings.tta} (TTA)",
+    }
+
+
+def _why_joined(summary: dict[str, Any]) -> str:
+    if summary["segmenter"] is None:
+        return "larger than the largest halo"
+    return f"{summary['segmenter']} finds them differently in neighbouring tiles"
 
 
 def _about(volume: Any) -> str:
@@ -190,11 +224,17 @@ def print_summary(summary: dict[str, Any]) -> None:
     if summary["resumed"]:
         done = ", ".join(f"{n:,} {stage}" for stage, n in summary["resumed"].items())
         facts["done before"] = f"{done} tasks"
+    if summary["scale"]["automatic_level"]:
+        facts["image"] += " (automatic: its voxels are nearest to the model's in size)"
     if summary["volume"]["grid"] != summary["volume"]["shape"]:
         facts["image"] += f", resampled to {_text(summary['volume']['grid'])} voxels"
     if seams["joined"]:
         places = [tuple(o["seed"]) for o in seams["joined_objects"][:5]]
-        facts["joined at"] = f"{places} (z, y, x): larger than the largest halo, look at them"
+        facts["joined at"] = f"{places} (z, y, x): {_why_joined(summary)}, look at them"
+    if summary["scale"]["found_diameter"]:
+        facts["objects"] = _sizes(summary["scale"])
+    if "region" in summary:
+        facts["region"] = _region(summary["region"])
     print_facts(None, facts)
     rows = [
         [

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from embedseg_large.cli.options import numbers, pair, sizes, timepoints
+from embedseg_large.cli.options import numbers, pair, ranges, sizes, timepoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,14 @@ class Objects:
 
     min_object_size: Annotated[
         int | None, typer.Option(help="Instances have more voxels than this.")
+    ] = None
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="I",
+            help="Of --model classical: intensity above which a voxel is foreground. "
+            "Default: Otsu's threshold of the whole volume.",
+        ),
     ] = None
     foreground: Annotated[
         float, typer.Option(help="Seediness above which a voxel is foreground.")
@@ -63,7 +71,22 @@ class Input:
             help="One timepoint, several, or a range: 3, 0,5,9, 0:10. Default: all.",
         ),
     ] = None
-    level: Annotated[int, typer.Option(help="Pyramid level, 0 is the finest.")] = 0
+    level: Annotated[
+        int | None,
+        typer.Option(
+            help="Pyramid level, 0 is the finest. Default: the one nearest to the model's voxel "
+            "size, if image and model know theirs, else 0.",
+        ),
+    ] = None
+    region: Annotated[
+        Any,
+        typer.Option(
+            parser=ranges,
+            metavar="Z0:Z1,Y0:Y1,X0:X1",
+            help="Preview: only these voxels of that level. They get the labels that the whole "
+            "volume would get there; the rest stays 0.",
+        ),
+    ] = None
     axes: Annotated[
         str | None, typer.Option(help="Letters of the axes, where the file has none: zyx.")
     ] = None
@@ -78,7 +101,7 @@ class Input:
         typer.Option(
             metavar="D",
             help="Diameter of your objects along y and x, if it is not the model's: 30 (voxels), "
-            "12um, or voxel-size (image and model know theirs).",
+            "12um, or voxel-size (image and model know theirs). With --model classical always.",
         ),
     ] = None
     mask: Annotated[
@@ -121,7 +144,10 @@ class Computing:
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")
     ] = None
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32"
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16. Default: float16 on a GPU, else float32."),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,10 @@ class Job:
     """From the volume's grid to the one that the network sees."""
     settings: SegmentSettings
     scratch: Scratch
+    region: Box | None = None
+    """The part of the volume that labels are wanted of; None: all of it."""
+    segments: bool = False
+    """Whether a segmenter that is not ours finds the objects of a tile: nothing is predicted."""
     in_memory: bool = False
     """Whether the user gave an array, not a file."""
 
@@ -46,7 +50,7 @@ class Job:
 
     @cached_property
     def prediction(self) -> Grid:
-        """Tiles of PREDICT: core and context."""
+        """Tiles of PREDICT: core and context. They are those of the whole volume, always."""
         return Grid(self.shape, self.settings.tile, self.settings.context, padded=True)
 
     @cached_property
@@ -54,9 +58,19 @@ class Job:
         """Halo of a clustering tile at each level."""
         return self.settings.halos()
 
+    @cached_property
+    def part(self) -> Box | None:
+        """The part of the grid that labels are wanted of; None: all of it."""
+        return None if self.region is None else self.on_grid(self.region)
+
     def clustering(self, level: int = 0) -> Grid:
         """Tiles of CLUSTER at a level: core and halo."""
-        return Grid(self.shape, self.settings.cluster_tile, self.halos[level])
+        return Grid(self.shape, self.settings.cluster_tile, self.halos[level], within=self.part)
+
+    @cached_property
+    def seen(self) -> Box:
+        """The part of the grid that is clustered, before any halo is raised."""
+        return self.clustering().seen()
 
     def on_grid(self, box: Box) -> Box:
         """The part of the grid that a box of the volume gets its labels from."""

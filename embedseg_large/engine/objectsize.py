@@ -79,14 +79,27 @@ def _zoom_by_diameter(volume: Volume, network: Network, diameter: float | str) -
             "the model does not know the diameter of its training objects; "
             f"pass {BY_VOXEL_SIZE}, or a level on which the objects are as large"
         )
-    plane = network.object_diameter / _voxels(volume, diameter)
+    plane = network.object_diameter / voxels_along_x(volume, diameter)
     known = volume.voxel_size is not None
     longer = _elongation(volume.voxel_size) / _elongation(network.voxel_size) if known else 1.0
     return (*(plane * longer for _ in volume.spatial_shape[:-2]), plane, plane)
 
 
-def _voxels(volume: Volume, diameter: float | str) -> float:
-    """Return a diameter in voxels along x."""
+def voxels_along_x(volume: Volume, diameter: float | str) -> float:
+    """Return a diameter in voxels along x.
+
+    Parameters
+    ----------
+    volume
+        The level that it is of.
+    diameter
+        A number of voxels, or a text with a unit, ``12um``.
+
+    Raises
+    ------
+    UsageError
+        The text is no diameter, or the voxel size that it needs is not known.
+    """
     match = _DIAMETER.fullmatch(str(diameter).strip())
     try:
         number = float(match["number"]) if match else 0.0

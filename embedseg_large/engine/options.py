@@ -12,8 +12,9 @@ class SettingsOptions(TypedDict, total=False):
 
     tta: bool | int | str
     """Test-time augmentation: none, 4, 8, 16, 48, or True for the model's default."""
-    dtype: str
-    """Number format of the network: float32, bfloat16 or float16."""
+    dtype: str | None
+    """Number format of the network: float32, bfloat16 or float16; default: float16 on a GPU, else
+    float32."""
     tile: Sequence[int] | None
     """Core of a prediction tile, in voxels; multiples of 8."""
     context: Sequence[int] | None
@@ -37,12 +38,19 @@ class SettingsOptions(TypedDict, total=False):
 class SegmentOptions(SettingsOptions, total=False):
     """What `segment` takes by name."""
 
+    threshold: float | None
+    """Of the classical method: intensity above which a voxel is foreground; default: Otsu's of the
+    whole volume."""
     channel: int | None
     """Channel of a multi-channel image; default 0. None: all, for a multi-channel model."""
     timepoint: int | Sequence[int] | None
     """One timepoint of a series, or several; default: all. Each has labels of its own, from 1."""
-    level: int
-    """Pyramid level; 0 is the finest."""
+    level: int | None
+    """Pyramid level; 0 is the finest. Default: that whose voxels are nearest in size to the model's
+    where both sizes are known and no diameter is given, else 0."""
+    region: Sequence[slice | Sequence[int | None]] | None
+    """Part of the volume, for a preview: a slice or a pair for each of (z,) y, x, in voxels of that
+    level. It gets the labels that the whole would get there, up to their numbers; the rest is 0."""
     axes: str | None
     """Letters of the axes of a file that does not say it."""
     voxel_size: Sequence[float] | None

@@ -8,15 +8,20 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Unpack
 
+from embedseg_large.engine.classical import CLASSICAL, classical
 from embedseg_large.engine.foreground import Foreground, foreground_of
 from embedseg_large.engine.kept import KeptPredictions, is_kept, open_kept
 from embedseg_large.engine.network import Network, choose_device
 from embedseg_large.engine.objectsize import resampling_for
 from embedseg_large.engine.options import SettingsOptions
 from embedseg_large.engine.places import predictions_path, scratch_path
+from embedseg_large.engine.region import Range, region_of
+from embedseg_large.engine.scale import nearest_level
 from embedseg_large.engine.scratch import Scratch
+from embedseg_large.engine.segmenter import TileSegmenter, segmenter_settings
 from embedseg_large.engine.settings import SegmentSettings, resolve_settings
 from embedseg_large.errors import ModelError, UsageError
+from embedseg_large.geometry import Box
 from embedseg_large.io.connection import joined
 from embedseg_large.io.intensity import IntensityRange
 from embedseg_large.io.labels import LabelTarget, label_target
@@ -34,6 +39,8 @@ class Order:
     settings: SegmentSettings
     resampling: Resampling
     """To the grid that the network sees."""
+    region: Box | None
+    """The part of the volume to segment; None: all of it."""
     target: LabelTarget
     scratch: Scratch
     intensity: tuple[IntensityRange, ...] | None
@@ -52,6 +59,8 @@ class Order:
     """Folder of the predictions of an earlier run, in place of those of the network."""
     kept: KeptPredictions | None = None
     """These, of a part."""
+    level_is_automatic: bool = False
+    """Whether a coarser level was chosen, by voxel sizes."""
     section: str = ""
     """What tells files and ledgers of a timepoint from those of others."""
 
@@ -59,6 +68,21 @@ class Order:
     def shape(self) -> tuple[int, ...]:
         """Shape of the grid that is predicted and clustered."""
         return self.resampling.target
+
+    @property
+    def part(self) -> Box | None:
+        """The part of that grid that labels are wanted of; None: all of it."""
+        return None if self.region is None else self.resampling.covering(self.region)
+
+    @property
+    def segments(self) -> bool:
+        """Whether a segmenter that is not ours finds the objects of a tile."""
+        return isinstance(self.network, TileSegmenter)
+
+    @property
+    def by_otsu(self) -> bool:
+        """Whether Otsu's threshold becomes 1, in place of a percentile."""
+        return isinstance(self.network, TileSegmenter) and self.network.intensity == "otsu"
 
     @property
     def is_series(self) -> bool:
@@ -91,10 +115,12 @@ def prepare(
     *,
     channel: int | None = 0,
     timepoint: int | Sequence[int] | None = None,
-    level: int = 0,
+    level: int | None = None,
+    region: Sequence[Range] | None = None,
     axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
     object_diameter: float | str | None = None,
+    threshold: float | None = None,
     mask: Any = None,
     dark_below: float | None = None,
     output: str | os.PathLike[str] | None = None,
@@ -117,7 +143,7 @@ def prepare(
         See `segment`.
     channel, timepoint, level, axes, voxel_size
         As for `open_volume`, where `volume` is not opened yet.
-    object_diameter, mask, dark_below, output, ngff_version, overwrite, scratch
+    region, object_diameter, threshold, mask, dark_below, output, ngff_version, overwrite, scratch
         See `SegmentOptions`.
     intensity_range, intensity_sample, intensity_per_timepoint, device
         See `SegmentOptions`.
@@ -127,14 +153,26 @@ def prepare(
         See `SettingsOptions`.
     """
     single = timepoint if isinstance(timepoint, int | None) else None
-    opened = _open(volume, channel, single, level, axes, voxel_size)
-    network = _load(model, opened.ndim)
-    _check_fit(opened, network)
+    opened = open_image(volume, channel, single, level or 0, axes, voxel_size)
+    if model == CLASSICAL:  # objects of any size, without resampling
+        model, object_diameter = classical(opened, object_diameter, threshold), None
+    elif threshold is not None:
+        raise UsageError("threshold is of the classical method; other models have foreground")
+    network = load_network(model, opened.ndim)
+    check_fit(opened, network)
+    said = (level, object_diameter, voxel_size)
+    if all(s is None for s in said) and not isinstance(volume, Volume):
+        nearest = nearest_level(opened, network)
+        opened = open_image(volume, channel, single, nearest, axes, None) if nearest else opened
     device = choose_device(network, device)
     resampling = resampling_for(opened, network, object_diameter)
     if (voxels := settings.get("min_object_size")) is not None:
         settings["min_object_size"] = round(voxels * prod(resampling.zoom))
-    resolved = resolve_settings(network, resampling.target, device=device, **settings)
+    if isinstance(network, TileSegmenter):
+        if keep_predictions or from_predictions is not None:
+            raise UsageError(f"{network.name} makes no predictions that could be kept or read")
+        intensity_range = intensity_range or network.intensity_range
+    resolved = _settings(network, resampling.target, device, settings)
     target = label_target(
         opened, labels, output=output, ngff_version=ngff_version, overwrite=overwrite
     )
@@ -145,6 +183,7 @@ def prepare(
         network=network,
         settings=resolved,
         resampling=resampling,
+        region=region_of(region, opened.spatial_shape),
         target=target,
         scratch=Scratch.at(place),
         intensity=_given_range(intensity_range, network.channels),
@@ -152,13 +191,27 @@ def prepare(
         intensity_per_timepoint=intensity_per_timepoint,
         foreground=foreground_of(opened, network, mask, dark_below),
         keep=keep_predictions,
+        level_is_automatic=level is None and opened.level > 0 and opened is not volume,
         timepoints=_timepoints(opened, timepoint),
     )
     if from_predictions is not None:
         return _with_kept(order, os.fspath(from_predictions))
     if keep_predictions:
+        if order.region is not None:
+            raise UsageError(
+                f"predictions of a region are not kept ({order.region}); keep those of a run on "
+                "the whole volume, of which any region can be clustered again"
+            )
         return _keeping(order, predictions_path(scratch, target.store, target.name))
     return order
+
+
+def _settings(
+    network: Network, shape: Sequence[int], device: str, given: SettingsOptions
+) -> SegmentSettings:
+    if isinstance(network, TileSegmenter):
+        return segmenter_settings(network, device=device, **given)
+    return resolve_settings(network, shape, device=device, **given)
 
 
 def _with_kept(order: Order, path: str) -> Order:
@@ -179,7 +232,7 @@ def _keeping(order: Order, path: str) -> Order:
     return order
 
 
-def _open(
+def open_image(
     volume: Any,
     channel: int | None,
     timepoint: int | None,
@@ -187,6 +240,7 @@ def _open(
     axes: str | None,
     voxel_size: Sequence[float] | None,
 ) -> Volume:
+    """Open an image, or see whether one that is open is what was asked for."""
     chosen: dict[str, Any] = {"timepoint": timepoint, "axes": axes, "voxel_size": voxel_size}
     if not isinstance(volume, Volume):
         return open_volume(volume, channel=channel, level=level, **chosen)
@@ -200,7 +254,7 @@ def default_model(ndim: int) -> str:
     return f"nuclei-{ndim}d"
 
 
-def _load(model: Network | str | os.PathLike[str] | None, ndim: int) -> Network:
+def load_network(model: Network | str | os.PathLike[str] | None, ndim: int) -> Network:
     """Load a model by name or path; the bundled one, if none is given."""
     if model is None:
         model = default_model(ndim)
@@ -211,7 +265,8 @@ def _load(model: Network | str | os.PathLike[str] | None, ndim: int) -> Network:
     return load_model(model)
 
 
-def _check_fit(volume: Volume, network: Network) -> None:
+def check_fit(volume: Volume, network: Network) -> None:
+    """Refuse labels, and a model for other axes or channels."""
     if volume.is_labels:
         raise UsageError(f"{volume.name} holds labels, not an image; give the image's own path")
     if volume.ndim != network.ndim:

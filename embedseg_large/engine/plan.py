@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from embedseg_large.embedding import channel_count
+from embedseg_large.engine.network import THREADS_BESIDE_GPU, is_gpu
 from embedseg_large.engine.order import Order
 from embedseg_large.engine.reading import SLAB_VOXELS
 from embedseg_large.tiling.axis import core, grown
@@ -16,6 +18,8 @@ _CLUSTER_BYTES = 60.0
 """Peak memory of CLUSTER per voxel of its region at 20 % foreground, predictions included."""
 _SLAB_BYTES = 16.0
 """Voxels of the volume that are being resampled: as stored, normalised, and along one axis."""
+_HOST_BYTES = 50.0
+"""Peak memory of PREDICT per voxel of its region, outside of the network."""
 _PROCESS_BYTES = 600e6
 """A Python process with torch and numba loaded."""
 _VIEW_BYTES = 4.0
@@ -31,9 +35,9 @@ class Plan:
     input_voxels: int
     """Voxels that go through the network, context and overlaps included, once a TTA transform."""
     scratch_bytes: int
-    """Scratch space, not compressed; real predictions take about half."""
+    """Scratch space, not compressed; real predictions, mostly background, take a fifth."""
     worker_bytes: int
-    """Memory of a worker that runs one task at a time, halos not raised."""
+    """Main memory of a worker, halos not raised: for one task, or beside a GPU for several."""
     raised_bytes: int
     """Memory of a worker that clusters a tile with the largest halo."""
 
@@ -44,25 +48,52 @@ class Plan:
 
 def make_plan(order: Order) -> Plan:
     """Work out what a run will take, without reading a voxel."""
+    if order.segments:
+        return _plan_of_segmenter(order)
     network, settings, shape = order.network, order.settings, order.shape
     prediction = Grid(shape, settings.tile, settings.context, padded=True)
-    clustering = Grid(shape, settings.cluster_tile, settings.halo)
+    clustering = Grid(shape, settings.cluster_tile, settings.halo, within=order.part)
+    needed = clustering.seen()
     channels = channel_count(settings.ndim)
     predicted = _region(prediction)
     clustered, raised = _region(clustering), _region(clustering.with_margin(settings.max_halo))
-    count = len(order.timepoints)
+    predicting = _HOST_BYTES if is_gpu(settings.device) else network.bytes_per_voxel
+    tasks = THREADS_BESIDE_GPU if is_gpu(settings.device) else 1
+    slab = 0 if order.resampling.is_identity else SLAB_VOXELS * _SLAB_BYTES
+    count, spans = len(order.timepoints), prediction.span(needed)
     return Plan(
-        prediction_tiles=count * len(prediction),
+        prediction_tiles=count * prediction.count(needed),
         cluster_tiles=count * len(clustering),
-        input_voxels=count * _all_regions(prediction),
+        input_voxels=count * _all_regions(prediction, spans),
         # predictions of one timepoint at a time
-        scratch_bytes=int(prod(shape) * (channels * 2 + count * _VIEW_BYTES)),
+        scratch_bytes=int(
+            _all_cores(prediction, spans) * channels * 2
+            + clustering.covered.size * count * _VIEW_BYTES
+        ),
         worker_bytes=int(
             _PROCESS_BYTES
-            + max(predicted * network.bytes_per_voxel, clustered * _CLUSTER_BYTES)
-            + (0 if order.resampling.is_identity else SLAB_VOXELS * _SLAB_BYTES)
+            + tasks * (max(predicted * predicting, clustered * _CLUSTER_BYTES) + slab)
         ),
         raised_bytes=int(_PROCESS_BYTES + raised * _CLUSTER_BYTES),
+    )
+
+
+def _plan_of_segmenter(order: Order) -> Plan:
+    """The same for a segmenter that is not ours: each tile is read, segmented, and kept whole."""
+    network, settings, count = order.network, order.settings, len(order.timepoints)
+    grid = Grid(order.shape, settings.cluster_tile, settings.halo, within=order.part)
+    seen = count * _all_regions(grid, grid.span(grid.covered))
+    needs = (
+        _region(g) * network.bytes_per_voxel for g in (grid, grid.with_margin(settings.max_halo))
+    )
+    worker, raised = (int(_PROCESS_BYTES + need) for need in needs)
+    return Plan(
+        prediction_tiles=0,
+        cluster_tiles=count * len(grid),
+        input_voxels=seen,
+        scratch_bytes=int((seen + count * grid.covered.size) * _VIEW_BYTES),
+        worker_bytes=worker,
+        raised_bytes=raised,
     )
 
 
@@ -72,11 +103,17 @@ def _region(grid: Grid) -> int:
     return prod(min(step + 2 * margin, bound) for step, margin, bound in sizes)
 
 
-def _all_regions(grid: Grid) -> int:
-    """Voxels of all regions of a grid: the product of the sums along each axis."""
+def _all_regions(grid: Grid, spans: Sequence[tuple[int, int]]) -> int:
+    """Voxels of all regions of some tiles: the product of the sums along each axis."""
     return prod(
-        sum(b - a for a, b in (grown(*core(i, n, step), margin, bound) for i in range(count)))
-        for n, step, margin, bound, count in zip(
-            grid.shape, grid.step, grid.margin, grid.bounds, grid.counts, strict=True
+        sum(b - a for a, b in (grown(*core(i, n, step), margin, bound) for i in range(*span)))
+        for n, step, margin, bound, span in zip(
+            grid.shape, grid.step, grid.margin, grid.bounds, spans, strict=True
         )
     )
+
+
+def _all_cores(grid: Grid, spans: Sequence[tuple[int, int]]) -> int:
+    """Voxels of all cores of some tiles."""
+    axes = zip(grid.shape, grid.step, spans, strict=True)
+    return prod(core(b - 1, n, step)[1] - core(a, n, step)[0] for n, step, (a, b) in axes)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from embedseg_large.clustering.settings import ClusterSettings
-from embedseg_large.engine.network import Network
+from embedseg_large.engine.network import Network, choose_dtype
 from embedseg_large.errors import UsageError
 from embedseg_large.stitching.seam import SEAM_DEPTH
 from embedseg_large.tiling.axis import STRIDE, balance
@@ -95,7 +95,7 @@ def resolve_settings(
     *,
     tta: bool | int | str = True,
     device: str = "cpu",
-    dtype: str = "float32",
+    dtype: str | None = None,
     tile: Sizes = None,
     context: Sizes = None,
     cluster_tile: Sizes = None,
@@ -122,7 +122,7 @@ def resolve_settings(
     return SegmentSettings(
         tta=network.tta_mode(tta),
         device=device,
-        dtype=dtype,
+        dtype=choose_dtype(network, device, dtype),
         tile=step,
         context=_sizes("context", context, network.context),
         cluster_tile=_sizes("cluster_tile", cluster_tile, (CLUSTER_TILE[ndim],) * ndim),

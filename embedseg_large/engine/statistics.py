@@ -13,7 +13,7 @@ from embedseg_large.engine.order import Order
 from embedseg_large.engine.recorder import Recorder
 from embedseg_large.engine.serial import SerialExecutor
 from embedseg_large.engine.tasks import Call, Each, Task
-from embedseg_large.io.intensity import Histogram, IntensityRange, intensity_ranges
+from embedseg_large.io.intensity import Histogram, IntensityRange, intensity_ranges, otsu_ranges
 
 LEDGER = "statistics"
 
@@ -32,7 +32,8 @@ def find_intensity(order: Order, recorder: Recorder) -> tuple[IntensityRange, ..
     run_on: Any = map  # where the volume is in this process's memory
     if isinstance(recorder.executor, SerialExecutor) or order.volume.path is not None:
         run_on = partial(_map, recorder)
-    found = intensity_ranges(order.volume, sample=order.intensity_sample, map=run_on)
+    ranges = otsu_ranges if order.by_otsu else intensity_ranges
+    found = ranges(order.volume, sample=order.intensity_sample, map=run_on)
     journal.note(LEDGER, 0, (0, [asdict(r) for r in found]))
     journal.flush()
     return found

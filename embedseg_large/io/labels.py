@@ -34,6 +34,7 @@ from embedseg_large.io.writer import (
     ZARR_FORMATS,
     LevelSpec,
     MultiscaleStore,
+    Reader,
     check_version,
     ngff_attributes,
 )
@@ -154,9 +155,12 @@ class PendingLabels:
         """Number of levels."""
         return len(self.store.levels)
 
-    def regions(self, level: int) -> Iterator[Box]:
-        """Cut a level into spatial regions, in raster order; each may be written by one task."""
-        return self.store.regions(level)
+    def regions(self, level: int, about: Box | None = None) -> Iterator[Box]:
+        """Cut a level into spatial regions, in raster order; each may be written by one task.
+
+        Of labels `about` a part of level 0 only, the others need not be written: they are 0.
+        """
+        return self.store.regions(level, about)
 
     def read(self, level: int, box: Box, timepoint: int | None = None) -> NDArray[Any]:
         """Read labels back; arguments as in `write`."""
@@ -189,12 +193,18 @@ class PendingLabels:
         """
         self.store.write(level, box, labels, self._lead(timepoint))
 
-    def downsample(self, level: int, box: Box, timepoint: int | None = None) -> None:
+    def source(self, level: int, box: Box) -> Box:
+        """Find the region of level ``level - 1`` that `downsample` looks at for a box."""
+        return self.store.source(level, box)
+
+    def downsample(
+        self, level: int, box: Box, timepoint: int | None = None, finer: Reader | None = None
+    ) -> None:
         """Compute a region of a level from the finer one, by nearest neighbour, and write it.
 
-        Level ``level - 1`` must be complete. Voxel i of the result is voxel
-        ``ceil((i + 1/2) * factor - 1)`` of the finer level (``[::2]`` for a factor of 2), where
-        the factor comes from the scales if these explain the shapes, else from the shapes.
+        Level ``level - 1`` must be complete, unless `finer` gives it. Voxel i of the result is
+        voxel ``ceil((i + 1/2) * factor - 1)`` of the finer level (``[::2]`` for a factor of 2),
+        where the factor comes from the scales if these explain the shapes, else from the shapes.
 
         Parameters
         ----------
@@ -204,13 +214,15 @@ class PendingLabels:
             One region of ``regions(level)``.
         timepoint
             As in `write`.
+        finer
+            What gives the labels of a box of the finer level, if that is faster than to read them.
 
         Raises
         ------
         OutputError
             If it cannot be written: read-only, disk full.
         """
-        self.store.sample(level, box, self._lead(timepoint))
+        self.store.sample(level, box, self._lead(timepoint), finer)
 
     def publish(self, provenance: Mapping[str, Any]) -> None:
         """Give the labels their name; older labels of that name are replaced or kept as a copy.

@@ -127,12 +127,28 @@ def nearest_source(
     box
         The smallest region of the finer level that holds all the voxels wanted.
     indices
-        One array an axis, relative to `box`, for ``np.ix_``.
+        One array an axis, relative to `box`, for `pick`.
     """
     axes = zip(target.start, target.stop, factors, fine_shape, strict=True)
     indices = [source_indices(*axis) for axis in axes]
     box = Box(tuple(int(i[0]) for i in indices), tuple(int(i[-1]) + 1 for i in indices))
     return box, tuple(i - a for i, a in zip(indices, box.start, strict=True))
+
+
+def pick(
+    voxels: npt.NDArray[_Scalar], indices: Sequence[npt.NDArray[np.intp]]
+) -> npt.NDArray[_Scalar]:
+    """Take the voxels at the crossings of ascending indices, one array an axis.
+
+    The same as ``voxels[np.ix_(*indices)]``; without a copy where indices are evenly spaced.
+    """
+    for axis, index in enumerate(indices):
+        steps = np.diff(index)
+        step = int(steps[0]) if steps.size else 1
+        even = step > 0 and bool((steps == step).all())
+        at = slice(int(index[0]), int(index[-1]) + 1, step) if even else index
+        voxels = voxels[(slice(None),) * axis + (at,)]
+    return voxels
 
 
 def mean_source(target: Box, factors: Sequence[int], fine_shape: Sequence[int]) -> Box:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -31,10 +32,14 @@ from embedseg_large.io.pyramid import (
     mean_pool,
     mean_source,
     nearest_source,
+    pick,
 )
 
 ZARR_FORMATS: Mapping[str, Literal[2, 3]] = {"0.4": 2, "0.5": 3}
 """The zarr format of each NGFF version that is written."""
+
+Reader = Callable[[Box], NDArray[Any]]
+"""Gives the voxels of a spatial region of a level."""
 
 _CHUNK = {(2, 2): 1024, (2, 3): 128, (3, 2): 512, (3, 3): 64}  # by zarr format and ndim
 _REGION = {2: 2048, 3: 256}  # by ndim
@@ -130,9 +135,30 @@ class MultiscaleStore:
         """How a level is cut into files."""
         return layout(self.spatial_shape(level), self.zarr_format, self.chunks)
 
-    def regions(self, level: int) -> Iterator[Box]:
-        """Cut a level into regions, in raster order; each may be written by one task."""
-        return Box.whole(self.spatial_shape(level)).split(self.layout(level).region)
+    def regions(self, level: int, about: Box | None = None) -> Iterator[Box]:
+        """Cut a level into regions, in raster order; each may be written by one task.
+
+        Parameters
+        ----------
+        level
+            Which level.
+        about
+            Part of level 0: only regions in which something of it can be seen. None: all.
+        """
+        whole, region = Box.whole(self.spatial_shape(level)), self.layout(level).region
+        if about is None:
+            return whole.split(region)
+        return self._shown(about, level).rounded_out(region).intersect(whole).split(region)
+
+    def _shown(self, box: Box, level: int) -> Box:
+        """Where voxels of a box of level 0 can be seen in another level, and at most one more."""
+        if level == 0:
+            return box
+        shapes = (self.spatial_shape(0), self.spatial_shape(level))
+        factors = [n / m for n, m in zip(*shapes, strict=True)]
+        start = (int(a / f) for a, f in zip(box.start, factors, strict=True))
+        stop = (-int(-b // f) for b, f in zip(box.stop, factors, strict=True))
+        return Box(tuple(start), tuple(stop)).grow((1,) * self.ndim).clip(shapes[1])
 
     def leads(self) -> Iterator[tuple[int, ...]]:
         """List the positions along the axes before (z,) y, x: timepoints and channels."""
@@ -204,20 +230,34 @@ class MultiscaleStore:
         with output_errors(self.path):
             self._open(level, "r+")[(*lead, *box.slices)] = values
 
-    def sample(self, level: int, box: Box, lead: tuple[int, ...] = ()) -> None:
+    def sample(
+        self, level: int, box: Box, lead: tuple[int, ...] = (), finer: Reader | None = None
+    ) -> None:
         """Compute a region of a level by nearest neighbour from the finer one, and write it.
 
         The rule is that of `pyramid.source_indices`; the factors come from the scales where these
-        explain the shapes. Reads at most 256³ (2048²) voxels at once.
+        explain the shapes. Looks at 256³ (2048²) voxels of the finer level at once, at most.
+
+        Parameters
+        ----------
+        level, box, lead
+            As of `write`.
+        finer
+            What gives voxels of the finer level, if that is faster than to read them.
         """
         factors = self.factors(level)
         shape = self.spatial_shape(level - 1)
+        look = finer or partial(self.read, level - 1, lead=lead)
 
         def nearest(piece: Box) -> NDArray[Any]:
             source, indices = nearest_source(piece, factors, shape)
-            return self.read(level - 1, source, lead)[np.ix_(*indices)]
+            return pick(look(source), indices)
 
         self.write(level, box, self._reduced(box, factors, nearest), lead)
+
+    def source(self, level: int, box: Box) -> Box:
+        """Find the region of the finer level that `sample` looks at for a box of a level."""
+        return nearest_source(box, self.factors(level), self.spatial_shape(level - 1))[0]
 
     def average(self, level: int, box: Box, lead: tuple[int, ...] = ()) -> None:
         """Compute a region of a level as means of the finer one (whole factors), and write it."""

@@ -40,6 +40,11 @@ def core(number: int, length: int, step: int) -> tuple[int, int]:
     return number * step, min((number + 1) * step, length)
 
 
+def span(start: int, stop: int, step: int) -> tuple[int, int]:
+    """Half-open range of the cores that share a voxel with ``[start, stop)``."""
+    return (start // step, count(stop, step)) if stop > start else (0, 0)
+
+
 def grown(start: int, stop: int, margin: int, bound: int) -> tuple[int, int]:
     """A core with its margin, clipped to ``[0, bound)``."""
     return max(start - margin, 0), min(stop + margin, bound)

@@ -5,6 +5,9 @@
     margin ┌────────┐ margin     core     what the tile writes: cores cover every voxel once
            │  core  │            margin   context (extra input) or halo (extra predictions)
     margin └────────┘ margin     region   core + margin, clipped to the volume
+
+Of a grid for a part of the volume (`Grid.within`) nothing is ever done for all tiles of the whole:
+a preview of a terabyte costs what a preview of a megabyte costs.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A regular cut of a volume into tiles."""
+    """A regular cut of a volume, or of a part of it, into tiles."""
 
     shape: tuple[int, ...]
     """Shape of the volume."""
@@ -51,18 +54,27 @@ class Grid:
     """Voxels seen beyond the core, on each side of each axis."""
     padded: bool = False
     """Whether regions may reach into the padding to a multiple of the network's stride."""
+    within: Box | None = None
+    """The part that is wanted: only tiles whose core shares a voxel with it are in the grid, and
+    cores are clipped to it. Indices are those of the whole grid. None: all of the volume."""
 
     @property
     def counts(self) -> Index:
-        """Number of tiles along each axis."""
+        """Number of tiles along each axis, of the whole grid."""
         return tuple(ax.count(n, s) for n, s in zip(self.shape, self.step, strict=True))
 
+    @property
+    def covered(self) -> Box:
+        """What the cores cover."""
+        whole = Box.whole(self.shape)
+        return whole if self.within is None else self.within.intersect(whole)
+
     def __len__(self) -> int:
-        return prod(self.counts)
+        return self.count(self.covered)
 
     def __iter__(self) -> Iterator[Index]:
-        """Indices of all tiles in raster order."""
-        return product(*(range(n) for n in self.counts))
+        """Indices of the tiles in raster order."""
+        return self.touching(self.covered)
 
     @property
     def bounds(self) -> tuple[int, ...]:
@@ -79,6 +91,8 @@ class Grid:
     def tile(self, index: Index) -> Tile:
         """The tile at a place of the grid."""
         core = Box(*zip(*map(ax.core, index, self.shape, self.step), strict=True))
+        if self.within is not None:
+            core = core.intersect(self.within)
         # A core that ends an axis sees all of the padding, which is the volume's, not the tile's.
         ends = zip(core.stop, self.shape, self.bounds, strict=True)
         stops = tuple(bound if stop == length else stop for stop, length, bound in ends)
@@ -89,24 +103,35 @@ class Grid:
         """The same cores with another margin."""
         return replace(self, margin=margin)
 
+    def entire(self) -> Grid:
+        """The grid of the whole volume, which this is a part of."""
+        return replace(self, within=None)
+
+    def seen(self) -> Box:
+        """The union of all regions."""
+        spans = [(a, b - 1) for a, b in self.span(self.covered)]
+        first, last = (self.tile(index).region for index in zip(*spans, strict=True))
+        return Box(first.start, last.stop)
+
     def touching(self, box: Box) -> Iterator[Index]:
         """Tiles whose core shares a voxel with `box`, in raster order."""
         return product(*(range(a, b) for a, b in self.span(box)))
 
     def span(self, box: Box) -> tuple[tuple[int, int], ...]:
         """Half-open range of tile numbers along each axis whose cores share a voxel with `box`."""
-        clipped = box.clip(self.shape)
-        return tuple(
-            (a // s, ax.count(b, s))
-            for a, b, s in zip(clipped.start, clipped.stop, self.step, strict=True)
-        )
+        clipped = box.intersect(self.covered)
+        return tuple(map(ax.span, clipped.start, clipped.stop, self.step))
+
+    def count(self, box: Box) -> int:
+        """Number of tiles whose core shares a voxel with `box`."""
+        return prod(b - a for a, b in self.span(box))
 
     def faces(self, index: Index) -> Iterator[Face]:
-        """Faces of a tile with its neighbours, those below and those above."""
-        for axis, number in enumerate(index):
-            if number > 0:
+        """Faces of a tile with its neighbours in the grid, those below and those above."""
+        for axis, (first, end) in enumerate(self.span(self.covered)):
+            if index[axis] > first:
                 yield Face(axis, _moved(index, axis, -1), index)
-            if number + 1 < self.counts[axis]:
+            if index[axis] + 1 < end:
                 yield Face(axis, index, _moved(index, axis, 1))
 
     def seam(self, face: Face, depth: int) -> Box:

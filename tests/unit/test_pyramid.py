@@ -15,6 +15,7 @@ from embedseg_large.io.pyramid import (
     mean_pool,
     mean_source,
     nearest_source,
+    pick,
     source_indices,
 )
 
@@ -122,3 +123,10 @@ def test_means_of_large_integers_do_not_overflow() -> None:
 
 def test_a_last_cell_that_is_not_full_averages_what_is_there() -> None:
     assert mean_pool(np.array([1.0, 3.0, 7.0]), (2,)).tolist() == [2.0, 7.0]
+
+
+@pytest.mark.parametrize("index", [[0, 2, 4], [3], [0, 1, 2], [0, 0, 1], [1, 4, 5]])
+def test_voxels_are_picked_at_the_crossings_of_indices(index: list[int]) -> None:
+    voxels = np.arange(36).reshape(6, 6)
+    indices = (np.array(index, np.intp), np.array([1, 3, 5], np.intp))
+    np.testing.assert_array_equal(pick(voxels, indices), voxels[np.ix_(*indices)])

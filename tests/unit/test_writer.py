@@ -67,6 +67,22 @@ def test_files_are_large_and_not_larger_than_the_level(
     assert (cut.chunks, cut.region) == (chunks, region)
 
 
+def test_regions_about_a_part_show_all_of_it_and_are_few(tmp_path: Path) -> None:
+    levels = tuple(
+        LevelSpec(tuple(-(-n // 2**k) for n in (3000, 5000)), (2.0**k,) * 2) for k in range(4)
+    )
+    store = store_in(tmp_path, axes="yx", units=(None, None), levels=levels, chunks=(64, 64))
+    part = Box((2040, 4100), (2100, 4200))
+    for level, count in enumerate((2, 1, 1, 1)):
+        every, some = list(store.regions(level)), list(store.regions(level, part))
+        assert set(some) <= set(every)
+        assert len(some) <= count + 2 < len(every) + 3
+        seen = Box(
+            tuple(a >> level for a in part.start), tuple(((b - 1) >> level) + 1 for b in part.stop)
+        )
+        assert sum(box.intersect(seen).size for box in some) == seen.size
+
+
 @pytest.mark.parametrize("chunks", [(7, 300, 33), (1, 1, 1), (256, 256, 256)])
 def test_regions_are_whole_chunks(chunks: tuple[int, ...]) -> None:
     cut = layout((500, 600, 700), 3, chunks)
