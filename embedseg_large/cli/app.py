@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from embedseg_large.cli import convert, demo, evaluate, info, segment, status, train
+from embedseg_large.cli import (
+    benchmark,
+    convert,
+    demo,
+    evaluate,
+    info,
+    measure,
+    segment,
+    status,
+    suggest,
+    train,
+    view,
+)
 
 app = typer.Typer(
     name="embedseg-large",
@@ -38,9 +50,13 @@ COMMANDS = (
     convert.convert,
     info.info,
     train.train,
+    suggest.suggest,
     segment.segment,
     status.status,
     evaluate.evaluate,
+    measure.measure,
+    view.view,
+    benchmark.benchmark,
 )
 for command in COMMANDS:
     app.command()(command)

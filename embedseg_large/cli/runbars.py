@@ -139,6 +139,8 @@ def _rate(stage: StageForecast) -> str:
 
 def _times(forecast: Forecast) -> str:
     elapsed, left = f"{_clock(forecast.elapsed)} elapsed", forecast.left
+    if forecast.is_waiting:
+        return f"{elapsed}, waiting for workers ..."
     if not forecast.has_work:
         return elapsed
     return f"{elapsed}, " + ("time left not known yet" if left is None else f"{_clock(left)} left")

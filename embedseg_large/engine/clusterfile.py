@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 import yaml
 from dask.utils import parse_bytes, parse_timedelta
 
+from embedseg_large.engine.network import THREADS_BESIDE_GPU
 from embedseg_large.errors import UsageError
 
 _WALLTIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
@@ -76,8 +77,9 @@ class CudaSettings(_Settings):
 
     workers: int | None = None
     """Number of GPUs; default: all in CUDA_VISIBLE_DEVICES, or all there are."""
-    threads: int = 4
-    """Tasks that a process does at a time, one of them on the GPU."""
+    threads: int = THREADS_BESIDE_GPU
+    """Tasks that a process does at a time: one is on the GPU, a few read or write what it computes
+    next or computed last, the others cluster and finish."""
     memory: str | None = None
     """Main memory of each process, beyond which it is restarted; default: an equal share."""
 

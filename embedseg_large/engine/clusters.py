@@ -1,9 +1,10 @@
 """A Dask client of the workers that a settings file asks for.
 
 A worker with a GPU is *one* process that offers the resource ``GPU=1`` and has several threads.
-Tasks of the network ask for the resource, so that one of them runs at a time and the GPU holds one
-network; the other threads meanwhile cluster and finish other tiles, which needs no GPU. Separate
-workers for the two kinds of work would have to be balanced by hand, for every model and image.
+Tasks of the network ask for a share of it: a few of them are under way, one of these on the GPU,
+which holds one network. The other threads meanwhile cluster and finish other tiles, which needs no
+GPU. Separate workers for the two kinds of work would have to be balanced by hand, for every model
+and image.
 """
 
 from __future__ import annotations

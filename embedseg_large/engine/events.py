@@ -5,6 +5,7 @@
     Event
     ├── RunBegun, Planned, Published, RunFailed      the run
     ├── StageBegun, StageEnded                       a stage; it may begin and end several times
+    ├── WorkersGone, WorkersBack                     the cluster; the run waits in between
     └── TaskEvent                                    a task
         ├── Recalled                                 an earlier attempt of the run has done it
         ├── TaskDone
@@ -112,6 +113,26 @@ class StageEnded(Event):
     """Of tasks done in this attempt."""
     seconds: float
     """The same, inside tasks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersGone(Event):
+    """The cluster has no workers any more, and the run waits for some to come."""
+
+    name: ClassVar[str] = "waiting for workers"
+    level: ClassVar[int] = logging.WARNING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersBack(Event):
+    """The cluster has workers again, and the run goes on."""
+
+    name: ClassVar[str] = "workers are back"
+
+    threads: int
+    """Tasks that they do at a time."""
+    seconds: float
+    """For which there were none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

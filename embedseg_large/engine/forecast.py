@@ -25,6 +25,8 @@ from embedseg_large.engine.events import (
     StageBegun,
     TaskDone,
     TaskFailed,
+    WorkersBack,
+    WorkersGone,
 )
 from embedseg_large.engine.progress import Observer
 
@@ -119,6 +121,8 @@ class Forecast(Observer):
     clock: Callable[[], float] = time.monotonic
     stages: dict[str, StageForecast] = field(default_factory=dict)
     """In the order in which they became known."""
+    is_waiting: bool = False
+    """Whether there are no workers."""
     _began: float = field(init=False)
     _work: Pace = field(init=False)
 
@@ -163,6 +167,16 @@ class Forecast(Observer):
                 self._stage(event.stage, now).advance(event, now)
             case TaskFailed():
                 self._stage(event.stage, now).failed += 1
+            case WorkersGone():
+                self.is_waiting = True
+            case WorkersBack():
+                self._go_on(now)
+
+    def _go_on(self, now: float) -> None:
+        """Leave out the time in which there was nobody to work."""
+        self.is_waiting = False
+        for pace in (self._work, *(stage.voxels for stage in self.stages.values())):
+            pace.skip(now)
 
     def _stage(self, name: str, now: float) -> StageForecast:
         return self.stages.setdefault(name, StageForecast(Pace(now)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -9,8 +10,25 @@ from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
 
+TASKS_PER_GPU = 4
+"""Tasks of the network under way on a GPU. One computes; those that were before it write, and the
+next have read, so that the GPU never waits for a disk. A power of two: shares of one GPU are exact.
+"""
+THREADS_BESIDE_GPU = 2 * TASKS_PER_GPU
+"""Tasks of all kinds under way in a process with a GPU, which predicts several tiles in the time in
+which a core clusters one. They cluster on the CPU while the network is at work."""
 
-class Network(Protocol):
+
+class Predictor(Protocol):
+    """The part of a network that PREDICT needs."""
+
+    def predict_tile(
+        self, image: NDArray[np.float32], region: Box, tta: bool | int | str
+    ) -> NDArray[np.float16]:
+        """Stored predictions of a normalised region, (2·ndim + 1, *spatial) float16."""
+
+
+class Network(Predictor, Protocol):
     """A model, or something that can stand in its place (see `embedseg_large.testing`)."""
 
     @property
@@ -64,19 +82,38 @@ class Network(Protocol):
     def tta_mode(self, tta: bool | int | str) -> str:
         """The test-time augmentation that is meant; a UsageError if the network cannot use it."""
 
+
+class OneAtATime:
+    """A network that several threads may ask, and that is entered by one of them at a time.
+
+    A tile fills a GPU, and its memory; what is done before and after it needs neither.
+    """
+
+    def __init__(self, network: Predictor) -> None:
+        self._network = network
+        self._entered = Lock()
+
     def predict_tile(
         self, image: NDArray[np.float32], region: Box, tta: bool | int | str
     ) -> NDArray[np.float16]:
-        """Stored predictions of a normalised region, (2·ndim + 1, *spatial) float16."""
+        """Predict a tile when no other one is being predicted."""
+        with self._entered:
+            return self._network.predict_tile(image, region, tta)
+
+
+def is_gpu(device: str) -> bool:
+    """Whether a device is a GPU: ``cuda``, ``cuda:1``."""
+    return device.startswith("cuda")
 
 
 def place(network: Network, *, device: str, dtype: str, lanes: int | None = None) -> Network:
-    """Put a model on a device. What is no `Model`, such as a test's stand-in, stays as it is."""
+    """Put a model on a device, or load a segmenter there. A test's stand-in stays as it is."""
+    from embedseg_large.engine.segmenter import TileSegmenter
     from embedseg_large.network.model import Model
 
     if isinstance(network, Model):
         return network.to(device=device, dtype=dtype, lanes=lanes)
-    return network
+    return network.loaded(device) if isinstance(network, TileSegmenter) else network
 
 
 def choose_device(network: Network, asked: str | None) -> str:
@@ -87,3 +124,13 @@ def choose_device(network: Network, asked: str | None) -> str:
     if asked is not None:
         return asked
     return default_device() if isinstance(network, Model) else "cpu"
+
+
+def choose_dtype(network: Network, device: str, asked: str | None) -> str:
+    """The number format that was asked for, or the fastest that leaves a model's labels alone."""
+    from embedseg_large.network.device import default_dtype
+    from embedseg_large.network.model import Model
+
+    if asked is not None:
+        return asked
+    return default_dtype(device) if isinstance(network, Model) else "float32"

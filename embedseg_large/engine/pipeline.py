@@ -14,8 +14,9 @@ from embedseg_large.engine.job import Job
 from embedseg_large.engine.order import Order
 from embedseg_large.engine.recorder import Recorder
 from embedseg_large.engine.report import SeamReport, seam_report
+from embedseg_large.engine.scale import extents_of
 from embedseg_large.engine.seams import SeamCheck, SeamState
-from embedseg_large.engine.stages import Numbering, downsample, finish
+from embedseg_large.engine.stages import Numbering, downsample, finish, finish_halved
 from embedseg_large.engine.tasks import Call, ClusterPredicted, Each, PredictThenCluster, Task
 from embedseg_large.engine.views import DARK, MASKED, UNWRITTEN
 from embedseg_large.geometry import Box
@@ -39,6 +40,8 @@ class Found:
     seams: SeamReport
     predictions: NDArray[np.uint32]
     """Version of each tile."""
+    extents: tuple[float, ...]
+    """Of some instances along y and x, in voxels of the grid."""
 
     @property
     def n_instances(self) -> int:
@@ -55,8 +58,9 @@ class Found:
 def tasks_of(job: Job, order: Order) -> dict[str, int]:
     """Number of tasks of each stage, if no tile disagrees with another."""
     grid = job.clustering()
-    predicted = {} if order.kept else {"predict": len(job.prediction)}
-    return predicted | {"cluster": len(grid), "check": len(grid) + grid.counts[0]}
+    first, end = grid.entire().span(job.seen)[0]
+    predicted = {} if order.kept or job.segments else {"predict": job.prediction.count(job.seen)}
+    return predicted | {"cluster": len(grid), "check": len(grid) + end - first}
 
 
 def find_instances(job: Job, order: Order, recorder: Recorder) -> Found:
@@ -74,6 +78,7 @@ def find_instances(job: Job, order: Order, recorder: Recorder) -> Found:
         numbering=numbering,
         seams=seam_report(job, state, numbering),
         predictions=tiles.predictions,
+        extents=extents_of(job, state.views, tiles.predictions),
     )
 
 
@@ -83,8 +88,10 @@ def _predict_and_cluster(
     tiles: PredictThenCluster | ClusterPredicted
     if order.kept is not None:
         tiles = ClusterPredicted(job, order.kept.versions)
+    elif job.segments:
+        tiles = ClusterPredicted(job, np.empty(0, np.uint32))
     else:
-        recorder.progress.begin("predict", len(job.prediction))
+        recorder.progress.begin("predict", job.prediction.count(job.seen))
         tiles = PredictThenCluster(job)
     recorder.progress.begin("cluster", len(job.clustering()))
     recorder.run(tiles)
@@ -94,20 +101,24 @@ def _predict_and_cluster(
 def write_labels(found: Found, pending: PendingLabels, recorder: Recorder) -> None:
     """FINISH: write the final labels, then level by level the pyramid."""
     for level in range(pending.n_levels):
-        recorder.progress.begin("finish", sum(1 for _ in pending.regions(level)))
+        count = sum(1 for _ in pending.regions(level, found.job.region))
+        recorder.progress.begin("finish", count)
         recorder.run(Each(_finish_tasks(found, pending, level)))
 
 
 def _finish_tasks(found: Found, pending: PendingLabels, level: int) -> Iterator[Task]:
     make = partial(_finish_call, found, pending, level)
-    for number, box in enumerate(pending.regions(level)):
+    for number, box in enumerate(pending.regions(level, found.job.region)):
         yield Task(stage="finish", make=partial(make, box), ledger=f"finish/{level}", number=number)
 
 
 def _finish_call(found: Found, pending: PendingLabels, level: int, box: Box) -> Call:
     job, where = found.job, f"level {level}, {box}"
-    if level > 0:
+    if level > 1:
         return Call(downsample, (job, pending, level, box), where=where)
-    views = found.state.views.part(job.clustering().span(job.on_grid(box)))
+    seen = box if level == 0 else pending.source(level, box)
+    views = found.state.views.part(job.clustering().span(job.on_grid(seen)))
     item = (job, pending, found.numbering, box, views)
+    if level == 1:
+        return Call(finish_halved, item, where=where)
     return Call(finish, item, where=where, voxels=box.size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from embedseg_large.engine.events import AttemptFailed, Recalled, TaskDone, TaskFailed
+from embedseg_large.engine.events import AttemptFailed, Event, Recalled, TaskDone, TaskFailed
 from embedseg_large.engine.journal import Journal, Section
 from embedseg_large.engine.progress import Progress
 from embedseg_large.engine.tasks import Done, Executor, Failed, Source, Task
@@ -84,6 +84,10 @@ class _Noted:
         if self.journal is not None and task.ledger:
             self.journal.note(task.ledger, task.number, task.noted(outcome.result))
         self.source.done(task, outcome.result)
+
+    def tell(self, event: Event) -> None:
+        """Pass it on."""
+        self.progress.tell(event)
 
     def _about(self, task: Task) -> dict[str, Any]:
         """Which task it is, for events."""

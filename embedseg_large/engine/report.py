@@ -57,8 +57,9 @@ class SeamReport:
     repaired: int
     """Instances that tiles described differently at first, and alike with larger halos."""
     joined: int
-    """Instances put together by overlap: larger than the largest halo. The promise that labels do
-    not depend on the tiles is for runs in which there are none."""
+    """Instances that tiles describe differently whatever they see: larger than the largest halo,
+    and put together by overlap; or of a segmenter that is not ours, and as the tile that owns them
+    describes them. The promise that labels do not depend on the tiles is for runs without any."""
     repaired_objects: tuple[TracedObject, ...]
     joined_objects: tuple[TracedObject, ...]
 

@@ -5,8 +5,9 @@
     SCRATCH/
       run.json                          what the run is of
       journal/                          what is done, see `embedseg_large.engine.journal`
-      predictions/Z/Y.X-VERSION         stored predictions of a core, (2·ndim + 1, *core) float16
-      views/LEVEL/Z/Y.X-VERSION.npz     what each tile says, at each level of its halo
+      predictions/Z/Y.X-VERSION         predictions of a core, see `embedseg_large.engine.packing`
+      views/LEVEL/Z/Y.X-VERSION.npz     what each tile says, at each level of its halo: labels
+      tables/LEVEL/Z/Y.X-VERSION.npz    the same: its table of instances, which is far smaller
       layers/N-VERSION.npz              ascending ids of each layer
 
 Every file belongs to one attempt of one task and is written whole. Folders are local, or prefixes
@@ -23,7 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.embedding import background, channel_count
+from embedseg_large.embedding import background
+from embedseg_large.engine.packing import pack_prediction, unpack_prediction
 from embedseg_large.engine.views import EMPTY, ViewName, new_version
 from embedseg_large.geometry import Box
 from embedseg_large.io.objects import Folder, folder_at
@@ -31,7 +33,8 @@ from embedseg_large.stitching.tally import Entries
 from embedseg_large.stitching.view import TileView
 from embedseg_large.tiling.grid import Grid, Index
 
-_TABLE = ("ids", "sizes", "core_sizes", "owned", "certain")
+_COLUMNS = ("ids", "sizes", "core_sizes", "owned", "certain")
+"""Of the table of instances."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,28 +42,32 @@ class StoredView:
     """What a tile says, as it is kept."""
 
     arrays: Mapping[str, NDArray[Any]]
-    """The table of instances, and packed labels; each is decoded when it is asked for."""
+    """Names of instances, and packed labels; each is decoded when it is asked for."""
 
     @property
     def exact(self) -> bool:
         """Whether the tile is certain of every voxel of its core."""
         return bool(self.arrays["exact"])
 
-    def core(self, shape: Sequence[int]) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+    def core(self, shape: Sequence[int]) -> tuple[NDArray[np.unsignedinteger], NDArray[np.uint64]]:
         """Local labels of the core, and the id of each label (0 for background)."""
-        labels = _unpack(self.arrays["core"].tobytes(), np.uint32, shape)
-        return labels, _names(self.arrays["ids"])
+        return self._labels("core", shape), _names(self.arrays["ids"])
 
     def seam(self, number: int, shape: Sequence[int]) -> NDArray[np.uint64]:
         """Ids of the voxels of the tile's seam region `number`."""
-        labels = _unpack(self.arrays[f"seam{number}"].tobytes(), np.uint32, shape)
-        ids: NDArray[np.uint64] = _names(self.arrays["ids"])[labels]
+        labels, names = self.local_seam(number, shape)
+        ids: NDArray[np.uint64] = names[labels]
         return ids
 
-    def entries(self, number: int) -> Entries:
-        """What the tile, of a number of its own, says about the instances it sees."""
-        table = {column: self.arrays[column] for column in _TABLE}
-        return Entries(**table, tile=np.full(table["ids"].size, number))
+    def local_seam(
+        self, number: int, shape: Sequence[int]
+    ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.uint64]]:
+        """The same as local labels, and the id of each label (0 for background)."""
+        return self._labels(f"seam{number}", shape), _names(self.arrays["ids"])
+
+    def _labels(self, name: str, shape: Sequence[int]) -> NDArray[np.unsignedinteger]:
+        ids = self.arrays["ids"]
+        return _unpack_labels(self.arrays[name].tobytes(), _local_dtype(ids.size), shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,7 @@ class Scratch:
     def write_prediction(self, index: Index, stored: NDArray[np.float16]) -> int:
         """Keep the predictions, (2·ndim + 1, *core), of one core; returns their version."""
         version = new_version()
-        self.predictions.write(_prediction(index, version), _pack(stored))
+        self.predictions.write(_prediction(index, version), pack_prediction(stored))
         return version
 
     def read_prediction(
@@ -131,25 +138,45 @@ class Scratch:
                 found[index] = _prediction(index, version)
         for index, data in zip(found, self.predictions.read_all(found.values()), strict=True):
             core = grid.tile(index).core
-            stored = _unpack(data, np.float16, (channel_count(box.ndim), *core.shape))
             common = core.intersect(box)
-            every = slice(None)
-            whole[(every, *common.slices_in(box))] = stored[(every, *common.slices_in(core))]
+            kept, values = unpack_prediction(data, core.shape)
+            wanted = np.zeros_like(kept)
+            wanted[common.slices_in(core)] = True
+            part = whole[(slice(None), *common.slices_in(box))]
+            part[:, kept[common.slices_in(core)]] = values[:, wanted[kept]]
         return whole
 
     def write_view(self, index: Index, level: int, view: TileView) -> int:
         """Keep what a tile says at a level of its halo; returns its version."""
         name = ViewName(index, level, new_version())
-        arrays = {n: getattr(view, n) for n in _TABLE} | {"exact": np.array(view.exact)}
+        arrays = {"ids": view.ids, "exact": np.array(view.exact)}
         pieces = {"core": view.core} | {f"seam{i}": seam for i, seam in enumerate(view.seams)}
-        packed = {n: np.frombuffer(_pack(p), dtype=np.uint8) for n, p in pieces.items()}
+        dtype = _local_dtype(view.ids.size)
+        packed = {n: np.frombuffer(_pack_labels(p, dtype), np.uint8) for n, p in pieces.items()}
         self._save(_view(name), arrays | packed)
+        self._save(_table(name), {column: getattr(view, column) for column in _COLUMNS})
         return name.version
 
     def read_views(self, names: Iterable[ViewName]) -> Iterator[StoredView]:
         """What tiles say, in the order of their names."""
         for data in self.folder.read_all(map(_view, names)):
             yield StoredView(np.load(BytesIO(data)))
+
+    def read_entries(self, names: Iterable[ViewName], numbers: Iterable[int]) -> Iterator[Entries]:
+        """What tiles say about the instances they see; labels of voxels are not read.
+
+        Parameters
+        ----------
+        names
+            Of the views.
+        numbers
+            Of their tiles.
+        """
+        files = self.folder.read_all(map(_table, names))
+        for number, data in zip(numbers, files, strict=True):
+            table = np.load(BytesIO(data))
+            columns = {column: table[column] for column in _COLUMNS}
+            yield Entries(**columns, tile=np.full(columns["ids"].size, number))
 
     def write_layer(self, layer: int, ids: NDArray[np.uint64], sure: NDArray[np.bool_]) -> int:
         """Keep the ascending ids of a layer, and whether their owner is certain of them."""
@@ -182,26 +209,39 @@ def _prediction(index: Index, version: int) -> str:
 
 
 def _view(name: ViewName) -> str:
-    return f"views/{name.level}/{_place(name.tile)}-{name.version:08x}.npz"
+    return f"views/{_said(name)}"
+
+
+def _table(name: ViewName) -> str:
+    return f"tables/{_said(name)}"
+
+
+def _said(name: ViewName) -> str:
+    return f"{name.level}/{_place(name.tile)}-{name.version:08x}.npz"
 
 
 def _layer(layer: int, version: int) -> str:
     return f"layers/{layer}-{version:08x}.npz"
 
 
+def _local_dtype(count: int) -> np.dtype[np.unsignedinteger]:
+    """Of the labels 1..count of a tile: half as much to pack as in 32 bits."""
+    return np.dtype(np.uint16 if count <= np.iinfo(np.uint16).max else np.uint32)
+
+
 def _names(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.concatenate([np.zeros(1, np.uint64), ids])
 
 
-def _pack(values: NDArray[Any]) -> bytes:
-    from numcodecs import Blosc
+def _pack_labels(labels: NDArray[np.unsignedinteger], dtype: np.dtype[Any]) -> bytes:
+    """Pack runs of equal labels as they are: to shuffle them takes longer and breaks them up."""
+    from numcodecs import Zstd
 
-    codec = Blosc(cname="zstd", clevel=1, shuffle=Blosc.BITSHUFFLE)
-    return bytes(codec.encode(np.ascontiguousarray(values)))
+    return bytes(Zstd(level=1).encode(np.ascontiguousarray(labels, dtype=dtype)))
 
 
-def _unpack(packed: bytes, dtype: Any, shape: Sequence[int]) -> NDArray[Any]:
-    from numcodecs import Blosc
+def _unpack_labels(packed: bytes, dtype: np.dtype[Any], shape: Sequence[int]) -> NDArray[Any]:
+    from numcodecs import Zstd
 
-    flat: NDArray[Any] = np.frombuffer(Blosc().decode(packed), dtype=dtype)
+    flat: NDArray[Any] = np.frombuffer(Zstd().decode(packed), dtype=dtype)
     return flat.reshape(shape)

@@ -3,7 +3,8 @@
 1. Compare what both sides of every face say about the seam.
 2. Account for the instances of every layer: each has one owner, and the voxels its owner saw.
 3. Tiles on either side of a seam that disagrees, and tiles whose account is wrong, cluster again
-   with twice the halo. Their faces and the layers they reach are looked at again.
+   with twice the halo; of a preview of a region, what they see then may have to be predicted first.
+   Their faces and the layers they reach are looked at again.
 4. The rounds end when nothing is left to raise. What still disagrees then is larger than the
    largest halo; it is joined by overlap, and reported.
 
@@ -21,17 +22,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.engine.job import Job
+from embedseg_large.engine.ownership import Ownership
 from embedseg_large.engine.stages import (
     Accounted,
     Checked,
+    Predicted,
     account,
     check,
     faces_above,
     reach_of_layer,
     settle_layer,
 )
-from embedseg_large.engine.tasks import Call, Each, Recording, Task, cluster_task
-from embedseg_large.engine.views import ViewName, Views
+from embedseg_large.engine.tasks import (
+    Call,
+    Each,
+    Recording,
+    Task,
+    cluster_task,
+    predict_task,
+    version_of,
+)
+from embedseg_large.engine.views import MISSING, ViewName, Views
+from embedseg_large.geometry import Box
 from embedseg_large.stitching.join import Joins, join
 from embedseg_large.stitching.seam import Comparison
 from embedseg_large.tiling.grid import Face, Index
@@ -99,14 +111,15 @@ class SeamCheck:
         grid = self.job.clustering()
         self._compare(grid, len(grid))
         faces, voxels = self._faces, self._voxels
-        self._account(range(grid.counts[0]))
+        self._account(self._layers_about(grid.seen()))
         while tiles := self._tiles_to_raise():
             self._round += 1
             self._raise(tiles)
             about = {low for tile in tiles for low in self._low_sides(tile)}
             self._compare(sorted(about), len(about))
-            self._account(self._layers_about(tiles))
-        joins = join(self._seams[face] for face in sorted(self._seams, key=_order))
+            self._account(self._layers_of(tiles))
+        rounds = self._round
+        joins = self._joins()
         unsolved = self._unsolved(joins)
         certain, repaired = self._sort_disputed(unsolved, joins)
         self._settle(joins)
@@ -114,10 +127,10 @@ class SeamCheck:
             views=self.views,
             joins=joins,
             layers=self._layers,
-            counts=tuple(self._counts[layer] for layer in range(grid.counts[0])),
+            counts=tuple(self._counts.get(layer, 0) for layer in range(grid.counts[0])),
             faces=faces,
             voxels=voxels,
-            rounds=self._round,
+            rounds=rounds,
             tiles=len(grid),
             exact_tiles=len(grid) - int(np.count_nonzero(self._doubtful)),
             certified=certain,
@@ -213,14 +226,32 @@ class SeamCheck:
 
     def _raise(self, tiles: list[Index]) -> None:
         """Cluster some tiles again, one level up."""
+        self._predict_for(tiles)
         self.recorder.progress.begin("cluster", len(tiles))
         above = {tile: self.views[tile].level + 1 for tile in tiles}
         tasks = (cluster_task(self.job, t, above[t], self.predictions) for t in tiles)
         self.recorder.run(Each(tasks, lambda task, version: self._put(task, above, version)))
 
-    def _put(self, task: Task, above: Mapping[Index, int], version: int) -> None:
+    def _predict_for(self, tiles: list[Index]) -> None:
+        """Predict what tiles will see that nobody needed before: beyond the region of a preview."""
+        if self.job.part is None or self.job.segments:
+            return
+        grid, missing = self.job.prediction, set[Index]()
+        for tile in tiles:
+            then = self.job.clustering(self.views[tile].level + 1).tile(tile)
+            missing.update(i for i in grid.touching(then.region) if self.predictions[i] == MISSING)
+        if missing:
+            self.recorder.progress.begin("predict", len(missing))
+            tasks = (predict_task(self.job, index) for index in sorted(missing))
+            self.recorder.run(Each(tasks, self._note_prediction))
+
+    def _note_prediction(self, task: Task, record: Predicted) -> None:
         assert task.index is not None
-        self.views.put(ViewName(task.index, above[task.index], version))
+        self.predictions[task.index] = record.version
+
+    def _put(self, task: Task, above: Mapping[Index, int], version: int | Predicted) -> None:
+        assert task.index is not None
+        self.views.put(ViewName(task.index, above[task.index], version_of(version)))
 
     def _low_sides(self, tile: Index) -> Iterator[Index]:
         """Tiles whose faces above touch `tile`."""
@@ -228,13 +259,29 @@ class SeamCheck:
         for face in self.job.clustering().faces(tile):
             yield face.low
 
-    def _layers_about(self, tiles: list[Index]) -> list[int]:
+    def _layers_of(self, tiles: list[Index]) -> list[int]:
         """Layers in which an instance may begin that one of some tiles sees."""
         grid = self.job.clustering(self.views.highest)
-        spans = (grid.span(grid.tile(tile).region)[0] for tile in tiles)
-        return sorted({layer for a, b in spans for layer in range(a, b)})
+        return sorted(
+            {layer for tile in tiles for layer in self._layers_about(grid.tile(tile).region)}
+        )
+
+    def _layers_about(self, box: Box) -> range:
+        """Layers of the whole volume that share a voxel with a box."""
+        return range(*self.job.clustering().entire().span(box)[0])
 
     # -- the end ---------------------------------------------------------------------------------
+
+    def _joins(self) -> Joins:
+        """Names that are of one object, though tiles disagree about it."""
+        if not self.job.segments:
+            return join(self._seams[face] for face in sorted(self._seams, key=_order))
+        if not self._seams and not self._wrong:
+            return Joins.none()
+        joins = Ownership(self.job, self.recorder, self.views).run()
+        self._round += 1
+        self._account(self._layers_about(self.job.clustering(self.views.highest).seen()))
+        return joins
 
     def _unsolved(self, joins: Joins) -> set[int]:
         """Ids, after joining, that are still not the same for everybody."""

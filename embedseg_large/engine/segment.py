@@ -39,7 +39,9 @@ from embedseg_large.engine.provenance import provenance
 from embedseg_large.engine.recorder import Recorder
 from embedseg_large.engine.report import SegmentResult, merged
 from embedseg_large.engine.runs import Run, open_run
-from embedseg_large.engine.serial import SerialExecutor
+from embedseg_large.engine.scale import Scale, scale_of, voxel_size_warning
+from embedseg_large.engine.segmenter import TileSegmenter
+from embedseg_large.engine.serial import SerialExecutor, executor_here
 from embedseg_large.engine.spool import reopenable
 from embedseg_large.engine.statistics import find_intensity
 from embedseg_large.engine.tasks import Executor
@@ -98,9 +100,9 @@ def segment(
     performance_report
         HTML file for Dask's report of what the workers did. Needs bokeh where the scheduler is.
     **options
-        See `embedseg_large.engine.options.SegmentOptions`: channel, timepoint, level, axes,
-        voxel_size, object_diameter, mask, dark_below, output, ngff_version, overwrite, scratch,
-        keep_predictions, from_predictions, intensity_range, intensity_sample,
+        See `embedseg_large.engine.options.SegmentOptions`: channel, timepoint, level, region,
+        axes, voxel_size, object_diameter, mask, dark_below, output, ngff_version, overwrite,
+        scratch, keep_predictions, from_predictions, intensity_range, intensity_sample,
         intensity_per_timepoint, device, tta, dtype, tile, context, cluster_tile, halo, max_halo,
         strict, min_object_size, foreground, seed. Sizes and margins of tiles are voxels of the
         grid that the network sees: the volume's own, or with `object_diameter` the model's.
@@ -131,7 +133,8 @@ def segment(
                 "add workers, or leave the report out"
             )
         if isinstance(where, ClusterSettings) and offers_gpu(where):
-            options.setdefault("device", "cuda")  # of the workers, whatever there is here
+            # of the workers, whatever there is here
+            options["device"] = options.get("device") or "cuda"
         order = prepare(volume, model, labels, **options)
         with open_run(order) as run, _executor(order, run, where, performance_report) as executor:
             return run_order(order, run, executor, progress)
@@ -148,7 +151,7 @@ def _executor(
     settings = order.settings
     if where is None:
         network = place(order.network, device=settings.device, dtype=settings.dtype)
-        yield SerialExecutor(network)
+        yield executor_here(network, settings.device)
         return
     from embedseg_large.engine.performance import performance_report
     from embedseg_large.engine.readiness import check_workers
@@ -177,15 +180,21 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
     began = time.perf_counter()
     logger.info("segmenting %s into %s", order.volume.shape, order.target.path)
     logger.info("settings: %s", order.settings.as_dict())
+    warnings = _warned(voxel_size_warning(order.volume, order.network, order.resampling))
     progress.tell(_beginning(order, run))
     recorder = Recorder(executor, run.journal, progress)
     found = _find_all(order, run, recorder)
     pending = _write_all(found, order, run, recorder)
     seams = merged([f.seams for f in found])
+    scale = _scale(order, found)
+    warnings += _warned(scale.warning)
     summary: dict[str, Any] = {
         "n_instances": sum(f.n_instances for f in found),
+        "segmenter": order.network.name if isinstance(order.network, TileSegmenter) else None,
         "labels": order.target.path,
         "seams": seams.as_dict(),
+        "scale": scale.as_dict(),
+        "warnings": warnings,
         "skipped": dict(sum((Counter(f.skipped) for f in found), Counter())),
         "stages": {name: clock.as_dict() for name, clock in progress.clocks.items()},
         "resumed": {name: c.recalled for name, c in progress.clocks.items() if c.recalled},
@@ -211,6 +220,20 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
         seams=seams,
         summary=summary,
     )
+
+
+def _warned(text: str | None) -> list[str]:
+    """Log a warning, if it is one, and hand it on for the summary."""
+    if text is None:
+        return []
+    logger.warning(text)
+    return [text]
+
+
+def _scale(order: Order, found: Sequence[Found]) -> Scale:
+    extents = [extent for one in found for extent in one.extents]
+    automatic = order.level_is_automatic
+    return scale_of(order.volume, order.network, order.resampling, extents, is_automatic=automatic)
 
 
 def _beginning(order: Order, run: Run) -> RunBegun:
@@ -255,6 +278,8 @@ def _job(order: Order, intensity: tuple[IntensityRange, ...], executor: Executor
         resampling=order.resampling,
         settings=order.settings,
         scratch=order.scratch,
+        region=order.region,
+        segments=order.segments,
         in_memory=order.volume.path is None,
     )
     return job if isinstance(executor, SerialExecutor) else reopenable(job)
@@ -264,7 +289,8 @@ def _write_all(found: Sequence[Found], order: Order, run: Run, recorder: Recorde
     """The last stage of every timepoint."""
     most = max(f.n_instances for f in found)
     pending = order.target.create(label_dtype(most), run=run.name)
-    shards = sum(1 for level in range(pending.n_levels) for _ in pending.regions(level))
+    levels = range(pending.n_levels)
+    shards = sum(1 for level in levels for _ in pending.regions(level, order.region))
     run.tell({"pending": pending.path, "shards": shards * len(found)})
     recorder.progress.plan({"finish": shards * len(found)})
     for one in found:

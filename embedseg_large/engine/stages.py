@@ -7,8 +7,8 @@ it does the same twice. Nothing here knows who calls it: a loop, or a Dask worke
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from typing import NamedTuple
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,13 @@ from embedseg_large.clustering.points import AXES, points_of_stored
 from embedseg_large.embedding import keep_above
 from embedseg_large.engine.job import Job
 from embedseg_large.engine.journal import Note
-from embedseg_large.engine.network import Network
+from embedseg_large.engine.network import Predictor
 from embedseg_large.engine.reading import read_normalised
 from embedseg_large.engine.views import DARK, EMPTY, MASKED, UNWRITTEN, Views
 from embedseg_large.geometry import Box
 from embedseg_large.io.labels import PendingLabels
 from embedseg_large.stitching.join import Joins
-from embedseg_large.stitching.relabel import Ranking, settle
+from embedseg_large.stitching.relabel import Ranking, occurring, rename, settle
 from embedseg_large.stitching.seam import SEAM_DEPTH, Comparison, compare
 from embedseg_large.stitching.tally import Entries, tally
 from embedseg_large.stitching.view import make_view
@@ -49,19 +49,23 @@ class Predicted(NamedTuple):
 
 def stamp_of(job: Job, index: Index) -> int:
     """What changes when the image does, in the region of a prediction tile."""
+    return stamp_of_region(job, job.prediction.tile(index).region.clip(job.shape))
+
+
+def stamp_of_region(job: Job, seen: Box) -> int:
+    """What changes when the image does, in a region of the grid."""
     if job.in_memory:  # its content was hashed; a copy of it for workers is written at each attempt
         return 0
-    seen = job.prediction.tile(index).region.clip(job.shape)
     return job.volume.stamp(seen if job.resampling.is_identity else job.resampling.needed(seen))
 
 
-def predict(job: Job, network: Network, index: Index) -> Predicted:
+def predict(job: Job, network: Predictor, index: Index) -> Predicted:
     """PREDICT: the embedding of a core, from core and context."""
     stamp = stamp_of(job, index)
     return Predicted(_predict(job, network, job.prediction.tile(index)), stamp)
 
 
-def _predict(job: Job, network: Network, tile: Tile) -> int:
+def _predict(job: Job, network: Predictor, tile: Tile) -> int:
     """Predict a core, if there is anything to see; returns its version."""
     inside = job.foreground.inside(tile.core, job.shape, job.timepoint)
     if inside is not None and not inside.any():
@@ -116,6 +120,7 @@ def cluster(job: Job, index: Index, level: int, predictions: NDArray[np.uint32])
         core=tile.core,
         seams=[grid.seam(face, SEAM_DEPTH) for face in grid.faces(index)],
         volume_shape=job.shape,
+        covered=job.part,
     )
     return job.scratch.write_view(index, level, view)
 
@@ -216,11 +221,9 @@ def account(job: Job, layer: int, views: Views) -> Accounted:
         tuple(o + i for o, i in zip(views.origin, at, strict=True))
         for at in np.ndindex(views.levels.shape)
     ]
-    said = job.scratch.read_views(views[tile] for tile in about)
-    entries = Entries.joined(
-        view.entries(grid.number(tile)) for tile, view in zip(about, said, strict=True)
-    )
-    result = tally(entries, job.layers, layer)
+    names, numbers = (views[tile] for tile in about), map(grid.number, about)
+    entries = Entries.joined(job.scratch.read_entries(names, numbers))
+    result = tally(entries, job.layers, layer, _ownerless(job, entries.ids))
     version = job.scratch.write_layer(layer, result.alive, result.sure)
     return Accounted(
         layer,
@@ -232,9 +235,20 @@ def account(job: Job, layer: int, views: Views) -> Accounted:
     )
 
 
+def _ownerless(job: Job, ids: NDArray[np.uint64]) -> NDArray[np.uint64] | None:
+    """Those of some ids whose seed lies outside of the part that labels are wanted of."""
+    if job.part is None:
+        return None
+    seeds = np.unravel_index((ids - np.uint64(1)).astype(np.int64), job.shape)
+    inside = np.ones(ids.size, np.bool_)
+    for at, start, stop in zip(seeds, job.part.start, job.part.stop, strict=True):
+        inside &= (at >= start) & (at < stop)
+    return ids[~inside]
+
+
 def reach_of_layer(grid: Grid, halo: tuple[int, ...], layer: int) -> Box:
     """Where the tiles lie that may see an instance which begins in a layer."""
-    planes = grid.tile((layer,) + (0,) * (len(grid.shape) - 1)).core
+    planes = grid.entire().tile((layer,) + (0,) * (len(grid.shape) - 1)).core
     return Box(
         (max(planes.start[0] - halo[0], 0),) + (0,) * (len(grid.shape) - 1),
         (planes.stop[0] + halo[0], *grid.shape[1:]),
@@ -279,23 +293,55 @@ class Numbering:
 
 def finish(job: Job, pending: PendingLabels, numbering: Numbering, box: Box, views: Views) -> int:
     """FINISH: final labels of one shard of the volume. Returns its number of labelled voxels."""
+    labels = _final_labels(job, numbering, views, pending.dtype, box)
+    pending.write(0, box, labels, timepoint=job.timepoint)
+    return int(np.count_nonzero(labels))
+
+
+def finish_halved(
+    job: Job, pending: PendingLabels, numbering: Numbering, box: Box, views: Views
+) -> int:
+    """FINISH: one shard of level 1, from what tiles say. To read level 0 back takes far longer.
+
+    `views` are those of the tiles that ``pending.source(1, box)`` touches.
+    """
+    finer = partial(_final_labels, job, numbering, views, pending.dtype)
+    pending.downsample(1, box, timepoint=job.timepoint, finer=finer)
+    return box.size
+
+
+def _final_labels(
+    job: Job, numbering: Numbering, views: Views, dtype: np.dtype[Any], box: Box
+) -> NDArray[Any]:
+    """Final labels of a box of the volume; 0 outside of the part that they are wanted of."""
+    if job.region is None or job.region.contains(box):
+        return _labels_within(job, numbering, views, dtype, box)
+    labels, wanted = np.zeros(box.shape, dtype=dtype), box.intersect(job.region)
+    if wanted.size:
+        labels[wanted.slices_in(box)] = _labels_within(job, numbering, views, dtype, wanted)
+    return labels
+
+
+def _labels_within(
+    job: Job, numbering: Numbering, views: Views, dtype: np.dtype[Any], box: Box
+) -> NDArray[Any]:
+    """Final labels of a box of the volume; `views` are at least those of the tiles it touches."""
     grid = job.clustering()
     ranking = numbering.ranking(job)
     covering = job.on_grid(box)
-    labels = np.zeros(covering.shape, dtype=pending.dtype)
+    labels = np.zeros(covering.shape, dtype=dtype)
     tiles = list(grid.touching(covering))
     for index, view in zip(tiles, job.scratch.read_views(views[i] for i in tiles), strict=True):
         core = grid.tile(index).core
         local, names = view.core(core.shape)
         common = core.intersect(covering)
         piece = local[common.slices_in(core)]
-        used = np.unique(piece)
-        used = used[used > 0]
-        final = np.zeros(names.size, dtype=pending.dtype)
+        used = occurring(piece, names.size)
+        used[0] = False
+        final = np.zeros(names.size, dtype=dtype)
         final[used] = ranking.labels(numbering.joins.apply(names[used]))
-        labels[common.slices_in(covering)] = final[piece]
-    pending.write(0, box, job.resampling.labels(labels, box), timepoint=job.timepoint)
-    return int(np.count_nonzero(labels))
+        rename(piece, final, labels[common.slices_in(covering)])
+    return job.resampling.labels(labels, box)
 
 
 def downsample(job: Job, pending: PendingLabels, level: int, box: Box) -> int:

@@ -8,18 +8,20 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.engine.events import Event
 from embedseg_large.engine.job import Job
 from embedseg_large.engine.journal import Note
-from embedseg_large.engine.network import Network
+from embedseg_large.engine.network import Predictor
 from embedseg_large.engine.progress import Progress
-from embedseg_large.engine.stages import Predicted, cluster, predict, stamp_of
+from embedseg_large.engine.stages import Predicted, cluster, predict, stamp_of_region
 from embedseg_large.engine.views import MISSING, ViewName, Views
+from embedseg_large.engine.wholetiles import segment_tile
 from embedseg_large.errors import (
     EmbedSegError,
     ModelError,
@@ -28,6 +30,7 @@ from embedseg_large.errors import (
     UnreachableError,
     UsageError,
 )
+from embedseg_large.geometry import Box
 from embedseg_large.tiling.grid import Index
 
 ATTEMPTS = 3
@@ -120,6 +123,9 @@ class Work(Protocol):
     def finished(self, task: Task, outcome: Done | Failed) -> None:
         """A task has ended. Raises if the run should end, too."""
 
+    def tell(self, event: Event) -> None:
+        """Something happened that concerns no single task."""
+
 
 class Executor(Protocol):
     """Runs tasks: one after another, or on a cluster."""
@@ -145,7 +151,7 @@ class Recording(Protocol):
         """
 
 
-def perform(call: Call, network: Callable[[], Network]) -> Done | Failed:
+def perform(call: Call, network: Callable[[], Predictor]) -> Done | Failed:
     """Do one call where it is, if need be again, and time it."""
     began = time.perf_counter()
     tracebacks: tuple[str, ...] = ()
@@ -189,14 +195,14 @@ class Each:
         self.note(task, result)
 
 
-def predict_tile(network: Network, job: Job, index: Index) -> Predicted:
+def predict_tile(network: Predictor, job: Job, index: Index) -> Predicted:
     """PREDICT as a call."""
     return predict(job, network, index)
 
 
 @dataclass(slots=True)
 class PredictThenCluster:
-    """PREDICT every tile, and CLUSTER each one as soon as all predictions it reads are there.
+    """PREDICT what is needed, and CLUSTER each tile as soon as all predictions it reads are there.
 
     Clustering comes first when both are possible, so that it keeps up with the network.
     """
@@ -214,7 +220,7 @@ class PredictThenCluster:
 
     def __post_init__(self) -> None:
         counts = self.job.clustering().counts
-        self._todo = iter(self.job.prediction)
+        self._todo = self.job.prediction.touching(self.job.seen)
         self.predictions = np.full(self.job.prediction.counts, MISSING, dtype=np.uint32)
         self.views = Views.none_yet(counts)
         spans = [_spans(self.job, axis) for axis in range(len(counts))]
@@ -230,7 +236,7 @@ class PredictThenCluster:
         if self._ready:
             return cluster_task(self.job, self._ready.popleft(), 0, self.predictions)
         index = next(self._todo, None)
-        return None if index is None else _predict_task(self.job, index)
+        return None if index is None else predict_task(self.job, index)
 
     def done(self, task: Task, result: Any) -> None:
         """Note a view, or a prediction and the tiles it completes."""
@@ -254,23 +260,26 @@ class PredictThenCluster:
 def _spans(job: Job, axis: int) -> list[tuple[int, int]]:
     """For each place of a clustering tile along an axis, the predictions that it reads."""
     grid = job.clustering()
-    corner = [0] * len(grid.counts)
-    spans = []
-    for i in range(grid.counts[axis]):
+    corner = [a for a, _ in grid.span(grid.covered)]
+    spans = [(0, 0)] * grid.counts[axis]
+    for i in range(*grid.span(grid.covered)[axis]):
         corner[axis] = i
-        spans.append(job.prediction.span(grid.tile(tuple(corner)).region)[axis])
+        spans[i] = job.prediction.span(grid.tile(tuple(corner)).region)[axis]
     return spans
 
 
 def _inverse(spans: list[tuple[int, int]], count: int) -> list[slice]:
     """For each of `count` places, the spans that contain it: they ascend, so it is a range."""
-    readers = [[j for j, (a, b) in enumerate(spans) if a <= i < b] for i in range(count)]
-    return [slice(r[0], r[-1] + 1) for r in readers]
+    readers: list[slice] = [slice(0, 0)] * count
+    for j, (a, b) in enumerate(spans):
+        for i in range(a, b):
+            readers[i] = slice(readers[i].start if readers[i].stop else j, j + 1)
+    return readers
 
 
 @dataclass(slots=True)
 class ClusterPredicted:
-    """CLUSTER every tile, of predictions that are there already."""
+    """CLUSTER every tile: of predictions that are there already, or with another segmenter."""
 
     job: Job
     predictions: NDArray[np.uint32]
@@ -290,10 +299,12 @@ class ClusterPredicted:
     def done(self, task: Task, result: Any) -> None:
         """Note a view."""
         assert task.index is not None
-        self.views.put(ViewName(task.index, 0, result))
+        self.views.put(ViewName(task.index, 0, version_of(result)))
 
 
-def _predict_task(job: Job, index: Index) -> Task:
+def predict_task(job: Job, index: Index) -> Task:
+    """PREDICT of one tile."""
+
     def make() -> Call:
         core = job.prediction.tile(index).core
         return Call(predict_tile, (job, index), True, f"tile {core}", core.size)
@@ -305,11 +316,11 @@ def _predict_task(job: Job, index: Index) -> Task:
         ledger="predict",
         number=job.prediction.number(index),
         noted=Predicted.noted,
-        recalled=partial(_unchanged, job, index),
+        recalled=lambda note: _unchanged(job, job.prediction.tile(index).region, note),
     )
 
 
-def _unchanged(job: Job, index: Index, note: Note) -> Predicted:
+def _unchanged(job: Job, region: Box, note: Note) -> Predicted:
     """What was noted of a prediction, if the image is still what it was made from.
 
     Raises
@@ -318,9 +329,9 @@ def _unchanged(job: Job, index: Index, note: Note) -> Predicted:
         When the image has changed since.
     """
     found = Predicted(*note)
-    if found.stamp != stamp_of(job, index):
+    if found.stamp != stamp_of_region(job, region.clip(job.shape)):
         raise UsageError(
-            f"{job.volume.name}: the image has changed in {job.prediction.tile(index).region} "
+            f"{job.volume.name}: the image has changed in {region} "
             "since this run began; pass overwrite to begin anew"
         )
     return found
@@ -334,6 +345,8 @@ def cluster_task(job: Job, index: Index, level: int, predictions: NDArray[np.uin
     predictions
         Version of the predictions of every tile.
     """
+    if job.segments:
+        return _segment_task(job, index, level)
     grid = job.clustering(level)
 
     def make() -> Call:
@@ -349,3 +362,27 @@ def cluster_task(job: Job, index: Index, level: int, predictions: NDArray[np.uin
         ledger=f"cluster/{level}",
         number=grid.number(index),
     )
+
+
+def _segment_task(job: Job, index: Index, level: int) -> Task:
+    """CLUSTER of one tile at a level of its halo, with a segmenter that is not ours."""
+    grid = job.clustering(level)
+
+    def make() -> Call:
+        core = grid.tile(index).core
+        return Call(segment_tile, (job, index, level), True, f"tile {core}", core.size)
+
+    return Task(
+        stage="cluster",
+        make=make,
+        index=index,
+        ledger=f"cluster/{level}",
+        number=grid.number(index),
+        noted=Predicted.noted,
+        recalled=lambda note: _unchanged(job, grid.tile(index).region, note),
+    )
+
+
+def version_of(view: int | Predicted) -> int:
+    """Version of a view that was clustered, or came from a segmenter."""
+    return view if isinstance(view, int) else view.version

@@ -10,7 +10,7 @@ from typing import Any
 
 from distributed import Worker, WorkerPlugin, get_worker
 
-from embedseg_large.engine.network import Network
+from embedseg_large.engine.network import Network, OneAtATime, Predictor, is_gpu, place
 from embedseg_large.engine.settings import SegmentSettings
 from embedseg_large.engine.tasks import Call, Done, Failed, perform
 from embedseg_large.io.objects import Folder
@@ -34,11 +34,11 @@ class NetworkSpec:
         """The network, on its device."""
         if self.folder is None:
             assert self.network is not None
-            return self.network
+            return place(self.network, device=self.device, dtype=self.dtype)
         from embedseg_large.network.checkpoint import load_model
 
-        with TemporaryDirectory() as place:
-            file = Path(place, _MODEL)
+        with TemporaryDirectory() as temporary:
+            file = Path(temporary, _MODEL)
             file.write_bytes(self.folder.read(_MODEL))
             return load_model(file).to(device=self.device, dtype=self.dtype, lanes=1)
 
@@ -49,8 +49,8 @@ def network_spec(network: Network, settings: SegmentSettings, folder: Folder) ->
 
     is_model = isinstance(network, Model)
     if isinstance(network, Model):
-        with TemporaryDirectory() as place:
-            file = Path(place, _MODEL)
+        with TemporaryDirectory() as temporary:
+            file = Path(temporary, _MODEL)
             network.save(file)
             folder.write(_MODEL, file.read_bytes())
     return NetworkSpec(
@@ -69,17 +69,21 @@ class NetworkPlugin(WorkerPlugin):
     def __init__(self, key: str, spec: NetworkSpec) -> None:
         self.name = key
         self.spec = spec
-        self._network: Network | None = None
+        self._network: Predictor | None = None
         self._loading = Lock()
 
     def setup(self, worker: Worker) -> None:
         """Nothing yet: a worker that only clusters never loads the network."""
 
-    def network(self) -> Network:
-        """The network of this worker."""
+    def network(self) -> Predictor:
+        """The network of this worker; on a GPU, its tasks enter it one at a time.
+
+        On a CPU each pass has one thread, and tasks enter the network side by side.
+        """
         with self._loading:
             if self._network is None:
-                self._network = self.spec.load()
+                network = self.spec.load()
+                self._network = OneAtATime(network) if is_gpu(self.spec.device) else network
         return self._network
 
     def __reduce__(self) -> tuple[Any, ...]:

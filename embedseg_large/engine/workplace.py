@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from embedseg_large.engine.clusterfile import (
     ClusterSettings,
@@ -14,6 +14,7 @@ from embedseg_large.engine.clusterfile import (
     read_cluster_file,
 )
 from embedseg_large.errors import UsageError
+from embedseg_large.io.volume import Volume
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -100,3 +101,25 @@ def workers_for(where: Client | ClusterSettings, inputs: list[str]) -> Iterator[
         spec = NetworkSpec(folder=None, network=None, device="cpu", dtype="float32")
         with executor_on(client, spec) as executor:
             yield Recorder(executor, None, Progress())
+
+
+@contextmanager
+def readers_of(volumes: Sequence[Volume], **workers: Unpack[Workers]) -> Iterator[Recorder | None]:
+    """Who reads volumes: the workers that are asked for, or None for this process.
+
+    Raises
+    ------
+    UsageError
+        When they do not see a volume.
+    """
+    where = chosen(**workers)
+    if where is None:
+        yield None
+        return
+    paths = [volume.path for volume in volumes if volume.path is not None]
+    if len(paths) < len(volumes):
+        raise UsageError(
+            "an array is in this process's memory, where workers do not see it; give a file"
+        )
+    with workers_for(where, paths) as able:
+        yield able

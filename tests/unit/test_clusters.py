@@ -25,6 +25,7 @@ from embedseg_large.engine.clusterfile import (
     walltime_seconds,
 )
 from embedseg_large.engine.clusters import cluster_client
+from embedseg_large.engine.segment import segment
 from embedseg_large.engine.slurm import JobState, check_slurm, cluster_options, describe, job_states
 from embedseg_large.errors import RunError, UsageError
 
@@ -86,7 +87,7 @@ def test_slurm_jobs(write: WriteFile) -> None:
 
 def test_a_cuda_file_needs_no_number_of_workers(write: WriteFile) -> None:
     file = write("kind: cuda")
-    assert read_cluster_file(file) == CudaSettings(file=str(file), workers=None, threads=4)
+    assert read_cluster_file(file) == CudaSettings(file=str(file), workers=None, threads=8)
 
 
 def test_a_scheduler(write: WriteFile) -> None:
@@ -261,6 +262,21 @@ def test_cuda_on_jobs_without_gpus_is_an_error() -> None:
         cluster_client(slurm(), "cuda"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("asked", "used"), [({}, "cuda"), ({"device": None}, "cuda"), ({"device": "cpu"}, "cpu")]
+)
+def test_the_gpus_of_workers_are_used_unless_another_device_is_asked_for(
+    tmp_path: Path, asked: dict[str, Any], used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(*_: Any, **options: Any) -> None:
+        raise UsageError(f"device is {options['device']}")
+
+    monkeypatch.setattr("embedseg_large.engine.segment.prepare", prepare)
+    (tmp_path / "gpus.yaml").write_text("kind: cuda\n")
+    with pytest.raises(UsageError, match=f"device is {used}"):
+        segment("embryo.ome.zarr", cluster_config=tmp_path / "gpus.yaml", **asked)
 
 
 def in_this_process(**options: Any) -> LocalCluster:

@@ -30,6 +30,8 @@ from embedseg_large.engine.events import (
     StageEnded,
     TaskDone,
     TaskFailed,
+    WorkersBack,
+    WorkersGone,
 )
 from embedseg_large.engine.forecast import MEMORY_SECONDS, Forecast
 from embedseg_large.engine.logfile import log_to
@@ -201,6 +203,18 @@ def test_a_pause_between_two_rounds_of_a_stage_spoils_no_rate() -> None:
     assert run.left() == pytest.approx(2)
 
 
+def test_a_time_without_workers_spoils_no_rate() -> None:
+    run = Simulation()
+    run.tell(begun("predict", 100))
+    run.work("predict", 10, seconds=2)
+    run.tell(WorkersGone())
+    run.now += 1000
+    run.tell(WorkersBack(threads=1, seconds=1000.0))
+    run.work("predict", 10, seconds=2)
+    assert run.forecast.stages["predict"].voxels.rate == pytest.approx(10**6 / 2)
+    assert run.left() == pytest.approx(80 * 2)
+
+
 def test_workers_that_join_are_believed_in_a_while() -> None:
     run = Simulation()
     run.tell(begun("predict", 100_000))
@@ -246,6 +260,17 @@ def test_a_line_says_what_is_done_how_fast_and_until_when() -> None:
     assert progress_line(run.forecast) == (
         "predict 100/1,200 (1 failed) 2.5 million voxels/s · 0:00:40 elapsed, 0:07:20 left"
     )
+
+
+def test_a_line_says_that_there_are_no_workers_until_there_are_some() -> None:
+    run = Simulation()
+    run.tell(begun("predict", 4))
+    run.work("predict", 1, seconds=2)
+    run.tell(WorkersGone())
+    line = "predict 1/4 0.5 million voxels/s · 0:00:02 elapsed, "
+    assert progress_line(run.forecast) == f"{line}waiting for workers ..."
+    run.tell(WorkersBack(threads=2, seconds=0.0))
+    assert progress_line(run.forecast) == f"{line}0:00:06 left"
 
 
 def test_a_batch_job_gets_a_line_now_and_then() -> None:

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from embedseg_large.embedding import background
+from embedseg_large.engine.packing import pack_prediction
 from embedseg_large.engine.scratch import Scratch
 from embedseg_large.engine.views import UNWRITTEN, ViewName
 from embedseg_large.errors import OutputError, RunError
 from embedseg_large.geometry import Box
+from embedseg_large.io.objects import LocalFolder
 from embedseg_large.stitching.view import TileView
 from embedseg_large.tiling.grid import Grid
 
@@ -53,6 +55,16 @@ def test_predictions_come_back_over_tile_borders(scratch: Scratch) -> None:
     np.testing.assert_array_equal(scratch.read_prediction(GRID, box, versions), expected)
 
 
+def test_background_of_a_prediction_costs_a_bit_a_voxel_at_most(scratch: Scratch) -> None:
+    stored = background((16, 16))
+    stored[:, 3, 4:6] = np.random.default_rng(0).normal(size=(5, 2))
+    version = scratch.write_prediction((0, 0), stored)
+    found = scratch.read_prediction(GRID, Box((0, 0), (16, 16)), np.array([[version]], np.uint32))
+    np.testing.assert_array_equal(found, stored)
+    headers = 8 + 2 * 16
+    assert len(pack_prediction(stored)) <= headers + 16 * 16 // 8 + 5 * 2 * 2
+
+
 def test_a_late_attempt_changes_nothing(scratch: Scratch) -> None:
     first, second = (np.full((5, 4, 4), v, np.float16) for v in (1, 2))
     version = scratch.write_prediction((1, 1), first)
@@ -68,9 +80,25 @@ def test_a_view_comes_back_piece_by_piece(scratch: Scratch) -> None:
     np.testing.assert_array_equal(labels, view().core)
     assert names.tolist() == [0, 4, 9]
     np.testing.assert_array_equal(kept.seam(0, (2, 2)), np.array([0, 4, 9])[view().seams[0]])
-    entries = kept.entries(17)
-    assert (entries.ids.tolist(), entries.tile.tolist()) == ([4, 9], [17, 17])
     assert not kept.exact
+
+
+def test_the_account_of_instances_reads_no_labels(
+    scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = ViewName((1, 2), 3, scratch.write_view((1, 2), 3, view()))
+    read: list[str] = []
+    whole = LocalFolder.read
+
+    def remembered(folder: LocalFolder, name: str) -> bytes:
+        read.append(name)
+        return whole(folder, name)
+
+    monkeypatch.setattr(LocalFolder, "read", remembered)
+    (entries,) = scratch.read_entries([name], [17])
+    assert (entries.ids.tolist(), entries.tile.tolist()) == ([4, 9], [17, 17])
+    assert entries.certain.tolist() == [False, True]
+    assert [name.partition("/")[0] for name in read] == ["tables"]
 
 
 def test_a_task_that_outlives_its_run_does_not_begin_a_new_one(scratch: Scratch) -> None:
