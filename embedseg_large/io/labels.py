@@ -103,6 +103,7 @@ class LabelTarget:
             dtype=kind.name,
             levels=self.levels,
             suffix=suffix,
+            content="labels",
         )
         return PendingLabels(target=self, draft=Draft(name=self.name, run=short, store=store))
 

@@ -116,6 +116,8 @@ class MultiscaleStore:
     """Spatial chunk shape; None for the default of `layout`."""
     suffix: str = ""
     """End of the arrays' names, where a group holds the arrays of two runs."""
+    content: Literal["image", "labels"] = "image"
+    """Decides how chunks are compressed."""
 
     @property
     def ndim(self) -> int:
@@ -324,25 +326,33 @@ class MultiscaleStore:
             )
 
     def _encoding(self, shards: tuple[int, ...]) -> dict[str, Any]:
-        """Blosc with zstd 1 and bit shuffle: measured 3 to 4 times as fast as plain zstd."""
         if self.zarr_format == 3:
-            from zarr.codecs import BloscCodec
-
-            compressor = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")
-            names = list(self.axes)
             return {
                 "zarr_format": 3,
                 "shards": shards,
-                "compressors": compressor,
-                "dimension_names": names,
+                "compressors": self._codec_3(),
+                "dimension_names": list(self.axes),
             }
-        from numcodecs import Blosc
-
         return {
             "zarr_format": 2,
-            "compressors": Blosc(cname="zstd", clevel=1, shuffle=Blosc.BITSHUFFLE),
+            "compressors": self._codec_2(),
             "chunk_key_encoding": {"name": "v2", "separator": "/"},
         }
+
+    def _codec_3(self) -> Any:
+        """Labels: plain zstd, 2 to 4 times as fast and a tenth smaller than with shuffled bits."""
+        from zarr.codecs import BloscCodec, ZstdCodec
+
+        if self.content == "labels":
+            return ZstdCodec(level=1)
+        return BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")
+
+    def _codec_2(self) -> Any:
+        from numcodecs import Blosc, Zstd
+
+        if self.content == "labels":
+            return Zstd(level=1)
+        return Blosc(cname="zstd", clevel=1, shuffle=Blosc.BITSHUFFLE)
 
 
 def checked_cast(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

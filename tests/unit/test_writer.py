@@ -3,8 +3,9 @@ from __future__ import annotations
 import errno
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import pytest
@@ -100,16 +101,20 @@ def test_voxels_written_by_region_are_read_back(tmp_path: Path, version: str) ->
     assert np.array_equal(zarr.open_array(store.path + "/0", mode="r")[:], image)
 
 
+@pytest.mark.parametrize(("content", "shuffled"), [("image", True), ("labels", False)])
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
-def test_arrays_are_blosc_compressed_and_nested(tmp_path: Path, version: str) -> None:
-    store = store_in(tmp_path, version)
+def test_arrays_are_nested_and_compressed_for_what_they_hold(
+    tmp_path: Path, version: str, content: Literal["image", "labels"], shuffled: bool
+) -> None:
+    store = replace(store_in(tmp_path, version), content=content)
     store.create()
     array: Any = zarr.open_array(store.path + "/0", mode="r")
     store.write(0, Box.whole((40, 50, 60)), np.ones((40, 50, 60), np.uint16), (1,))
     file = Path(store.path, "0", *(() if version == "0.4" else ("c",)), "1", "0", "0", "0")
     assert file.is_file()
     assert (array.shards is None) == (version == "0.4")
-    assert "zstd" in str(array.compressors)
+    assert "zstd" in str(array.compressors).lower()
+    assert ("shuffle" in str(array.compressors)) == shuffled
 
 
 def test_a_box_that_shares_a_shard_with_others_is_refused(tmp_path: Path) -> None:
