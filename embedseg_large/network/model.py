@@ -18,20 +18,21 @@ from torch import Tensor
 from embedseg_large.embedding import Embedding, dequantise, quantise
 from embedseg_large.errors import ModelError, RunError, UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.network.device import available_cores, build, checked_device
+from embedseg_large.network.device import available_cores, checked_device, passes_that_fit
 from embedseg_large.network.erfnet import STRIDE
+from embedseg_large.network.inference import inference_network
 from embedseg_large.network.lanes import in_order
 from embedseg_large.network.modelfile import StoredModel, write_model_file
 from embedseg_large.network.settings import ModelSettings
-from embedseg_large.network.tta import Each, mean_raw
+from embedseg_large.network.tta import mean_raw
 from embedseg_large.symmetry import MODES, SignedPermutation, group, obstacle
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Measured on the CPU at 64 x 96 x 96 voxels with 16 transforms, as growth of the resident memory.
-# Less than half is ever in use; the rest is what the allocator keeps for the next pass.
-BYTES_PER_VOXEL = 460.0
-BYTES_PER_VOXEL_AND_LANE = 190.0
+# Measured on the CPU at 64 x 96 x 96 voxels with 16 transforms, as growth of the resident memory
+# (226, 309 and 470 with 1, 2 and 4 lanes), and a tenth more.
+BYTES_PER_VOXEL = 250.0
+BYTES_PER_VOXEL_AND_LANE = 90.0
 
 
 class Model:
@@ -78,7 +79,15 @@ class Model:
         self.device = checked_device(device)
         self.dtype = dtype
         self.lanes = lanes or available_cores()
-        self._network = build(weights, settings, self.device)
+        # as they were given: the network's own have other things folded into them
+        self._weights = {name: t.detach().to("cpu", copy=True) for name, t in weights.items()}
+        self._network = inference_network(
+            self._weights,
+            ndim=settings.ndim,
+            channels=settings.channels,
+            device=self.device,
+            dtype=DTYPES[dtype],
+        )
 
     def __repr__(self) -> str:
         return (
@@ -148,8 +157,8 @@ class Model:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """Tensors of the network by name; they must not be changed."""
-        return self._network.state_dict()
+        """Tensors of the network by name, on the CPU; they must not be changed."""
+        return dict(self._weights)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -157,7 +166,7 @@ class Model:
         digest = hashlib.sha256(json.dumps(self.settings.as_dict(), sort_keys=True).encode())
         for name, tensor in sorted(self.weights.items()):
             digest.update(name.encode())
-            digest.update(tensor.cpu().numpy().tobytes())
+            digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()
 
     @property
@@ -300,38 +309,46 @@ class Model:
             raise UsageError("the image has NaN or infinite voxels; replace them")
         return np.ascontiguousarray(channels, dtype=np.float32)
 
-    def _forward(self, image: Tensor) -> Tensor:
-        """Run one pass: (channels, *spatial) to float32 (2·ndim + 1, *spatial)."""
-        kind, dtype = torch.device(self.device).type, DTYPES[self.dtype]
+    def _forward(self, images: Tensor) -> Tensor:
+        """Run one pass: (n, channels, *spatial) to float32 (n, 2·ndim + 1, *spatial)."""
         # float32 is to mean float32 on a GPU too, and the same input is to give the same bits
-        with (
-            torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False),
-            torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32),
-        ):
-            raw: Tensor = self._network(image[None])[0]
-        return raw.float()
+        with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
+            return self._network(images)
 
     def _mean(self, image: Tensor, elements: Sequence[SignedPermutation]) -> Tensor:
-        """Average over a group; where memory is short, one pass at a time."""
-        for lanes in (self.lanes, 1):
+        """Average over a group; where memory is short, with half as much at a time, down to one."""
+        width = self._passes_at_once(image, len(elements))
+        while True:
             try:
-                return mean_raw(self._forward, image, elements, self._each(lanes))
+                # a GPU is filled by a batch, a CPU by passes side by side
+                if self._is_on_cpu:
+                    each = partial(in_order, lanes=width)
+                    return mean_raw(self._forward, image, elements, each)
+                return mean_raw(self._forward, image, elements, map, batch=width)
             except (MemoryError, RuntimeError) as error:
                 if not _is_lack_of_memory(error):
                     raise
-                # outside of this block the failed passes hold no tensors any more
+                # outside of this clause the failed passes hold no tensors any more
                 reason = str(error).partition("\n")[0]
-            if torch.device(self.device).type == "cuda":
+            if not self._is_on_cpu:
                 torch.cuda.empty_cache()
+            if width == 1:
+                break
+            width //= 2
         raise RunError(
             f"an image of shape {tuple(image.shape)} does not fit into the memory of "
             f"{self.device} ({reason}); use a smaller tile, or dtype bfloat16"
         )
 
-    def _each(self, lanes: int) -> Each:
-        """Say how the passes of an augmentation are run: a GPU has its own parallelism."""
-        on_cpu = torch.device(self.device).type == "cpu"
-        return partial(in_order, lanes=lanes) if on_cpu else map
+    @property
+    def _is_on_cpu(self) -> bool:
+        return torch.device(self.device).type == "cpu"
+
+    def _passes_at_once(self, image: Tensor, most: int) -> int:
+        """Count the passes of an augmentation to begin with."""
+        if self._is_on_cpu:
+            return self.lanes
+        return passes_that_fit(self.device, image.numel() // len(image), most)
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -11,9 +12,8 @@ from embedseg_large.embedding import turned_channels
 from embedseg_large.symmetry import SignedPermutation
 
 Forward = Callable[[Tensor], Tensor]
-Each = Callable[
-    [Callable[[SignedPermutation], Tensor], Iterable[SignedPermutation]], Iterator[Tensor]
-]
+Batch = tuple[SignedPermutation, ...]
+Each = Callable[[Callable[[Batch], Tensor], Iterable[Batch]], Iterator[Tensor]]
 
 
 def turn(tensor: Tensor, p: SignedPermutation) -> Tensor:
@@ -25,34 +25,74 @@ def turn(tensor: Tensor, p: SignedPermutation) -> Tensor:
 
 def turn_raw(raw: Tensor, p: SignedPermutation) -> Tensor:
     """Turn raw channels ``(2·ndim + 1, *spatial)``: voxels, offset vectors and sigmas."""
-    source, sign = turned_channels(p)
-    turned = turn(raw[source], p)
-    return turned.mul_(raw.new_tensor(sign).view(-1, *(1,) * p.ndim))
+    source, signs = turned_channels(p)
+    flipped = [d for d, flip in enumerate(p.flips) if flip]
+    turned = raw.new_empty(len(raw), *(raw.shape[1 + d] for d in p.axes))
+    # a channel at a time stays in the cache between being reversed and being transposed
+    for channel, (origin, sign) in enumerate(zip(source, signs, strict=True)):
+        view = raw[origin].permute(p.axes)
+        torch.mul(view.flip(flipped) if flipped else view, sign, out=turned[channel])
+    return turned
+
+
+def batches(
+    elements: Iterable[SignedPermutation], shape: Sequence[int], size: int
+) -> Iterator[Batch]:
+    """Divide a group into batches of at most `size` whose turned images have one shape.
+
+    Parameters
+    ----------
+    elements
+        The group.
+    shape
+        Spatial shape of the image.
+    size
+        At least 1. The order does not depend on it.
+    """
+
+    def turned(p: SignedPermutation) -> tuple[int, ...]:
+        return tuple(shape[d] for d in p.axes)
+
+    for _, alike in groupby(sorted(elements, key=turned), key=turned):
+        together = tuple(alike)
+        yield from (together[i : i + size] for i in range(0, len(together), size))
 
 
 @torch.inference_mode()
 def mean_raw(
-    forward: Forward, image: Tensor, elements: Sequence[SignedPermutation], each: Each
+    forward: Forward,
+    image: Tensor,
+    elements: Sequence[SignedPermutation],
+    each: Each,
+    batch: int = 1,
 ) -> Tensor:
     """Average the raw channels over a group, each turned back before it is added.
+
+    Everything stays where the image is: on its device.
 
     Parameters
     ----------
     forward
-        Maps ``(c, *spatial)`` to raw channels ``(2·ndim + 1, *spatial)``, float32.
+        Maps ``(n, c, *spatial)`` to raw channels ``(n, 2·ndim + 1, *spatial)``, float32.
     image
         float32 ``(c, *spatial)``.
     elements
-        The group, in the order in which results are added up.
+        The group.
     each
         How the passes are run: like `map`, it must keep the order.
+    batch
+        Most turned images of a pass.
     """
 
     @torch.inference_mode()  # is a property of the thread, and `each` may use others
-    def turned_pass(p: SignedPermutation) -> Tensor:
-        return turn_raw(forward(turn(image, p)), p.inverse)
+    def turned_pass(together: Batch) -> Tensor:
+        raws = forward(torch.stack([turn(image, p) for p in together]))
+        total = turn_raw(raws[0], together[0].inverse)
+        for raw, p in zip(raws[1:], together[1:], strict=True):
+            total += turn_raw(raw, p.inverse)
+        return total
 
-    results = each(turned_pass, elements)
+    results = each(turned_pass, batches(elements, image.shape[1:], batch))
     total = next(results)
     for raw in results:
         total += raw

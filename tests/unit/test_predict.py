@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from embedseg_large.embedding import dequantise, quantise
 from embedseg_large.errors import ModelError, RunError, UsageError
 from embedseg_large.geometry import Box
+from embedseg_large.network.device import default_dtype, passes_that_fit
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import ModelSettings
@@ -266,3 +267,67 @@ def test_too_little_memory_for_one_pass_is_one_line(
     monkeypatch.setattr(Model, "_forward", none_left)
     with pytest.raises(RunError, match=r"shape \(1, 16, 16, 16\) does not fit .* smaller tile"):
         model.predict_raw(np.zeros((16, 16, 16), np.float32))
+
+
+@pytest.mark.parametrize("shape", [(8, 16, 16), (9, 16, 20)])
+def test_turned_images_may_be_answered_in_batches(
+    model: Model, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    image = make_image(*shape)
+    expected = model.predict_raw(image, tta=16)
+    sizes = on_a_stand_in_for_a_gpu(model, monkeypatch, fitting=4)
+    found = model.predict_raw(image, tta=16)
+    assert sizes == [4, 4, 4, 4]
+    np.testing.assert_allclose(found, expected, atol=1e-6 * expected.std())
+
+
+def test_a_batch_that_does_not_fit_is_halved(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = make_image(8, 16, 16)
+    expected = model.predict_raw(image, tta=16)
+    sizes = on_a_stand_in_for_a_gpu(model, monkeypatch, fitting=16, memory=2)
+    found = model.predict_raw(image, tta=16)
+    assert sizes == [16, 8, 4, *[2] * 8]
+    np.testing.assert_allclose(found, expected, atol=1e-6 * expected.std())
+
+
+def on_a_stand_in_for_a_gpu(
+    model: Model, monkeypatch: pytest.MonkeyPatch, fitting: int, memory: int = 16
+) -> list[int]:
+    """Have a model batch its passes as on a GPU; returns the sizes of batches, as they come."""
+    sizes: list[int] = []
+    network = model._network
+
+    def limited(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        if len(images) > memory:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return network(images)
+
+    monkeypatch.setattr(model, "_network", limited)
+    monkeypatch.setattr(Model, "_is_on_cpu", False)
+    monkeypatch.setattr(Model, "_passes_at_once", lambda *_: fitting)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("free", "most", "passes"),
+    [(10_000, 16, 1), (10**9, 16, 16), (10**9, 6, 4), (5_000_000, 16, 4)],
+)
+def test_as_many_passes_as_fit_into_free_memory(
+    monkeypatch: pytest.MonkeyPatch, free: int, most: int, passes: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 10**10))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: free // 2)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: free // 2)
+    assert passes_that_fit("cuda", voxels=4096, most=most) == passes
+
+
+def test_the_number_format_is_half_only_where_labels_stay_the_same() -> None:
+    assert default_dtype("cpu") == "float32"
+    assert default_dtype("cuda:1") == "float16"
+
+
+def test_weights_are_those_given_however_the_network_keeps_them(model: Model) -> None:
+    half = model.to(dtype="bfloat16")
+    assert all(torch.equal(t, half.weights[name]) for name, t in model.weights.items())
+    assert all(t.dtype != torch.bfloat16 for t in half.weights.values())

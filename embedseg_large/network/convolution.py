@@ -1,0 +1,183 @@
+"""Convolutions for inference: batch normalisation folded in, residual and ReLU fused.
+
+On the CPU a convolution of this network is short of memory bandwidth as often as of arithmetic, and
+each ReLU or sum after it reads and writes everything once more. oneDNN does both while a value is
+in a register. Torch has operators for that, made for its compiler; they are called directly, which
+takes no compilation. Where they are missing, the same is computed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
+_CONV: dict[int, Callable[..., Tensor]] = {2: F.conv2d, 3: F.conv3d}
+_CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return ``(n, c, *spatial)`` with the channels of a voxel side by side in memory."""
+    return x.contiguous(memory_format=_LAYOUTS[x.ndim - 2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Convolution:
+    """A convolution, transposed or not, and what follows it."""
+
+    weight: Tensor
+    """``(outputs, inputs, *kernel)``; ``(inputs, outputs, *kernel)`` if transposed."""
+
+    bias: Tensor
+    """``(outputs,)``."""
+
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+
+    output_padding: Sequence[int] | None = None
+    """Voxels added at the far end by a transposed convolution; None: it is not transposed."""
+
+    relu: bool = False
+    """Whether negative results become 0."""
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map ``(n, inputs, *spatial)``; a residual is added before the ReLU."""
+        if x.device.type == "cpu" and has_fused_operators(x.dtype):
+            return self.fused(x, residual)
+        return self.plain(x, residual)
+
+    def plain(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Compute step by step, each in place."""
+        ndim, around = x.ndim - 2, (self.stride, self.padding)
+        if self.output_padding is None:
+            y = _CONV[ndim](x, self.weight, self.bias, *around, self.dilation)
+        else:
+            last = {"output_padding": self.output_padding, "dilation": self.dilation}
+            y = _CONV_TRANSPOSE[ndim](x, self.weight, self.bias, *around, **last)
+        if residual is not None:
+            y += residual
+        return y.relu_() if self.relu else y
+
+    def fused(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Compute in one operator of oneDNN."""
+        operators, attribute = torch.ops.mkldnn, "relu" if self.relu else "none"
+        geometry: list[Any] = [self.padding, self.stride, self.dilation, 1]
+        y: Tensor
+        if self.output_padding is not None:
+            geometry.insert(1, self.output_padding)
+            y = operators._convolution_transpose_pointwise(
+                x, self.weight, self.bias, *geometry, attribute, [], ""
+            )
+        elif residual is None:
+            y = operators._convolution_pointwise(
+                x, self.weight, self.bias, *geometry, attribute, [], ""
+            )
+        else:
+            last = "relu" if self.relu else None
+            y = operators._convolution_pointwise.binary(
+                x, residual, self.weight, self.bias, *geometry, "add", 1.0, last, [], ""
+            )
+        return y
+
+
+@torch.no_grad()
+def fold(
+    conv: nn.Module,
+    bn: nn.Module | None,
+    *,
+    relu: bool = True,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Convolution:
+    """Return a convolution that includes the batch normalisation after it.
+
+    A batch normalisation of more channels than the convolution has is applied with its first ones.
+    The weights are folded in float64 and rounded once.
+
+    Parameters
+    ----------
+    conv
+        A convolution of torch with a bias, of 2 or 3 axes, transposed or not.
+    bn
+        The batch normalisation, with running statistics; None: there is none.
+    relu
+        Whether a ReLU follows.
+    device, dtype
+        Where and as what the weights are kept.
+    """
+    assert isinstance(conv, nn.modules.conv._ConvNd)
+    weight, bias = conv.weight.double(), conv.get_parameter("bias").double()
+    if bn is not None:
+        scale, shift = (part[: len(bias)] for part in scale_and_shift(bn))
+        outputs_axis = 1 if conv.transposed else 0
+        weight = weight * scale.view([-1 if d == outputs_axis else 1 for d in range(weight.ndim)])
+        bias = bias * scale + shift
+    return Convolution(
+        weight=channels_last(weight.to(device, dtype)),
+        bias=bias.to(device, dtype),
+        stride=conv.stride,
+        padding=tuple(int(p) for p in conv.padding),
+        dilation=conv.dilation,
+        output_padding=conv.output_padding if conv.transposed else None,
+        relu=relu,
+    )
+
+
+def scale_and_shift(bn: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return what a batch normalisation does to each channel with its running statistics.
+
+    Returns
+    -------
+    float64 ``(channels,)`` each: the normalisation maps x to ``scale · x + shift``.
+    """
+    assert isinstance(bn, nn.modules.batchnorm._BatchNorm)
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
+    scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)
+    return scale, bn.bias.double() - bn.running_mean.double() * scale
+
+
+@cache
+def has_fused_operators(dtype: torch.dtype) -> bool:
+    """Tell whether torch's fused operators are here, and compute what the plain ones do.
+
+    They are made for torch's own compiler, so that another release may change them. Processors
+    without AVX2 have no kernels for channels that lie side by side.
+    """
+    if torch.backends.cpu.get_cpu_capability() not in {"AVX2", "AVX512"}:
+        return False
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    try:
+        return dtype != torch.float16 and all(_agrees(ndim, dtype) for ndim in (2, 3))
+    except (AttributeError, RuntimeError, TypeError):  # missing, or with other parameters
+        return False
+
+
+@torch.inference_mode()
+def _agrees(ndim: int, dtype: torch.dtype) -> bool:
+    """Compare fused and plain convolutions with numbers that need no rounding."""
+    x = channels_last(torch.arange(16 * 4**ndim).view(1, 16, *(4,) * ndim).remainder(5) - 2.0)
+    weight = channels_last(torch.arange(16 * 16 * 3**ndim).view(16, 16, *(3,) * ndim) % 3 - 1.0)
+    x, weight = x.to(dtype), weight.to(dtype)
+    one, two = (1,) * ndim, (2,) * ndim
+    straight = Convolution(
+        weight=weight,
+        bias=weight.new_ones(16),
+        stride=one,
+        padding=one,
+        dilation=one,
+        relu=True,
+    )
+    halving = replace(straight, stride=two)
+    doubling = replace(halving, output_padding=one)
+    pairs = [(c.fused(x), c.plain(x)) for c in (straight, halving, doubling)]
+    pairs.append((straight.fused(x, x), straight.plain(x, x)))
+    return all(torch.allclose(a.float(), b.float(), rtol=0.01) for a, b in pairs)

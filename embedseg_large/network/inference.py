@@ -1,0 +1,226 @@
+"""The network in the form in which it answers: the same function as `erfnet`, faster.
+
+What training needs and answering does not is gone: dropout, batch normalisations of their own, the
+encoder's output layer. Convolutions, ReLUs and residuals are one step each
+(`embedseg_large.network.convolution`), and the channels of a voxel lie side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from embedseg_large.network.convolution import (
+    Convolution,
+    channels_last,
+    fold,
+    scale_and_shift,
+)
+from embedseg_large.network.erfnet import BranchedERFNet, Decoder
+from embedseg_large.network.lanes import in_order
+from embedseg_large.network.layers import Downsampler, NonBottleneck1D, Upsampler
+
+_FEW_CHANNELS = 8
+
+
+class _Fold(Protocol):
+    """`fold` for one device and dtype."""
+
+    def __call__(
+        self, conv: nn.Module, bn: nn.Module | None, *, relu: bool = ...
+    ) -> Convolution: ...
+
+
+class InferenceNetwork:
+    """A `BranchedERFNet` for answers only.
+
+    Parameters
+    ----------
+    network
+        The network, in evaluation mode; it is left as it is, and nothing is shared with it.
+    device
+        ``cpu``, ``cuda`` or ``cuda:INDEX``.
+    dtype
+        Number format of all layers but the output layers. Those are float32: the raw sigma is
+        multiplied by 10 and exponentiated, so that its rounding counts ten times.
+    """
+
+    def __init__(self, network: BranchedERFNet, device: str, dtype: torch.dtype) -> None:
+        made: _Fold = partial(fold, device=device, dtype=dtype)
+        encoder = network.encoder
+        layers = [encoder.initial_block, *encoder.layers]
+        self.dtype = dtype
+        self._encoder = [_inference_layer(layer, made) for layer in layers]
+        self._decoders = [_decoder(decoder, made, device) for decoder in network.decoders]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Compute the raw channels.
+
+        Parameters
+        ----------
+        image
+            float32 ``(n, in_channels, *spatial)`` on the device; every axis a multiple of 8.
+
+        Returns
+        -------
+        float32 ``(n, 2·ndim + 1, *spatial)``, contiguous, as `BranchedERFNet.forward`.
+        """
+        features = _through(self._encoder, channels_last(image.to(self.dtype)))
+        channels = sum(output.channels for _, output in self._decoders)
+        raw = image.new_empty(len(image), channels, *image.shape[2:])
+        first = 0
+        for layers, output in self._decoders:
+            output(_through(layers, features), raw[:, first : first + output.channels])
+            first += output.channels
+        return raw
+
+
+def inference_network(
+    weights: Mapping[str, Tensor], *, ndim: int, channels: int, device: str, dtype: torch.dtype
+) -> InferenceNetwork:
+    """Return the network with these weights of a `BranchedERFNet`."""
+    with torch.device("meta"):  # no random weights, whose drawing takes time and changes the state
+        network = BranchedERFNet(ndim, channels)
+    network.load_state_dict(dict(weights), assign=True)
+    # the tensors are small: on a busy machine threads would wait for each other most of the time
+    [made] = in_order(lambda net: InferenceNetwork(net, device, dtype), [network.eval()], lanes=1)
+    return made
+
+
+_Layer = Callable[[Tensor], Tensor]
+
+
+def _through(layers: list[_Layer], x: Tensor) -> Tensor:
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def _inference_layer(layer: nn.Module, made: _Fold) -> _Layer:
+    if isinstance(layer, Downsampler):
+        return _Downsampling(layer, made)
+    if isinstance(layer, NonBottleneck1D):
+        return _NonBottleneck(layer, made)
+    assert isinstance(layer, Upsampler)
+    return made(layer.conv, layer.bn)
+
+
+def _decoder(decoder: nn.Module, made: _Fold, device: str) -> tuple[list[_Layer], _Output]:
+    assert isinstance(decoder, Decoder)
+    layers = [_inference_layer(layer, made) for layer in decoder.layers]
+    return layers, _Output.of(decoder.output_conv, device)
+
+
+class _Downsampling:
+    """`Downsampler`: a strided convolution beside a max pooling.
+
+    Joining the two copies both. Where the pooling has few channels, the convolution makes room for
+    them instead: it gets as many kernels of zeros, and is rather faster for the rounder number.
+    """
+
+    def __init__(self, layer: Downsampler, made: _Fold) -> None:
+        conv = made(layer.conv, layer.bn)
+        self.kept = len(conv.bias)
+        each_voxel = (-1, *(1,) * (conv.weight.ndim - 2))
+        self.scale, self.shift = (
+            part[self.kept :].detach().to(conv.weight).view(each_voxel)
+            for part in scale_and_shift(layer.bn)
+        )
+        self.makes_room = len(self.scale) <= _FEW_CHANNELS
+        self.conv = _with_zero_kernels(conv, len(self.scale)) if self.makes_room else conv
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map ``(n, inputs, *spatial)`` to ``(n, outputs, *spatial / 2)``."""
+        y = self.conv(x)
+        pooled = halved(x).mul_(self.scale).add_(self.shift).relu_()
+        if not self.makes_room:
+            return torch.cat([y, pooled], dim=1)
+        y[:, self.kept :] = pooled
+        return y
+
+
+def _with_zero_kernels(conv: Convolution, count: int) -> Convolution:
+    """Add channels to the output, for the time being 0."""
+    shape = (count, *conv.weight.shape[1:])
+    return replace(
+        conv,
+        weight=channels_last(torch.cat([conv.weight, conv.weight.new_zeros(shape)])),
+        bias=torch.cat([conv.bias, conv.bias.new_zeros(count)]),
+    )
+
+
+def halved(x: Tensor) -> Tensor:
+    """Return the maximum of every two voxels along each spatial axis of (n, c, *spatial).
+
+    A max pooling one axis at a time, which is several times faster on the CPU.
+    """
+    for axis in range(2, x.ndim):
+        every = (slice(None),) * axis
+        x = torch.maximum(x[(*every, slice(0, None, 2))], x[(*every, slice(1, None, 2))])
+    return x
+
+
+class _NonBottleneck:
+    """`NonBottleneck1D`: twice along each axis, then the residual."""
+
+    def __init__(self, layer: NonBottleneck1D, made: _Fold) -> None:
+        rounds = ((layer.first, layer.bn1), (layer.second, layer.bn2))
+        self.convs = [
+            made(layer.get_submodule(name), bn if name == names[-1] else None)
+            for names, bn in rounds
+            for name in names
+        ]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map ``(n, channels, *spatial)`` to the same shape."""
+        y = x
+        for conv in self.convs[:-1]:
+            y = conv(y)
+        return self.convs[-1](y, x)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Output:
+    """The transposed convolution with kernel and stride 2 at the end of a decoder.
+
+    Its kernels do not overlap: each voxel becomes ``2 ** ndim`` by one matrix product, whose rows
+    are then put in their places.
+    """
+
+    weight: Tensor
+    """float32 ``(2 ** ndim · channels, inputs)``: corner by corner, in raster order."""
+
+    bias: Tensor
+    """float32 ``(2 ** ndim · channels, 1)``."""
+
+    channels: int
+    """Number of output channels."""
+
+    @classmethod
+    def of(cls, conv: nn.Module, device: str) -> _Output:
+        """Rearrange the kernels ``(inputs, channels, 2, ...)`` of a transposed convolution."""
+        kernels = conv.get_parameter("weight").detach()
+        bias = conv.get_parameter("bias").detach()
+        rows = kernels.permute(*range(2, kernels.ndim), 1, 0).flatten(0, -2)
+        return cls(
+            weight=rows.to(device, torch.float32),
+            bias=bias.repeat(len(rows) // len(bias)).to(device, torch.float32)[:, None],
+            channels=len(bias),
+        )
+
+    def __call__(self, x: Tensor, out: Tensor) -> None:
+        """Map ``(n, inputs, *spatial)`` into `out`, ``(n, channels, *spatial · 2)``."""
+        n, _, *spatial = x.shape
+        ndim = len(spatial)
+        columns = x.flatten(2).float()
+        rows = torch.baddbmm(self.bias, self.weight.expand(n, -1, -1), columns)
+        corners = rows.view(n, *(2,) * ndim, self.channels, *spatial)
+        # (n, channels, z, corner z, y, corner y, ...): every voxel before its corner along an axis
+        pairs = [axis for d in range(ndim) for axis in (ndim + 2 + d, 1 + d)]
+        ordered = corners.permute(0, ndim + 1, *pairs)
+        out.view(ordered.shape).copy_(ordered)
