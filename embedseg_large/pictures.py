@@ -263,15 +263,15 @@ def painted(grey: Rgb, plane: NDArray[np.intp], colours: Rgb, panel: Panel) -> R
     colour = colours[labels]
     opacity = np.where(labels > 0, _FILL, np.float32(0))[..., None]
     filled = grey * (1 - opacity) + colour * (0.65 + 0.35 * grey) * opacity
-    composed: Rgb = np.where(_outlines(labels)[..., None], colour, filled)
+    composed: Rgb = np.where(outlines(labels)[..., None], colour, filled)
     return composed
 
 
-def _outlines(labels: Labels) -> NDArray[np.bool_]:
+def outlines(labels: Labels) -> NDArray[np.bool_]:
     """Return the pixels of objects that touch something else."""
     different = ndimage.maximum_filter(labels, 3) != ndimage.minimum_filter(labels, 3)
-    outlines: NDArray[np.bool_] = different & (labels > 0)
-    return outlines
+    found: NDArray[np.bool_] = different & (labels > 0)
+    return found
 
 
 # Colours ----------------------------------------------------------------------------------------
