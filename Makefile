@@ -4,14 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test lint types unit clean
+.PHONY: setup demo test lint types unit docs notebooks clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	touch $(STAMP)
 
 demo: setup
@@ -30,5 +30,13 @@ types: setup
 unit: setup
 	$(BIN)/pytest -n 2 --dist loadscope
 
+# Into docs/_build/html; a warning is an error.
+docs: setup
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+
+# The tutorials whose sources have changed, into docs/tutorials/*.ipynb: minutes.
+notebooks: setup
+	$(BIN)/python docs/notebooks.py
+
 clean:
-	rm -rf $(VENV) embedseg-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/reference/cli docs/reference/generated $(VENV) embedseg-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

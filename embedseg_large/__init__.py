@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from embedseg_large.clustering.cluster import cluster
     from embedseg_large.embedding import Embedding
+    from embedseg_large.engine.convert import convert
     from embedseg_large.engine.evaluate import evaluate
+    from embedseg_large.engine.measure import measure
     from embedseg_large.engine.report import SeamReport, SegmentResult
     from embedseg_large.engine.segment import segment
+    from embedseg_large.engine.segmenter import TileSegmenter
     from embedseg_large.errors import EmbedSegError
-    from embedseg_large.io.convert import convert
     from embedseg_large.io.intensity import normalise
+    from embedseg_large.io.tables import Table
     from embedseg_large.io.volume import Volume, open_volume
     from embedseg_large.metrics.scores import Score
     from embedseg_large.network.checkpoint import load_model
@@ -31,11 +34,14 @@ __all__ = [
     "Score",
     "SeamReport",
     "SegmentResult",
+    "Table",
+    "TileSegmenter",
     "Volume",
     "cluster",
     "convert",
     "evaluate",
     "load_model",
+    "measure",
     "normalise",
     "open_volume",
     "segment",
@@ -49,11 +55,14 @@ _HOME = {
     "Score": "metrics.scores",
     "SeamReport": "engine.report",
     "SegmentResult": "engine.report",
+    "Table": "io.tables",
+    "TileSegmenter": "engine.segmenter",
     "Volume": "io.volume",
     "cluster": "clustering.cluster",
-    "convert": "io.convert",
+    "convert": "engine.convert",
     "evaluate": "engine.evaluate",
     "load_model": "network.checkpoint",
+    "measure": "engine.measure",
     "normalise": "io.intensity",
     "open_volume": "io.volume",
     "segment": "engine.segment",

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "embedseg_large"
 FOUNDATION = {"errors", "geometry", "symmetry", "embedding", "resampling"}
-LEAVES = {"io", "tiling", "network", "clustering", "stitching", "metrics"}
+LEAVES = {"io", "tiling", "network", "clustering", "stitching", "metrics", "measurement"}
 MAY_IMPORT = {
     "errors": set(),
     "geometry": set(),
@@ -23,10 +23,11 @@ MAY_IMPORT = {
     "training": FOUNDATION | LEAVES - {"stitching"} | {"pictures"},  # a sheet each few epochs
     "testing": FOUNDATION,
     "engine": FOUNDATION | LEAVES,
+    "viewing": FOUNDATION | {"io", "pictures"},
     "__main__": {"cli"},
-    "cli": FOUNDATION | LEAVES | {"engine", "data", "models", "pictures", "training"},
+    "cli": FOUNDATION | LEAVES | {"engine", "data", "models", "pictures", "training", "viewing"},
 }
-USERS = {"distributed": {"engine"}, "torch": {"network", "training"}}
+USERS = {"distributed": {"engine"}, "torch": {"network", "training"}, "tornado": {"viewing"}}
 """Who may import a library that is slow to load or easily spreads."""
 
 
