@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.embedding import quantise
 from embedseg_large.geometry import Box
 
 TASKS_PER_GPU = 4
@@ -86,7 +87,8 @@ class Network(Predictor, Protocol):
 class OneAtATime:
     """A network that several threads may ask, and that is entered by one of them at a time.
 
-    A tile fills a GPU, and its memory; what is done before and after it needs neither.
+    A tile fills a GPU, and its memory; what is done before and after it needs neither. So a model
+    is left before its answer is turned into what is stored, which takes as long as reading a tile.
     """
 
     def __init__(self, network: Predictor) -> None:
@@ -97,8 +99,13 @@ class OneAtATime:
         self, image: NDArray[np.float32], region: Box, tta: bool | int | str
     ) -> NDArray[np.float16]:
         """Predict a tile when no other one is being predicted."""
+        from embedseg_large.network.model import Model
+
         with self._entered:
-            return self._network.predict_tile(image, region, tta)
+            if not isinstance(self._network, Model):
+                return self._network.predict_tile(image, region, tta)
+            raw = self._network.predict_raw(image, tta)
+        return quantise(raw, self._network.pitch)
 
 
 def is_gpu(device: str) -> bool:

@@ -12,6 +12,9 @@ from embedseg_large.errors import UsageError
 # from the CPU's; too small a number costs an attempt that is repeated with half the batch.
 CUDA_BYTES_PER_VOXEL = 200
 _SHARE_OF_FREE = 0.8
+_MOST_BYTES = 4e9
+"""Memory that a batch may take: enough to fill a GPU, and what nearly every GPU has, so that the
+batch, and with it the choice of kernels, is the same on all workers of a run."""
 
 
 def available_cores() -> int:
@@ -48,7 +51,9 @@ def checked_device(device: str) -> str:
 
 
 def passes_that_fit(device: str, voxels: int, most: int) -> int:
-    """Count the passes that fit together into a GPU's free memory: a power of two, at least 1.
+    """Count the passes that a GPU computes together: a power of two, at least 1.
+
+    As many as 4 GB hold, or fewer where less is free.
 
     Parameters
     ----------
@@ -61,5 +66,6 @@ def passes_that_fit(device: str, voxels: int, most: int) -> int:
     """
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = torch.cuda.mem_get_info(device)[0] + unused  # torch keeps what it no longer uses
-    fitting = int(_SHARE_OF_FREE * free / (CUDA_BYTES_PER_VOXEL * voxels))
+    room = min(_SHARE_OF_FREE * free, _MOST_BYTES)
+    fitting = int(room / (CUDA_BYTES_PER_VOXEL * voxels))
     return 1 << (max(1, min(fitting, most)).bit_length() - 1)

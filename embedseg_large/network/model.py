@@ -337,7 +337,7 @@ class Model:
             width //= 2
         raise RunError(
             f"an image of shape {tuple(image.shape)} does not fit into the memory of "
-            f"{self.device} ({reason}); use a smaller tile, or dtype bfloat16"
+            f"{self.device} ({reason}); use a smaller tile"
         )
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from embedseg_large.symmetry import SignedPermutation
 
 Forward = Callable[[Tensor], Tensor]
 Batch = tuple[SignedPermutation, ...]
-Each = Callable[[Callable[[Batch], Tensor], Iterable[Batch]], Iterator[Tensor]]
+Each = Callable[[Callable[[Batch], list[Tensor]], Iterable[Batch]], Iterator[list[Tensor]]]
 
 
 def turn(tensor: Tensor, p: SignedPermutation) -> Tensor:
@@ -85,14 +85,12 @@ def mean_raw(
     """
 
     @torch.inference_mode()  # is a property of the thread, and `each` may use others
-    def turned_pass(together: Batch) -> Tensor:
+    def turned_passes(together: Batch) -> list[Tensor]:
         raws = forward(torch.stack([turn(image, p) for p in together]))
-        total = turn_raw(raws[0], together[0].inverse)
-        for raw, p in zip(raws[1:], together[1:], strict=True):
-            total += turn_raw(raw, p.inverse)
-        return total
+        return [turn_raw(raw, p.inverse) for raw, p in zip(raws, together, strict=True)]
 
-    results = each(turned_pass, batches(elements, image.shape[1:], batch))
+    # added up in one order, whatever the batches: sums of sums would have other bits
+    results = chain.from_iterable(each(turned_passes, batches(elements, image.shape[1:], batch)))
     total = next(results)
     for raw in results:
         total += raw

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from embedseg_large.embedding import dequantise, quantise
+from embedseg_large.engine.network import OneAtATime
 from embedseg_large.errors import ModelError, RunError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.network.device import default_dtype, passes_that_fit
@@ -48,6 +49,13 @@ def test_lanes_leave_no_trace(model: Model) -> None:
     one, two, three = (model.to(lanes=n).predict_raw(image, tta=True) for n in (1, 2, 3))
     np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(one, three)
+
+
+def test_a_model_that_is_entered_one_at_a_time_answers_the_same(model: Model) -> None:
+    image = make_image(8, 16, 16)
+    alone = model.predict_tile(image, Box.whole(image.shape), "none")
+    shared = OneAtATime(model).predict_tile(image, Box.whole(image.shape), "none")
+    np.testing.assert_array_equal(shared, alone)
 
 
 def test_threads_of_torch_leave_no_trace(model: Model) -> None:
