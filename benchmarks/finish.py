@@ -37,6 +37,7 @@ from embedseg_large.io.intensity import IntensityRange
 from embedseg_large.io.labels import PendingLabels
 from embedseg_large.stitching.join import Joins
 from embedseg_large.stitching.relabel import offsets
+from embedseg_large.stitching.tally import Roster
 from embedseg_large.stitching.view import TileView
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
@@ -102,7 +103,8 @@ def ready(labels: NDArray[np.uint32], folder: Path) -> Ready:
         views.put(ViewName(index, 0, job.scratch.write_view(index, 0, view)))
     layer = job.layers.of(names)
     by_layer = [np.sort(names[layer == n]) for n in range(job.clustering().counts[0])]
-    versions = [job.scratch.write_layer(n, ids, ids > 0) for n, ids in enumerate(by_layer)]
+    rosters = [Roster(ids, ids > 0, np.ones(ids.size, np.float32)) for ids in by_layer]
+    versions = [job.scratch.write_layer(n, roster) for n, roster in enumerate(rosters)]
     numbering = Numbering(
         joins=Joins.none(),
         before=offsets([ids.size for ids in by_layer]),
@@ -135,6 +137,7 @@ def view_of(core: NDArray[np.uint32], names: NDArray[np.uint64]) -> TileView:
         core_sizes=size,
         owned=sure,
         certain=sure,
+        seediness=np.ones(present.size, np.float32),
         exact=True,
     )
 
