@@ -19,8 +19,8 @@ from embedseg_large.engine.clusterfile import LocalSettings
 from embedseg_large.engine.clusters import cluster_client
 from embedseg_large.testing.lazy import lazy_embryo
 
-SHAPES = {"0.25": (256, 512, 512), "1": (512, 512, 1024), "4": (1024, 1024, 1024)}
-"""Of uint32 voxels; GB."""
+SHAPES = {"0.25": (400,) * 3, "1": (640,) * 3, "4": (1024,) * 3}
+"""Of uint32 voxels; GB. Cubes of at least four tiles an axis, so that each has tiles inside."""
 
 
 def peak() -> float:
