@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SUMMARISED = (
     *("voxels", "volume", "pixels", "area", "surface", "sphericity", "perimeter", "circularity"),
-    *("axis_", "intensity_mean"),
+    *("axis_", "seediness", "intensity_mean"),
 )
 """Columns that begin so are summarised."""
 

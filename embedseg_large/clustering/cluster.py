@@ -25,6 +25,8 @@ class Clustering:
     """(*region) 0 for background, else the 1-based number of the instance."""
     seeds: NDArray[np.int64]
     """(m,) position of each instance's seed voxel in the raveled region, in order of seediness."""
+    seediness: NDArray[np.float32]
+    """(m,) of each seed voxel."""
     certain: NDArray[np.bool_]
     """(m,) whether nothing outside the region could have changed the instance."""
     doubtful: NDArray[np.int64]
@@ -89,7 +91,8 @@ def cluster_points(points: Points, settings: ClusterSettings, open_faces: OpenFa
     labels = np.zeros(points.shape, dtype=np.uint32)
     labels.reshape(-1)[points.index] = grown.label[cells.place]
     doubtful = points.index[uncertain[cells.place]]  # grow added to what was uncertain at first
-    return Clustering(labels, points.index[cells.origin[grown.seed]], grown.certain, doubtful)
+    seeds = cells.origin[grown.seed]
+    return Clustering(labels, points.index[seeds], points.seed[seeds], grown.certain, doubtful)
 
 
 def _cell_size(points: Points, settings: ClusterSettings) -> NDArray[np.float64]:

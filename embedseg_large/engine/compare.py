@@ -68,7 +68,7 @@ def compare(
         The voxels are no integers, or cannot be decoded.
     """
     ndim = pair.truth.ndim
-    boxes = Box.whole(pair.truth.spatial_shape).split((_EDGE[ndim],) * ndim)
+    boxes = pair.compared.split((_EDGE[ndim],) * ndim)
     total = Sum(Compared(Contingency.empty(), Found.empty(ndim) if errors else None))
     if workers is None:
         for box in boxes:
@@ -87,8 +87,8 @@ def _call(pair: LabelPair, width: int | None, errors: bool, box: Box) -> Call:
 
 
 def _compare_box(pair: LabelPair, box: Box, width: int | None, errors: bool) -> Compared:
-    prediction, p_shell = _read(pair.prediction, box, width)
-    truth, t_shell = _read(pair.truth, box, width)
+    prediction, p_shell = _read(pair.prediction, box, width, pair.compared)
+    truth, t_shell = _read(pair.truth, box, width, pair.compared)
     located = Contingency.of(p_shell, t_shell)
     if not errors:
         return Compared(located, None)
@@ -97,13 +97,18 @@ def _compare_box(pair: LabelPair, box: Box, width: int | None, errors: bool) -> 
     return Compared(located, Found(overlap, *positions))
 
 
-def _read(volume: Volume, box: Box, width: int | None) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Read the labels of a box, and what is compared of them: the same, or their shells."""
+def _read(
+    volume: Volume, box: Box, width: int | None, whole: Box
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Read the labels of a box, and what is compared of them: the same, or their shells.
+
+    Beyond `whole`, all that is compared, there is background.
+    """
     if width is None:
         labels = volume.read(box)
         return labels, labels
     margin = box.grow((width,) * box.ndim)
-    there = margin.clip(volume.spatial_shape)
+    there = margin.intersect(whole)
     labels = volume.read(there)
     beyond = [
         (a - b, c - d)

@@ -30,7 +30,7 @@ from embedseg_large.engine.progress import Observer, Progress, Watcher
 from embedseg_large.engine.recorder import Recorder
 from embedseg_large.engine.runs import read_about, write_about
 from embedseg_large.engine.tasks import Call, Each, Task, Work, perform
-from embedseg_large.engine.workplace import Workers, chosen, client_of
+from embedseg_large.engine.workplace import Workers, chosen, workers_for
 from embedseg_large.errors import EmbedSegError, UsageError
 from embedseg_large.io.convert import Conversion, Place, Step, plan_conversion
 from embedseg_large.io.file_stack import StackedFiles, open_source
@@ -205,7 +205,7 @@ def _find(folder: Folder, plan: Conversion, facts: Facts) -> str | None:
         return None
     raise UsageError(
         f"{folder.path}: an unfinished conversion had {different}; finish it with those, choose "
-        "another place, or pass overwrite to begin anew"
+        "another place, or begin anew with overwrite (--overwrite)"
     )
 
 
@@ -247,6 +247,7 @@ def _facts(plan: Conversion) -> Facts:
         "ngff_version": plan.ngff_version,
         "chunks": None if plan.chunks is None else list(plan.chunks),
         "channel_names": list(plan.channel_names),
+        "regions": [list(s.cut) for s in plan.steps(plan.store(plan.final))],  # notes are of these
         "versions": {name: version(name) for name in _LIBRARIES},
     }
 
@@ -254,19 +255,20 @@ def _facts(plan: Conversion) -> Facts:
 def _content(volume: Volume) -> int | str:
     """What changes when the source does: sizes and times of files, or voxels in memory.
 
-    Objects in a bucket have none that could be had without a request for each: 0.
+    Of a source in a bucket: as it was when it was opened.
     """
     if volume.path is None:
         from dask.base import tokenize
 
         return str(tokenize(volume.storage.array))
-    return volume.storage.stamp(tuple(slice(None) for _ in volume.stored_shape))
+    stamped = tuple(slice(None) for _ in volume.stored_shape)
+    return volume.storage.digest or volume.storage.stamp(stamped)
 
 
 def _check_unchanged(volume: Volume, facts: Facts) -> None:
     if _content(volume) != facts["content of the source"]:
         raise UsageError(
-            f"{volume.name}: changed while it was converted; pass overwrite to begin anew"
+            f"{volume.name}: changed while it was converted; begin anew with --overwrite"
         )
 
 
@@ -292,13 +294,6 @@ def _recorder(where: Any, plan: Conversion, run: _Run, progress: Progress) -> It
     if where is None:
         yield Recorder(_Here(), run.journal, progress)
         return
-    from embedseg_large.engine.readiness import check_workers
-    from embedseg_large.engine.run import executor_on
-    from embedseg_large.engine.workers import NetworkSpec
-
-    with client_of(where, "cpu") as client:
-        inputs = [] if plan.volume.path is None else [plan.volume.path]
-        check_workers(client, device="cpu", places=[str(run.image)], needs_gpu=False, inputs=inputs)
-        spec = NetworkSpec(folder=None, network=None, device="cpu", dtype="float32")
-        with executor_on(client, spec) as executor:
-            yield Recorder(executor, run.journal, progress)
+    inputs = [] if plan.volume.path is None else [plan.volume.path]
+    with workers_for(where, inputs, [str(run.image)]) as executor:
+        yield Recorder(executor, run.journal, progress)

@@ -6,6 +6,7 @@ is taken, so that every object counts the same.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from embedseg_large.engine.compare import compare
 from embedseg_large.engine.label_pairs import open_label_pairs
 from embedseg_large.engine.workplace import Workers, readers_of
 from embedseg_large.errors import UsageError
+from embedseg_large.geometry import Box
 from embedseg_large.io.tables import check_table_path, stacked, write_table
 from embedseg_large.metrics.contingency import Contingency
 from embedseg_large.metrics.errors import DEFAULT_RULE, ErrorRule, find_errors
@@ -27,6 +29,8 @@ from embedseg_large.metrics.localisation import (
     localised_scores,
 )
 from embedseg_large.metrics.scores import Score, score_of_counts, scores
+
+logger = logging.getLogger(__name__)
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -41,6 +45,8 @@ class ImageScores:
     """One a threshold."""
     errors: dict[str, int] | None
     """Objects of each kind of `embedseg_large.metrics.errors.KINDS`, if errors were asked for."""
+    region: Box | None = None
+    """All that was scored, if the labels are a preview of a region."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,8 @@ def evaluate(
     prediction, truth
         Integer labels of the same shape, 0 for background: arrays, or paths of label groups
         (``STORE/labels/NAME``), TIFFs or zarr arrays. Read box by box. Or, for many images, two
-        lists of these, or two folders of files with the same stems.
+        lists of these, or two folders of files with the same stems. Of labels that `segment` made
+        of a region, only that region is compared, which a warning says.
     thresholds
         Value of `localisation` from which a pair of instances counts as found.
     axes
@@ -192,10 +199,13 @@ def evaluate_images(
     volumes = [volume for pair in pairs for volume in (pair.prediction, pair.truth)]
     with readers_of(volumes, **workers) as able:
         for pair in pairs:
+            if pair.region is not None:
+                logger.warning("%s: labels of %s only, which is scored", pair.name, pair.region)
             compared = compare(pair, shell_width=width, errors=wanted, workers=able)
             scored = localised_scores(compared.located, thresholds, localisation)
             judged = None if compared.found is None else find_errors(compared.found, error_rule)
-            images.append(ImageScores(pair.name, scored, judged.counts if judged else None))
+            counts = judged.counts if judged else None
+            images.append(ImageScores(pair.name, scored, counts, pair.region))
             if judged is not None and errors is not None:
                 tables.append(judged.columns(pair.name, pair.voxel_size))
     if errors is not None:

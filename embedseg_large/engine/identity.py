@@ -16,6 +16,12 @@ from embedseg_large.io.volume import Volume
 if TYPE_CHECKING:
     from embedseg_large.engine.order import Order
 
+FORMATS = {"predictions": 2, "scratch": 2}
+"""Of what a run leaves behind: predictions (`packing`), which may outlive it; and all else in its
+scratch folder (`scratch`, `journal`). Raise one with any change to these files: a run that an older
+program has begun is refused then, not misread.
+"""
+
 _LIBRARIES = ("embedseg-large", "numpy", "numba", "torch", "zarr")
 _FACTS_OF_NETWORK = ("model", "volume", "intensity", "foreground")
 _PARTS_OF_NETWORK = ("device", "dtype", "tta", "tile", "context")
@@ -37,6 +43,7 @@ def facts_of(order: Order) -> Facts:
             "per_timepoint": order.intensity_per_timepoint,
         },
         "foreground": _foreground(order.foreground),
+        "formats": dict(FORMATS),
         "versions": {name: version(name) for name in _LIBRARIES},
         **_region(order),
     }
@@ -46,7 +53,8 @@ def facts_of_predictions(order: Order) -> Facts:
     """All that decides what the network predicts, whatever is made of it."""
     facts = facts_of(order)
     settings = {name: facts["settings"][name] for name in _PARTS_OF_NETWORK}
-    return {name: facts[name] for name in _FACTS_OF_NETWORK} | {"settings": settings}
+    formats = {"predictions": FORMATS["predictions"]}
+    return {n: facts[n] for n in _FACTS_OF_NETWORK} | {"settings": settings, "formats": formats}
 
 
 def token(facts: Facts) -> str:
@@ -56,7 +64,10 @@ def token(facts: Facts) -> str:
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What is not the same in two sets of facts, in words; empty if all is."""
+    """What is not the same in two sets of facts, in words; empty if all is.
+
+    A fact that is not there and an empty one are the same: older versions did not tell all of them.
+    """
     before, after = dict(_flat(then)), dict(_flat(now))
     names = [n for n in sorted(before.keys() | after.keys()) if before.get(n) != after.get(n)]
     return ", ".join(f"{n} {_short(before.get(n))} (now {_short(after.get(n))})" for n in names)
@@ -66,7 +77,7 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
     for name, value in facts.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name} ")
-        else:
+        elif value not in (None, ""):
             yield prefix.removeprefix("settings ") + name, value
 
 
@@ -85,7 +96,7 @@ def _volume(order: Order) -> Facts:
         "grid": list(order.shape),
         "dtype": str(volume.dtype),
         "content": _content(volume),
-        "files": volume.storage.digest(),
+        "files": volume.storage.digest,
         **({"timepoints": list(order.timepoints)} if order.is_series else {}),
     }
 

@@ -111,7 +111,7 @@ class Journal:
             except ValueError as error:
                 raise RunError(
                     f"{self._folder.path}/{name}: not a journal ({error}); "
-                    "pass overwrite to start the run anew"
+                    "begin anew with overwrite (--overwrite)"
                 ) from error
             self._ledger(ledger).put(number, (value, more[0] if more else None))
 

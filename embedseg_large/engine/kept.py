@@ -71,7 +71,7 @@ def open_kept(path: str, order: Order) -> KeptPredictions:
         about = json.loads(folder.read(_ABOUT))
     except FileNotFoundError as error:
         raise UsageError(
-            f"{folder.path}: no predictions of a finished run; make some with keep_predictions"
+            f"{folder.path}: no predictions of a finished run; make some with --keep-predictions"
         ) from error
     different = difference(about["facts"], facts_of_predictions(order))
     if different:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from embedseg_large.errors import UsageError, VolumeError
+from embedseg_large.geometry import Box
 from embedseg_large.io.connection import joined
 from embedseg_large.io.folders import is_folder_of_images, name_of, pair_by_stem
-from embedseg_large.io.labels import label_names
+from embedseg_large.io.labels import label_names, provenance_of
 from embedseg_large.io.volume import Volume, open_volume
 
 
@@ -27,6 +29,8 @@ class LabelPair:
     """Stem of the true labels, or their number in a list of arrays."""
     prediction: Volume
     truth: Volume
+    region: Box | None = None
+    """What is compared: the part that labels of a preview are of; None: all."""
 
     def __post_init__(self) -> None:
         if self.prediction.shape != self.truth.shape:
@@ -39,6 +43,11 @@ class LabelPair:
                 f"{self.name}: the labels have {self.prediction.n_timepoints} timepoints; "
                 "compare them one by one"
             )
+
+    @property
+    def compared(self) -> Box:
+        """What is compared."""
+        return self.region or Box.whole(self.truth.spatial_shape)
 
     @property
     def voxel_size(self) -> tuple[float, ...] | None:
@@ -62,6 +71,10 @@ def open_label_pairs(predictions: Any, truths: Any, axes: str | None = None) -> 
         The sides are of different kinds, an image has no partner, or a side is no label volume.
     VolumeError
         A side cannot be read, or the shapes of a pair differ.
+
+    Returns
+    -------
+    The pairs. Of labels that `segment` made of a region, that region is compared.
     """
     kinds = _kind(predictions), _kind(truths)
     if kinds[0] != kinds[1]:
@@ -76,7 +89,41 @@ def open_label_pairs(predictions: Any, truths: Any, axes: str | None = None) -> 
         sources = _by_position(predictions, truths)
     else:
         sources = [(name_of(truths, 0), predictions, truths)]
-    return [LabelPair(name, _labels(p, axes), _labels(t, axes)) for name, p, t in sources]
+    return [_pair(name, _labels(p, axes), _labels(t, axes)) for name, p, t in sources]
+
+
+def _pair(name: str, prediction: Volume, truth: Volume) -> LabelPair:
+    """Put two sides together; where either is a preview, outside of it there is nothing to score.
+
+    Raises
+    ------
+    UsageError
+        Both are previews, of regions that have nothing in common.
+    """
+    regions = [r for r in map(_region, (prediction, truth)) if r is not None]
+    common = reduce(Box.intersect, regions) if regions else None
+    if common is not None and common.size == 0:
+        raise UsageError(
+            f"{name}: the labels are of the regions {regions[0]} and {regions[1]}, which have no "
+            "voxel in common; segment the same one"
+        )
+    return LabelPair(name, prediction, truth, common)
+
+
+def _region(labels: Volume) -> Box | None:
+    """The part of the volume that labels are of, if `segment` was asked for no more.
+
+    Raises
+    ------
+    UsageError
+        When it is that of another level.
+    """
+    if labels.path is None or not labels.is_labels:
+        return None
+    asked = provenance_of(labels.path).get("region")
+    if asked is not None and labels.level:
+        raise UsageError(f"{labels.name}: labels of a region are scored at level 0; open that one")
+    return None if asked is None else Box(tuple(asked["start"]), tuple(asked["stop"]))
 
 
 def _kind(source: Any) -> str:

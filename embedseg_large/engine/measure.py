@@ -22,6 +22,7 @@ from embedseg_large.engine.workplace import Workers, readers_of
 from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
 from embedseg_large.io.connection import joined, shown
+from embedseg_large.io.instances import KnownInstances
 from embedseg_large.io.label_tables import check_store, write_label_table
 from embedseg_large.io.labels import label_names, provenance_of
 from embedseg_large.io.tables import Table, stacked
@@ -33,7 +34,7 @@ _EDGE = {2: 4096, 3: 256}
 """Of the boxes that are read at a time, in voxels, by ndim."""
 _PROPERTIES = (
     *("voxels", "volume", "sphericity", "pixels", "area", "circularity", "axis_"),
-    *("touches_border", "seam", "intensity_mean"),
+    *("touches_border", "seam", "certified", "seediness", "intensity_mean"),
 )
 """Columns that begin so are worth a colour in a viewer."""
 
@@ -53,6 +54,17 @@ class Subject:
     def timepoints(self) -> range:
         """All timepoints."""
         return range(self.labels.n_timepoints)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the run that made labels says about its instances."""
+
+    traced: dict[str, NDArray[Any]] | None
+    """Labels and timepoints, (2, n), that the seam report lists, by what it says of them; the
+    timepoint is -1 where there is only one. None: there is no seam report."""
+    known: KnownInstances | None
+    """Seediness and more of each; None: it was not kept."""
 
 
 def measure(
@@ -102,8 +114,10 @@ def measure(
     Table
         One row an instance and timepoint, in this order of timepoints and of labels; columns
         ``timepoint``, those of `embedseg_large.measurement.shapes.columns_of`, and of labels made
-        by `segment`, ``seam``: "repaired" or "joined" where the seam report lists the instance.
-        About 2 KB of memory an instance.
+        by `segment`, ``seam``: "repaired" or "joined" where the seam report lists the instance;
+        ``seediness``, float32 of its seed voxel (no such column if they are of another segmenter);
+        ``certified``, whether it is proven to be what the untiled volume would give. Of labels that
+        were added later NaN and False. About 2 KB of memory an instance.
 
     Raises
     ------
@@ -129,14 +143,14 @@ def measure(
         voxel_size=voxel_size,
     )
     timepoints = _timepoints(subject, timepoint)
-    traced = _traced(subject.labels)
+    told = _told(subject.labels)
     if into_store and labels is not None:
         check_store(os.fspath(source), labels)
     tables = []
     with readers_of([subject.labels, *subject.channels], **workers) as able:
         for t in timepoints:
             regions = sum_regions(subject, t, able)
-            tables.append(_columns(subject, t, regions, traced))
+            tables.append(_columns(subject, t, regions, told))
     table = Table(stacked(tables))
     if into_store and labels is not None:
         shown_first = [name for name in table.columns if name.startswith(_PROPERTIES)]
@@ -215,7 +229,7 @@ def _read(volume: Volume, timepoint: int, box: Box) -> NDArray[Any]:
 
 
 def _columns(
-    subject: Subject, timepoint: int, regions: Regions, traced: dict[str, NDArray[Any]] | None
+    subject: Subject, timepoint: int, regions: Regions, told: Told
 ) -> dict[str, NDArray[Any]]:
     """All columns of a timepoint."""
     channels = [channel.channel or 0 for channel in subject.channels]
@@ -223,19 +237,23 @@ def _columns(
     columns = columns_of(regions, shape, subject.voxel_size, channels)
     label = columns.pop("label")
     columns = {"label": label, "timepoint": np.full(label.size, timepoint)} | columns
-    if traced is not None:
+    if told.traced is not None:
         columns["seam"] = np.full(label.size, "", dtype="<U8")
-        for kind, (labels, times) in traced.items():
+        for kind, (labels, times) in told.traced.items():
             columns["seam"][np.isin(label, labels[(times == timepoint) | (times < 0)])] = kind
-    return columns
+    return columns | (told.known.rows(label, timepoint) if told.known else {})
 
 
-def _traced(labels: Volume) -> dict[str, NDArray[Any]] | None:
-    """Labels and timepoints, (2, n), that the seam report lists, by what it says of them.
+def _told(labels: Volume) -> Told:
+    """Read what is told; nothing if other programs made the labels."""
+    if not labels.path or not labels.is_labels:
+        return Told(None, None)
+    made = provenance_of(labels.path)
+    return Told(_traced(made), KnownInstances.of(labels.path, made))
 
-    The timepoint is -1 where there is only one; None if the labels come with no seam report.
-    """
-    made = provenance_of(labels.path) if labels.path and labels.is_labels else {}
+
+def _traced(made: dict[str, Any]) -> dict[str, NDArray[Any]] | None:
+    """Find the instances that a seam report lists, see `Told`."""
     if "seams" not in made:
         return None
     traced = {}

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.embedding import quantise
+from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 
 TASKS_PER_GPU = 4
@@ -134,10 +135,18 @@ def choose_device(network: Network, asked: str | None) -> str:
 
 
 def choose_dtype(network: Network, device: str, asked: str | None) -> str:
-    """The number format that was asked for, or the fastest that leaves a model's labels alone."""
-    from embedseg_large.network.device import default_dtype
-    from embedseg_large.network.model import Model
+    """The number format that was asked for, or the fastest that leaves a model's labels alone.
 
+    Raises
+    ------
+    UsageError
+        When there is no such format, or no such device.
+    """
+    from embedseg_large.network.device import default_dtype
+    from embedseg_large.network.model import DTYPES, Model
+
+    if asked is not None and asked not in DTYPES:
+        raise UsageError(f"dtype is {asked!r}; use one of {', '.join(DTYPES)}")
     if asked is not None:
         return asked
     return default_dtype(device) if isinstance(network, Model) else "float32"

@@ -217,7 +217,7 @@ def _settings(
 def _with_kept(order: Order, path: str) -> Order:
     """The same order on predictions of an earlier run."""
     if order.keep:
-        raise UsageError("the predictions are kept already; leave out keep_predictions")
+        raise UsageError("the predictions are kept already; leave out --keep-predictions")
     order = replace(order, kept_in=path)
     for _ in order.parts():  # opens each of them, or refuses
         pass

@@ -224,6 +224,7 @@ def _view(
         core_sizes=np.bincount(labels.reshape(-1), minlength=ids.size + 1)[1:],
         owned=owned,
         certain=np.zeros(ids.size, np.bool_),
+        seediness=np.full(ids.size, np.nan, np.float32),
         exact=False,
     )
 

@@ -92,7 +92,7 @@ def _find(folder: Folder, order: Order, facts: Facts) -> dict[str, Any]:
     if not order.target.overwrite:
         raise UsageError(
             f"{folder.path}: an unfinished run of these labels had {different}; finish it with "
-            "those, choose another name for the labels, or pass overwrite to begin anew"
+            "those, choose another name for the labels, or begin anew with overwrite (--overwrite)"
         )
     _remove(folder, about)
     return {}

@@ -8,7 +8,7 @@
       predictions/Z/Y.X-VERSION         predictions of a core, see `embedseg_large.engine.packing`
       views/LEVEL/Z/Y.X-VERSION.npz     what each tile says, at each level of its halo: labels
       tables/LEVEL/Z/Y.X-VERSION.npz    the same: its table of instances, which is far smaller
-      layers/N-VERSION.npz              ascending ids of each layer
+      layers/N-VERSION.npz              the instances of each layer, ascending
 
 Every file belongs to one attempt of one task and is written whole. Folders are local, or prefixes
 of a bucket.
@@ -29,11 +29,11 @@ from embedseg_large.engine.packing import pack_prediction, unpack_prediction
 from embedseg_large.engine.views import EMPTY, ViewName, new_version
 from embedseg_large.geometry import Box
 from embedseg_large.io.objects import Folder, folder_at
-from embedseg_large.stitching.tally import Entries
+from embedseg_large.stitching.tally import Entries, Roster
 from embedseg_large.stitching.view import TileView
 from embedseg_large.tiling.grid import Grid, Index
 
-_COLUMNS = ("ids", "sizes", "core_sizes", "owned", "certain")
+_COLUMNS = ("ids", "sizes", "core_sizes", "owned", "certain", "seediness")
 """Of the table of instances."""
 
 
@@ -178,16 +178,16 @@ class Scratch:
             columns = {column: table[column] for column in _COLUMNS}
             yield Entries(**columns, tile=np.full(columns["ids"].size, number))
 
-    def write_layer(self, layer: int, ids: NDArray[np.uint64], sure: NDArray[np.bool_]) -> int:
-        """Keep the ascending ids of a layer, and whether their owner is certain of them."""
+    def write_layer(self, layer: int, roster: Roster) -> int:
+        """Keep the instances of a layer; returns their version."""
         version = new_version()
-        self._save(_layer(layer, version), {"ids": ids, "sure": sure})
+        self._save(_layer(layer, version), roster._asdict())
         return version
 
-    def read_layer(self, layer: int, version: int) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-        """Ascending ids of a layer, and whether their owner is certain of them."""
+    def read_layer(self, layer: int, version: int) -> Roster:
+        """Instances of a layer."""
         with self._load(_layer(layer, version)) as file:
-            return file["ids"], file["sure"]
+            return Roster(*(file[column] for column in Roster._fields))
 
     def _save(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         buffer = BytesIO()

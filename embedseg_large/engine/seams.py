@@ -297,10 +297,10 @@ class SeamCheck:
         layer = self.job.layers.of(ids)
         found, certain = [np.empty(0, np.uint64)], [np.empty(0, np.bool_)]
         for number in np.unique(layer).tolist():
-            known, sure = self.job.scratch.read_layer(number, int(self._layers[number]))
-            kept = np.isin(known, ids[layer == number])
-            found.append(known[kept])
-            certain.append(sure[kept])
+            known = self.job.scratch.read_layer(number, int(self._layers[number]))
+            kept = np.isin(known.ids, ids[layer == number])
+            found.append(known.ids[kept])
+            certain.append(known.sure[kept])
         return np.concatenate(found), np.concatenate(certain)
 
     def _settle(self, joins: Joins) -> None:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from embedseg_large.engine.clusterfile import ClusterSettings, offers_gpu
 from embedseg_large.engine.events import Published, RunBegun
 from embedseg_large.engine.identity import token
+from embedseg_large.engine.instances import columns_known, write_instances
 from embedseg_large.engine.job import Job
 from embedseg_large.engine.kept import keep
 from embedseg_large.engine.logfile import log_to
@@ -47,6 +48,7 @@ from embedseg_large.engine.statistics import find_intensity
 from embedseg_large.engine.tasks import Executor
 from embedseg_large.engine.workplace import chosen, client_of
 from embedseg_large.errors import UsageError
+from embedseg_large.io.instances import InstanceTable
 from embedseg_large.io.intensity import IntensityRange
 from embedseg_large.io.labels import PendingLabels
 from embedseg_large.stitching.relabel import label_dtype
@@ -184,7 +186,7 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
     progress.tell(_beginning(order, run))
     recorder = Recorder(executor, run.journal, progress)
     found = _find_all(order, run, recorder)
-    pending = _write_all(found, order, run, recorder)
+    pending, instances = _write_all(found, order, run, recorder)
     seams = merged([f.seams for f in found])
     scale = _scale(order, found)
     warnings += _warned(scale.warning)
@@ -206,7 +208,7 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
     if order.keep:
         summary["predictions"] = order.scratch.predictions.path
     run.lock.check_now()
-    pending.publish(summary)
+    pending.publish(summary, instances)
     progress.tell(
         Published(
             labels=order.target.path,
@@ -285,7 +287,9 @@ def _job(order: Order, intensity: tuple[IntensityRange, ...], executor: Executor
     return job if isinstance(executor, SerialExecutor) else reopenable(job)
 
 
-def _write_all(found: Sequence[Found], order: Order, run: Run, recorder: Recorder) -> PendingLabels:
+def _write_all(
+    found: Sequence[Found], order: Order, run: Run, recorder: Recorder
+) -> tuple[PendingLabels, InstanceTable]:
     """The last stage of every timepoint."""
     most = max(f.n_instances for f in found)
     pending = order.target.create(label_dtype(most), run=run.name)
@@ -295,4 +299,8 @@ def _write_all(found: Sequence[Found], order: Order, run: Run, recorder: Recorde
     recorder.progress.plan({"finish": shards * len(found)})
     for one in found:
         write_labels(one, pending, recorder.within(one.section))
-    return pending
+    instances = pending.instances(most, columns_known(found[0]))
+    instances.create()
+    for one in found:
+        write_instances(one, instances)
+    return pending, instances

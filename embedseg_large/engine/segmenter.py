@@ -248,8 +248,9 @@ def _check(segmenter: TileSegmenter) -> None:
 def _identity(function: Any) -> Any:
     """What tells a function from others: its full name, and what is bound to it."""
     if isinstance(function, partial):
-        bound = [repr(function.args), repr(sorted(function.keywords.items()))]
-        return [_identity(function.func), *bound]
+        from dask.base import tokenize  # by content: to repr, large arrays are all alike
+
+        return [_identity(function.func), tokenize(function.args, function.keywords)]
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}:{named.__qualname__}"
 

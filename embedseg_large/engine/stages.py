@@ -116,6 +116,7 @@ def cluster(job: Job, index: Index, level: int, predictions: NDArray[np.uint32])
         result.seeds,
         result.certain,
         result.doubtful,
+        result.seediness,
         region=tile.region,
         core=tile.core,
         seams=[grid.seam(face, SEAM_DEPTH) for face in grid.faces(index)],
@@ -224,12 +225,11 @@ def account(job: Job, layer: int, views: Views) -> Accounted:
     names, numbers = (views[tile] for tile in about), map(grid.number, about)
     entries = Entries.joined(job.scratch.read_entries(names, numbers))
     result = tally(entries, job.layers, layer, _ownerless(job, entries.ids))
-    version = job.scratch.write_layer(layer, result.alive, result.sure)
     return Accounted(
         layer,
-        version,
-        result.alive.size,
-        int(np.count_nonzero(result.sure)),
+        job.scratch.write_layer(layer, result.alive),
+        result.alive.ids.size,
+        int(np.count_nonzero(result.alive.sure)),
         result.wrong,
         result.wrong_tiles,
     )
@@ -266,9 +266,9 @@ def settle_layer(
     job: Job, layer: int, version: int, joins: Joins, joined_alive: NDArray[np.uint64]
 ) -> Settled:
     """CHECK: put the joined names into a layer's ids."""
-    alive, sure = job.scratch.read_layer(layer, version)
-    ids = settle(alive, layer, job.layers, joins, joined_alive)
-    return Settled(job.scratch.write_layer(layer, ids, np.isin(ids, alive[sure])), int(ids.size))
+    roster = job.scratch.read_layer(layer, version)
+    ids = settle(roster.ids, layer, job.layers, joins, joined_alive)
+    return Settled(job.scratch.write_layer(layer, roster.of(ids)), int(ids.size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,7 +286,7 @@ class Numbering:
 
         @cache
         def load(layer: int) -> NDArray[np.uint64]:
-            return job.scratch.read_layer(layer, int(self.versions[layer]))[0]
+            return job.scratch.read_layer(layer, int(self.versions[layer])).ids
 
         return Ranking(job.layers, self.before, load)
 

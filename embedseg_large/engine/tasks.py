@@ -332,7 +332,7 @@ def _unchanged(job: Job, region: Box, note: Note) -> Predicted:
     if found.stamp != stamp_of_region(job, region.clip(job.shape)):
         raise UsageError(
             f"{job.volume.name}: the image has changed in {region} "
-            "since this run began; pass overwrite to begin anew"
+            "since this run began; begin anew with overwrite (--overwrite)"
         )
     return found
 

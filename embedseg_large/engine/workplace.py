@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from embedseg_large.engine.recorder import Recorder
+    from embedseg_large.engine.tasks import Executor
 
 
 class Workers(TypedDict, total=False):
@@ -75,8 +76,10 @@ def client_of(where: Client | ClusterSettings, device: str) -> Iterator[Client]:
 
 
 @contextmanager
-def workers_for(where: Client | ClusterSettings, inputs: list[str]) -> Iterator[Recorder]:
-    """Workers for tasks that need no network and leave nothing behind.
+def workers_for(
+    where: Client | ClusterSettings, inputs: Sequence[str], places: Sequence[str] = ()
+) -> Iterator[Executor]:
+    """Workers for tasks that need no network.
 
     Parameters
     ----------
@@ -84,23 +87,23 @@ def workers_for(where: Client | ClusterSettings, inputs: list[str]) -> Iterator[
         A client, or the settings of a cluster.
     inputs
         Files and stores that the workers must see.
+    places
+        Folders that they must write to.
 
     Raises
     ------
     UsageError
         When they do not.
     """
-    from embedseg_large.engine.progress import Progress
     from embedseg_large.engine.readiness import check_workers
-    from embedseg_large.engine.recorder import Recorder
     from embedseg_large.engine.run import executor_on
     from embedseg_large.engine.workers import NetworkSpec
 
     with client_of(where, "cpu") as client:
-        check_workers(client, device="cpu", places=[], needs_gpu=False, inputs=inputs)
+        check_workers(client, device="cpu", places=places, needs_gpu=False, inputs=inputs)
         spec = NetworkSpec(folder=None, network=None, device="cpu", dtype="float32")
         with executor_on(client, spec) as executor:
-            yield Recorder(executor, None, Progress())
+            yield executor
 
 
 @contextmanager
@@ -121,5 +124,8 @@ def readers_of(volumes: Sequence[Volume], **workers: Unpack[Workers]) -> Iterato
         raise UsageError(
             "an array is in this process's memory, where workers do not see it; give a file"
         )
-    with workers_for(where, paths) as able:
-        yield able
+    from embedseg_large.engine.progress import Progress
+    from embedseg_large.engine.recorder import Recorder
+
+    with workers_for(where, paths) as executor:
+        yield Recorder(executor, None, Progress())  # they leave nothing behind

@@ -129,10 +129,14 @@ class Step:
         """How many places there are."""
         return sum(1 for _ in self.store.leads()) * sum(1 for _ in self._boxes())
 
-    def _boxes(self) -> Iterator[Box]:
+    @property
+    def cut(self) -> tuple[int, ...]:
+        """Shape of the regions; those at the ends are smaller."""
         copies = self.level == 0
-        shape = _copy_shape(self.store) if copies else self.store.layout(self.level).region
-        return Box.whole(self.store.spatial_shape(self.level)).split(shape)
+        return _copy_shape(self.store) if copies else self.store.layout(self.level).region
+
+    def _boxes(self) -> Iterator[Box]:
+        return Box.whole(self.store.spatial_shape(self.level)).split(self.cut)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,7 +258,7 @@ def _free_place(out: str, overwrite: bool) -> Path:
     """Check that the folder can be made, or replaced without losing anything but a zarr group."""
     final = check_local(out)
     if final.exists() and not overwrite:
-        raise UsageError(f"{final} exists; choose another place, or pass overwrite to replace it")
+        raise UsageError(f"{final} exists; choose another place, or replace it with --overwrite")
     if final.exists() and group_format(final) is None:
         raise UsageError(f"{final} is no zarr group and is not replaced; choose another place")
     check_writable(final.parent)

@@ -168,11 +168,14 @@ def tiffs_in(folder: Path) -> list[str]:
     return [n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
 
 
-def sorted_values(values: set[Value]) -> list[Value]:
-    """Order positions: numbers from the first to the last without a gap, or words."""
+def sorted_values(values: set[Value]) -> Sequence[Value]:
+    """Order positions: numbers from the first to the last without a gap, or words.
+
+    Never as a list of all numbers: those of files may be times in nanoseconds.
+    """
     if all(isinstance(value, int) for value in values):
         numbers = [value for value in values if isinstance(value, int)]
-        return list(range(min(numbers), max(numbers) + 1))
+        return range(min(numbers), max(numbers) + 1)
     from tifffile import natural_sorted
 
     return list(natural_sorted(map(str, values)))
@@ -207,7 +210,8 @@ def _raster(
     """Give the files in raster order, none missing."""
     total = prod(len(values) for values in order.values())
     if total > len(placed):
-        missing = (at for at in product(*order.values()) if at not in placed)
+        some = [values[: len(placed) + _SHOWN] for values in order.values()]  # one is missing there
+        missing = (at for at in product(*some) if at not in placed)
         names = [pattern.name(dict(zip(order, at, strict=True))) for at in islice(missing, _SHOWN)]
         spans = ", ".join(f"{a} from {v[0]} to {v[-1]}" for a, v in order.items())
         only = f", or take the files as they come with --stack {pattern.axes}"

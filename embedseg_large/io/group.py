@@ -40,7 +40,7 @@ def output_errors(where: str | Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = "the disk is full; free some space and run the same command again"
         elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            message = "read-only; write somewhere else with output="
+            message = "read-only; write somewhere else with --output"
         else:
             message = f"cannot be written ({error.strerror or error})"
         raise OutputError(f"{where}: {message}") from error

@@ -159,7 +159,7 @@ def intensity_range(
     if low == high:
         raise IntensityError(
             f"{volume.name}: the image is constant, percentiles {percentiles} are "
-            f"both {low}; check the channel, or give an intensity range"
+            f"both {low}; check the channel, or give an --intensity-range"
         )
     return IntensityRange(low, high, percentiles, coarse.voxels, coarse.excluded, sample)
 

@@ -5,6 +5,7 @@
     labels/NAME/
       .run            which run has begun; there until its labels are published
       0-RUN/...       arrays of that run, which has them for itself
+      instances-RUN/  and its table, see `instances`
       zarr.json       the group's document: written last, and names the arrays that count
 
 To write that one document is to publish: before, readers see the older labels or none, afterwards
@@ -33,11 +34,12 @@ from embedseg_large.io.bucket_group import (
     write_group,
 )
 from embedseg_large.io.group import Document, ngff_content
+from embedseg_large.io.instances import KEY
 from embedseg_large.io.label_folder import PROVENANCE, Draft, listed, refuse_taken
 from embedseg_large.io.volume import open_volume
 
 _MARK = ".run"
-_ARRAY = re.compile(r"\d+-[0-9a-f]{8}/")
+_ARRAY = re.compile(rf"(\d+|{KEY})-[0-9a-f]{{8}}/")
 _GROUP = {2: (".zattrs", ".zgroup"), 3: ("zarr.json",)}
 _COPIES = 16  # requests at once
 
@@ -98,8 +100,7 @@ class BucketLabels:
         self._check_free(draft.name, overwrite)
         kept = self._keep_others(draft)
         write_group(folder, zarr_format, attributes)
-        arrays = {f"{draft.store.array(k)}/" for k in range(len(draft.store.levels))}
-        remain = arrays.union(_GROUP[zarr_format], [_MARK])
+        remain = _members_of(attributes).union(_GROUP[zarr_format], [_MARK])
         _remove(folder, lambda child: child not in remain)
         self._list(draft.name, draft)
         folder.remove(_MARK)
@@ -128,7 +129,7 @@ class BucketLabels:
     def _clear(self, name: str, run: str) -> None:
         """Remove what a run began; the mark goes last, for a removal that is cut short."""
         folder = self._folder.below(name)
-        stays = _arrays_of(read_attributes(folder)) if self._is_taken(name) else set()
+        stays = _members_of(read_attributes(folder)) if self._is_taken(name) else set()
         documents = () if stays else DOCUMENTS
         _remove(
             folder,
@@ -173,10 +174,12 @@ def _mark(**about: str) -> bytes:
     return json.dumps(about).encode()
 
 
-def _arrays_of(attributes: Document) -> set[str]:
-    """Name the arrays that a group's attributes speak of."""
+def _members_of(attributes: Document) -> set[str]:
+    """Name the arrays of labels that their attributes speak of, and the group of their table."""
     multiscales = ngff_content(attributes).get("multiscales") or [{}]
-    return {f"{dataset['path']}/" for dataset in multiscales[0].get("datasets", [])}
+    table = attributes.get(PROVENANCE, {}).get(KEY)
+    levels = {f"{dataset['path']}/" for dataset in multiscales[0].get("datasets", [])}
+    return levels | ({f"{table['path']}/"} if table else set())
 
 
 def _remove(folder: RemoteFolder, goes: Callable[[str], bool]) -> None:
@@ -205,7 +208,10 @@ def _copy(folder: RemoteFolder, name: str, to: str, goes: Callable[[str], bool])
 def _documents(folder: RemoteFolder, name: str, zarr_format: int) -> Mapping[str, Document]:
     """Collect the documents of a label group and its arrays, by their names below `folder`."""
     group = folder.below(name)
-    nodes = ["", *sorted(_arrays_of(read_attributes(group)))]
+    attributes = read_attributes(group)
+    table = attributes.get(PROVENANCE, {}).get(KEY, {})
+    columns = {f"{table['path']}/{column}/" for column in table.get("columns", [])}
+    nodes = ["", *sorted(_members_of(attributes) | columns)]
     kinds = ("zarr.json",) if zarr_format == 3 else (".zgroup", ".zarray", ".zattrs")
     names = [node + kind for node in nodes for kind in kinds]
     found = {f"{name}/{inner}": read_document(group, inner) for inner in names}

@@ -129,7 +129,7 @@ def refuse_taken(path: str) -> None:
     LabelsExistError
         Always.
     """
-    raise LabelsExistError(f"{path} exists; choose another name, or pass overwrite to replace it")
+    raise LabelsExistError(f"{path} exists; choose another name, or replace it with --overwrite")
 
 
 def listed(attributes: Document, name: str, version: str) -> Document:

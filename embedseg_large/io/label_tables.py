@@ -117,7 +117,7 @@ def write_label_table(
         group = root.below("labels").below(labels)
         update_group(group, zarr_format, lambda old: _with_properties(old, rows))
     if not is_remote(store):
-        for changed in (f"tables/{labels}", f"labels/{labels}"):
+        for changed in ("tables", f"labels/{labels}"):
             refresh_consolidated(Path(store, changed))
     return joined(store, f"tables/{labels}/table.{backend}")
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.io.bucket_group import read_attributes
 from embedseg_large.io.connection import READ_ONLY, is_remote, joined, shown
 from embedseg_large.io.group import ngff_content, ngff_version
+from embedseg_large.io.instances import KEY, InstanceTable
 from embedseg_large.io.label_folder import PROVENANCE as PROVENANCE
 from embedseg_large.io.label_folder import Draft, LabelFolder, label_folder
 from embedseg_large.io.label_levels import label_levels, label_units
@@ -225,7 +226,28 @@ class PendingLabels:
         """
         self.store.sample(level, box, self._lead(timepoint), finer)
 
-    def publish(self, provenance: Mapping[str, Any]) -> None:
+    def instances(self, count: int, columns: Sequence[str]) -> InstanceTable:
+        """Describe a table of the instances beside the labels; touches no disk.
+
+        Parameters
+        ----------
+        count
+            Instances of the timepoint that has the most.
+        columns
+            Some of those of `embedseg_large.io.instances`.
+        """
+        return InstanceTable(
+            labels=self.path,
+            name=f"{KEY}{self.store.suffix}",
+            zarr_format=self.store.zarr_format,
+            columns=tuple(columns),
+            timepoints=self.target.levels[0].shape[0] if "t" in self.target.axes else None,
+            rows=count,
+        )
+
+    def publish(
+        self, provenance: Mapping[str, Any], instances: InstanceTable | None = None
+    ) -> None:
         """Give the labels their name; older labels of that name are replaced or kept as a copy.
 
         Labels that this package did not write, or of several timepoints, are kept as ``NAME.bak``
@@ -235,6 +257,8 @@ class PendingLabels:
         ----------
         provenance
             JSON values that say how the labels were made; stored as the attribute `PROVENANCE`.
+        instances
+            A table that was written beside the labels.
 
         Raises
         ------
@@ -250,6 +274,8 @@ class PendingLabels:
             self.store, name=self.target.name, method="nearest", more={"image-label": about}
         )
         attributes[PROVENANCE] = dict(provenance)
+        if instances is not None:
+            attributes[PROVENANCE][KEY] = instances.entry
         overwrite = self.target.overwrite
         label_folder(self.target.store).publish(self.draft, attributes, overwrite=overwrite)
 
@@ -385,10 +411,10 @@ def _place(
 
 def _own_store(volume: Volume) -> tuple[LabelFolder, str]:
     if volume.path is None:
-        raise UsageError("the image is an array in memory; say where labels go with output=")
+        raise UsageError("the image is an array in memory; say where labels go with --output")
     folder = _writable(volume.path)
     if volume.ngff_version is None:
-        raise UsageError(f"{folder.store} is no OME-Zarr image; say where labels go with output=")
+        raise UsageError(f"{folder.store} is no OME-Zarr image; say where labels go with --output")
     return folder, _writable_version(folder, volume.ngff_version)
 
 
@@ -407,7 +433,7 @@ def _output_store(output: str) -> tuple[LabelFolder, str | None]:
 def _writable(store: str) -> LabelFolder:
     if store.startswith(READ_ONLY) and is_remote(store):
         raise OutputError(
-            f"{shown(store)}: web servers are only read; say where labels go with output="
+            f"{shown(store)}: web servers are only read; say where labels go with --output"
         )
     return label_folder(store)
 
@@ -417,7 +443,7 @@ def _writable_version(folder: LabelFolder, version: str) -> str:
     if version not in ZARR_FORMATS or ZARR_FORMATS[version] != zarr_format:
         raise UsageError(
             f"{folder.store} is NGFF {version} in zarr {zarr_format}; labels are added to 0.4 "
-            "(zarr 2) and 0.5 (zarr 3) only, say where else they go with output="
+            "(zarr 2) and 0.5 (zarr 3) only, say where else they go with --output"
         )
     return version
 

@@ -130,10 +130,12 @@ class StoredArray:
                 seen = crc32(f"{path.name} {about.st_size} {about.st_mtime_ns}".encode(), seen)
         return seen
 
+    @cached_property
     def digest(self) -> str:
-        """Return what changes when any file of an array in an object store is written again.
+        """What changes when any file of an array in an object store is written again.
 
-        Empty for all other arrays, and where the files cannot be listed.
+        Empty for all other arrays, and where the files cannot be listed. Taken once, since large
+        arrays need thousands of requests: what a run is of is what there was when it began.
         """
         if self.zarr_format is None or not is_remote(self.location):
             return ""

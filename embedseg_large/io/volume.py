@@ -426,7 +426,7 @@ def _voxel_size(
             raise UsageError(f"voxel_size {size} needs {ndim} numbers, for {SPATIAL[-ndim:]}")
     if size is not None and not all(isfinite(step) and step > 0 for step in size):
         error = MetadataError if given is None else UsageError
-        raise error(f"{where}: voxel size {size} µm is not positive; pass a correct voxel_size")
+        raise error(f"{where}: voxel size {size} µm is not positive; give --voxel-size")
     return size
 
 

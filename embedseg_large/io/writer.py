@@ -177,7 +177,7 @@ class MultiscaleStore:
         OutputError
             If they cannot be written.
         RunError
-            If an array exists that has another shape or dtype.
+            If an array exists that has another shape or dtype, or is cut into other files.
         """
         if not is_remote(self.path):
             write_group(Path(self.path), self.zarr_format, {})
@@ -318,11 +318,19 @@ class MultiscaleStore:
         )
 
     def _check_array(self, level: int) -> None:
-        array, spec = self._open(level, "r"), self.levels[level]
+        array, spec, cut = self._open(level, "r"), self.levels[level], self.layout(level)
         if array.shape != spec.shape or array.dtype != self.dtype:
             raise RunError(
                 f"{self.path}/{level}: has shape {array.shape} and dtype {array.dtype}, this run "
                 f"writes {spec.shape} and {self.dtype}; remove the group"
+            )
+        files, wanted = (array.shards or array.chunks)[-self.ndim :], cut.region
+        if self.zarr_format == 2:
+            wanted = cut.chunks
+        if files != wanted:  # two tasks would write the same file
+            raise RunError(
+                f"{self.path}/{level}: has files of {files} voxels, this run writes files of "
+                f"{wanted}; remove the group"
             )
 
     def _encoding(self, shards: tuple[int, ...]) -> dict[str, Any]:

@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.stitching.relabel import Layers
+
+
+class Roster(NamedTuple):
+    """The instances of one layer: n that own a voxel."""
+
+    ids: NDArray[np.uint64]
+    """(n,) names, ascending."""
+    sure: NDArray[np.bool_]
+    """(n,) whether the owner of each is certain of it."""
+    seediness: NDArray[np.float32]
+    """(n,) of each seed voxel; NaN where it is not known."""
+
+    def of(self, ids: NDArray[np.uint64]) -> Roster:
+        """What is known of any ascending ids: of those that are not in it, nothing."""
+        sure = np.zeros(ids.size, np.bool_)
+        seediness = np.full(ids.size, np.nan, np.float32)
+        _, here, there = np.intersect1d(ids, self.ids, assume_unique=True, return_indices=True)
+        sure[here], seediness[here] = self.sure[there], self.seediness[there]
+        return Roster(ids, sure, seediness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +40,7 @@ class Entries:
     core_sizes: NDArray[np.int64]
     owned: NDArray[np.bool_]
     certain: NDArray[np.bool_]
+    seediness: NDArray[np.float32]
     tile: NDArray[np.int64]
     """(e,) number of the tile that says so."""
 
@@ -31,6 +52,7 @@ class Entries:
             self.core_sizes[kept],
             self.owned[kept],
             self.certain[kept],
+            self.seediness[kept],
             self.tile[kept],
         )
 
@@ -38,7 +60,10 @@ class Entries:
     def joined(cls, parts: Iterable[Entries]) -> Entries:
         """All statements of several tiles."""
         columns = zip(
-            *((p.ids, p.sizes, p.core_sizes, p.owned, p.certain, p.tile) for p in parts),
+            *(
+                (p.ids, p.sizes, p.core_sizes, p.owned, p.certain, p.seediness, p.tile)
+                for p in parts
+            ),
             strict=True,
         )
         return cls(*(np.concatenate(column) for column in columns))
@@ -48,10 +73,8 @@ class Entries:
 class Tally:
     """Account of one layer."""
 
-    alive: NDArray[np.uint64]
-    """Ids with at least one voxel in the cores, ascending."""
-    sure: NDArray[np.bool_]
-    """Whether the owner of each is certain of it."""
+    alive: Roster
+    """Instances with at least one voxel in the cores."""
     wrong: NDArray[np.uint64]
     """Ids without an owner, or with another number of voxels than their owner saw, ascending."""
     wrong_tiles: NDArray[np.int64]
@@ -81,14 +104,15 @@ def tally(
     np.add.at(expected, number[here.owned], here.sizes[here.owned])
     certain = np.zeros(ids.size, dtype=np.bool_)
     certain[number[here.owned & here.certain]] = True
+    seediness = np.empty(ids.size, dtype=np.float32)
+    seediness[number] = here.seediness  # everybody says the same: it is that of one voxel
 
     alive = voxels > 0
     wrong = (alive & (owners != 1)) | (voxels != expected)
     if ownerless is not None:
         wrong &= ~np.isin(ids, ownerless)
     return Tally(
-        alive=ids[alive],
-        sure=(certain & ~wrong)[alive],
+        alive=Roster(ids[alive], (certain & ~wrong)[alive], seediness[alive]),
         wrong=ids[wrong],
         wrong_tiles=np.unique(here.tile[wrong[number]]),
     )

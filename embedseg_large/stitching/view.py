@@ -32,6 +32,8 @@ class TileView:
     """(m,) whether the seed voxel lies in the core."""
     certain: NDArray[np.bool_]
     """(m,) whether nothing the tile did not see could have changed the instance."""
+    seediness: NDArray[np.float32]
+    """(m,) of the seed voxel, which is the same in every view; NaN where nobody predicted it."""
     exact: bool
     """Whether nothing the tile did not see could have changed any voxel of the core."""
 
@@ -41,6 +43,7 @@ def make_view(
     seeds: NDArray[np.int64],
     certain: NDArray[np.bool_],
     doubtful: NDArray[np.int64],
+    seediness: NDArray[np.float32] | None = None,
     *,
     region: Box,
     core: Box,
@@ -60,6 +63,8 @@ def make_view(
         (k,) see :class:`TileView`.
     doubtful
         Positions in the raveled region of voxels that something unseen could change.
+    seediness
+        (k,) of each seed voxel; None: nobody predicted it.
     region, core, seams
         What was clustered, what the tile owns, and where it will be compared, in the volume.
     volume_shape
@@ -81,6 +86,8 @@ def make_view(
     local = np.zeros(seeds.size + 1, dtype=np.uint32)
     local[kept + 1] = np.arange(1, kept.size + 1)
 
+    if seediness is None:
+        seediness = np.full(seeds.size, np.nan, np.float32)
     core_labels, *seam_labels = (local[piece] for piece in pieces)
     counted = labels if covered is None else labels[covered.intersect(region).slices_in(region)]
     return TileView(
@@ -91,6 +98,7 @@ def make_view(
         core_sizes=np.bincount(core_labels.reshape(-1), minlength=kept.size + 1)[1:],
         owned=owned[kept],
         certain=certain[kept],
+        seediness=seediness[kept],
         exact=not _inside(np.unravel_index(doubtful, region.shape), region, core).any(),
     )
 

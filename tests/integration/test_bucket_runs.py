@@ -99,7 +99,7 @@ def command(*arguments: object) -> str:
 
 def came(before: set[str]) -> set[str]:
     """What is in the bucket that was not; of whole labels only the name."""
-    whole = rf"{re.escape(PREFIX)}labels/(\w+)/(zarr\.json|\d-[0-9a-f]{{8}}/.*)"
+    whole = rf"{re.escape(PREFIX)}labels/(\w+)/(zarr\.json|(?:\d|instances)-[0-9a-f]{{8}}/.*)"
     return {re.sub(f"^{whole}$", r"\1", name) for name in objects() - before}
 
 
@@ -118,6 +118,9 @@ def test_labels_in_a_bucket_are_those_on_a_disk_and_nothing_else_is_left(
     about = json.loads(command("info", f"{IMAGE}/", "--json"))
     assert about["labels"] == ["nuclei"]
     assert json.loads(command("info", result.path, "--json"))["n_instances"] == result.n_instances
+    table = es.measure(IMAGE, labels="nuclei")
+    assert np.count_nonzero(table["certified"]) == result.seams.certified
+    assert table["seediness"].min() > 0.5
     (score,) = es.evaluate(result.path, undisturbed, thresholds=[0.5])
     assert score.f1 == 1
     with pytest.raises(UsageError, match=f"is an image; give its labels: {IMAGE}/labels/NAME"):

@@ -34,6 +34,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.io.bucket import RemoteFolder
 from embedseg_large.io.connection import Retries
 from embedseg_large.io.convert import write_image
+from embedseg_large.io.instances import InstanceTable
 from embedseg_large.io.labels import LabelTarget, PendingLabels, label_target
 from embedseg_large.io.objects import folder_at
 from embedseg_large.io.volume import Volume, open_volume
@@ -320,8 +321,15 @@ def fill(pending: PendingLabels, seed: int) -> NDArray[np.uint32]:
 def write_labels(target: LabelTarget, seed: int = 0) -> NDArray[np.uint32]:
     pending = target.create(np.uint32, run=f"run {seed}")
     labels = fill(pending, seed)
-    pending.publish({"seed": seed})
+    pending.publish({"seed": seed}, write_instances(pending, seed))
     return labels
+
+
+def write_instances(pending: PendingLabels, seed: int) -> InstanceTable:
+    table = pending.instances(3, ["seediness"])
+    table.create()
+    table.write(0, {"seediness": np.array([0.25, 0.5, seed], np.float32)})
+    return table
 
 
 def write_foreign(volume: Volume, name: str) -> NDArray[np.uint32]:
@@ -453,6 +461,7 @@ def test_a_discarded_run_leaves_the_bucket_as_it_was(image: Volume) -> None:
     before = list(folder_at(IMAGE).names())
     pending = label_target(image, "nuclei").create(np.uint32)
     fill(pending, 1)
+    write_instances(pending, 1)
     pending.discard()
     assert list(folder_at(IMAGE).names()) == before
     pending.discard()
@@ -510,6 +519,7 @@ def test_labels_of_others_in_a_bucket_are_kept_as_a_copy(
     assert np.array_equal(stored("nuclei"), labels)
     assert np.array_equal(stored("nuclei.bak"), theirs)
     assert names_listed() == ["nuclei", "nuclei.bak"]
+    assert objects("nuclei.bak").count("instances") == 1
     check_valid(IMAGE, version, tmp_path / "copy")
 
 
@@ -552,7 +562,10 @@ def test_consolidated_metadata_in_a_bucket_do_not_hide_new_labels(
     root: Any = zarr.open_group(str(tmp_path / "down" / at), mode="r", use_consolidated=True)
     group = root if at else root["labels"]
     assert sorted(group.group_keys()) == ["first", "second"]
-    assert group["first"].attrs["embedseg_large"] == {"seed": 3}
+    made = group["first"].attrs["embedseg_large"]
+    assert made["seed"] == 3
+    told = group["first"][f"{made['instances']['path']}/seediness"]
+    assert told[:].tolist() == [0.25, 0.5, 3]
     assert sorted(names_listed()) == sorted(_listed(group)) == ["first", "second"]
     (finest,) = (array for name, array in group["second"].arrays() if name.startswith("0"))
     assert np.array_equal(finest[:], labels)

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 import embedseg_large as es
 from embedseg_large.cli.app import app
+from embedseg_large.engine import identity
 from embedseg_large.engine.clusterfile import LocalSettings
 from embedseg_large.engine.clusters import cluster_client
 from embedseg_large.engine.lock import Lock
@@ -56,7 +57,9 @@ def undisturbed(
     result = run(victim, image, network, out)
     assert result.seams.rounds > 0
     assert result.n_instances > 20
-    return stored(out)
+    files = stored(out)
+    assert {"instances/seediness/c/0", "instances/certified/c/0"} <= files.keys()
+    return files
 
 
 def run(victim: ModuleType, image: Any, network: Any, out: Path, **more: Any) -> es.SegmentResult:
@@ -279,6 +282,26 @@ def test_a_changed_setting_is_refused_and_named(
     assert result.summary["resumed"] == {}
     assert stored(out) == undisturbed
     assert beside(out) == []
+
+
+def test_a_run_that_an_older_program_has_begun_is_refused(
+    tmp_path: Path,
+    victim: ModuleType,
+    image: Labels,
+    network: Any,
+    undisturbed: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its files have another form, though the version of the package may be the same."""
+    out = tmp_path / "out.zarr"
+    kill_at("cluster", out)
+    for name in identity.FORMATS:
+        with monkeypatch.context() as patch:
+            patch.setattr(identity, "FORMATS", identity.FORMATS | {name: 99})
+            with pytest.raises(UsageError, match=rf"formats {name} \d \(now 99\).*overwrite"):
+                run(victim, image, network, out)
+    run(victim, image, network, out)
+    assert stored(out) == undisturbed
 
 
 def test_two_runs_on_one_output_the_second_is_refused(

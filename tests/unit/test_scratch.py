@@ -39,6 +39,7 @@ def view() -> TileView:
         core_sizes=table,
         owned=np.array([True, False]),
         certain=np.array([False, True]),
+        seediness=np.array([0.75, 0.5], np.float32),
         exact=False,
     )
 
@@ -98,6 +99,7 @@ def test_the_account_of_instances_reads_no_labels(
     (entries,) = scratch.read_entries([name], [17])
     assert (entries.ids.tolist(), entries.tile.tolist()) == ([4, 9], [17, 17])
     assert entries.certain.tolist() == [False, True]
+    assert entries.seediness.tolist() == [0.75, 0.5]
     assert [name.partition("/")[0] for name in read] == ["tables"]
 
 

@@ -19,7 +19,7 @@ from embedseg_large.stitching.relabel import (
     settle,
 )
 from embedseg_large.stitching.seam import compare
-from embedseg_large.stitching.tally import Entries, tally
+from embedseg_large.stitching.tally import Entries, Roster, tally
 from embedseg_large.stitching.view import make_view
 
 
@@ -87,9 +87,14 @@ def test_a_joined_name_leaves_its_layer_for_that_of_its_representative() -> None
 
 
 def entries(*rows: tuple[int, int, int, bool, bool, int]) -> Entries:
-    columns = list(zip(*rows, strict=True))
-    kinds = (np.uint64, np.int64, np.int64, np.bool_, np.bool_, np.int64)
-    return Entries(*(np.array(c, dtype=k) for c, k in zip(columns, kinds, strict=True)))
+    """What tiles say, with the seediness that belongs to each id."""
+    names, sizes, core_sizes, owned, certain, tile = (np.array(c) for c in zip(*rows, strict=True))
+    names = names.astype(np.uint64)
+    return Entries(names, sizes, core_sizes, owned, certain, seediness_of(names), tile)
+
+
+def seediness_of(ids: NDArray[np.uint64]) -> NDArray[np.float32]:
+    return (1 - ids / 64).astype(np.float32)
 
 
 def test_an_instance_is_right_when_its_owner_saw_all_of_it() -> None:
@@ -99,8 +104,9 @@ def test_an_instance_is_right_when_its_owner_saw_all_of_it() -> None:
         layers,
         0,
     )
-    assert result.alive.tolist() == [7, 9]
-    assert result.sure.tolist() == [True, False]
+    assert result.alive.ids.tolist() == [7, 9]
+    assert result.alive.sure.tolist() == [True, False]
+    assert result.alive.seediness.tolist() == seediness_of(ids(7, 9)).tolist()
     assert result.wrong.size == 0
 
 
@@ -123,8 +129,16 @@ def test_an_account_that_does_not_add_up_is_wrong(
 def test_nobody_accounts_for_instances_whose_seed_is_in_no_core() -> None:
     rows = [(7, 4, 4, False, True, 1), (9, 4, 3, True, True, 1)]
     result = tally(entries(*rows), Layers(depth=100, plane=100), 0, ids(7))
-    assert result.alive.tolist() == [7, 9]
+    assert result.alive.ids.tolist() == [7, 9]
     assert result.wrong.tolist() == [9]
+
+
+def test_what_is_known_of_instances_goes_with_their_names() -> None:
+    roster = Roster(ids(3, 7, 9), np.array([True, True, False]), seediness_of(ids(3, 7, 9)))
+    joined = roster.of(ids(2, 7, 9))
+    assert joined.sure.tolist() == [False, True, False]
+    assert np.isnan(joined.seediness[0]), "of a name that comes from elsewhere nothing is known"
+    assert joined.seediness[1:].tolist() == roster.seediness[1:].tolist()
 
 
 def test_a_view_names_instances_by_their_seed_in_the_volume() -> None:
@@ -134,6 +148,7 @@ def test_a_view_names_instances_by_their_seed_in_the_volume() -> None:
         seeds=np.array([4, 3]),
         certain=np.array([True, False]),
         doubtful=np.array([3]),
+        seediness=np.array([0.75, 0.5], np.float32),
         region=Box((5, 10), (7, 14)),
         core=Box((5, 10), (7, 12)),
         seams=[Box((5, 11), (7, 13))],
@@ -146,6 +161,7 @@ def test_a_view_names_instances_by_their_seed_in_the_volume() -> None:
     assert view.core_sizes.tolist() == [0, 3]
     assert view.owned.tolist() == [False, True]
     assert view.certain.tolist() == [False, True]
+    assert view.seediness.tolist() == [0.5, 0.75]
     assert view.exact, "the doubtful voxel is outside the core"
 
 
