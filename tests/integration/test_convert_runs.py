@@ -147,6 +147,33 @@ def test_a_changed_source_or_setting_is_named_and_overwrite_begins_anew(
     assert names(tmp_path) == {"scan", "a.zarr"}
 
 
+def test_regions_cut_in_another_way_are_not_gone_on_with(
+    tmp_path: Path, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their numbers, which are what is noted, mean other voxels: some would never be copied."""
+    stop(scan, tmp_path / "a.zarr", "copy")
+    monkeypatch.setattr("embedseg_large.io.convert._COPY_BYTES", 2**28)
+    with pytest.raises(UsageError, match="had regions"):
+        convert(scan, tmp_path / "a.zarr", **OPTIONS)
+
+
+def test_a_source_that_changes_in_its_bucket_is_refused(
+    tmp_path: Path, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(Counter):
+        def advance(self, stage: str) -> None:
+            super().advance(stage)
+            if self.done[stage] == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("embedseg_large.io.storage.StoredArray.digest", "as it was")
+    with pytest.raises(KeyboardInterrupt):
+        convert(scan, tmp_path / "a.zarr", watcher=Stop(), **OPTIONS)
+    monkeypatch.setattr("embedseg_large.io.storage.StoredArray.digest", "as it is")
+    with pytest.raises(UsageError, match=r'content of the source "as it was" \(now "as it is"\)'):
+        convert(scan, tmp_path / "a.zarr", **OPTIONS)
+
+
 def test_a_source_that_changes_meanwhile_is_not_published(tmp_path: Path, scan: Path) -> None:
     class Meddler(Counter):
         def advance(self, stage: str) -> None:

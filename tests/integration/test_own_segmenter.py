@@ -226,6 +226,13 @@ def test_another_version_or_parameter_is_another_run(change: dict[str, Any]) -> 
     assert own(jittering).fingerprint != own().fingerprint
 
 
+def test_arrays_that_are_bound_to_a_function_count_by_their_content() -> None:
+    ones, other = np.ones(10_000, np.float32), np.ones(10_000, np.float32)
+    other[5000] = 2  # where repr shows nothing
+    bound = [own(partial(truth, a)).fingerprint for a in (ones, ones.copy(), other)]
+    assert bound[0] == bound[1] != bound[2]
+
+
 class Stops:
     """Stops the run, as by Ctrl-C, when so many tasks of a stage are done."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 import embedseg_large as es
 from embedseg_large.cli.app import app
+from embedseg_large.engine.evaluate import evaluate_images
 from embedseg_large.engine.order import prepare
 from embedseg_large.engine.plan import make_plan
 from embedseg_large.errors import UsageError
@@ -286,3 +288,38 @@ def test_the_command_takes_and_records_a_region(tmp_path: Path) -> None:
     for wrong in ("0:8", "1:2,3:4,80:90", "a:b", "5:5,:,:"):
         failed = CliRunner().invoke(app, [*command, "--overwrite", "--region", wrong])
         assert failed.exit_code == 2, wrong
+
+
+@pytest.mark.parametrize("localisation", ["iou", "boundary"])
+def test_a_preview_is_scored_where_it_has_labels(
+    tmp_path: Path, localisation: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What nobody segmented is not missing, and a face of the region is no outline."""
+    labels, box = embryo(2), REGIONS[2]
+    store = tmp_path / "part.zarr"
+    run(labels, oracle(labels), store, region=ranges(box))
+    place = store / "labels" / "nuclei"
+    options: dict[str, Any] = {"localisation": localisation, "count_errors": True}
+    with caplog.at_level(logging.WARNING):
+        found = evaluate_images([place], [labels], **options)
+    assert "labels of [31:120, 40:121] only" in caplog.text
+    assert found.images[0].region == box
+    cut = np.asarray(zarr.open_array(str(place / "0"), mode="r"))[box.slices]
+    alone = evaluate_images([cut], [labels[box.slices]], **options)
+    assert (found.scores, found.errors) == (alone.scores, alone.errors)
+    assert found.scores[0].tp > 0
+    swapped = evaluate_images([labels], [place], **options)
+    assert swapped.images[0].region == box
+
+
+def test_previews_that_have_nothing_in_common_are_not_scored(tmp_path: Path) -> None:
+    labels = embryo(2)
+    sides = [Box((0, 0), (50, 50)), Box((50, 0), (90, 50))]
+    for number, box in enumerate(sides):
+        run(labels, oracle(labels), tmp_path / f"{number}.zarr", region=ranges(box))
+    places = [tmp_path / f"{number}.zarr" / "labels" / "nuclei" for number in range(2)]
+    with pytest.raises(UsageError, match=r"regions \[0:50, 0:50\] and \[50:90, 0:50\]"):
+        es.evaluate(places[0], places[1])
+    inner = replace(es.open_volume(places[0]), level=1)
+    with pytest.raises(UsageError, match="level 0"):
+        es.evaluate(inner, np.zeros(inner.shape, np.uint8))

@@ -60,6 +60,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         files_of_pattern(tmp_path, "p_{z:02d}.tif")
 
 
+def test_numbers_that_are_times_do_not_fill_the_memory(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"t{10**15 + t * 10**13}.tif" for t in range(3)))
+    with pytest.raises(UsageError, match=r"missing \(t from 10{15} .* as t10{14}1\.tif"):
+        files_of_pattern(tmp_path, "t{t}.tif")
+
+
 def test_a_missing_combination_is_named(tmp_path: Path) -> None:
     touch(tmp_path, "c0z0.tif", "c0z1.tif", "c1z0.tif")
     with pytest.raises(UsageError, match=r"1 of 4 .* such as c1z1\.tif; add them$"):

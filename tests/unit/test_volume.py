@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import CorruptChunkError, MetadataError, UsageError, VolumeError
 from embedseg_large.geometry import Box
+from embedseg_large.io.bucket import RemoteFolder
+from embedseg_large.io.storage import StoredArray
 from embedseg_large.io.volume import Volume, open_volume
 
 
@@ -273,3 +275,19 @@ def test_importing_the_module_loads_neither_zarr_nor_dask() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_bucket_is_listed_once_for_all_that_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timepoints share an array, and a listing of a large one takes minutes."""
+    lists: list[str] = []
+
+    def listed(folder: RemoteFolder) -> str:
+        lists.append(folder.path)
+        return f"{len(lists)}"
+
+    monkeypatch.setattr(RemoteFolder, "digest", listed)
+    about: dict[str, Any] = {"shape": (4, 4), "dtype": np.dtype(np.uint8), "zarr_format": 3}
+    array = StoredArray(opener=list, location="s3://bucket/image.zarr/0", **about)
+    assert [array.digest for _ in range(3)] == ["1"] * 3
+    assert lists == ["s3://bucket/image.zarr/0"]
+    assert StoredArray(opener=list, location="/image.zarr/0", **about).digest == ""

@@ -146,6 +146,15 @@ def test_an_array_of_another_run_is_not_reused(tmp_path: Path) -> None:
         store_in(tmp_path, dtype="uint32").create()
 
 
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_arrays_cut_into_other_files_are_not_gone_on_with(tmp_path: Path, version: str) -> None:
+    """Their regions share files, which two tasks would write at the same time."""
+    store_in(tmp_path, version).create()
+    with pytest.raises(RunError, match=r"has files of \(.*\) voxels, this run writes files of"):
+        store_in(tmp_path, version, chunks=(8, 8, 12)).create()
+    store_in(tmp_path, version).create()
+
+
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = store_in(tmp_path)
     store.create()
