@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from embedseg_large.io.volume import Volume, open_volume
     from embedseg_large.metrics.scores import Score
     from embedseg_large.network.checkpoint import load_model
+    from embedseg_large.network.export import export_model
     from embedseg_large.network.model import Model
+    from embedseg_large.reporting.report import report
     from embedseg_large.training.train import train
 
 __all__ = [
@@ -40,10 +42,12 @@ __all__ = [
     "cluster",
     "convert",
     "evaluate",
+    "export_model",
     "load_model",
     "measure",
     "normalise",
     "open_volume",
+    "report",
     "segment",
     "train",
 ]
@@ -61,10 +65,12 @@ _HOME = {
     "cluster": "clustering.cluster",
     "convert": "engine.convert",
     "evaluate": "engine.evaluate",
+    "export_model": "network.export",
     "load_model": "network.checkpoint",
     "measure": "engine.measure",
     "normalise": "io.intensity",
     "open_volume": "io.volume",
+    "report": "reporting.report",
     "segment": "engine.segment",
     "train": "training.train",
 }

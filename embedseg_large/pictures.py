@@ -267,9 +267,10 @@ def painted(grey: Rgb, plane: NDArray[np.intp], colours: Rgb, panel: Panel) -> R
     return composed
 
 
-def outlines(labels: Labels) -> NDArray[np.bool_]:
-    """Return the pixels of objects that touch something else."""
-    different = ndimage.maximum_filter(labels, 3) != ndimage.minimum_filter(labels, 3)
+def outlines(labels: Labels, width: int = 1) -> NDArray[np.bool_]:
+    """Return the pixels of objects that are no farther than `width` from something else."""
+    edge = 2 * width + 1
+    different = ndimage.maximum_filter(labels, edge) != ndimage.minimum_filter(labels, edge)
     found: NDArray[np.bool_] = different & (labels > 0)
     return found
 

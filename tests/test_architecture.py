@@ -24,10 +24,22 @@ MAY_IMPORT = {
     "testing": FOUNDATION,
     "engine": FOUNDATION | LEAVES,
     "viewing": FOUNDATION | {"io", "pictures"},
+    "reporting": FOUNDATION | {"engine", "io", "models", "network", "pictures", "viewing"},
+    "napari": FOUNDATION | LEAVES | {"data", "engine", "models", "training"},
     "__main__": {"cli"},
-    "cli": FOUNDATION | LEAVES | {"engine", "data", "models", "pictures", "training", "viewing"},
+    "cli": FOUNDATION
+    | LEAVES
+    | {"engine", "data", "models", "pictures"}
+    | {"reporting", "training", "viewing"},
 }
-USERS = {"distributed": {"engine"}, "torch": {"network", "training"}, "tornado": {"viewing"}}
+USERS = {
+    "distributed": {"engine"},
+    "torch": {"network", "training"},
+    "tornado": {"viewing"},
+    "magicgui": {"napari"},
+    "napari": {"napari"},
+    "qtpy": {"napari"},
+}
 """Who may import a library that is slow to load or easily spreads."""
 
 

@@ -27,7 +27,10 @@ GUIDES = {
     "evaluate": "tutorials/review",
     "suggest": "guides/object_size",
     "measure": "guides/measure",
+    "report": "tutorials/review",
     "view": "quickstart",
+    "export": "guides/models",
+    "import": "guides/models",
 }
 """Where to read more about a command: pages of these docs."""
 

@@ -9,17 +9,22 @@ from embedseg_large.cli import (
     convert,
     demo,
     evaluate,
+    export,
+    import_,
     info,
     measure,
+    report,
     segment,
     status,
     suggest,
     train,
     view,
 )
+from embedseg_large.cli.command import Command, Group
 
 app = typer.Typer(
     name="embedseg-large",
+    cls=Group,
     help="Find every nucleus or cell in volumes far larger than memory.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -55,8 +60,12 @@ COMMANDS = (
     status.status,
     evaluate.evaluate,
     measure.measure,
+    report.report,
     view.view,
+    export.export,
+    import_.import_,
     benchmark.benchmark,
 )
 for command in COMMANDS:
-    app.command()(command)
+    # import_: the word without the underscore is Python's
+    app.command(command.__name__.removesuffix("_"), cls=Command)(command)

@@ -119,7 +119,7 @@ def _warn(pair: Pair, objects: Objects, row: int, boxes: Sequence[Box]) -> None:
         "in %s, counts for halo and crop",
         pair.where,
         "plane" if pair.stacked else "label",
-        objects.ids[row],
+        int(objects.ids[row]),
         len(boxes),
         objects.box(row),
         boxes[0],

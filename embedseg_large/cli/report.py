@@ -1,0 +1,85 @@
+"""``embedseg-large report``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from embedseg_large.cli.console import (
+    check_folder_of,
+    print_facts,
+    print_json,
+    readable_bytes,
+    reported,
+)
+from embedseg_large.cli.groups import grouped
+from embedseg_large.cli.options import Json, numbers
+from embedseg_large.cli.segmentoptions import Workers
+
+
+@reported(interrupted="interrupted; nothing was written")
+@grouped
+def report(
+    store: Annotated[
+        str,
+        typer.Argument(help="OME-Zarr image with labels; or the labels: STORE/labels/NAME, TIFF."),
+    ],
+    *,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the labels. Default: the only ones."),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="HTML", help="File to write.")] = Path("report.html"),
+    image: Annotated[
+        str | None,
+        typer.Option(metavar="STORE", help="The image, if it is elsewhere and not recorded."),
+    ] = None,
+    channel: Annotated[
+        int | None, typer.Option(help="Channel to show. Default: the one that was segmented.")
+    ] = None,
+    timepoint: Annotated[
+        int | None,
+        typer.Option(help="Of a series. Default: the first that was segmented."),
+    ] = None,
+    voxel_size: Annotated[
+        Any,
+        typer.Option(parser=numbers, metavar="Z,Y,X", help="In µm; overrides the metadata."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model, for its card. Default: bundled ones are recognised."),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What segment --log wrote, for the time of each tile."),
+    ] = None,
+    as_json: Json = False,
+    where: Workers,
+) -> None:
+    """Write one HTML file about labels: pictures, instances to check, seams, settings."""
+    check_folder_of(out)
+    from embedseg_large.reporting.report import report as write
+
+    written = write(
+        store,
+        labels,
+        out=out,
+        image=image,
+        channel=channel,
+        timepoint=timepoint,
+        voxel_size=voxel_size,
+        model=model,
+        log=log,
+        **asdict(where),
+    )
+    if as_json:
+        print_json(written.as_dict())
+        return
+    joined = {} if written.joined is None else {"joined at seams": f"{written.joined:,}"}
+    pictures = {} if written.has_image else {"pictures": "none, there is no image that can be read"}
+    size = readable_bytes(written.bytes)
+    facts = {"instances": f"{written.n_instances:,}", **joined, **pictures}
+    print_facts(None, facts | {"report": f"{written.path} ({size})"})

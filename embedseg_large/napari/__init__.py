@@ -1,0 +1,16 @@
+"""The napari plugin: segment, re-cluster and train from painted labels, in napari's window.
+
+::
+
+    napari.yaml     what napari is told of it
+    selection       which voxels of a layer are meant, and where results belong
+    recording       a network whose predictions stay, and clustering them again
+    segmenting      a run of the engine on a selection
+    painting        training data from painted labels, and training on them
+    telling         progress and cancelling
+    sample          the embryo of the package
+    background      work off the GUI's thread
+    live, segment_panel, train_panel, widget       what there is to click
+
+Only the last two lines know napari and Qt; the others take layers by their attributes.
+"""

@@ -1,0 +1,107 @@
+"""Work off the GUI's thread: progress in napari's activity dock, cancelling, errors in one line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from napari.qt.threading import create_worker
+from napari.utils import progress
+from qtpy.QtCore import QTimer
+
+from embedseg_large.errors import EmbedSegError
+from embedseg_large.napari.telling import CancelledError, Told
+
+T = TypeVar("T")
+
+_LOOK_MILLISECONDS = 200
+"""Between two looks at how far it is."""
+_STEPS = 100
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """How work ended."""
+
+    value: T | None
+    """None: it did not come to its end."""
+    message: str = ""
+    """Why not."""
+
+
+def attempt(work: Callable[[], T]) -> Outcome[T]:
+    """Do something, and say in one line what is wrong if it cannot be done."""
+    try:
+        return Outcome(work())
+    except CancelledError:
+        return Outcome(None, "cancelled")
+    except EmbedSegError as error:
+        return Outcome(None, " ".join(str(error).split()))
+    except MemoryError:
+        return Outcome(None, "there is not enough memory; choose a smaller region")
+    except Exception as error:  # nobody above could say it to the user
+        logger.exception("in the background of napari")
+        first = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Outcome(None, f"unexpected {first}; the log has more")
+
+
+class Background:
+    """Does one thing at a time in a thread.
+
+    Parameters
+    ----------
+    changed
+        Called in the GUI's thread whenever work begins or ends.
+    show
+        Takes what is to be said, in the GUI's thread.
+    """
+
+    def __init__(self, changed: Callable[[], None], show: Callable[[str], None]) -> None:
+        self._changed, self._show = changed, show
+        self._told: Told | None = None
+        self._bar: Any = None
+        self._worker: Any = None
+        self._timer = QTimer()
+        self._timer.setInterval(_LOOK_MILLISECONDS)
+        self._timer.timeout.connect(self._look)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being done."""
+        return self._told is not None
+
+    def run(self, title: str, told: Told, work: Callable[[], T], done: Callable[[T], None]) -> None:
+        """Begin; `done` gets the result, in the GUI's thread, if there is one."""
+        self._told = told
+        self._bar = progress(total=_STEPS, desc=title)
+        self._worker = create_worker(attempt, work)
+        self._worker.returned.connect(lambda outcome: self._end(outcome, done))
+        self._worker.start()
+        self._timer.start()
+        self._changed()
+        self._look()
+
+    def cancel(self) -> None:
+        """Have it end as soon as it can."""
+        if self._told is not None:
+            self._told.cancel()
+            self._look()
+
+    def _look(self) -> None:
+        if self._told is None:
+            return
+        self._show(self._told.text)
+        self._bar.update(max(0, round(_STEPS * self._told.fraction) - self._bar.n))
+
+    def _end(self, outcome: Outcome[T], done: Callable[[T], None]) -> None:
+        self._timer.stop()
+        self._bar.close()
+        self._told = None
+        self._changed()
+        self._show(outcome.message)
+        if outcome.value is not None:
+            done(outcome.value)

@@ -1,0 +1,205 @@
+"""Training on labels that were painted, or corrected, in napari.
+
+The labels may cover a part of the image only, as those of a segmented region do: what is outside
+of them is not annotated, and takes no part in the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from embedseg_large.errors import OutputError, UsageError
+from embedseg_large.geometry import Box
+from embedseg_large.napari.selection import Source, source_of
+from embedseg_large.network.checkpoint import load_model
+from embedseg_large.network.model import Model
+from embedseg_large.training.record import TrainWatcher
+from embedseg_large.training.targets import IGNORED
+from embedseg_large.training.train import train
+
+MOST_VOXELS = 2**29
+"""Of an image that is trained on: its mask takes 2 GiB."""
+RIM = 6
+"""Voxels around a painted object that are background, where the rest is not annotated."""
+LEARNING_RATE = 1e-4
+"""For fine-tuning: a fifth of that for a new model."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Painted:
+    """An image, and labels of all or a part of it."""
+
+    image: Source
+    labels: Source
+    box: Box
+    """Voxels of the image that the labels cover."""
+
+    def mask(self, *, all_painted: bool) -> NDArray[np.int32]:
+        """Make the mask to train on.
+
+        Parameters
+        ----------
+        all_painted
+            Whether every object under the labels is painted, so that the rest is background. If
+            not, only a rim around those that are painted is background.
+
+        Returns
+        -------
+        int32, as large as the image: 0 background, above 0 objects, -1 not annotated.
+
+        Raises
+        ------
+        UsageError
+            The image is too large, or nothing is painted.
+        """
+        if prod(self.image.shape) > MOST_VOXELS:
+            raise UsageError(
+                f"{self.image.name} has {prod(self.image.shape):,} voxels, more than the "
+                f"{MOST_VOXELS:,} that are trained on in a window; crop it, or run "
+                "`embedseg-large train` on files"
+            )
+        painted = np.asarray(self.labels.array).astype(np.int32)
+        if not painted.any():
+            raise UsageError(
+                f"nothing is painted in {self.labels.name}"
+                + (f" at {self.labels.leading}" if self.labels.leading else "")
+                + "; paint some whole objects, each with a number of its own"
+            )
+        if not all_painted:
+            painted = _with_rim(painted)
+        mask = np.full(self.image.shape, IGNORED, np.int32)
+        first = _first_voxel(self.image, self.labels)
+        mask[self.box.slices] = painted[self.box.shift([-f for f in first]).slices]
+        return mask
+
+
+def painted_on(image: Any, labels: Any, ndim: int, point: Sequence[float]) -> Painted:
+    """Find out which voxels of an image layer a labels layer is about.
+
+    Parameters
+    ----------
+    image, labels
+        Layers.
+    ndim
+        Spatial axes of the model.
+    point
+        Where the viewer is, in the world.
+
+    Raises
+    ------
+    UsageError
+        The voxels of the labels are not those of a level of the image, or lie beside it.
+    """
+    truth = source_of(labels, ndim, point)
+    levels = range(len(image.data)) if image.multiscale else [0]
+    for level in levels:
+        source = source_of(image, ndim, point, level)
+        if _have_same_voxels(source, truth):
+            first = _first_voxel(source, truth)
+            box = Box(first, tuple(f + n for f, n in zip(first, truth.shape, strict=True)))
+            if not (box := box.clip(source.shape)).size:
+                break
+            return Painted(image=source, labels=truth, box=box)
+    raise UsageError(
+        f"{labels.name} does not lie on voxels of {image.name}; choose the image that it was "
+        "painted on, or make new labels for this one"
+    )
+
+
+def _have_same_voxels(image: Source, labels: Source) -> bool:
+    here, there = (s.layer.scale[-s.ndim :] * s.factors[-s.ndim :] for s in (image, labels))
+    shift = _shift(image, labels)
+    return bool(
+        np.allclose(here, there, rtol=1e-3) and np.all(np.abs(shift - np.rint(shift)) < 0.05)
+    )
+
+
+def _first_voxel(image: Source, labels: Source) -> tuple[int, ...]:
+    """The voxel of the image that the first one of the labels lies on."""
+    return tuple(int(v) for v in np.rint(_shift(image, labels)))
+
+
+def _shift(image: Source, labels: Source) -> NDArray[np.float64]:
+    first = (labels.factors - 1) / 2
+    world = np.asarray(labels.layer.data_to_world(first), float)
+    missing = max(0, image.layer.ndim - len(world))
+    place = image.voxel_at(np.concatenate([np.zeros(missing), world]))
+    return place[-image.ndim :]
+
+
+def _with_rim(painted: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Labels in which background is annotated near objects only."""
+    known = ndimage.binary_dilation(painted != 0, iterations=RIM)
+    return np.where(known, painted, np.int32(IGNORED))
+
+
+def train_on(
+    painted: Painted,
+    *,
+    start: str,
+    out: Path,
+    epochs: int,
+    all_painted: bool,
+    watcher: TrainWatcher,
+) -> Model:
+    """Fine-tune a model on painted labels, and save it.
+
+    Parameters
+    ----------
+    painted
+        Image and labels.
+    start
+        Model to begin with: a bundled name or a path.
+    out
+        File of the new model; nothing may be there.
+    epochs
+        Passes over the painted objects.
+    all_painted
+        See `Painted.mask`.
+    watcher
+        Is told; what it raises ends the training, and nothing is saved.
+
+    Raises
+    ------
+    UsageError, VolumeError, ModelError, OutputError
+        It cannot be done like that.
+    """
+    check_out(out)
+    model = load_model(start)
+    mask = painted.mask(all_painted=all_painted)
+    with TemporaryDirectory(prefix="embedseg-napari-") as folder:
+        tuned = train(
+            [painted.image.array],
+            [mask],
+            out=Path(folder, "tuned.safetensors"),
+            ndim=model.ndim,
+            start=model,
+            epochs=epochs,
+            accumulate=1,
+            learning_rate=LEARNING_RATE,
+            pictures_every=0,
+            watcher=watcher,
+            pairing={
+                "axes": "zyx"[-model.ndim :],
+                "voxel_size": painted.image.voxel_size,
+            },
+        )
+    tuned.save(out)
+    return tuned
+
+
+def check_out(out: Path) -> None:
+    """Refuse a place for a model before it is trained."""
+    if out.exists():
+        raise UsageError(f"{out} exists; choose another name for the new model")
+    if not out.absolute().parent.is_dir():
+        raise OutputError(f"{out.parent} is not a folder; make it, or choose another one")

@@ -1,0 +1,166 @@
+"""Predictions that stay in memory, to be clustered again with other thresholds.
+
+A run of the engine asks its network for tiles. `Recording` answers as the model does and keeps the
+core of every tile; what was kept is clustered in one piece, without tiles and without the network::
+
+    run        ──tile──▶  Recording  ──tile──▶  Model
+                              │
+    sliders  ──thresholds──▶ Kept ──▶ labels of the region
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.clustering.cluster import OpenFaces, cluster_points
+from embedseg_large.clustering.points import AXES, points_of_stored
+from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.embedding import background
+from embedseg_large.engine.network import Network
+from embedseg_large.geometry import Box
+from embedseg_large.resampling import Resampling
+from embedseg_large.tiling.grid import Grid
+
+MOST_BYTES = 2**30
+"""Predictions that are kept: 77 million voxels in 3D, 107 million in 2D."""
+
+_CLOSED: OpenFaces = ((False, False),) * AXES
+
+Span = tuple[int, int]
+
+
+class Recording:
+    """A network whose predictions stay.
+
+    Everything but `predict_tile` is the network's own.
+
+    Parameters
+    ----------
+    network
+        Answers.
+    grid
+        The prediction tiles that will be asked for.
+    most_bytes
+        If there are more predictions than that, none are kept.
+    """
+
+    def __init__(self, network: Network, grid: Grid, most_bytes: int = MOST_BYTES) -> None:
+        self._network = network
+        self._cores = [_cores(grid, axis) for axis in range(network.ndim)]
+        self._left = most_bytes
+        self._pieces: dict[Box, NDArray[np.float16]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+    def predict_tile(
+        self, image: NDArray[np.float32], region: Box, tta: bool | int | str
+    ) -> NDArray[np.float16]:
+        """Predict a tile, and keep its core."""
+        stored = self._network.predict_tile(image, region, tta)
+        self._keep(stored, region)
+        return stored
+
+    def predictions(self, wanted: Box) -> tuple[Box, NDArray[np.float16]] | None:
+        """What was predicted, in one piece; None if that was too much.
+
+        Parameters
+        ----------
+        wanted
+            A part of the grid that the piece has to hold.
+
+        Returns
+        -------
+        box, stored
+            A part of the grid, and float16 ``(2·ndim + 1, *box.shape)``, background where nothing
+            was predicted.
+        """
+        if self._left < 0:
+            return None
+        box = _around([wanted, *self._pieces])
+        stored = background(box.shape)
+        for core, piece in self._pieces.items():
+            stored[(slice(None), *core.slices_in(box))] = piece
+        return box, stored
+
+    def _keep(self, stored: NDArray[np.float16], region: Box) -> None:
+        spans = zip(region.start, region.stop, strict=True)
+        core = Box(*zip(*(self._cores[d][s] for d, s in enumerate(spans)), strict=True))
+        self._left -= stored.itemsize * len(stored) * core.size * (core not in self._pieces)
+        if self._left < 0:
+            self._pieces.clear()
+        else:
+            self._pieces[core] = stored[(slice(None), *core.slices_in(region))].copy()
+
+
+def _cores(grid: Grid, axis: int) -> dict[Span, Span]:
+    """Which core a region has along an axis; of several that all see the same, their union."""
+    found: dict[Span, Span] = {}
+    for number in range(grid.counts[axis]):
+        tile = grid.tile(tuple(number if d == axis else 0 for d in range(len(grid.shape))))
+        seen = tile.region.start[axis], tile.region.stop[axis]
+        start = found.get(seen, (tile.core.start[axis], 0))[0]
+        found[seen] = start, tile.core.stop[axis]
+    return found
+
+
+def _around(boxes: Iterable[Box]) -> Box:
+    """The smallest box that holds all of some boxes."""
+    starts, stops = zip(*((b.start, b.stop) for b in boxes), strict=True)
+    return Box(
+        tuple(map(min, zip(*starts, strict=True))), tuple(map(max, zip(*stops, strict=True)))
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Kept:
+    """Predictions of a region and of what is around it."""
+
+    stored: NDArray[np.float16]
+    """``(2·ndim + 1, *box.shape)``, on the grid that the network sees."""
+    box: Box
+    """Of that grid."""
+    resampling: Resampling
+    """From the layer's grid to that one."""
+    region: Box
+    """Of the layer's grid: where labels are wanted."""
+    reach: tuple[float, ...]
+    """Longest believable offset."""
+    _numbers: dict[int, int] = field(default_factory=dict)
+    """Of instances, by the place of their seed voxel."""
+
+    def labels(self, thresholds: ClusterSettings) -> NDArray[np.uint32]:
+        """Cluster, and give the labels of the region.
+
+        Parameters
+        ----------
+        thresholds
+            `min_object_size` in voxels of the layer; the reach is the model's.
+
+        Returns
+        -------
+        uint32, ``region.shape``. An instance that is found again, from the same seed voxel, keeps
+        its number, and so its colour; those of the first call are numbered in raster order of
+        their seed voxels, as by `segment`.
+        """
+        size = round(thresholds.min_object_size * prod(self.resampling.zoom))
+        settings = replace(thresholds, min_object_size=size, reach=self.reach)
+        found = cluster_points(points_of_stored(self.stored, settings), settings, _CLOSED)
+        wanted = self.resampling.covering(self.region)
+        inside = found.labels.reshape(self.box.shape)[wanted.slices_in(self.box)]
+        return self.resampling.labels(self._numbered(inside, found.seeds), self.region)
+
+    def _numbered(self, labels: NDArray[np.uint32], seeds: NDArray[np.int64]) -> NDArray[np.uint32]:
+        present = np.bincount(labels.reshape(-1), minlength=seeds.size + 1)[1:] > 0
+        numbers = np.zeros(seeds.size + 1, np.uint32)
+        for place in np.sort(seeds[present]).tolist():
+            self._numbers.setdefault(place, len(self._numbers) + 1)
+        for label in (np.flatnonzero(present) + 1).tolist():
+            numbers[label] = self._numbers[int(seeds[label - 1])]
+        return numbers[labels]

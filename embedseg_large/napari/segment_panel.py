@@ -1,0 +1,277 @@
+"""The tab that segments: what, with which model, and how; then thresholds, live."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from magicgui.widgets import (
+    ComboBox,
+    FileEdit,
+    FloatSlider,
+    FloatSpinBox,
+    PushButton,
+    Slider,
+    SpinBox,
+)
+from napari.layers import Image, Shapes
+
+from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.errors import UsageError
+from embedseg_large.geometry import Box
+from embedseg_large.models import bundled_models
+from embedseg_large.napari.background import Background, attempt
+from embedseg_large.napari.form import Form, message_line
+from embedseg_large.napari.live import Live
+from embedseg_large.napari.segmenting import Segmentation, Wish, segment_part
+from embedseg_large.napari.selection import (
+    Source,
+    box_in_view,
+    box_of_shapes,
+    corners_of,
+    source_of,
+    within_planes,
+)
+from embedseg_large.napari.telling import ToldOfRun
+from embedseg_large.network.checkpoint import load_model
+from embedseg_large.network.model import Model
+
+WHOLE, VIEW, SHAPES = "the whole layer", "what is in view", "drawn shapes"
+_SIZES = 20
+"""The slider of the smallest size goes up to so many times the model's."""
+_MOST_PLANES = 10**6
+
+
+class SegmentPanel:
+    """Segments an image layer into a new labels layer.
+
+    Parameters
+    ----------
+    viewer
+        Napari's.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._models = sorted(bundled_models(), reverse=True)  # the 3D one first
+        self._loaded: tuple[str, Model] | None = None
+        self._live: Live | None = None
+        self.background = Background(self._show_state, self._show)
+        self._make_choices()
+        self._make_thresholds()
+        self._form = Form(self._rows())
+        self.native = self._form.native
+        self._connect()
+        self._use_model()
+
+    def _make_choices(self) -> None:
+        self.image = ComboBox(choices=lambda _: self._layers(Image))
+        self.model = ComboBox(choices=lambda _: self._models)
+        self.file = FileEdit(mode="r", filter="*.safetensors", nullable=True)
+        self.tta = ComboBox(choices=["none"])
+        self.diameter = FloatSpinBox(value=0, min=0, max=10_000, step=1)
+        self.where = ComboBox(choices=[WHOLE, VIEW, SHAPES])
+        self.shapes = ComboBox(choices=lambda _: self._layers(Shapes))
+        self.first = SpinBox(min=0, max=_MOST_PLANES)
+        self.last = SpinBox(min=0, max=_MOST_PLANES)
+        self.extent = message_line()
+        self.begin, self.stop = PushButton(text="Segment"), PushButton(text="Cancel")
+        self.tta.tooltip = "Passes of the network over turned and mirrored images"
+        self.diameter.tooltip = "Of the objects in y and x, in voxels; 0: as large as the model's"
+        self.first.tooltip = self.last.tooltip = "First and last plane to segment"
+
+    def _make_thresholds(self) -> None:
+        self.seed = FloatSlider(min=0, max=1, step=0.01)
+        self.foreground = FloatSlider(min=0.1, max=1, step=0.01, value=0.5)
+        self.size = Slider(min=0, max=100)
+        self.status = message_line()
+        self.seed.tooltip = "Seediness that an object begins with: lower finds more objects"
+        self.foreground.tooltip = "Seediness of an object's voxels: lower makes them fatter"
+        self.size.tooltip = "Objects have more voxels than this"
+
+    def _rows(self) -> list[tuple[str, Any]]:
+        return [
+            ("image", self.image),
+            ("model", self.model),
+            ("or a file", self.file),
+            ("augmentation", self.tta),
+            ("diameter", self.diameter),
+            ("where", self.where),
+            ("shapes", self.shapes),
+            ("planes", (self.first, self.last)),
+            ("", self.extent),
+            ("", (self.begin, self.stop)),
+            ("seed", self.seed),
+            ("foreground", self.foreground),
+            ("smallest size", self.size),
+            ("", self.status),
+        ]
+
+    def _connect(self) -> None:
+        self.model.changed.connect(self._use_model)
+        self.file.changed.connect(self._use_file)
+        self.image.changed.connect(self._use_image)
+        self.shapes.changed.connect(self._use_shapes)
+        for field in (self.where, self.first, self.last):
+            field.changed.connect(self.describe)
+        for field in (self.seed, self.foreground, self.size):
+            field.changed.connect(self._follow)
+        self.begin.changed.connect(self.segment)
+        self.stop.changed.connect(self.background.cancel)
+
+    def models(self) -> list[str]:
+        """Names and files of the models that are offered."""
+        return self._models
+
+    def add_model(self, path: Path) -> None:
+        """Offer the model of a file, and choose it."""
+        if str(path) not in self._models:
+            self._models.append(str(path))
+            self.model.reset_choices()
+        self.model.value = str(path)
+
+    def reset_choices(self) -> None:
+        """Offer the layers that there are now, and let go of predictions of one that is not."""
+        self.image.reset_choices()
+        self.shapes.reset_choices()
+        if self._live is not None and self._live.layer not in self._viewer.layers:
+            self._live = None
+
+    def thresholds(self) -> ClusterSettings:
+        """What the sliders say."""
+        return ClusterSettings(
+            min_object_size=self.size.value, foreground=self.foreground.value, seed=self.seed.value
+        )
+
+    def selected(self) -> tuple[Source, Box]:
+        """Find the image and the part of it that are chosen.
+
+        Raises
+        ------
+        UsageError, ModelError
+            There is nothing that can be segmented.
+        """
+        if self.image.value is None:
+            raise UsageError("there is no image layer; open an image")
+        source = source_of(self.image.value, self._network().ndim, self._viewer.dims.point)
+        return source, within_planes(self._region(source), (self.first.value, self.last.value))
+
+    def segment(self) -> None:
+        """Begin to segment what is chosen."""
+        self.describe()  # the view may have moved
+        chosen = attempt(self.selected)
+        if chosen.value is None:
+            self._show(chosen.message)
+            return
+        source, box = chosen.value
+        told = ToldOfRun()
+        work = partial(segment_part, source, box, self._wish(), told)
+        name = f"{source.name} {Path(self.model.value).stem}"
+        self.background.run(
+            f"segment {source.name}", told, work, partial(self._add, source, box, name)
+        )
+
+    def describe(self) -> None:
+        """Say what would be segmented."""
+        self._show_state()
+        chosen = attempt(self.selected)
+        if chosen.value is None:
+            self.extent.setText(chosen.message)
+        else:
+            source, box = chosen.value
+            self.extent.setText(source.describe(box))
+
+    def _wish(self) -> Wish:
+        return Wish(
+            model=self.model.value,
+            tta=self.tta.value,
+            object_diameter=self.diameter.value or None,
+            thresholds=self.thresholds(),
+        )
+
+    def _region(self, source: Source) -> Box:
+        if self.where.value == VIEW:
+            first = self._viewer.dims.ndim - source.layer.ndim
+            axes = [axis - first for axis in self._viewer.dims.displayed if axis >= first]
+            return box_in_view(source, axes)
+        if self.where.value == SHAPES:
+            return box_of_shapes(source, corners_of(self.shapes.value))
+        return Box.whole(source.shape)
+
+    def _network(self) -> Model:
+        """The model that is chosen."""
+        name = self.model.value
+        if self._loaded is None or self._loaded[0] != name:
+            self._loaded = name, load_model(name)
+        return self._loaded[1]
+
+    def _layers(self, kind: type) -> list[Any]:
+        return [layer for layer in self._viewer.layers if isinstance(layer, kind)]
+
+    def _add(self, source: Source, box: Box, name: str, found: Segmentation) -> None:
+        """Show what was found, and let the sliders change it."""
+        layer = self._viewer.add_labels(
+            source.in_front(found.labels), name=name, **source.placed(box)
+        )
+        self._live = None if found.kept is None else Live(found.kept, layer, self._show)
+        self._show(found.summary)
+
+    def _follow(self) -> None:
+        """Cluster again, if there are predictions."""
+        if self._live is not None and not self.background.is_busy:
+            self._live.ask(self.thresholds())
+
+    def _use_file(self) -> None:
+        path = self.file.value
+        if path is not None and Path(path).is_file():
+            self.add_model(Path(path))
+
+    def _use_model(self) -> None:
+        """Offer what the model can do, with its own thresholds."""
+        self._live = None  # the sliders are of this model from now on
+        found = attempt(self._network)
+        if found.value is None:
+            self._show(found.message)
+            return
+        model = found.value
+        self.tta.choices = model.tta_modes
+        self.size.max = max(100, _SIZES * model.min_object_size)
+        self.size.value, self.seed.value = model.min_object_size, model.seed
+        self._use_image()
+
+    def _use_image(self) -> None:
+        """Take a bundled model that fits, and all planes."""
+        layer = self.image.value
+        if layer is not None and layer.ndim < self._network().ndim:
+            self._take_model_of(layer.ndim)
+        self.first.value, self.last.value = 0, self._planes() - 1
+        self.describe()
+
+    def _use_shapes(self) -> None:
+        """Follow what is drawn."""
+        if self.shapes.value is not None:
+            self.shapes.value.events.data.connect(self.describe)
+        self.describe()
+
+    def _take_model_of(self, ndim: int) -> None:
+        """Take the bundled model of so many axes in place of one that cannot be meant."""
+        name = f"nuclei-{ndim}d"
+        if self.model.value in bundled_models() and name in self._models:
+            self.model.value = name
+
+    def _planes(self) -> int:
+        """Number of planes of the image, at the level that is shown."""
+        layer, point = self.image.value, self._viewer.dims.point
+        source = None if layer is None else attempt(partial(source_of, layer, 3, point)).value
+        return _MOST_PLANES if source is None else source.shape[0]
+
+    def _show(self, text: str) -> None:
+        self.status.setText(text)
+
+    def _show_state(self) -> None:
+        """Show the fields that mean something now."""
+        self.begin.enabled = not self.background.is_busy
+        self.stop.enabled = self.background.is_busy
+        self._form.show("shapes", visible=self.where.value == SHAPES)
+        self._form.show("planes", visible=self._loaded is not None and self._loaded[1].ndim == 3)

@@ -1,0 +1,154 @@
+"""A run of the engine on a part of a layer; its labels and predictions come back in memory."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+from numpy.typing import NDArray
+
+from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.engine.network import Network
+from embedseg_large.engine.objectsize import resampling_for
+from embedseg_large.engine.progress import Observer
+from embedseg_large.engine.segment import segment
+from embedseg_large.engine.settings import resolve_settings
+from embedseg_large.errors import UsageError
+from embedseg_large.geometry import Box
+from embedseg_large.io.volume import Volume, open_volume
+from embedseg_large.napari.recording import Kept, Recording
+from embedseg_large.napari.selection import Source
+from embedseg_large.network.checkpoint import load_model
+from embedseg_large.network.device import default_device, default_dtype
+from embedseg_large.network.model import Model
+from embedseg_large.tiling.grid import Grid
+
+MOST_VOXELS = 2**30
+"""Of a region: its labels take 4 GiB, and are to be painted on."""
+_SAMPLED = 2**28
+"""Voxels that are read for the percentiles; of a larger layer, tiles spread over it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """How a user wants it."""
+
+    model: str
+    """Bundled name, or path."""
+    tta: str = "none"
+    object_diameter: float | None = None
+    """In voxels of the level; None: as large as the model's."""
+    thresholds: ClusterSettings
+    """`min_object_size` in voxels of the level."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segmentation:
+    """What a run has found."""
+
+    labels: NDArray[Any]
+    """Of the region."""
+    n_instances: int
+    seconds: float
+    warnings: tuple[str, ...]
+    """In one line each."""
+    kept: Kept | None
+    """The predictions; None if there are too many for the memory."""
+
+    @property
+    def summary(self) -> str:
+        """What was found, in a line or two."""
+        live = "" if self.kept else "; too many predictions to keep, so the sliders need a new run"
+        return "\n".join(
+            [f"{self.n_instances} found in {self.seconds:.0f} s{live}", *self.warnings]
+        )
+
+
+def segment_part(source: Source, box: Box, wish: Wish, watcher: Observer) -> Segmentation:
+    """Segment a box of an image, with the intensities of all of it.
+
+    Labels are those that a run on the whole image would give there, up to their numbers.
+
+    Parameters
+    ----------
+    source
+        The image.
+    box
+        The part, in its voxels.
+    wish
+        Model and settings.
+    watcher
+        Is told; what it raises ends the run.
+
+    Raises
+    ------
+    UsageError, VolumeError, ModelError
+        It cannot be done like that.
+    """
+    if box.size > MOST_VOXELS:
+        raise UsageError(
+            f"the region has {box.size:,} voxels, more than the {MOST_VOXELS:,} that are handled "
+            "in a window; choose a smaller one, or run `embedseg-large segment` on the file"
+        )
+    began = time.perf_counter()
+    volume = open_volume(source.array, axes="zyx"[-source.ndim :], voxel_size=source.voxel_size)
+    device = default_device()
+    model = load_model(wish.model).to(device, default_dtype(device))
+    recording = _recording(volume, model, wish, device)
+    with TemporaryDirectory(prefix="embedseg-napari-") as folder:
+        result = segment(
+            volume,
+            cast(Network, recording),
+            output=Path(folder, "found.ome.zarr"),
+            region=box.slices,
+            tta=wish.tta,
+            device=device,
+            dtype=model.dtype,
+            object_diameter=wish.object_diameter,
+            intensity_sample=_sample(volume),
+            foreground=wish.thresholds.foreground,
+            seed=wish.thresholds.seed,
+            min_object_size=wish.thresholds.min_object_size,
+            watcher=watcher,
+        )
+        labels = open_volume(result.path).read(box)
+    return Segmentation(
+        labels=labels,
+        n_instances=result.n_instances,
+        seconds=time.perf_counter() - began,
+        warnings=tuple(result.summary["warnings"]),
+        kept=_kept(recording, volume, model, wish, box),
+    )
+
+
+def _recording(volume: Volume, model: Model, wish: Wish, device: str) -> Recording:
+    """The model, on the tiles that it will be asked for."""
+    shape = resampling_for(volume, model, wish.object_diameter).target
+    settings = resolve_settings(model, shape, tta=wish.tta, device=device)
+    return Recording(model, Grid(shape, settings.tile, settings.context, padded=True))
+
+
+def _kept(recording: Recording, volume: Volume, model: Model, wish: Wish, box: Box) -> Kept | None:
+    resampling = resampling_for(volume, model, wish.object_diameter)
+    predicted = recording.predictions(resampling.covering(box))
+    if predicted is None:
+        return None
+    kept = Kept(
+        stored=predicted[1],
+        box=predicted[0],
+        resampling=resampling,
+        region=box,
+        reach=model.reach,
+    )
+    kept.labels(wish.thresholds)  # from now on instances have their numbers
+    return kept
+
+
+def _sample(volume: Volume) -> float | None:
+    """The fraction of a large image that its percentiles are taken from."""
+    voxels = prod(volume.spatial_shape)
+    return None if voxels <= _SAMPLED else _SAMPLED / voxels

@@ -1,0 +1,99 @@
+"""The command that gives the same labels again, from what their run recorded."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_SIZES = ("tile", "context", "cluster_tile", "halo", "max_halo")
+_WIDTH = 80
+_VALUES = ("tta", "device", "dtype", "min_object_size", "foreground", "seed")
+
+
+def command(made: Mapping[str, Any], model: str) -> str:
+    """Write the command, in lines that fit a terminal; empty where none can say what was done.
+
+    Parameters
+    ----------
+    made
+        What a run of `segment` recorded.
+    model
+        Name or path of the model.
+    """
+    volume = made.get("volume", {})
+    if made.get("segmenter") or not volume.get("path") or "settings" not in made:
+        return ""
+    lines = [f"embedseg-large segment {shlex.quote(str(volume['path']))}"]
+    for name, value in _options(made, model):
+        option = f"{name} {shlex.quote(value)}" if value else name
+        if len(lines) > 1 and len(lines[-1]) + len(option) < _WIDTH:
+            lines[-1] += f" {option}"
+        else:
+            lines.append(option)
+    return " \\\n    ".join(lines)
+
+
+def _options(made: Mapping[str, Any], model: str) -> Iterator[tuple[str, str]]:
+    """Names and values; a flag has an empty one."""
+    yield "--model", model
+    yield from _place(made)
+    yield from _part(made["volume"], made.get("region"))
+    yield from _foreground(made.get("foreground", {}))
+    yield from _intensity(made)
+    yield from _scale(made)
+    settings = made["settings"]
+    yield from ((_flag(name), str(settings[name])) for name in _VALUES if name in settings)
+    yield from ((_flag(n), ",".join(map(str, settings[n]))) for n in _SIZES if n in settings)
+    if settings.get("strict"):
+        yield "--strict", ""
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _place(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    store, inside, name = str(made.get("labels", "")).rpartition("/labels/")
+    if inside:
+        yield "--labels", name
+    if inside and store != made["volume"]["path"]:
+        yield "--output", store
+
+
+def _part(volume: Mapping[str, Any], region: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """What of the image: channel, level, timepoints, region."""
+    for name in ("channel", "level"):
+        if volume.get(name) is not None:
+            yield _flag(name), str(volume[name])
+    if volume.get("timepoints"):
+        yield "--timepoint", ",".join(map(str, volume["timepoints"]))
+    elif volume.get("timepoint"):
+        yield "--timepoint", str(volume["timepoint"])
+    if region is not None:
+        ranges = zip(region["start"], region["stop"], strict=True)
+        yield "--region", ",".join(f"{a}:{b}" for a, b in ranges)
+
+
+def _foreground(where: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in ("mask", "dark_below"):
+        if where.get(name) is not None:
+            yield _flag(name), str(where[name])
+
+
+def _intensity(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The range, if it was given and not found: a list a channel, or in a series a timepoint."""
+    found = made.get("intensity") or [None]
+    if isinstance(found[0], list):
+        yield "--intensity-per-timepoint", ""
+    elif isinstance(found[0], Mapping) and found[0].get("percentiles") is None:
+        yield "--intensity-range", f"{found[0]['low']:g},{found[0]['high']:g}"
+    elif isinstance(found[0], Mapping) and found[0].get("sampled") is not None:
+        yield "--intensity-sample", str(found[0]["sampled"])
+
+
+def _scale(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The diameter that was asked for, where tiles were resampled."""
+    volume, diameter = made["volume"], made.get("scale", {}).get("model_diameter")
+    if diameter is not None and volume.get("grid") != volume.get("shape"):
+        yield "--object-diameter", str(diameter)

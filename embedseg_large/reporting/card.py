@@ -1,0 +1,63 @@
+"""The card of the model that made labels, found again by its fingerprint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from embedseg_large.errors import UsageError
+from embedseg_large.models import bundled_models
+from embedseg_large.reporting.facts import Fact
+
+_WORDS = ("summary", "data", "split", "limits", "data_licence")
+"""Of a card, what is worth reading beside a result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What made the labels."""
+
+    name: str
+    """As `segment --model` takes it; "..." for a model that is not known by name."""
+    facts: tuple[Fact, ...]
+
+
+def card_of(made: Mapping[str, Any], model: str | os.PathLike[str] | None = None) -> ModelCard:
+    """Describe the model of a run.
+
+    Parameters
+    ----------
+    made
+        What the run recorded; it names the model by its fingerprint only.
+    model
+        Name, file or folder of the model; None: see whether it is a bundled one.
+
+    Raises
+    ------
+    UsageError
+        If `model` is another one.
+    ModelError
+        If there is no such model.
+    """
+    fingerprint = Fact(name="fingerprint", value=str(made.get("model", "not recorded")))
+    if made.get("segmenter"):
+        return ModelCard(name=str(made["segmenter"]), facts=(fingerprint,))
+    from embedseg_large.network.checkpoint import load_model
+
+    for name in bundled_models() if model is None else [os.fspath(model)]:
+        found = load_model(name)
+        if found.fingerprint == made.get("model"):
+            return ModelCard(name=name, facts=(*_facts(found), fingerprint))
+    if model is not None:
+        raise UsageError(f"{os.fspath(model)} is not the model that made these labels")
+    return ModelCard(name="...", facts=(fingerprint,))
+
+
+def _facts(model: Any) -> Iterator[Fact]:
+    for name in _WORDS:
+        if model.card.get(name):
+            yield Fact(name=name.replace("_", " "), value=str(model.card[name]))
+    if model.object_diameter:
+        yield Fact(name="objects it learned from", value=f"{model.object_diameter:.3g} voxels wide")

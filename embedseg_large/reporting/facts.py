@@ -1,0 +1,235 @@
+"""A run in words and numbers: what its seams say, what it was told, how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from embedseg_large.io.tables import Table
+
+BY = " \N{MULTIPLICATION SIGN} "
+"""Between the lengths of a size."""
+_SUMMARISED = (
+    *("voxels", "volume_", "pixels", "area_", "surface_", "perimeter_", "sphericity"),
+    *("circularity", "axis_", "intensity_mean", "seediness"),
+)
+"""Columns of the table that begin so are summed up."""
+_MOST_TRACED = 100
+"""Instances of the seam report that are listed."""
+_NAMES = {
+    "tta": "test-time augmentation",
+    "tile": "prediction tile",
+    "context": "context of a tile",
+    "cluster_tile": "clustering tile",
+    "max_halo": "largest halo",
+    "min_object_size": "smallest instance has more voxels than",
+    "foreground": "seediness of the foreground above",
+    "seed": "seediness of a seed from",
+    "reach": "longest believable offset",
+    "dtype": "number format",
+}
+_STAGES = {
+    "statistics": "Intensities of the whole volume",
+    "predict": "Network",
+    "cluster": "Clustering",
+    "check": "Comparing seams",
+    "finish": "Writing labels",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """A name and a value."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    """An instance that the seam report lists."""
+
+    label: int
+    kind: str
+    seed: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seams:
+    """The seam report."""
+
+    is_clean: bool
+    """Whether tiles left no trace."""
+    verdict: str
+    """A sentence."""
+    counts: tuple[tuple[str, int, str], ...]
+    """Kind of instance, number, and what it means."""
+    facts: tuple[Fact, ...]
+    objects: tuple[Traced, ...]
+    more: int
+    """Listed by the run and not here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What a stage cost."""
+
+    name: str
+    tasks: int
+    seconds: float
+    share: float
+    """Of the time of all stages."""
+    speed: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A column of the table of instances, summed up."""
+
+    name: str
+    low: str
+    median: str
+    high: str
+
+
+def seams_of(made: Mapping[str, Any], timepoint: int) -> Seams | None:
+    """Put the seam report into words; None if there is none."""
+    said = made.get("seams")
+    if not isinstance(said, Mapping):
+        return None
+    joined = int(said["joined"])
+    objects = [
+        Traced(label=o["label"], kind=kind, seed=" ".join(_at(o["seed"])))
+        for kind in ("joined", "repaired")
+        for o in said[f"{kind}_objects"]
+        if o.get("timepoint", timepoint) == timepoint
+    ]
+    return Seams(
+        is_clean=joined == 0,
+        verdict=_verdict(said, is_ours=not made.get("segmenter")),
+        counts=tuple(_counts(said)),
+        facts=tuple(_seam_facts(said)),
+        objects=tuple(objects[:_MOST_TRACED]),
+        more=max(0, len(objects) - _MOST_TRACED),
+    )
+
+
+def _at(seed: Sequence[int]) -> Iterator[str]:
+    return (f"{axis} {k}" for axis, k in zip("zyx"[-len(seed) :], seed, strict=True))
+
+
+def _verdict(said: Mapping[str, Any], *, is_ours: bool) -> str:
+    joined, faces, voxels = (int(said[name]) for name in ("joined", "faces", "voxels"))
+    if joined and is_ours:
+        return (
+            f"{joined:,} instance{'s were' if joined > 1 else ' was'} put together at a seam and "
+            "may be wrong there: look at them below. --max-halo lets tiles see more."
+        )
+    if joined:
+        return (
+            f"Tiles describe {joined:,} instance{'s' * (joined > 1)} differently; each is as the "
+            "tile that owns it describes it: look at them below. A larger halo lets tiles see more."
+        )
+    if not faces:
+        return "Clustering saw all of it at once: there are no seams."
+    return (
+        f"Tiles left no trace: {voxels:,} voxels on both sides of {faces:,} "
+        f"face{'s' * (faces > 1)} were compared, and nothing had to be joined."
+    )
+
+
+def _counts(said: Mapping[str, Any]) -> Iterator[tuple[str, int, str]]:
+    meanings = {
+        "certified": "nothing that a tile did not see could have changed them",
+        "agreed": "all tiles that see them describe them alike",
+        "repaired": "so they do, after tiles saw more",
+        "joined": "tiles disagree whatever they see",
+    }
+    return ((kind, int(said[kind]), meaning) for kind, meaning in meanings.items())
+
+
+def _seam_facts(said: Mapping[str, Any]) -> Iterator[Fact]:
+    yield Fact(name="faces between tiles", value=f"{said['faces']:,}")
+    yield Fact(name="voxels compared", value=f"{said['voxels']:,}")
+    yield Fact(name="tiles proven exact", value=f"{said['tiles_exact']:,} of {said['tiles']:,}")
+    yield Fact(name="rounds of repair", value=f"{said['rounds']:,}")
+
+
+def settings_of(made: Mapping[str, Any]) -> list[Fact]:
+    """List what the run was told."""
+    facts = [
+        Fact(name=_NAMES.get(name, name.replace("_", " ")), value=_text(value))
+        for name, value in made.get("settings", {}).items()
+    ]
+    for name, value in made.get("foreground", {}).items():
+        if value is not None and name in ("mask", "dark_below"):
+            facts.append(Fact(name=name.replace("_", " "), value=_text(value)))
+    return [*facts, *_intensities(made)]
+
+
+def _intensities(made: Mapping[str, Any]) -> Iterator[Fact]:
+    for number, one in enumerate(made.get("intensity") or []):
+        if isinstance(one, Mapping):
+            name = "intensities that became 0 and 1" + f" ({number})" * (number > 0)
+            yield Fact(name=name, value=f"{one['low']:,g} and {one['high']:,g}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return BY.join(f"{v:g}" for v in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def stages_of(made: Mapping[str, Any]) -> list[Stage]:
+    """List what stages cost, in seconds of all workers together."""
+    stages = made.get("stages", {})
+    total = sum(stage["seconds"] for stage in stages.values()) or 1.0
+    return [
+        Stage(
+            name=_STAGES.get(name, name),
+            tasks=stage["tiles"],
+            seconds=stage["seconds"],
+            share=stage["seconds"] / total,
+            speed=_speed(stage["voxels_per_second"]),
+        )
+        for name, stage in stages.items()
+    ]
+
+
+def _speed(voxels: float) -> str:
+    return f"{voxels / 1e6:,.2f}" if voxels else ""
+
+
+def versions_of(made: Mapping[str, Any]) -> list[Fact]:
+    """List the versions of programs that decide the labels."""
+    return [Fact(name=n, value=str(v)) for n, v in made.get("versions", {}).items()]
+
+
+def summary_of(table: Table) -> list[Row]:
+    """Sum up sizes, shapes and intensities of a table of instances."""
+    rows = []
+    for name, column in table.columns.items():
+        values = column.astype(np.float64) if name.startswith(_SUMMARISED) else np.empty(0)
+        known = values[np.isfinite(values)]
+        if known.size:
+            low, middle, high = map(_number, np.percentile(known, [5, 50, 95]))
+            rows.append(Row(name=_words(name), low=low, median=middle, high=high))
+    return rows
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.4g}"
+
+
+def _words(name: str) -> str:
+    """A column's name as people write it."""
+    units = {"_um3": " (µm³)", "_um2": " (µm²)", "_um": " (µm)"}
+    for ending, unit in units.items():
+        if name.endswith(ending):
+            return name.removesuffix(ending).replace("_", " ") + unit
+    return name.replace("_", " ")

@@ -1,0 +1,255 @@
+"""`report`: look at labels, choose what to show, write the page.
+
+1. Open labels, image and what the run recorded, and refuse what cannot be shown.
+2. Measure all instances, out of core.
+3. Draw a level that fits into memory, and a few instances at full resolution.
+4. Fill the page.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from math import pi, prod
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.engine.measure import measure
+from embedseg_large.engine.workplace import Workers
+from embedseg_large.errors import OutputError, VolumeError
+from embedseg_large.io.tables import Table
+from embedseg_large.reporting import facts, plots
+from embedseg_large.reporting.again import command
+from embedseg_large.reporting.card import card_of
+from embedseg_large.reporting.charts import HEIGHT, WIDTH
+from embedseg_large.reporting.drawing import Inks
+from embedseg_large.reporting.gallery import Group, cards_of, find_groups, size_column, size_text
+from embedseg_large.reporting.overview import Overview, closeup, overview
+from embedseg_large.reporting.page import render
+from embedseg_large.reporting.subject import Subject, find_subject
+from embedseg_large.reporting.tasktimes import read_times
+
+_SMALL = 30
+"""Pixels of a typical instance in the overview below which there is a close-up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A report that was written."""
+
+    path: str
+    bytes: int
+    labels: str
+    """Path or URL, without credentials."""
+    timepoint: int
+    n_instances: int
+    has_image: bool
+    overview_level: int | None
+    """Of the labels; None if there is no overview."""
+    joined: int | None
+    """Instances that were joined at a seam; None if that is not known."""
+    gallery: dict[str, list[int]]
+    """Labels that are shown, by why."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as values that JSON can hold."""
+        return asdict(self)
+
+
+def report(
+    source: str | os.PathLike[str],
+    labels: str | None = None,
+    *,
+    out: str | os.PathLike[str] = "report.html",
+    image: str | os.PathLike[str] | None = None,
+    channel: int | None = None,
+    timepoint: int | None = None,
+    voxel_size: Sequence[float] | None = None,
+    model: str | os.PathLike[str] | None = None,
+    log: str | os.PathLike[str] | None = None,
+    **workers: Unpack[Workers],
+) -> Report:
+    """Write one HTML file about labels: pictures, instances to check, seams, settings.
+
+    Parameters
+    ----------
+    source
+        Path or URL of an OME-Zarr image with labels inside, or of the labels themselves.
+    labels
+        Name of the labels; None: the only ones.
+    out
+        The file; it needs no other, and no network. One that exists is replaced.
+    image
+        The image, if it is elsewhere. Default: the one around the labels, or the one that the run
+        says it segmented. Without any, there are no pictures.
+    channel
+        Of the image; default: the one that was segmented, or the first.
+    timepoint
+        Of a series; default: the first that was segmented.
+    voxel_size
+        In µm along (z,) y, x; overrides the metadata.
+    model
+        Name, file or folder of the model, for its card; bundled ones are recognised.
+    log
+        Log of the run (`segment` with `log`), for the time that tiles took.
+    **workers
+        `client`, `workers`, `scheduler` or `cluster_config`, as for `measure`: who measures.
+
+    Returns
+    -------
+    Report
+        Where it is, and what it shows.
+
+    Raises
+    ------
+    UsageError
+        If labels, timepoint, model or log are not there, or not of that run.
+    VolumeError
+        If something cannot be read, labels and image do not fit, or there is no instance.
+    OutputError
+        If the file cannot be written.
+    """
+    subject = find_subject(
+        source, labels, image=image, channel=channel, timepoint=timepoint, voxel_size=voxel_size
+    )
+    times = None if log is None else read_times(log, subject.made, subject.timepoint)
+    has_model = "model" in subject.made or model is not None
+    card = card_of(subject.made, model) if has_model else None
+    table = _measured(subject, voxel_size, workers)
+    inks = Inks.of(table["label"].astype(np.uint64))
+    diameter = _diameter(subject, table)
+    seen = overview(subject, inks, diameter)
+    is_crowded = seen is not None and seen.diameter < _SMALL
+    near = closeup(subject, inks, diameter, _centroids(subject, table)) if is_crowded else None
+    groups = find_groups(table)
+    seams = facts.seams_of(subject.made, subject.timepoint)
+    text = render(
+        subject=subject,
+        about=_about(subject),
+        facts=_headline(subject, table),
+        warnings=subject.made.get("warnings", []),
+        overview=seen,
+        closeup=near,
+        level_note=_level_note(seen, subject),
+        groups=[(group, cards_of(group, subject, table, inks)) for group in groups],
+        histograms=plots.histograms(subject, table),
+        chart_size=(WIDTH, HEIGHT),
+        summary=facts.summary_of(table),
+        maps=plots.maps(subject, table, times),
+        seams=seams,
+        stages=facts.stages_of(subject.made),
+        settings=facts.settings_of(subject.made),
+        versions=facts.versions_of(subject.made),
+        card=card,
+        command=command(subject.made, card.name) if card else "",
+        version=version("embedseg-large"),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    return Report(
+        path=os.fspath(out),
+        bytes=_write(Path(out), text),
+        labels=subject.place,
+        timepoint=subject.timepoint,
+        n_instances=len(table),
+        has_image=bool(subject.image),
+        overview_level=None if seen is None else seen.level,
+        joined=subject.made.get("seams", {}).get("joined"),
+        gallery={group.key: _labels_of(group, table) for group in groups},
+    )
+
+
+def _measured(subject: Subject, voxel_size: Sequence[float] | None, workers: Workers) -> Table:
+    path = subject.labels.path
+    table = measure(path, timepoint=subject.timepoint, voxel_size=voxel_size, **workers)
+    if not len(table):
+        raise VolumeError(
+            f"{subject.place}: no instance at timepoint {subject.timepoint}, so there is nothing "
+            "to report; segment with a lower --seed or --foreground, or choose --timepoint"
+        )
+    return table
+
+
+def _diameter(subject: Subject, table: Table) -> float:
+    """Diameter of a ball (2D: disc) of median size, in µm or voxels."""
+    size = float(np.median(table[size_column(table)])) * prod(subject.steps)
+    return float(np.cbrt(6 * size / pi) if len(subject.shape) == 3 else np.sqrt(4 * size / pi))
+
+
+def _centroids(subject: Subject, table: Table) -> NDArray[np.float64]:
+    axes = "zyx"[-len(subject.shape) :]
+    return np.stack([table[axis].astype(np.float64) for axis in axes], axis=1)
+
+
+def _labels_of(group: Group, table: Table) -> list[int]:
+    labels: list[int] = table["label"][group.rows].tolist()
+    return labels
+
+
+def _write(path: Path, text: str) -> int:
+    """Write a file, which appears whole or not at all; returns its length in bytes."""
+    content = text.encode()
+    begun = path.with_name(f".{path.name}-{os.getpid()}.part")
+    try:
+        begun.write_bytes(content)
+        begun.replace(path)
+    except OSError as error:
+        begun.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+    return len(content)
+
+
+# Words ------------------------------------------------------------------------------------------
+
+
+def _about(subject: Subject) -> list[str]:
+    """What the labels are of, below the title."""
+    volume = subject.labels.finest
+    about = [f"{facts.BY.join(map(str, subject.shape))} {subject.unit}s"]
+    if subject.voxel_size is not None:
+        about.append(facts.BY.join(f"{s:.4g}" for s in subject.voxel_size) + " µm each")
+    else:
+        about.append(f"{subject.unit} size unknown")
+    if level := subject.made.get("volume", {}).get("level"):
+        about.append(f"level {level} of the image")
+    if subject.image:
+        about.append(f"channel {subject.channel}")
+    if volume.n_timepoints > 1:
+        about.append(f"timepoint {subject.timepoint} of {volume.n_timepoints}")
+    return about
+
+
+def _headline(subject: Subject, table: Table) -> list[facts.Fact]:
+    """The few numbers that everybody asks for."""
+    size = table[size_column(table)]
+    middle = int(np.argsort(size, kind="stable")[size.size // 2])
+    at_border = int(np.count_nonzero(table["touches_border"]))
+    filled = float(size.sum()) / prod(subject.shape)
+    found = [
+        facts.Fact(name="instances", value=f"{len(table):,}"),
+        facts.Fact(name="median size", value=size_text(table, middle)),
+        facts.Fact(name=f"of the {subject.whole} filled", value=f"{filled:.1%}"),
+        facts.Fact(name="at the border", value=f"{at_border:,}"),
+    ]
+    joined = subject.made.get("seams", {}).get("joined")
+    if joined is not None:
+        found.append(facts.Fact(name="joined at seams", value=f"{joined:,}"))
+    return found
+
+
+def _level_note(seen: Overview | None, subject: Subject) -> str:
+    """Say what of the volume is shown."""
+    if seen is None:
+        return ""
+    size = facts.BY.join(map(str, seen.shape))
+    words = (
+        "Full resolution of the labels"
+        if seen.shape == subject.shape
+        else f"A coarser level ({size} voxels)"
+    )
+    return words + (", of which the middle is shown." if seen.is_part else ".")

@@ -1,0 +1,206 @@
+"""What a report is about: labels, the image that they are of, and what their run said of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from embedseg_large.engine import measure
+from embedseg_large.engine.logfile import scrubbed
+from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
+from embedseg_large.geometry import Box
+from embedseg_large.io.connection import is_remote, joined, shown
+from embedseg_large.io.labels import label_names, provenance_of
+from embedseg_large.io.volume import Volume, open_volume
+from embedseg_large.viewing.scene import Layer, Range, open_layer, open_scene
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Labels of one timepoint, and one channel of their image."""
+
+    name: str
+    """Of the labels."""
+    labels: Layer
+    image: tuple[Volume, ...]
+    """The channel at all levels, finest first; none if there is no image."""
+    contrast: Range
+    """Intensities that are shown black and white."""
+    channel: int
+    timepoint: int
+    voxel_size: tuple[float, ...] | None
+    """In µm along (z,) y, x of the labels' finest level."""
+    made: Mapping[str, Any]
+    """What the run said of itself; empty for labels of other programs."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels of the labels along (z,) y, x."""
+        return self.labels.finest.spatial_shape
+
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """Voxel size, or ones where it is unknown."""
+        return self.voxel_size or (1.0,) * len(self.shape)
+
+    @property
+    def unit(self) -> str:
+        """What the smallest part of it is called."""
+        return "voxel" if len(self.shape) == 3 else "pixel"
+
+    @property
+    def whole(self) -> str:
+        """What all of it is called."""
+        return "volume" if len(self.shape) == 3 else "image"
+
+    @property
+    def place(self) -> str:
+        """Where the labels are, to be shown to people."""
+        return self.labels.finest.name
+
+    def pairs(self) -> list[tuple[Volume, Volume]]:
+        """Levels that labels and image have in common, finest first."""
+        images = {level.spatial_shape: level for level in reversed(self.image)}
+        return [
+            (level, images[level.spatial_shape])
+            for level in self.labels.levels
+            if level.spatial_shape in images
+        ]
+
+    def read(self, volume: Volume, box: Box) -> NDArray[Any]:
+        """Read a region of a level at the timepoint."""
+        return volume.read(box, None if volume.timepoint is not None else self.timepoint)
+
+
+def find_subject(
+    source: str | os.PathLike[str],
+    labels: str | None = None,
+    *,
+    image: str | os.PathLike[str] | None = None,
+    channel: int | None = None,
+    timepoint: int | None = None,
+    voxel_size: Sequence[float] | None = None,
+) -> Subject:
+    """Open what is to be reported, and find every reason to refuse it.
+
+    Parameters
+    ----------
+    source
+        Path or URL of an image with labels inside, or of the labels themselves.
+    labels
+        Name of the labels in the image; None: the only ones.
+    image
+        The image, if it is elsewhere. None: the one around the labels, or else the one that the run
+        says it segmented.
+    channel, timepoint
+        None: those of the run, or else the first.
+    voxel_size
+        In µm along (z,) y, x; overrides the metadata.
+
+    Raises
+    ------
+    UsageError
+        If there are no such labels, several to choose from, or no such timepoint.
+    VolumeError
+        If something cannot be read, the labels are no integers, or do not fit the image.
+    """
+    place = _place(os.fspath(source), labels, has_image=image is not None)
+    name = place.rstrip("/").rpartition("/")[2]
+    layer = open_layer(place, name) if labels is None else _open_named(place, name)
+    made = scrubbed(provenance_of(place)) if layer.finest.is_labels else {}
+    where = _image_of(place, made) if image is None else os.fspath(image)
+    chosen = made.get("volume", {}).get("channel") if channel is None else channel
+    if where is None and channel is not None:
+        raise UsageError(
+            f"{layer.finest.name}: no image to take a channel of; give it with --image"
+        )
+    found = measure.find_subject(
+        place,
+        image=where,
+        channel=None if where is None else _number(chosen),
+        voxel_size=voxel_size,
+    )
+    return Subject(
+        name=name,
+        labels=layer,
+        image=() if where is None else _levels(where, _number(chosen)),
+        contrast=(0.0, 1.0) if where is None else _contrast(where, layer, _number(chosen)),
+        channel=_number(chosen),
+        timepoint=_timepoint(timepoint, layer.finest, made),
+        voxel_size=found.voxel_size,
+        made=made,
+    )
+
+
+def _number(channel: Any) -> int:
+    """The channel; runs on several have none to single out."""
+    return channel if isinstance(channel, int) else 0
+
+
+def _place(source: str, name: str | None, *, has_image: bool) -> str:
+    """Find the labels."""
+    if not is_remote(source) and not Path(source).exists():
+        raise VolumeNotFoundError(f"{source}: there is no such file or folder")
+    if name is not None:
+        return joined(source, f"labels/{name}")
+    names = label_names(source) if is_remote(source) or Path(source).is_dir() else []
+    if len(names) > 1:
+        raise UsageError(
+            f"{shown(source)} has several labels; choose with --labels: {', '.join(names)}"
+        )
+    if names:
+        return joined(source, f"labels/{names[0]}")
+    if not has_image and not open_volume(source, channel=None).is_labels:
+        raise UsageError(
+            f"{shown(source)} has no labels inside; segment it first, or if these are labels, give "
+            "their image with --image"
+        )
+    return source
+
+
+def _open_named(place: str, name: str) -> Layer:
+    """Open labels of a store; says which there are instead."""
+    try:
+        return open_layer(place, name)
+    except VolumeNotFoundError as error:
+        store = place.removesuffix(f"/labels/{name}")
+        names = ", ".join(label_names(store))
+        there = f"there are {names}" if names else "there are none"
+        raise VolumeNotFoundError(f"{shown(store)}: no labels {name!r}, {there}") from error
+
+
+def _image_of(place: str, made: Mapping[str, Any]) -> str | None:
+    """The image around labels, or the one that was segmented; None if neither can be opened."""
+    store, inside, _ = place.rpartition("/labels/")
+    own = [store] if inside else []
+    for path in (*own, made.get("volume", {}).get("path")):
+        if path:
+            with suppress(VolumeError):
+                open_volume(path, channel=None)
+                return str(path)
+    return None
+
+
+def _levels(path: str, channel: int) -> tuple[Volume, ...]:
+    known = open_layer(path, "image").levels
+    return tuple(open_volume(path, channel=channel, level=level.level) for level in known)
+
+
+def _contrast(image: str, labels: Layer, channel: int) -> Range:
+    return open_scene(image, labels.path).contrast[channel]
+
+
+def _timepoint(asked: int | None, labels: Volume, made: Mapping[str, Any]) -> int:
+    done = made.get("volume", {}).get("timepoints") or [0]
+    chosen = int(done[0]) if asked is None else asked
+    if not 0 <= chosen < labels.n_timepoints:
+        raise UsageError(
+            f"{labels.name}: no timepoint {chosen}, there are {labels.n_timepoints}, from 0"
+        )
+    return chosen

@@ -1,0 +1,71 @@
+"""How long each tile took, from the log of a run (`segment --log FILE`)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from embedseg_large.errors import UsageError
+
+Column = tuple[int, int]
+"""Place of tiles along y and x, whatever their z."""
+
+
+def read_times(
+    path: str | os.PathLike[str], made: Mapping[str, Any], timepoint: int, stage: str = "predict"
+) -> dict[Column, float]:
+    """Add up the seconds that tiles took, over z.
+
+    Parameters
+    ----------
+    path
+        A log, which may tell of other runs as well.
+    made
+        What the run recorded; its token says which of the log is meant.
+    timepoint
+        Of a series: others do not count.
+    stage
+        Whose tiles.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read, or does not tell of that run.
+    """
+    runs: set[Any] = set()
+    seconds: dict[Column, float] = defaultdict(float)
+    for line in _lines(Path(path)):
+        if line.get("event") == "run begins" and line.get("token") == made.get("token"):
+            runs.add(line.get("run"))
+        elif _counts(line, runs, stage, timepoint):
+            y, x = line["tile"][-2:]
+            seconds[y, x] += float(line["seconds"])
+    if not runs:
+        raise UsageError(f"{path}: it does not tell of the run that made these labels")
+    return dict(seconds)
+
+
+def _counts(line: Mapping[str, Any], runs: set[Any], stage: str, timepoint: int) -> bool:
+    """Whether a line says that a tile of the stage is done."""
+    is_task = line.get("event") == "task done" and line.get("run") in runs
+    is_then = line.get("section", "") in ("", f"t{timepoint:05d}")
+    return is_task and line.get("stage") == stage and bool(line.get("tile")) and is_then
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines that are JSON; a kill may have left half of one."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for text in file:
+                try:
+                    line = json.loads(text)
+                except ValueError:
+                    continue
+                if isinstance(line, dict):
+                    yield line
+    except OSError as error:
+        raise UsageError(f"{path}: no log can be read there ({error.strerror})") from error
