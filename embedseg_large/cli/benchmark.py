@@ -47,7 +47,8 @@ def benchmark(
         str | None, typer.Option(help="float32, bfloat16 or float16. Default: as of segment.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Local worker processes; none: this process.")
+        int | None,
+        typer.Option(min=1, help="Local worker processes to start. Default: this process alone."),
     ] = None,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -134,7 +135,8 @@ def _facts(result: Benchmark) -> dict[str, str]:
         "device": f"{result.device}, {result.dtype}, "
         + (f"{result.workers} worker processes" if result.workers else "this process"),
         "network": f"{network.flops_per_voxel / 1e3:.1f} kFLOP a voxel and pass, "
-        f"{network.passes} passes over {network.input_voxels:,} voxels with context",
+        f"{network.passes} {'pass' if network.passes == 1 else 'passes'} over "
+        f"{network.input_voxels:,} voxels with context",
         "roofline": f"{network.flops_per_second / 1e9:,.0f} GFLOP/s, "
         f"{100 * network.roofline:.0f} % of matrix products on {result.machine[-1].threads} "
         "threads",

@@ -31,7 +31,7 @@ INTERRUPTED = 130
 
 
 def reported(
-    interrupted: str = "interrupted; nothing was published",
+    interrupted: str = "interrupted; nothing was written",
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Turn what embedseg_large raises on purpose into one line and an exit code.
 
@@ -47,9 +47,7 @@ def reported(
             try:
                 return command(*args, **kwargs)
             except EmbedSegError as error:
-                Console(stderr=True, highlight=False, soft_wrap=True).print(
-                    f"[bold red]error:[/] {_escaped(error)}"
-                )
+                print_error(str(error))
                 mistaken = isinstance(error, UsageError | VolumeError | ModelError)
                 raise typer.Exit(WRONG_USE if mistaken else FAILURE) from None
             except KeyboardInterrupt:
@@ -61,10 +59,20 @@ def reported(
     return decorate
 
 
-def _escaped(error: BaseException) -> str:
+def print_error(text: str) -> None:
+    """Print to stderr, in one line, what is wrong."""
     from rich.markup import escape
 
-    return escape(" ".join(str(error).split()))
+    console = stderr_console(highlight=False, soft_wrap=True)
+    console.print(f"[bold red]error:[/] {escape(' '.join(text.split()))}")
+
+
+def stderr_console(**options: Any) -> Console:
+    """Return a console on stderr, with colours and bars only where that is a terminal.
+
+    Rich also believes the environment, which says so of notebooks and of batch jobs that are not.
+    """
+    return Console(stderr=True, force_terminal=sys.stderr.isatty(), **options)
 
 
 def stop_on_sigterm() -> None:
@@ -80,7 +88,7 @@ def set_up_logging(verbose: bool) -> None:
     """Log to stderr: warnings, or with `verbose` what is being done."""
     from rich.logging import RichHandler
 
-    handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)
+    handler = RichHandler(console=stderr_console(), show_path=False, rich_tracebacks=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("embedseg_large").setLevel(logging.INFO if verbose else logging.WARNING)
     if not verbose:  # read by Dask when it is imported, here and in the processes of workers
@@ -95,8 +103,8 @@ def progress_bars(quiet: bool) -> Iterator[Observer | None]:
         return
     from embedseg_large.cli.runbars import RunBars, RunLines
 
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    shown = RunBars(Console(stderr=True)) if console.is_terminal else RunLines(console.print)
+    console = stderr_console(highlight=False, markup=False, soft_wrap=True)
+    shown = RunBars(stderr_console()) if console.is_terminal else RunLines(console.print)
     with shown as observer:
         yield observer
 
@@ -160,7 +168,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def _print(table: Table) -> None:
     """Print a table and an empty line; rather over the edge than cutting a number or a path."""
-    console = Console()
+    console = Console(force_terminal=sys.stdout.isatty())
     console.width = max(console.width, 100) if console.is_terminal else 1000
     with console.capture() as captured:
         console.print(table)

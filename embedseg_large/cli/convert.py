@@ -17,6 +17,7 @@ from embedseg_large.cli.console import (
 from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, Overwrite, numbers, sizes
 from embedseg_large.cli.segmentoptions import Workers
+from embedseg_large.io.connection import shown
 
 INTERRUPTED = "interrupted; what is done is kept: the same command goes on"
 
@@ -105,5 +106,11 @@ def convert(
     if as_json:
         print_json(volume.describe())
         return
-    facts = {"axes": volume.axes, "shape": volume.shape, "voxel size": volume.voxel_size}
-    print_facts(out, facts | {"levels": len(volume.levels)})
+    size = volume.voxel_size
+    facts = {
+        "axes": volume.axes,
+        "shape": ", ".join(map(str, volume.shape)),
+        "voxel size": "not known" if size is None else f"{', '.join(f'{v:g}' for v in size)} µm",
+        "levels": len(volume.levels),
+    }
+    print_facts(shown(out), facts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,27 +12,31 @@ from embedseg_large.cli.evaluate import print_scores
 from embedseg_large.cli.options import Overwrite, Verbose
 from embedseg_large.cli.segment import print_summary
 
+if TYPE_CHECKING:
+    from embedseg_large.data import DemoStore
+
 DEMO_TILE = (64, 72, 72)
 """Small, so that the small embryo is really cut into tiles: 2 x 2 x 2 of them."""
 
 
-@reported()
+@reported("interrupted; the same command goes on from here")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("embedseg-demo"),
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Local worker processes; none: this process.")
+        int | None,
+        typer.Option(min=1, help="Local worker processes to start. Default: this process alone."),
     ] = None,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
 ) -> None:
     """Segment the embryo that comes with the package, score it, and draw it."""
     set_up_logging(verbose)
-    from embedseg_large.data import copy_demo, load_demo
+    from embedseg_large.data import load_demo
     from embedseg_large.engine.evaluate import evaluate
     from embedseg_large.engine.segment import segment
     from embedseg_large.pictures import orthogonal_slices
 
-    store = copy_demo(out / "blastocyst.ome.zarr", overwrite=overwrite)
+    store = store_of(out / "blastocyst.ome.zarr", overwrite)
     with progress_bars(False) as watcher:
         # One pass instead of 16: a first look should take seconds.
         result = segment(
@@ -53,3 +57,13 @@ def demo(
         "Mouse blastocyst, DAPI (idr0062): nuclei-3d",
     )
     print_facts(None, {"store": store.image, "picture": picture})
+
+
+def store_of(path: Path, overwrite: bool) -> DemoStore:
+    """The demo volume; what a demo that was interrupted has copied is used again."""
+    from embedseg_large.data import DemoStore, copy_demo
+
+    truth, found = (path / "labels" / name for name in ("truth", "nuclei"))
+    if truth.exists() and not found.exists() and not overwrite:
+        return DemoStore(path, truth)
+    return copy_demo(path, overwrite=overwrite)

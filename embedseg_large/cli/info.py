@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from embedseg_large.cli.console import print_facts, print_json, print_table, reported
+from embedseg_large.cli.console import (
+    print_facts,
+    print_json,
+    print_table,
+    readable_bytes,
+    reported,
+)
 from embedseg_large.cli.options import Json
 from embedseg_large.errors import UsageError
 from embedseg_large.io.connection import shown
+
+_MANY, _FEW = 12, 3
+"""Of a list with more values than the first of these, as many as the second are shown."""
 
 
 @reported()
@@ -37,13 +47,16 @@ def info(
     if thing is None:
         _describe_system(as_json)
         return
+    if not _is_model(thing):
+        _check_name(thing)
     facts = _about_model(thing) if _is_model(thing) else _about_volume(thing, level, axes)
     if as_json:
         print_json(facts)
         return
-    levels = facts.pop("levels", None)
-    known = {k: v for k, v in facts.items() if v not in (None, [])}
-    print_facts(shown(thing), {k.replace("_", " "): _text(v) for k, v in known.items()})
+    levels, scores = facts.pop("levels", None), facts.pop("scores", None)
+    print_facts(shown(thing), dict(_rows(facts)))
+    if scores:
+        _print_scores(scores)
     if levels:
         rows = [[str(i), str(v["path"]), _text(v["shape"])] for i, v in enumerate(levels)]
         print_table(["level", "path", "shape"], rows)
@@ -68,6 +81,21 @@ def _is_model(thing: str) -> bool:
     from embedseg_large.models import bundled_models
 
     return thing in bundled_models()
+
+
+def _check_name(thing: str) -> None:
+    """Refuse a word that is neither a file here nor a bundled model.
+
+    Raises
+    ------
+    UsageError
+        As the models' names are easily mistaken.
+    """
+    from embedseg_large.models import bundled_models
+
+    if "/" not in thing and not Path(thing).exists():
+        names = ", ".join(bundled_models())
+        raise UsageError(f"{thing}: no such file or folder, nor a bundled model ({names})")
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -103,9 +131,43 @@ def _about_model(thing: str) -> dict[str, Any]:
     return {name: getattr(model, name) for name in names} | model.card
 
 
+def _rows(facts: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
+    """Names and texts of what is known; of nested facts one by one, with the name around them."""
+    for key, value in facts.items():
+        words, text = _TOLD.get(key, (key.replace("_", " "), _text))
+        name = f"{within} {words}" if within and words != within else words
+        if isinstance(value, Mapping):
+            yield from _rows(value, name)
+        elif value not in (None, []):
+            yield name, text(value)
+
+
+def _print_scores(scores: Sequence[Mapping[str, Any]]) -> None:
+    """Print the AP of a model, a row a set of images."""
+    limits = dict.fromkeys(limit for score in scores for limit in score["ap"])
+    rows = [
+        [
+            str(score["data"]),
+            str(score.get("tta", "")),
+            *(str(score.get(count, "")) for count in ("true", "found")),
+            *(f"{score['ap'][t]:.3f}" if t in score["ap"] else "" for t in limits),
+        ]
+        for score in scores
+    ]
+    print_table(["AP of images", "tta", "true", "found", *(f"≥ {t}" for t in limits)], rows)
+
+
 def _text(value: Any) -> str:
+    if isinstance(value, list | tuple) and len(value) > _MANY:
+        return f"{_text(value[:_FEW])}, ... ({len(value):,} in all; --json lists them)"
     if isinstance(value, list | tuple):
         return ", ".join(_text(v) for v in value)
-    if isinstance(value, dict):
-        return "; ".join(f"{k}: {_text(v)}" for k, v in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+_TOLD: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "bytes": ("size", readable_bytes),
+    "is_labels": ("kind", lambda labels: "labels" if labels else "image"),
+    "voxel_size_um": ("voxel size", lambda sizes: f"{_text(sizes)} µm"),
+}
+"""Facts that people read otherwise than programs: their name, and how their text is made."""

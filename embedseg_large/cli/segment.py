@@ -127,6 +127,7 @@ def _print_plan(store: str, model: str | None, options: dict[str, Any], as_json:
         print_json({"plan": plan.as_dict(), "settings": settings, "labels": order.target.path})
         return
     raised = ",".join(map(str, order.settings.max_halo))
+    most = max(plan.worker_bytes, plan.raised_bytes)  # the network may need more than any halo
     told = voxel_size_warning(order.volume, order.network, order.resampling)
     region = {} if order.region is None else {"region": str(order.region)}
     print_facts(
@@ -141,7 +142,7 @@ def _print_plan(store: str, model: str | None, options: dict[str, Any], as_json:
             "clustering tiles": f"{plan.cluster_tiles} of {_text(order.settings.cluster_tile)}",
             "scratch space": f"at most {readable_bytes(plan.scratch_bytes)}",
             "memory": f"{readable_bytes(plan.worker_bytes)} a worker",
-            "memory, largest halo": f"{readable_bytes(plan.raised_bytes)} (halo {raised})",
+            "memory, largest halo": f"{readable_bytes(most)} (halo {raised})",
             **({} if told is None else {"look out": told}),
         },
     )

@@ -158,9 +158,7 @@ class Workers:
 
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Local worker processes to start; none: this process, on all cores."
-        ),
+        typer.Option(min=1, help="Local worker processes to start. Default: this process alone."),
     ] = None
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None
     cluster_config: Annotated[

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
@@ -16,6 +15,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from embedseg_large.cli.console import stderr_console
 from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
 
 _TERMS = (("loss", "total"), ("instance", "instance"), ("variance", "variance"), ("seed", "seed"))
@@ -33,7 +33,7 @@ class TrainBars(TrainWatcher, AbstractContextManager["TrainBars"]):
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._console = stderr_console(quiet=quiet, highlight=False)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),

@@ -54,7 +54,8 @@ def _print_link(scene: Scene) -> None:
             f"{scene.image.finest.name}: neuroglancer reads OME-Zarr {' and '.join(VERSIONS)}; "
             "install napari, or convert a local copy"
         )
-    print_facts(None, {"store": scene.image.finest.name, "neuroglancer": found})
+    print_facts(None, {"store": scene.image.finest.name})
+    typer.echo(found)  # in one piece, however long: a folded link does not open
 
 
 def _serve(scene: Scene, port: int, *, opens: bool) -> None:
@@ -69,9 +70,7 @@ def _serve(scene: Scene, port: int, *, opens: bool) -> None:
     site = Site(scene, name.rstrip("/").rpartition("/")[2])
 
     def ready(url: str) -> None:
-        link = site.link(url)
-        about = {"store": name, "page": url} | ({} if link is None else {"neuroglancer": link})
-        print_facts(None, about | {"to end": "Ctrl-C"})
+        print_facts(None, {"store": name, "page": url, "to end": "Ctrl-C"})
         if opens:
             webbrowser.open(url)
 

@@ -172,7 +172,9 @@ def _check_place(out: Path, resume: bool) -> None:
     state = _folder(out) / STATE
     if resume:
         if not state.exists():
-            raise ModelError(f"there is no training to resume: {state} does not exist")
+            raise ModelError(
+                f"there is no training to resume: {state} does not exist; leave out --resume"
+            )
         return
     for taken in (state, out):
         if taken.exists():
