@@ -65,7 +65,8 @@ def test_a_table_is_for_people_and_no_file_is_left(
     assert "40 x 40 voxels" in said
     assert "4 passes" in said
     assert "matrix product" in said
-    assert list(tmp_path.iterdir()) == []
+    # torch makes a folder for its compiler as soon as operations are counted
+    assert [p for p in tmp_path.iterdir() if not p.name.startswith("torchinductor")] == []
 
 
 @pytest.mark.parametrize(

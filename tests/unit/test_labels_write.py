@@ -134,10 +134,10 @@ def test_names_that_are_no_folder_names_are_refused(name: str, tmp_path: Path) -
 
 
 def test_arrays_and_other_formats_need_an_output(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="output="):
+    with pytest.raises(UsageError, match="--output"):
         label_target(open_volume(np.zeros((8, 8))), "nuclei")
     zarr.create_array(str(tmp_path / "plain.zarr"), data=np.zeros((8, 8), np.uint8))
-    with pytest.raises(UsageError, match="output="):
+    with pytest.raises(UsageError, match="--output"):
         label_target(open_volume(tmp_path / "plain.zarr"), "nuclei")
 
 
@@ -148,7 +148,7 @@ def test_old_stores_need_an_output(tmp_path: Path) -> None:
     multiscales[0] = {**multiscales[0], "version": "0.3", "axes": ["y", "x"]}
     group.attrs["multiscales"] = multiscales
     volume = open_volume(tmp_path / "old.zarr")
-    with pytest.raises(UsageError, match=r"NGFF 0\.3.*output="):
+    with pytest.raises(UsageError, match=r"NGFF 0\.3.*--output"):
         label_target(volume, "nuclei")
     assert label_target(volume, "nuclei", output=tmp_path / "out").ngff_version == "0.5"
 
