@@ -2,8 +2,8 @@
 
 A folder with ``best_iou_model.pth`` or ``checkpoint.pth`` (tensors under ``model_state_dict``) and
 ``data_properties.json``, the latter extended by ``grid_*`` and ``pixel_*`` of each axis, from which
-the pitch follows. Optional there: ``extent_*`` (largest extent of an object, voxels) and
-``voxel_size_*`` (micrometres).
+the pitch follows: the original has these in the configuration of its training. Optional there:
+``extent_*`` (largest extent of an object, voxels) and ``voxel_size_*`` (micrometres).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -30,27 +30,52 @@ PROPERTIES_FILE = "data_properties.json"
 _FIRST = "encoder.initial_block.conv.weight"
 
 
-def read_original_folder(folder: Path) -> StoredModel:
+def weights_file(folder: Path) -> Path:
+    """Return the file with the weights: the best ones, or else the last.
+
+    Raises
+    ------
+    ModelError
+        There is none.
+    """
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise ModelError(f"{folder} has neither {' nor '.join(WEIGHT_FILES)}; it is no checkpoint")
+
+
+def read_original_folder(
+    folder: Path, given: Mapping[str, Sequence[float]] | None = None
+) -> StoredModel:
     """Read a checkpoint of the original program.
+
+    Parameters
+    ----------
+    folder
+        The checkpoint.
+    given
+        Properties of each axis (z, y, x) that the folder lacks, or that it has wrong: ``grid``,
+        ``pixel``, ``extent``, ``voxel_size``.
 
     Raises
     ------
     ModelError
         A file is missing, holds anything but tensors, or does not fit the network.
+    UsageError
+        What is given does not have a number for each axis.
     """
-    found = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
-    if not found:
-        raise ModelError(f"{folder} has neither {' nor '.join(WEIGHT_FILES)}; it is no checkpoint")
-    weights = _read_weights(found[0])
+    file = weights_file(folder)
+    weights = _read_weights(file)
     if _FIRST not in weights:
-        raise ModelError(f"{found[0]}: tensor {_FIRST} is missing; it is no EmbedSeg checkpoint")
+        raise ModelError(f"{file}: tensor {_FIRST} is missing; it is no EmbedSeg checkpoint")
     shape = weights[_FIRST].shape
     ndim, channels = len(shape) - 2, shape[1] if len(shape) > 1 else 0
     if ndim not in (2, 3):
-        raise ModelError(f"{found[0]}: tensor {_FIRST} is {tuple(shape)}; it must have 4 or 5 axes")
-    check_weights(weights, ndim, channels, found[0])
+        raise ModelError(f"{file}: tensor {_FIRST} is {tuple(shape)}; it must have 4 or 5 axes")
+    check_weights(weights, ndim, channels, file)
     path = folder / PROPERTIES_FILE
-    settings = _settings(_read_properties(path), ndim, channels, path)
+    properties = _read_properties(path) | _of_each_axis(given or {}, "zyx"[-ndim:])
+    settings = _settings(properties, ndim, channels, path)
     return StoredModel(weights=weights, settings=settings, card={"origin": "EmbedSeg checkpoint"})
 
 
@@ -90,9 +115,21 @@ def _read_properties(path: Path) -> dict[str, Any]:
     return properties
 
 
+def _of_each_axis(given: Mapping[str, Sequence[float]], axes: str) -> dict[str, float]:
+    """Name the numbers as the original does: ``grid_z``."""
+    for name, values in given.items():
+        if len(values) != len(axes):
+            raise UsageError(
+                f"{name} has {len(values)} numbers; the checkpoint is {len(axes)}D: "
+                f"give {len(axes)}, for {', '.join(axes)}"
+            )
+    return {f"{n}_{a}": v for n, each in given.items() for a, v in zip(axes, each, strict=True)}
+
+
 def _settings(properties: Mapping[str, Any], ndim: int, channels: int, path: Path) -> ModelSettings:
     """Translate the original's properties."""
     axes = "zyx"[-ndim:]
+    _check_complete(properties, axes, path)
     try:
         grid, pixel = _each(properties, "grid", axes), _each(properties, "pixel", axes)
         mean = _each(properties, "avg_object_size", axes)
@@ -107,10 +144,24 @@ def _settings(properties: Mapping[str, Any], ndim: int, channels: int, path: Pat
             object_diameter=sum(mean[-2:]) / 2,
             voxel_size=voxel_size,
         )
-    except KeyError as error:
-        raise ModelError(f"{path} lacks {error.args[0]}; add it, as used in training") from error
     except (UsageError, ValueError, TypeError, ZeroDivisionError) as error:
         raise ModelError(f"{path}: a value cannot be used ({error}); correct it") from error
+
+
+def _check_complete(properties: Mapping[str, Any], axes: str, path: Path) -> None:
+    """Name all properties that are missing."""
+    kinds = ["grid", "pixel", "avg_object_size"]
+    kinds.append("extent" if f"extent_{axes[0]}" in properties else "stdev_object_size")
+    if f"voxel_size_{axes[0]}" in properties:
+        kinds.append("voxel_size")
+    needed = [f"{kind}_{axis}" for kind in kinds for axis in axes] + ["min_object_size"]
+    missing = [name for name in needed if name not in properties]
+    if not missing:
+        return
+    them = "it" if len(missing) == 1 else "them"
+    options = [f"--{kind}" for kind in kinds[:2] if f"{kind}_{axes[-1]}" in missing]
+    hint = f" (embedseg-large import has {' and '.join(options)})" if options else ""
+    raise ModelError(f"{path} lacks {', '.join(missing)}; add {them}, as used in training{hint}")
 
 
 def _extent(properties: Mapping[str, Any], axes: str) -> list[int]:

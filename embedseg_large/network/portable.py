@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,3 +107,19 @@ def need(packages: Sequence[str], purpose: str) -> None:
             raise UsageError(
                 f'{purpose} needs {error.name}; pip install "embedseg-large[export]"'
             ) from None
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Refuse a file that could not be written, before the work.
+
+    Raises
+    ------
+    UsageError
+        It exists and is not to be replaced, is a folder, or there is no folder for it.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file in it")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists; choose another name, or --overwrite (overwrite=True)")

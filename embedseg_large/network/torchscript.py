@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ def torchscript_of(model: PortableModel) -> bytes:
     with warnings.catch_warnings(), torch.no_grad():
         # deprecated in torch for want of users, yet what programs of bioimage.io can load
         warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
-        traced = torch.jit.trace(model.network, model.example(), check_trace=False)
+        trace: Any = torch.jit.trace  # has no annotations
+        traced = trace(model.network, model.example(), check_trace=False)
         torch.jit.save(traced, stream, _extra_files={NOTES: json.dumps(model.notes())})
     return stream.getvalue()

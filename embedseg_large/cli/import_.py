@@ -1,0 +1,73 @@
+"""``embedseg-large import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from embedseg_large.cli.console import print_facts, print_json, reported
+from embedseg_large.cli.options import Json, Overwrite, numbers
+
+
+@reported("interrupted; nothing was written")
+def import_(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of an EmbedSeg checkpoint, or an exported package.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Model file to write, .safetensors.")],
+    *,
+    grid: Annotated[
+        Any,
+        typer.Option(
+            parser=numbers,
+            metavar="Z,Y,X",
+            help="grid_z, grid_y, grid_x of the training, if data_properties.json lacks them.",
+        ),
+    ] = None,
+    pixel: Annotated[
+        Any,
+        typer.Option(
+            parser=numbers, metavar="Z,Y,X", help="Likewise pixel_z, pixel_y and pixel_x."
+        ),
+    ] = None,
+    voxel_size: Annotated[
+        Any, typer.Option(parser=numbers, metavar="Z,Y,X", help="Of the training images, in µm.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Of the weights. Default: unknown.")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Make one model file of a checkpoint of the original EmbedSeg, or of an exported package."""
+    from embedseg_large.network.imported import import_model
+
+    stored = import_model(
+        source,
+        out,
+        grid=grid,
+        pixel=pixel,
+        voxel_size=voxel_size,
+        licence=licence,
+        overwrite=overwrite,
+    )
+    if as_json:
+        facts = {"settings": stored.settings.as_dict(), "card": dict(stored.card)}
+        print_json({"model": str(out), **facts})
+        return
+    settings, card = stored.settings, stored.card
+    print_facts(
+        str(out),
+        {
+            "network": f"{settings.ndim}D, {settings.channels} channel(s)",
+            "pitch": ", ".join(f"{p:g}" for p in settings.pitch),
+            "objects": f"about {settings.object_diameter:.0f} voxels wide"
+            if settings.object_diameter
+            else "of unknown size",
+            "voxel size": settings.voxel_size or "unknown",
+            "licence": card.get("licence", "its card does not say"),
+            "use it": f"embedseg-large segment STORE --model {out}",
+        },
+    )
