@@ -100,7 +100,7 @@ def _pair(name: str, prediction: Volume, truth: Volume) -> LabelPair:
     UsageError
         Both are previews, of regions that have nothing in common.
     """
-    regions = [r for r in map(_region, (prediction, truth)) if r is not None]
+    regions = [r for r in map(labelled_part, (prediction, truth)) if r is not None]
     common = reduce(Box.intersect, regions) if regions else None
     if common is not None and common.size == 0:
         raise UsageError(
@@ -110,7 +110,7 @@ def _pair(name: str, prediction: Volume, truth: Volume) -> LabelPair:
     return LabelPair(name, prediction, truth, common)
 
 
-def _region(labels: Volume) -> Box | None:
+def labelled_part(labels: Volume) -> Box | None:
     """The part of the volume that labels are of, if `segment` was asked for no more.
 
     Raises
@@ -122,7 +122,9 @@ def _region(labels: Volume) -> Box | None:
         return None
     asked = provenance_of(labels.path).get("region")
     if asked is not None and labels.level:
-        raise UsageError(f"{labels.name}: labels of a region are scored at level 0; open that one")
+        raise UsageError(
+            f"{labels.name}: labels of a region are compared and measured at level 0; open that one"
+        )
     return None if asked is None else Box(tuple(asked["start"]), tuple(asked["stop"]))
 
 

@@ -16,6 +16,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.engine.label_pairs import labelled_part
 from embedseg_large.engine.sums import Sum
 from embedseg_large.engine.tasks import Call, Each, Recording, Task
 from embedseg_large.engine.workplace import Workers, readers_of
@@ -65,6 +66,8 @@ class Told:
     timepoint is -1 where there is only one. None: there is no seam report."""
     known: KnownInstances | None
     """Seediness and more of each; None: it was not kept."""
+    part: Box | None
+    """What was segmented, if it was not all of the volume."""
 
 
 def measure(
@@ -234,7 +237,7 @@ def _columns(
     """All columns of a timepoint."""
     channels = [channel.channel or 0 for channel in subject.channels]
     shape = subject.labels.spatial_shape
-    columns = columns_of(regions, shape, subject.voxel_size, channels)
+    columns = columns_of(regions, shape, subject.voxel_size, channels, told.part)
     label = columns.pop("label")
     columns = {"label": label, "timepoint": np.full(label.size, timepoint)} | columns
     if told.traced is not None:
@@ -247,9 +250,9 @@ def _columns(
 def _told(labels: Volume) -> Told:
     """Read what is told; nothing if other programs made the labels."""
     if not labels.path or not labels.is_labels:
-        return Told(None, None)
+        return Told(None, None, None)
     made = provenance_of(labels.path)
-    return Told(_traced(made), KnownInstances.of(labels.path, made))
+    return Told(_traced(made), KnownInstances.of(labels.path, made), labelled_part(labels))
 
 
 def _traced(made: dict[str, Any]) -> dict[str, NDArray[Any]] | None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.geometry import Box
 from embedseg_large.measurement.directions import worth_of_crossings
 from embedseg_large.measurement.regions import Regions
 
@@ -29,6 +30,7 @@ def columns_of(
     shape: Sequence[int],
     voxel_size: Sequence[float] | None,
     channels: Sequence[int] = (),
+    part: Box | None = None,
 ) -> Columns:
     """Describe instances: columns of one length, one row an instance, by ascending label.
 
@@ -43,6 +45,8 @@ def columns_of(
         which are taken for cubes.
     channels
         Number of each channel of `regions.intensities`.
+    part
+        The part of the volume that has labels; None: all of it.
 
     Returns
     -------
@@ -61,7 +65,7 @@ def columns_of(
         Lengths of the principal axes; in 2D without the middle one. Where the voxel size is
         unknown, the names lack the unit.
     touches_border
-        Whether the instance touches an end of the volume, where it may have been cut.
+        Whether the instance touches an end of the volume or of the part, where it may be cut.
     intensity_mean_0, intensity_min_0, intensity_max_0, intensity_std_0
         Of each channel.
     """
@@ -77,7 +81,9 @@ def columns_of(
     columns |= _surfaces(regions, volumes, size, units)
     columns |= _principal_axes(covariance * np.outer(size, size), units[0])
     low, high = regions.low[:, 3 - ndim :], regions.high[:, 3 - ndim :]
-    columns["touches_border"] = ((low == 0) | (high == shape)).any(axis=1)
+    ends = part or Box.whole(shape)
+    beyond = (low <= np.array(ends.start)) | (high >= np.array(ends.stop))
+    columns["touches_border"] = beyond.any(axis=1)
     for channel, intensities in zip(channels, regions.intensities, strict=True):
         found = intensities.statistics(regions.sizes)
         columns |= {f"intensity_{name}_{channel}": values for name, values in found.items()}

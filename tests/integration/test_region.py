@@ -121,6 +121,17 @@ def test_tiles_that_disagree_have_predicted_what_they_see_then(tmp_path: Path) -
     assert same_up_to_numbers(found, wanted)
 
 
+def test_an_object_that_the_region_cuts_touches_its_border(tmp_path: Path) -> None:
+    labels = embryo(2)
+    box = Box((20, 20), (100, 90))
+    result = run(labels, oracle(labels), tmp_path / "part.zarr", region=ranges(box))
+    table = es.measure(result.path)
+    start, stop = (np.stack([table[f"{a}_{end}"] for a in "yx"], -1) for end in ("start", "stop"))
+    cut = ((start == box.start) | (stop == box.stop)).any(axis=1)
+    assert 0 < cut.sum() < len(table)
+    assert np.array_equal(table["touches_border"], cut)
+
+
 def test_a_region_of_a_resampled_volume(tmp_path: Path) -> None:
     labels = embryo(3)
     shape = (140, 152, 162)
