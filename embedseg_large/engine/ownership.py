@@ -63,17 +63,17 @@ class Ownership:
         """Go through all turns, and replace the views; returns the names that are of one object."""
         grid = self.job.clustering()
         for now in range(2 ** len(grid.shape)):
-            tiles = [index for index in grid if turn(index) == now]
-            tasks = [self._claim_task(index, now) for index in tiles]
-            self._do(tasks, self._note_claim)
-        self._do([self._settle_task(index) for index in grid], self._note_settled)
+            count = sum(turn(index) == now for index in grid)
+            tasks = (self._claim_task(index, now) for index in grid if turn(index) == now)
+            self._do(tasks, count, self._note_claim)
+        self._do((self._settle_task(index) for index in grid), len(grid), self._note_settled)
         pairs = np.concatenate([self._same[index] for index in sorted(self._same)])
         return join_pairs(pairs[:, 0], pairs[:, 1])
 
-    def _do(self, tasks: list[Task], note: Any) -> None:
-        if tasks:
-            self.recorder.progress.begin("check", len(tasks))
-            self.recorder.run(Each(iter(tasks), note))
+    def _do(self, tasks: Iterator[Task], count: int, note: Any) -> None:
+        if count:
+            self.recorder.progress.begin("check", count)
+            self.recorder.run(Each(tasks, note))
 
     def _claim_task(self, index: Index, now: int) -> Task:
         def make() -> Call:

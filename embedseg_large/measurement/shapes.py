@@ -83,7 +83,7 @@ def columns_of(
     low, high = regions.low[:, 3 - ndim :], regions.high[:, 3 - ndim :]
     ends = part or Box.whole(shape)
     beyond = (low <= np.array(ends.start)) | (high >= np.array(ends.stop))
-    columns["touches_border"] = beyond.any(axis=1)
+    columns["touches_border"] = np.asarray(beyond.any(axis=1))
     for channel, intensities in zip(channels, regions.intensities, strict=True):
         found = intensities.statistics(regions.sizes)
         columns |= {f"intensity_{name}_{channel}": values for name, values in found.items()}
