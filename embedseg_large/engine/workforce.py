@@ -53,9 +53,9 @@ class Workforce:
             tell(WorkersBack(threads=self._threads, seconds=round(seconds, 1)))
 
     def _count(self) -> None:
-        """Count the threads of all workers, if that was not done just now."""
+        """Count the threads of all workers, if that was not done just now, or there were none."""
         now = time.monotonic()
-        if now - self._counted > COUNT_SECONDS:
+        if self._threads == 0 or now - self._counted > COUNT_SECONDS:
             with lost_scheduler():
                 self._threads = sum(int(n) for n in self._client.nthreads().values())
             self._counted = now
