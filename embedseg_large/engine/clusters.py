@@ -19,6 +19,7 @@ from typing import Any
 
 from distributed import Adaptive, Client, LocalCluster
 
+from embedseg_large.engine.allocation import allocator_set
 from embedseg_large.engine.clusterfile import (
     Adapt,
     ClusterSettings,
@@ -96,7 +97,7 @@ def cluster_client(settings: ClusterSettings, device: str) -> Iterator[Client]:
             _wait_for_worker(client, settings, lambda: (True, "its scheduler has none"))
             yield client
         return
-    with _started(settings, device) as cluster, Client(cluster) as client:
+    with allocator_set(), _started(settings, device) as cluster, Client(cluster) as client:
         _wait_for_worker(client, settings, _hope(settings, cluster))
         yield client
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedseg_large.engine.allocation import prologue_of_job
 from embedseg_large.engine.clusterfile import SlurmSettings
 from embedseg_large.errors import RunError, UsageError
 
@@ -79,7 +80,7 @@ def cluster_options(settings: SlurmSettings) -> dict[str, Any]:
         "python": settings.python,
         "interface": settings.interface,
         "local_directory": settings.local_folder,
-        "job_script_prologue": list(settings.prologue) or None,
+        "job_script_prologue": prologue_of_job(settings.prologue),
         "job_extra_directives": _directives(settings) or None,
     }
     return {

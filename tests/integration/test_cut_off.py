@@ -56,7 +56,7 @@ def expected(
 def in_this_process(workers: int) -> LocalCluster:
     """A cluster without processes, which are slow to start."""
     return LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=None
+        n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=":0"
     )
 
 

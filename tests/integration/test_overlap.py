@@ -144,7 +144,7 @@ def gpu_worker() -> Iterator[Client]:
             threads_per_worker=2 * TASKS_PER_GPU,
             processes=False,
             resources={"GPU": 1},
-            dashboard_address=None,
+            dashboard_address=":0",
         ) as cluster,
         Client(cluster) as client,
     ):

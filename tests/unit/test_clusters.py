@@ -282,7 +282,7 @@ def test_the_gpus_of_workers_are_used_unless_another_device_is_asked_for(
 def in_this_process(**options: Any) -> LocalCluster:
     """A cluster without processes, which are slow to start."""
     known = {key: options[key] for key in ("n_workers", "threads_per_worker", "resources")}
-    return LocalCluster(processes=False, dashboard_address=None, **known)
+    return LocalCluster(processes=False, dashboard_address=":0", **known)
 
 
 def test_a_cuda_worker_offers_its_gpu_and_has_threads_beside_it(
@@ -332,7 +332,7 @@ def test_local_workers_grow_at_once_to_the_maximum_though_few_tasks_are_shown(
 
 
 def test_workers_of_a_scheduler_are_used_and_left_alone() -> None:
-    with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
         settings = SchedulerSettings(address=cluster.scheduler_address)
         for _ in range(2):
             with cluster_client(settings, "cpu") as client:
@@ -340,7 +340,7 @@ def test_workers_of_a_scheduler_are_used_and_left_alone() -> None:
 
 
 def test_a_scheduler_without_workers_is_waited_for_and_then_an_error() -> None:
-    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster:
         settings = SchedulerSettings(address=cluster.scheduler_address, wait=0.2)
         with (
             pytest.raises(RunError, match=r"no worker came in \d s: its scheduler has none"),
