@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -87,9 +88,24 @@ def embedding_loss(
         raise UsageError(f"network output {tuple(raw.shape)}; this batch needs {wanted}")
     if len(pitch) != ndim or min(pitch) <= 0:
         raise UsageError(f"pitch {tuple(pitch)} over {ndim} axes; pass {ndim} positive numbers")
+    _choose_kernels()
     with torch.autocast(raw.device.type, enabled=False):
         exact = raw.to(torch.promote_types(raw.dtype, torch.float32))
         return _loss(exact, batch, pitch, foreground_weight, weights or LossWeights())
+
+
+@cache
+def _choose_kernels() -> None:
+    """Have MKL choose its kernels of tanh and exp on one thread, once in a process.
+
+    It does so when a function is first called. Where two threads of torch made that call together,
+    each for half of a tensor, the first half now and then came from the kernel of lowest accuracy
+    (tanh wrong by 1e-5, torch 2.13), and a training was not repeatable to the last bit.
+    """
+    for dtype in (torch.float32, torch.float64):
+        number = torch.zeros(1, dtype=dtype)
+        number.tanh()
+        number.exp()
 
 
 def _loss(
