@@ -20,8 +20,8 @@ _SLAB_BYTES = 16.0
 """Voxels of the volume that are being resampled: as stored, normalised, and along one axis."""
 _HOST_BYTES = 50.0
 """Peak memory of PREDICT per voxel of its region, outside of the network."""
-_PROCESS_BYTES = 600e6
-"""A Python process with torch and numba loaded."""
+_PROCESS_BYTES = 700e6
+"""A Python process with torch and numba loaded, and what its allocator keeps for later."""
 _VIEW_BYTES = 4.0
 """Upper bound of a view per voxel: its labels, not compressed."""
 
