@@ -1,12 +1,14 @@
 """Volumes of 0.25, 1 and 4 GB on two workers with little memory: their peak, and that of scratch.
 
 The network is the oracle, so that what is measured is the engine: reading, predictions on disk,
-clustering, checking, writing. Peak memory is what the kernel says about each worker process.
+clustering, checking, writing. Peak memory is what the kernel says about each worker process that is
+there at the end; how many had to be restarted for want of memory is told as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import shutil
 import tempfile
@@ -59,14 +61,16 @@ def measure(name: str, memory: str) -> float:
         with cluster_client(LocalSettings(workers=2, memory=memory), "cpu") as client:
             watch = DiskWatch(folder / ".embryo.zarr-nuclei.run")
             watch.start()
+            before = set(client.run(os.getpid).values())
             result = es.segment(str(store), network, intensity_range=(0, 1), client=client)
             watch.stop.set()
             peaks = client.run(peak)
+            restarted = len(before - set(client.run(os.getpid).values()))
         seconds = time.perf_counter() - began
         print(
             f"{name:>5} GB  {result.n_instances:,} instances, {result.seams.joined} joined, "
             f"{seconds:.0f} s, workers at most {max(peaks.values()):.0f} MiB, "
-            f"scratch at most {watch.peak / 2**30:.2f} GiB",
+            f"{restarted} restarted, scratch at most {watch.peak / 2**30:.2f} GiB",
             flush=True,
         )
         return max(peaks.values())

@@ -85,6 +85,11 @@ class Box:
         """Whether every voxel of `other` lies in this region."""
         return self.intersect(other) == other or other.size == 0
 
+    def widths_around(self, inner: Box) -> list[tuple[int, int]]:
+        """Voxels before and after a box inside this one, along each axis, as `numpy.pad` takes."""
+        ends = zip(self.start, inner.start, inner.stop, self.stop, strict=True)
+        return [(first - start, stop - last) for start, first, last, stop in ends]
+
     def rounded_out(self, shape: Sequence[int]) -> Box:
         """The smallest box of whole cells of the lattice of multiples of `shape` around it."""
         return Box(

@@ -14,16 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.engine.label_pairs import LabelPair
-from embedseg_large.engine.sums import Sum
+from embedseg_large.engine.sums import EDGE, Sum
 from embedseg_large.engine.tasks import Call, Each, Recording, Task
 from embedseg_large.geometry import Box
 from embedseg_large.io.volume import Volume
 from embedseg_large.metrics.contingency import Contingency
 from embedseg_large.metrics.errors import Found, Positions
 from embedseg_large.metrics.localisation import shell
-
-_EDGE = {2: 4096, 3: 256}
-"""Of the boxes that are read at a time, in voxels, by ndim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +65,7 @@ def compare(
         The voxels are no integers, or cannot be decoded.
     """
     ndim = pair.truth.ndim
-    boxes = pair.compared.split((_EDGE[ndim],) * ndim)
+    boxes = pair.compared.split((EDGE[ndim],) * ndim)
     total = Sum(Compared(Contingency.empty(), Found.empty(ndim) if errors else None))
     if workers is None:
         for box in boxes:
@@ -110,8 +107,5 @@ def _read(
     margin = box.grow((width,) * box.ndim)
     there = margin.intersect(whole)
     labels = volume.read(there)
-    beyond = [
-        (a - b, c - d)
-        for a, b, c, d in zip(there.start, margin.start, margin.stop, there.stop, strict=True)
-    ]
-    return labels[box.slices_in(there)], shell(np.pad(labels, beyond), width)
+    padded = np.pad(labels, margin.widths_around(there))
+    return labels[box.slices_in(there)], shell(padded, width)

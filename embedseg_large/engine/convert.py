@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn, Unpack
+from typing import Any, Unpack
 
 from embedseg_large.engine.identity import Facts, difference, without_secrets
 from embedseg_large.engine.journal import Journal
@@ -29,7 +29,8 @@ from embedseg_large.engine.lock import Lock
 from embedseg_large.engine.progress import Observer, Progress, Watcher
 from embedseg_large.engine.recorder import Recorder
 from embedseg_large.engine.runs import read_about, write_about
-from embedseg_large.engine.tasks import Call, Each, Task, Work, perform
+from embedseg_large.engine.serial import SerialExecutor
+from embedseg_large.engine.tasks import Call, Each, Task
 from embedseg_large.engine.workplace import Workers, chosen, workers_for
 from embedseg_large.errors import EmbedSegError, UsageError
 from embedseg_large.io.convert import Conversion, Place, Step, plan_conversion
@@ -275,24 +276,11 @@ def _check_unchanged(volume: Volume, facts: Facts) -> None:
 # Who does it ------------------------------------------------------------------------------------
 
 
-class _Here:
-    """Does tasks one after another in this process."""
-
-    def run(self, work: Work) -> None:
-        """Do all tasks."""
-        while (task := work.next()) is not None:
-            work.finished(task, perform(task.call, _no_network))
-
-
-def _no_network() -> NoReturn:
-    raise AssertionError("no task of a conversion needs a network")
-
-
 @contextmanager
 def _recorder(where: Any, plan: Conversion, run: _Run, progress: Progress) -> Iterator[Recorder]:
     """Who does the tasks, with the journal of the run."""
     if where is None:
-        yield Recorder(_Here(), run.journal, progress)
+        yield Recorder(SerialExecutor(), run.journal, progress)
         return
     inputs = [] if plan.volume.path is None else [plan.volume.path]
     with workers_for(where, inputs, [str(run.image)]) as executor:

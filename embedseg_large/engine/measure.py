@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.engine.label_pairs import labelled_part
-from embedseg_large.engine.sums import Sum
+from embedseg_large.engine.sums import EDGE, Sum
 from embedseg_large.engine.tasks import Call, Each, Recording, Task
 from embedseg_large.engine.workplace import Workers, readers_of
 from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
@@ -31,8 +31,6 @@ from embedseg_large.io.volume import Volume, open_volume
 from embedseg_large.measurement.regions import Regions, cells_of
 from embedseg_large.measurement.shapes import columns_of
 
-_EDGE = {2: 4096, 3: 256}
-"""Of the boxes that are read at a time, in voxels, by ndim."""
 _PROPERTIES = (
     *("voxels", "volume", "sphericity", "pixels", "area", "circularity", "axis_"),
     *("touches_border", "seam", "certified", "seediness", "intensity_mean"),
@@ -195,7 +193,7 @@ def sum_regions(subject: Subject, timepoint: int, workers: Recording | None = No
 
 def box_shape(subject: Subject) -> tuple[int, ...]:
     """Shape of the boxes: whole chunks of labels and image, so that few are read twice."""
-    ndim, length = subject.labels.ndim, _EDGE[subject.labels.ndim]
+    ndim, length = subject.labels.ndim, EDGE[subject.labels.ndim]
     volumes = (subject.labels, *subject.channels)
     chunks = np.max([(1,) * ndim, *(v.chunks for v in volumes if v.chunks is not None)], axis=0)
     first, *rest = np.minimum(chunks, subject.labels.spatial_shape).tolist()
@@ -220,11 +218,7 @@ def _read_cells(labels: Volume, timepoint: int, core: Box) -> NDArray[Any]:
     """Read the labels that a box needs; 0 outside of the volume."""
     wanted = cells_of(core)
     there = wanted.clip(labels.spatial_shape)
-    beyond = [
-        (a - b, c - d)
-        for a, b, c, d in zip(there.start, wanted.start, wanted.stop, there.stop, strict=True)
-    ]
-    return np.pad(_read(labels, timepoint, there), beyond)
+    return np.pad(_read(labels, timepoint, there), wanted.widths_around(there))
 
 
 def _read(volume: Volume, timepoint: int, box: Box) -> NDArray[Any]:

@@ -24,12 +24,17 @@ Running: TypeAlias = deque[tuple[Task, Future[Done | Failed]]]
 class SerialExecutor:
     """Runs tasks one after another in this process; on a CPU the network has all of its cores."""
 
-    network: Predictor
+    network: Predictor | None = None
+    """None where no task needs one."""
 
     def run(self, work: Work) -> None:
         """Do all tasks."""
         while (task := work.next()) is not None:
-            work.finished(task, perform(task.call, lambda: self.network))
+            work.finished(task, perform(task.call, self._needed_network))
+
+    def _needed_network(self) -> Predictor:
+        assert self.network is not None
+        return self.network
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class OverlappingExecutor(SerialExecutor):
 
     def _fill(self, work: Work, pool: ThreadPoolExecutor, running: Running) -> None:
         while len(running) < 2 * self.threads and (task := work.next()) is not None:
-            running.append((task, pool.submit(perform, task.call, lambda: self.network)))
+            running.append((task, pool.submit(perform, task.call, self._needed_network)))
 
 
 def executor_here(network: Network, device: str) -> SerialExecutor:

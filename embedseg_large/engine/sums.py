@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Generic, Protocol, TypeVar
 
+EDGE = {2: 4096, 3: 256}
+"""Of the boxes that are read at a time, in voxels, by ndim."""
+
 
 class Addable(Protocol):
     """Something that adds up to more of the same; the order does not matter."""

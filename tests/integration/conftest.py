@@ -13,13 +13,17 @@ from types import ModuleType
 from typing import Any
 from urllib.request import Request, urlopen
 
+import numpy as np
 import pytest
 import tornado.httpserver
 import tornado.netutil
 import tornado.web
+from numpy.typing import NDArray
 
+import embedseg_large as es
 from embedseg_large.engine.clusterfile import LocalSettings
 from embedseg_large.engine.clusters import cluster_client
+from embedseg_large.testing.oracle import OracleNetwork
 
 BUCKET = "embryos"
 
@@ -161,3 +165,30 @@ def victim() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def image(victim: ModuleType) -> NDArray[Any]:
+    """The embryo of `victim.py`: its own true labels."""
+    labels: NDArray[Any] = victim.embryo()
+    return labels
+
+
+@pytest.fixture(scope="module")
+def network(victim: ModuleType, image: NDArray[Any]) -> OracleNetwork:
+    """The oracle of `victim.py` for that embryo."""
+    oracle: OracleNetwork = victim.network(image)
+    return oracle
+
+
+@pytest.fixture(scope="module")
+def expected(
+    tmp_path_factory: pytest.TempPathFactory,
+    victim: ModuleType,
+    image: NDArray[Any],
+    network: OracleNetwork,
+) -> NDArray[Any]:
+    """Labels of an undisturbed run in this process."""
+    out = tmp_path_factory.mktemp("expected") / "out.zarr"
+    options = victim.OPTIONS | {"intensity_range": (0, 1)}
+    return np.asarray(es.segment(image, network, output=out, **options).labels)

@@ -22,9 +22,7 @@ import embedseg_large as es
 from embedseg_large.engine.events import Event, StageBegun, TaskDone, WorkersBack, WorkersGone
 from embedseg_large.engine.progress import Observer
 from embedseg_large.geometry import Box
-from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
-from embedseg_large.testing.synthetic import synthetic_embryo
 
 Labels = NDArray[Any]
 OPTIONS: dict[str, Any] = {
@@ -32,25 +30,6 @@ OPTIONS: dict[str, Any] = {
     "cluster_tile": (24, 30, 30),
     "halo": (6, 6, 6),
 }
-
-
-@pytest.fixture(scope="module")
-def image() -> Labels:
-    return synthetic_embryo((52, 60, 58), density=0.5, diameter=11, seed=3).astype(np.uint16)
-
-
-@pytest.fixture(scope="module")
-def network(image: Labels) -> OracleNetwork:
-    return OracleNetwork.of(image, flaws=Flaws(noise=1.0), tile=(24, 24, 24))
-
-
-@pytest.fixture(scope="module")
-def expected(
-    tmp_path_factory: pytest.TempPathFactory, image: Labels, network: OracleNetwork
-) -> Labels:
-    """Of an undisturbed run in this process."""
-    out = tmp_path_factory.mktemp("expected") / "out.zarr"
-    return np.asarray(es.segment(image, network, output=out, **OPTIONS).labels)
 
 
 def in_this_process(workers: int) -> LocalCluster:

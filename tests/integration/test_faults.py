@@ -28,7 +28,6 @@ from embedseg_large.geometry import Box
 from embedseg_large.io.convert import write_image
 from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
-from embedseg_large.testing.synthetic import synthetic_embryo
 
 Labels = NDArray[Any]
 OPTIONS: dict[str, Any] = {
@@ -36,11 +35,6 @@ OPTIONS: dict[str, Any] = {
     "cluster_tile": (24, 30, 30),
     "halo": (6, 6, 6),
 }
-
-
-@pytest.fixture(scope="module")
-def image() -> Labels:
-    return synthetic_embryo((52, 60, 58), density=0.5, diameter=11, seed=3).astype(np.uint16)
 
 
 @pytest.fixture
@@ -52,12 +46,6 @@ def store(tmp_path: Path, image: Labels) -> Path:
 
 def oracle(image: Labels) -> OracleNetwork:
     return OracleNetwork.of(image, flaws=Flaws(noise=1.0), tile=(24, 24, 24))
-
-
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory, image: Labels) -> Labels:
-    out = tmp_path_factory.mktemp("expected") / "out.zarr"
-    return np.asarray(es.segment(image, oracle(image), output=out, **OPTIONS).labels)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -27,9 +27,7 @@ from embedseg_large.engine.scratch import Scratch
 from embedseg_large.engine.workers import NetworkPlugin, NetworkSpec
 from embedseg_large.errors import RunError
 from embedseg_large.geometry import Box
-from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
-from embedseg_large.testing.synthetic import synthetic_embryo
 
 Labels = NDArray[Any]
 OPTIONS: dict[str, Any] = {
@@ -115,24 +113,6 @@ class Steps:
             return write(*arguments)
 
         return step
-
-
-@pytest.fixture(scope="module")
-def image() -> Labels:
-    return synthetic_embryo((52, 60, 58), density=0.5, diameter=11, seed=3).astype(np.uint16)
-
-
-@pytest.fixture(scope="module")
-def network(image: Labels) -> OracleNetwork:
-    return OracleNetwork.of(image, flaws=Flaws(noise=1.0), tile=(24, 24, 24))
-
-
-@pytest.fixture(scope="module")
-def expected(
-    tmp_path_factory: pytest.TempPathFactory, image: Labels, network: OracleNetwork
-) -> Labels:
-    out = tmp_path_factory.mktemp("expected") / "out.zarr"
-    return np.asarray(es.segment(image, network, output=out, **OPTIONS).labels)
 
 
 @pytest.fixture(scope="module")

@@ -38,18 +38,6 @@ STAGES = ["predict", "cluster", "check", "finish"]
 
 
 @pytest.fixture(scope="module")
-def image(victim: ModuleType) -> Labels:
-    labels: Labels = victim.embryo()
-    return labels
-
-
-@pytest.fixture(scope="module")
-def network(victim: ModuleType, image: Labels) -> OracleNetwork:
-    made: OracleNetwork = victim.network(image)
-    return made
-
-
-@pytest.fixture(scope="module")
 def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, victim: ModuleType, image: Labels, network: Any
 ) -> dict[str, bytes]:

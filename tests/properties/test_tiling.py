@@ -52,3 +52,13 @@ def test_a_box_splits_into_lattice_cells(grid: Grid, cell: list[int]) -> None:
     for part in Box.whole(grid.shape).split(cell[: len(grid.shape)]):
         seen[part.slices] += 1
     assert (seen == 1).all()
+
+
+@given(grids(), st.integers(0, 5))
+def test_widths_around_a_box_pad_it_to_the_one_outside(grid: Grid, by: int) -> None:
+    whole = Box.whole(grid.shape)
+    outer = whole.grow((by,) * len(grid.shape))
+    padded = np.pad(np.ones(grid.shape, int), outer.widths_around(whole))
+    assert padded.shape == outer.shape
+    assert padded[whole.slices_in(outer)].all()
+    assert padded.sum() == whole.size

@@ -65,7 +65,7 @@ def test_scores_do_not_depend_on_the_boxes_that_are_read(
     sides = [shell(np.pad(p, width), width) if localisation == "boundary" else p for p in pair]
     whole = localised_scores(Contingency.of(*sides), THRESHOLDS, localisation)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "_EDGE", {2: edge, 3: edge})
+        patch.setattr(compare, "EDGE", {2: edge, 3: edge})
         boxed = es.evaluate(*pair, localisation=localisation, boundary_width=width)
     assert boxed == whole
 
@@ -77,7 +77,7 @@ def test_counts_of_errors_do_not_depend_on_the_boxes(
 ) -> None:
     whole = evaluate_images(*pair, count_errors=True).errors
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "_EDGE", {2: edge, 3: edge})
+        patch.setattr(compare, "EDGE", {2: edge, 3: edge})
         assert evaluate_images(*pair, count_errors=True, localisation="boundary").errors == whole
 
 
