@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from embedseg_large.network.model import Model
 
 
-@reported("interrupted; the same command with --resume goes on from the last epoch")
+@reported()
 @grouped
 def train(
     images: Annotated[str, typer.Option(help="Folder of images: TIFF or OME-Zarr.")],
@@ -88,10 +88,18 @@ def train(
             )
     except KeyboardInterrupt:
         if first:
-            typer.echo("interrupted; with --resume it goes on after the last epoch", err=True)
+            typer.echo(f"interrupted; {_what_is_kept(out)}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     if first:
         _show(out, model, as_json)
+
+
+def _what_is_kept(out: str) -> str:
+    from embedseg_large.training.train import is_resumable
+
+    if is_resumable(out):
+        return "with --resume it goes on after the last epoch"
+    return "no epoch had ended, so the same command begins again"
 
 
 def _show(out: str, model: Model, as_json: bool) -> None:

@@ -423,7 +423,9 @@ def _voxel_size(
     else:
         size = tuple(float(step) for step in given)
         if len(size) != ndim:
-            raise UsageError(f"voxel_size {size} needs {ndim} numbers, for {SPATIAL[-ndim:]}")
+            raise UsageError(
+                f"{where}: {len(size)} voxel sizes given; it needs {ndim}, for {SPATIAL[-ndim:]}"
+            )
     if size is not None and not all(isfinite(step) and step > 0 for step in size):
         error = MetadataError if given is None else UsageError
         raise error(f"{where}: voxel size {size} µm is not positive; give --voxel-size")

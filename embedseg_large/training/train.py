@@ -160,6 +160,11 @@ def _folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.training")
 
 
+def is_resumable(out: str | os.PathLike[str]) -> bool:
+    """Whether a training of that model has ended an epoch."""
+    return (_folder(Path(out)) / STATE).exists()
+
+
 def _check_place(out: Path, resume: bool) -> None:
     """Refuse a place that cannot be written, that is taken, or that has nothing to resume."""
     parent = out.absolute().parent

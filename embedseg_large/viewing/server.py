@@ -2,18 +2,20 @@
 
 ::
 
-    /                the page
-    /scene.json      what it can show
-    /plane           ?axis=z&index=10&labels=nuclei: a PNG
-    /data/0/...      files of the image's store; /data/1/... of labels that are elsewhere
+    /KEY/                the page
+    /KEY/scene.json      what it can show
+    /KEY/plane           ?axis=z&index=10&labels=nuclei: a PNG
+    /KEY/data/0/...      files of the image's store; data/1/... of labels that are elsewhere
 
 Only this machine is served, and only requests that call it by a local name, so that no web site can
-reach in under a name of its own; only neuroglancer's site may read what comes back.
+reach in under a name of its own; only neuroglancer's site may read what comes back. Other users of
+the machine do not know the key, which is made anew for every site.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -44,6 +46,7 @@ class Site:
 
     scene: Scene
     title: str
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(16), repr=False)
     planes: Planes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,11 +96,11 @@ def application(site: Site) -> tornado.web.Application:
     """The pages of a site, under local names only."""
     about = {"site": site}
     rules: list[Any] = [
-        (r"/", _Page),
-        (r"/scene\.json", _Description, about),
-        (r"/plane", _Plane, about),
+        (rf"/{site.key}/", _Page),
+        (rf"/{site.key}/scene\.json", _Description, about),
+        (rf"/{site.key}/plane", _Plane, about),
         *(
-            (rf"/data/{number}/(.*)", _Files, {"path": folder})
+            (rf"/{site.key}/data/{number}/(.*)", _Files, {"path": folder})
             for number, folder in enumerate(site.folders)
         ),
     ]
@@ -136,7 +139,7 @@ async def serve(site: Site, port: int, ready: Callable[[str], None]) -> None:
     server = tornado.httpserver.HTTPServer(application(site))
     server.add_sockets(sockets)
     try:
-        ready(f"http://{HOST}:{sockets[0].getsockname()[1]}")
+        ready(f"http://{HOST}:{sockets[0].getsockname()[1]}/{site.key}/")
         await asyncio.Event().wait()
     finally:
         server.stop()
@@ -154,7 +157,7 @@ class _Description(tornado.web.RequestHandler):
         self._site = site
 
     def get(self) -> None:
-        self.finish(self._site.describe(f"http://{self.request.host}"))
+        self.finish(self._site.describe(f"http://{self.request.host}/{self._site.key}"))
 
 
 class _Plane(tornado.web.RequestHandler):

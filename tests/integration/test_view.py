@@ -48,7 +48,7 @@ def start(store: Path, *more: str) -> tuple[subprocess.Popen[str], str]:
         lines += line
     found = re.search(r"page +(http://\S+)", lines)
     assert found is not None
-    return process, found[1]
+    return process, found[1].removesuffix("/")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,9 @@ def test_the_page_knows_what_there_is(page: str, store: Path) -> None:
     assert (about["axes"], about["shape"]) == ("zyx", [118, 137, 135])
     assert (about["title"], about["labels"]) == (store.name, ["truth"])
     assert f"{page}/data/0".replace(":", "%3A").replace("/", "%2F") in about["neuroglancer"]
-    assert "src=" not in get(page).read().decode().replace("view.img.src = ", "")  # nothing remote
+    assert "src=" not in get(f"{page}/").read().decode().replace(
+        "view.img.src = ", ""
+    )  # nothing remote
 
 
 def test_planes_are_pictures(page: str) -> None:
@@ -96,9 +98,11 @@ def test_parts_of_files_are_for_neuroglancer_only(page: str, store: Path) -> Non
 )
 def test_nothing_else_is_served(page: str, store: Path, path: str) -> None:
     (store.parent / "secret").write_text("secret")
-    host, _, port = page.removeprefix("http://").partition(":")
+    host, port, key = page.removeprefix("http://").replace(":", "/").split("/")
     with socket.create_connection((host, int(port)), timeout=20) as wire:
-        wire.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        wire.sendall(
+            f"GET /{key}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+        )
         answer = b"".join(iter(lambda: wire.recv(65536), b""))
     assert answer.split()[1] in (b"403", b"404")
 
@@ -108,13 +112,21 @@ def test_a_web_site_cannot_reach_in_under_its_own_name(page: str) -> None:
         get(f"{page}/scene.json", Host="evil.example")
 
 
+def test_other_users_of_the_machine_do_not_know_the_key(page: str) -> None:
+    site, _, key = page.rpartition("/")
+    assert len(key) >= 20
+    for path in ("/", "/scene.json", "/plane?axis=z", "/data/0/zarr.json", f"/x{key[1:]}/"):
+        with pytest.raises(HTTPError, match="404"):
+            get(f"{site}{path}")
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_the_page_shows_three_planes_in_a_browser(page: str, tmp_path: Path) -> None:
     assert CHROMIUM is not None
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
     options += ["--virtual-time-budget=15000", "--dump-dom"]
     ran = subprocess.run(
-        [CHROMIUM, *options, page], capture_output=True, text=True, timeout=120, check=True
+        [CHROMIUM, *options, f"{page}/"], capture_output=True, text=True, timeout=120, check=True
     )
     assert len(re.findall(r'<img [^>]*src="blob:', ran.stdout)) == 3
     assert re.search(r"<output>z 59 · 59\.5 µm</output>", ran.stdout)

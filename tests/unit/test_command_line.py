@@ -16,6 +16,7 @@ from embedseg_large.data import copy_demo
 from embedseg_large.engine.identity import difference
 from embedseg_large.errors import UsageError
 from embedseg_large.io.convert import write_image
+from embedseg_large.training.state import STATE
 
 NAMES = sorted(str(command.name) for command in app.registered_commands)
 
@@ -111,3 +112,22 @@ def test_a_demo_that_was_interrupted_goes_on_with_what_it_has_copied(tmp_path: P
     (copied.image / "labels" / "nuclei").mkdir()
     with pytest.raises(UsageError, match="overwrite"):
         store_of(copied.image, overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("kept", "advice"), [(False, "the same command begins again"), (True, "with --resume it goes")]
+)
+def test_a_training_that_was_interrupted_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool, advice: str
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        if kept:
+            (tmp_path / "m.safetensors.training").mkdir()
+            (tmp_path / "m.safetensors.training" / STATE).touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("embedseg_large.training.train.train", interrupted)
+    folders = ("--images", str(tmp_path), "--masks", str(tmp_path))
+    result = CliRunner().invoke(app, ["train", *folders, "--out", str(tmp_path / "m.safetensors")])
+    assert result.exit_code == 130
+    assert advice in result.stderr

@@ -111,7 +111,7 @@ def test_a_chosen_voxel_size_is_kept() -> None:
         ({"axes": "czyx"}, r"axes 'czyx' name 4 axes, the array has 5"),
         ({"axes": "qczyx"}, r"not letters of t, c, z, y, x"),
         ({"axes": "zczyx"}, r"not letters of t, c, z, y, x, each at most once"),
-        ({"voxel_size": (1, 1)}, r"needs 3 numbers, for zyx"),
+        ({"voxel_size": (1, 1)}, r"2 voxel sizes given; it needs 3, for zyx"),
         ({"voxel_size": (0, 1, 1)}, r"not positive"),
         ({"voxel_size": (float("nan"), 1, 1)}, r"not positive"),
     ],
