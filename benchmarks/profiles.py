@@ -82,8 +82,8 @@ def shares(ran: list[Ran]) -> Counter[str]:
     return total
 
 
-def draw(axes: Axes, title: str, ran: list[Ran], per_voxel: float) -> None:
-    """A strip of time, and under it the same, sorted by kind."""
+def draw(axes: Axes, title: str, ran: list[Ran], per_voxel: float, narrow: float) -> None:
+    """A strip of time, and under it the same, sorted by kind; narrow pieces have no number."""
     colour = dict(zip((*KINDS, OTHER), COLOURS, strict=True))
     strip = [(one.start, one.seconds) for one in ran]
     colours = [colour[one.kind] for one in ran]
@@ -91,7 +91,7 @@ def draw(axes: Axes, title: str, ran: list[Ran], per_voxel: float) -> None:
     left, total = 0.0, shares(ran).total()
     for kind, seconds in shares(ran).most_common():
         axes.broken_barh([(left, seconds)], (0, 0.9), color=colour[kind], linewidth=0)
-        if seconds > 0.08 * total:
+        if seconds > narrow:
             where = left + seconds / 2, 0.45
             axes.annotate(f"{seconds:.2f} s", where, ha="center", va="center", color="white")
         left += seconds
@@ -106,8 +106,9 @@ def picture(passes: dict[str, list[Ran]], voxels: int) -> Figure:
     matplotlib.use("Agg")
     figure = Figure(figsize=(10, 5.2), layout="constrained", dpi=150)
     rows = figure.subplots(len(passes), sharex=True)
+    narrow = 0.06 * max(shares(ran).total() for ran in passes.values())
     for axes, (title, ran) in zip(rows, passes.items(), strict=True):
-        draw(axes, title, ran, 1e6 / voxels)
+        draw(axes, title, ran, 1e6 / voxels, narrow)
     rows[-1].set_xlabel("seconds on one core")
     met = set().union(*(shares(ran) for ran in passes.values()))
     kinds = zip((*KINDS, OTHER), COLOURS, strict=True)
