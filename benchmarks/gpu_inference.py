@@ -10,8 +10,8 @@ Ways that are compared, the slowest first::
     graph DTYPE    the same, replayed as a CUDA graph
     compiled DTYPE the same network folded by torch.compile
 
-The first table is of one prediction tile with its context, the second of a whole cube, tile by
-tile, with transfers both ways and what is stored computed on the host, as PREDICT does it.
+The table is of one prediction tile with its context; then come whole cubes, tile by tile, with
+transfers both ways and what is stored computed on the host, as PREDICT does it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -127,10 +128,10 @@ class Graphs:
         return graph, given, answer
 
 
-def ways(model: Model, batches: list[int]) -> Iterator[Way]:
+def ways(model: Model, batches: list[int], dtypes: list[str]) -> Iterator[Way]:
     """All ways, cheapest to prepare first."""
     yield Way("eager float32, batch 1", "float32", through(eager(model), model.device, 1))
-    for dtype in ("float32", "float16", "bfloat16"):
+    for dtype in dtypes:
         placed = model.to(dtype=dtype)
         yield Way(f"model {dtype}", dtype, placed.predict_raw)
         for batch in batches:
@@ -193,10 +194,10 @@ def measured(
     )
 
 
-def cube(model: Model, edge: int, tta: str) -> dict[str, float]:
-    """PREDICT of a cube in the model's own tiles: voxels of cores a second."""
+def cube(model: Model, tile: tuple[int, ...], edge: int, tta: str) -> dict[str, float]:
+    """PREDICT of a cube in tiles: voxels of cores a second; larger tiles need less context."""
     shape = (edge,) * model.ndim
-    grid = Grid(shape, model.tile, model.context, padded=True)
+    grid = Grid(shape, tile, model.context, padded=True)
     volume = np.random.default_rng(0).random(shape, dtype=np.float32)
     if model.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
@@ -259,8 +260,16 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tile", help="voxels of the input; default: the model's tile and context")
     parser.add_argument("--edge", type=int, default=512, help="of the cube; 0: none")
+    parser.add_argument(
+        "--tiles",
+        nargs="*",
+        type=int,
+        default=[128, 192],
+        help="edges of the tiles of the cube, besides the model's own tile",
+    )
     parser.add_argument("--tta", default="16")
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 4, 8])
+    parser.add_argument("--dtypes", nargs="+", default=["float16", "float32", "bfloat16"])
     parser.add_argument("--image", type=Path, help="npy with a normalised image to compare labels")
     parser.add_argument("--out", type=Path, default=Path())
     options = parser.parse_args()
@@ -272,7 +281,7 @@ def main() -> None:
     expected = through(eager(model), model.device, 1)(image, options.tta)
     rows: list[Row] = []
     skipped: list[str] = []
-    for way in ways(model, options.batches):
+    for way in ways(model, options.batches, options.dtypes):
         if time.perf_counter() - began > BUDGET_SECONDS * 0.6:
             skipped.append(way.name)
             continue
@@ -282,14 +291,16 @@ def main() -> None:
             print(table(rows[-1:]).splitlines()[-1], flush=True)
         except RuntimeError as error:  # of the compiler, or of memory: the others still count
             skipped.append(f"{way.name} ({str(error).splitlines()[0][:80]})")
+    tiles = [model.tile, *((edge,) * model.ndim for edge in options.tiles)]
     cubes = {}
-    for dtype in ("float16", "float32"):
+    for dtype, tile in product(options.dtypes, tiles):
         if options.edge and time.perf_counter() - began < BUDGET_SECONDS:
-            cubes[dtype] = cube(model.to(dtype=dtype), options.edge, options.tta)
+            name = f"{dtype}, tiles of {'x'.join(map(str, tile))}"
+            cubes[name] = cube(model.to(dtype=dtype), tile, options.edge, options.tta)
     labels = {}
     if trained and options.image is not None:
         given = np.load(options.image)
-        labels = {d: agreement(model, d, given) for d in ("float16", "bfloat16")}
+        labels = {d: agreement(model, d, given) for d in options.dtypes if d != "float32"}
     copied = copy_rate(model.device, "float32", torch.get_num_threads())
     facts = machine(model.device) | {"tile": str(shape), "tta": options.tta}
     told = [

@@ -18,8 +18,8 @@ SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py"))
 SMALL = {
     "end_to_end.py": ("--size", "32", "--tta", "none", "--repeats", "1", "--workers", "0"),
     "gpu_inference.py": (
-        *("--device", "cpu", "--tile", "8,32,32", "--edge", "0", "--tta", "none"),
-        *("--batches", "1"),
+        *("--device", "cpu", "--tile", "8,16,16", "--edge", "16", "--tiles", "8"),
+        *("--tta", "none", "--batches", "1", "--dtypes", "float32"),
     ),
     "inference.py": ("--shape", "8,32,32", "--tta", "none", "--repeats", "1"),
     "io.py": ("--edge", "64", "--repeats", "1"),
