@@ -10,9 +10,10 @@ from typing import Any
 
 from distributed import Worker, WorkerPlugin, get_worker
 
+from embedseg_large.engine.bundles import Bundle
 from embedseg_large.engine.network import Network, OneAtATime, Predictor, is_gpu, place
 from embedseg_large.engine.settings import SegmentSettings
-from embedseg_large.engine.tasks import Call, Done, Failed, perform
+from embedseg_large.engine.tasks import Done, Failed, perform
 from embedseg_large.io.objects import Folder
 
 _MODEL = "model.safetensors"
@@ -90,12 +91,12 @@ class NetworkPlugin(WorkerPlugin):
         return NetworkPlugin, (self.name, self.spec)
 
 
-def perform_on_worker(call: Call, plugin: str) -> Done | Failed:
-    """Do one call on the worker it was sent to.
+def perform_on_worker(bundle: Bundle, plugin: str) -> list[Done | Failed]:
+    """Do calls on the worker they were sent to, one after another.
 
     Failures come back as values: Dask would log and retry what it sees raised.
     """
     worker = get_worker()
     found = worker.plugins[plugin]
     assert isinstance(found, NetworkPlugin)
-    return perform(call, found.network)._replace(worker=str(worker.name))
+    return [perform(call, found.network)._replace(worker=str(worker.name)) for call in bundle.calls]
