@@ -35,7 +35,7 @@ from embedseg_large.io.bucket_group import (
 )
 from embedseg_large.io.group import Document, ngff_content
 from embedseg_large.io.instances import KEY
-from embedseg_large.io.label_folder import PROVENANCE, Draft, listed, refuse_taken
+from embedseg_large.io.label_folder import PROVENANCE, Draft, is_of_a_run, listed, refuse_taken
 from embedseg_large.io.volume import open_volume
 
 _MARK = ".run"
@@ -138,11 +138,11 @@ class BucketLabels:
         folder.remove(_MARK)
 
     def _keep_others(self, draft: Draft) -> list[str]:
-        """Copy labels that this package did not write to NAME.bak; the names of the copies."""
+        """Copy labels that no run made to NAME.bak; the names of the copies."""
         folder = self._folder.below(draft.name)
         attributes = read_attributes(folder)
         if not self._is_taken(draft.name) or (
-            PROVENANCE in attributes and open_volume(folder.path).n_timepoints == 1
+            is_of_a_run(attributes) and open_volume(folder.path).n_timepoints == 1
         ):
             return []
         mark = read_document(folder, _MARK)

@@ -24,9 +24,12 @@ from embedseg_large.io.group import (
     replaced,
     write_group,
 )
-from embedseg_large.io.label_folder import PROVENANCE, Draft, listed, refuse_taken
-from embedseg_large.io.volume import open_volume
+from embedseg_large.io.label_folder import Draft, is_of_a_run, listed, refuse_taken
+from embedseg_large.io.volume import Volume, open_volume
 from embedseg_large.io.writer import ZARR_FORMATS
+
+_SLACK_SECONDS = 5.0
+"""Between clocks of machines that write to one disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ class DiskLabels:
             with output_errors(aside):
                 if not (self._folder / name).exists():
                     aside.rename(self._folder / name)
-                elif PROVENANCE in read_attributes(aside) and not _is_series(aside):
+                elif _can_be_made_again(aside):
                     shutil.rmtree(aside)
                 else:
                     kept = self._free_name(f"{name}.bak")
@@ -137,6 +140,20 @@ class DiskLabels:
         write_group(self._folder, ZARR_FORMATS[version], attributes)
 
 
-def _is_series(labels: Path) -> bool:
-    """Whether labels have several timepoints, of which the new ones may lack those of the old."""
-    return open_volume(labels).n_timepoints > 1
+def _can_be_made_again(labels: Path) -> bool:
+    """Whether nothing is lost with labels: a run made them, and nobody has painted in them since.
+
+    New labels of a series may lack timepoints of the older ones.
+    """
+    if not is_of_a_run(read_attributes(labels)):
+        return False
+    volume = open_volume(labels)
+    return volume.n_timepoints == 1 and not _was_painted_in(labels, volume)
+
+
+def _was_painted_in(labels: Path, volume: Volume) -> bool:
+    """Whether a file of voxels is younger than the description, which a run writes last."""
+    described = max(p.stat().st_mtime for p in labels.iterdir() if p.is_file())
+    folders = (labels / level.path for level in volume.levels)
+    files = (p for folder in folders for p in folder.rglob("*") if p.is_file())
+    return any(p.stat().st_mtime > described + _SLACK_SECONDS for p in files)

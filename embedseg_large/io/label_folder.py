@@ -20,6 +20,11 @@ PROVENANCE = "embedseg_large"
 """Attribute that marks labels as written by this package, and says how they were made."""
 
 
+def is_of_a_run(attributes: Document) -> bool:
+    """Whether a run made labels, which can make them again; others may have painted them."""
+    return "token" in attributes.get(PROVENANCE, {})
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draft:
     """Labels that are not published yet."""

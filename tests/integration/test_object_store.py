@@ -321,7 +321,7 @@ def fill(pending: PendingLabels, seed: int) -> NDArray[np.uint32]:
 def write_labels(target: LabelTarget, seed: int = 0) -> NDArray[np.uint32]:
     pending = target.create(np.uint32, run=f"run {seed}")
     labels = fill(pending, seed)
-    pending.publish({"seed": seed}, write_instances(pending, seed))
+    pending.publish({"seed": seed, "token": "0"}, write_instances(pending, seed))
     return labels
 
 

@@ -4,6 +4,7 @@ import errno
 import importlib
 import os
 import pickle
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import yaozarrs
 import zarr
 from numpy.typing import NDArray
 
+from embedseg_large.data import copy_demo
 from embedseg_large.errors import LabelsExistError, OutputError, RunError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.io.convert import write_image
@@ -56,7 +58,7 @@ def write_labels(target: LabelTarget, seed: int = 0, **provenance: Any) -> NDArr
     labels = labels_like(target.levels[0].shape, seed)
     pending = target.create(np.uint32)
     fill(pending, labels)
-    pending.publish(provenance)
+    pending.publish({"token": "0"} | provenance)
     return labels
 
 
@@ -297,7 +299,8 @@ def test_volumes_without_levels_get_some(tmp_path: Path) -> None:
 def test_provenance_is_kept_outside_the_standard_metadata(image: Path) -> None:
     write_labels(label_target(open_volume(image), "nuclei"), model="m", seams={"joined": 0})
     attributes = dict(zarr.open_group(str(image / "labels" / "nuclei"), mode="r").attrs)
-    assert attributes["embedseg_large"] == {"model": "m", "seams": {"joined": 0}}
+    made = {"token": "0", "model": "m", "seams": {"joined": 0}}
+    assert attributes["embedseg_large"] == made
 
 
 def test_a_label_that_does_not_fit_is_an_error(image: Path) -> None:
@@ -405,6 +408,25 @@ def test_labels_of_others_are_kept_beside_the_new_ones(image: Path, version: str
     write_labels(label_target(open_volume(image), "nuclei", overwrite=True), seed=3)
     assert names_listed(image) == ["nuclei", "nuclei.bak"]
     check_valid(image, version)
+
+
+def test_labels_of_a_run_that_somebody_painted_in_are_kept(image: Path, version: str) -> None:
+    write_labels(label_target(open_volume(image), "nuclei"), seed=1)
+    array = zarr.open_array(str(image / "labels" / "nuclei" / "0"), mode="r+")
+    array[...] = 7
+    later = time.time() + 60
+    for path in (image / "labels" / "nuclei" / "0").rglob("*"):
+        os.utime(path, (later, later))
+    write_labels(label_target(open_volume(image), "nuclei", overwrite=True), seed=2)
+    assert (stored(image, "nuclei.bak") == 7).all()
+    check_valid(image, version)
+
+
+def test_the_true_labels_of_the_demo_are_kept(tmp_path: Path) -> None:
+    demo = copy_demo(tmp_path / "demo.ome.zarr")
+    truth = stored(demo.image, "truth")
+    label_target(open_volume(demo.image), "truth", overwrite=True).create(np.uint32).publish({})
+    assert np.array_equal(stored(demo.image, "truth.bak"), truth)
 
 
 def test_an_older_copy_is_not_overwritten(image: Path) -> None:
