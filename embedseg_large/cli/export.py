@@ -66,6 +66,7 @@ def export(
     from embedseg_large.network.export import export_model, format_of
 
     kind = format_of(out, format)
+    _check_useful(kind, {"sample": sample, "name": name, "author": author, "licence": licence})
     loaded = load_model(model)
     ours = model in bundled_models()
     image, source = _sample(sample, loaded) if kind == "bioimageio" else (None, "")
@@ -86,6 +87,16 @@ def export(
         print_json(exported.as_dict())
         return
     print_facts(str(out), _facts(exported))
+
+
+def _check_useful(kind: str, given: dict[str, object]) -> None:
+    """Refuse what only a package of bioimage.io has a place for."""
+    useless = [f"--{name}" for name, value in given.items() if value]
+    if kind != "bioimageio" and useless:
+        raise UsageError(
+            f"{', '.join(useless)}: {kind} has no place for it; leave it out, or write a package "
+            "of bioimage.io (OUT.zip)"
+        )
 
 
 def _facts(exported: Exported) -> dict[str, str]:

@@ -34,6 +34,10 @@ def region_of(asked: Sequence[Range] | None, shape: Sequence[int]) -> Box | None
     """
     if asked is None:
         return None
+    if isinstance(asked, str):
+        raise UsageError(
+            f"the region is the text {asked!r}; give slices, such as [slice(0, 64), slice(0, 64)]"
+        )
     if len(asked) != len(shape):
         raise UsageError(
             f"the region has {len(asked)} ranges, the volume {len(shape)} axes; "

@@ -203,9 +203,10 @@ def segmenter_settings(
     """
     useless = [n for n, default in _NETWORKS_ONLY.items() if given.pop(n, default) != default]
     if useless:
+        advice = "; the core of its tiles is cluster_tile" if "tile" in useless else ""
         raise UsageError(
             f"{', '.join(useless)}: of no use with {segmenter.name}, which is no network of this "
-            "program; leave it out (the core of a tile is cluster_tile)"
+            f"program; leave it out{advice}"
         )
     core = segmenter.tile if cluster_tile is None else tuple(cluster_tile)
     predicted = tuple(round_up(int(n), STRIDE) for n in core)  # nothing is; any that is valid

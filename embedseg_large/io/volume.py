@@ -70,6 +70,13 @@ class Volume:
     is_labels: bool
     """Whether the metadata say that the voxels are labels."""
 
+    def __str__(self) -> str:
+        """Name, axes and shape, type and voxel size, in one line."""
+        size = self.voxel_size
+        spacing = "" if size is None else f", {' x '.join(f'{s:.4g}' for s in size)} µm"
+        shape = " x ".join(str(n) for n in self.shape)
+        return f"{self.name}: {self.axes} {shape}, {self.dtype}{spacing}"
+
     @property
     def name(self) -> str:
         """What messages call it: its path or URL without credentials, or "the array"."""

@@ -89,7 +89,10 @@ def read_model_file(path: Path) -> StoredModel:
             header = (file.metadata() or {}).get(KEY)
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as a safetensors file: {error}") from error
+        raise ModelError(
+            f"{path} is no model file (a safetensors file that this program saved); exported and "
+            f"original models are used by way of import, or as they were before ({error})"
+        ) from error
     if header is None:
         raise ModelError(
             f"{path} holds tensors, but was not saved by embedseg_large; use one it saved"

@@ -17,12 +17,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import MetadataError, UsageError, VolumeError
+from embedseg_large.errors import MetadataError, UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
 from embedseg_large.io.folders import (
     images_by_stem,
@@ -136,11 +137,22 @@ class Pair:
         labels: Labels = voxels.astype(np.int64 if wide else np.int32)
         ignored = (labels < 0) | (labels == self.ignore)
         if self._planes is not None:
+            self._check_planes(labels, ignored)
             numbers = np.arange(1, len(labels) + 1, dtype=labels.dtype)
             labels = np.where(labels != 0, numbers.reshape(-1, *(1,) * self.ndim), 0)
             ignored = np.broadcast_to(ignored.any(axis=0), labels.shape)
         labels[ignored] = IGNORED
         return labels
+
+    def _check_planes(self, labels: Labels, ignored: NDArray[np.bool_]) -> None:
+        """Refuse planes of a volume, which hold many objects."""
+        for number, plane in enumerate(np.where(ignored, 0, labels)):
+            found = np.unique(plane[plane > 0])
+            if found.size > 1:
+                raise VolumeError(
+                    f"{self.where}: plane {number} has labels {found[0]} and {found[1]}, but each "
+                    "plane of a stack for a 2D image holds one object; is this mask of a volume?"
+                )
 
     def mask_box(self, box: Box) -> Box:
         """The box to read from `mask` for a box of the image."""
@@ -280,6 +292,9 @@ def _inside(images: Any, labels: str) -> list[tuple[str, Any, Any]]:
 
 def _matched(images: Any, masks: Any) -> list[tuple[str, Any, Any]]:
     """Return name, image and mask of two folders or two lists."""
+    for given in (images, masks):
+        if is_path(given) and "://" not in os.fspath(given) and not Path(given).exists():
+            raise VolumeNotFoundError(f"{os.fspath(given)}: there is no such file or folder")
     if is_folder_of_images(images) != is_folder_of_images(masks):
         raise UsageError("images and masks must both be folders, or both lists")
     if is_folder_of_images(images):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +34,8 @@ class TrainState:
     """Threads of torch on the CPU: the last bits of a convolution depend on their number."""
     random: torch.Tensor
     """States of the generators that dropout draws from, uint8: those of all processes in a row."""
-    fingerprint: str
-    """Hash of data and settings; training goes on with the same ones only."""
+    facts: str
+    """Data and settings as JSON; training goes on with the same ones only."""
     processes: int = 1
     """How many train together; training goes on with as many, for a step sees a batch of each."""
     scaler: dict[str, Any] = field(default_factory=dict)
@@ -57,7 +58,7 @@ def save_state(path: Path, state: TrainState) -> None:
     Path(file.name).replace(path)
 
 
-def load_state(path: Path, fingerprint: str, processes: int = 1) -> TrainState:
+def load_state(path: Path, facts: str, processes: int = 1) -> TrainState:
     """Read a state.
 
     Raises
@@ -73,10 +74,10 @@ def load_state(path: Path, fingerprint: str, processes: int = 1) -> TrainState:
         state = TrainState(**content)
     except (RuntimeError, TypeError, EOFError, OSError) as error:
         raise ModelError(f"{path} is not the state of a training run") from error
-    if state.fingerprint != fingerprint:
+    if state.facts != facts:
         raise ModelError(
-            f"{path} was made with other data or settings; "
-            "resume with the same ones, or choose another out"
+            f"{path} was made with {_difference(state.facts, facts)}; resume with the same data "
+            "and settings, or choose another out"
         )
     if state.processes != processes:
         raise ModelError(
@@ -84,3 +85,18 @@ def load_state(path: Path, fingerprint: str, processes: int = 1) -> TrainState:
             f"resume with {state.processes}, or choose another out"
         )
     return state
+
+
+def _difference(then: str, now: str) -> str:
+    """Name what is not the same, with its value then and now."""
+    before, after = _flat(json.loads(then)), _flat(json.loads(now))
+    names = [name for name in sorted(before | after) if before.get(name) != after.get(name)]
+    return ", ".join(f"{name} {before.get(name)}, not {after.get(name)}" for name in names[:3])
+
+
+def _flat(facts: dict[str, Any]) -> dict[str, Any]:
+    """The values of all parts under their own names."""
+    found: dict[str, Any] = {}
+    for name, value in facts.items():
+        found |= value if isinstance(value, dict) else {name: value}
+    return found

@@ -27,7 +27,7 @@ from embedseg_large.training.sheet import ROWS
 from embedseg_large.training.sources import Pair, find_pairs
 from embedseg_large.training.state import STATE
 from embedseg_large.training.tensorboard import TensorBoardWatcher
-from embedseg_large.training.trainer import Trainer
+from embedseg_large.training.trainer import BEST, Trainer
 from embedseg_large.training.validation import Example
 
 
@@ -165,6 +165,25 @@ def is_resumable(out: str | os.PathLike[str]) -> bool:
     return (_folder(Path(out)) / STATE).exists()
 
 
+def best_so_far(out: str | os.PathLike[str], start: Model) -> Model | None:
+    """Load the best model of a fine-tuning that was ended early.
+
+    Parameters
+    ----------
+    out
+        As it was for `train`.
+    start
+        The model that was tuned.
+
+    Returns
+    -------
+    Model or None
+        None: no epoch was done.
+    """
+    best = _folder(Path(out)) / BEST
+    return _with_context(load_model(best), (), start) if best.exists() else None
+
+
 def _check_place(out: Path, resume: bool) -> None:
     """Refuse a place that cannot be written, that is taken, or that has nothing to resume."""
     parent = out.absolute().parent
@@ -181,9 +200,13 @@ def _check_place(out: Path, resume: bool) -> None:
                 f"there is no training to resume: {state} does not exist; leave out --resume"
             )
         return
-    for taken in (state, out):
-        if taken.exists():
-            raise UsageError(f"{taken} exists; resume that training, or choose another out")
+    if state.exists():
+        raise UsageError(
+            f"{state} is of a training with this out; go on with it (--resume), delete "
+            f"{state.parent} to begin anew, or choose another out"
+        )
+    if out.exists():
+        raise UsageError(f"{out} exists; choose another out, or delete it")
 
 
 def _check_alike(pairs: Sequence[Pair], held: Sequence[Pair], model: Model | None) -> None:
@@ -210,8 +233,11 @@ def _crops(
     center: CenterMethod,
     crop: Sequence[int] | None,
 ) -> CropDataset:
-    """Measure the training data."""
+    """Measure the training data; a few examples do not say how small other objects may be."""
     properties = measure(pairs, crop=crop, pitch=None if model is None else model.pitch)
+    if model is not None:
+        smallest = min(properties.min_object_size, model.min_object_size)
+        properties = replace(properties, min_object_size=smallest)
     return CropDataset(
         pairs,
         properties,

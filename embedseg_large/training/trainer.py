@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -34,6 +33,9 @@ from embedseg_large.training.validation import (
     segment_example,
     validate,
 )
+
+BEST = "best.safetensors"
+"""File of the best model so far, in the folder of a training."""
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +83,12 @@ class Trainer:
         self._watchers = watchers if self._processes.first else ()
         self.learner = Learner(crops, settings, start, self._processes)
         self._epoch, self._best, self._waiting = 0, -1.0, 0
-        self._fingerprint = _fingerprint(crops, settings, start)
+        self._facts = _facts(crops, settings, start)
 
     @property
     def best_path(self) -> Path:
         """The best model so far."""
-        return self.folder / "best.safetensors"
+        return self.folder / BEST
 
     def resume(self) -> None:
         """Go on where an earlier run of the same data, settings and number of processes was.
@@ -97,7 +99,7 @@ class Trainer:
             There is none.
         """
         us = self._processes
-        state = load_state(self.folder / STATE, self._fingerprint, us.world)
+        state = load_state(self.folder / STATE, self._facts, us.world)
         self._epoch, self._best, self._waiting = state.epoch, state.best, state.waiting
         fields = {name: getattr(state, name) for name in self.learner.state()}
         self.learner.restore(fields, state.random_of(us.rank))
@@ -227,7 +229,7 @@ class Trainer:
             best=self._best,
             waiting=self._waiting,
             random=random.flatten(),
-            fingerprint=self._fingerprint,
+            facts=self._facts,
             processes=self._processes.world,
         )
         save_state(self.folder / STATE, state)
@@ -244,12 +246,12 @@ def _title(epoch: int, found: Validation | None) -> str:
     return f"Epoch {epoch}    AP at IoU {scores}"
 
 
-def _fingerprint(crops: CropDataset, settings: TrainSettings, start: Model | None) -> str:
-    """Hash of what decides how training goes."""
+def _facts(crops: CropDataset, settings: TrainSettings, start: Model | None) -> str:
+    """What decides how training goes, as JSON."""
     facts = {
         "settings": settings.deciding(),
         "data": crops.properties.as_dict(),
         "augment": repr(crops.augment),
         "start": None if start is None else start.fingerprint,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return json.dumps(facts, sort_keys=True)

@@ -199,6 +199,28 @@ def test_fine_tuning_starts_where_the_model_was(folders: tuple[Path, Path], tmp_
     assert not same(start, tuned)
 
 
+def test_a_few_large_examples_do_not_make_a_tuned_model_drop_smaller_objects(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    masks = tmp_path / "large"
+    masks.mkdir()
+    for path in sorted(folders[1].iterdir()):
+        labels = tifffile.imread(path)
+        sizes = np.bincount(labels[labels > 0])
+        tifffile.imwrite(masks / path.name, np.where(labels == sizes.argmax(), labels, 0))
+    start = es.train(*folders, out=tmp_path / "start", **SETTINGS | {"epochs": 1})
+    alone = es.train(folders[0], masks, out=tmp_path / "alone", **SETTINGS | {"epochs": 1})
+    tuned = es.train(
+        folders[0],
+        masks,
+        out=tmp_path / "tuned",
+        start=tmp_path / "start",
+        **SETTINGS | {"epochs": 1},
+    )
+    assert alone.min_object_size > start.min_object_size
+    assert tuned.min_object_size == start.min_object_size
+
+
 def refused(*arguments: object) -> str:
     result = CliRunner().invoke(app, ["train", *(str(a) for a in arguments)])
     assert result.exit_code == 2, result.output
@@ -212,8 +234,8 @@ def test_trainings_are_not_overwritten_and_only_resumed_with_the_same_settings(
     es.train(*folders, out=out, **SETTINGS | {"epochs": 1})
     command = ("--images", folders[0], "--masks", folders[1], "--out", out, "--crop", "64,64",
                "--device", "cpu")  # fmt: skip
-    assert "exists" in refused(*command)
-    assert "other data or settings" in refused(*command, "--resume", "--epochs", 7)
+    assert "delete" in refused(*command)
+    assert "epochs 1, not 7" in refused(*command, "--resume", "--epochs", 7)
     state = tmp_path / "m.training" / "last.pt"
     torch.save(torch.load(state, weights_only=True) | {"processes": 2}, state)
     settings = ("--accumulate", 2, "--validation", 0.34, "--epochs", 1)

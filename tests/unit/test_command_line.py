@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import embedseg_large as es
 from embedseg_large.cli.app import app
 from embedseg_large.cli.demo import store_of
 from embedseg_large.data import copy_demo
@@ -131,3 +132,33 @@ def test_a_training_that_was_interrupted_says_how_to_go_on(
     result = CliRunner().invoke(app, ["train", *folders, "--out", str(tmp_path / "m.safetensors")])
     assert result.exit_code == 130
     assert advice in result.stderr
+
+
+def test_a_mistyped_option_of_segment_is_named_with_the_right_one() -> None:
+    with pytest.raises(TypeError, match=r"'sed'; did you mean 'seed'\?"):
+        es.segment(np.zeros((8, 8, 8)), sed=0.5)  # type: ignore[call-arg]
+
+
+def test_a_region_as_text_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="give slices"):
+        es.segment(
+            np.zeros((8, 8, 8)),
+            axes="zyx",
+            output=tmp_path / "out.zarr",
+            region="0:4,0:4,0:4",  # type: ignore[arg-type]
+        )
+
+
+def test_a_volume_is_printed_in_one_line(tmp_path: Path) -> None:
+    write_image(
+        tmp_path / "a.ome.zarr", np.zeros((4, 5, 6), np.uint8), "zyx", voxel_size=(2, 0.5, 0.5)
+    )
+    said = str(es.open_volume(tmp_path / "a.ome.zarr"))
+    assert said.endswith("a.ome.zarr: zyx 4 x 5 x 6, uint8, 2 x 0.5 x 0.5 µm")
+
+
+def test_options_that_a_format_has_no_place_for_are_refused(tmp_path: Path) -> None:
+    command = ["export", "nuclei-2d", str(tmp_path / "a.onnx"), "--sample", "nope.tif"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "--sample: onnx has no place for it" in result.stderr

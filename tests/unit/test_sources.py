@@ -187,3 +187,15 @@ def test_a_stack_of_masks_holds_one_object_in_each_plane() -> None:
     assert labels[:, 3, 3].tolist() == [1, 2, 0]
     assert labels[:, 7, 9].tolist() == [-1, -1, -1]
     assert only(IMAGE[0], stack > 0).stacked
+
+
+def test_the_mask_of_a_volume_is_no_stack_for_a_plane() -> None:
+    mask = np.zeros((3, 8, 10), np.uint16)
+    mask[1, :3], mask[1, 5:] = 4, 9
+    with pytest.raises(VolumeError, match=r"plane 1 has labels 4 and 9.*of a volume"):
+        voxels(only(IMAGE[0], mask))
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(VolumeError, match="nope: there is no such file or folder"):
+        find_pairs(tmp_path / "nope", tmp_path)
