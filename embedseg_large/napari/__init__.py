@@ -8,9 +8,10 @@
     segmenting      a run of the engine on a selection
     painting        training data from painted labels, and training on them
     telling         progress and cancelling
+    wording         what the engine says, in the words of the panel
     sample          the embryo of the package
     background      work off the GUI's thread
-    live, segment_panel, train_panel, widget       what there is to click
+    live, model_choice, segment_panel, train_panel, widget     what there is to click
 
 Only the last two lines know napari and Qt; the others take layers by their attributes.
 """

@@ -13,6 +13,7 @@ from qtpy.QtCore import QTimer
 
 from embedseg_large.errors import EmbedSegError
 from embedseg_large.napari.telling import CancelledError, Told
+from embedseg_large.napari.wording import in_words_of_panel
 
 T = TypeVar("T")
 
@@ -33,14 +34,22 @@ class Outcome(Generic[T]):
     """Why not."""
 
 
-def attempt(work: Callable[[], T]) -> Outcome[T]:
-    """Do something, and say in one line what is wrong if it cannot be done."""
+def attempt(work: Callable[[], T], layer: str = "the layer") -> Outcome[T]:
+    """Do something, and say in one line what is wrong if it cannot be done.
+
+    Parameters
+    ----------
+    work
+        What to do.
+    layer
+        Name of the one that it is done on.
+    """
     try:
         return Outcome(work())
     except CancelledError:
         return Outcome(None, "cancelled")
     except EmbedSegError as error:
-        return Outcome(None, " ".join(str(error).split()))
+        return Outcome(None, in_words_of_panel(str(error), layer))
     except MemoryError:
         return Outcome(None, "there is not enough memory; choose a smaller region")
     except Exception as error:  # nobody above could say it to the user
@@ -74,11 +83,19 @@ class Background:
         """Whether something is being done."""
         return self._told is not None
 
-    def run(self, title: str, told: Told, work: Callable[[], T], done: Callable[[T], None]) -> None:
+    def run(
+        self,
+        title: str,
+        told: Told,
+        work: Callable[[], T],
+        done: Callable[[T], None],
+        *,
+        layer: str,
+    ) -> None:
         """Begin; `done` gets the result, in the GUI's thread, if there is one."""
         self._told = told
         self._bar = progress(total=_STEPS, desc=title)
-        self._worker = create_worker(attempt, work)
+        self._worker = create_worker(attempt, work, layer)
         self._worker.returned.connect(lambda outcome: self._end(outcome, done))
         self._worker.start()
         self._timer.start()

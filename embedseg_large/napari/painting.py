@@ -20,11 +20,12 @@ from scipy import ndimage
 from embedseg_large.errors import OutputError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.napari.selection import Source, source_of
+from embedseg_large.napari.telling import CancelledError
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
 from embedseg_large.training.record import TrainWatcher
 from embedseg_large.training.targets import IGNORED
-from embedseg_large.training.train import train
+from embedseg_large.training.train import best_so_far, train
 
 MOST_VOXELS = 2**29
 """Of an image that is trained on: its mask takes 2 GiB."""
@@ -166,10 +167,13 @@ def train_on(
     all_painted
         See `Painted.mask`.
     watcher
-        Is told; what it raises ends the training, and nothing is saved.
+        Is told; what it raises ends the training. If that is a `CancelledError`, the model of the
+        last epoch that was done is saved.
 
     Raises
     ------
+    CancelledError
+        Before an epoch was done.
     UsageError, VolumeError, ModelError, OutputError
         It cannot be done like that.
     """
@@ -177,24 +181,39 @@ def train_on(
     model = load_model(start)
     mask = painted.mask(all_painted=all_painted)
     with TemporaryDirectory(prefix="embedseg-napari-") as folder:
-        tuned = train(
-            [painted.image.array],
-            [mask],
-            out=Path(folder, "tuned.safetensors"),
-            ndim=model.ndim,
-            start=model,
-            epochs=epochs,
-            accumulate=1,
-            learning_rate=LEARNING_RATE,
-            pictures_every=0,
-            watcher=watcher,
-            pairing={
-                "axes": "zyx"[-model.ndim :],
-                "voxel_size": painted.image.voxel_size,
-            },
-        )
+        here = Path(folder, "tuned.safetensors")
+        try:
+            tuned = _tuned(painted.image, mask, model, here, epochs, watcher)
+        except CancelledError:
+            best = best_so_far(here, model)
+            if best is None:
+                raise
+            tuned = best
     tuned.save(out)
     return tuned
+
+
+def _tuned(
+    image: Source,
+    mask: NDArray[np.int32],
+    start: Model,
+    out: Path,
+    epochs: int,
+    watcher: TrainWatcher,
+) -> Model:
+    return train(
+        [image.array],
+        [mask],
+        out=out,
+        ndim=start.ndim,
+        start=start,
+        epochs=epochs,
+        accumulate=1,
+        learning_rate=LEARNING_RATE,
+        pictures_every=0,
+        watcher=watcher,
+        pairing={"axes": "zyx"[-start.ndim :], "voxel_size": image.voxel_size},
+    )
 
 
 def check_out(out: Path) -> None:

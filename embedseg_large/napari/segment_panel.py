@@ -8,7 +8,6 @@ from typing import Any
 
 from magicgui.widgets import (
     ComboBox,
-    FileEdit,
     FloatSlider,
     FloatSpinBox,
     PushButton,
@@ -20,10 +19,10 @@ from napari.layers import Image, Shapes
 from embedseg_large.clustering.settings import ClusterSettings
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.models import bundled_models
 from embedseg_large.napari.background import Background, attempt
 from embedseg_large.napari.form import Form, message_line
 from embedseg_large.napari.live import Live
+from embedseg_large.napari.model_choice import ModelChoice
 from embedseg_large.napari.segmenting import Segmentation, Wish, segment_part
 from embedseg_large.napari.selection import (
     Source,
@@ -34,8 +33,6 @@ from embedseg_large.napari.selection import (
     within_planes,
 )
 from embedseg_large.napari.telling import ToldOfRun
-from embedseg_large.network.checkpoint import load_model
-from embedseg_large.network.model import Model
 
 WHOLE, VIEW, SHAPES = "the whole layer", "what is in view", "drawn shapes"
 _SIZES = 20
@@ -54,8 +51,6 @@ class SegmentPanel:
 
     def __init__(self, viewer: Any) -> None:
         self._viewer = viewer
-        self._models = sorted(bundled_models(), reverse=True)  # the 3D one first
-        self._loaded: tuple[str, Model] | None = None
         self._live: Live | None = None
         self.background = Background(self._show_state, self._show)
         self._make_choices()
@@ -67,8 +62,8 @@ class SegmentPanel:
 
     def _make_choices(self) -> None:
         self.image = ComboBox(choices=lambda _: self._layers(Image))
-        self.model = ComboBox(choices=lambda _: self._models)
-        self.file = FileEdit(mode="r", filter="*.safetensors", nullable=True)
+        self._models = ModelChoice(self._use_model, self._show)
+        self.model, self.file = self._models.field, self._models.file
         self.tta = ComboBox(choices=["none"])
         self.diameter = FloatSpinBox(value=0, min=0, max=10_000, step=1)
         self.where = ComboBox(choices=[WHOLE, VIEW, SHAPES])
@@ -109,8 +104,6 @@ class SegmentPanel:
         ]
 
     def _connect(self) -> None:
-        self.model.changed.connect(self._use_model)
-        self.file.changed.connect(self._use_file)
         self.image.changed.connect(self._use_image)
         self.shapes.changed.connect(self._use_shapes)
         for field in (self.where, self.first, self.last):
@@ -122,14 +115,11 @@ class SegmentPanel:
 
     def models(self) -> list[str]:
         """Names and files of the models that are offered."""
-        return self._models
+        return self._models.names
 
     def add_model(self, path: Path) -> None:
         """Offer the model of a file, and choose it."""
-        if str(path) not in self._models:
-            self._models.append(str(path))
-            self.model.reset_choices()
-        self.model.value = str(path)
+        self._models.add(path)
 
     def reset_choices(self) -> None:
         """Offer the layers that there are now, and let go of predictions of one that is not."""
@@ -149,12 +139,12 @@ class SegmentPanel:
 
         Raises
         ------
-        UsageError, ModelError
+        UsageError
             There is nothing that can be segmented.
         """
         if self.image.value is None:
             raise UsageError("there is no image layer; open an image")
-        source = source_of(self.image.value, self._network().ndim, self._viewer.dims.point)
+        source = source_of(self.image.value, self._models.model.ndim, self._viewer.dims.point)
         return source, within_planes(self._region(source), (self.first.value, self.last.value))
 
     def segment(self) -> None:
@@ -169,7 +159,11 @@ class SegmentPanel:
         work = partial(segment_part, source, box, self._wish(), told)
         name = f"{source.name} {Path(self.model.value).stem}"
         self.background.run(
-            f"segment {source.name}", told, work, partial(self._add, source, box, name)
+            f"segment {source.name}",
+            told,
+            work,
+            partial(self._add, source, box, name),
+            layer=source.name,
         )
 
     def describe(self) -> None:
@@ -199,13 +193,6 @@ class SegmentPanel:
             return box_of_shapes(source, corners_of(self.shapes.value))
         return Box.whole(source.shape)
 
-    def _network(self) -> Model:
-        """The model that is chosen."""
-        name = self.model.value
-        if self._loaded is None or self._loaded[0] != name:
-            self._loaded = name, load_model(name)
-        return self._loaded[1]
-
     def _layers(self, kind: type) -> list[Any]:
         return [layer for layer in self._viewer.layers if isinstance(layer, kind)]
 
@@ -222,29 +209,19 @@ class SegmentPanel:
         if self._live is not None and not self.background.is_busy:
             self._live.ask(self.thresholds())
 
-    def _use_file(self) -> None:
-        path = self.file.value
-        if path is not None and Path(path).is_file():
-            self.add_model(Path(path))
-
     def _use_model(self) -> None:
         """Offer what the model can do, with its own thresholds."""
         self._live = None  # the sliders are of this model from now on
-        found = attempt(self._network)
-        if found.value is None:
-            self._show(found.message)
-            return
-        model = found.value
+        model = self._models.model
         self.tta.choices = model.tta_modes
         self.size.max = max(100, _SIZES * model.min_object_size)
         self.size.value, self.seed.value = model.min_object_size, model.seed
         self._use_image()
 
     def _use_image(self) -> None:
-        """Take a bundled model that fits, and all planes."""
-        layer = self.image.value
-        if layer is not None and layer.ndim < self._network().ndim:
-            self._take_model_of(layer.ndim)
+        """Take a model that fits, and all planes."""
+        if self.image.value is not None:
+            self._models.fit(self.image.value.ndim)
         self.first.value, self.last.value = 0, self._planes() - 1
         self.describe()
 
@@ -253,12 +230,6 @@ class SegmentPanel:
         if self.shapes.value is not None:
             self.shapes.value.events.data.connect(self.describe)
         self.describe()
-
-    def _take_model_of(self, ndim: int) -> None:
-        """Take the bundled model of so many axes in place of one that cannot be meant."""
-        name = f"nuclei-{ndim}d"
-        if self.model.value in bundled_models() and name in self._models:
-            self.model.value = name
 
     def _planes(self) -> int:
         """Number of planes of the image, at the level that is shown."""
@@ -274,4 +245,4 @@ class SegmentPanel:
         self.begin.enabled = not self.background.is_busy
         self.stop.enabled = self.background.is_busy
         self._form.show("shapes", visible=self.where.value == SHAPES)
-        self._form.show("planes", visible=self._loaded is not None and self._loaded[1].ndim == 3)
+        self._form.show("planes", visible=self._models.model.ndim == 3)

@@ -22,6 +22,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.io.volume import Volume, open_volume
 from embedseg_large.napari.recording import Kept, Recording
 from embedseg_large.napari.selection import Source
+from embedseg_large.napari.wording import in_words_of_panel
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.device import default_device, default_dtype
 from embedseg_large.network.model import Model
@@ -55,7 +56,7 @@ class Segmentation:
     n_instances: int
     seconds: float
     warnings: tuple[str, ...]
-    """In one line each."""
+    """In one line each, in the words of the panel."""
     kept: Kept | None
     """The predictions; None if there are too many for the memory."""
 
@@ -120,7 +121,7 @@ def segment_part(source: Source, box: Box, wish: Wish, watcher: Observer) -> Seg
         labels=labels,
         n_instances=result.n_instances,
         seconds=time.perf_counter() - began,
-        warnings=tuple(result.summary["warnings"]),
+        warnings=tuple(in_words_of_panel(w, source.name) for w in result.summary["warnings"]),
         kept=_kept(recording, volume, model, wish, box),
     )
 

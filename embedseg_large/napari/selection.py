@@ -254,11 +254,13 @@ def within_planes(box: Box, planes: tuple[int, int]) -> Box:
     Raises
     ------
     UsageError
-        None is left.
+        None is left, or the last one comes before the first.
     """
     if box.ndim < 3:
         return box
     first, last = planes
+    if first > last:
+        raise UsageError(f"the first plane, {first}, is after the last, {last}; swap them")
     start, stop = max(box.start[0], first), min(box.stop[0], last + 1)
     if start >= stop:
         raise UsageError(

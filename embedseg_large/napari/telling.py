@@ -1,7 +1,7 @@
 """What a run or a training tells a window: how far it is; and how the window ends it.
 
 The thread that works writes, the thread of the window reads now and then. A run that was cancelled
-ends at the next thing that it tells: a finished tile, or a batch.
+ends at the next thing that it tells: a finished tile, or a batch. Epochs that are done are kept.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Told:
 
     def cancel(self) -> None:
         """Have the work end as soon as it can."""
-        self.text = "cancelling, after what is under way"
+        self.text = "ending, after what is under way"
         self._cancelled.set()
 
     def go_on(self) -> None:

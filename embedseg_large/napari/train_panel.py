@@ -45,10 +45,13 @@ class TrainPanel:
         self.all_painted = CheckBox(text="every object is painted", value=False)
         self.epochs = SpinBox(value=EPOCHS, min=1, max=1000)
         self.out = FileEdit(mode="w", value=Path.home() / "tuned.safetensors")
-        self.begin, self.stop = PushButton(text="Train"), PushButton(text="Cancel")
+        self.begin, self.stop = PushButton(text="Train"), PushButton(text="Stop")
         self.status = message_line()
         self.all_painted.tooltip = (
             "If so, what is not painted is background. If not, only a rim around painted objects is"
+        )
+        self.stop.tooltip = (
+            "End after the batch that is under way, and keep the model of the last finished epoch"
         )
         self.native = Form(self._rows()).native
         self.begin.changed.connect(self.train)
@@ -88,7 +91,13 @@ class TrainPanel:
             all_painted=self.all_painted.value,
             watcher=told,
         )
-        self.background.run(f"train {out.stem}", told, work, partial(self._use, out))
+        self.background.run(
+            f"train {out.stem}",
+            told,
+            work,
+            partial(self._use, out),
+            layer=chosen.value.image.name,
+        )
 
     def _painted(self) -> Painted:
         image, labels = self.image.value, self.labels.value
@@ -102,8 +111,11 @@ class TrainPanel:
         return [layer for layer in self._viewer.layers if isinstance(layer, kind)]
 
     def _use(self, out: Path, model: Model) -> None:
-        epoch = model.card["training"]["epoch"]
-        self._show(f"{out} is trained, {epoch} epochs, and chosen in the other tab")
+        training = model.card["training"]
+        self._show(
+            f"{out} is trained, {training['epoch']} of {training['epochs']} epochs, and chosen in "
+            "the other tab"
+        )
         self._trained(out)
         self.start.reset_choices()
 

@@ -90,8 +90,8 @@ def read_model_file(path: Path) -> StoredModel:
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
         raise ModelError(
-            f"{path} is no model file (a safetensors file that this program saved); exported and "
-            f"original models are used by way of import, or as they were before ({error})"
+            f"{path} is no model file that this program saved ({error}); of an exported model "
+            "(.onnx, .pt, .zip) give the file it was made from"
         ) from error
     if header is None:
         raise ModelError(

@@ -191,6 +191,28 @@ def test_a_2d_image_takes_the_2d_model(viewer: Any, panel: Any, crop: Any) -> No
     assert segmented(tab).data.shape == crop.shape[1:]
 
 
+def test_after_a_2d_image_the_3d_model_comes_back(viewer: Any, panel: Any, crop: Any) -> None:
+    embryo = viewer.add_image(crop)
+    plane = viewer.add_image(crop[16])
+    tab = panel.segmenting
+    tab.image.value = plane
+    assert tab.model.value == "nuclei-2d"
+    tab.image.value = embryo
+    assert tab.model.value == "nuclei-3d"
+    assert tab.extent.text() == "32 x 64 x 64 voxels"
+
+
+def test_a_2d_model_that_the_user_has_chosen_stays(viewer: Any, panel: Any, crop: Any) -> None:
+    embryo = viewer.add_image(crop)
+    plane = viewer.add_image(crop[16])
+    tab = panel.segmenting
+    tab.image.value = embryo
+    tab.model.value = "nuclei-2d"
+    for layer in (plane, embryo):
+        tab.image.value = layer
+        assert tab.model.value == "nuclei-2d"
+
+
 def test_what_cannot_be_segmented_is_said_in_one_line(viewer: Any, panel: Any) -> None:
     tab = panel.segmenting
     tab.begin.native.click()
@@ -204,13 +226,50 @@ def test_what_cannot_be_segmented_is_said_in_one_line(viewer: Any, panel: Any) -
     tab.begin.native.click()
     wait(lambda: not tab.background.is_busy)
     assert "\n" not in tab.status.text()
-    assert "constant" in tab.status.text() or "equal" in tab.status.text(), tab.status.text()
+    assert tab.status.text().startswith("black: the image is constant")
+    assert tab.status.text().endswith("check the channel")
 
 
-def test_a_file_that_is_no_model_is_said(panel: Any, tmp_path: Path) -> None:
-    (tmp_path / "wrong.safetensors").write_bytes(b"wrong")
-    panel.segmenting.add_model(tmp_path / "wrong.safetensors")
-    assert "cannot be read" in panel.segmenting.status.text()
+def test_what_fails_on_the_way_is_said_in_words_of_the_panel(
+    viewer: Any, panel: Any, crop: Any
+) -> None:
+    holed = crop.astype(np.float32)
+    holed[5, 6, 7] = np.nan
+    viewer.add_image(holed, name="holed", contrast_limits=(0, 1))
+    tab = panel.segmenting
+    tab.begin.native.click()
+    wait(lambda: not tab.background.is_busy)
+    assert "holed: voxel (5, 6, 7) is nan" in tab.status.text()
+    assert tab.status.text().endswith("; then try again")
+
+
+def test_a_file_that_is_no_model_is_said_and_not_offered(panel: Any, tmp_path: Path) -> None:
+    tab, wrong = panel.segmenting, tmp_path / "wrong.safetensors"
+    wrong.write_bytes(b"wrong")
+    tab.file.value = wrong
+    assert tab.status.text().startswith(f"{wrong} ")
+    assert str(wrong) not in tab.models()
+    assert str(wrong) not in tab.model.choices
+    assert tab.model.value == "nuclei-3d"
+    tab.model.value = "nuclei-2d"
+    assert tab.status.text() == ""
+
+
+def test_a_file_that_does_not_exist_is_said(panel: Any, tmp_path: Path) -> None:
+    panel.segmenting.file.value = tmp_path / "nope.safetensors"
+    assert panel.segmenting.status.text().startswith("there is no file")
+    assert "nope.safetensors" in panel.segmenting.status.text()
+    panel.segmenting.file.value = None
+    assert panel.segmenting.status.text() == ""
+
+
+def test_the_file_of_a_model_is_offered_and_chosen(panel: Any, tmp_path: Path) -> None:
+    tab, mine = panel.segmenting, tmp_path / "mine.safetensors"
+    load_model("nuclei-2d").save(mine)
+    tab.file.value = tmp_path / "nope.safetensors"
+    tab.file.value = mine
+    assert tab.model.value == str(mine)
+    assert tab.status.text() == ""
 
 
 def test_cancel_ends_a_run_without_a_layer(viewer: Any, panel: Any, crop: Any) -> None:
@@ -225,14 +284,20 @@ def test_cancel_ends_a_run_without_a_layer(viewer: Any, panel: Any, crop: Any) -
     assert tab.begin.enabled
 
 
-def test_a_model_is_trained_on_painted_labels_and_chosen(
-    viewer: Any, panel: Any, crop: Any, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def painted() -> NDArray[Any]:
+    """Whole nuclei of the crop, from its plane 4 on."""
     truth = load_demo().truth
     painted = truth[44:68, 20:68, 60:108].copy()
     sizes, here = np.bincount(truth.ravel()), np.bincount(painted.ravel(), minlength=256)
     whole = [i for i in np.unique(painted) if here[i] == sizes[i]]
     painted[~np.isin(painted, whole)] = 0
+    return painted
+
+
+def test_a_model_is_trained_on_painted_labels_and_chosen(
+    viewer: Any, panel: Any, crop: Any, painted: Any, tmp_path: Path
+) -> None:
     viewer.add_image(crop)
     viewer.add_labels(painted, translate=(4, 0, 0))
     tab, out = panel.training, tmp_path / "mine.safetensors"
@@ -240,13 +305,45 @@ def test_a_model_is_trained_on_painted_labels_and_chosen(
     tab.begin.native.click()
     assert tab.background.is_busy, tab.status.text()
     wait(lambda: not tab.background.is_busy, 120)
-    assert "is trained, 1 epochs" in tab.status.text()
+    assert "is trained, 1 of 1 epochs" in tab.status.text()
     assert panel.segmenting.model.value == str(out)
     assert load_model(out).fingerprint != load_model("nuclei-3d").fingerprint
     tab.begin.native.click()
     assert tab.status.text().endswith(
         "mine.safetensors exists; choose another name for the new model"
     )
+
+
+def test_a_training_that_is_stopped_keeps_the_epochs_that_are_done(
+    viewer: Any, panel: Any, crop: Any, painted: Any, tmp_path: Path
+) -> None:
+    viewer.add_image(crop)
+    viewer.add_labels(painted, translate=(4, 0, 0))
+    tab, out = panel.training, tmp_path / "mine.safetensors"
+    tab.out.value, tab.epochs.value = out, 1000
+    tab.begin.native.click()
+    wait(lambda: "epoch 2/1000" in tab.status.text(), 120)
+    tab.stop.native.click()
+    wait(lambda: not tab.background.is_busy)
+    assert " of 1000 epochs" in tab.status.text()
+    assert panel.segmenting.model.value == str(out)
+    tuned, start = load_model(out), load_model("nuclei-3d")
+    assert tuned.fingerprint != start.fingerprint
+    assert (tuned.context, tuned.seed) == (start.context, start.seed)
+
+
+def test_a_training_that_is_stopped_at_once_leaves_no_file(
+    viewer: Any, panel: Any, crop: Any, painted: Any, tmp_path: Path
+) -> None:
+    viewer.add_image(crop)
+    viewer.add_labels(painted, translate=(4, 0, 0))
+    tab, out = panel.training, tmp_path / "mine.safetensors"
+    tab.out.value = out
+    tab.begin.native.click()
+    tab.stop.native.click()
+    wait(lambda: not tab.background.is_busy)
+    assert tab.status.text() == "cancelled"
+    assert not out.exists()
 
 
 def test_training_without_labels_is_refused(viewer: Any, panel: Any, crop: Any) -> None:

@@ -179,6 +179,8 @@ def test_planes_limit_a_region() -> None:
     assert within_planes(box, (2, 4)) == Box((2, 2, 3), (5, 6, 10))
     with pytest.raises(UsageError, match="planes 6 to 9 are not in the region"):
         within_planes(box, (6, 9))
+    with pytest.raises(UsageError, match="the first plane, 4, is after the last, 2; swap them"):
+        within_planes(box, (4, 2))
 
 
 def painted(*at: int) -> NDArray[np.int32]:

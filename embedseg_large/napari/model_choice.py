@@ -1,0 +1,100 @@
+"""Which model: one of a list, to which files can be added, and that follows the axes of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from magicgui.widgets import ComboBox, FileEdit
+
+from embedseg_large.models import bundled_models
+from embedseg_large.napari.background import attempt
+from embedseg_large.network.checkpoint import load_model
+from embedseg_large.network.model import Model
+
+
+class ModelChoice:
+    """A list of models, and a field for the file of another one.
+
+    A bundled model gives way to the other one while an image has too few axes for it; the one that
+    the user meant comes back with the next image that it fits.
+
+    Parameters
+    ----------
+    changed
+        Called when another model is in use.
+    show
+        Takes what is to be said.
+    """
+
+    def __init__(self, changed: Callable[[], None], show: Callable[[str], None]) -> None:
+        self._changed, self._show = changed, show
+        self.names = sorted(bundled_models(), reverse=True)  # the 3D one first
+        """Names and files that are offered."""
+        self.field = ComboBox(choices=lambda _: self.names)
+        self.file = FileEdit(mode="r", filter="*.safetensors", nullable=True)
+        self._name: str = self.field.value
+        self.model = load_model(self._name)
+        """The one in use."""
+        self._meant, self._meant_ndim = self._name, self.model.ndim
+        self.field.changed.connect(self._choose)
+        self.file.changed.connect(self._use_file)
+
+    def add(self, path: Path) -> None:
+        """Offer the model of a file, and choose it; a file that is none is said, and left out."""
+        if str(path) not in self.names:
+            self.names.append(str(path))
+            with self.field.changed.blocked():
+                self.field.reset_choices()
+        self.field.value = str(path)
+
+    def fit(self, ndim: int) -> None:
+        """Use the model that is meant, or in its place the bundled one for an image of few axes.
+
+        Parameters
+        ----------
+        ndim
+            Axes of the image.
+        """
+        name = self._fitting(ndim)
+        if name != self._name:
+            self._use(name, load_model(name))
+
+    def _fitting(self, ndim: int) -> str:
+        instead = f"nuclei-{ndim}d"
+        is_ours = self._meant in bundled_models() and instead in self.names
+        return instead if is_ours and ndim < self._meant_ndim else self._meant
+
+    def _choose(self) -> None:
+        """Mean the model that the user has chosen, unless it cannot be loaded."""
+        name: str = self.field.value
+        found = attempt(partial(load_model, name))
+        if found.value is None:
+            self.names.remove(name)
+            self._select(self._name)
+            self._show(found.message)
+        else:
+            self._meant, self._meant_ndim = name, found.value.ndim
+            self._use(name, found.value)
+
+    def _use(self, name: str, model: Model) -> None:
+        self._name, self.model = name, model
+        self._select(name)
+        self._show("")  # what was said was about another model
+        self._changed()
+
+    def _select(self, name: str) -> None:
+        """Show the list as it is now, with a model that is in use already."""
+        with self.field.changed.blocked():
+            self.field.reset_choices()
+            self.field.value = name
+
+    def _use_file(self) -> None:
+        path = self.file.value
+        if path is not None and not Path(path).is_file():
+            self._show(f"there is no file {path}; choose another one")
+            return
+        self._show("")  # what was said was about another file
+        if path is not None:
+            self.add(Path(path))
