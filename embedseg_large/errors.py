@@ -15,6 +15,7 @@ Each is also the builtin that fits, says what was found, where, and what to do, 
     │   └── UnreachableError (OSError)      no answer, or no permission to read
     ├── ModelError (ValueError)             no model, or the wrong one for the image
     ├── OutputError (OSError)               the output cannot be written: read-only, disk full
+    │   └── PlaceError                      also a UsageError: so said before any work
     └── RunError (RuntimeError)             a run that had begun could not be finished
 """
 
@@ -61,6 +62,10 @@ class ModelError(EmbedSegError, ValueError):
 
 class OutputError(EmbedSegError, OSError):
     """The output cannot be written."""
+
+
+class PlaceError(UsageError, OutputError):
+    """Nothing can be written at the place that was given, found before any work."""
 
 
 class RunError(EmbedSegError, RuntimeError):

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from embedseg_large.errors import EmbedSegError, ModelError, OutputError, UsageError, VolumeError
+from embedseg_large.errors import EmbedSegError, ModelError, UsageError, VolumeError
 
 if TYPE_CHECKING:
     from embedseg_large.engine.progress import Observer
@@ -120,13 +120,12 @@ def check_folder_of(path: Path) -> None:
 
     Raises
     ------
-    UsageError
-        When there is no folder for it, or a folder in its place.
+    UsageError, OutputError
+        As `embedseg_large.io.whole_file.check_file`.
     """
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
-    if path.is_dir():
-        raise UsageError(f"{path}: it is a folder; name a file in it")
+    from embedseg_large.io.whole_file import check_file
+
+    check_file(path)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -137,13 +136,11 @@ def write_json(path: Path, values: Any) -> None:
     OutputError
         When it cannot be written.
     """
-    begun = path.with_name(f".{path.name}-{os.getpid()}.part")
-    try:
-        begun.write_text(json.dumps(values, indent=2) + "\n")
-        begun.replace(path)
-    except OSError as error:
-        begun.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+    from embedseg_large.io.whole_file import whole_file
+
+    text = json.dumps(values, indent=2) + "\n"
+    with whole_file(path) as begun:
+        begun.write_text(text)
 
 
 def print_facts(title: str | None, facts: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from embedseg_large.cli.console import print_facts, print_json, print_table, reported
 from embedseg_large.cli.groups import grouped
-from embedseg_large.cli.options import Json, numbers, timepoints
+from embedseg_large.cli.options import ImageAxes, Json, LabelAxes, numbers, timepoints
 from embedseg_large.cli.segmentoptions import Workers
 
 if TYPE_CHECKING:
@@ -32,10 +32,12 @@ def measure(
     ],
     *,
     labels: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the labels in the image.")
+        str | None,
+        typer.Option(metavar="NAME", help="Labels in the image; needed if there are several."),
     ] = None,
     image: Annotated[
-        str | None, typer.Option(metavar="STORE", help="The image, if it is another file.")
+        str | None,
+        typer.Option(metavar="STORE", help="The image, if it is elsewhere and not recorded."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -62,15 +64,14 @@ def measure(
         Any,
         typer.Option(parser=numbers, metavar="Z,Y,X", help="In µm; overrides the metadata."),
     ] = None,
-    axes: Annotated[
-        str | None, typer.Option(help="Letters of the labels' axes, where a file has none: zyx.")
-    ] = None,
-    image_axes: Annotated[str | None, typer.Option(help="The same for the image: czyx.")] = None,
+    axes: LabelAxes = None,
+    image_axes: ImageAxes = None,
     as_json: Json = False,
     where: Workers,
 ) -> None:
     """Measure every instance: size, place, surface, axes, intensities of each channel."""
     from embedseg_large.engine import measure as engine
+    from embedseg_large.io.connection import shown
     from embedseg_large.io.tables import check_table_path, write_table
 
     if out is not None:
@@ -90,7 +91,8 @@ def measure(
     )
     if out is not None:
         write_table(out, table.columns)
-    facts = summary(table) | {"table": None if out is None else str(out)}
+    stored = None if table.stored is None else shown(table.stored)
+    facts = summary(table) | {"table": None if out is None else str(out), "stored": stored}
     _show(facts, as_json)
 
 
@@ -134,6 +136,7 @@ def _show(facts: dict[str, Any], as_json: bool) -> None:
         "touching the border": f"{facts['touching_border']:,}",
         **seams,
         **({"table": facts["table"]} if facts["table"] else {}),
+        **({"table in the store": facts["stored"]} if facts["stored"] else {}),
     }
     print_facts(None, told)
     if facts["n_instances"]:

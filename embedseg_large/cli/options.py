@@ -54,6 +54,11 @@ def ranges(text: str) -> tuple[tuple[int | None, int | None], ...]:
         raise typer.BadParameter(f"{text!r} is not like 0:64,100:300,:") from None
 
 
+LabelAxes = Annotated[
+    str | None,
+    typer.Option("--axes", help="Letters of the labels' axes, where a file has none: zyx."),
+]
+ImageAxes = Annotated[str | None, typer.Option(help="The same for the image: czyx.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Say what is being done, on stderr.")

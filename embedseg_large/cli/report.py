@@ -8,15 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from embedseg_large.cli.console import (
-    check_folder_of,
-    print_facts,
-    print_json,
-    readable_bytes,
-    reported,
-)
+from embedseg_large.cli.console import print_facts, print_json, readable_bytes, reported
 from embedseg_large.cli.groups import grouped
-from embedseg_large.cli.options import Json, numbers
+from embedseg_large.cli.options import ImageAxes, Json, LabelAxes, numbers
 from embedseg_large.cli.segmentoptions import Workers
 
 
@@ -48,6 +42,8 @@ def report(
         Any,
         typer.Option(parser=numbers, metavar="Z,Y,X", help="In µm; overrides the metadata."),
     ] = None,
+    axes: LabelAxes = None,
+    image_axes: ImageAxes = None,
     model: Annotated[
         str | None,
         typer.Option(help="The model, for its card. Default: bundled ones are recognised."),
@@ -60,7 +56,6 @@ def report(
     where: Workers,
 ) -> None:
     """Write one HTML file about labels: pictures, instances to check, seams, settings."""
-    check_folder_of(out)
     from embedseg_large.reporting.report import report as write
 
     written = write(
@@ -70,6 +65,8 @@ def report(
         image=image,
         channel=channel,
         timepoint=timepoint,
+        axes=axes,
+        image_axes=image_axes,
         voxel_size=voxel_size,
         model=model,
         log=log,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from embedseg_large.cli.console import print_facts, print_json, print_table, reported
 from embedseg_large.cli.options import Json
+
+if TYPE_CHECKING:
+    from embedseg_large.engine.status import Finished, RunStatus
 
 
 @reported()
@@ -21,13 +25,32 @@ def status(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell how far a run is that was begun, here or elsewhere, and who is at it."""
-    from embedseg_large.engine.status import run_status
+    """Tell how far a run is that was begun, here or elsewhere, and who is at it; or its labels."""
+    from embedseg_large.engine.status import Finished, run_status
 
     found = run_status(store, labels, scratch)
     if as_json:
         print_json(found.as_dict())
-        return
+    elif isinstance(found, Finished):
+        print_facts(None, {"labels": found.labels, "run": _finished(found)})
+    else:
+        _show(found)
+
+
+def _finished(found: Finished) -> str:
+    """What is known of labels that are there, in a line."""
+    if found.n_instances is None:
+        return "none; the labels are there, another program made them"
+    made = "" if found.made is None else f", made {_minute(found.made)}"
+    return f"finished, {found.n_instances:,} instances{made}"
+
+
+def _minute(made: str) -> str:
+    """A time as the clock of this place shows it."""
+    return f"{datetime.fromisoformat(made).astimezone():%Y-%m-%d %H:%M}"
+
+
+def _show(found: RunStatus) -> None:
     at = found.holder
     state = (
         "nobody is at it: the same command goes on"

@@ -15,8 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+import dask
 from distributed import Adaptive, Client, LocalCluster
 
 from embedseg_large.engine.allocation import allocator_set
@@ -50,6 +51,12 @@ IDLE_CHECKS = 60
 """Seconds that a worker is without work before adaptive scaling gives it back: queueing for a new
 one takes longer than the moments between two stages."""
 
+NEVER_PAUSED = {f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause")}
+"""A worker that Dask pauses near its limit waits until results are fetched. Ours has only records,
+while its allocator may keep what it had: it would wait for ever. Beyond its limit it is restarted.
+"""
+
+Started = TypeVar("Started")
 Hope = Callable[[], tuple[bool, str]]
 """Tells whether a worker may still come, and what is known about it."""
 
@@ -97,9 +104,27 @@ def cluster_client(settings: ClusterSettings, device: str) -> Iterator[Client]:
             _wait_for_worker(client, settings, lambda: (True, "its scheduler has none"))
             yield client
         return
-    with allocator_set(), _started(settings, device) as cluster, Client(cluster) as client:
+    with (
+        allocator_set(),
+        dask.config.set(NEVER_PAUSED),
+        ended(_started(settings, device), "the cluster") as cluster,
+        ended(Client(cluster), "the client of the cluster") as client,
+    ):
         _wait_for_worker(client, settings, _hope(settings, cluster))
         yield client
+
+
+@contextmanager
+def ended(started: AbstractContextManager[Started], name: str) -> Iterator[Started]:
+    """End something of Dask, and never let what goes wrong then hide what came of the body."""
+    entered = started.__enter__()
+    try:
+        yield entered
+    finally:
+        try:
+            started.__exit__(None, None, None)
+        except Exception as error:  # of workers that died, of jobs that were never submitted
+            logger.warning("%s did not end in good order (%s)", name, _one_line(error))
 
 
 @contextmanager
@@ -141,15 +166,18 @@ def _started(settings: ClusterSettings, device: str) -> AbstractContextManager[A
 def _local(settings: LocalSettings, device: str) -> LocalCluster:
     first = settings.workers or (settings.adapt.minimum if settings.adapt else 1)
     memory = {} if settings.memory is None else {"memory_limit": settings.memory}
-    with interrupts_ignored():
-        cluster = LocalCluster(
-            n_workers=first,
-            threads_per_worker=settings.threads,
-            processes=True,
-            dashboard_address=":0",  # any free port: 8787 may be taken
-            resources={"GPU": 1} if device.startswith("cuda") else None,
-            **memory,
-        )
+    try:
+        with interrupts_ignored():
+            cluster = LocalCluster(
+                n_workers=first,
+                threads_per_worker=settings.threads,
+                processes=True,
+                dashboard_address=":0",  # any free port: 8787 may be taken
+                resources={"GPU": 1} if device.startswith("cuda") else None,
+                **memory,
+            )
+    except (OSError, RuntimeError) as error:
+        raise RunError(f"{settings.file}: no worker starts: {_one_line(error)}") from error
     if settings.adapt:
         _adapt(cluster, settings.adapt)
     return cluster
@@ -182,10 +210,11 @@ def _slurm(settings: SlurmSettings) -> AbstractContextManager[Any]:
     check_slurm(settings)
     from dask_jobqueue.slurm import SLURMCluster
 
+    from embedseg_large.engine.slurmjob import Job
+
     try:
-        cluster = SLURMCluster(
-            **cluster_options(settings), scheduler_options={"dashboard_address": ":0"}
-        )
+        options: dict[str, Any] = {"job_cls": Job, "scheduler_options": {"dashboard_address": ":0"}}
+        cluster = SLURMCluster(**cluster_options(settings), **options)
     except (OSError, ValueError, RuntimeError) as error:  # no such interface, for instance
         raise UsageError(f"{settings.file}: no Dask scheduler: {_one_line(error)}") from error
     # A fixed number is adapted, too: that is what replaces jobs that reach their wall time.
@@ -211,9 +240,15 @@ def _adapt(cluster: Any, limits: Adapt) -> None:
 def _connected(settings: SchedulerSettings) -> Iterator[Client]:
     try:
         client = Client(settings.address, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise UsageError(
-            f"{settings.file}: no Dask scheduler answers at {settings.address}: {_one_line(error)}"
+            f"{settings.file}: {settings.address} is no address of a Dask scheduler; "
+            "give it as the scheduler prints it, like tcp://10.0.0.1:8786"
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"{settings.file}: no Dask scheduler answers at {settings.address} within "
+            f"{CONNECT_SECONDS} s; see that it runs, and that this machine reaches it"
         ) from error
     with client:
         yield client
@@ -225,8 +260,11 @@ def _hope(settings: ClusterSettings, cluster: Any) -> Hope:
         return lambda: (True, "its processes do not start")
 
     def ask() -> tuple[bool, str]:
-        jobs = [job.job_id for job in list(cluster.workers.values()) if job.job_id]
-        states = job_states(jobs)
+        jobs = list(cluster.workers.values())
+        states = job_states([job.job_id for job in jobs if job.job_id])
+        refusals = [job.refusal for job in jobs if job.refusal]
+        if refusals and not states:
+            raise UsageError(f"{settings.file}: no such job can be submitted: {refusals[0]}")
         may_come = not states or any(state.on_its_way for state in states)
         return may_come, f"{describe(states)}; logs of jobs are in {settings.log_folder}"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import Any, Unpack
@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from embedseg_large.engine.label_pairs import labelled_part
 from embedseg_large.engine.sums import EDGE, Sum
 from embedseg_large.engine.tasks import Call, Each, Recording, Task
+from embedseg_large.engine.whereabouts import other_labels, place_of_image, place_of_labels
 from embedseg_large.engine.workplace import Workers, readers_of
 from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
-from embedseg_large.io.connection import joined, shown
+from embedseg_large.io.connection import shown
 from embedseg_large.io.instances import KnownInstances
 from embedseg_large.io.label_tables import check_store, write_label_table
-from embedseg_large.io.labels import label_names, provenance_of
+from embedseg_large.io.labels import provenance_of
 from embedseg_large.io.tables import Table, stacked
 from embedseg_large.io.volume import Volume, open_volume
 from embedseg_large.measurement.regions import Regions, cells_of
@@ -90,10 +91,11 @@ def measure(
         Path or URL of an OME-Zarr image with labels inside; or the labels themselves: a label group
         (``STORE/labels/NAME``), a TIFF, or an array of integers, 0 for background.
     labels
-        Name of the labels in the image; None if `source` is the labels themselves.
+        Name of the labels in the image; None: the only ones, or `source` is the labels themselves.
     image
-        The image, if it is not `source`: what `open_volume` takes. Without it, labels themselves
-        are measured without intensities.
+        The image, if it is elsewhere: what `open_volume` takes. Default: `source`, or if that holds
+        labels only, the image that their run says it segmented. Of a `source` that is the labels
+        themselves, shapes only are measured.
     channel
         Channel or channels of the image; default: all.
     timepoint
@@ -118,7 +120,7 @@ def measure(
         by `segment`, ``seam``: "repaired" or "joined" where the seam report lists the instance;
         ``seediness``, float32 of its seed voxel (no such column if they are of another segmenter);
         ``certified``, whether it is proven to be what the untiled volume would give. Of labels that
-        were added later NaN and False. About 2 KB of memory an instance.
+        were added later NaN and False. About 1 KB of memory an instance.
 
     Raises
     ------
@@ -126,13 +128,13 @@ def measure(
         If something cannot be read, labels are no integers or negative, or the shapes or voxel
         sizes of image and labels differ.
     UsageError
-        If the labels are not named, there is no image where one is expected, or an option does not
-        fit.
+        If there are several labels and none is named, there is no image where one is expected, or
+        an option does not fit.
     OutputError
         If the table cannot be written into the store.
     """
-    if into_store:
-        _check_named(labels, level)
+    place = _place(source, labels)
+    store, name = _check_store(source, place, level) if into_store else ("", "")
     subject = find_subject(
         source,
         labels,
@@ -145,28 +147,30 @@ def measure(
     )
     timepoints = _timepoints(subject, timepoint)
     told = _told(subject.labels)
-    if into_store and labels is not None:
-        check_store(os.fspath(source), labels)
+    if into_store:
+        check_store(store, name)
     tables = []
     with readers_of([subject.labels, *subject.channels], **workers) as able:
         for t in timepoints:
             regions = sum_regions(subject, t, able)
             tables.append(_columns(subject, t, regions, told))
     table = Table(stacked(tables))
-    if into_store and labels is not None:
-        shown_first = [name for name in table.columns if name.startswith(_PROPERTIES)]
-        write_label_table(os.fspath(source), labels, table.columns, shown_first)
-    return table
+    if not into_store:
+        return table
+    shown_first = [column for column in table.columns if column.startswith(_PROPERTIES)]
+    stored = write_label_table(store, name, table.columns, shown_first)
+    return replace(table, stored=stored)
 
 
-def _check_named(labels: str | None, level: int) -> None:
-    """Refuse a table that would be of nothing in the store."""
-    if labels is None:
+def _check_store(source: Any, place: Any, level: int) -> tuple[str, str]:
+    """Return store and name of labels; refuse a table that would be of nothing in a store."""
+    if place is source:
         raise UsageError("only a table of labels in an image goes into its store; name the labels")
     if level != 0:
         raise UsageError(
             f"a table of level {level} would be taken for one of level 0; write a file"
         )
+    return os.fspath(source), place.rpartition("/")[2]
 
 
 def sum_regions(subject: Subject, timepoint: int, workers: Recording | None = None) -> Regions:
@@ -278,9 +282,10 @@ def find_subject(
     VolumeError, UsageError
         As `measure`.
     """
-    found = _open_labels(_place(source, labels), level, axes, voxel_size)
-    if image is None and labels is not None:
-        image = _own_image(os.fspath(source))
+    place = _place(source, labels)
+    found = _open_labels(place, level, axes, voxel_size)
+    if image is None and place is not source:
+        image = _image_of(os.fspath(source), place, image_axes)
     channels = () if image is None else _open_channels(image, channel, image_axes, found)
     if not channels and channel is not None:
         raise UsageError("there is no image to take a channel of; give one with image= (--image)")
@@ -290,17 +295,12 @@ def find_subject(
 
 
 def _place(source: Any, name: str | None) -> Any:
-    """Say where the labels are."""
-    is_path = isinstance(source, str | os.PathLike)
-    if name is not None and not is_path:
-        raise UsageError("an array has no labels inside; leave labels= out")
+    """Say where the labels are; the source itself if they are not inside of it."""
+    if isinstance(source, str | os.PathLike):
+        place = place_of_labels(os.fspath(source), name)
+        return source if place == os.fspath(source) else place
     if name is not None:
-        return joined(os.fspath(source), f"labels/{name}")
-    if is_path and (names := label_names(os.fspath(source))):
-        raise UsageError(
-            f"{shown(os.fspath(source))} is an image; name its labels with labels= (--labels): "
-            f"{', '.join(names)}"
-        )
+        raise UsageError("an array has no labels inside; leave labels= out")
     return source
 
 
@@ -310,7 +310,7 @@ def _open_labels(
     try:
         found = open_volume(place, channel=None, level=level, axes=axes, voxel_size=voxel_size)
     except VolumeNotFoundError as error:
-        raise VolumeNotFoundError(f"{error}{_others(place)}") from error
+        raise VolumeNotFoundError(f"{error}{other_labels(str(place))}") from error
     if found.dtype.kind not in "iu":
         raise VolumeError(
             f"{found.name}: voxels are {found.dtype}; labels are integers, one an instance: "
@@ -321,31 +321,24 @@ def _open_labels(
     return found
 
 
-def _others(place: Any) -> str:
-    """Which labels there are instead."""
-    if not isinstance(place, str | os.PathLike):
-        return ""
-    store, inside, name = os.fspath(place).rpartition("/labels/")
-    names = label_names(store) if inside else []
-    return "" if not names or name in names else f"; labels that are there: {', '.join(names)}"
-
-
-def _own_image(store: str) -> str:
-    """The image of a store with labels.
+def _image_of(store: str, labels: str, axes: str | None) -> str:
+    """The image of labels in a store.
 
     Raises
     ------
     UsageError
-        If it has none.
+        If there is none.
     """
-    try:
-        open_volume(store, channel=None)
-    except VolumeError as error:
+    made = provenance_of(labels)
+    found = place_of_image(labels, made, axes)
+    if found is None:
+        recorded = made.get("volume", {}).get("path")
+        but = f", and {shown(recorded)}, of which they are, cannot be opened" if recorded else ""
         raise UsageError(
-            f"{shown(store)} holds labels and no image that can be read ({error}); give the image "
-            "with image= (--image), or the path of the labels themselves, to measure shapes only"
-        ) from error
-    return store
+            f"{shown(store)} holds labels and no image that can be read{but}; give the image with "
+            "image= (--image), or the path of the labels themselves, to measure shapes only"
+        )
+    return found
 
 
 def _open_channels(

@@ -28,7 +28,8 @@ def performance_report(client: Client, path: str | os.PathLike[str]) -> Iterator
         Nothing has been computed then. What goes wrong later is a warning.
     """
     _check(client, Path(path))
-    report = dask_report(filename=os.fspath(path))
+    # with bokeh's scripts inside, for they would else be fetched whenever the page is opened
+    report = dask_report(filename=os.fspath(path), mode="inline")
     with client.as_current():
         report.__enter__()
         try:

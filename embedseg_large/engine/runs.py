@@ -136,6 +136,8 @@ def read_about(folder: Folder) -> dict[str, Any]:
         about: dict[str, Any] = json.loads(folder.read(RUN_FILE))
     except FileNotFoundError:
         return {}
+    except EmbedSegError:  # no answer, or no permission: which are ValueErrors too
+        raise
     except ValueError as error:
         raise UsageError(f"{folder.path}/{RUN_FILE}: {error}; remove the folder") from error
     return about

@@ -22,6 +22,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Unpack
 
 from embedseg_large.engine.clusterfile import ClusterSettings, offers_gpu
@@ -31,6 +33,7 @@ from embedseg_large.engine.instances import columns_known, write_instances
 from embedseg_large.engine.job import Job
 from embedseg_large.engine.kept import keep
 from embedseg_large.engine.logfile import log_to
+from embedseg_large.engine.memory import check_memory
 from embedseg_large.engine.network import Network, place
 from embedseg_large.engine.options import SegmentOptions
 from embedseg_large.engine.order import Order, prepare
@@ -127,6 +130,7 @@ def segment(
     OutputError
         When the output cannot be written. Older labels are still there then.
     """
+    _check_names(options)
     with log_to(log) as written, Progress(watcher, written).telling_failure() as progress:
         where = chosen(client, workers, scheduler, cluster_config)
         if where is None and performance_report is not None:
@@ -138,8 +142,17 @@ def segment(
             # of the workers, whatever there is here
             options["device"] = options.get("device") or "cuda"
         order = prepare(volume, model, labels, **options)
+        check_memory(where, order)
         with open_run(order) as run, _executor(order, run, where, performance_report) as executor:
             return run_order(order, run, executor, progress)
+
+
+def _check_names(options: SegmentOptions) -> None:
+    """Refuse a mistyped name here, where the user called, as Python would."""
+    for name in sorted(set(options) - SegmentOptions.__optional_keys__):
+        alike = get_close_matches(name, SegmentOptions.__optional_keys__, n=1)
+        advice = f"; did you mean {alike[0]!r}?" if alike else ""
+        raise TypeError(f"segment() got an unexpected keyword argument {name!r}{advice}")
 
 
 @contextmanager
@@ -194,6 +207,7 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
         "n_instances": sum(f.n_instances for f in found),
         "segmenter": order.network.name if isinstance(order.network, TileSegmenter) else None,
         "labels": order.target.path,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seams": seams.as_dict(),
         "scale": scale.as_dict(),
         "warnings": warnings,

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,9 @@ class JobState:
 def check_slurm(settings: SlurmSettings) -> None:
     """Refuse jobs that cannot be submitted, before anything is started.
 
-    One job is submitted on hold and cancelled at once: ``sbatch --test-only`` refuses as well
-    what would only have to wait, for instance while all nodes are drained.
+    ``sbatch --test-only`` refuses as well what would only have to wait, for instance while all
+    nodes are drained. So what it refuses is submitted, as a job that does nothing, and cancelled at
+    once. (A job on hold would be taken though no node has the memory that it asks for.)
 
     Raises
     ------
@@ -56,12 +58,15 @@ def check_slurm(settings: SlurmSettings) -> None:
             f"{settings.file}: kind is slurm, but there is no program sbatch; "
             "start this on a machine that can submit jobs, or choose another kind"
         )
-    script = _job_script(settings)
+    script = _idle_script(_job_script(settings))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "check.sh"
         file.write_text(script, encoding="utf-8")
+        with suppress(RunError):
+            _run("sbatch", "--test-only", str(file))
+            return
         try:
-            answer = _run("sbatch", "--hold", "--parsable", str(file))
+            answer = _run("sbatch", "--parsable", "--output=/dev/null", str(file))
         except RunError as error:
             raise UsageError(f"{settings.file}: no such job can be submitted: {error}") from error
     _run("scancel", answer.split(";")[0])  # JOB, or JOB;CLUSTER
@@ -145,6 +150,12 @@ def _job_script(settings: SlurmSettings) -> str:
         ) from error
     job = SLURMJob("tcp://scheduler:8786", name=JOB_NAME, **cluster_options(settings))
     return str(job.job_script())
+
+
+def _idle_script(script: str) -> str:
+    """A script that asks for the same, and does nothing."""
+    asks = [line for line in script.splitlines() if line.startswith("#")]
+    return "\n".join([*asks, "exit 0", ""])
 
 
 def _run(*command: str) -> str:

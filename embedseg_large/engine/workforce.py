@@ -9,13 +9,16 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from math import inf
 
-from distributed import Client
+from distributed import Client, LocalCluster
 
 from embedseg_large.engine.events import Event, WorkersBack, WorkersGone
 from embedseg_large.errors import RunError
 
 COUNT_SECONDS = 2.0
 """How often workers are counted."""
+RESTART_SECONDS = 60.0
+"""How long workers of this machine may all be gone. A nanny starts a worker again in a few seconds;
+those of another machine may come back whenever it does."""
 LOST = (OSError, TimeoutError, RuntimeError, CancelledError)
 """What a client raises whose scheduler is gone."""
 
@@ -27,6 +30,7 @@ class Workforce:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._is_local = isinstance(client.cluster, LocalCluster)
         self._threads = 0
         self._counted = -inf
         self._alone_since: float | None = None
@@ -38,7 +42,13 @@ class Workforce:
         return max(1, self._threads)
 
     def look(self, tell: Callable[[Event], None]) -> None:
-        """Say when the last worker has gone, and when there are some again."""
+        """Say when the last worker has gone, and when there are some again.
+
+        Raises
+        ------
+        RunError
+            When all workers of this machine are gone for good.
+        """
         if self._client.status != "running":
             return  # it connects again, or is about to cancel its tasks
         self._count()
@@ -51,6 +61,8 @@ class Workforce:
             self._alone_since = None
             logger.warning("there are workers again after %.0f s; the run goes on", seconds)
             tell(WorkersBack(threads=self._threads, seconds=round(seconds, 1)))
+        elif self._alone_since is not None and self._is_local:
+            _give_up_after(time.monotonic() - self._alone_since)
 
     def _count(self) -> None:
         """Count the threads of all workers, if that was not done just now, or there were none."""
@@ -59,6 +71,15 @@ class Workforce:
             with lost_scheduler():
                 self._threads = sum(int(n) for n in self._client.nthreads().values())
             self._counted = now
+
+
+def _give_up_after(seconds: float) -> None:
+    if seconds >= RESTART_SECONDS:
+        raise RunError(
+            f"all workers of this machine died and did not come back in {seconds:.0f} s, most "
+            "likely for want of memory; what is done is kept, the same command goes on, with "
+            "fewer workers or smaller tiles (--workers, --tile, --cluster-tile) if need be"
+        )
 
 
 @contextmanager

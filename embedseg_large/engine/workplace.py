@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from embedseg_large.engine.tasks import Executor
 
 
+_WORKERS = "workers (--workers)"
+_SCHEDULER = "scheduler (--scheduler)"
+
+
 class Workers(TypedDict, total=False):
     """Who does the work; one of these at most."""
 
@@ -49,17 +53,21 @@ def chosen(
     UsageError
         When several are given, or one cannot be used.
     """
-    asked = (client, workers, scheduler, cluster_config)
-    if sum(x is not None for x in asked) > 1:
-        raise UsageError(
-            "client, workers, scheduler and cluster_config exclude each other; give one of them"
-        )
+    given = {
+        "a client": client,
+        _WORKERS: workers,
+        _SCHEDULER: scheduler,
+        "cluster_config (--cluster-config)": cluster_config,
+    }
+    asked = [name for name, value in given.items() if value is not None]
+    if len(asked) > 1:
+        raise UsageError(f"{', '.join(asked)}: give only one of them, for one place does the work")
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}; give at least 1, or none to work in this process")
     if workers is not None:
-        return LocalSettings(workers=workers)
+        return LocalSettings(file=_WORKERS, workers=workers)
     if scheduler is not None:
-        return SchedulerSettings(address=scheduler)
+        return SchedulerSettings(file=_SCHEDULER, address=scheduler)
     return client if cluster_config is None else read_cluster_file(cluster_config)
 
 

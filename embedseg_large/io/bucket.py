@@ -13,7 +13,7 @@ from secrets import token_hex
 from time import sleep
 from typing import TYPE_CHECKING, cast
 
-from embedseg_large.errors import OutputError, UnreachableError
+from embedseg_large.errors import OutputError, PlaceError, UnreachableError
 from embedseg_large.io.connection import (
     READ_ONLY,
     Address,
@@ -22,7 +22,15 @@ from embedseg_large.io.connection import (
     open_store,
     pause_or_raise,
 )
-from embedseg_large.io.failures import failures, is_denied, reading, writing
+from embedseg_large.io.failures import (
+    failures,
+    is_denied,
+    is_missing_bucket,
+    is_nobody_there,
+    is_transient,
+    reading,
+    writing,
+)
 from embedseg_large.io.objects import checked_name
 
 if TYPE_CHECKING:
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
 
 _LISTED = 1000  # what a request lists, and what another one deletes, at most
 _AT_ONCE = 16  # objects that are read ahead
+_FIRST_SECONDS = 5.0  # a server that is restarted comes back later: the same command goes on
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,17 @@ class RemoteFolder:
         """
         address = Address.of(url)
         return cls(address.public, address.key, address.root, retries or Retries.from_environment())
+
+    def greet(self) -> None:
+        """Ask for any object, with little patience for an end point where nobody is."""
+        soon = replace(self.retries, total=min(_FIRST_SECONDS, self.retries.total))
+        try:
+            replace(self, retries=soon).read("zarr.json")
+        except FileNotFoundError:
+            return  # which is an answer, too
+        except UnreachableError as error:
+            if is_nobody_there(error) or is_missing_bucket(error):
+                raise
 
     def read(self, name: str) -> bytes:
         """Read an object."""
@@ -126,9 +146,16 @@ class RemoteFolder:
 
     def check_writable(self) -> None:
         """Write and delete an object, since permissions cannot be asked for."""
+        if not self.path.startswith(READ_ONLY):
+            self.greet()
         probe = f".write-test-{token_hex(8)}"
-        self.write(probe, b"")
-        self.remove(probe)
+        try:
+            self.write(probe, b"")
+            self.remove(probe)
+        except OutputError as error:
+            if error.__cause__ is None or is_transient(error.__cause__):
+                raise
+            raise PlaceError(str(error)) from error.__cause__
 
     def children(self) -> list[str]:
         """List what is directly in the folder; names of folders end with a slash."""
@@ -238,7 +265,7 @@ class RemoteFolder:
         """Connect for the body, and turn what it raises into an `OutputError`."""
         where = self._url(name) if name else self.path
         if self.path.startswith(READ_ONLY):
-            raise OutputError(f"{where}: web servers are only read; write somewhere else")
+            raise PlaceError(f"{where}: web servers are only read; write somewhere else")
         store = open_store(self.root, retries or self.retries)
         with writing(where):
             yield store

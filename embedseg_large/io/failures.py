@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from embedseg_large.errors import EmbedSegError, OutputError, UnreachableError
@@ -13,7 +13,22 @@ _DENIED = re.compile(r"status code: 40[13]")
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]*)*)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _TRANSPORT = re.compile(r"HTTP error: ([a-z][^\n:/?]*)")  # not "Generic HTTP error: ... URL"
+_SERVER = re.compile(r"Error performing [A-Z]+ (https?://)(?:[^/@\s]*@)?([^/?#\s]+)")
+_NO_RANGES = ("non-partial response", "Range request not supported")
 _TRIES = re.compile(r"after (\d+) retries")
+
+# What obstore tells only in the dump of its error, as (pattern, in words).
+_NOBODY_THERE = (
+    (re.compile(r"kind: ConnectionRefused"), "connection refused"),
+    (re.compile(r'"dns error"'), "unknown host"),
+    (re.compile(r"InvalidContentType"), "no TLS there: perhaps http://, not https://"),
+    (re.compile(r"InvalidCertificate"), "its certificate is not trusted"),
+    (re.compile(r'"tls handshake eof"'), "TLS handshake failed"),
+)
+_NO_ANSWER = (
+    (re.compile(r"kind: Timeout"), "timed out"),
+    (re.compile(r"kind: ConnectionReset|IncompleteMessage"), "connection cut"),
+)
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -35,6 +50,21 @@ def is_denied(error: BaseException) -> bool:
     return bool(_DENIED.search(str(error.__cause__ or error)))
 
 
+def is_nobody_there(error: BaseException) -> bool:
+    """Whether there is no such server, or none that can be talked to, at the end point."""
+    return _words(_NOBODY_THERE, str(error.__cause__ or error)) is not None
+
+
+def is_missing_bucket(error: BaseException) -> bool:
+    """Whether there is no such bucket, rather than no such object in it."""
+    return "NoSuchBucket" in str(error.__cause__ or error)
+
+
+def is_without_ranges(error: BaseException) -> bool:
+    """Whether the server sends whole files only."""
+    return any(said in str(error) for said in _NO_RANGES)
+
+
 @contextmanager
 def reading(where: str) -> Iterator[None]:
     """Turn errors of obstore into an `UnreachableError`; what is not there stays so.
@@ -51,7 +81,7 @@ def reading(where: str) -> Iterator[None]:
     except EmbedSegError:
         raise
     except FileNotFoundError as error:
-        if "NoSuchBucket" in str(error):
+        if is_missing_bucket(error):
             raise UnreachableError(f"{where}: {reason(error)}") from error
         raise FileNotFoundError(f"{where}: there is no such object") from error
     except failures() as error:
@@ -76,12 +106,17 @@ def writing(where: str) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Say in one line, without URLs and so without secrets, why a request failed."""
+    """Say in one line why a request failed; of URLs only the server, and so no secrets."""
     text = str(error)
     code = _CODE.search(text)
     detail = ", ".join(_details(text))
-    if "NoSuchBucket" in text:
-        return "there is no such bucket; create it, or correct the URL"
+    end_point = "AWS_ENDPOINT_URL" if "Generic S3 error" in text else "the URL"
+    if is_missing_bucket(error):
+        at = _server(text)
+        return (
+            f"there is no such bucket{f' at {at}' if at else ''}; "
+            "create it, or correct the URL or AWS_ENDPOINT_URL"
+        )
     if "169.254.169.254" in text:
         return (
             "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
@@ -89,21 +124,40 @@ def reason(error: BaseException) -> str:
         )
     if code and code[1] == "RequestTimeTooSkewed":
         return "the clock of this machine is wrong by minutes; set it and run the command again"
-    if "non-partial response" in text:
-        return "the server cannot send parts of a file, which shards need; use another server"
+    if is_without_ranges(error):
+        return (
+            "the server sends no ranges of files, which sharded images need; "
+            "use another server, or a copy on a disk"
+        )
     if _DENIED.search(text):
         return f"access denied ({detail}); check the credentials in the environment"
+    if is_nobody_there(error):
+        return f"no proper answer ({detail}); start the server, or correct {end_point}"
     if is_transient(error):
         return f"no proper answer ({detail}); run the same command again later"
     return f"the request failed ({detail or type(error).__name__})"
 
 
 def _details(text: str) -> Iterator[str]:
-    for pattern in (_STATUS, _CODE, _TRANSPORT):
+    for pattern in (_STATUS, _CODE):
         if found := pattern.search(text):
             yield found[1].strip()
+    if found := _TRANSPORT.search(text):
+        yield _words(_NOBODY_THERE + _NO_ANSWER, text) or found[1].strip()
+    if server := _server(text):
+        yield f"from {server}"
     if tries := _TRIES.search(text):
         yield f"tried {int(tries[1]) + 1} times"
+
+
+def _words(causes: Iterable[tuple[re.Pattern[str], str]], text: str) -> str | None:
+    return next((words for pattern, words in causes if pattern.search(text)), None)
+
+
+def _server(text: str) -> str | None:
+    """Scheme and host of what was asked, without login, path and query."""
+    found = _SERVER.search(text)
+    return found and found[1] + found[2]
 
 
 def _first_line(error: BaseException) -> str:

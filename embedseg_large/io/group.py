@@ -16,10 +16,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from embedseg_large.errors import MetadataError, OutputError
+from embedseg_large.errors import MetadataError, OutputError, PlaceError
 
 Document = dict[str, Any]
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _V2_DOCUMENTS = (".zgroup", ".zarray", ".zattrs")
 
 
@@ -37,7 +38,7 @@ def output_errors(where: str | Path) -> Iterator[None]:
     except OutputError:
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             message = "the disk is full; free some space and run the same command again"
         elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             message = "read-only; write somewhere else with --output"
@@ -56,14 +57,21 @@ def check_writable(folder: Path) -> None:
 
     Raises
     ------
-    OutputError
+    PlaceError
         If no file can be created there.
+    OutputError
+        If that is for a full or a broken disk.
     """
     place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     probe = place / f".write-test-{secrets.token_hex(8)}"
-    with output_errors(place):
-        probe.touch(exist_ok=False)
-        probe.unlink()
+    try:
+        with output_errors(place):
+            probe.touch(exist_ok=False)
+            probe.unlink()
+    except OutputError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (*_FULL, errno.EIO):
+            raise
+        raise PlaceError(str(error)) from error.__cause__
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import MetadataError, OutputError, UsageError
+from embedseg_large.errors import MetadataError, PlaceError, UsageError
 from embedseg_large.io.bucket_group import group_format, read_attributes, update_group
 from embedseg_large.io.connection import READ_ONLY, is_remote, joined, shown
 from embedseg_large.io.group import Document, refresh_consolidated
@@ -47,7 +47,7 @@ def check_store(store: str, labels: str) -> None:
         If it is on a web server, or has a table of that name that others wrote.
     MetadataError
         If it is no zarr group.
-    OutputError
+    PlaceError
         If it is read-only; also for root, who could write all the same.
     """
     if is_remote(store) and store.startswith(READ_ONLY):
@@ -126,7 +126,7 @@ def _check_mode(*folders: Path) -> None:
     """Refuse folders that nobody is meant to write to."""
     for folder in folders:
         if folder.is_dir() and not folder.stat().st_mode & 0o222:
-            raise OutputError(f"{folder}: read-only; write the table with --out")
+            raise PlaceError(f"{folder}: read-only; write the table with --out")
 
 
 def _format(store: str) -> int:

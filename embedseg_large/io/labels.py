@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from embedseg_large.errors import OutputError, UsageError
+from embedseg_large.errors import PlaceError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.io.bucket_group import read_attributes
 from embedseg_large.io.connection import READ_ONLY, is_remote, joined, shown
@@ -420,6 +420,7 @@ def _own_store(volume: Volume) -> tuple[LabelFolder, str]:
 
 def _output_store(output: str) -> tuple[LabelFolder, str | None]:
     folder = _writable(output)
+    folder_at(output).greet()
     image, zarr_format = ngff_version(folder.attributes()), folder.zarr_format()
     if image is not None:
         return folder, _writable_version(folder, image)
@@ -432,7 +433,7 @@ def _output_store(output: str) -> tuple[LabelFolder, str | None]:
 
 def _writable(store: str) -> LabelFolder:
     if store.startswith(READ_ONLY) and is_remote(store):
-        raise OutputError(
+        raise PlaceError(
             f"{shown(store)}: web servers are only read; say where labels go with --output"
         )
     return label_folder(store)

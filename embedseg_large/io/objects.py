@@ -40,6 +40,17 @@ class Folder(Protocol):
     def path(self) -> str:
         """Absolute local path, or URL without credentials."""
 
+    def greet(self) -> None:
+        """Ask for any object, and give up soon where another try is no help; nothing on a disk.
+
+        Whatever else goes wrong is left to the requests that follow, which are more patient.
+
+        Raises
+        ------
+        UnreachableError
+            If there is no such server or bucket.
+        """
+
     def read(self, name: str) -> bytes:
         """Read an object.
 
@@ -87,8 +98,12 @@ class Folder(Protocol):
 
         Raises
         ------
+        PlaceError
+            If that is not allowed, or cannot be done at such a place.
         OutputError
-            If that cannot be done.
+            If the disk is full or broken, or a server does not answer.
+        UnreachableError
+            If there is no such server or bucket.
         """
 
     def below(self, name: str) -> Folder:
@@ -123,6 +138,9 @@ class LocalFolder:
     """Absolute path."""
     anchor: str | None = None
     """Folder that is never made, only found: without it nothing is written."""
+
+    def greet(self) -> None:
+        """Do nothing: a disk answers at once."""
 
     def read(self, name: str) -> bytes:
         """Read a file."""

@@ -16,6 +16,7 @@ from embedseg_large.io.arrays import open_array, open_group
 from embedseg_large.io.axes import letter
 from embedseg_large.io.connection import is_remote, joined, shown
 from embedseg_large.io.header import Header, Level, array_header, pick_level
+from embedseg_large.io.objects import folder_at
 from embedseg_large.io.storage import StoredArray, wrap_array
 
 VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
@@ -43,6 +44,8 @@ def open_image(path: str, level: int) -> tuple[Header, StoredArray]:
         If the group is no image, or its metadata are not usable.
     VolumeError
         If the place holds no zarr store, or it cannot be opened.
+    UnreachableError
+        If there is no such server or bucket, or it gives no proper answer.
     """
     import zarr
 
@@ -65,6 +68,7 @@ def _open_node(path: str) -> Any:
     import zarr
 
     where = shown(path)
+    folder_at(path).greet()
     try:
         try:
             return open_array(path)

@@ -10,9 +10,9 @@ from typing import Any
 
 from zarr.storage import ObjectStore
 
-from embedseg_large.errors import OutputError
+from embedseg_large.errors import PlaceError
 from embedseg_large.io.connection import READ_ONLY, Address, Retries, open_store
-from embedseg_large.io.failures import failures, is_transient, reading, writing
+from embedseg_large.io.failures import failures, is_transient, is_without_ranges, reading, writing
 
 
 class PatientStore(ObjectStore[Any]):
@@ -55,17 +55,17 @@ class PatientStore(ObjectStore[Any]):
                 try:
                     return await super().get(key, prototype, byte_range)
                 except failures() as error:
-                    if await self._is_cut(key, str(error)):
+                    if await self._is_cut(key, error):
                         raise ValueError("the object is shorter than it should be") from error
                     pause = next(pauses, None) if is_transient(error) else None
                     if pause is None:
                         raise
                     await asyncio.sleep(pause)
 
-    async def _is_cut(self, key: str, error: str) -> bool:
+    async def _is_cut(self, key: str, error: Exception) -> bool:
         """Whether a part could not be read because the object is too short, or even empty."""
-        empty = "non-partial response" in error and await self.getsize(key) == 0
-        return empty or "status code: 416" in error
+        empty = is_without_ranges(error) and await self.getsize(key) == 0
+        return empty or "status code: 416" in str(error)
 
     async def set(self, key: str, value: Any) -> None:
         """Write an object.
@@ -77,7 +77,7 @@ class PatientStore(ObjectStore[Any]):
         """
         where = f"{self._server}/{key}"
         if where.startswith(READ_ONLY):
-            raise OutputError(f"{where}: web servers are only read; write somewhere else")
+            raise PlaceError(f"{where}: web servers are only read; write somewhere else")
         with writing(where):
             await super().set(key, value)
 

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import OutputError, UsageError
+from embedseg_large.errors import UsageError
+from embedseg_large.io.whole_file import check_file, whole_file
 
 _ROWS = 10_000  # written at a time; as Python numbers they take ten times the memory
+_DIGITS = 7  # of a number in CSV, which people read; Parquet has all of them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,6 +26,8 @@ class Table:
 
     columns: Mapping[str, NDArray[Any]]
     """By name, in their order."""
+    stored: str | None = None
+    """Path or URL of the file in the store of the labels, if it was written there."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -76,23 +80,24 @@ def check_table_path(path: str | os.PathLike[str]) -> None:
     Raises
     ------
     UsageError
-        If the ending is not .csv or .parquet, or nothing is installed that writes Parquet.
+        If the ending is not .csv or .parquet, nothing is installed that writes Parquet, or there is
+        no such folder.
     OutputError
-        If there is no such folder.
+        If no file can be made there.
     """
     file = Path(path)
     if file.suffix not in (".csv", ".parquet"):
         raise UsageError(f"{path}: tables are written as .csv or .parquet; end the name so")
     if file.suffix == ".parquet":
         _pyarrow(path)
-    if not file.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {file.parent}; make it first")
+    check_file(path)
 
 
 def write_table(path: str | os.PathLike[str], columns: Mapping[str, NDArray[Any]]) -> None:
     """Write columns of one length as CSV or, by the ending of the path, as Parquet.
 
-    What is NaN is empty in CSV and null in Parquet. A file that is there is replaced.
+    What is NaN is empty in CSV and null in Parquet. Floats have 7 significant digits in CSV and all
+    in Parquet. A file that is there is replaced.
 
     Raises
     ------
@@ -101,14 +106,9 @@ def write_table(path: str | os.PathLike[str], columns: Mapping[str, NDArray[Any]
     """
     check_table_path(path)
     file = Path(path)
-    unfinished = file.with_name(f".{file.name}.part")
     write = _write_csv if file.suffix == ".csv" else _write_parquet
-    try:
+    with whole_file(file) as unfinished:
         write(unfinished, columns)
-        unfinished.replace(file)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _write_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
@@ -124,7 +124,7 @@ def _write_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
 def _cells(values: NDArray[Any]) -> list[Any]:
     cells: list[Any] = values.tolist()
     if values.dtype.kind == "f":
-        return ["" if cell != cell else cell for cell in cells]
+        return ["" if cell != cell else f"{cell:.{_DIGITS}g}" for cell in cells]
     return cells
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import OutputError, RunError, UsageError
+from embedseg_large.errors import PlaceError, RunError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.io.arrays import create_array, open_array
 from embedseg_large.io.axes import SPATIAL
@@ -400,11 +400,11 @@ def check_local(place: str) -> Path:
 
     Raises
     ------
-    OutputError
+    PlaceError
         If it is a URL.
     """
     if is_remote(place):
-        raise OutputError(
+        raise PlaceError(
             f"{shown(place)}: images are not written to object stores; give a local folder, and "
             "copy it there"
         )

@@ -32,8 +32,8 @@ def histograms(subject: Subject, table: Table) -> list[Histogram]:
     is_wide = bool(sizes.max() > _WIDE * sizes.min())
     charts = [histogram(sizes, "Size", unit, logarithmic=is_wide, marks=marks)]
     titles = {
-        "sphericity": "Sphericity (1: a ball)",
-        "circularity": "Circularity (1: a disc)",
+        "sphericity": "Sphericity (1: a ball; small objects may exceed it)",
+        "circularity": "Circularity (1: a disc; small objects may exceed it)",
         "seediness": "Seediness",
         "z_um": "Depth (z, µm)",
     }

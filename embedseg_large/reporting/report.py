@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from embedseg_large.engine.measure import measure
 from embedseg_large.engine.workplace import Workers
-from embedseg_large.errors import OutputError, VolumeError
+from embedseg_large.errors import VolumeError
 from embedseg_large.io.tables import Table
+from embedseg_large.io.whole_file import check_file, whole_file
 from embedseg_large.reporting import facts, plots
 from embedseg_large.reporting.again import command
 from embedseg_large.reporting.card import card_of
@@ -70,6 +71,8 @@ def report(
     image: str | os.PathLike[str] | None = None,
     channel: int | None = None,
     timepoint: int | None = None,
+    axes: str | None = None,
+    image_axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
     model: str | os.PathLike[str] | None = None,
     log: str | os.PathLike[str] | None = None,
@@ -80,7 +83,8 @@ def report(
     Parameters
     ----------
     source
-        Path or URL of an OME-Zarr image with labels inside, or of the labels themselves.
+        Path or URL of an OME-Zarr image with labels inside, or of the labels themselves: a label
+        group or a TIFF.
     labels
         Name of the labels; None: the only ones.
     out
@@ -92,6 +96,8 @@ def report(
         Of the image; default: the one that was segmented, or the first.
     timepoint
         Of a series; default: the first that was segmented.
+    axes, image_axes
+        Letters of the axes of labels and image that do not say it: ``zyx`` for a plain TIFF.
     voxel_size
         In µm along (z,) y, x; overrides the metadata.
     model
@@ -109,19 +115,28 @@ def report(
     Raises
     ------
     UsageError
-        If labels, timepoint, model or log are not there, or not of that run.
+        If labels, timepoint, model or log are not there, or not of that run, or there is no folder
+        for the file.
     VolumeError
         If something cannot be read, labels and image do not fit, or there is no instance.
     OutputError
-        If the file cannot be written.
+        If the file cannot be written; that is tried first.
     """
+    check_file(out)
     subject = find_subject(
-        source, labels, image=image, channel=channel, timepoint=timepoint, voxel_size=voxel_size
+        source,
+        labels,
+        image=image,
+        channel=channel,
+        timepoint=timepoint,
+        axes=axes,
+        image_axes=image_axes,
+        voxel_size=voxel_size,
     )
     times = None if log is None else read_times(log, subject.made, subject.timepoint)
     has_model = "model" in subject.made or model is not None
     card = card_of(subject.made, model) if has_model else None
-    table = _measured(subject, voxel_size, workers)
+    table = _measured(subject, axes, voxel_size, workers)
     inks = Inks.of(table["label"].astype(np.uint64))
     diameter = _diameter(subject, table)
     seen = overview(subject, inks, diameter)
@@ -164,9 +179,11 @@ def report(
     )
 
 
-def _measured(subject: Subject, voxel_size: Sequence[float] | None, workers: Workers) -> Table:
-    path = subject.labels.path
-    table = measure(path, timepoint=subject.timepoint, voxel_size=voxel_size, **workers)
+def _measured(
+    subject: Subject, axes: str | None, voxel_size: Sequence[float] | None, workers: Workers
+) -> Table:
+    path, timepoint = subject.labels.path, subject.timepoint
+    table = measure(path, timepoint=timepoint, axes=axes, voxel_size=voxel_size, **workers)
     if not len(table):
         raise VolumeError(
             f"{subject.place}: no instance at timepoint {subject.timepoint}, so there is nothing "
@@ -194,13 +211,8 @@ def _labels_of(group: Group, table: Table) -> list[int]:
 def _write(path: Path, text: str) -> int:
     """Write a file, which appears whole or not at all; returns its length in bytes."""
     content = text.encode()
-    begun = path.with_name(f".{path.name}-{os.getpid()}.part")
-    try:
+    with whole_file(path) as begun:
         begun.write_bytes(content)
-        begun.replace(path)
-    except OSError as error:
-        begun.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
     return len(content)
 
 

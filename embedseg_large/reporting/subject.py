@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ from numpy.typing import NDArray
 
 from embedseg_large.engine import measure
 from embedseg_large.engine.logfile import scrubbed
-from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
+from embedseg_large.engine.whereabouts import place_of_image, place_of_labels
+from embedseg_large.errors import UsageError, VolumeNotFoundError
 from embedseg_large.geometry import Box
-from embedseg_large.io.connection import is_remote, joined, shown
+from embedseg_large.io.connection import is_remote, shown
 from embedseg_large.io.labels import label_names, provenance_of
 from embedseg_large.io.volume import Volume, open_volume
-from embedseg_large.viewing.scene import Layer, Range, open_layer, open_scene
+from embedseg_large.viewing.scene import Layer, Range, contrasts, open_layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +85,8 @@ def find_subject(
     image: str | os.PathLike[str] | None = None,
     channel: int | None = None,
     timepoint: int | None = None,
+    axes: str | None = None,
+    image_axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
 ) -> Subject:
     """Open what is to be reported, and find every reason to refuse it.
@@ -100,6 +102,8 @@ def find_subject(
         says it segmented.
     channel, timepoint
         None: those of the run, or else the first.
+    axes, image_axes
+        Letters of the axes of labels and image that do not say it.
     voxel_size
         In µm along (z,) y, x; overrides the metadata.
 
@@ -110,11 +114,11 @@ def find_subject(
     VolumeError
         If something cannot be read, the labels are no integers, or do not fit the image.
     """
-    place = _place(os.fspath(source), labels, has_image=image is not None)
+    place = _place(os.fspath(source), labels, axes, has_image=image is not None)
     name = place.rstrip("/").rpartition("/")[2]
-    layer = open_layer(place, name) if labels is None else _open_named(place, name)
+    layer = open_layer(place, name, axes) if labels is None else _open_named(place, name, axes)
     made = scrubbed(provenance_of(place)) if layer.finest.is_labels else {}
-    where = _image_of(place, made) if image is None else os.fspath(image)
+    where = place_of_image(place, made, image_axes) if image is None else os.fspath(image)
     chosen = made.get("volume", {}).get("channel") if channel is None else channel
     if where is None and channel is not None:
         raise UsageError(
@@ -124,13 +128,16 @@ def find_subject(
         place,
         image=where,
         channel=None if where is None else _number(chosen),
+        axes=axes,
+        image_axes=image_axes,
         voxel_size=voxel_size,
     )
+    shown_image = None if where is None else open_layer(where, "image", image_axes)
     return Subject(
         name=name,
         labels=layer,
-        image=() if where is None else _levels(where, _number(chosen)),
-        contrast=(0.0, 1.0) if where is None else _contrast(where, layer, _number(chosen)),
+        image=_levels(shown_image, _number(chosen)),
+        contrast=_contrast(shown_image, layer, _number(chosen)),
         channel=_number(chosen),
         timepoint=_timepoint(timepoint, layer.finest, made),
         voxel_size=found.voxel_size,
@@ -143,20 +150,14 @@ def _number(channel: Any) -> int:
     return channel if isinstance(channel, int) else 0
 
 
-def _place(source: str, name: str | None, *, has_image: bool) -> str:
+def _place(source: str, name: str | None, axes: str | None, *, has_image: bool) -> str:
     """Find the labels."""
     if not is_remote(source) and not Path(source).exists():
         raise VolumeNotFoundError(f"{source}: there is no such file or folder")
-    if name is not None:
-        return joined(source, f"labels/{name}")
-    names = label_names(source) if is_remote(source) or Path(source).is_dir() else []
-    if len(names) > 1:
-        raise UsageError(
-            f"{shown(source)} has several labels; choose with --labels: {', '.join(names)}"
-        )
-    if names:
-        return joined(source, f"labels/{names[0]}")
-    if not has_image and not open_volume(source, channel=None).is_labels:
+    place = place_of_labels(source, name)
+    if place != source or has_image:
+        return place
+    if not open_volume(source, channel=None, axes=axes).is_labels:
         raise UsageError(
             f"{shown(source)} has no labels inside; segment it first, or if these are labels, give "
             "their image with --image"
@@ -164,10 +165,10 @@ def _place(source: str, name: str | None, *, has_image: bool) -> str:
     return source
 
 
-def _open_named(place: str, name: str) -> Layer:
+def _open_named(place: str, name: str, axes: str | None) -> Layer:
     """Open labels of a store; says which there are instead."""
     try:
-        return open_layer(place, name)
+        return open_layer(place, name, axes)
     except VolumeNotFoundError as error:
         store = place.removesuffix(f"/labels/{name}")
         names = ", ".join(label_names(store))
@@ -175,25 +176,13 @@ def _open_named(place: str, name: str) -> Layer:
         raise VolumeNotFoundError(f"{shown(store)}: no labels {name!r}, {there}") from error
 
 
-def _image_of(place: str, made: Mapping[str, Any]) -> str | None:
-    """The image around labels, or the one that was segmented; None if neither can be opened."""
-    store, inside, _ = place.rpartition("/labels/")
-    own = [store] if inside else []
-    for path in (*own, made.get("volume", {}).get("path")):
-        if path:
-            with suppress(VolumeError):
-                open_volume(path, channel=None)
-                return str(path)
-    return None
+def _levels(image: Layer | None, channel: int) -> tuple[Volume, ...]:
+    levels = () if image is None else image.levels
+    return tuple(replace(level, channel=channel) for level in levels)
 
 
-def _levels(path: str, channel: int) -> tuple[Volume, ...]:
-    known = open_layer(path, "image").levels
-    return tuple(open_volume(path, channel=channel, level=level.level) for level in known)
-
-
-def _contrast(image: str, labels: Layer, channel: int) -> Range:
-    return open_scene(image, labels.path).contrast[channel]
+def _contrast(image: Layer | None, labels: Layer, channel: int) -> Range:
+    return (0.0, 1.0) if image is None else list(contrasts(image, [labels]))[channel]
 
 
 def _timepoint(asked: int | None, labels: Volume, made: Mapping[str, Any]) -> int:

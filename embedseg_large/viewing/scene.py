@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,14 +87,17 @@ def open_scene(store: str, labels: str | None = None) -> Scene:
         store, _, labels = image.path.partition("/labels/")
         image = open_layer(store, "image")
     found = tuple(_labels(image, labels))
-    return Scene(image=image, labels=found, contrast=tuple(_contrast(image, found)))
+    return Scene(image=image, labels=found, contrast=tuple(contrasts(image, found)))
 
 
-def open_layer(path: str, name: str) -> Layer:
-    """Open an image or labels at all levels that have an array, under a name; reads no voxels."""
-    finest = open_volume(path, channel=None)
+def open_layer(path: str, name: str, axes: str | None = None) -> Layer:
+    """Open an image or labels at all levels that have an array, under a name; reads no voxels.
+
+    A file that does not say what its `axes` are needs their letters.
+    """
+    finest = open_volume(path, channel=None, axes=axes)
     there = [k for k, level in enumerate(finest.levels) if level.shape is not None]
-    levels = tuple(open_volume(path, channel=None, level=k) for k in there if k)
+    levels = tuple(open_volume(path, channel=None, level=k, axes=axes) for k in there if k)
     return Layer(name=name, levels=(finest, *levels))
 
 
@@ -128,7 +131,7 @@ def _check_fits(labels: Layer, image: Layer) -> None:
         )
 
 
-def _contrast(image: Layer, labels: Sequence[Layer]) -> Iterator[Range]:
+def contrasts(image: Layer, labels: Sequence[Layer]) -> Iterator[Range]:
     """The range of each channel: what the network saw, what the image says, or percentiles."""
     seen = _seen_by_network(labels)
     stored = _stored_windows(image)
@@ -167,7 +170,7 @@ def _measured(image: Layer, channel: int) -> Range:
     if whole.size > MOST_VOXELS:
         middle = whole.shape[0] // 2
         whole = Box((middle, *whole.start[1:]), (middle + 1, *whole.stop[1:]))
-    one = open_volume(level.path, channel=channel, level=level.level)
+    one = replace(level, channel=channel)
     voxels = one.read(whole, None if one.timepoint is not None else 0)
     low, high = np.percentile(voxels[np.isfinite(voxels)], PERCENTILES)
     return float(low), float(max(high, low + 1e-6))

@@ -110,6 +110,8 @@ class Web:
     folder: Path = Path()
     every: int = 0
     hangs: bool = False
+    ranges: bool = True
+    """Whether parts of files can be asked for."""
     requests: int = 0
 
     async def misbehave(self, handler: tornado.web.RequestHandler) -> bool:
@@ -130,6 +132,8 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
 
     class Files(tornado.web.StaticFileHandler):
         async def get(self, path: str, include_body: bool = True) -> None:
+            if not about.ranges:
+                self.request.headers.pop("Range", None)
             if not await about.misbehave(self):
                 await super().get(path, include_body)
 

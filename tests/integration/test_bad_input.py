@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -54,6 +55,28 @@ def fails(*arguments: object) -> str:
 
 def test_a_missing_store_is_named(tmp_path: Path) -> None:
     assert "nowhere.zarr" in fails("segment", tmp_path / "nowhere.zarr")
+
+
+def test_a_place_that_cannot_be_written_is_a_mistake_too(store: Path) -> None:
+    pytest.importorskip("obstore")
+    web = "http://127.0.0.1:1/x.zarr"
+    assert "web servers are only read" in fails("segment", store, "--output", web)
+    assert "web servers are only read" in fails("segment", store, "--scratch", web)
+    assert "cannot be written" in fails("segment", store, "--scratch", "/proc/x")
+    assert "object stores" in fails("convert", store, "s3://bucket/x.zarr")
+
+
+@pytest.mark.parametrize(("number", "mistaken"), [(errno.EROFS, True), (errno.ENOSPC, False)])
+def test_a_read_only_store_is_a_mistake_but_a_full_disk_is_none(
+    store: Path, number: int, mistaken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def touch(*_: Any, **__: Any) -> None:
+        raise OSError(number, "cannot")
+
+    monkeypatch.setattr(Path, "touch", touch)
+    result = CliRunner().invoke(app, ["segment", str(store)])
+    assert result.exit_code == (2 if mistaken else 1), result.output
+    assert ("read-only" if mistaken else "disk is full") in result.stderr
 
 
 def test_a_missing_level_is_told_how_many_there_are(store: Path) -> None:
@@ -164,7 +187,8 @@ def test_a_model_file_of_another_kind(store: Path, tmp_path: Path) -> None:
 
 
 def test_workers_and_scheduler_exclude_each_other(store: Path) -> None:
-    assert "exclude" in fails("segment", store, "--workers", 2, "--scheduler", "tcp://x:1")
+    told = fails("segment", store, "--workers", 2, "--scheduler", "tcp://x:1")
+    assert "workers (--workers), scheduler (--scheduler): give only one" in told
 
 
 def test_a_scheduler_that_is_not_there(store: Path) -> None:

@@ -28,7 +28,7 @@ from embedseg_large.engine import readiness
 from embedseg_large.engine.lock import Lock
 from embedseg_large.engine.places import lock_folder, predictions_path, scratch_path
 from embedseg_large.engine.readiness import Place
-from embedseg_large.engine.status import run_status
+from embedseg_large.engine.status import RunStatus, run_status
 from embedseg_large.errors import OutputError, UnreachableError, UsageError
 from embedseg_large.io.convert import write_image
 from embedseg_large.io.objects import folder_at
@@ -249,6 +249,7 @@ def test_of_two_runs_on_one_output_the_second_is_refused_and_status_knows_the_fi
         first.kill()
         first.wait()
     stopped = run_status(IMAGE)
+    assert isinstance(stopped, RunStatus)
     assert stopped.folder == scratch_path(None, IMAGE, "nuclei")
     assert stopped.holder is None
     assert stopped.stages["predict"][0] > 0

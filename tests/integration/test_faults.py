@@ -17,7 +17,7 @@ from typing import Any
 import dask
 import numpy as np
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 from numpy.typing import NDArray
 
 import embedseg_large as es
@@ -162,6 +162,45 @@ def test_a_tile_that_takes_all_memory_is_named_and_the_rest_is_done(
     tiles = result.summary["stages"]["predict"]["tiles"]
     assert tiles // 2 < result.summary["resumed"]["predict"] < tiles
     np.testing.assert_array_equal(np.asarray(result.labels), expected)
+
+
+def test_workers_of_this_machine_that_all_died_for_good_are_not_waited_for(
+    tmp_path: Path, image: Labels, expected: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedseg_large.engine.workforce.RESTART_SECONDS", 1)
+    out = tmp_path / "out.zarr"
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+
+        class Deadly:
+            tiles = 0
+
+            def begin(self, stage: str, tiles: int) -> None: ...
+
+            def advance(self, stage: str) -> None:
+                self.tiles += stage == "predict"
+                if self.tiles == 10:
+                    cluster.scale(0)
+
+        with pytest.raises(RunError, match=r"all workers of this machine died.*is kept"):
+            es.segment(image, oracle(image), output=out, client=client, watcher=Deadly(), **OPTIONS)
+    result = es.segment(image, oracle(image), output=out, **OPTIONS)
+    assert result.summary["resumed"]["predict"] >= 10
+    np.testing.assert_array_equal(np.asarray(result.labels), expected)
+
+
+def test_local_workers_without_the_memory_for_a_tile_are_refused_before_they_start(
+    tmp_path: Path, image: Labels
+) -> None:
+    file, out = tmp_path / "workers.yaml", tmp_path / "out.zarr"
+    file.write_text("{kind: local, workers: 2, memory: 300MB}")
+    began = time.perf_counter()
+    with pytest.raises(UsageError, match=r"workers\.yaml: memory gives a worker .* a tile takes"):
+        es.segment(image, oracle(image), output=out, cluster_config=file, **OPTIONS)
+    assert time.perf_counter() - began < 2
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.fixture

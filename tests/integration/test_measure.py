@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,8 @@ def test_the_command_prints_and_writes(store: Path, tmp_path: Path) -> None:
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["voxels"]) for row in rows] == table["voxels"].tolist()
-    assert [float(row["sphericity"]) for row in rows] == table["sphericity"].tolist()
+    assert [row["sphericity"] for row in rows] == [f"{s:.7g}" for s in table["sphericity"]]
+    assert max(len(cell) for row in rows for cell in row.values()) <= len("-1.234567e+89")
     shown = run(store, "--labels", "nuclei").stdout
     assert "instances" in shown
     assert "sphericity" in shown
@@ -286,10 +288,9 @@ def test_a_read_only_store_stays_as_it_is_even_for_root(store: Path) -> None:
     before = sorted(store.rglob("*"))
     mode = store.stat().st_mode
     store.chmod(mode & ~0o222)
-    result = run(store, "--labels", "nuclei", "--into-store")
+    said = fails(store, "--labels", "nuclei", "--into-store")
     store.chmod(mode)
-    assert result.exit_code == 1
-    assert "read-only; write the table with --out" in result.stderr
+    assert "read-only; write the table with --out" in said
     assert sorted(store.rglob("*")) == before
 
 
@@ -313,9 +314,26 @@ def test_properties_are_for_few_instances_of_one_time(store: Path, why: str) -> 
     assert "properties" not in ngff_content(attributes)["image-label"]
 
 
-def test_labels_must_be_named_and_be_there(store: Path) -> None:
-    assert "name its labels with labels= (--labels): nuclei" in fails(store)
+def test_the_only_labels_need_no_name(store: Path) -> None:
+    assert same(es.measure(store), es.measure(store, labels="nuclei"))
+    assert es.measure(store, into_store=True).stored == str(stored_table(store))
+    assert stored_table(store).is_file()
+
+
+def test_the_command_says_where_in_the_store_the_table_is(store: Path) -> None:
+    told = run(store, "--into-store")
+    assert f"table in the store   {stored_table(store)}" in told.stdout
+    assert json.loads(run(store, "--json").stdout)["stored"] is None
+
+
+def stored_table(store: Path) -> Path:
+    return store / "tables" / "nuclei" / f"table.{'parquet' if find_spec('pyarrow') else 'csv'}"
+
+
+def test_labels_must_be_there_and_be_named_where_there_are_several(store: Path) -> None:
     assert "labels that are there: nuclei" in fails(store, "--labels", "cells")
+    label_target(es.open_volume(store), "cells").create(np.uint8).publish({})
+    assert "choose with labels= (--labels): cells, nuclei" in fails(store)
     with pytest.raises(VolumeNotFoundError):
         es.measure(store.with_name("nowhere"), labels="nuclei")
     with pytest.raises(UsageError, match="an array has no labels inside"):
@@ -333,7 +351,21 @@ def test_labels_without_their_image_are_refused(
     assert "--image" in said
     assert run(output, "--labels", "nuclei", "--image", store).exit_code == 0
     assert run(output / "labels" / "nuclei").exit_code == 0
+    pending = label_target(es.open_volume(store), "lost", output=output).create(labels.dtype)
+    pending.publish({"volume": {"path": str(tmp_path / "gone.zarr")}})
+    assert "gone.zarr, of which they are, cannot be opened" in fails(output, "--labels", "lost")
     assert "no image to take a channel of" in fails(output / "labels" / "nuclei", "--channel", 0)
+
+
+def test_the_image_that_a_run_recorded_is_measured(
+    store: Path, tmp_path: Path, labels: NDArray[np.uint16]
+) -> None:
+    output = tmp_path / "output.zarr"
+    pending = label_target(es.open_volume(store), "nuclei", output=output).create(labels.dtype)
+    for box in pending.regions(0):
+        pending.write(0, box, labels[box.slices])
+    pending.publish({"volume": {"path": str(store)}, "seams": SEAMS})
+    assert same(es.measure(output), es.measure(store))
 
 
 def test_an_image_of_another_shape_scale_or_length_is_refused(
@@ -371,6 +403,7 @@ def test_places_that_cannot_be_written_are_refused_before_the_work(
     monkeypatch.setattr(engine, "sum_regions", lambda *_: pytest.fail("measured"))
     named = (store, "--labels", "nuclei")
     assert "end the name so" in fails(*named, "--out", tmp_path / "table.xlsx")
+    assert "there is no folder" in fails(*named, "--out", tmp_path / "nowhere" / "table.csv")
     assert "level 1 would be taken" in fails(*named, "--into-store", "--level", 1)
     assert "name the labels" in fails(store / "labels" / "nuclei", "--into-store")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)

@@ -8,10 +8,13 @@ import pickle
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -25,6 +28,7 @@ from embedseg_large.errors import (
     LabelsExistError,
     MetadataError,
     OutputError,
+    PlaceError,
     RunError,
     UnreachableError,
     UsageError,
@@ -54,6 +58,13 @@ def run(faults: Faults) -> RemoteFolder:  # noqa: ARG001
     folder = folder_at(f"s3://{BUCKET}/a run/.embedseg")
     assert isinstance(folder, RemoteFolder)
     return folder
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def test_a_bucket_keeps_objects_like_a_disk(run: RemoteFolder) -> None:
@@ -147,7 +158,7 @@ def test_a_server_that_hangs_is_one_clear_line(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(UnreachableError, match=r"no proper answer .error sending request"):
+        with pytest.raises(UnreachableError, match=r"no proper answer .timed out, from http"):
             replace(run, retries=QUICK).read("a")
 
 
@@ -155,12 +166,14 @@ def test_what_a_bucket_refuses_is_explained(
     run: RemoteFolder, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = folder_at("s3://nowhere/a")
-    with pytest.raises(OutputError, match="s3://nowhere/a/b: there is no such bucket; create it"):
+    with pytest.raises(OutputError, match="s3://nowhere/a/b: there is no such bucket at http"):
         nowhere.write("b", b"")
     with pytest.raises(UnreachableError, match="there is no such bucket"):
         nowhere.read("b")
     faults.every, faults.status = 1, "403 Forbidden"
-    with pytest.raises(UnreachableError, match=r"access denied .403 Forbidden.; check the cred"):
+    with pytest.raises(
+        UnreachableError, match=r"access denied .403 Forbidden, from .*; check the cred"
+    ):
         run.read("a")
     for module in ("obstore", "obstore.store", "obstore.exceptions"):
         monkeypatch.setitem(sys.modules, module, None)
@@ -171,8 +184,76 @@ def test_what_a_bucket_refuses_is_explained(
 
 
 def test_a_web_server_is_not_written_to() -> None:
-    with pytest.raises(OutputError, match="https://host/a/b: web servers are only read"):
+    with pytest.raises(PlaceError, match="https://host/a/b: web servers are only read"):
         folder_at("https://host/a?sig=secret").write("b", b"")
+
+
+# Nobody there ---------------------------------------------------------------------------------
+
+
+def test_a_wrong_end_point_is_named_within_seconds(
+    run: RemoteFolder, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    nowhere = f"http://127.0.0.1:{free_port}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", nowhere)
+    monkeypatch.setenv("EMBEDSEG_RETRY_SECONDS", "60")
+    monkeypatch.setattr("embedseg_large.io.bucket._FIRST_SECONDS", 0.3)
+    patient = folder_at(run.path)
+    said = rf"connection refused, from {nowhere}, tried \d.*or correct AWS_ENDPOINT_URL"
+    began = monotonic()
+    for ask in (lambda: open_volume(IMAGE), patient.greet, patient.check_writable):
+        with pytest.raises(UnreachableError, match=said) as failed:
+            ask()
+        assert "topsecret" not in str(failed.value)
+    assert monotonic() - began < 20
+
+
+def test_https_where_only_http_is_spoken_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedseg_large.io.bucket._FIRST_SECONDS", 0.3)
+
+    class Plain(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Plain) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"https://127.0.0.1:{server.server_address[1]}"
+        said = f"perhaps http://, .*from {url}, .*correct the URL"
+        with pytest.raises(UnreachableError, match=said) as failed:
+            open_volume(f"{url}/a.zarr?signature=secret")
+        server.shutdown()
+    assert "secret" not in str(failed.value)
+
+
+def test_an_image_in_a_bucket_that_is_not_there_is_told_from_one_that_is_missing(
+    faults: Faults,
+) -> None:
+    assert not faults.requests
+    with pytest.raises(UnreachableError, match=r"no such bucket at http://127.*AWS_ENDPOINT_URL"):
+        open_volume("s3://nowhere/a.zarr")
+    with pytest.raises(VolumeNotFoundError, match="there is no zarr store"):
+        open_volume(f"s3://{BUCKET}/none.zarr")
+
+
+def test_shards_behind_a_server_without_ranges_are_refused_with_the_reason(web: Web) -> None:
+    embryo(web.folder / "a.zarr")
+    web.ranges = False
+    volume = open_volume(f"{web.url}/a.zarr")
+    with pytest.raises(UnreachableError, match="sends no ranges of files, which sharded images"):
+        volume.read(Box((0, 0, 0), (8, 8, 8)))
+
+
+def test_a_place_in_a_bucket_that_may_not_be_written_is_a_mistake_of_the_user(
+    run: RemoteFolder, faults: Faults
+) -> None:
+    faults.every, faults.status = 1, "403 Forbidden"
+    with pytest.raises(PlaceError, match="access denied"):
+        run.check_writable()
+    faults.status = "503 Service Unavailable"
+    with pytest.raises(OutputError, match="no proper answer") as busy:
+        replace(run, retries=QUICK).check_writable()
+    assert not isinstance(busy.value, UsageError)
 
 
 def test_another_process_opens_the_bucket_itself(run: RemoteFolder) -> None:
@@ -239,7 +320,7 @@ def test_a_web_server_that_goes_away_is_one_clear_line(web: Web) -> None:
     with pytest.raises(UnreachableError, match=r"a.zarr/0/.*: no proper answer .503") as down:
         whole(volume)
     web.hangs = True
-    with pytest.raises(UnreachableError, match=r"no proper answer .error sending") as hung:
+    with pytest.raises(UnreachableError, match=r"no proper answer .timed out") as hung:
         whole(volume)
     with pytest.raises(UnreachableError, match=r"a.zarr/.*: no proper answer"):
         open_volume(f"{web.url}/a.zarr")

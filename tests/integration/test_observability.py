@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,6 +205,8 @@ def test_dask_reports_on_its_workers(
     page = report.read_text()
     assert "</html>" in page
     assert "predict" in page
+    # it opens on a machine that is cut off
+    assert not re.search(r"<script[^>]+src=", page)
 
 
 def test_a_report_that_cannot_be_made_is_refused_before_the_work(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -21,6 +23,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.io.convert import write_image
 from embedseg_large.io.labels import label_target
 from embedseg_large.reporting import gallery, overview
+from embedseg_large.reporting import report as page_writer
 from embedseg_large.reporting.drawing import Inks
 from embedseg_large.reporting.subject import find_subject
 from embedseg_large.testing.synthetic import synthetic_embryo
@@ -177,6 +180,30 @@ def test_labels_of_another_program_get_what_can_be_shown(tmp_path: Path) -> None
     assert "The run" not in page.text
 
 
+def test_files_that_do_not_name_their_axes_are_reported_when_they_are_told(tmp_path: Path) -> None:
+    labels, image = tmp_path / "labels.tif", tmp_path / "image.tif"
+    tifffile.imwrite(labels, embryo()[np.newaxis])
+    tifffile.imwrite(image, np.stack([embryo() * 0, embryo() * 10]))
+    assert "--axes" in fails(labels, "--image", image)
+    told = ("--axes", "czyx", "--image", image, "--image-axes", "czyx", "--channel", 1)
+    found, page = made(tmp_path, labels, *told)
+    assert (found["n_instances"], found["has_image"]) == (20, True)
+    assert "channel 1" in page.text
+
+
+def test_a_place_that_cannot_be_written_is_refused_in_one_line_before_the_work(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(path: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "touch", read_only)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    monkeypatch.setattr(page_writer, "find_subject", lambda *_, **__: pytest.fail("it worked"))
+    said = fails(store, "--out", tmp_path / "r.html")
+    assert f"r.html: {tmp_path} is read-only; name another place" in said
+
+
 def test_a_2d_image(tmp_path: Path) -> None:
     path = tmp_path / "cells.ome.zarr"
     labels = embryo((90, 80))
@@ -299,7 +326,7 @@ def test_mistakes_are_told_in_one_line(store: Path, tmp_path: Path) -> None:
     assert "no such file" in fails(tmp_path / "nowhere")
     assert "no labels 'x', there are nuclei" in fails(store, "--labels", "x")
     put_labels(store, "cells", embryo(), {})
-    assert "choose with --labels: cells, nuclei" in fails(store)
+    assert "choose with labels= (--labels): cells, nuclei" in fails(store)
     put_labels(store, "none", embryo() * 0, {})
     assert "no instance" in fails(store, "--labels", "none")
     assert "no channel 5" in fails(store, "--labels", "cells", "--channel", 5)

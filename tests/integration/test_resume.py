@@ -11,12 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
@@ -27,8 +29,8 @@ from embedseg_large.engine.clusterfile import LocalSettings
 from embedseg_large.engine.clusters import cluster_client
 from embedseg_large.engine.lock import Lock
 from embedseg_large.engine.places import lock_folder, scratch_path
-from embedseg_large.engine.status import run_status
-from embedseg_large.errors import RunError, UsageError
+from embedseg_large.engine.status import RunStatus, run_status
+from embedseg_large.errors import RunError, UsageError, VolumeNotFoundError
 from embedseg_large.geometry import Box
 from embedseg_large.testing.oracle import OracleNetwork
 
@@ -423,6 +425,7 @@ def test_status_tells_how_far_a_run_is_and_who_is_at_it(tmp_path: Path) -> None:
     try:
         wait_for(lambda: any(tmp_path.glob(".*.run/journal/*")))
         found = run_status(out)
+        assert isinstance(found, RunStatus)
         assert found.holder is not None
         assert found.holder["pid"] == first.pid
     finally:
@@ -436,8 +439,37 @@ def test_status_tells_how_far_a_run_is_and_who_is_at_it(tmp_path: Path) -> None:
 
 
 def test_status_of_no_run_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no unfinished run"):
+    with pytest.raises(VolumeNotFoundError, match="there is no such file"):
         run_status(tmp_path / "out.zarr")
+    (tmp_path / "empty.zarr").mkdir()
+    zarr.open_group(tmp_path / "empty.zarr", mode="w")
+    with pytest.raises(UsageError, match="no run and no labels 'nuclei'; there are no labels"):
+        run_status(tmp_path / "empty.zarr")
+
+
+def test_status_of_labels_that_are_there_says_that_they_are_finished(
+    tmp_path: Path, victim: ModuleType, image: Labels, network: Any
+) -> None:
+    out = tmp_path / "out.zarr"
+    before = datetime.now(UTC).replace(microsecond=0)
+    made = run(victim, image, network, out)
+    told = json.loads(command("status", out, "--json"))
+    assert told["finished"] is True
+    assert told["n_instances"] == made.n_instances
+    assert before <= datetime.fromisoformat(told["made"]) <= datetime.now(UTC)
+    assert f"finished, {made.n_instances} instances, made 20" in command("status", out)
+    with pytest.raises(UsageError, match=r"no labels 'nope'; labels that are there: nuclei"):
+        run_status(out, "nope")
+
+
+def test_status_of_labels_of_another_program_knows_that_they_are_there(
+    tmp_path: Path, victim: ModuleType, image: Labels, network: Any
+) -> None:
+    out = tmp_path / "out.zarr"
+    run(victim, image, network, out)
+    group = zarr.open_group(out / "labels" / "nuclei", mode="r+", use_consolidated=False)
+    del group.attrs["embedseg_large"]
+    assert "another program" in command("status", out)
 
 
 def command(*arguments: object) -> str:

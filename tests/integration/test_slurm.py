@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -149,6 +150,73 @@ def test_a_queue_that_does_not_exist_is_a_mistake_in_the_file(
         cluster_client(settings(queue="nowhere"), "cpu"),
     ):
         pass
+    assert jobs() == []
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm takes a job when it is asked, and refuses it a moment later: a limit was reached."""
+    monkeypatch.setattr(clusters, "check_slurm", lambda _: None)
+
+
+def test_more_memory_than_any_node_has_is_a_mistake_in_the_file(
+    settings: Callable[..., ClusterSettings],
+) -> None:
+    with (
+        pytest.raises(UsageError, match=r"slurm\.yaml: no such.*Memory specification can not be"),
+        cluster_client(settings(memory="200GB"), "cpu"),
+    ):
+        pass
+    assert jobs() == []
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_jobs_that_sbatch_refuses_later_end_the_run_with_its_words(
+    settings: Callable[..., ClusterSettings],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(clusters, "NEWS_SECONDS", (1, 1))
+    with (
+        pytest.raises(UsageError, match=r"no such job.*Memory specification can not be"),
+        cluster_client(settings(memory="200GB"), "cpu"),
+    ):
+        pass
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_interrupt_while_no_worker_comes_stays_an_interrupt(
+    settings: Callable[..., ClusterSettings],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def interrupt(seconds: float) -> None:
+        time.sleep(seconds + 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        clusters, "time", SimpleNamespace(sleep=interrupt, monotonic=time.monotonic)
+    )
+    with pytest.raises(KeyboardInterrupt), cluster_client(settings(memory="200GB"), "cpu"):
+        pass
+    assert "good order" not in caplog.text
+
+
+def test_a_node_that_is_drained_is_waited_for(settings: Callable[..., ClusterSettings]) -> None:
+    def set_state(state: str) -> None:
+        node = ["scontrol", "update", "nodename=localhost", f"state={state}", "reason=test"]
+        subprocess.run(node, check=True)
+
+    set_state("drain")
+    try:
+        with (
+            pytest.raises(RunError, match=r"no worker came in \d s: job \d+: 1 PENDING"),
+            cluster_client(settings(wait=2), "cpu"),
+        ):
+            pass
+    finally:
+        set_state("resume")
     assert jobs() == []
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import dask
 import pytest
 from distributed import Client, LocalCluster
 
@@ -27,6 +28,7 @@ from embedseg_large.engine.clusterfile import (
 from embedseg_large.engine.clusters import cluster_client
 from embedseg_large.engine.segment import segment
 from embedseg_large.engine.slurm import JobState, check_slurm, cluster_options, describe, job_states
+from embedseg_large.engine.workplace import chosen
 from embedseg_large.errors import RunError, UsageError
 
 SLURM = "kind: slurm\nworkers: 8\ncores: 4\nmemory: 32GB\nwalltime: 12:00:00\n"
@@ -206,17 +208,28 @@ def test_a_job_that_sbatch_refuses_is_an_error_with_its_words(
         check_slurm(slurm(log_folder=str(tmp_path / "logs")))
 
 
-def test_the_job_that_tries_whether_sbatch_takes_it_is_cancelled(
+def test_a_job_that_a_test_of_sbatch_takes_is_not_submitted(
     command: Callable[[str, str], None], tmp_path: Path
 ) -> None:
-    command("sbatch", f"cp $3 {tmp_path}/job.sh; echo '17;main' ")
-    command("scancel", f"echo $1 >{tmp_path}/cancelled")
+    command("sbatch", f"echo $1 >>{tmp_path}/asked; cp $2 {tmp_path}/job.sh")
     check_slurm(slurm(gpus=1, queue="gpu", log_folder=str(tmp_path / "logs")))
-    assert (tmp_path / "cancelled").read_text() == "17\n"
+    assert (tmp_path / "asked").read_text() == "--test-only\n"
     job = (tmp_path / "job.sh").read_text()
     assert "#SBATCH -p gpu\n" in job
     assert "#SBATCH --gres=gpu:1\n" in job
     assert "#SBATCH -t 12:00:00\n" in job
+
+
+def test_a_job_that_only_has_to_wait_is_tried_with_one_that_does_nothing_and_is_cancelled(
+    command: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    refuses = "[ $1 != --test-only ] || { echo 'nodes are drained' >&2; exit 1; }"
+    command("sbatch", f"{refuses}; cp $3 {tmp_path}/job.sh; echo '17;main'")
+    command("scancel", f"echo $1 >{tmp_path}/cancelled")
+    check_slurm(slurm(log_folder=str(tmp_path / "logs")))
+    assert (tmp_path / "cancelled").read_text() == "17\n"
+    lines = (tmp_path / "job.sh").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == ["exit 0"]
 
 
 def test_what_squeue_says_is_told_in_a_few_words(command: Callable[[str, str], None]) -> None:
@@ -329,6 +342,77 @@ def test_local_workers_grow_at_once_to_the_maximum_though_few_tasks_are_shown(
         assert len(client.nthreads()) == 1
         work_until(client, 3)
         assert len(client.nthreads()) == 3
+
+
+def test_local_workers_that_do_not_start_are_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(**_: Any) -> None:
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr(clusters, "LocalCluster", fails)
+    settings = chosen(workers=2)
+    assert isinstance(settings, LocalSettings)
+    with (
+        pytest.raises(RunError, match=r"^workers \(--workers\): no worker starts: RuntimeError"),
+        cluster_client(settings, "cpu"),
+    ):
+        pass
+
+
+def test_a_worker_near_its_memory_limit_is_not_paused() -> None:
+    """It would wait for ever: what fills it are no results that somebody could fetch."""
+    with cluster_client(LocalSettings(workers=1), "cpu") as client:
+        (found,) = client.run(lambda: dask.config.get("distributed.worker.memory")).values()
+        assert (found["target"], found["spill"], found["pause"]) == (False, False, False)
+        assert found["terminate"] > 0
+
+
+def test_what_goes_wrong_at_the_end_of_a_cluster_hides_no_result(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stubborn(LocalCluster):
+        def __exit__(self, *_: object) -> None:
+            super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            raise TimeoutError("workers that died do not answer")
+
+    def stubborn(**_: Any) -> LocalCluster:
+        options: dict[str, Any] = {"n_workers": 1, "processes": False, "dashboard_address": ":0"}
+        return Stubborn(**options)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(clusters, "LocalCluster", stubborn)
+    with cluster_client(LocalSettings(workers=1), "cpu") as client:
+        found = client.submit(abs, -1).result()
+    assert found == 1
+    assert "did not end in good order (TimeoutError: workers that died" in caplog.text
+    with pytest.raises(RunError, match="the disk"), cluster_client(LocalSettings(workers=1), "cpu"):
+        raise RunError("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        (
+            "nonsense",
+            r"^scheduler \(--scheduler\): nonsense is no address of a Dask sch",
+        ),
+        ("tcp://127.0.0.1:1", r"no Dask scheduler answers at tcp://127.0.0.1:1 within 1 s; see"),
+    ],
+)
+def test_a_scheduler_that_is_not_there_is_told_without_names_of_exceptions(
+    address: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 1)
+    settings = chosen(scheduler=address)
+    assert isinstance(settings, SchedulerSettings)
+    with pytest.raises(UsageError, match=message) as told, cluster_client(settings, "cpu"):
+        pass
+    assert "Error" not in str(told.value)
+
+
+def test_several_places_for_the_work_are_named_as_they_are_on_the_command_line() -> None:
+    with pytest.raises(UsageError, match=r"^workers \(--workers\), cluster_config \(--cluster-c"):
+        chosen(workers=2, cluster_config="slurm.yaml")
 
 
 def test_workers_of_a_scheduler_are_used_and_left_alone() -> None:

@@ -182,12 +182,12 @@ def test_a_csv_tells_who_what_and_where(tmp_path: Path) -> None:
         "side": "truth",
         "id": "1",
         "partner": "3",
-        "best_iou": "1.0",
+        "best_iou": "1",
         "size": "32",
         "z": "1.5",
         "y": "1.5",
         "x": "0.5",
-        "z_um": "3.0",
+        "z_um": "3",
         "y_um": "0.75",
         "x_um": "0.25",
     }
@@ -219,7 +219,7 @@ def test_without_pyarrow_parquet_is_refused_with_the_command_to_install_it(
 def test_tables_of_other_endings_and_places_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.csv or \.parquet"):
         check_table_path("errors.xlsx")
-    with pytest.raises(OutputError, match="no folder"):
+    with pytest.raises(UsageError, match="no folder"):
         check_table_path(tmp_path / "nowhere" / "errors.csv")
 
 

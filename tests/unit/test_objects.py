@@ -172,19 +172,37 @@ def test_the_parts_of_a_url_are_told_apart() -> None:
             "Generic S3 error: Error performing GET http://u:p@h/k?sig=secret in 3.2s, after 10 "
             "retries, max_retries: 10 - Server returned non-2xx status code: 503 Service "
             "Unavailable: <Error><Code>SlowDown</Code></Error>\n\nDebug source:\nGeneric",
-            "no proper answer (503 Service Unavailable, SlowDown, tried 11 times); run the same "
-            "command again later",
+            "no proper answer (503 Service Unavailable, SlowDown, from http://h, tried 11 times); "
+            "run the same command again later",
         ),
         (
             "Generic S3 error: Error performing GET http://h/k in 60.1s, after 2 retries - HTTP "
             "error: error sending request\n\nDebug source:\n",
-            "no proper answer (error sending request, tried 3 times); run the same command again "
-            "later",
+            "no proper answer (error sending request, from http://h, tried 3 times); run the same "
+            "command again later",
+        ),
+        (
+            "Generic S3 error: Error performing GET http://u:secret@h:9/k in 60.1s, after 2 retries"
+            " - HTTP error: error sending request\n\nDebug source:\n ... ConnectError(\n"
+            '"tcp connect error", 10.0.0.1:9, Os { code: 111, kind: ConnectionRefused, ...',
+            "no proper answer (connection refused, from http://h:9, tried 3 times); start the "
+            "server, or correct AWS_ENDPOINT_URL",
+        ),
+        (
+            "Generic HTTP error: Error performing GET https://h/k in 1s - HTTP error: error sending"
+            ' request\n\nDebug source:\n ... ConnectError( "dns error", Custom {',
+            "no proper answer (unknown host, from https://h); start the server, or correct the URL",
+        ),
+        (
+            "Generic HTTP error: Error performing GET https://h/k in 1s - HTTP error: error sending"
+            " request\n\nDebug source:\n ... kind: InvalidData, error: InvalidCertificate( Expired",
+            "no proper answer (its certificate is not trusted, from https://h); start the server, "
+            "or correct the URL",
         ),
         (
             "Generic HTTP error: Error performing GET http://h/k?sig=secret in 3s, after 1 retries "
             "- Server returned non-2xx status code: 400 Bad Request: x",
-            "the request failed (400 Bad Request, tried 2 times)",
+            "the request failed (400 Bad Request, from http://h, tried 2 times)",
         ),
         (
             "Generic HTTP error: HTTP error: request or response body error\n\nDebug source:",
@@ -193,8 +211,8 @@ def test_the_parts_of_a_url_are_told_apart() -> None:
         (
             "The operation lacked privileges: Error performing GET https://h/k?sig=secret in 1ms - "
             "Server returned non-2xx status code: 403 Forbidden: <Code>InvalidAccessKeyId</Code>",
-            "access denied (403 Forbidden, InvalidAccessKeyId); check the credentials in the "
-            "environment",
+            "access denied (403 Forbidden, InvalidAccessKeyId, from https://h); check the "
+            "credentials in the environment",
         ),
         (
             "status code: 403 Forbidden: <Code>RequestTimeTooSkewed</Code>",
