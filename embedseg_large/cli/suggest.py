@@ -79,6 +79,11 @@ def _known(found: Suggestion) -> str:
     if found.model_diameter is None:
         return "not known; what it learned from decides"
     told = "tell it" if found.is_needed else "no need to tell it"
+    if found.may_help:
+        told = (
+            f"it has learned such ones; compare with --object-diameter {found.diameter:.0f} on a "
+            "--region if labels are poor"
+        )
     return f"{found.model_diameter:.0f} voxels: {told}"
 
 

@@ -239,7 +239,8 @@ def _adapt(cluster: Any, limits: Adapt) -> None:
 @contextmanager
 def _connected(settings: SchedulerSettings) -> Iterator[Client]:
     try:
-        client = Client(settings.address, timeout=CONNECT_SECONDS)
+        # no default: one whose address is wrong would leave itself in Dask's configuration
+        client = Client(settings.address, timeout=CONNECT_SECONDS, set_as_default=False)
     except ValueError as error:
         raise UsageError(
             f"{settings.file}: {settings.address} is no address of a Dask scheduler; "

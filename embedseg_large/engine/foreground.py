@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.engine.network import Network
-from embedseg_large.errors import UsageError, VolumeError
+from embedseg_large.errors import MetadataError, UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.io.volume import Volume, open_volume
 from embedseg_large.resampling import nearest_voxels
@@ -94,8 +94,16 @@ def foreground_of(
     return Foreground(mask=found, coarse=coarse, dark=dark_below or 0.0)
 
 
+def _opened(mask: Any, volume: Volume) -> Volume:
+    """Open a mask; a file that does not say its axes has those of the image."""
+    try:
+        return open_volume(mask, channel=None)
+    except MetadataError:
+        return open_volume(mask, channel=None, axes=volume.spatial_axes)
+
+
 def _open_mask(mask: Any, volume: Volume) -> Volume:
-    found = mask if isinstance(mask, Volume) else open_volume(mask, channel=None)
+    found = mask if isinstance(mask, Volume) else _opened(mask, volume)
     place = "the mask" if found.path is None else found.name
     if found.spatial_axes != volume.spatial_axes or found.n_channels > 1:
         raise VolumeError(f"{place}: axes {found.axes}; a mask has those of the image, without c")

@@ -68,10 +68,14 @@ class Suggestion:
 
     @property
     def is_needed(self) -> bool:
-        """Whether the model needs to be told."""
-        return self.model_diameter is not None and not _are_close(
-            self.diameter, self.model_diameter
-        )
+        """Whether the model needs to be told: objects differ from its own by half as much again."""
+        return self.model_diameter is not None and is_mismatch(self.diameter / self.model_diameter)
+
+    @property
+    def may_help(self) -> bool:
+        """Whether the objects differ from the model's at all, though it has learned such ones."""
+        known = self.model_diameter
+        return known is not None and not self.is_needed and not _are_close(self.diameter, known)
 
     def as_dict(self) -> dict[str, Any]:
         """The suggestion as values that JSON can hold."""
@@ -82,8 +86,7 @@ class Suggestion:
             "blob_diameter": round(self.blobs, 1),
             "objects": self.objects,
             "model_diameter": self.model_diameter,
-            "mismatch": self.model_diameter is not None
-            and is_mismatch(self.diameter / self.model_diameter),
+            "mismatch": self.is_needed,
         }
 
 

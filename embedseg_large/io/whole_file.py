@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from embedseg_large.errors import OutputError, PlaceError, UsageError
+from embedseg_large.errors import OutputError, PlaceError
 from embedseg_large.io.group import check_writable
 
 
@@ -21,18 +21,16 @@ def check_file(path: str | os.PathLike[str]) -> None:
 
     Raises
     ------
-    UsageError
-        If there is no folder for it, or a folder in its place.
     PlaceError
-        If no file can be made there: read-only, no permission.
+        If there is no folder for it, a folder in its place, or no permission.
     OutputError
         If that is for a full or a broken disk.
     """
     file = Path(path)
     if not file.parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {file.parent}; make it first")
+        raise PlaceError(f"{path}: there is no folder {file.parent}; make it first")
     if file.is_dir():
-        raise UsageError(f"{path}: it is a folder; name a file in it")
+        raise PlaceError(f"{path}: it is a folder; name a file in it")
     try:
         check_writable(file.parent)
     except PlaceError as error:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from embedseg_large.engine.measure import measure
 from embedseg_large.engine.workplace import Workers
-from embedseg_large.errors import VolumeError
+from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.io.tables import Table
 from embedseg_large.io.whole_file import check_file, whole_file
 from embedseg_large.reporting import facts, plots
@@ -122,6 +122,8 @@ def report(
     OutputError
         If the file cannot be written; that is tried first.
     """
+    if Path(out).suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{os.fspath(out)}: a report is an HTML file; name it .html")
     check_file(out)
     subject = find_subject(
         source,

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import embedseg_large as es
 from embedseg_large.cli.app import app
+from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.io.convert import write_image
 from embedseg_large.io.labels import label_target
@@ -345,3 +346,11 @@ def test_the_terminal_says_where_it_is(store: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert str(tmp_path / "r.html") in result.stdout
     assert "20" in result.stdout
+
+
+def test_nothing_but_an_html_file_is_written(tmp_path: Path) -> None:
+    image = tmp_path / "embryo.tif"
+    image.write_bytes(b"raw data")
+    with pytest.raises(UsageError, match=r"embryo.tif: a report is an HTML file"):
+        es.report(tmp_path / "store", out=image)
+    assert image.read_bytes() == b"raw data"

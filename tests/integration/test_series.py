@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from numpy.typing import NDArray
 
 import embedseg_large as es
 from embedseg_large.embedding import background
+from embedseg_large.engine.foreground import foreground_of
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.io.convert import write_image
@@ -236,6 +238,14 @@ def test_a_mask_of_another_image_is_refused(
 def test_darkness_needs_a_coarser_level(tmp_path: Path, frames: list[Labels], network: Any) -> None:
     with pytest.raises(UsageError, match="no coarser level"):
         es.segment(frames[0], network, output=tmp_path / "out.zarr", dark_below=3)
+
+
+def test_the_mask_of_a_plain_tiff_has_the_axes_of_the_image(tmp_path: Path, network: Any) -> None:
+    tifffile.imwrite(tmp_path / "mask.tif", np.ones((6, 8, 10), np.uint8))
+    image = es.open_volume(np.zeros((12, 16, 20), np.uint16), axes="zyx")
+    found = foreground_of(image, network, tmp_path / "mask.tif", None).mask
+    assert found is not None
+    assert found.axes == "zyx"
 
 
 def test_the_box_of_a_mask_is_looked_up_by_the_middle_of_voxels() -> None:

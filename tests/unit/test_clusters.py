@@ -408,6 +408,7 @@ def test_a_scheduler_that_is_not_there_is_told_without_names_of_exceptions(
     with pytest.raises(UsageError, match=message) as told, cluster_client(settings, "cpu"):
         pass
     assert "Error" not in str(told.value)
+    assert dask.config.get("scheduler", None) is None  # of other work of this process
 
 
 def test_several_places_for_the_work_are_named_as_they_are_on_the_command_line() -> None:

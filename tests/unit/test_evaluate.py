@@ -171,7 +171,7 @@ def test_errors_of_all_images_are_one_table(folders: tuple[Path, Path], tmp_path
         ("b", "miss", "2"),
         ("b", "false_positive", "3"),
     ]
-    assert (rows[1]["y"], rows[1]["x"], rows[1]["size"]) == ("0.5", "3.0", "2")
+    assert (rows[1]["y"], rows[1]["x"], rows[1]["size"]) == ("0.5", "3", "2")
     assert result.errors is not None
     assert (result.errors["miss"], result.images[0].errors) == (
         3,
@@ -184,7 +184,7 @@ def test_positions_are_in_micrometres_where_the_voxel_size_is_known(tmp_path: Pa
     es.evaluate(ONE, truth, errors=tmp_path / "errors.csv")
     with (tmp_path / "errors.csv").open(newline="") as file:
         missed = list(csv.DictReader(file))[1]
-    assert (missed["y_um"], missed["x_um"], missed["z_um"]) == ("1.0", "1.5", "")
+    assert (missed["y_um"], missed["x_um"], missed["z_um"]) == ("1", "1.5", "")
 
 
 def test_errors_are_not_counted_unless_asked_for() -> None:
