@@ -9,9 +9,13 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import zarr
+from hypothesis import settings
 from numpy.typing import NDArray
 
 REPOSITORY = Path(__file__).parents[1]
+
+settings.register_profile("untimed", deadline=None)  # no test times anything
+settings.load_profile("untimed")
 
 WriteImage = Callable[..., Path]
 

@@ -1,7 +1,8 @@
 """Short tasks travel together: a scheduler takes some milliseconds for whatever it is sent.
 
-How long the tasks of a stage take is learnt from those that have ended. It is believed at once when
-they become slow, as where tissue follows background, and only slowly when they become quick.
+Those of the network travel alone: on a GPU one reads or writes while another computes. How long the
+tasks of a stage take is learnt from those that have ended. It is believed at once when they become
+slow, as where tissue follows background, and only slowly when they become quick.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ class Pace:
 
     def takes(self, bundle: list[Task], task: Task) -> bool:
         """Whether a task may travel with those of a bundle."""
-        first = bundle[0]
-        alike = (first.stage, first.call.needs_network) == (task.stage, task.call.needs_network)
+        alike = bundle[0].stage == task.stage and not task.call.needs_network
         return alike and not self.fills(bundle)
 
     def fills(self, bundle: list[Task]) -> bool:
         """Whether a bundle is full."""
-        return len(bundle) >= self.together(bundle[0].stage)
+        first = bundle[0]
+        return first.call.needs_network or len(bundle) >= self.together(first.stage)

@@ -33,7 +33,7 @@ def test_a_slow_task_is_believed_at_once_and_a_quick_one_slowly() -> None:
     assert pace.together("cluster") == MOST
 
 
-def test_a_bundle_is_of_one_stage_and_of_one_need() -> None:
+def test_a_bundle_is_of_one_stage_and_the_network_has_none() -> None:
     pace = Pace()
     pace.learn("cluster", 0.0)
     bundle = [task("cluster")]
@@ -41,3 +41,5 @@ def test_a_bundle_is_of_one_stage_and_of_one_need() -> None:
     assert not pace.takes(bundle, task("predict"))
     assert not pace.takes(bundle, task("cluster", needs_network=True))
     assert not pace.takes([task("cluster")] * MOST, task("cluster"))
+    assert pace.fills([task("cluster", needs_network=True)])
+    assert not pace.fills(bundle)
