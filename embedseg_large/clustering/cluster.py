@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from embedseg_large.clustering.celllist import build_cells
 from embedseg_large.clustering.greedy import grow
 from embedseg_large.clustering.points import AXES, Points, points_of_embedding
-from embedseg_large.clustering.settings import HALF_MAXIMUM, ClusterSettings
+from embedseg_large.clustering.settings import DEFAULT_MARGIN, ClusterSettings
 from embedseg_large.embedding import Embedding
 
 OpenFaces = tuple[tuple[bool, bool], ...]
@@ -38,6 +38,7 @@ def cluster(
     min_object_size: int = 1,
     foreground: float = 0.5,
     seed: float = 0.9,
+    margin: float = DEFAULT_MARGIN,
 ) -> NDArray[np.uint32]:
     """Cluster the embedding of a whole image or volume into instances.
 
@@ -49,6 +50,9 @@ def cluster(
         A proposal must have more voxels than this.
     foreground, seed
         Seediness above which a voxel is foreground, and from which it may be a seed.
+    margin
+        A voxel belongs to an instance when the seed's Gaussian is above this at its embedding:
+        between 0 and 1, 0.5 in the paper; lower makes objects larger.
 
     Returns
     -------
@@ -63,7 +67,9 @@ def cluster(
     -----
     The rule is that of Lalit et al. 2021 (section 2.3); see `embedseg_large.clustering.greedy`.
     """
-    settings = ClusterSettings(min_object_size=min_object_size, foreground=foreground, seed=seed)
+    settings = ClusterSettings(
+        min_object_size=min_object_size, foreground=foreground, seed=seed, margin=margin
+    )
     points = points_of_embedding(embedding, settings)
     result = cluster_points(points, settings, ((False, False),) * AXES)
     present = np.bincount(result.labels.reshape(-1), minlength=result.seeds.size + 1) > 0
@@ -87,7 +93,7 @@ def cluster_points(points: Points, settings: ClusterSettings, open_faces: OpenFa
     cells = build_cells(points.embedding, points.shape, _cell_size(points, settings))
     uncertain = _uncertain(points, settings, open_faces)[cells.origin]
     turns = cells.place[_turns(points.seed, settings.seed)]
-    grown = grow(cells, points.sigma, turns, uncertain, settings.min_object_size)
+    grown = grow(cells, points.sigma, turns, uncertain, settings)
     labels = np.zeros(points.shape, dtype=np.uint32)
     labels.reshape(-1)[points.index] = grown.label[cells.place]
     doubtful = points.index[uncertain[cells.place]]  # grow added to what was uncertain at first
@@ -102,7 +108,7 @@ def _cell_size(points: Points, settings: ClusterSettings) -> NDArray[np.float64]
         return np.ones(AXES)
     some = seeds[:: max(1, seeds.size // 10_000)]
     typical: NDArray[np.float64] = np.median(points.sigma[some], axis=0)
-    return HALF_MAXIMUM * typical
+    return settings.radius * typical
 
 
 def _turns(seeds: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """The greedy rule, compiled.
 
 1. Take the unclaimed point of highest seediness (ties: lowest raster index); stop below `seed`.
-2. Its *proposal* is every point, claimed or not, at which its Gaussian is above one half.
+2. Its *proposal* is every point, claimed or not, at which its Gaussian is above the margin.
 3. Accept when the proposal has more than `min_object_size` points and more than half of them are
    unclaimed, the seed itself counting as claimed. An accepted proposal overwrites older labels.
 4. Claim the proposal either way.
@@ -22,9 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.clustering.celllist import CellList, cell_range
-from embedseg_large.clustering.settings import HALF_MAXIMUM
-
-_LN2 = float(np.log(2.0))
+from embedseg_large.clustering.settings import ClusterSettings
 
 
 class Grown(NamedTuple):
@@ -43,7 +41,7 @@ def grow(
     sigma: NDArray[np.float32],
     turns: NDArray[np.int32],
     uncertain: NDArray[np.bool_],
-    min_object_size: int,
+    settings: ClusterSettings,
 ) -> Grown:
     """Apply the rule to points in cell order.
 
@@ -57,8 +55,8 @@ def grow(
         Points that may become seeds, best first.
     uncertain
         (n,) points that something unseen could claim. Changed in place.
-    min_object_size
-        Proposals must have more points than this.
+    settings
+        Thresholds.
     """
     sure = np.bincount(cells.number[~uncertain], minlength=cells.first.size - 1)
     label, seed, certain = _grow(
@@ -72,7 +70,9 @@ def grow(
         sigma,
         turns,
         uncertain,
-        min_object_size,
+        settings.min_object_size,
+        settings.exponent,
+        settings.radius,
     )
     return Grown(label, seed, certain)
 
@@ -87,16 +87,18 @@ def _propose(
     least_sure: int,
     embedding: NDArray[np.float64],
     sigma: NDArray[np.float32],
+    exponent: float,
+    radius: float,
     found: NDArray[np.int64],
 ) -> int:  # pragma: no cover - compiled
-    """Write the points at which the Gaussian of point `at` is above one half; return how many.
+    """Write the points at which the Gaussian of point `at` is above the margin; return how many.
 
     Cells with fewer than `least_sure` certain points are passed over.
     """
     c0, c1, c2 = embedding[at, 0], embedding[at, 1], embedding[at, 2]
     s0, s1, s2 = np.float64(sigma[0]), np.float64(sigma[1]), np.float64(sigma[2])
     w0, w1, w2 = 0.5 / (s0 * s0), 0.5 / (s1 * s1), 0.5 / (s2 * s2)
-    b0, b1, b2 = HALF_MAXIMUM * s0, HALF_MAXIMUM * s1, HALF_MAXIMUM * s2
+    b0, b1, b2 = radius * s0, radius * s1, radius * s2
     z0, z1 = cell_range(c0 - b0, c0 + b0, size[0], shape[0])
     y0, y1 = cell_range(c1 - b1, c1 + b1, size[1], shape[1])
     x0, x1 = cell_range(c2 - b2, c2 + b2, size[2], shape[2])
@@ -111,7 +113,7 @@ def _propose(
                     d0 = embedding[i, 0] - c0
                     d1 = embedding[i, 1] - c1
                     d2 = embedding[i, 2] - c2
-                    if d0 * d0 * w0 + d1 * d1 * w1 + d2 * d2 * w2 < _LN2:
+                    if d0 * d0 * w0 + d1 * d1 * w1 + d2 * d2 * w2 < exponent:
                         found[count] = i
                         count += 1
     return count
@@ -130,6 +132,8 @@ def _grow(
     turns: NDArray[np.int32],
     uncertain: NDArray[np.bool_],
     min_object_size: int,
+    exponent: float,
+    radius: float,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:  # pragma: no cover - compiled
     n = len(embedding)
     label = np.zeros(n, np.int32)
@@ -145,7 +149,9 @@ def _grow(
         # Whoever was claimed can only cast doubt, and that on certain points only.
         least_sure = 1 if claimed[at] else 0
         own = sigma[origin[at]]
-        count = _propose(at, shape, size, first, sure, least_sure, embedding, own, found)
+        count = _propose(
+            at, shape, size, first, sure, least_sure, embedding, own, exponent, radius, found
+        )
         if not claimed[at]:
             claimed[at] = True
             fresh = 0

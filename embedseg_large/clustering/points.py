@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.clustering.settings import HALF_MAXIMUM, ClusterSettings
+from embedseg_large.clustering.settings import ClusterSettings
 from embedseg_large.embedding import Embedding, seeds_of, sigmas_of
 
 AXES = 3
@@ -121,7 +121,7 @@ def _points(
     cap = np.full(AXES, np.inf, np.float32)
     if settings.reach is not None and settings.bandwidth is not None:
         reach[missing:] = settings.reach
-        cap[missing:] = np.asarray(settings.bandwidth) / HALF_MAXIMUM
+        cap[missing:] = np.asarray(settings.bandwidth) / settings.radius
     return Points((z, y, x), *_compact(index, *parts, *tables, y, x, reach, cap))
 
 

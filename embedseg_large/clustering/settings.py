@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from embedseg_large.errors import UsageError
 
-HALF_MAXIMUM = math.sqrt(2.0 * math.log(2.0))
-"""A Gaussian falls to one half at this many sigmas."""
+DEFAULT_MARGIN = 0.5
+"""That of the paper."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +30,16 @@ class ClusterSettings:
     seed: float = 0.9
     """Instances grow from voxels of at least this seediness (0 to 1)."""
 
+    margin: float = DEFAULT_MARGIN
+    """A voxel belongs to an instance when the seed's Gaussian is above this at its embedding
+    (between 0 and 1, exclusive). Lower makes objects larger."""
+
     reach: tuple[float, ...] | None = None
     """Longest believable offset along each axis, in voxels; None: no limit.
 
     A voxel with a longer offset is not foreground. The reach is one and a half times the largest
     object; as a bandwidth spans a radius where an offset spans a diameter, a Gaussian is capped to
-    fall to one half within half the reach.
+    fall to the margin within half the reach.
     """
 
     def __post_init__(self) -> None:
@@ -44,8 +48,20 @@ class ClusterSettings:
         for name, value in (("foreground", self.foreground), ("seed", self.seed)):
             if not 0.0 <= value <= 1.0:
                 raise UsageError(f"{name} is {value}; a seediness lies between 0 and 1")
+        if not 0.0 < self.margin < 1.0:
+            raise UsageError(f"margin is {self.margin}; it must be above 0 and below 1")
         if self.reach is not None and not all(r > 0 for r in self.reach):
             raise UsageError(f"reach is {self.reach}; it must be positive on every axis")
+
+    @property
+    def exponent(self) -> float:
+        """A Gaussian is above the margin where minus its exponent is below this."""
+        return -math.log(self.margin)
+
+    @property
+    def radius(self) -> float:
+        """Distance, in sigmas, at which a Gaussian falls to the margin: sqrt(-2 ln margin)."""
+        return math.sqrt(2.0 * self.exponent)
 
     @property
     def bandwidth(self) -> tuple[float, ...] | None:

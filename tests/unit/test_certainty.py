@@ -4,7 +4,7 @@ import numpy as np
 
 from embedseg_large.clustering.cluster import cluster_points
 from embedseg_large.clustering.points import points_of_embedding
-from embedseg_large.clustering.settings import HALF_MAXIMUM, ClusterSettings
+from embedseg_large.clustering.settings import ClusterSettings
 from embedseg_large.embedding import Embedding
 
 RULE = ClusterSettings(min_object_size=1, reach=(4.0, 4.0))
@@ -25,7 +25,7 @@ def chain() -> Embedding:
     bandwidth = np.full((2, 1, 24), 1.5)
     bandwidth[..., 15] = 1.9  # v sees all t, which do not see v
     bandwidth[..., 17:] = 1.0
-    sigmas = (bandwidth / HALF_MAXIMUM).astype(np.float32)
+    sigmas = (bandwidth / RULE.radius).astype(np.float32)
     return Embedding(offsets, sigmas, seeds)
 
 
