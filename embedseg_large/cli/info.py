@@ -125,10 +125,13 @@ def _about_model(thing: str) -> dict[str, Any]:
     from embedseg_large.network.checkpoint import load_model
 
     model = load_model(thing)
-    names = ["ndim", "channels", "pitch", "min_object_size", "seed"]
+    names = ["ndim", "channels", "pitch", "min_object_size", "seed", "margin"]
     names += ["object_diameter", "voxel_size"]
     names += ["extent", "tile", "context", "halo", "fingerprint"]
-    return {name: getattr(model, name) for name in names} | model.card
+    own = model.settings.as_dict()
+    cleaning = {name: True for name in ("keep_largest_piece", "fill_holes") if own[name]}
+    facts = {name: getattr(model, name) for name in names}
+    return facts | cleaning | {"thresholds": own["thresholds"]} | model.card
 
 
 def _rows(facts: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
@@ -168,6 +171,7 @@ def _text(value: Any) -> str:
 _TOLD: dict[str, tuple[str, Callable[[Any], str]]] = {
     "bytes": ("size", readable_bytes),
     "is_labels": ("kind", lambda labels: "labels" if labels else "image"),
+    "thresholds": ("with TTA", _text),
     "voxel_size_um": ("voxel size", lambda sizes: f"{_text(sizes)} µm"),
 }
 """Facts that people read otherwise than programs: their name, and how their text is made."""

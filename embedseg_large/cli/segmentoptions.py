@@ -33,7 +33,16 @@ class Objects:
     ] = 0.5
     seed: Annotated[
         float | None,
-        typer.Option(help="Seediness from which a voxel founds an instance. Default: the model's."),
+        typer.Option(
+            help="Minimum seediness for a voxel to seed an instance. Default: the model's."
+        ),
+    ] = None
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="A voxel belongs to an object when its Gaussian is above this there, from 0 to 1: "
+            "lower makes objects larger. Default: the model's."
+        ),
     ] = None
     tta: Annotated[
         str | None,

@@ -63,7 +63,11 @@ class Network(Predictor, Protocol):
 
     @property
     def seed(self) -> float:
-        """Seediness from which a voxel may found an instance."""
+        """Minimum seediness for a voxel to seed an instance, after one pass."""
+
+    @property
+    def margin(self) -> float:
+        """Gaussian value above which a voxel belongs to an instance, after one pass."""
 
     @property
     def object_diameter(self) -> float | None:
@@ -80,6 +84,9 @@ class Network(Predictor, Protocol):
     @property
     def bytes_per_voxel(self) -> float:
         """Peak memory of a prediction, per voxel of its input."""
+
+    def thresholds_of(self, tta: str) -> tuple[float, float]:
+        """The seed and the margin that suit a test-time augmentation."""
 
     def tta_mode(self, tta: bool | int | str) -> str:
         """The test-time augmentation that is meant; a UsageError if the network cannot use it."""

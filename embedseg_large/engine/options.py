@@ -32,7 +32,11 @@ class SettingsOptions(TypedDict, total=False):
     foreground: float
     """Seediness above which a voxel is foreground; default 0.5."""
     seed: float | None
-    """Seediness from which a voxel may found an instance; default: the model's."""
+    """Minimum seediness for a voxel to seed an instance; default: the model's for that
+    augmentation."""
+    margin: float | None
+    """A voxel belongs to an instance when the seed's Gaussian is above this at its embedding,
+    between 0 and 1: lower makes objects larger; default: the model's for that augmentation."""
 
 
 class SegmentOptions(SettingsOptions, total=False):

@@ -109,8 +109,8 @@ def segment(
         axes, voxel_size, object_diameter, mask, dark_below, output, ngff_version, overwrite,
         scratch, keep_predictions, from_predictions, intensity_range, intensity_sample,
         intensity_per_timepoint, device, tta, dtype, tile, context, cluster_tile, halo, max_halo,
-        strict, min_object_size, foreground, seed. Sizes and margins of tiles are voxels of the
-        grid that the network sees: the volume's own, or with `object_diameter` the model's.
+        strict, min_object_size, foreground, seed, margin. Sizes of tiles are voxels of the grid
+        that the network sees: the volume's own, or with `object_diameter` the model's.
 
     Returns
     -------

@@ -24,6 +24,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.clustering.settings import DEFAULT_MARGIN
 from embedseg_large.engine.settings import CLUSTER_TILE, SegmentSettings, Sizes, resolve_settings
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
@@ -45,6 +46,7 @@ _NETWORKS_ONLY = {
     "context": None,
     "foreground": 0.5,
     "seed": None,
+    "margin": None,
     "strict": False,
 }
 """Options that are of networks which predict embeddings, and their defaults."""
@@ -125,6 +127,15 @@ class TileSegmenter:
     def seed(self) -> float:
         """Of no consequence."""
         return 0.0
+
+    @property
+    def margin(self) -> float:
+        """Of no consequence."""
+        return DEFAULT_MARGIN
+
+    def thresholds_of(self, tta: str) -> tuple[float, float]:  # noqa: ARG002
+        """Of no consequence."""
+        return self.seed, self.margin
 
     @property
     def intensity_range(self) -> tuple[float, float] | None:

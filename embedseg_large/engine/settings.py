@@ -46,7 +46,9 @@ class SegmentSettings:
     foreground: float
     """Seediness above which a voxel is foreground."""
     seed: float
-    """Seediness from which a voxel may found an instance."""
+    """Minimum seediness for a voxel to seed an instance."""
+    margin: float
+    """A voxel belongs to an instance when the seed's Gaussian is above this at its embedding."""
     reach: tuple[float, ...]
     """Longest believable offset, in voxels."""
 
@@ -73,6 +75,7 @@ class SegmentSettings:
             min_object_size=self.min_object_size,
             foreground=self.foreground,
             seed=self.seed,
+            margin=self.margin,
             reach=self.reach,
         )
 
@@ -105,6 +108,7 @@ def resolve_settings(
     min_object_size: int | None = None,
     foreground: float = 0.5,
     seed: float | None = None,
+    margin: float | None = None,
 ) -> SegmentSettings:
     """Fill in what the user left open, from the network and the volume's shape.
 
@@ -114,13 +118,15 @@ def resolve_settings(
         When a value cannot be used; it names the setting.
     """
     ndim = network.ndim
+    mode = network.tta_mode(tta)
+    own_seed, own_margin = network.thresholds_of(mode)
     step = _sizes("tile", tile, network.tile)
     first_halo = _sizes("halo", halo, tuple(max(h, SEAM_DEPTH) for h in network.halo))
     most = tuple(MAX_HALO_FACTOR * h for h in first_halo)
     if all(v > 0 and v % STRIDE == 0 for v in step):
         step = tuple(balance(n, s) for n, s in zip(shape, step, strict=True))
     return SegmentSettings(
-        tta=network.tta_mode(tta),
+        tta=mode,
         device=device,
         dtype=choose_dtype(network, device, dtype),
         tile=step,
@@ -131,7 +137,8 @@ def resolve_settings(
         strict=strict,
         min_object_size=network.min_object_size if min_object_size is None else min_object_size,
         foreground=foreground,
-        seed=network.seed if seed is None else seed,
+        seed=own_seed if seed is None else seed,
+        margin=own_margin if margin is None else margin,
         reach=tuple(network.reach),
     )
 

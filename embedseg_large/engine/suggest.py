@@ -239,7 +239,9 @@ def _found(volume: Volume, network: Network, seen: _Seen, diameter: float) -> li
     grid = Resampling.by(box.shape, zoom)
     image = grid.image(seen.image[(slice(None), *box.slices_in(seen.box))], Box.whole(grid.target))
     stored = network.predict_tile(image, Box.whole(grid.target), "none")
-    labels = cluster(dequantise(stored), network.min_object_size, seed=network.seed)
+    labels = cluster(
+        dequantise(stored), network.min_object_size, seed=network.seed, margin=network.margin
+    )
     depth = grid.target[:-2]  # what is cut along z is still about as wide
     low, high = [-1 for _ in depth] + [0, 0], [n + 1 for n in depth] + [*grid.target[-2:]]
     return [extent / zoom[-1] for extent in extents(labels, low, high)]

@@ -79,10 +79,12 @@ class SegmentPanel:
     def _make_thresholds(self) -> None:
         self.seed = FloatSlider(min=0, max=1, step=0.01)
         self.foreground = FloatSlider(min=0.1, max=1, step=0.01, value=0.5)
+        self.margin = FloatSlider(min=0.05, max=0.95, step=0.01, value=0.5)
         self.size = Slider(min=0, max=100)
         self.status = message_line()
         self.seed.tooltip = "Seediness that an object begins with: lower finds more objects"
         self.foreground.tooltip = "Seediness of an object's voxels: lower makes them fatter"
+        self.margin.tooltip = "How surely a voxel must belong: lower makes objects larger"
         self.size.tooltip = "Objects have more voxels than this"
 
     def _rows(self) -> list[tuple[str, Any]]:
@@ -99,6 +101,7 @@ class SegmentPanel:
             ("", (self.begin, self.stop)),
             ("seed", self.seed),
             ("foreground", self.foreground),
+            ("margin", self.margin),
             ("smallest size", self.size),
             ("", self.status),
         ]
@@ -108,7 +111,8 @@ class SegmentPanel:
         self.shapes.changed.connect(self._use_shapes)
         for field in (self.where, self.first, self.last):
             field.changed.connect(self.describe)
-        for field in (self.seed, self.foreground, self.size):
+        self.tta.changed.connect(self._use_augmentation)
+        for field in (self.seed, self.foreground, self.margin, self.size):
             field.changed.connect(self._follow)
         self.begin.changed.connect(self.segment)
         self.stop.changed.connect(self.background.cancel)
@@ -131,7 +135,10 @@ class SegmentPanel:
     def thresholds(self) -> ClusterSettings:
         """What the sliders say."""
         return ClusterSettings(
-            min_object_size=self.size.value, foreground=self.foreground.value, seed=self.seed.value
+            min_object_size=self.size.value,
+            foreground=self.foreground.value,
+            seed=self.seed.value,
+            margin=self.margin.value,
         )
 
     def selected(self) -> tuple[Source, Box]:
@@ -215,8 +222,18 @@ class SegmentPanel:
         model = self._models.model
         self.tta.choices = model.tta_modes
         self.size.max = max(100, _SIZES * model.min_object_size)
-        self.size.value, self.seed.value = model.min_object_size, model.seed
+        self.size.value = model.min_object_size
+        self._use_augmentation()
         self._use_image()
+
+    def _use_augmentation(self) -> None:
+        """Take the model's own thresholds for the passes that are chosen."""
+        if self.tta.value not in self._models.model.tta_modes:
+            return
+        own = self._models.model.thresholds_of(self.tta.value)
+        if own != (self.seed.value, self.margin.value):
+            self._live = None  # the sliders are of other passes from now on
+            self.seed.value, self.margin.value = own
 
     def _use_image(self) -> None:
         """Take a model that fits, and all planes."""

@@ -113,6 +113,7 @@ def segment_part(source: Source, box: Box, wish: Wish, watcher: Observer) -> Seg
             intensity_sample=_sample(volume),
             foreground=wish.thresholds.foreground,
             seed=wish.thresholds.seed,
+            margin=wish.thresholds.margin,
             min_object_size=wish.thresholds.min_object_size,
             watcher=watcher,
         )

@@ -23,7 +23,7 @@ from embedseg_large.network.erfnet import STRIDE
 from embedseg_large.network.inference import inference_network
 from embedseg_large.network.lanes import in_order
 from embedseg_large.network.modelfile import StoredModel, write_model_file
-from embedseg_large.network.settings import ModelSettings
+from embedseg_large.network.settings import ModelSettings, Thresholds
 from embedseg_large.network.tta import mean_raw
 from embedseg_large.symmetry import MODES, SignedPermutation, group, obstacle
 
@@ -142,8 +142,17 @@ class Model:
 
     @property
     def seed(self) -> float:
-        """Seediness from which a voxel may found an instance."""
+        """Minimum seediness for a voxel to seed an instance, after one pass of the network."""
         return self.settings.seed
+
+    @property
+    def margin(self) -> float:
+        """Gaussian value above which a voxel belongs to an instance, after one pass."""
+        return self.settings.margin
+
+    def thresholds_of(self, tta: bool | int | str) -> Thresholds:
+        """Return the seed and the margin that suit a test-time augmentation, see `tta_mode`."""
+        return self.settings.thresholds_of(self.tta_mode(tta))
 
     @property
     def object_diameter(self) -> float | None:
@@ -162,8 +171,8 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of weights and settings, in hexadecimal digits; the card does not count."""
-        digest = hashlib.sha256(json.dumps(self.settings.as_dict(), sort_keys=True).encode())
+        """SHA-256 of weights and settings that decide predictions, in hexadecimal digits."""
+        digest = hashlib.sha256(json.dumps(self.settings.deciding(), sort_keys=True).encode())
         for name, tensor in sorted(self.weights.items()):
             digest.update(name.encode())
             digest.update(tensor.numpy().tobytes())

@@ -99,8 +99,9 @@ Channels are raw, in this order: {", ".join(f"`{n}`" for n in model.channel_name
 
 Instances are found greedily: the unclaimed voxel of highest seediness, of at least
 {model.settings.seed:g}, is a centre; voxels of seediness above 0.5 whose position plus offset
-lies so near to the centre's that the Gaussian of its bandwidth is above 0.5 are its instance, if
-they are more than {model.settings.min_object_size} and more than half of them are unclaimed."""
+lies so near to the centre's that the Gaussian of its bandwidth is above
+{model.settings.margin:g} are its instance, if they are more than {model.settings.min_object_size}
+and more than half of them are unclaimed."""
 
 
 def _training(card: Mapping[str, Any]) -> str:

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 from embedseg_large.errors import UsageError
 from embedseg_large.network.erfnet import STRIDE
+from embedseg_large.symmetry import MODES
 
 DEFAULT_TILE = {2: (512, 512), 3: (64, 128, 128)}
 DEFAULT_CONTEXT = 24
 DEFAULT_REACH = 1.5  # times the largest extent: an offset to a centre spans about half of it
+
+
+class Thresholds(NamedTuple):
+    """Which voxels found instances, and which belong to them."""
+
+    seed: float
+    """Minimum seediness for a voxel to seed an instance."""
+    margin: float
+    """A voxel belongs to an instance when the seed's Gaussian is above this at its embedding."""
+
+
+class ModeThresholds(NamedTuple):
+    """Thresholds of one test-time augmentation."""
+
+    mode: str
+    """4, 8, 16 or 48."""
+    seed: float
+    """See `Thresholds`."""
+    margin: float
+    """See `Thresholds`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +81,22 @@ class ModelSettings:
     """Voxel size of the training images in micrometres; None where not known."""
 
     seed: float = 0.9
-    """Seediness from which a voxel may found an instance: 0.9 in the paper, or what validation
-    found to be best."""
+    """Minimum seediness for a voxel to seed an instance: 0.9 in the paper, or what validation found
+    to be best for one pass of the network."""
+
+    margin: float = 0.5
+    """A voxel belongs to an instance when the seed's Gaussian is above this at its embedding: 0.5
+    in the paper, or what validation found to be best for one pass of the network."""
+
+    thresholds: tuple[ModeThresholds, ...] = ()
+    """Seed and margin of test-time augmentations that have their own: the mean of many passes is
+    less sure than one. Others take those of one pass. In the order of their numbers of passes."""
+
+    keep_largest_piece: bool = False
+    """Whether only the largest connected piece of each instance is kept."""
+
+    fill_holes: bool = False
+    """Whether background that one instance encloses becomes its own."""
 
     def __post_init__(self) -> None:
         if self.ndim not in (2, 3):
@@ -71,8 +106,7 @@ class ModelSettings:
                 f"channels is {self.channels} and min_object_size {self.min_object_size}; "
                 "they must be at least 1 and 0"
             )
-        if not 0 < self.seed <= 1:
-            raise UsageError(f"seed is {self.seed}; it must be above 0 and at most 1")
+        self._check_thresholds()
         for name in ("pitch", "extent", "tile", "reach"):
             self._check(name, above_zero=True)
         for name in ("context", "halo"):
@@ -82,6 +116,42 @@ class ModelSettings:
                 raise UsageError(f"{name} is {getattr(self, name)}; use multiples of {STRIDE}")
         if self.voxel_size is not None:
             self._check("voxel_size", above_zero=True)
+
+    def _check_thresholds(self) -> None:
+        """Refuse thresholds that cannot be used, and modes that do not exist or stand twice."""
+        modes = [own.mode for own in self.thresholds]
+        if modes != sorted({m for m in modes if m in MODES[1:]}, key=MODES.index):
+            raise UsageError(
+                f"thresholds are of test-time augmentations {modes}; give each of "
+                f"{', '.join(MODES[1:])} at most once, in this order"
+            )
+        for seed, margin in [(self.seed, self.margin), *(own[1:] for own in self.thresholds)]:
+            if not 0 < seed <= 1:
+                raise UsageError(f"seed is {seed}; it must be above 0 and at most 1")
+            if not 0 < margin < 1:
+                raise UsageError(f"margin is {margin}; it must be above 0 and below 1")
+
+    def thresholds_of(self, mode: str) -> Thresholds:
+        """Return the thresholds of a test-time augmentation: none, 4, 8, 16 or 48."""
+        own = {each.mode: Thresholds(each.seed, each.margin) for each in self.thresholds}
+        return own.get(mode, Thresholds(self.seed, self.margin))
+
+    def with_thresholds(self, found: Mapping[str, Thresholds]) -> ModelSettings:
+        """Return settings with other thresholds for some test-time augmentations.
+
+        Parameters
+        ----------
+        found
+            Thresholds by mode: none, 4, 8, 16, 48. Those of modes that are not named stay.
+        """
+        known = {mode: self.thresholds_of(mode) for mode in MODES} | dict(found)
+        stated = {own.mode for own in self.thresholds} | found.keys()
+        return replace(
+            self,
+            seed=known["none"].seed,
+            margin=known["none"].margin,
+            thresholds=tuple(ModeThresholds(m, *known[m]) for m in MODES[1:] if m in stated),
+        )
 
     def _check(self, name: str, *, above_zero: bool) -> None:
         """Refuse a tuple of the wrong length or sign."""
@@ -128,7 +198,20 @@ class ModelSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as values that JSON can hold."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        values["thresholds"] = {
+            own.mode: {"seed": own.seed, "margin": own.margin} for own in self.thresholds
+        }
+        return values
+
+    def deciding(self) -> dict[str, Any]:
+        """What decides the predictions, for the fingerprint of a model.
+
+        What was added later and only decides what is made of predictions is left out: a run
+        records it by itself, and models keep their fingerprints.
+        """
+        later = {"margin", "thresholds", "keep_largest_piece", "fill_holes"}
+        return {k: v for k, v in self.as_dict().items() if k not in later}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelSettings:
@@ -136,4 +219,5 @@ class ModelSettings:
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
-        return cls(**fields)
+        own = fields.pop("thresholds", {})
+        return cls(**fields, thresholds=tuple(ModeThresholds(m, **t) for m, t in own.items()))

@@ -28,6 +28,7 @@ _NAMES = {
     "min_object_size": "smallest instance has more voxels than",
     "foreground": "seediness of the foreground above",
     "seed": "seediness of a seed from",
+    "margin": "Gaussian of an instance's voxels above",
     "reach": "longest believable offset",
     "dtype": "number format",
 }

@@ -130,6 +130,15 @@ class OracleNetwork:
         return 0.9
 
     @property
+    def margin(self) -> float:
+        """The paper's margin."""
+        return 0.5
+
+    def thresholds_of(self, tta: str) -> tuple[float, float]:  # noqa: ARG002
+        """Return the paper's threshold of seediness, and its margin."""
+        return self.seed, self.margin
+
+    @property
     def voxel_size(self) -> tuple[float, ...] | None:
         """Not known."""
         return None

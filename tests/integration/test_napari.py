@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from embedseg_large.data import load_demo
 from embedseg_large.network.checkpoint import load_model
+from embedseg_large.network.model import Model
+from embedseg_large.network.settings import Thresholds
 
 if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")):
     os.environ["QT_QPA_PLATFORM"] = "offscreen"  # without a screen Qt would end the process
@@ -133,7 +135,22 @@ def test_sliders_cluster_again_without_the_network(
     wait(lambda: bool((labels.data > 0).sum() < (first > 0).sum()))
     tab.foreground.value = 0.5
     wait(lambda: np.array_equal(labels.data, first))
+    tab.margin.value = 0.8
+    wait(lambda: bool(0 < (labels.data > 0).sum() < (first > 0).sum()))
     assert len(viewer.layers) == 2
+
+
+def test_thresholds_are_those_of_the_model_for_the_passes(panel: Any, tmp_path: Path) -> None:
+    bundled = load_model("nuclei-3d")
+    settings = bundled.settings.with_thresholds({"8": Thresholds(0.65, 0.35)})
+    Model(bundled.weights, settings).save(tmp_path / "tuned.safetensors")
+    tab = panel.segmenting
+    tab.add_model(tmp_path / "tuned.safetensors")
+    assert (tab.seed.value, tab.margin.value) == (bundled.seed, bundled.margin)
+    tab.tta.value = "8"
+    assert (tab.seed.value, tab.margin.value) == (0.65, 0.35)
+    tab.tta.value = "none"
+    assert (tab.seed.value, tab.margin.value) == (bundled.seed, bundled.margin)
 
 
 def test_labels_edited_by_hand_are_left_alone(viewer: Any, panel: Any, crop: Any) -> None:

@@ -266,6 +266,8 @@ def test_a_changed_setting_is_refused_and_named(
     kill_at("cluster", out)
     with pytest.raises(UsageError, match=r"seed 0\.9 \(now 0\.8\).*overwrite"):
         run(victim, image, network, out, seed=0.8)
+    with pytest.raises(UsageError, match=r"margin 0\.5 \(now 0\.4\).*overwrite"):
+        run(victim, image, network, out, margin=0.4)
     with pytest.raises(UsageError, match="volume content"):
         run(victim, image + 1, network, out)
     result = run(victim, image, network, out, overwrite=True)
@@ -395,8 +397,9 @@ def test_kept_predictions_are_clustered_again_without_the_network(
     again = run(victim, image, blind, tmp_path / "again.zarr", from_predictions=kept)
     assert "predict" not in again.summary["stages"]
     assert stored(tmp_path / "again.zarr") == undisturbed
-    fewer = run(victim, image, blind, tmp_path / "few.zarr", from_predictions=kept, foreground=0.99)
-    fresh = run(victim, image, network, tmp_path / "fresh.zarr", foreground=0.99)
+    other = {"foreground": 0.99, "margin": 0.7}
+    fewer = run(victim, image, blind, tmp_path / "few.zarr", from_predictions=kept, **other)
+    fresh = run(victim, image, network, tmp_path / "fresh.zarr", **other)
     assert stored(tmp_path / "few.zarr") == stored(tmp_path / "fresh.zarr")
     assert fewer.n_instances == fresh.n_instances
     assert (kept / "predictions.json").exists()

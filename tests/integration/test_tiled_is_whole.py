@@ -47,10 +47,12 @@ def embryo(ndim: int) -> Labels:
     return synthetic_embryo(SHAPES[ndim], density=0.5, diameter=11, seed=ndim).astype(np.uint16)
 
 
-def untiled(labels: Labels, network: OracleNetwork) -> Labels:
+def untiled(labels: Labels, network: OracleNetwork, margin: float = 0.5) -> Labels:
     """What the whole volume gives at once, numbered by the raster order of seeds."""
     stored = network.predict_tile(labels.astype(np.float32), Box.whole(labels.shape), "none")
-    rule = ClusterSettings(min_object_size=network.min_object_size, reach=network.reach)
+    rule = ClusterSettings(
+        min_object_size=network.min_object_size, reach=network.reach, margin=margin
+    )
     result = cluster_points(points_of_stored(stored, rule), rule, ((False, False),) * 3)
     found = result.labels.reshape(labels.shape)
     alive = np.flatnonzero(np.bincount(found.reshape(-1), minlength=result.seeds.size + 1)[1:])
@@ -78,6 +80,21 @@ def test_any_clustering_tile_gives_the_untiled_labels(tmp_path: Path, ndim: int,
         np.testing.assert_array_equal(np.asarray(result.labels), expected)
 
 
+@pytest.mark.parametrize("margin", [0.2, 0.35, 0.65, 0.8])
+def test_any_margin_gives_the_untiled_labels(tmp_path: Path, margin: float) -> None:
+    ndim = 2 if margin in (0.2, 0.65) else 3
+    labels = embryo(ndim)
+    network = OracleNetwork.of(labels, flaws=Flaws(noise=2.0), tile=(24,) * ndim, min_object_size=4)
+    expected = untiled(labels, network, margin)
+    assert (expected != untiled(labels, network)).any()
+    for edge in ((23, 31, 29), (40, 18, 64)):
+        cut = {"cluster_tile": edge[-ndim:], "margin": margin}
+        result = run(labels, network, tmp_path / "out.zarr", **cut)
+        assert result.seams.joined == 0
+        np.testing.assert_array_equal(np.asarray(result.labels), expected)
+    assert result.summary["settings"]["margin"] == margin
+
+
 @given(data=st.data())
 @hypothesis_settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -89,6 +106,7 @@ def test_any_tiles_and_halo_that_end_with_nothing_joined(tmp_path: Path, data: A
     network = OracleNetwork.of(labels, flaws=flaws, min_object_size=4)
     edges = st.integers(14, 70)
     halo = data.draw(st.integers(6, 16))
+    margin = data.draw(st.sampled_from([0.2, 0.35, 0.5, 0.65, 0.8]))
     result = run(
         labels,
         network,
@@ -96,9 +114,10 @@ def test_any_tiles_and_halo_that_end_with_nothing_joined(tmp_path: Path, data: A
         tile=tuple(8 * data.draw(st.integers(2, 8)) for _ in range(ndim)),
         cluster_tile=tuple(data.draw(edges) for _ in range(ndim)),
         halo=(halo,) * ndim,
+        margin=margin,
     )
     if result.seams.joined == 0:
-        np.testing.assert_array_equal(np.asarray(result.labels), untiled(labels, network))
+        np.testing.assert_array_equal(np.asarray(result.labels), untiled(labels, network, margin))
 
 
 @dataclass

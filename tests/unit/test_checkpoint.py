@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import pytest
 import safetensors.torch
 import torch
 
+from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.engine.settings import resolve_settings
 from embedseg_large.errors import ModelError, OutputError, UsageError
 from embedseg_large.models import bundled_models
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.model import Model
-from embedseg_large.network.settings import ModelSettings
+from embedseg_large.network.settings import ModelSettings, Thresholds
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -62,6 +65,80 @@ def test_a_saved_model_comes_back_entirely(model: Model, tmp_path: Path) -> None
     assert again.fingerprint == model.fingerprint
     assert again.settings == model.settings
     assert again.card == model.card
+
+
+def test_a_model_has_thresholds_of_its_own_for_augmentations(model: Model, tmp_path: Path) -> None:
+    found = {"none": Thresholds(0.8, 0.45), "8": Thresholds(0.6, 0.35)}
+    settings = replace(model.settings.with_thresholds(found), keep_largest_piece=True)
+    Model(model.weights, settings).save(tmp_path / "tuned")
+    tuned = load_model(tmp_path / "tuned")
+    assert tuned.settings == settings
+    assert (tuned.seed, tuned.margin, tuned.settings.keep_largest_piece) == (0.8, 0.45, True)
+    assert [tuned.settings.thresholds_of(mode) for mode in ("none", "4", "8")] == [
+        (0.8, 0.45),
+        (0.8, 0.45),
+        (0.6, 0.35),
+    ]
+    again = settings.with_thresholds({"4": Thresholds(0.7, 0.5)})
+    assert [own.mode for own in again.thresholds] == ["4", "8"]
+
+
+def test_a_file_without_margins_has_those_of_the_paper(model: Model, tmp_path: Path) -> None:
+    later = ("margin", "thresholds", "keep_largest_piece", "fill_holes")
+    old = {k: v for k, v in model.settings.as_dict().items() if k not in later}
+    header = {"version": 1, "settings": old, "card": {}}
+    metadata = {"embedseg_large": json.dumps(header)}
+    safetensors.torch.save_file(dict(model.weights), tmp_path / "old", metadata)
+    loaded = load_model(tmp_path / "old")
+    assert {tuple(loaded.thresholds_of(mode)) for mode in loaded.tta_modes} == {(loaded.seed, 0.5)}
+    assert (loaded.settings.keep_largest_piece, loaded.settings.fill_holes) == (False, False)
+    assert loaded.fingerprint == model.fingerprint
+
+
+def test_predictions_do_not_depend_on_what_is_made_of_them(model: Model) -> None:
+    tuned = model.settings.with_thresholds({"8": Thresholds(0.6, 0.35)})
+    assert Model(model.weights, tuned).fingerprint == model.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [
+        ({"5": {"seed": 0.5, "margin": 0.5}}, "4, 8, 16, 48"),
+        ({"8": {"seed": 1.5, "margin": 0.5}}, "seed is 1.5"),
+        ({"8": {"seed": 0.5, "margin": 1.0}}, "margin is 1.0"),
+        ({"8": {"seed": 0.5}}, "margin"),
+        ({"8": {"seed": "a", "margin": 0.5}}, "header cannot be used"),
+        ({"8": 0.5}, "header cannot be used"),
+        ([0.5], "header cannot be used"),
+    ],
+)
+def test_thresholds_that_cannot_be_used_are_refused(
+    model: Model, tmp_path: Path, thresholds: Any, message: str
+) -> None:
+    settings = model.settings.as_dict() | {"thresholds": thresholds}
+    header = json.dumps({"version": 1, "settings": settings, "card": {}})
+    metadata = {"embedseg_large": header}
+    safetensors.torch.save_file(dict(model.weights), tmp_path / "model", metadata)
+    with pytest.raises(ModelError, match=message):
+        load_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0, -0.1, float("nan")])
+def test_a_margin_lies_between_0_and_1(model: Model, margin: float) -> None:
+    with pytest.raises(UsageError, match="margin is"):
+        replace(model.settings, margin=margin)
+    with pytest.raises(UsageError, match="margin is"):
+        ClusterSettings(margin=margin)
+
+
+def test_a_run_takes_the_thresholds_of_its_augmentation(model: Model) -> None:
+    square = replace(model.settings, pitch=(0.02, 0.02), voxel_size=None)
+    tuned = square.with_thresholds({"8": Thresholds(0.6, 0.35)})
+    network = Model(model.weights, tuned)
+    one, eight = (resolve_settings(network, (64, 64), tta=tta) for tta in ("none", "8"))
+    assert (one.seed, one.margin, eight.seed, eight.margin) == (0.9, 0.5, 0.6, 0.35)
+    stated = resolve_settings(network, (64, 64), tta="8", seed=0.7, margin=0.5)
+    assert (stated.seed, stated.clustering().margin) == (0.7, 0.5)
 
 
 def test_the_same_model_gives_the_same_file(model: Model, tmp_path: Path) -> None:

@@ -104,6 +104,16 @@ def test_other_thresholds_give_what_another_run_gives(
     assert np.array_equal(predictions.labels(ClusterSettings(seed=oracle.seed)), again)
 
 
+def test_another_margin_gives_what_another_run_gives(
+    image: NDArray[np.uint32], oracle: OracleNetwork, tmp_path: Path
+) -> None:
+    recording, whole = recorded(oracle), Box.whole(SHAPE)
+    first = run(image, recording, tmp_path, whole)
+    tight = kept(recording, oracle, whole).labels(ClusterSettings(seed=oracle.seed, margin=0.8))
+    assert 0 < np.count_nonzero(tight) < np.count_nonzero(first)
+    assert same_up_to_numbers(tight, run(image, oracle, tmp_path, whole, margin=0.8))
+
+
 def test_an_object_that_stays_keeps_its_number(
     image: NDArray[np.uint32], oracle: OracleNetwork, tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ MADE: dict[str, Any] = {
         "min_object_size": 32,
         "foreground": 0.5,
         "seed": 0.8,
+        "margin": 0.4,
         "reach": [37.5, 45.0, 46.5],
     },
     "volume": {
