@@ -19,6 +19,7 @@ from embedseg_large.training.dataset import CropDataset
 from embedseg_large.training.intensities import IntensitySettings
 from embedseg_large.training.properties import measure
 from embedseg_large.training.sources import find_pairs
+from embedseg_large.training.supply import AnnotatedSource, Mixture
 from embedseg_large.training.targets import collate
 
 WAYS = {
@@ -57,8 +58,9 @@ def main() -> None:
     found = time.perf_counter()
     print(json.dumps(properties.as_dict(), indent=1))
     row = {"measure_seconds": measured - began, "centers_seconds": found - measured}
+    mixture = Mixture((AnnotatedSource(pairs, properties, centers),))
     for way, augment in WAYS.items():
-        row[way] = rate(CropDataset(pairs, properties, centers, augment=augment), options.crops)
+        row[way] = rate(CropDataset(mixture, properties, augment=augment), options.crops)
     for name, value in row.items():
         print(f"{name:32} {value:8.2f}{'' if 'seconds' in name else ' crops/s'}")
     if options.json:

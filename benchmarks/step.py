@@ -25,6 +25,7 @@ from embedseg_large.training.processes import Processes
 from embedseg_large.training.properties import measure
 from embedseg_large.training.settings import TrainSettings
 from embedseg_large.training.sources import find_pairs
+from embedseg_large.training.supply import AnnotatedSource, Mixture
 
 SHAPE = (32, 64, 64)
 
@@ -38,7 +39,8 @@ def crops(count: int) -> CropDataset:
     properties = measure(pairs, crop=SHAPE)
     centers = find_centers(pairs, properties.objects)
     augment = AugmentSettings(intensity=AugmentSettings.robust().intensity)
-    return CropDataset(pairs, properties, centers, augment=augment, epoch_crops=count)
+    mixture = Mixture((AnnotatedSource(pairs, properties, centers),))
+    return CropDataset(mixture, properties, augment=augment, epoch_crops=count)
 
 
 def seconds(learner: Learner, epoch: int) -> list[float]:

@@ -20,7 +20,10 @@ MAY_IMPORT = {
     "pictures": FOUNDATION | {"metrics"},
     **dict.fromkeys(LEAVES - {"network"}, FOUNDATION),
     "network": FOUNDATION | {"models"},
-    "training": FOUNDATION | LEAVES - {"stitching"} | {"pictures"},  # a sheet each few epochs
+    "synthesis": {"errors", "geometry"},
+    "training": FOUNDATION
+    | LEAVES - {"stitching"}
+    | {"pictures", "synthesis"},  # a sheet each few epochs
     "testing": FOUNDATION,
     "engine": FOUNDATION | LEAVES,
     "viewing": FOUNDATION | {"io", "pictures"},

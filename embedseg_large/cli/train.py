@@ -20,6 +20,7 @@ from embedseg_large.cli.trainoptions import (
     Augmenting,
     Data,
     Learning,
+    Synthesis,
     Validation,
     Watching,
     Work,
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 @reported()
 @grouped
 def train(
-    images: Annotated[str, typer.Option(help="Folder of images: TIFF or OME-Zarr.")],
     out: Annotated[str, typer.Option(help="File of the model to make.")],
+    images: Annotated[str | None, typer.Option(help="Folder of images: TIFF or OME-Zarr.")] = None,
     masks: Annotated[
         str | None,
         typer.Option(help="Folder of masks, one for each image, of the same file name."),
@@ -47,6 +48,7 @@ def train(
     ] = False,
     *,
     data: Data,
+    synthesis: Synthesis,
     validation: Validation,
     learning: Learning,
     augmenting: Augmenting,
@@ -55,7 +57,7 @@ def train(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a model on images and masks, or fine-tune one.
+    """Train a model on images and masks, or fine-tune one; or on synthetic volumes.
 
     OUT.training keeps what --resume needs, the best model so far, log.jsonl with a line an epoch,
     and pictures/. On several GPUs: `torchrun --nproc-per-node N -m embedseg_large train ...`; a
@@ -81,6 +83,7 @@ def train(
                 augment=AugmentSettings.robust() if augmenting.robust else None,
                 pairing=data.pairing(),
                 watcher=watcher,
+                **vars(synthesis),
                 **vars(validation),
                 **vars(learning),
                 **vars(watching),

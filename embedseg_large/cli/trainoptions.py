@@ -64,6 +64,33 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Synthesis:
+    """Volumes that nobody has to annotate."""
+
+    panel: ClassVar[str | None] = "Synthetic volumes"
+
+    synthetic: Annotated[
+        int | None,
+        typer.Option(
+            help="Train on so many synthetic volumes of nuclei: alone, or beside --images.",
+            metavar="N",
+        ),
+    ] = None
+    synthetic_settings: Annotated[
+        str | None,
+        typer.Option(
+            help="What they are like: diameter=12:30,anisotropy=2 (voxels), or a YAML or JSON "
+            "file.",
+            metavar="FILE|WORDS",
+        ),
+    ] = None
+    synthetic_share: Annotated[
+        float | None,
+        typer.Option(help="Fraction of the crops from them, beside --images. Default: 0.5."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Validation:
     """What the training is judged by."""
 

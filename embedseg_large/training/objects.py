@@ -66,6 +66,11 @@ class Objects:
         first, last = np.searchsorted(self.images, (image, image + 1))
         return slice(int(first), int(last))
 
+    def part(self, rows: slice) -> Objects:
+        """Some of the rows."""
+        columns = (self.images, self.ids, self.sizes, self.starts, self.stops)
+        return Objects(*(column[rows] for column in columns))
+
     @classmethod
     def joined(cls, tables: Sequence[Objects]) -> Objects:
         """Return one table of several, whose images are numbered in this order."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from embedseg_large.training.properties import Properties
@@ -30,6 +30,8 @@ class TrainStart:
     processes: int
     """How many train together."""
     device: str
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """What the sources of crops are, by name; empty where there are only annotated images."""
 
     def facts(self) -> dict[str, str]:
         """Return what a user should know, and check, before the first epoch."""
@@ -37,8 +39,10 @@ class TrainStart:
         model = data.model_settings()
         step = s.batch * s.accumulate * self.processes
         held = f"{len(self.validation)} to validate on" if self.validation else "none to validate"
+        counted = "measured" if self.sources else "to train on"
         return {
-            "images": f"{data.n_images} to train on, {held}{_names(self.validation)}",
+            **self.sources,
+            "images": f"{data.n_images} {counted}, {held}{_names(self.validation)}",
             "objects": f"{data.n_objects:,}, about {data.object_diameter:.1f} voxels wide, "
             f"{data.mean_object_size:,.0f} voxels large",
             "instances": f"have more than {data.min_object_size:,} voxels",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,29 +14,39 @@ from embedseg_large.errors import ModelError, OutputError, UsageError
 from embedseg_large.io.intensity import intensity_ranges
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
+from embedseg_large.synthesis import read_settings
+from embedseg_large.synthesis.reading import Stated
 from embedseg_large.training.augment import AugmentSettings
 from embedseg_large.training.centers import CenterMethod
 from embedseg_large.training.context import measure_context
 from embedseg_large.training.crops import find_centers
 from embedseg_large.training.dataset import CropDataset
 from embedseg_large.training.processes import Processes
-from embedseg_large.training.properties import Properties, measure
+from embedseg_large.training.properties import Properties, common_voxel_size, measure
 from embedseg_large.training.record import LogWatcher, TrainWatcher
 from embedseg_large.training.settings import TrainSettings
 from embedseg_large.training.sheet import ROWS
 from embedseg_large.training.sources import Pair, find_pairs
 from embedseg_large.training.state import STATE
+from embedseg_large.training.supply import CACHE_BYTES, AnnotatedSource, Mixture
+from embedseg_large.training.synthetic import SyntheticSource
 from embedseg_large.training.tensorboard import TensorBoardWatcher
 from embedseg_large.training.trainer import BEST, Trainer
 from embedseg_large.training.validation import Example
 
+SHARE = 0.5
+"""Of crops from synthetic volumes, beside annotated images."""
+
 
 def train(
-    images: Any,
+    images: Any = None,
     masks: Any = None,
     *,
     out: str | os.PathLike[str],
     ndim: int | None = None,
+    synthetic: int | None = None,
+    synthetic_settings: Stated = None,
+    synthetic_share: float | None = None,
     validation: float = 0.15,
     validation_images: Any = None,
     validation_masks: Any = None,
@@ -51,7 +61,7 @@ def train(
     pairing: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Model:
-    """Train a model on annotated images.
+    """Train a model on annotated images, on synthetic volumes, or on both.
 
     In processes that ``torchrun`` started, they train together; see
     `embedseg_large.training.processes`.
@@ -60,13 +70,21 @@ def train(
     ----------
     images, masks
         Folders, or lists of paths or arrays; see `embedseg_large.training.sources.find_pairs`.
+        None, with `synthetic`: nothing annotated is needed.
     out
         File of the model. What training keeps on the way is in the folder ``OUT.training``: the
         log, the best model so far, pictures, and the state to resume from.
     ndim
-        2 or 3, where it should be checked.
+        2 or 3, where it should be checked; of synthetic volumes alone, 3 unless stated.
+    synthetic
+        Number of distinct synthetic volumes to train on, drawn from the seed as they are needed.
+    synthetic_settings
+        What they are like; see `embedseg_large.synthesis.read_settings`.
+    synthetic_share
+        Fraction of the crops that are cut from them, beside annotated images; default: half.
     validation
-        Fraction of the images to validate on, drawn by the seed; 0: none.
+        Fraction of the images to validate on, drawn by the seed; 0: none. Where that leaves no
+        image, synthetic volumes that are not trained on.
     validation_images, validation_masks
         Images to validate on instead.
     start
@@ -116,16 +134,27 @@ def train(
         watchers.append(TensorBoardWatcher(tensorboard))
     model = load_model(start) if isinstance(start, str | os.PathLike) else start
     more = dict(pairing or {}, ndim=ndim)
-    pairs = find_pairs(images, masks, **more)
+    _check_sources(
+        images, masks, more.get("labels"), synthetic, synthetic_settings, synthetic_share
+    )
+    pairs = [] if images is None else find_pairs(images, masks, **more)
+    size = common_voxel_size(pairs) if pairs else more.get("voxel_size")
+    drawn = _drawn(synthetic, synthetic_settings, pairs, ndim, center, chosen.seed, size)
     if validation_images is None:
         pairs, held = split(pairs, validation, chosen.seed)
     else:
         held = find_pairs(validation_images, validation_masks, **more)
-    _check_alike(pairs, held, model)
+    kind = (pairs[0].ndim, pairs[0].channels) if drawn is None else (drawn.settings.ndim, 1)
+    _check_alike(kind, held, model)
     with processes.together():
-        crops = _crops(pairs, chosen, model, augment or AugmentSettings(), center, crop)
+        mixed = _Mixed(pairs, drawn, SHARE if synthetic_share is None else synthetic_share)
+        crops = _crops(mixed, chosen, model, augment or AugmentSettings(), center, crop)
         whole = [Example.whole(pair, intensity_ranges(pair.image)) for pair in held]
-        excerpts = _excerpts(pairs, crops.properties)
+        if not whole and drawn is not None:
+            whole = [
+                Example.whole(v.image.pair, v.image.ranges) for v in drawn.held_out(validation)
+            ]
+        excerpts = _excerpts(mixed.measured, crops.properties)
         trainer = Trainer(
             crops,
             whole,
@@ -149,7 +178,7 @@ def split(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], li
     """Draw images to validate on; at least one if there are two or more."""
     if not 0 <= fraction < 1:
         raise UsageError(f"validation is {fraction}; pass a fraction from 0 to below 1")
-    count = min(len(pairs) - 1, max(1, round(fraction * len(pairs)))) if fraction else 0
+    count = min(max(0, len(pairs) - 1), max(1, round(fraction * len(pairs)))) if fraction else 0
     chosen = set(np.random.default_rng(seed).permutation(len(pairs))[:count].tolist())
     held = [pair for i, pair in enumerate(pairs) if i in chosen]
     return [pair for i, pair in enumerate(pairs) if i not in chosen], held
@@ -209,9 +238,55 @@ def _check_place(out: Path, resume: bool) -> None:
         raise UsageError(f"{out} exists; choose another out, or delete it")
 
 
-def _check_alike(pairs: Sequence[Pair], held: Sequence[Pair], model: Model | None) -> None:
+def _check_sources(
+    images: Any,
+    masks: Any,
+    labels: str | None,
+    synthetic: int | None,
+    settings: Stated,
+    share: float | None,
+) -> None:
+    """Refuse a training on nothing, and options without what they are about."""
+    if synthetic is None:
+        for name, value in (("synthetic_settings", settings), ("synthetic_share", share)):
+            if value is not None:
+                raise UsageError(f"{name} is given without synthetic; pass the number of volumes")
+        if images is None:
+            raise UsageError("nothing to train on; pass images and masks, or synthetic=N")
+    if images is None and (masks is not None or labels is not None):
+        raise UsageError("masks or labels are given without images; pass the images, too")
+    if share is not None and images is None:
+        raise UsageError("synthetic_share is given without images; alone, synthetic has all crops")
+    if share is not None and not 0 < share < 1:
+        raise UsageError(f"synthetic_share is {share}; pass a fraction between 0 and 1")
+
+
+def _drawn(
+    count: int | None,
+    settings: Stated,
+    pairs: Sequence[Pair],
+    ndim: int | None,
+    center: CenterMethod,
+    seed: int,
+    voxel_size: Sequence[float] | None,
+) -> SyntheticSource | None:
+    """Open the source of synthetic volumes, of the annotated images' kind."""
+    if count is None:
+        return None
+    if pairs and pairs[0].channels != 1:
+        raise UsageError(
+            f"synthetic volumes have 1 channel, {pairs[0].image_where} has {pairs[0].channels}; "
+            "choose one channel"
+        )
+    read = read_settings(settings, ndim=pairs[0].ndim if pairs else ndim)
+    cache = CACHE_BYTES // 2 if pairs else CACHE_BYTES
+    return SyntheticSource(
+        read, count, seed, voxel_size=voxel_size, center=center, cache_bytes=cache
+    )
+
+
+def _check_alike(kind: tuple[int, int], held: Sequence[Pair], model: Model | None) -> None:
     """Refuse validation images and a model that are not for images like the training data."""
-    kind = (pairs[0].ndim, pairs[0].channels)
     if held and (held[0].ndim, held[0].channels) != kind:
         raise UsageError(
             f"{held[0].image_where}: validation images are {held[0].ndim}D with "
@@ -225,8 +300,36 @@ def _check_alike(pairs: Sequence[Pair], held: Sequence[Pair], model: Model | Non
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Mixed:
+    """Annotated images, synthetic volumes, or both."""
+
+    pairs: Sequence[Pair]
+    drawn: SyntheticSource | None
+    share: float
+    """Of crops from synthetic volumes, where there are both."""
+
+    @property
+    def measured(self) -> list[Pair]:
+        """What properties are derived from: annotated images first."""
+        return [*self.pairs, *(self.drawn.sample() if self.drawn is not None else ())]
+
+    def mixture(self, properties: Properties, center: CenterMethod) -> Mixture:
+        """Put the sources together, annotated images first."""
+        if self.drawn is not None and not self.pairs:
+            return Mixture((self.drawn,))
+        objects = properties.objects
+        rows = objects.part(slice(0, objects.rows_of(len(self.pairs) - 1).stop))
+        centers = find_centers(self.pairs, rows, center)
+        if self.drawn is None:
+            return Mixture((AnnotatedSource(self.pairs, properties, centers),))
+        cache = CACHE_BYTES // 2
+        annotated = AnnotatedSource(self.pairs, properties, centers, cache_bytes=cache)
+        return Mixture((annotated, self.drawn), (1 - self.share, self.share))
+
+
 def _crops(
-    pairs: Sequence[Pair],
+    mixed: _Mixed,
     settings: TrainSettings,
     model: Model | None,
     augment: AugmentSettings,
@@ -234,14 +337,15 @@ def _crops(
     crop: Sequence[int] | None,
 ) -> CropDataset:
     """Measure the training data; a few examples do not say how small other objects may be."""
-    properties = measure(pairs, crop=crop, pitch=None if model is None else model.pitch)
+    properties = measure(mixed.measured, crop=crop, pitch=None if model is None else model.pitch)
     if model is not None:
         smallest = min(properties.min_object_size, model.min_object_size)
         properties = replace(properties, min_object_size=smallest)
+    elif mixed.drawn is not None and not mixed.pairs and properties.voxel_size is None:
+        properties = replace(properties, pitch=mixed.drawn.pitch_of(properties.pitch))
     return CropDataset(
-        pairs,
+        mixed.mixture(properties, center),
         properties,
-        find_centers(pairs, properties.objects, center),
         augment=augment,
         seed=settings.seed,
         epoch_crops=settings.epoch_crops,

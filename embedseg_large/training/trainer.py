@@ -120,6 +120,7 @@ class Trainer:
     def _begin(self) -> None:
         start = TrainStart(
             data=self._crops.properties,
+            sources=self._crops.mixture.described(),
             validation=tuple(example.pair.name for example in self._validation),
             settings=self.settings,
             crops=len(self._crops),
@@ -209,7 +210,7 @@ class Trainer:
         settings = self._crops.properties.model_settings()
         card: dict[str, Any] = {
             "training": self.settings.as_dict() | {"epoch": self._epoch},
-            "data": self._crops.properties.as_dict(),
+            "data": self._crops.properties.as_dict() | self._crops.mixture.facts(),
         }
         if found is not None:
             images = [example.pair.name for example in self._validation]
@@ -251,6 +252,7 @@ def _facts(crops: CropDataset, settings: TrainSettings, start: Model | None) -> 
     facts = {
         "settings": settings.deciding(),
         "data": crops.properties.as_dict(),
+        "sources": crops.mixture.facts(),
         "augment": repr(crops.augment),
         "start": None if start is None else start.fingerprint,
     }

@@ -17,9 +17,10 @@ from embedseg_large.errors import UsageError
 from embedseg_large.testing.synthetic import synthetic_embryo
 from embedseg_large.training.augment import AugmentSettings
 from embedseg_large.training.crops import find_centers
-from embedseg_large.training.dataset import CropDataset, EpochSampler, drawn_rows
+from embedseg_large.training.dataset import CropDataset, EpochSampler
 from embedseg_large.training.properties import measure
 from embedseg_large.training.sources import find_pairs
+from embedseg_large.training.supply import AnnotatedSource, Mixture, drawn_rows
 from embedseg_large.training.targets import Batch, Sample, collate
 
 ROBUST = AugmentSettings.robust()
@@ -45,8 +46,16 @@ def dataset(folder: Path, **options: Any) -> CropDataset:
     pairs = find_pairs(folder / "images", folder / "masks")
     properties = measure(pairs, crop=(16, 24, 24))
     centers = find_centers(pairs, properties.objects)
+    cache_bytes = options.pop("cache_bytes", 2**30)
+    source = AnnotatedSource(pairs, properties, centers, cache_bytes=cache_bytes)
     values: dict[str, Any] = {"augment": ROBUST, "seed": 3} | options
-    return CropDataset(pairs, properties, centers, **values)
+    return CropDataset(Mixture((source,)), properties, **values)
+
+
+def rows(data: CropDataset, epoch: int) -> list[int]:
+    """The objects of an epoch, as rows of the table of all."""
+    firsts = np.searchsorted(data.properties.objects.images, [0, 1])
+    return [int(firsts[volume] + row) for _, volume, row in data._order_of(epoch)]
 
 
 def same(a: Sample, b: Sample) -> bool:
@@ -116,12 +125,12 @@ def test_an_epoch_of_few_crops_draws_other_objects_each_time_and_none_twice(fold
     data = dataset(folder, augment=None, epoch_crops=12)
     assert len(data) == 12
     epochs = [[data[e, i].image.tobytes() for i in range(12)] for e in range(2)]
-    rows = [data._order_of(e).tolist() for e in range(3)]
+    drawn = [rows(data, e) for e in range(3)]
     assert epochs[0] != epochs[1]
-    assert all(len(set(drawn)) == 12 for drawn in rows)
-    assert len(set(map(tuple, rows))) == 3
-    assert rows[0] == dataset(folder, epoch_crops=12)._order_of(0).tolist()
-    assert rows[0] != dataset(folder, epoch_crops=12, seed=4)._order_of(0).tolist()
+    assert all(len(set(epoch)) == 12 for epoch in drawn)
+    assert len(set(map(tuple, drawn))) == 3
+    assert drawn[0] == rows(dataset(folder, epoch_crops=12), 0)
+    assert drawn[0] != rows(dataset(folder, epoch_crops=12, seed=4), 0)
 
 
 @pytest.mark.parametrize("epoch_crops", [None, 10_000])
@@ -129,7 +138,7 @@ def test_an_epoch_of_more_crops_than_objects_has_every_object_once(
     folder: Path, epoch_crops: int | None
 ) -> None:
     data = dataset(folder, epoch_crops=epoch_crops)
-    assert sorted(data._order_of(3).tolist()) == list(range(data.properties.n_objects))
+    assert sorted(rows(data, 3)) == list(range(data.properties.n_objects))
 
 
 def test_the_share_of_an_image_grows_with_the_square_root_of_its_objects() -> None:
@@ -151,17 +160,17 @@ def test_drawn_rows_are_rows_and_none_comes_twice(
 ) -> None:
     images = np.repeat(np.arange(len(counts)), counts)
     count = round(share * len(images))
-    rows = drawn_rows(images, count, np.random.default_rng(seed))
-    assert len(rows) == len(set(rows.tolist())) == count
-    assert all(0 <= row < len(images) for row in rows)
-    assert (rows == drawn_rows(images, count, np.random.default_rng(seed))).all()
+    found = drawn_rows(images, count, np.random.default_rng(seed))
+    assert len(found) == len(set(found.tolist())) == count
+    assert all(0 <= row < len(images) for row in found)
+    assert (found == drawn_rows(images, count, np.random.default_rng(seed))).all()
 
 
 def test_centres_of_other_objects_are_refused(folder: Path) -> None:
     data = dataset(folder)
     pairs = find_pairs(folder / "images", folder / "masks")
     with pytest.raises(UsageError, match="find them again"):
-        CropDataset(pairs, data.properties, np.zeros((3, 3)))
+        AnnotatedSource(pairs, data.properties, np.zeros((3, 3)))
 
 
 def test_symmetries_that_the_data_do_not_allow_are_refused(folder: Path) -> None:

@@ -1,0 +1,12 @@
+"""Synthetic volumes: images of nuclei that were never stained, with exact labels.
+
+A volume is a pure function of settings, a seed and its number: any worker draws the same bits, in
+any order. `draw_volume` draws one, `SynthesisSettings` says what it may be like, `read_settings`
+reads that from a file or from a few words.
+"""
+
+from embedseg_large.synthesis.reading import read_settings
+from embedseg_large.synthesis.settings import SynthesisSettings
+from embedseg_large.synthesis.volume import SyntheticVolume, draw_volume
+
+__all__ = ["SynthesisSettings", "SyntheticVolume", "draw_volume", "read_settings"]

@@ -1,0 +1,295 @@
+"""Where crops come from: sources of labelled volumes, and the shares in which they are mixed.
+
+A crop is chosen in three steps, so that a source of many volumes does not crowd out one of few::
+
+    mixture ── its share ──► source ── draw ──► volume ──► object ──► a box to cut around
+
+Sources are annotated images (`AnnotatedSource`) or volumes that are drawn when they are needed
+(`embedseg_large.training.synthetic.SyntheticSource`); anything that satisfies `CropSource` will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from math import ceil, isclose
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import UsageError
+from embedseg_large.geometry import Box
+from embedseg_large.io.volume import Volume
+from embedseg_large.training.crops import AnnotatedImage, Cache
+from embedseg_large.training.objects import Objects
+from embedseg_large.training.properties import Properties
+from embedseg_large.training.sources import Pair
+
+CACHE_BYTES = 2**30
+
+ANY = -1
+"""Stands for an object that is only drawn once its volume is known."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledVolume:
+    """A volume of a source, with the objects to cut crops around.
+
+    Parameters
+    ----------
+    image
+        The image, its mask, ids and centres.
+    objects
+        Its objects, one row each, in the order of ``image.ids``.
+    """
+
+    image: AnnotatedImage
+    objects: Objects
+
+
+class CropSource(Protocol):
+    """Labelled volumes that crops are cut from. Can be pickled; what is random comes from outside.
+
+    Whoever asks, and in whatever order, volume ``i`` has the same voxels and the same objects.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called in the log, in messages and in the model's card."""
+
+    @property
+    def once(self) -> int:
+        """Crops that show everything once."""
+
+    def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Choose what `count` crops are cut around.
+
+        Returns
+        -------
+        int64 ``(count, 2)``: a volume and the row of one of its objects, or `ANY`.
+        """
+
+    def volume(self, index: int) -> LabelledVolume:
+        """Return a volume, ready to cut from; it holds at least one object."""
+
+    def read(self, volume: Volume, box: Box) -> NDArray[Any]:
+        """Read a box of an image or mask of one of its volumes."""
+
+    def in_worker(self, workers: int) -> CropSource:
+        """Return the same source for one of several worker processes, with its share of memory."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides its voxels, as values that JSON can hold."""
+
+    def described(self) -> str:
+        """Describe it in a few words."""
+
+
+class AnnotatedSource:
+    """Images with masks.
+
+    Parameters
+    ----------
+    pairs, properties
+        Images and masks, and what `measure` found in them; further images that were measured
+        along with them, after them, do not matter.
+    centers
+        float64 ``(n, ndim)``: what `find_centers` found for the objects of these pairs.
+    cache_bytes
+        Small images are kept in memory up to this many bytes, shared out among the workers.
+
+    Raises
+    ------
+    UsageError
+        `centers` do not belong to the objects.
+    """
+
+    name = "annotated"
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        properties: Properties,
+        centers: NDArray[np.float64],
+        *,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        objects = properties.objects
+        rows = [objects.rows_of(i) for i in range(len(pairs))]
+        count = rows[-1].stop if rows else 0
+        if centers.shape != (count, objects.starts.shape[1]):
+            raise UsageError(f"centers {centers.shape} for {count} objects; find them again")
+        self._images = objects.images[:count]
+        self._firsts = np.array([of.start for of in rows])
+        self._volumes = [
+            LabelledVolume(
+                AnnotatedImage(pair, ranges, objects.ids[of], centers[of]), objects.part(of)
+            )
+            for pair, ranges, of in zip(pairs, properties.ranges, rows, strict=False)
+        ]
+        self._cache = Cache(cache_bytes)
+
+    @property
+    def once(self) -> int:
+        """Number of annotated objects."""
+        return len(self._images)
+
+    def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Choose objects: all of them as often as they go into `count`, then some.
+
+        Those that are drawn, see `drawn_rows`, are drawn without replacement.
+        """
+        whole, left = divmod(count, self.once)
+        chosen = [rng.permutation(self.once) for _ in range(whole)]
+        if left:
+            chosen.append(drawn_rows(self._images, left, rng))
+        rows = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+        images = self._images[rows]
+        return np.stack([images, rows - self._firsts[images]], axis=-1)
+
+    def volume(self, index: int) -> LabelledVolume:
+        """Return an image with its objects."""
+        return self._volumes[index]
+
+    def read(self, volume: Volume, box: Box) -> NDArray[Any]:
+        """Read a box through the cache."""
+        return self._cache.read(volume, box)
+
+    def in_worker(self, workers: int) -> AnnotatedSource:
+        """Open files anew, and take a share of the memory.
+
+        A forked worker would share the position in an open file with its siblings, and all of them
+        would read wrong bytes.
+        """
+        mine = copy(self)
+        mine._volumes = [
+            replace(v, image=replace(v.image, pair=_reopened(v.image.pair))) for v in self._volumes
+        ]
+        mine._cache = Cache(self._cache.total // workers)
+        return mine
+
+    def facts(self) -> dict[str, Any]:
+        """Return nothing: the properties of the data, which are recorded, describe its objects."""
+        return {}
+
+    def described(self) -> str:
+        """Count images and objects."""
+        return f"{len(self._volumes)} images, {self.once:,} objects"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mixture:
+    """Sources, each with its share of the crops.
+
+    Parameters
+    ----------
+    sources
+        At least one; an epoch shows the first one once, unless its length is stated.
+    shares
+        Fractions of the crops, which add up to 1.
+
+    Raises
+    ------
+    UsageError
+        The shares are no fractions, or not one for each source.
+    """
+
+    sources: tuple[CropSource, ...]
+    shares: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if not self.sources or len(self.sources) != len(self.shares):
+            raise UsageError(f"{len(self.shares)} shares for {len(self.sources)} sources of crops")
+        if min(self.shares) <= 0 or not isclose(sum(self.shares), 1):
+            raise UsageError(f"shares are {self.shares}; pass positive numbers that add up to 1")
+
+    @property
+    def once(self) -> int:
+        """Crops of an epoch that shows the first source once."""
+        return ceil(self.sources[0].once / self.shares[0])
+
+    def order(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Choose the crops of an epoch.
+
+        Parameters
+        ----------
+        count
+            How many. Of each source it is its share, to within one crop.
+        rng
+            The only source of randomness.
+
+        Returns
+        -------
+        int64 ``(count, 3)``: source, volume, and object or `ANY`.
+        """
+        if len(self.sources) == 1:
+            drawn = self.sources[0].draw(count, rng)
+            return np.concatenate([np.zeros((count, 1), np.int64), drawn], axis=1)
+        counts = self._counts(count)
+        order = np.empty((count, 3), np.int64)
+        order[:, 0] = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+        for number, source in enumerate(self.sources):
+            order[order[:, 0] == number, 1:] = source.draw(int(counts[number]), rng)
+        return order
+
+    def in_worker(self, workers: int) -> Mixture:
+        """Return the same sources for one of several worker processes."""
+        return Mixture(tuple(s.in_worker(workers) for s in self.sources), self.shares)
+
+    def facts(self) -> dict[str, Any]:
+        """Describe sources and shares; nothing where there are only annotated images."""
+        found: dict[str, Any] = {}
+        for source, share in zip(self.sources, self.shares, strict=True):
+            found |= source.facts()
+            if len(self.sources) > 1:
+                found[f"{source.name}_share"] = share
+        return found
+
+    def described(self) -> dict[str, str]:
+        """Describe each source; nothing where there are only annotated images."""
+        if all(isinstance(source, AnnotatedSource) for source in self.sources):
+            return {}
+        parts = zip(self.sources, self.shares, strict=True)
+        return {s.name: f"{s.described()}, {share:.0%} of the crops" for s, share in parts}
+
+    def _counts(self, count: int) -> NDArray[np.int64]:
+        """Share out a number of crops by largest remainder."""
+        wanted = np.asarray(self.shares) * count
+        counts: NDArray[np.int64] = np.floor(wanted).astype(np.int64)
+        most = np.argsort(counts - wanted, kind="stable")[: count - counts.sum()]
+        counts[most] += 1
+        return counts
+
+
+def drawn_rows(
+    images: NDArray[np.integer], count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw rows of objects without replacement, in random order.
+
+    An object's weight is one over the square root of the number of objects in its image, so that
+    an image with a hundred times the objects is seen ten times as often, not a hundred times.
+
+    Parameters
+    ----------
+    images
+        ``(n,)``: the image of each object.
+    count
+        Rows to draw, at most n.
+    rng
+        The only source of randomness.
+    """
+    weights = 1 / np.sqrt(np.bincount(images)[images])
+    rows: NDArray[np.int64]
+    rows = rng.choice(len(images), count, replace=False, p=weights / weights.sum())
+    return rows
+
+
+def _reopened(pair: Pair) -> Pair:
+    """Return the pair without the files that this process has opened."""
+
+    def fresh(volume: Volume) -> Any:
+        return replace(volume, storage=copy(volume.storage))  # its copies are not open
+
+    return replace(pair, image=fresh(pair.image), mask=fresh(pair.mask))
