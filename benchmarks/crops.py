@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 
-from embedseg_large.training.augment import AugmentSettings
-from embedseg_large.training.crops import find_centers
-from embedseg_large.training.dataset import CropDataset
-from embedseg_large.training.intensities import IntensitySettings
-from embedseg_large.training.properties import measure
-from embedseg_large.training.sources import find_pairs
+from embedseg_large.training.data.augment import AugmentSettings
+from embedseg_large.training.data.crops import find_centers
+from embedseg_large.training.data.dataset import CropDataset
+from embedseg_large.training.data.intensities import IntensitySettings
+from embedseg_large.training.data.properties import measure
+from embedseg_large.training.data.sources import find_pairs
+from embedseg_large.training.data.targets import collate
 from embedseg_large.training.supply import AnnotatedSource, Mixture
-from embedseg_large.training.targets import collate
 
 WAYS = {
     "plain": AugmentSettings.none(),

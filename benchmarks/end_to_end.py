@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 import embedseg_large as es
+from embedseg_large.conversion.plan import write_image
 from embedseg_large.data import load_demo
-from embedseg_large.io.convert import write_image
 
 IMPORTS = {
     "import embedseg_large": ["-c", "import embedseg_large"],

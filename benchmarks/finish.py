@@ -29,18 +29,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.engine.job import Job
-from embedseg_large.engine.order import prepare
-from embedseg_large.engine.stages import Numbering, downsample, finish, finish_halved
-from embedseg_large.engine.views import ViewName, Views
-from embedseg_large.io.intensity import IntensityRange
-from embedseg_large.io.labels import PendingLabels
+from embedseg_large.labels.target import PendingLabels
+from embedseg_large.segmentation.request.request import prepare
+from embedseg_large.segmentation.scratch.versions import ViewName, Views
+from embedseg_large.segmentation.stages.job import Job
+from embedseg_large.segmentation.stages.predict import Numbering, downsample, finish, finish_halved
 from embedseg_large.stitching.join import Joins
 from embedseg_large.stitching.relabel import offsets
 from embedseg_large.stitching.tally import Roster
 from embedseg_large.stitching.view import TileView
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
+from embedseg_large.volumes.intensity import IntensityRange
 
 EDGE = 256
 CELLS = 1000

@@ -222,8 +222,8 @@ def cube(model: Model, tile: tuple[int, ...], edge: int, tta: str) -> dict[str, 
 def agreement(model: Model, dtype: str, image: np.ndarray) -> float:
     """AP at IoU 0.9 of the labels of a number format against those of float32."""
     from embedseg_large.clustering.cluster import cluster
-    from embedseg_large.metrics.contingency import Contingency
-    from embedseg_large.metrics.scores import scores
+    from embedseg_large.evaluation.contingency import Contingency
+    from embedseg_large.evaluation.scores import scores
 
     truth, found = (
         cluster(m.predict(image, "none"), min_object_size=m.min_object_size, seed=m.seed)

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 import embedseg_large as es
-from embedseg_large.engine.clusterfile import LocalSettings
-from embedseg_large.engine.clusters import cluster_client
+from embedseg_large.runs.dask.cluster_file import LocalSettings
+from embedseg_large.runs.dask.clusters import cluster_client
 from embedseg_large.testing.lazy import lazy_embryo
 
 SHAPES = {"0.25": (400,) * 3, "1": (640,) * 3, "4": (1024,) * 3}

@@ -23,9 +23,9 @@ from torch import Tensor
 import embedseg_large as es
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.testing.synthetic import render, synthetic_embryo
-from embedseg_large.training.centers import center, centers
-from embedseg_large.training.loss import embedding_loss
-from embedseg_large.training.targets import Batch, Sample, collate
+from embedseg_large.training.data.centers import center, centers
+from embedseg_large.training.data.targets import Batch, Sample, collate
+from embedseg_large.training.loss.loss import embedding_loss
 
 SHAPE = (32, 64, 64)
 OBJECTS = 22

@@ -17,8 +17,8 @@ from typing import Any
 
 import embedseg_large as es
 from embedseg_large.data import copy_demo
-from embedseg_large.engine import stages
-from embedseg_large.io import intensity
+from embedseg_large.segmentation.stages import predict
+from embedseg_large.volumes import intensity
 
 
 class Clock:
@@ -51,7 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     clock = Clock()
     for name in PURE:
-        setattr(stages, name, clock.around(getattr(stages, name)))
+        setattr(predict, name, clock.around(getattr(predict, name)))
     intensity.summarise = clock.around(intensity.summarise)
     model = es.load_model("nuclei-3d")
     model.predict_tile = clock.around(model.predict_tile)  # type: ignore[method-assign]
@@ -60,10 +60,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = copy_demo(Path(folder) / "embryo.ome.zarr")
         volume = es.open_volume(store.image)
-        from embedseg_large.engine.order import prepare
-        from embedseg_large.engine.progress import Progress
-        from embedseg_large.engine.segment import run_order
-        from embedseg_large.engine.serial import SerialExecutor
+        from embedseg_large.runs.local import SerialExecutor
+        from embedseg_large.runs.progress import Progress
+        from embedseg_large.segmentation.request.request import prepare
+        from embedseg_large.segmentation.segment import run_order
 
         for repeat in range(options.repeats + 1):
             order = prepare(volume, model, "nuclei", overwrite=True, tta=options.tta)

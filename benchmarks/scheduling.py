@@ -26,18 +26,18 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
-from embedseg_large.engine.job import Job
-from embedseg_large.engine.journal import Journal
-from embedseg_large.engine.order import prepare
-from embedseg_large.engine.progress import Progress
-from embedseg_large.engine.recorder import Recorder
-from embedseg_large.engine.run import DaskExecutor
-from embedseg_large.engine.seams import SeamCheck
-from embedseg_large.engine.tasks import Call, Each, PredictThenCluster, Task
-from embedseg_large.engine.workers import NetworkSpec
-from embedseg_large.io.intensity import IntensityRange
-from embedseg_large.io.objects import folder_at
+from embedseg_large.runs.dask.executor import DaskExecutor
+from embedseg_large.runs.dask.plugin import NetworkSpec
+from embedseg_large.runs.journal import Journal
+from embedseg_large.runs.progress import Progress
+from embedseg_large.runs.runner import Recorder
+from embedseg_large.runs.tasks import Call, Each, PredictThenCluster, Task
+from embedseg_large.segmentation.request.request import prepare
+from embedseg_large.segmentation.seams import SeamCheck
+from embedseg_large.segmentation.stages.job import Job
+from embedseg_large.storage.folder import folder_at
 from embedseg_large.testing.oracle import OracleNetwork
+from embedseg_large.volumes.intensity import IntensityRange
 
 EDGE = 16
 

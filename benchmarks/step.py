@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 
 from embedseg_large.testing.synthetic import render, synthetic_embryo
-from embedseg_large.training.augment import AugmentSettings
-from embedseg_large.training.crops import find_centers
-from embedseg_large.training.dataset import CropDataset
+from embedseg_large.training.data.augment import AugmentSettings
+from embedseg_large.training.data.crops import find_centers
+from embedseg_large.training.data.dataset import CropDataset
+from embedseg_large.training.data.properties import measure
+from embedseg_large.training.data.sources import find_pairs
 from embedseg_large.training.learner import Learner
 from embedseg_large.training.processes import Processes
-from embedseg_large.training.properties import measure
 from embedseg_large.training.settings import TrainSettings
-from embedseg_large.training.sources import find_pairs
 from embedseg_large.training.supply import AnnotatedSource, Mixture
 
 SHAPE = (32, 64, 64)

@@ -20,19 +20,19 @@ from pathlib import Path
 import numpy as np
 
 from embedseg_large.data import copy_demo
-from embedseg_large.engine.clusterfile import LocalSettings
-from embedseg_large.engine.clusters import cluster_client
-from embedseg_large.engine.job import Job
-from embedseg_large.engine.journal import Journal
-from embedseg_large.engine.order import Order, prepare
-from embedseg_large.engine.progress import Progress
-from embedseg_large.engine.recorder import Recorder
-from embedseg_large.engine.run import DaskExecutor
-from embedseg_large.engine.stages import cluster, predict
-from embedseg_large.engine.tasks import PredictThenCluster
-from embedseg_large.engine.workers import NetworkSpec, network_spec
-from embedseg_large.io.intensity import intensity_ranges
-from embedseg_large.io.objects import folder_at
+from embedseg_large.runs.dask.cluster_file import LocalSettings
+from embedseg_large.runs.dask.clusters import cluster_client
+from embedseg_large.runs.dask.executor import DaskExecutor
+from embedseg_large.runs.dask.plugin import NetworkSpec, network_spec
+from embedseg_large.runs.journal import Journal
+from embedseg_large.runs.progress import Progress
+from embedseg_large.runs.runner import Recorder
+from embedseg_large.runs.tasks import PredictThenCluster
+from embedseg_large.segmentation.request.request import Order, prepare
+from embedseg_large.segmentation.stages.job import Job
+from embedseg_large.segmentation.stages.predict import cluster, predict
+from embedseg_large.storage.folder import folder_at
+from embedseg_large.volumes.intensity import intensity_ranges
 
 WORKERS = 2
 

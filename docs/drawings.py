@@ -24,8 +24,8 @@ from scipy.ndimage import maximum_filter, minimum_filter
 
 from embedseg_large.clustering.cluster import cluster
 from embedseg_large.data import copy_demo, load_demo
-from embedseg_large.engine.segment import segment
 from embedseg_large.pictures import palette
+from embedseg_large.segmentation.segment import segment
 from embedseg_large.testing import embedding_of, render, synthetic_embryo
 
 IMAGES = Path(__file__).parent / "images"

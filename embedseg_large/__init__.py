@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embedseg_large.clustering.cluster import cluster
+    from embedseg_large.conversion.convert import convert
     from embedseg_large.embedding import Embedding
-    from embedseg_large.engine.convert import convert
-    from embedseg_large.engine.evaluate import evaluate
-    from embedseg_large.engine.measure import measure
-    from embedseg_large.engine.report import SeamReport, SegmentResult
-    from embedseg_large.engine.segment import segment
-    from embedseg_large.engine.segmenter import TileSegmenter
     from embedseg_large.errors import EmbedSegError
-    from embedseg_large.io.intensity import normalise
-    from embedseg_large.io.tables import Table
-    from embedseg_large.io.volume import Volume, open_volume
-    from embedseg_large.metrics.scores import Score
+    from embedseg_large.evaluation.evaluate import evaluate
+    from embedseg_large.evaluation.scores import Score
+    from embedseg_large.measurement.measure import measure
     from embedseg_large.network.checkpoint import load_model
-    from embedseg_large.network.export import export_model
+    from embedseg_large.network.exchange.export import export_model
     from embedseg_large.network.model import Model
     from embedseg_large.reporting.report import report
+    from embedseg_large.segmentation.report import SeamReport, SegmentResult
+    from embedseg_large.segmentation.segment import segment
+    from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
+    from embedseg_large.storage.tables import Table
     from embedseg_large.training.train import train
+    from embedseg_large.volumes.intensity import normalise
+    from embedseg_large.volumes.volume import Volume, open_volume
 
 __all__ = [
     "EmbedSegError",
@@ -56,22 +56,22 @@ _HOME = {
     "EmbedSegError": "errors",
     "Embedding": "embedding",
     "Model": "network.model",
-    "Score": "metrics.scores",
-    "SeamReport": "engine.report",
-    "SegmentResult": "engine.report",
-    "Table": "io.tables",
-    "TileSegmenter": "engine.segmenter",
-    "Volume": "io.volume",
+    "Score": "evaluation.scores",
+    "SeamReport": "segmentation.report",
+    "SegmentResult": "segmentation.report",
+    "Table": "storage.tables",
+    "TileSegmenter": "segmentation.segmenters.tile_segmenter",
+    "Volume": "volumes.volume",
     "cluster": "clustering.cluster",
-    "convert": "engine.convert",
-    "evaluate": "engine.evaluate",
-    "export_model": "network.export",
+    "convert": "conversion.convert",
+    "evaluate": "evaluation.evaluate",
+    "export_model": "network.exchange.export",
     "load_model": "network.checkpoint",
-    "measure": "engine.measure",
-    "normalise": "io.intensity",
-    "open_volume": "io.volume",
+    "measure": "measurement.measure",
+    "normalise": "volumes.intensity",
+    "open_volume": "volumes.volume",
     "report": "reporting.report",
-    "segment": "engine.segment",
+    "segment": "segmentation.segment",
     "train": "training.train",
 }
 

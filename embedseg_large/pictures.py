@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from embedseg_large.errors import UsageError
-from embedseg_large.metrics.contingency import Contingency
+from embedseg_large.evaluation.contingency import Contingency
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

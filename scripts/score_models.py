@@ -26,7 +26,7 @@ from scipy.ndimage import find_objects
 from train_bundled import RECIPES, data_of
 
 import embedseg_large as es
-from embedseg_large.training.sources import find_pairs
+from embedseg_large.training.data.sources import find_pairs
 from embedseg_large.training.train import split
 
 THRESHOLDS = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import embedseg_large as es
-from embedseg_large.training.augment import AugmentSettings
+from embedseg_large.training.data.augment import AugmentSettings
 
 VALIDATION_EMBRYOS = ("Emb07", "Emb08")
 

@@ -19,7 +19,7 @@ from embedseg_large.cli.options import Json, Verbose
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedseg_large.engine.benchmark import Benchmark
+    from embedseg_large.segmentation.benchmark import Benchmark
 
 _SIZE = {("cpu", 2): 1024, ("cpu", 3): 128, ("cuda", 2): 4096, ("cuda", 3): 384}
 """Edge of the volume, by device and ndim: a minute of work at most."""
@@ -60,9 +60,9 @@ def benchmark(
     measured on the same device in the same number format.
     """
     set_up_logging(verbose)
-    from embedseg_large.engine.benchmark import benchmark as measured
     from embedseg_large.network.checkpoint import load_model
     from embedseg_large.network.device import checked_device, default_device
+    from embedseg_large.segmentation.benchmark import benchmark as measured
 
     network = load_model(model)
     place = checked_device(device or default_device())
@@ -89,8 +89,8 @@ def _image(edge: int, ndim: int, channels: int) -> NDArray[Any]:
     import numpy as np
 
     from embedseg_large.data import load_demo
-    from embedseg_large.engine.benchmark import SMALLEST
     from embedseg_large.errors import UsageError
+    from embedseg_large.segmentation.benchmark import SMALLEST
 
     if not SMALLEST <= edge <= _LARGEST[ndim]:
         raise UsageError(f"size is {edge}; take from {SMALLEST} to {_LARGEST[ndim]} voxels")

@@ -20,7 +20,7 @@ from rich.table import Table
 from embedseg_large.errors import EmbedSegError, ModelError, UsageError, VolumeError
 
 if TYPE_CHECKING:
-    from embedseg_large.engine.progress import Observer
+    from embedseg_large.runs.progress import Observer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -121,9 +121,9 @@ def check_folder_of(path: Path) -> None:
     Raises
     ------
     UsageError, OutputError
-        As `embedseg_large.io.whole_file.check_file`.
+        As `embedseg_large.storage.disk.check_file`.
     """
-    from embedseg_large.io.whole_file import check_file
+    from embedseg_large.storage.disk import check_file
 
     check_file(path)
 
@@ -136,7 +136,7 @@ def write_json(path: Path, values: Any) -> None:
     OutputError
         When it cannot be written.
     """
-    from embedseg_large.io.whole_file import whole_file
+    from embedseg_large.storage.disk import whole_file
 
     text = json.dumps(values, indent=2) + "\n"
     with whole_file(path) as begun:

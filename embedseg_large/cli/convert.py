@@ -17,7 +17,7 @@ from embedseg_large.cli.console import (
 from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, Overwrite, numbers, sizes
 from embedseg_large.cli.segmentoptions import Workers
-from embedseg_large.io.connection import shown
+from embedseg_large.storage.connection import shown
 
 INTERRUPTED = "interrupted; what is done is kept: the same command goes on"
 
@@ -88,8 +88,8 @@ def convert(
     where: Workers,
 ) -> None:
     """Convert an image to OME-Zarr, with a pyramid, without loading it; goes on if interrupted."""
-    from embedseg_large.engine.convert import convert as run
-    from embedseg_large.io.volume import open_volume
+    from embedseg_large.conversion.convert import convert as run
+    from embedseg_large.volumes.volume import open_volume
 
     stop_on_sigterm()
     with progress_bars(as_json) as watcher:

@@ -32,9 +32,9 @@ def demo(
     """Segment the embryo that comes with the package, score it, and draw it."""
     set_up_logging(verbose)
     from embedseg_large.data import load_demo
-    from embedseg_large.engine.evaluate import evaluate
-    from embedseg_large.engine.segment import segment
+    from embedseg_large.evaluation.evaluate import evaluate
     from embedseg_large.pictures import orthogonal_slices
+    from embedseg_large.segmentation.segment import segment
 
     store = store_of(out / "blastocyst.ome.zarr", overwrite)
     with progress_bars(False) as watcher:

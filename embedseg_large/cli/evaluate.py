@@ -15,7 +15,7 @@ from embedseg_large.cli.segmentoptions import Workers
 from embedseg_large.errors import UsageError
 
 if TYPE_CHECKING:
-    from embedseg_large.engine.evaluate import Evaluation, RunScores
+    from embedseg_large.evaluation.evaluate import Evaluation, RunScores
 
 MEASURES = {"iou": "IoU", "boundary": "boundary IoU", "reference": "IoR"}
 COLUMNS = ("ap", "precision", "recall", "f1", "pq", "mean_matched_iou", "tp", "fp", "fn")
@@ -65,7 +65,7 @@ def evaluate(
     where: Workers,
 ) -> None:
     """Score labels against true ones: AP, precision, recall, F1, PQ, mean IoU."""
-    from embedseg_large.engine import evaluate as engine
+    from embedseg_large.evaluation import evaluate as engine
 
     if run and errors:
         raise UsageError("--errors tells of one prediction; leave out --run")

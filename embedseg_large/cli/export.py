@@ -15,7 +15,7 @@ from embedseg_large.geometry import Box
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedseg_large.network.export import Exported
+    from embedseg_large.network.exchange.export import Exported
     from embedseg_large.network.model import Model
 
 OUR_NAME, OUR_LICENCE = "The embedseg_large developers", "BSD-3-Clause"
@@ -63,7 +63,7 @@ def export(
     """
     from embedseg_large.models import bundled_models
     from embedseg_large.network.checkpoint import load_model
-    from embedseg_large.network.export import export_model, format_of
+    from embedseg_large.network.exchange.export import export_model, format_of
 
     kind = format_of(out, format)
     _check_useful(kind, {"sample": sample, "name": name, "author": author, "licence": licence})
@@ -115,7 +115,7 @@ def _sample(path: str | None, model: Model) -> tuple[NDArray[Any], str]:
     """Read a piece of an image that is large enough, no larger than needed; say its source."""
     import numpy as np
 
-    from embedseg_large.network.bioimageio import needed_of
+    from embedseg_large.network.exchange.bioimageio import needed_of
 
     if path is None:
         from embedseg_large.data import load_demo
@@ -123,7 +123,7 @@ def _sample(path: str | None, model: Model) -> tuple[NDArray[Any], str]:
         excerpt = load_demo().image
         shown = excerpt[_DENSEST.slices] if model.ndim == 3 else excerpt[len(excerpt) // 2]
         return np.stack([shown] * model.channels), _EXCERPT
-    from embedseg_large.io.volume import open_volume
+    from embedseg_large.volumes.volume import open_volume
 
     volume = open_volume(path, channel=0 if model.channels == 1 else None, timepoint=0)
     if volume.ndim != model.ndim:

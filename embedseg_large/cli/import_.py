@@ -42,7 +42,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Make one model file of a checkpoint of the original EmbedSeg, or of an exported package."""
-    from embedseg_large.network.imported import import_model
+    from embedseg_large.network.exchange.imported import import_model
 
     stored = import_model(
         source,

@@ -17,7 +17,7 @@ from embedseg_large.cli.console import (
 )
 from embedseg_large.cli.options import Json
 from embedseg_large.errors import UsageError
-from embedseg_large.io.connection import shown
+from embedseg_large.storage.connection import shown
 
 _MANY, _FEW = 12, 3
 """Of a list with more values than the first of these, as many as the second are shown."""
@@ -107,8 +107,8 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _about_volume(thing: str, level: int, axes: str | None) -> dict[str, Any]:
-    from embedseg_large.io.labels import label_names, provenance_of
-    from embedseg_large.io.volume import open_volume
+    from embedseg_large.labels.target import label_names, provenance_of
+    from embedseg_large.volumes.volume import open_volume
 
     volume = open_volume(thing, channel=None, level=level, axes=axes)
     facts = volume.describe()

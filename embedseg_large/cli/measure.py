@@ -14,7 +14,7 @@ from embedseg_large.cli.options import ImageAxes, Json, LabelAxes, numbers, time
 from embedseg_large.cli.segmentoptions import Workers
 
 if TYPE_CHECKING:
-    from embedseg_large.io.tables import Table
+    from embedseg_large.storage.tables import Table
 
 _SUMMARISED = (
     *("voxels", "volume", "pixels", "area", "surface", "sphericity", "perimeter", "circularity"),
@@ -70,9 +70,9 @@ def measure(
     where: Workers,
 ) -> None:
     """Measure every instance: size, place, surface, axes, intensities of each channel."""
-    from embedseg_large.engine import measure as engine
-    from embedseg_large.io.connection import shown
-    from embedseg_large.io.tables import check_table_path, write_table
+    from embedseg_large.measurement import measure as engine
+    from embedseg_large.storage.connection import shown
+    from embedseg_large.storage.tables import check_table_path, write_table
 
     if out is not None:
         check_table_path(out)

@@ -11,9 +11,9 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from embedseg_large.engine.events import Event, Planned, StageBegun, TaskEvent
-from embedseg_large.engine.forecast import Forecast, StageForecast
-from embedseg_large.engine.progress import Observer
+from embedseg_large.runs.events import Event, Planned, StageBegun, TaskEvent
+from embedseg_large.runs.forecast import Forecast, StageForecast
+from embedseg_large.runs.progress import Observer
 
 LINE_SECONDS = 30.0
 """Between two lines, where there is no terminal."""

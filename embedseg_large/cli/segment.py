@@ -96,7 +96,7 @@ def _given(*groups: object) -> dict[str, Any]:
 
 def _run(store: str, model: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """Segment, and show how it goes."""
-    from embedseg_large.engine.segment import segment as run
+    from embedseg_large.segmentation.segment import segment as run
 
     with progress_bars(False) as watcher:
         return run(store, model, watcher=watcher, **options).summary
@@ -104,8 +104,8 @@ def _run(store: str, model: str | None, options: dict[str, Any]) -> dict[str, An
 
 def _run_and_report(store: str, model: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """Segment in silence; should it fail, print why, and which tasks did."""
-    from embedseg_large.engine.progress import FailedTasks
-    from embedseg_large.engine.segment import segment as run
+    from embedseg_large.runs.progress import FailedTasks
+    from embedseg_large.segmentation.segment import segment as run
 
     watcher = FailedTasks()
     try:
@@ -116,9 +116,9 @@ def _run_and_report(store: str, model: str | None, options: dict[str, Any]) -> d
 
 
 def _print_plan(store: str, model: str | None, options: dict[str, Any], as_json: bool) -> None:
-    from embedseg_large.engine.order import default_model, prepare
-    from embedseg_large.engine.plan import make_plan
-    from embedseg_large.engine.scale import voxel_size_warning
+    from embedseg_large.segmentation.request.estimate import make_plan
+    from embedseg_large.segmentation.request.request import default_model, prepare
+    from embedseg_large.segmentation.request.scale import voxel_size_warning
 
     order = prepare(store, model, **options)
     plan = make_plan(order)

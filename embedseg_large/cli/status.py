@@ -11,7 +11,7 @@ from embedseg_large.cli.console import print_facts, print_json, print_table, rep
 from embedseg_large.cli.options import Json
 
 if TYPE_CHECKING:
-    from embedseg_large.engine.status import Finished, RunStatus
+    from embedseg_large.segmentation.status import Finished, RunStatus
 
 
 @reported()
@@ -26,7 +26,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Tell how far a run is that was begun, here or elsewhere, and who is at it; or its labels."""
-    from embedseg_large.engine.status import Finished, run_status
+    from embedseg_large.segmentation.status import Finished, run_status
 
     found = run_status(store, labels, scratch)
     if as_json:

@@ -11,7 +11,7 @@ from embedseg_large.cli.console import print_facts, print_json, reported
 from embedseg_large.cli.options import Json, numbers, ranges
 
 if TYPE_CHECKING:
-    from embedseg_large.engine.suggest import Suggestion
+    from embedseg_large.segmentation.request.suggest import Suggestion
 
 
 @reported()
@@ -49,7 +49,7 @@ def suggest(
 
     Looks at a small part of the image: for blobs, and at the objects that the model finds there.
     """
-    from embedseg_large.engine.suggest import suggest_diameter
+    from embedseg_large.segmentation.request.suggest import suggest_diameter
 
     given: dict[str, Any] = {"channel": channel, "timepoint": timepoint, "level": level}
     given |= {"axes": axes, "voxel_size": voxel_size}

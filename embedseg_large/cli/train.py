@@ -66,7 +66,7 @@ def train(
     set_up_logging(verbose)
     stop_on_sigterm()
     from embedseg_large.cli.trainbars import TrainBars
-    from embedseg_large.training.augment import AugmentSettings
+    from embedseg_large.training.data.augment import AugmentSettings
     from embedseg_large.training.processes import Processes
     from embedseg_large.training.train import train as run
 

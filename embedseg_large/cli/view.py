@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedseg_large.cli.console import print_facts, reported, stop_on_sigterm
-from embedseg_large.io.connection import is_remote, shown
+from embedseg_large.storage.connection import is_remote, shown
 
 if TYPE_CHECKING:
     from embedseg_large.viewing.scene import Scene

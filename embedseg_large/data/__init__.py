@@ -15,9 +15,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from embedseg_large.io.convert import write_image
-from embedseg_large.io.labels import label_target
-from embedseg_large.io.volume import open_volume
+from embedseg_large.conversion.plan import write_image
+from embedseg_large.labels.target import label_target
+from embedseg_large.volumes.volume import open_volume
 
 _SOURCE = "painted by hand; IDR idr0062, image 6001240, Blin et al. 2019, CC BY 4.0"
 

@@ -23,8 +23,8 @@ from embedseg_large.napari.selection import Source, source_of
 from embedseg_large.napari.telling import CancelledError
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
+from embedseg_large.training.data.targets import IGNORED
 from embedseg_large.training.record import TrainWatcher
-from embedseg_large.training.targets import IGNORED
 from embedseg_large.training.train import best_so_far, train
 
 MOST_VOXELS = 2**29

@@ -22,10 +22,10 @@ from embedseg_large.clustering.cluster import OpenFaces, cluster_points
 from embedseg_large.clustering.points import AXES, points_of_stored
 from embedseg_large.clustering.settings import ClusterSettings
 from embedseg_large.embedding import background
-from embedseg_large.engine.network import Network
 from embedseg_large.geometry import Box
-from embedseg_large.resampling import Resampling
+from embedseg_large.segmentation.segmenters.protocol import Network
 from embedseg_large.tiling.grid import Grid
+from embedseg_large.tiling.resampling import Resampling
 
 MOST_BYTES = 2**30
 """Predictions that are kept: 77 million voxels in 3D, 107 million in 2D."""

@@ -12,21 +12,21 @@ from typing import Any, cast
 from numpy.typing import NDArray
 
 from embedseg_large.clustering.settings import ClusterSettings
-from embedseg_large.engine.network import Network
-from embedseg_large.engine.objectsize import resampling_for
-from embedseg_large.engine.progress import Observer
-from embedseg_large.engine.segment import segment
-from embedseg_large.engine.settings import resolve_settings
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.io.volume import Volume, open_volume
 from embedseg_large.napari.recording import Kept, Recording
 from embedseg_large.napari.selection import Source
 from embedseg_large.napari.wording import in_words_of_panel
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.device import default_device, default_dtype
 from embedseg_large.network.model import Model
+from embedseg_large.runs.progress import Observer
+from embedseg_large.segmentation.request.object_size import resampling_for
+from embedseg_large.segmentation.request.settings import resolve_settings
+from embedseg_large.segmentation.segment import segment
+from embedseg_large.segmentation.segmenters.protocol import Network
 from embedseg_large.tiling.grid import Grid
+from embedseg_large.volumes.volume import Volume, open_volume
 
 MOST_VOXELS = 2**30
 """Of a region: its labels take 4 GiB, and are to be painted on."""

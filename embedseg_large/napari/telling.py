@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 
-from embedseg_large.engine.events import Event, RunFailed
-from embedseg_large.engine.forecast import Forecast
-from embedseg_large.engine.progress import Observer
+from embedseg_large.runs.events import Event, RunFailed
+from embedseg_large.runs.forecast import Forecast
+from embedseg_large.runs.progress import Observer
 from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
 
 _PREDICTING = 20

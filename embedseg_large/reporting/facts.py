@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from embedseg_large.io.tables import Table
+from embedseg_large.storage.tables import Table
 
 BY = " \N{MULTIPLICATION SIGN} "
 """Between the lengths of a size."""

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
-from embedseg_large.io.tables import Table
 from embedseg_large.pictures import Labels, Panel, grey_of
 from embedseg_large.reporting.drawing import Inks, Picture, grey_pixels, overlay, picture
 from embedseg_large.reporting.subject import Subject
+from embedseg_large.storage.tables import Table
 from embedseg_large.viewing.scene import Range
 
 OUTLIER = 3.5

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
-from embedseg_large.io.volume import Volume
 from embedseg_large.pictures import Labels, Panel, grey_of
 from embedseg_large.reporting.drawing import Inks, Picture, grey_pixels, overlay, picture
 from embedseg_large.reporting.subject import Subject
+from embedseg_large.volumes.volume import Volume
 
 MOST_VOXELS = 2**25
 """Of image and labels that are read; of a larger coarsest level the middle."""

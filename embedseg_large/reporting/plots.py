@@ -8,11 +8,11 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.io.tables import Table
 from embedseg_large.reporting.charts import HeatMap, Histogram, heat_map, histogram, tile_lattice
 from embedseg_large.reporting.gallery import size_column
 from embedseg_large.reporting.subject import Subject
 from embedseg_large.reporting.tasktimes import Column
+from embedseg_large.storage.tables import Table
 
 _CELLS = 8
 """Along the longer side of a map of labels that were not made from tiles, or of too few."""

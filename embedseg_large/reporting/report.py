@@ -20,11 +20,8 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.engine.measure import measure
-from embedseg_large.engine.workplace import Workers
 from embedseg_large.errors import UsageError, VolumeError
-from embedseg_large.io.tables import Table
-from embedseg_large.io.whole_file import check_file, whole_file
+from embedseg_large.measurement.measure import measure
 from embedseg_large.reporting import facts, plots
 from embedseg_large.reporting.again import command
 from embedseg_large.reporting.card import card_of
@@ -35,6 +32,9 @@ from embedseg_large.reporting.overview import Overview, closeup, overview
 from embedseg_large.reporting.page import render
 from embedseg_large.reporting.subject import Subject, find_subject
 from embedseg_large.reporting.tasktimes import read_times
+from embedseg_large.runs.dask.backend import Workers
+from embedseg_large.storage.disk import check_file, whole_file
+from embedseg_large.storage.tables import Table
 
 _SMALL = 30
 """Pixels of a typical instance in the overview below which there is a close-up."""

@@ -10,15 +10,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from embedseg_large.engine import measure
-from embedseg_large.engine.logfile import scrubbed
-from embedseg_large.engine.whereabouts import place_of_image, place_of_labels
 from embedseg_large.errors import UsageError, VolumeNotFoundError
 from embedseg_large.geometry import Box
-from embedseg_large.io.connection import is_remote, shown
-from embedseg_large.io.labels import label_names, provenance_of
-from embedseg_large.io.volume import Volume, open_volume
+from embedseg_large.labels.published import place_of_image, place_of_labels
+from embedseg_large.labels.target import label_names, provenance_of
+from embedseg_large.measurement import measure
+from embedseg_large.runs.log_file import scrubbed
+from embedseg_large.storage.connection import is_remote, shown
 from embedseg_large.viewing.scene import Layer, Range, contrasts, open_layer
+from embedseg_large.volumes.volume import Volume, open_volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from embedseg_large.clustering.cluster import cluster
 from embedseg_large.embedding import Embedding, channel_count
+from embedseg_large.evaluation.contingency import Contingency
+from embedseg_large.evaluation.scores import scores
 from embedseg_large.geometry import Box
-from embedseg_large.metrics.contingency import Contingency
-from embedseg_large.metrics.scores import scores
 from embedseg_large.network.model import Model
 from embedseg_large.tiling.axis import STRIDE
 from embedseg_large.tiling.grid import Grid

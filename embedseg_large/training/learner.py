@@ -25,11 +25,11 @@ from torch.utils.data import DataLoader
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.model import Model
 from embedseg_large.training.average import averaged
-from embedseg_large.training.dataset import CropDataset, EpochSampler
-from embedseg_large.training.loss import LossTerms, embedding_loss
+from embedseg_large.training.data.dataset import CropDataset, EpochSampler
+from embedseg_large.training.data.targets import Batch, collate
+from embedseg_large.training.loss.loss import LossTerms, embedding_loss
 from embedseg_large.training.processes import Processes
 from embedseg_large.training.settings import TrainSettings
-from embedseg_large.training.targets import Batch, collate
 
 POWER = 0.9
 TERMS = ("total", "instance", "variance", "seed")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from embedseg_large.training.properties import Properties
+from embedseg_large.training.data.properties import Properties
 from embedseg_large.training.settings import TrainSettings
 
 logger = logging.getLogger(__name__)

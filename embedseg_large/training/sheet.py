@@ -31,7 +31,7 @@ from embedseg_large.pictures import (
     painted,
     palette,
 )
-from embedseg_large.training.targets import IGNORED
+from embedseg_large.training.data.targets import IGNORED
 from embedseg_large.training.validation import Segmented
 
 ROWS = 4

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.io.volume import Volume
-from embedseg_large.training.crops import AnnotatedImage, Cache
-from embedseg_large.training.objects import Objects
-from embedseg_large.training.properties import Properties
-from embedseg_large.training.sources import Pair
+from embedseg_large.training.data.crops import AnnotatedImage, Cache
+from embedseg_large.training.data.objects import Objects
+from embedseg_large.training.data.properties import Properties
+from embedseg_large.training.data.sources import Pair
+from embedseg_large.volumes.volume import Volume
 
 CACHE_BYTES = 2**30
 

@@ -13,14 +13,14 @@ from scipy import ndimage
 
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.io.intensity import PERCENTILES, IntensityRange
-from embedseg_large.io.volume import Volume, open_volume
 from embedseg_large.synthesis import SynthesisSettings, SyntheticVolume, draw_volume
-from embedseg_large.training.centers import CenterMethod, center
-from embedseg_large.training.crops import AnnotatedImage
-from embedseg_large.training.objects import Objects
-from embedseg_large.training.sources import Pair
+from embedseg_large.training.data.centers import CenterMethod, center
+from embedseg_large.training.data.crops import AnnotatedImage
+from embedseg_large.training.data.objects import Objects
+from embedseg_large.training.data.sources import Pair
 from embedseg_large.training.supply import ANY, CACHE_BYTES, LabelledVolume
+from embedseg_large.volumes.intensity import PERCENTILES, IntensityRange
+from embedseg_large.volumes.volume import Volume, open_volume
 
 SAMPLE = 24
 """Volumes that sizes of objects, crop and weights are derived from."""

@@ -11,28 +11,28 @@ from typing import Any, get_args
 import numpy as np
 
 from embedseg_large.errors import ModelError, OutputError, UsageError
-from embedseg_large.io.intensity import intensity_ranges
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
 from embedseg_large.synthesis import read_settings
 from embedseg_large.synthesis.reading import Stated
-from embedseg_large.training.augment import AugmentSettings
-from embedseg_large.training.centers import CenterMethod
 from embedseg_large.training.context import measure_context
-from embedseg_large.training.crops import find_centers
-from embedseg_large.training.dataset import CropDataset
+from embedseg_large.training.data.augment import AugmentSettings
+from embedseg_large.training.data.centers import CenterMethod
+from embedseg_large.training.data.crops import find_centers
+from embedseg_large.training.data.dataset import CropDataset
+from embedseg_large.training.data.properties import Properties, common_voxel_size, measure
+from embedseg_large.training.data.sources import Pair, find_pairs
 from embedseg_large.training.processes import Processes
-from embedseg_large.training.properties import Properties, common_voxel_size, measure
 from embedseg_large.training.record import LogWatcher, TrainWatcher
 from embedseg_large.training.settings import TrainSettings
 from embedseg_large.training.sheet import ROWS
-from embedseg_large.training.sources import Pair, find_pairs
 from embedseg_large.training.state import STATE
 from embedseg_large.training.supply import CACHE_BYTES, AnnotatedSource, Mixture
 from embedseg_large.training.synthetic import SyntheticSource
 from embedseg_large.training.tensorboard import TensorBoardWatcher
 from embedseg_large.training.trainer import BEST, Trainer
 from embedseg_large.training.validation import Example
+from embedseg_large.volumes.intensity import intensity_ranges
 
 SHARE = 0.5
 """Of crops from synthetic volumes, beside annotated images."""
@@ -69,7 +69,7 @@ def train(
     Parameters
     ----------
     images, masks
-        Folders, or lists of paths or arrays; see `embedseg_large.training.sources.find_pairs`.
+        Folders, or lists of paths or arrays; see `embedseg_large.training.data.sources.find_pairs`.
         None, with `synthetic`: nothing annotated is needed.
     out
         File of the model. What training keeps on the way is in the folder ``OUT.training``: the

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
-from embedseg_large.training.dataset import CropDataset
+from embedseg_large.training.data.dataset import CropDataset
 from embedseg_large.training.learner import EpochMeans, Learner, Tell
 from embedseg_large.training.processes import Processes
 from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.clustering.cluster import cluster
+from embedseg_large.evaluation.contingency import Contingency
+from embedseg_large.evaluation.scores import Score, scores
 from embedseg_large.geometry import Box
-from embedseg_large.io.intensity import IntensityRange, normalise_channels
-from embedseg_large.metrics.contingency import Contingency
-from embedseg_large.metrics.scores import Score, scores
 from embedseg_large.network.model import Model
-from embedseg_large.training.properties import Properties
-from embedseg_large.training.sources import Labels, Pair
-from embedseg_large.training.targets import IGNORED
+from embedseg_large.training.data.properties import Properties
+from embedseg_large.training.data.sources import Labels, Pair
+from embedseg_large.training.data.targets import IGNORED
+from embedseg_large.volumes.intensity import IntensityRange, normalise_channels
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from embedseg_large.io.volume import Volume
 from embedseg_large.viewing.scene import Layer, Scene
+from embedseg_large.volumes.volume import Volume
 
 SITE = "https://neuroglancer-demo.appspot.com"
 VERSIONS = ("0.4", "0.5")

@@ -12,9 +12,9 @@ from scipy import ndimage
 
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.geometry import Box
-from embedseg_large.io.volume import Volume
 from embedseg_large.pictures import Panel, Rgb, grey_of, numbered, painted, palette
 from embedseg_large.viewing.scene import Layer, Scene
+from embedseg_large.volumes.volume import Volume
 
 LEVEL_VOXELS = 2**25
 """Of the level that is shown, if there is one so small."""

@@ -11,12 +11,12 @@ import numpy as np
 
 from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
-from embedseg_large.io.bucket_group import read_attributes
-from embedseg_large.io.connection import joined
-from embedseg_large.io.group import ngff_content
-from embedseg_large.io.labels import label_names, provenance_of
-from embedseg_large.io.objects import folder_at
-from embedseg_large.io.volume import Volume, open_volume
+from embedseg_large.labels.target import label_names, provenance_of
+from embedseg_large.storage.connection import joined
+from embedseg_large.storage.folder import folder_at
+from embedseg_large.storage.group import ngff_content
+from embedseg_large.storage.zarr_groups import read_attributes
+from embedseg_large.volumes.volume import Volume, open_volume
 
 PERCENTILES = (1.0, 99.8)
 """Of the coarsest level, where nothing says what is dark and what is bright."""

@@ -30,7 +30,7 @@ import tornado.routing
 import tornado.web
 
 from embedseg_large.errors import EmbedSegError, UsageError
-from embedseg_large.io.connection import is_remote
+from embedseg_large.storage.connection import is_remote
 from embedseg_large.viewing import neuroglancer
 from embedseg_large.viewing.planes import Planes, Style, Wanted
 from embedseg_large.viewing.scene import Layer, Scene

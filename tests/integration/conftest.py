@@ -21,8 +21,8 @@ import tornado.web
 from numpy.typing import NDArray
 
 import embedseg_large as es
-from embedseg_large.engine.clusterfile import LocalSettings
-from embedseg_large.engine.clusters import cluster_client
+from embedseg_large.runs.dask.cluster_file import LocalSettings
+from embedseg_large.runs.dask.clusters import cluster_client
 from embedseg_large.testing.oracle import OracleNetwork
 
 BUCKET = "embryos"

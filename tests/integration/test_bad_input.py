@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 import embedseg_large as es
 from embedseg_large.cli.app import app
-from embedseg_large.io.convert import write_image
+from embedseg_large.conversion.plan import write_image
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
 
@@ -195,7 +195,7 @@ def test_a_scheduler_that_is_not_there(store: Path) -> None:
     """In a process of its own: a client that never connected leaves sockets behind."""
     code = f"""
 import embedseg_large as es
-from embedseg_large.engine import run
+from embedseg_large.runs.dask import executor as run
 run.CONNECT_SECONDS = 1
 try:
     es.segment({str(store)!r}, "nuclei-3d", scheduler="tcp://127.0.0.1:1")
@@ -226,7 +226,7 @@ def test_a_failed_task_on_a_worker_is_the_same_error(
 def test_nothing_is_read_before_metadata_are_checked(
     store: Path, embryo: Labels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from embedseg_large.io.volume import Volume
+    from embedseg_large.volumes.volume import Volume
 
     def read(*_: Any) -> Labels:
         raise AssertionError("read before the settings were checked")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import embedseg_large as es
-from embedseg_large.engine import journal
+from embedseg_large.runs import journal
 from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo

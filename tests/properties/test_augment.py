@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from embedseg_large.geometry import Box
 from embedseg_large.symmetry import SignedPermutation, group
 from embedseg_large.testing.synthetic import synthetic_embryo
-from embedseg_large.training.augment import (
+from embedseg_large.training.data.augment import (
     AugmentSettings,
     View,
     draw_view,
@@ -17,9 +17,9 @@ from embedseg_large.training.augment import (
     turn_points,
     unturned_shape,
 )
-from embedseg_large.training.crops import AnnotatedImage, cut, find_centers, place
-from embedseg_large.training.properties import measure
-from embedseg_large.training.sources import find_pairs
+from embedseg_large.training.data.crops import AnnotatedImage, cut, find_centers, place
+from embedseg_large.training.data.properties import measure
+from embedseg_large.training.data.sources import find_pairs
 
 elements = st.sampled_from(group(48, 3))
 zooms = st.tuples(*[st.floats(0.4, 2.5)] * 3)

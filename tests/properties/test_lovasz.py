@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from embedseg_large.training.lovasz import lovasz_hinge
+from embedseg_large.training.loss.lovasz import lovasz_hinge
 
 Voxels = list[tuple[float, bool, int]]
 COUNT = 4

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import IntensityError
 from embedseg_large.geometry import Box
-from embedseg_large.io.intensity import intensity_range, summarise
-from embedseg_large.io.volume import open_volume
+from embedseg_large.volumes.intensity import intensity_range, summarise
+from embedseg_large.volumes.volume import open_volume
 
 DTYPES = ["?", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"]
 SHAPES = npst.array_shapes(min_dims=2, max_dims=3, max_side=9)

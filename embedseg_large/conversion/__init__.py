@@ -1,0 +1,1 @@
+"""Images of other formats become OME-Zarr: planning, copying, resuming."""

@@ -1,0 +1,287 @@
+"""Conversion to OME-Zarr as a run: on workers if wanted, and over as many attempts as it takes.
+
+::
+
+    FOLDER/x.ome.zarr                 the image; appears when it is whole
+    FOLDER/.x.ome.zarr.conversion/    run.json, the journal, and the image so far
+    FOLDER/.x.ome.zarr.conversion.lock/
+
+Places (regions of a level) are tasks, and steps (levels) follow each other. A task writes whole
+files, and always the same bytes, so what an interrupted one left is written again. The same command
+goes on with what the journal does not know; a source or a setting that has changed is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Unpack
+
+from embedseg_large.conversion.file_stack import StackedFiles, open_source
+from embedseg_large.conversion.plan import Conversion, Place, Step, plan_conversion
+from embedseg_large.errors import EmbedSegError, UsageError
+from embedseg_large.runs.dask.backend import Workers, chosen, workers_for
+from embedseg_large.runs.journal import Journal
+from embedseg_large.runs.local import SerialExecutor
+from embedseg_large.runs.lock import Lock
+from embedseg_large.runs.progress import Observer, Progress, Watcher
+from embedseg_large.runs.run_folder import read_about, write_about
+from embedseg_large.runs.runner import Recorder
+from embedseg_large.runs.tasks import Call, Each, Task
+from embedseg_large.segmentation.request.facts import Facts, difference, without_secrets
+from embedseg_large.storage.folder import Folder, folder_at
+from embedseg_large.volumes.volume import Volume
+
+_LIBRARIES = ("embedseg-large", "numpy", "zarr")
+_HALF_WRITTEN = "*.partial"
+"""What zarr calls a file until it is whole; a process that was killed leaves it behind."""
+
+
+def convert(
+    source: Any,
+    out: str | os.PathLike[str],
+    *,
+    axes: str | None = None,
+    voxel_size: Sequence[float] | None = None,
+    pattern: str | None = None,
+    stack: str | None = None,
+    ngff_version: str = "0.5",
+    chunks: Sequence[int] | None = None,
+    channel_names: Sequence[str] | None = None,
+    overwrite: bool = False,
+    watcher: Watcher | Observer | None = None,
+    **workers: Unpack[Workers],
+) -> None:
+    """Write an image as OME-Zarr with a pyramid, every channel and timepoint.
+
+    Whatever stops it, the same call goes on where it was, and ends with the same bytes.
+
+    Parameters
+    ----------
+    source
+        A TIFF, OME-TIFF or ImageJ TIFF, or whatever else `open_volume` reads; a folder of TIFFs; or
+        a path with fields, such as ``"scan/t{t}_z{z:04d}.tif"``.
+    out
+        Folder to create.
+    axes, voxel_size
+        As in `open_volume`: override what the source says. Of a folder, the axes of one file.
+    pattern
+        Of a folder: names of its files, ``{t}``, ``{c}`` and ``{z}`` where they count.
+    stack
+        Of a folder: ``"t"``, ``"c"`` or ``"z"``, the axis that files in natural order stand for.
+    ngff_version
+        ``"0.5"`` (zarr 3, sharded) or ``"0.4"`` (zarr 2).
+    chunks
+        Chunk shape along (z,) y, x; default 64³ or 512² in shards, 128³ or 1024² for 0.4.
+    channel_names
+        One name a channel; viewers show them. Default: words that the pattern finds for ``{c}``.
+    overwrite
+        Whether a zarr group that is there may be replaced (it is kept until the new one is whole),
+        or an unfinished conversion be begun anew.
+    watcher
+        Is told of the progress.
+    **workers
+        `client`, `workers`, `scheduler` or `cluster_config`, as for `segment`. Default: this
+        process.
+
+    Raises
+    ------
+    UsageError
+        If `out` exists, files are missing or do not fit, an argument does not fit the image, or an
+        unfinished conversion to `out` had another source or other settings.
+    VolumeError
+        If the source cannot be read.
+    OutputError
+        If `out` cannot be written.
+    """
+    volume = open_source(source, pattern=pattern, stack=stack, axes=axes, voxel_size=voxel_size)
+    plan = plan_conversion(
+        volume,
+        out,
+        ngff_version=ngff_version,
+        chunks=chunks,
+        channel_names=_channel_names(volume) if channel_names is None else channel_names,
+        overwrite=overwrite,
+    )
+    run_conversion(plan, Progress(watcher), **workers)
+
+
+def _channel_names(volume: Volume) -> tuple[str, ...] | None:
+    return volume.storage.grid.channels if isinstance(volume.storage, StackedFiles) else None
+
+
+def run_conversion(plan: Conversion, progress: Progress, **workers: Unpack[Workers]) -> None:
+    """Do what is planned, or what earlier attempts have left of it.
+
+    Raises
+    ------
+    UsageError, VolumeError, OutputError, RunError
+        As `convert`.
+    """
+    where = chosen(**workers)
+    if where is not None and plan.volume.path is None:
+        raise UsageError("the image is in this process's memory, where workers do not see it")
+    with progress.telling_failure(), _open(plan) as run:
+        store = plan.store(run.image)
+        store.create()
+        with _recorder(where, plan, run, progress) as recorder:
+            steps = list(plan.steps(store))
+            progress.plan({"copy": steps[0].count(), "average": sum(s.count() for s in steps[1:])})
+            for step in steps:
+                progress.begin(step.name, step.count())
+                recorder.run(Each(_tasks(step)))
+        _check_unchanged(plan.volume, run.facts)
+        for file in run.image.rglob(_HALF_WRITTEN):
+            file.unlink(missing_ok=True)
+        run.lock.check_now()
+        plan.publish(store)
+
+
+def _tasks(step: Step) -> Iterator[Task]:
+    for number, place in enumerate(step.places()):
+        yield Task(
+            stage=step.name,
+            make=partial(_call, step, place),
+            ledger=f"{step.name}/{step.level}",
+            number=number,
+            noted=lambda _: (0, None),
+        )
+
+
+def _call(step: Step, place: Place) -> Call:
+    lead, box = place
+    where = f"level {step.level} {box}" + (f" at {lead}" if lead else "")
+    return Call(step.task, (place,), where=where, voxels=box.size)
+
+
+# The run ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """A conversion that this process holds the lock of."""
+
+    image: Path
+    """The group so far. No other run on this output uses the name, so that a worker that was given
+    up and comes back writes into none but its own."""
+    facts: Facts
+    """All that decides the image."""
+    journal: Journal
+    lock: Lock
+
+
+@contextmanager
+def _open(plan: Conversion) -> Iterator[_Run]:
+    """Begin a conversion, or go on with one; it leaves nothing when it ends well."""
+    folder = folder_at(_beside(plan.final, "conversion"))
+    lock_at = folder_at(_beside(plan.final, "conversion.lock"))
+    with Lock(lock_at, {"run": folder.path}).held() as lock:
+        facts = _facts(plan)
+        name = _find(folder, plan, facts) or _begin(folder, plan, facts)
+        journal = Journal(folder.anchored().below("journal"), lock.number, lock.check).load()
+        run = _Run(image=Path(folder.path, name), facts=facts, journal=journal, lock=lock)
+        try:
+            yield run
+        except BaseException:  # an interrupt too
+            _leave(folder, run)
+            raise
+        folder.remove_all()
+
+
+def _find(folder: Folder, plan: Conversion, facts: Facts) -> str | None:
+    """Name of the image that an unfinished conversion has begun; None to begin anew."""
+    about = read_about(folder)
+    if not about or not Path(folder.path, about["name"]).is_dir():  # none, or published just now
+        return None
+    different = difference(about["facts"], facts)
+    if not different and (about["overwrite"] or not plan.overwrite):
+        return str(about["name"])
+    if plan.overwrite:
+        return None
+    raise UsageError(
+        f"{folder.path}: an unfinished conversion had {different}; finish it with those, choose "
+        "another place, or begin anew with overwrite (--overwrite)"
+    )
+
+
+def _begin(folder: Folder, plan: Conversion, facts: Facts) -> str:
+    for older in Path(folder.path).glob("image-*.old"):
+        if not plan.final.exists():  # killed between the two renames of its publication
+            older.rename(plan.final)
+    folder.remove_all()
+    name = f"image-{secrets.token_hex(8)}"
+    write_about(folder, {"name": name, "overwrite": plan.overwrite, "facts": facts})
+    return name
+
+
+def _leave(folder: Folder, run: _Run) -> None:
+    """Keep what was done for the next attempt; if nothing was, leave nothing."""
+    with suppress(EmbedSegError):  # the first error is the one to tell
+        run.lock.check_now()  # it may be another's by now
+        if not any(run.journal.counts.values()):
+            folder.remove_all()
+
+
+def _beside(final: Path, ending: str) -> Path:
+    return final.with_name(f".{final.name}.{ending}")
+
+
+# What it is made of -----------------------------------------------------------------------------
+
+
+def _facts(plan: Conversion) -> Facts:
+    """All that decides the image, as values that JSON can hold."""
+    volume = plan.volume
+    return {
+        "source": None if volume.path is None else without_secrets(volume.path),
+        "content of the source": _content(volume),
+        "axes": volume.stored_axes,
+        "shape": list(volume.stored_shape),
+        "dtype": str(volume.dtype),
+        "voxel_size": None if volume.voxel_size is None else list(volume.voxel_size),
+        "ngff_version": plan.ngff_version,
+        "chunks": None if plan.chunks is None else list(plan.chunks),
+        "channel_names": list(plan.channel_names),
+        "regions": [list(s.cut) for s in plan.steps(plan.store(plan.final))],  # notes are of these
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def _content(volume: Volume) -> int | str:
+    """What changes when the source does: sizes and times of files, or voxels in memory.
+
+    Of a source in a bucket: as it was when it was opened.
+    """
+    if volume.path is None:
+        from dask.base import tokenize
+
+        return str(tokenize(volume.storage.array))
+    stamped = tuple(slice(None) for _ in volume.stored_shape)
+    return volume.storage.digest or volume.storage.stamp(stamped)
+
+
+def _check_unchanged(volume: Volume, facts: Facts) -> None:
+    if _content(volume) != facts["content of the source"]:
+        raise UsageError(
+            f"{volume.name}: changed while it was converted; begin anew with --overwrite"
+        )
+
+
+# Who does it ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _recorder(where: Any, plan: Conversion, run: _Run, progress: Progress) -> Iterator[Recorder]:
+    """Who does the tasks, with the journal of the run."""
+    if where is None:
+        yield Recorder(SerialExecutor(), run.journal, progress)
+        return
+    inputs = [] if plan.volume.path is None else [plan.volume.path]
+    with workers_for(where, inputs, [str(run.image)]) as executor:
+        yield Recorder(executor, run.journal, progress)

@@ -1,0 +1,341 @@
+"""Any image that can be opened becomes an OME-Zarr image with a pyramid, out of core.
+
+1. Level 0 is copied region by region; regions are widened along x and y, since a page of a TIFF
+   is decoded as a whole, however little of it is wanted.
+2. Each further level averages the one before it.
+3. The group has a hidden name until it is complete.
+
+Memory is bounded by the region (about 0.5 GB), not by the image. `write_image` does all of it in
+one go; `embedseg_large.conversion.convert` on workers, and over as many attempts as it takes.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedseg_large.errors import UsageError
+from embedseg_large.geometry import Box
+from embedseg_large.storage.group import (
+    check_writable,
+    group_format,
+    output_errors,
+    replaced,
+    write_group,
+)
+from embedseg_large.volumes.multiscale import (
+    LevelSpec,
+    MultiscaleStore,
+    check_local,
+    check_version,
+    ngff_attributes,
+)
+from embedseg_large.volumes.pyramid import coarser_shape, halvings
+from embedseg_large.volumes.volume import Volume, open_volume
+
+Place = tuple[tuple[int, ...], Box]
+"""What one task writes: the position along t and c, and a spatial region."""
+
+Mapper = Callable[[Callable[[Place], None], Iterable[Place]], Iterable[None]]
+"""Applies a function to items, like the builtin `map`."""
+
+_COPY_BYTES = 2**28
+_COLORS = ("FF00FF", "00FF00", "00FFFF", "FFFF00", "FF0000", "0000FF")
+
+
+def write_image(
+    out: str | os.PathLike[str],
+    source: Any,
+    axes: str | None = None,
+    voxel_size: Sequence[float] | None = None,
+    ngff_version: str = "0.5",
+    *,
+    chunks: Sequence[int] | None = None,
+    overwrite: bool = False,
+    channel_names: Sequence[str] | None = None,
+    map: Mapper = map,
+) -> None:
+    """Write an array, or anything that `open_volume` reads, as an OME-Zarr image with a pyramid.
+
+    Parameters
+    ----------
+    out
+        Folder to create.
+    source
+        A numpy, dask or zarr array, or a path.
+    axes
+        Letters of its axes; default ``"yx"`` or ``"zyx"``.
+    voxel_size
+        Distance between voxels in µm along (z,) y, x; None if unknown.
+    ngff_version, chunks, overwrite, channel_names
+        As in `plan_conversion`.
+    map
+        Applies a picklable function to items, like the builtin; replace it to use more processes.
+        The items of one call may run in any order.
+
+    Raises
+    ------
+    UsageError, VolumeError, OutputError
+        As `plan_conversion`, or if `out` cannot be written. What was written is removed then.
+    """
+    volume = open_volume(source, channel=None, timepoint=None, axes=axes, voxel_size=voxel_size)
+    plan = plan_conversion(
+        volume,
+        out,
+        ngff_version=ngff_version,
+        chunks=chunks,
+        overwrite=overwrite,
+        channel_names=channel_names,
+    )
+    hidden = plan.final.with_name(f".{plan.final.name}-{secrets.token_hex(4)}")
+    store = plan.store(hidden)
+    try:
+        store.create()
+        for step in plan.steps(store):
+            for _ in map(step.task, step.places()):
+                pass
+        plan.publish(store)
+    except BaseException:  # an interrupt too
+        shutil.rmtree(hidden, ignore_errors=True)
+        raise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Tasks that may run at the same time, in any order; the next step needs all of them."""
+
+    name: str
+    """``"copy"`` or ``"average"``."""
+    level: int
+    """What they write."""
+    task: Callable[[Place], None]
+    """Picklable; doing a place again writes the same bytes."""
+    store: MultiscaleStore
+
+    def places(self) -> Iterator[Place]:
+        """All places, always in the same order."""
+        boxes = list(self._boxes())
+        return ((lead, box) for lead in self.store.leads() for box in boxes)
+
+    def count(self) -> int:
+        """How many places there are."""
+        return sum(1 for _ in self.store.leads()) * sum(1 for _ in self._boxes())
+
+    @property
+    def cut(self) -> tuple[int, ...]:
+        """Shape of the regions; those at the ends are smaller."""
+        copies = self.level == 0
+        return _copy_shape(self.store) if copies else self.store.layout(self.level).region
+
+    def _boxes(self) -> Iterator[Box]:
+        return Box.whole(self.store.spatial_shape(self.level)).split(self.cut)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """What is to be written of an image, and where; made by `plan_conversion`."""
+
+    volume: Volume
+    """The source."""
+    final: Path
+    """Where the image will be."""
+    ngff_version: str
+    chunks: tuple[int, ...] | None
+    channel_names: tuple[str, ...]
+    """One a channel, or none."""
+    overwrite: bool
+    """Whether an image that is there may be replaced."""
+
+    def store(self, folder: Path) -> MultiscaleStore:
+        """The group in a hidden folder; in micrometres where the voxel size is known."""
+        volume = self.volume
+        stored = dict(zip(volume.stored_axes, volume.units, strict=True))
+        known = dict.fromkeys(volume.spatial_axes, "micrometer" if volume.voxel_size else None)
+        return MultiscaleStore(
+            path=str(folder),
+            ngff_version=self.ngff_version,
+            axes=volume.axes,
+            units=tuple((stored | known)[a] for a in volume.axes),
+            dtype=volume.dtype.name,
+            levels=tuple(_levels(volume)),
+            chunks=self.chunks,
+        )
+
+    def steps(self, store: MultiscaleStore) -> Iterator[Step]:
+        """All that fills a group whose arrays are there."""
+        for level in range(len(store.levels)):
+            task = _Copy(store, self.volume) if level == 0 else _Average(store, level)
+            yield Step(name="average" if level else "copy", level=level, task=task, store=store)
+
+    def publish(self, store: MultiscaleStore) -> None:
+        """Describe a filled group, and give it its name; one that was there is removed.
+
+        Raises
+        ------
+        OutputError
+            If that fails; the older image is in its place then.
+        """
+        hidden = Path(store.path)
+        more = _omero(store, self.channel_names)
+        name = self.final.name.split(".")[0]
+        attributes = ngff_attributes(store, name=name, method="mean", more=more)
+        write_group(hidden, store.zarr_format, attributes)
+        aside = hidden.with_name(f"{hidden.name}.old")
+        with replaced(hidden, self.final, aside):
+            pass
+        with output_errors(aside):
+            if aside.exists():
+                shutil.rmtree(aside)
+
+
+def plan_conversion(
+    volume: Volume,
+    out: str | os.PathLike[str],
+    *,
+    ngff_version: str = "0.5",
+    chunks: Sequence[int] | None = None,
+    overwrite: bool = False,
+    channel_names: Sequence[str] | None = None,
+) -> Conversion:
+    """Check everything that can be checked before a voxel is read.
+
+    Levels average cells of 2 voxels along y and x, and along z once its voxels are less than
+    twice as long as those of y and x, until no axis is longer than 256 voxels. The dtype is kept.
+
+    Parameters
+    ----------
+    volume
+        The source, with all of its channels and timepoints.
+    out
+        Folder to create.
+    ngff_version
+        ``"0.5"`` (zarr 3, sharded) or ``"0.4"`` (zarr 2).
+    chunks
+        Chunk shape along (z,) y, x; default 64³ or 512² in shards, 128³ or 1024² for 0.4.
+    overwrite
+        Whether a zarr group that is there may be replaced; it is kept until the new one is whole.
+    channel_names
+        One name a channel; viewers show them.
+
+    Raises
+    ------
+    UsageError
+        If `out` exists, or an argument does not fit the image.
+    OutputError
+        If `out` cannot be written.
+    """
+    check_version(ngff_version)
+    if chunks is not None and (len(chunks) != volume.ndim or min(chunks) < 1):
+        raise UsageError(f"chunks {tuple(chunks)} do not fit {volume.ndim} spatial axes")
+    names = _checked_names(channel_names, volume)
+    return Conversion(
+        volume=volume,
+        final=_free_place(os.fspath(out), overwrite),
+        ngff_version=ngff_version,
+        chunks=None if chunks is None else tuple(chunks),
+        channel_names=names,
+        overwrite=overwrite,
+    )
+
+
+def _checked_names(names: Sequence[str] | None, volume: Volume) -> tuple[str, ...]:
+    if names is not None and len(names) != volume.n_channels:
+        raise UsageError(
+            f"{len(names)} channel names for {volume.n_channels} channels; give one for each"
+        )
+    return tuple(names or ())
+
+
+def _free_place(out: str, overwrite: bool) -> Path:
+    """Check that the folder can be made, or replaced without losing anything but a zarr group."""
+    final = check_local(out)
+    if final.exists() and not overwrite:
+        raise UsageError(f"{final} exists; choose another place, or replace it with --overwrite")
+    if final.exists() and group_format(final) is None:
+        raise UsageError(f"{final} is no zarr group and is not replaced; choose another place")
+    check_writable(final.parent)
+    return final
+
+
+def _levels(volume: Volume) -> Iterator[LevelSpec]:
+    steps = volume.levels[volume.level].scale or (1.0,) * len(volume.stored_axes)
+    scales = dict(zip(volume.stored_axes, steps, strict=True))
+    scales |= dict(zip(volume.spatial_axes, volume.voxel_size or (1.0,) * volume.ndim, strict=True))
+    level = LevelSpec(volume.shape, tuple(scales[a] for a in volume.axes))
+    yield level
+    ones = (1,) * (len(volume.axes) - volume.ndim)
+    for factors in halvings(volume.spatial_shape, volume.voxel_size):
+        shape = coarser_shape(level.shape, ones + factors)
+        scale = tuple(s * f for s, f in zip(level.scale, ones + factors, strict=True))
+        level = LevelSpec(shape, scale)
+        yield level
+
+
+def _copy_shape(store: MultiscaleStore) -> tuple[int, ...]:
+    """Choose how much of level 0 a task copies: whole regions, widened along x, then y."""
+    region, shape = store.layout(0).region, store.spatial_shape(0)
+    wide = list(region)
+    for axis in (-1, -2):
+        room = _COPY_BYTES // (prod(wide) * np.dtype(store.dtype).itemsize)
+        wide[axis] *= min(max(1, room), -(-shape[axis] // region[axis]))
+    return tuple(wide)
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """Copies a box of the source to level 0."""
+
+    store: MultiscaleStore
+    volume: Volume
+
+    def __call__(self, place: Place) -> None:
+        lead, box = place
+        at = dict(zip(self.store.axes, lead, strict=False))
+        one = replace(self.volume, channel=at["c"]) if "c" in at else self.volume
+        self.store.write(0, box, one.read(box, at.get("t")), lead)
+
+
+@dataclass(frozen=True)
+class _Average:
+    """Computes a box of a level from the finer one."""
+
+    store: MultiscaleStore
+    level: int
+
+    def __call__(self, place: Place) -> None:
+        lead, box = place
+        self.store.average(self.level, box, lead)
+
+
+def _omero(store: MultiscaleStore, names: Sequence[str]) -> dict[str, Any]:
+    """Name the channels; NGFF wants a display range as well, taken from the coarsest level."""
+    channels = [
+        {
+            "label": name,
+            "color": "FFFFFF" if len(names) == 1 else _COLORS[channel % len(_COLORS)],
+            "active": True,
+            "window": _display_range(store, channel),
+        }
+        for channel, name in enumerate(names)
+    ]
+    return {"omero": {"channels": channels}} if channels else {}
+
+
+def _display_range(store: MultiscaleStore, channel: int) -> dict[str, float]:
+    last = len(store.levels) - 1
+    box = Box.whole(store.spatial_shape(last))
+    leads = [at for at in store.leads() if "c" not in store.axes or at[-1] == channel]
+    values = [store.read(last, box, lead) for lead in leads]
+    low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
+    dtype = np.dtype(store.dtype)
+    limits = np.iinfo(dtype) if np.issubdtype(dtype, np.integer) else None
+    bounds = (low, high) if limits is None else (float(limits.min), float(limits.max))
+    return {"min": bounds[0], "max": bounds[1], "start": low, "end": high}

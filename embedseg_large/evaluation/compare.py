@@ -1,0 +1,111 @@
+"""Compare two label volumes of any size, box by box.
+
+What a box tells is a small table that adds up, so the sum is that of the whole volumes, whatever
+the boxes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.evaluation.contingency import Contingency
+from embedseg_large.evaluation.errors import Found, Positions
+from embedseg_large.evaluation.localisation import shell
+from embedseg_large.evaluation.pairs import LabelPair
+from embedseg_large.geometry import Box
+from embedseg_large.runs.blockwise import EDGE, Sum
+from embedseg_large.runs.tasks import Call, Each, Recording, Task
+from embedseg_large.volumes.volume import Volume
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What two label volumes have in common; that of disjoint regions adds up."""
+
+    located: Contingency
+    """Overlaps that are scored: of masks, or of their shells."""
+    found: Found | None
+    """Overlaps of masks, and positions; None if no errors are wanted."""
+
+    def __add__(self, other: Compared) -> Compared:
+        located = self.located + other.located
+        if self.found is None or other.found is None:
+            return Compared(located, None)
+        return Compared(located, self.found + other.found)
+
+
+def compare(
+    pair: LabelPair,
+    *,
+    shell_width: int | None = None,
+    errors: bool = False,
+    workers: Recording | None = None,
+) -> Compared:
+    """Compare two label volumes.
+
+    Parameters
+    ----------
+    pair
+        The volumes.
+    shell_width
+        Compare the shells of the objects, so many voxels thick; None compares whole masks.
+    errors
+        Also collect what `embedseg_large.evaluation.errors.find_errors` needs.
+    workers
+        Do the boxes; None: this process.
+
+    Raises
+    ------
+    VolumeError
+        The voxels are no integers, or cannot be decoded.
+    """
+    ndim = pair.truth.ndim
+    boxes = pair.compared.split((EDGE[ndim],) * ndim)
+    total = Sum(Compared(Contingency.empty(), Found.empty(ndim) if errors else None))
+    if workers is None:
+        for box in boxes:
+            total.add(_compare_box(pair, box, shell_width, errors))
+        return total.whole()
+    make = partial(_call, pair, shell_width, errors)
+    tasks = (Task(stage="compare", make=partial(make, box)) for box in boxes)
+    workers.run(Each(tasks, lambda _, part: total.add(part)))
+    return total.whole()
+
+
+def _call(pair: LabelPair, width: int | None, errors: bool, box: Box) -> Call:
+    return Call(
+        _compare_box, (pair, box, width, errors), where=f"{pair.name} {box}", voxels=box.size
+    )
+
+
+def _compare_box(pair: LabelPair, box: Box, width: int | None, errors: bool) -> Compared:
+    prediction, p_shell = _read(pair.prediction, box, width, pair.compared)
+    truth, t_shell = _read(pair.truth, box, width, pair.compared)
+    located = Contingency.of(p_shell, t_shell)
+    if not errors:
+        return Compared(located, None)
+    overlap = located if width is None else Contingency.of(prediction, truth)
+    positions = (Positions.of(labels, box.start) for labels in (prediction, truth))
+    return Compared(located, Found(overlap, *positions))
+
+
+def _read(
+    volume: Volume, box: Box, width: int | None, whole: Box
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Read the labels of a box, and what is compared of them: the same, or their shells.
+
+    Beyond `whole`, all that is compared, there is background.
+    """
+    if width is None:
+        labels = volume.read(box)
+        return labels, labels
+    margin = box.grow((width,) * box.ndim)
+    there = margin.intersect(whole)
+    labels = volume.read(there)
+    padded = np.pad(labels, margin.widths_around(there))
+    return labels[box.slices_in(there)], shell(padded, width)

@@ -1,0 +1,261 @@
+"""Compare label volumes of any size: one pair, many images, or several runs.
+
+Images are scored one by one and then pooled: their matches and faults are added up before any ratio
+is taken, so that every object counts the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import numpy as np
+
+from embedseg_large.errors import UsageError
+from embedseg_large.evaluation.compare import compare
+from embedseg_large.evaluation.contingency import Contingency
+from embedseg_large.evaluation.errors import DEFAULT_RULE, ErrorRule, find_errors
+from embedseg_large.evaluation.localisation import (
+    BOUNDARY_WIDTH,
+    Localisation,
+    check_localisation,
+    localised_scores,
+)
+from embedseg_large.evaluation.pairs import open_label_pairs
+from embedseg_large.evaluation.scores import Score, score_of_counts, scores
+from embedseg_large.geometry import Box
+from embedseg_large.runs.dask.backend import Workers, readers_of
+from embedseg_large.storage.tables import check_table_path, stacked, write_table
+
+logger = logging.getLogger(__name__)
+
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageScores:
+    """The scores of one image."""
+
+    name: str
+    """Stem of the true labels, or their number in a list of arrays."""
+    scores: list[Score]
+    """One a threshold."""
+    errors: dict[str, int] | None
+    """Objects of each kind of `embedseg_large.evaluation.errors.KINDS`, if errors were asked for."""
+    region: Box | None = None
+    """All that was scored, if the labels are a preview of a region."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The scores of all images together, and of each."""
+
+    scores: list[Score]
+    """One a threshold, pooled over the objects of all images."""
+    images: list[ImageScores]
+    """Each image, in the order of the list or of the stems."""
+
+    @property
+    def errors(self) -> dict[str, int] | None:
+        """Objects of each kind in all images."""
+        counts = [image.errors for image in self.images if image.errors is not None]
+        return {kind: sum(c[kind] for c in counts) for kind in counts[0]} if counts else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunScores:
+    """Several predictions of the same truth, such as of models trained with different seeds."""
+
+    runs: list[Evaluation]
+    """Each prediction."""
+
+    @property
+    def mean(self) -> list[dict[str, float]]:
+        """Mean over the runs of every field of the pooled `Score`, one dict a threshold."""
+        return self._each(np.mean)
+
+    @property
+    def deviation(self) -> list[dict[str, float]]:
+        """Standard deviation over the runs (n - 1), but the threshold itself."""
+        each = self._each(lambda values: np.std(values, ddof=1))
+        return [d | {"threshold": m["threshold"]} for d, m in zip(each, self.mean, strict=True)]
+
+    def _each(self, statistic: Any) -> list[dict[str, float]]:
+        rows = zip(*(run.scores for run in self.runs), strict=True)
+        dicts = [[score.as_dict() for score in row] for row in rows]
+        return [{k: float(statistic([d[k] for d in ds])) for k in ds[0]} for ds in dicts]
+
+
+def evaluate(
+    prediction: Any,
+    truth: Any,
+    thresholds: Sequence[float] = THRESHOLDS,
+    *,
+    axes: str | None = None,
+    localisation: Localisation = "iou",
+    boundary_width: int = BOUNDARY_WIDTH,
+    errors: str | os.PathLike[str] | None = None,
+    error_rule: ErrorRule = DEFAULT_RULE,
+    **workers: Unpack[Workers],
+) -> list[Score]:
+    """Score predicted instances against true ones.
+
+    Parameters
+    ----------
+    prediction, truth
+        Integer labels of the same shape, 0 for background: arrays, or paths of label groups
+        (``STORE/labels/NAME``), TIFFs or zarr arrays. Read box by box. Or, for many images, two
+        lists of these, or two folders of files with the same stems. Of labels that `segment` made
+        of a region, only that region is compared, which a warning says.
+    thresholds
+        Value of `localisation` from which a pair of instances counts as found.
+    axes
+        Letters of the axes of files that do not say it, such as ``zyx`` for a plain TIFF.
+    localisation
+        ``"iou"`` of masks, ``"boundary"`` IoU (Cheng et al. 2021), or ``"reference"``: intersection
+        over the true instance.
+    boundary_width
+        Of the shell that boundary IoU compares, in voxels along every axis.
+    errors
+        Where to write a table of all instances, found, split, merged, missed or invented, with
+        positions: a path that ends in .csv or .parquet. A file that is there is replaced.
+    error_rule
+        Thresholds of that table; it compares masks, whatever `localisation` is.
+    **workers
+        `client`, `workers`, `scheduler` or `cluster_config`, as for `segment`: who compares the
+        boxes. Default: this process.
+
+    Returns
+    -------
+    One `Score` a threshold: AP = TP / (TP + FP + FN), precision, recall, F1, PQ and mean IoU of
+    the pairs, from a one-to-one matching. Of many images, pooled over their instances.
+
+    Raises
+    ------
+    VolumeError
+        When a side cannot be read, holds no integers, or the shapes differ.
+    UsageError
+        When a threshold is not between 0 and 1, a side is an image, an image has no partner, or
+        the table's ending is another one.
+    OutputError
+        When the table cannot be written.
+
+    See Also
+    --------
+    evaluate_images : The same, with the scores of each image and counts of errors.
+    evaluate_runs : Mean and deviation over several predictions.
+    """
+    return evaluate_images(
+        prediction,
+        truth,
+        thresholds,
+        axes=axes,
+        localisation=localisation,
+        boundary_width=boundary_width,
+        errors=errors,
+        error_rule=error_rule,
+        **workers,
+    ).scores
+
+
+def evaluate_images(
+    predictions: Any,
+    truths: Any,
+    thresholds: Sequence[float] = THRESHOLDS,
+    *,
+    axes: str | None = None,
+    localisation: Localisation = "iou",
+    boundary_width: int = BOUNDARY_WIDTH,
+    errors: str | os.PathLike[str] | None = None,
+    count_errors: bool = False,
+    error_rule: ErrorRule = DEFAULT_RULE,
+    **workers: Unpack[Workers],
+) -> Evaluation:
+    """Score predicted instances of many images, each and pooled.
+
+    Parameters
+    ----------
+    predictions, truths, thresholds, axes, localisation, boundary_width, errors, error_rule
+        As for `evaluate`, and so is `workers`.
+    count_errors
+        Count errors even if no table of them is written.
+
+    Raises
+    ------
+    VolumeError, UsageError, OutputError
+        As `evaluate`; a message about one of many images begins with its name.
+    """
+    check_localisation(localisation, boundary_width)
+    scores(Contingency.empty(), thresholds)  # refuses wrong ones before hours of reading
+    if errors is not None:
+        check_table_path(errors)
+    wanted = count_errors or errors is not None
+    width = boundary_width if localisation == "boundary" else None
+    images, tables = [], []
+    pairs = list(open_label_pairs(predictions, truths, axes))
+    volumes = [volume for pair in pairs for volume in (pair.prediction, pair.truth)]
+    with readers_of(volumes, **workers) as able:
+        for pair in pairs:
+            if pair.region is not None:
+                logger.warning("%s: labels of %s only, which is scored", pair.name, pair.region)
+            compared = compare(pair, shell_width=width, errors=wanted, workers=able)
+            scored = localised_scores(compared.located, thresholds, localisation)
+            judged = None if compared.found is None else find_errors(compared.found, error_rule)
+            counts = judged.counts if judged else None
+            images.append(ImageScores(pair.name, scored, counts, pair.region))
+            if judged is not None and errors is not None:
+                tables.append(judged.columns(pair.name, pair.voxel_size))
+    if errors is not None:
+        write_table(errors, stacked(tables))
+    return Evaluation(pooled([image.scores for image in images]), images)
+
+
+def evaluate_runs(
+    predictions: Sequence[Any], truth: Any, thresholds: Sequence[float] = THRESHOLDS, **options: Any
+) -> RunScores:
+    """Score several predictions against one truth, to tell differences from chance.
+
+    Parameters
+    ----------
+    predictions
+        Two or more of what `evaluate` takes as a prediction: of each run one volume, or one folder
+        or list of images.
+    truth, thresholds
+        As for `evaluate`.
+    **options
+        `axes`, `localisation`, `boundary_width` and `workers` of `evaluate`.
+
+    Raises
+    ------
+    VolumeError, UsageError
+        As `evaluate`; and UsageError if there are fewer than two runs.
+    """
+    if len(predictions) < 2:
+        raise UsageError(f"{len(predictions)} run has no deviation; give two predictions or more")
+    return RunScores([evaluate_images(p, truth, thresholds, **options) for p in predictions])
+
+
+def pooled(images: Sequence[Sequence[Score]]) -> list[Score]:
+    """Score the objects of all images together.
+
+    Parameters
+    ----------
+    images
+        Of each image one score a threshold, the same thresholds for all; at least one image.
+    """
+    if len(images) == 1:
+        return list(images[0])
+    return [_pooled(row) for row in zip(*images, strict=True)]
+
+
+def _pooled(row: Sequence[Score]) -> Score:
+    return score_of_counts(
+        row[0].threshold,
+        sum(score.mean_matched_iou * score.tp for score in row),
+        sum(score.tp for score in row),
+        sum(score.fp for score in row),
+        sum(score.fn for score in row),
+    )

@@ -1,0 +1,152 @@
+"""Which predicted and true labels are of the same image: opened and checked, not yet read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from embedseg_large.errors import UsageError, VolumeError
+from embedseg_large.geometry import Box
+from embedseg_large.labels.target import label_names, provenance_of
+from embedseg_large.storage.connection import joined
+from embedseg_large.volumes.folders import is_folder_of_images, name_of, pair_by_stem
+from embedseg_large.volumes.volume import Volume, open_volume
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPair:
+    """Two label volumes of one image.
+
+    Raises
+    ------
+    VolumeError
+        Their shapes differ, or they have several timepoints.
+    """
+
+    name: str
+    """Stem of the true labels, or their number in a list of arrays."""
+    prediction: Volume
+    truth: Volume
+    region: Box | None = None
+    """What is compared: the part that labels of a preview are of; None: all."""
+
+    def __post_init__(self) -> None:
+        if self.prediction.shape != self.truth.shape:
+            raise VolumeError(
+                f"{self.name}: the prediction has shape {self.prediction.shape}, the truth "
+                f"{self.truth.shape}; compare volumes of the same level and region"
+            )
+        if "t" in self.prediction.axes:
+            raise VolumeError(
+                f"{self.name}: the labels have {self.prediction.n_timepoints} timepoints; "
+                "compare them one by one"
+            )
+
+    @property
+    def compared(self) -> Box:
+        """What is compared."""
+        return self.region or Box.whole(self.truth.spatial_shape)
+
+    @property
+    def voxel_size(self) -> tuple[float, ...] | None:
+        """In µm, as the truth says, or else the prediction."""
+        return self.truth.voxel_size or self.prediction.voxel_size
+
+
+def open_label_pairs(predictions: Any, truths: Any, axes: str | None = None) -> list[LabelPair]:
+    """Open two volumes, two lists by position, or two folders by stem.
+
+    Parameters
+    ----------
+    predictions, truths
+        As for `embedseg_large.evaluate`.
+    axes
+        Letters of the axes of files that do not say it.
+
+    Raises
+    ------
+    UsageError
+        The sides are of different kinds, an image has no partner, or a side is no label volume.
+    VolumeError
+        A side cannot be read, or the shapes of a pair differ.
+
+    Returns
+    -------
+    The pairs. Of labels that `segment` made of a region, that region is compared.
+    """
+    kinds = _kind(predictions), _kind(truths)
+    if kinds[0] != kinds[1]:
+        raise UsageError(
+            f"the prediction is a {kinds[0]} and the truth a {kinds[1]}; "
+            "give two volumes, two folders or two lists"
+        )
+    sources: Sequence[tuple[str, Any, Any]]
+    if kinds[0] == "folder":
+        sources = pair_by_stem(predictions, truths, ("prediction", "truth"))
+    elif kinds[0] == "list":
+        sources = _by_position(predictions, truths)
+    else:
+        sources = [(name_of(truths, 0), predictions, truths)]
+    return [_pair(name, _labels(p, axes), _labels(t, axes)) for name, p, t in sources]
+
+
+def _pair(name: str, prediction: Volume, truth: Volume) -> LabelPair:
+    """Put two sides together; where either is a preview, outside of it there is nothing to score.
+
+    Raises
+    ------
+    UsageError
+        Both are previews, of regions that have nothing in common.
+    """
+    regions = [r for r in map(labelled_part, (prediction, truth)) if r is not None]
+    common = reduce(Box.intersect, regions) if regions else None
+    if common is not None and common.size == 0:
+        raise UsageError(
+            f"{name}: the labels are of the regions {regions[0]} and {regions[1]}, which have no "
+            "voxel in common; segment the same one"
+        )
+    return LabelPair(name, prediction, truth, common)
+
+
+def labelled_part(labels: Volume) -> Box | None:
+    """The part of the volume that labels are of, if `segment` was asked for no more.
+
+    Raises
+    ------
+    UsageError
+        When it is that of another level.
+    """
+    if labels.path is None or not labels.is_labels:
+        return None
+    asked = provenance_of(labels.path).get("region")
+    if asked is not None and labels.level:
+        raise UsageError(
+            f"{labels.name}: labels of a region are compared and measured at level 0; open that one"
+        )
+    return None if asked is None else Box(tuple(asked["start"]), tuple(asked["stop"]))
+
+
+def _kind(source: Any) -> str:
+    if isinstance(source, list | tuple):
+        return "list"
+    return "folder" if is_folder_of_images(source) else "volume"
+
+
+def _by_position(predictions: Sequence[Any], truths: Sequence[Any]) -> list[tuple[str, Any, Any]]:
+    if not predictions or len(predictions) != len(truths):
+        raise UsageError(
+            f"{len(predictions)} predictions and {len(truths)} true volumes; give one for each"
+        )
+    names = [name_of(truth, i) for i, truth in enumerate(truths)]
+    return list(zip(names, predictions, truths, strict=True))
+
+
+def _labels(source: Any, axes: str | None) -> Volume:
+    """Open a label volume; refuse an image that has labels inside."""
+    volume = source if isinstance(source, Volume) else open_volume(source, axes=axes)
+    if not volume.is_labels and volume.path is not None and label_names(volume.path):
+        labels = joined(volume.name, "labels/NAME")
+        raise UsageError(f"{volume.name} is an image; give its labels: {labels}")
+    return volume

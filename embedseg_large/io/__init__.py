@@ -1,1 +1,0 @@
-"""Images and labels on disk: reading, statistics, writing."""

@@ -1,0 +1,1 @@
+"""Label volumes of a store: targets, publication, levels, instances and tables."""

@@ -1,0 +1,159 @@
+"""The ``labels`` folder of a store: where labels are written, and how they come to be seen.
+
+On a disk, labels are written under a hidden name and renamed (`label_disk`). In a bucket, where
+nothing can be renamed, they are written in place and their group's document comes last
+(`label_bucket`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from embedseg_large.errors import LabelsExistError
+from embedseg_large.storage.connection import is_remote, shown
+from embedseg_large.storage.folder import folder_at
+from embedseg_large.storage.group import Document
+from embedseg_large.volumes.multiscale import MultiscaleStore
+
+PROVENANCE = "embedseg_large"
+"""Attribute that marks labels as written by this package, and says how they were made."""
+
+
+def is_of_a_run(attributes: Document) -> bool:
+    """Whether a run made labels, which can make them again; others may have painted them."""
+    return "token" in attributes.get(PROVENANCE, {})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draft:
+    """Labels that are not published yet."""
+
+    name: str
+    """Name that they get."""
+    run: str
+    """Short name of the run that writes them."""
+    store: MultiscaleStore
+    """Where they are until then."""
+
+
+class LabelFolder(Protocol):
+    """The ``labels`` folder of one store."""
+
+    @property
+    def store(self) -> str:
+        """Absolute path of the store, or URL without credentials."""
+
+    def attributes(self) -> Document:
+        """Read the attributes of the store; empty where there is none."""
+
+    def zarr_format(self) -> int | None:
+        """Tell the zarr format of the store; None if it is no zarr group."""
+
+    def holds_something_else(self) -> bool:
+        """Whether something is at the store's place that is no zarr group."""
+
+    def check(self, name: str, version: str, *, overwrite: bool) -> None:
+        """Find out whether labels of that name can be written.
+
+        A publication that was killed half-way is settled first.
+
+        Raises
+        ------
+        LabelsExistError
+            If the name is taken, and may not be overwritten.
+        OutputError
+            If nothing can be written there.
+        """
+
+    def place(self, name: str, run: str) -> tuple[str, str]:
+        """Say where a run writes labels; touches nothing.
+
+        Parameters
+        ----------
+        name
+            Name of the labels.
+        run
+            Short name of the run, of letters and digits.
+
+        Returns
+        -------
+        path, suffix
+            Of the `MultiscaleStore`: another run has another path or another suffix, so that what
+            a task writes after its run has ended does no harm.
+        """
+
+    def begin(self, draft: Draft) -> None:
+        """Make the arrays, or find those of the run's earlier attempt.
+
+        Raises
+        ------
+        OutputError
+            If they cannot be written, or another run has just begun.
+        """
+
+    def publish(self, draft: Draft, attributes: Document, *, overwrite: bool) -> None:
+        """Give labels their attributes and their name.
+
+        Raises
+        ------
+        LabelsExistError
+            If the name was taken meanwhile, and may not be overwritten.
+        RunError
+            If another run began to write labels of that name.
+        OutputError
+            If it fails; older labels are as they were then.
+        """
+
+    def discard(self, draft: Draft) -> None:
+        """Remove unpublished labels."""
+
+
+def label_folder(store: str) -> LabelFolder:
+    """Return the ``labels`` folder of the store at a path or URL; touches nothing.
+
+    Raises
+    ------
+    UsageError
+        If the URL is of a kind that cannot be opened.
+    """
+    if is_remote(store):
+        from embedseg_large.labels.in_bucket import BucketLabels
+
+        return BucketLabels(shown(store))
+    from embedseg_large.labels.on_disk import DiskLabels
+
+    return DiskLabels(folder_at(store).path)
+
+
+def refuse_taken(path: str) -> None:
+    """Say that labels of that name are there.
+
+    Raises
+    ------
+    LabelsExistError
+        Always.
+    """
+    raise LabelsExistError(f"{path} exists; choose another name, or replace it with --overwrite")
+
+
+def listed(attributes: Document, name: str, version: str) -> Document:
+    """Add a name to the attributes of a ``labels`` group.
+
+    Parameters
+    ----------
+    attributes
+        What the group has; not changed.
+    name
+        The name.
+    version
+        NGFF version of the labels.
+    """
+    new = dict(attributes)
+    content = dict(new.get("ome", {})) if version == "0.5" else new
+    names = content.get("labels", [])
+    content["labels"] = [*names, *(() if name in names else (name,))]
+    if version == "0.5":
+        content["version"] = version  # validators refuse the whole image without it
+        new["ome"] = content
+    return new

@@ -1,0 +1,218 @@
+"""Labels in a bucket, where nothing can be renamed.
+
+::
+
+    labels/NAME/
+      .run            which run has begun; there until its labels are published
+      0-RUN/...       arrays of that run, which has them for itself
+      instances-RUN/  and its table, see `instances`
+      zarr.json       the group's document: written last, and names the arrays that count
+
+To write that one document is to publish: before, readers see the older labels or none, afterwards
+the new ones. Only then are older arrays deleted and the name is put into the ``labels`` list, on
+the condition that nobody changed the list meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from embedseg_large.errors import OutputError, RunError
+from embedseg_large.labels.folder import PROVENANCE, Draft, is_of_a_run, listed, refuse_taken
+from embedseg_large.labels.instances import KEY
+from embedseg_large.storage.bucket import RemoteFolder
+from embedseg_large.storage.group import Document, ngff_content
+from embedseg_large.storage.zarr_groups import (
+    DOCUMENTS,
+    group_format,
+    read_attributes,
+    read_document,
+    refresh_consolidated,
+    update_group,
+    write_group,
+)
+from embedseg_large.volumes.volume import open_volume
+
+_MARK = ".run"
+_ARRAY = re.compile(rf"(\d+|{KEY})-[0-9a-f]{{8}}/")
+_GROUP = {2: (".zattrs", ".zgroup"), 3: ("zarr.json",)}
+_COPIES = 16  # requests at once
+
+
+@dataclass(frozen=True, slots=True)
+class BucketLabels:
+    """The ``labels`` folder of a store in a bucket; `LabelFolder` says what its methods do."""
+
+    store: str
+    """URL of the store."""
+
+    @property
+    def _root(self) -> RemoteFolder:
+        return RemoteFolder.at(self.store)
+
+    @property
+    def _folder(self) -> RemoteFolder:
+        return self._root.below("labels")
+
+    def attributes(self) -> Document:
+        """Read the attributes of the store."""
+        return read_attributes(self._root)
+
+    def zarr_format(self) -> int | None:
+        """Tell the zarr format of the store."""
+        return group_format(self._root)
+
+    def holds_something_else(self) -> bool:
+        """Whether there are objects, but not those of a zarr group."""
+        return self.zarr_format() is None and bool(self._root.children())
+
+    def check(self, name: str, version: str, *, overwrite: bool) -> None:  # noqa: ARG002
+        """Try to write, and look at the name."""
+        self._folder.check_writable()
+        self._check_free(name, overwrite)
+
+    def place(self, name: str, run: str) -> tuple[str, str]:
+        """Return the final place, and names of arrays that no other run has."""
+        return self._folder.below(name).path, f"-{run}"
+
+    def begin(self, draft: Draft) -> None:
+        """Mark the name as begun, remove what another run began, and make the arrays."""
+        folder = self._folder.below(draft.name)
+        begun = read_document(folder, _MARK).get("run")
+        if begun not in (None, draft.run):
+            self._clear(draft.name, begun)
+        if begun != draft.run and not folder.create(_MARK, _mark(run=draft.run)):
+            raise OutputError(f"{folder.path}: another run has just begun these labels")
+        if self.zarr_format() is None:
+            write_group(self._root, draft.store.zarr_format, {})
+        draft.store.create()
+
+    def publish(self, draft: Draft, attributes: Document, *, overwrite: bool) -> None:
+        """Write the group's document, remove older arrays, and list the name."""
+        folder, zarr_format = self._folder.below(draft.name), draft.store.zarr_format
+        if read_document(folder, _MARK).get("run") != draft.run:
+            raise RunError(f"{folder.path}: another run writes these labels now")
+        self._check_free(draft.name, overwrite)
+        kept = self._keep_others(draft)
+        write_group(folder, zarr_format, attributes)
+        remain = _members_of(attributes).union(_GROUP[zarr_format], [_MARK])
+        _remove(folder, lambda child: child not in remain)
+        self._list(draft.name, draft)
+        folder.remove(_MARK)
+        self._refresh([draft.name, *kept], zarr_format)
+
+    def discard(self, draft: Draft) -> None:
+        """Remove the arrays of the run, unless they are published."""
+        mark = read_document(self._folder.below(draft.name), _MARK)
+        if mark.get("run") == draft.run:
+            self._clear(draft.name, draft.run)
+
+    def _check_free(self, name: str, overwrite: bool) -> None:
+        if not overwrite and self._is_taken(name):
+            refuse_taken(self._folder.below(name).path)
+
+    def _is_taken(self, name: str) -> bool:
+        """Whether something is there but what a run began and did not finish."""
+        children = self._folder.below(name).children()
+        if _MARK in children and not self._is_listed(name):
+            return False
+        return any(child != _MARK and not _ARRAY.fullmatch(child) for child in children)
+
+    def _is_listed(self, name: str) -> bool:
+        return name in ngff_content(read_attributes(self._folder)).get("labels", [])
+
+    def _clear(self, name: str, run: str) -> None:
+        """Remove what a run began; the mark goes last, for a removal that is cut short."""
+        folder = self._folder.below(name)
+        stays = _members_of(read_attributes(folder)) if self._is_taken(name) else set()
+        documents = () if stays else DOCUMENTS
+        _remove(
+            folder,
+            lambda child: (child.endswith(f"-{run}/") and child not in stays) or child in documents,
+        )
+        folder.remove(_MARK)
+
+    def _keep_others(self, draft: Draft) -> list[str]:
+        """Copy labels that no run made to NAME.bak; the names of the copies."""
+        folder = self._folder.below(draft.name)
+        attributes = read_attributes(folder)
+        if not self._is_taken(draft.name) or (
+            is_of_a_run(attributes) and open_volume(folder.path).n_timepoints == 1
+        ):
+            return []
+        mark = read_document(folder, _MARK)
+        kept = mark.get("kept") or self._free_name(f"{draft.name}.bak")
+        folder.write(_MARK, _mark(run=draft.run, kept=kept))  # a second attempt copies there too
+        _copy(self._folder, draft.name, kept, lambda child: not child.endswith(f"-{draft.run}/"))
+        self._list(kept, draft)
+        return [kept]
+
+    def _free_name(self, name: str) -> str:
+        number, free = 0, name
+        while self._folder.below(free).children():
+            number += 1
+            free = f"{name}{number}"
+        return free
+
+    def _list(self, name: str, draft: Draft) -> None:
+        add = partial(listed, name=name, version=draft.store.ngff_version)
+        update_group(self._folder, draft.store.zarr_format, add)
+
+    def _refresh(self, names: list[str], zarr_format: int) -> None:
+        """Tell consolidated metadata about some labels, and about the list of labels."""
+        members = {name: _documents(self._folder, name, zarr_format) for name in names}
+        own = {n: read_document(self._folder, n) for n in _GROUP[zarr_format]}
+        refresh_consolidated(self._folder, {**members, "": own})
+
+
+def _mark(**about: str) -> bytes:
+    return json.dumps(about).encode()
+
+
+def _members_of(attributes: Document) -> set[str]:
+    """Name the arrays of labels that their attributes speak of, and the group of their table."""
+    multiscales = ngff_content(attributes).get("multiscales") or [{}]
+    table = attributes.get(PROVENANCE, {}).get(KEY)
+    levels = {f"{dataset['path']}/" for dataset in multiscales[0].get("datasets", [])}
+    return levels | ({f"{table['path']}/"} if table else set())
+
+
+def _remove(folder: RemoteFolder, goes: Callable[[str], bool]) -> None:
+    for child in folder.children():
+        if goes(child):
+            if child.endswith("/"):
+                folder.below(child.rstrip("/")).remove_all()
+            else:
+                folder.remove(child)
+
+
+def _copy(folder: RemoteFolder, name: str, to: str, goes: Callable[[str], bool]) -> None:
+    """Copy labels within the store, those documents that make them labels at the end."""
+    children = [c for c in folder.below(name).children() if c != _MARK and goes(c)]
+    folders = [f"{name}/{child}".rstrip("/") for child in children if child.endswith("/")]
+
+    def copy(at: str) -> None:
+        folder.copy(at, to + at.removeprefix(name))
+
+    with ThreadPoolExecutor(_COPIES) as pool:
+        list(pool.map(copy, (at for inner in folders for at in folder.names(inner))))
+    for child in sorted(c for c in children if not c.endswith("/")):
+        copy(f"{name}/{child}")
+
+
+def _documents(folder: RemoteFolder, name: str, zarr_format: int) -> Mapping[str, Document]:
+    """Collect the documents of a label group and its arrays, by their names below `folder`."""
+    group = folder.below(name)
+    attributes = read_attributes(group)
+    table = attributes.get(PROVENANCE, {}).get(KEY, {})
+    columns = {f"{table['path']}/{column}/" for column in table.get("columns", [])}
+    nodes = ["", *sorted(_members_of(attributes) | columns)]
+    kinds = ("zarr.json",) if zarr_format == 3 else (".zgroup", ".zarray", ".zattrs")
+    names = [node + kind for node in nodes for kind in kinds]
+    found = {f"{name}/{inner}": read_document(group, inner) for inner in names}
+    return {at: document for at, document in found.items() if document}

@@ -1,0 +1,176 @@
+"""What a run knows of every instance, beside the labels: arrays that begin with label 1.
+
+::
+
+    labels/NAME/instances/          a group among the levels; in a bucket instances-RUN, as they are
+                seediness           float32 (n,): that of label i is at i - 1; NaN if not known
+                certified           bool (n,)
+
+Of a series they are (t, n), n being that of the timepoint with the most. The provenance of the
+labels names the group and its columns. Nothing else in NGFF refers to it: viewers pass it over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from embedseg_large.errors import MetadataError
+from embedseg_large.storage.arrays import create_array, open_array
+from embedseg_large.storage.connection import joined, shown
+from embedseg_large.storage.folder import folder_at
+from embedseg_large.storage.group import Document, output_errors
+from embedseg_large.storage.zarr_groups import write_group
+
+KEY = "instances"
+"""Of the entry in the provenance of labels; name of the group, apart from its suffix."""
+
+DTYPES: Mapping[str, DTypeLike] = {"seediness": np.float32, "certified": np.bool_}
+"""Of the columns that there may be."""
+
+_ROWS = 1 << 20  # of a chunk
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceTable:
+    """Columns of one timepoint after the other, that are being written; see the module."""
+
+    labels: str
+    """Folder or URL of the group of the labels."""
+    name: str
+    """Of the group in it."""
+    zarr_format: Literal[2, 3]
+    columns: tuple[str, ...]
+    """Some of `DTYPES`."""
+    timepoints: int | None
+    """Number of timepoints; None: the labels have no time axis."""
+    rows: int
+    """Instances of the timepoint that has the most."""
+
+    @property
+    def entry(self) -> Document:
+        """What the provenance of the labels says about it, under `KEY`."""
+        return {"path": self.name, "columns": list(self.columns)}
+
+    def create(self) -> None:
+        """Make the group and its arrays; those of an earlier attempt keep what they have.
+
+        Raises
+        ------
+        OutputError
+            If they cannot be written.
+        """
+        write_group(folder_at(self._path()), self.zarr_format, {})
+        lead = () if self.timepoints is None else (self.timepoints,)
+        for column in self.columns:
+            dtype = np.dtype(DTYPES[column])
+            create_array(
+                self._path(column),
+                shape=(*lead, self.rows),
+                dtype=dtype,
+                chunks=(*(1 for _ in lead), min(max(self.rows, 1), _ROWS)),
+                fill_value=np.nan if dtype.kind == "f" else False,
+                **self._encoding(),
+            )
+
+    def pieces(self, count: int) -> Iterator[tuple[int, int]]:
+        """Half-open ranges of rows, whole chunks, that hold `count` instances."""
+        for start in range(0, count, _ROWS):
+            yield start, min(start + _ROWS, count)
+
+    def write(
+        self, start: int, values: Mapping[str, NDArray[Any]], timepoint: int | None = None
+    ) -> None:
+        """Write one of the `pieces` of each column.
+
+        Parameters
+        ----------
+        start
+            Its first row.
+        values
+            Of one length.
+        timepoint
+            Which; None where there is only one.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        lead = () if self.timepoints is None else (timepoint or 0,)
+        for column in self.columns:
+            with output_errors(self._path(column)):
+                array = open_array(self._path(column), "r+", self.zarr_format)
+                array[(*lead, slice(start, start + values[column].size))] = values[column]
+
+    def _path(self, column: str = "") -> str:
+        return joined(self.labels, f"{self.name}/{column}".rstrip("/"))
+
+    def _encoding(self) -> dict[str, Any]:
+        if self.zarr_format == 3:
+            from zarr.codecs import ZstdCodec
+
+            names = ["label"] if self.timepoints is None else ["t", "label"]
+            codec = ZstdCodec(level=1)
+            return {"zarr_format": 3, "compressors": codec, "dimension_names": names}
+        from numcodecs import Zstd
+
+        return {
+            "zarr_format": 2,
+            "compressors": Zstd(level=1),
+            "chunk_key_encoding": {"name": "v2", "separator": "/"},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class KnownInstances:
+    """The table of published labels."""
+
+    labels: str
+    """Path or URL of their group."""
+    entry: Document
+    """As of `InstanceTable.entry`."""
+
+    @classmethod
+    def of(cls, labels: str, provenance: Mapping[str, Any]) -> KnownInstances | None:
+        """The table of labels, if their provenance names one."""
+        return cls(labels, provenance[KEY]) if KEY in provenance else None
+
+    def rows(self, labels: NDArray[np.integer], timepoint: int = 0) -> dict[str, NDArray[Any]]:
+        """Look labels up.
+
+        Parameters
+        ----------
+        labels
+            Positive. Of those that the run did not write, but somebody later, nothing is known.
+        timepoint
+            Which, of a series.
+
+        Returns
+        -------
+        Columns of the length of `labels`.
+
+        Raises
+        ------
+        MetadataError
+            If there is no such column, though the provenance names it.
+        """
+        return {n: self._column(n, labels, timepoint) for n in self.entry["columns"] if n in DTYPES}
+
+    def _column(self, name: str, labels: NDArray[np.integer], timepoint: int) -> NDArray[Any]:
+        place = joined(self.labels, f"{self.entry['path']}/{name}")
+        try:
+            array = open_array(place)
+        except FileNotFoundError as error:
+            raise MetadataError(
+                f"{shown(place)}: not there, though the labels name it; copy them as a whole"
+            ) from error
+        stored = np.asarray(array[timepoint] if array.ndim == 2 else array[:])
+        known = labels <= stored.size
+        column = np.full(labels.size, array.fill_value, DTYPES[name])
+        column[known] = stored[labels[known].astype(np.int64) - 1]
+        return column

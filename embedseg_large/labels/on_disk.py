@@ -1,0 +1,159 @@
+"""Labels on a disk: written under a hidden name, renamed when they are whole.
+
+Every failure moves older labels back; after a kill, the next `DiskLabels.check` does.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedseg_large.errors import OutputError
+from embedseg_large.labels.folder import Draft, is_of_a_run, listed, refuse_taken
+from embedseg_large.storage.group import (
+    Document,
+    check_writable,
+    group_format,
+    locked,
+    output_errors,
+    read_attributes,
+    refresh_consolidated,
+    replaced,
+    write_group,
+)
+from embedseg_large.volumes.multiscale import ZARR_FORMATS
+from embedseg_large.volumes.volume import Volume, open_volume
+
+_SLACK_SECONDS = 5.0
+"""Between clocks of machines that write to one disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskLabels:
+    """The ``labels`` folder of a local store; `LabelFolder` says what its methods do."""
+
+    store: str
+    """Absolute path of the store."""
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.store, "labels")
+
+    def attributes(self) -> Document:
+        """Read the attributes of the store."""
+        return read_attributes(Path(self.store))
+
+    def zarr_format(self) -> int | None:
+        """Tell the zarr format of the store."""
+        return group_format(Path(self.store))
+
+    def holds_something_else(self) -> bool:
+        """Whether the store is a file, or a folder of other things."""
+        store = Path(self.store)
+        return store.is_file() or (
+            store.is_dir() and self.zarr_format() is None and any(store.iterdir())
+        )
+
+    def check(self, name: str, version: str, *, overwrite: bool) -> None:
+        """Try to write, bring labels that were moved aside to rest, and look at the name."""
+        check_writable(Path(self.store))
+        check_writable(self._folder)
+        if any(self._asides(name)):
+            with locked(self._folder):
+                self._settle(name, version)
+        self._check_free(name, overwrite)
+
+    def place(self, name: str, run: str) -> tuple[str, str]:
+        """Return a hidden folder beside the final one."""
+        return str(self._folder / f".{name}-{run}"), ""
+
+    def begin(self, draft: Draft) -> None:
+        """Make the hidden group and its arrays."""
+        if self.zarr_format() is None:
+            write_group(Path(self.store), draft.store.zarr_format, {})
+        is_new = not Path(draft.store.path).exists()
+        try:
+            draft.store.create()
+        except BaseException:
+            if is_new:  # else it holds what an earlier attempt did
+                with suppress(OutputError):
+                    self.discard(draft)
+            raise
+
+    def publish(self, draft: Draft, attributes: Document, *, overwrite: bool) -> None:
+        """Rename the hidden group, list its name, then remove or keep the older labels."""
+        pending, version = Path(draft.store.path), draft.store.ngff_version
+        write_group(pending, draft.store.zarr_format, attributes)
+        aside = pending.with_name(f"{pending.name}.old")
+        with locked(self._folder):
+            self._check_free(draft.name, overwrite)
+            with replaced(pending, self._folder / draft.name, aside):
+                self._list(draft.name, version)
+            self._settle(draft.name, version)
+            refresh_consolidated(self._folder)
+
+    def discard(self, draft: Draft) -> None:
+        """Remove the hidden group, and the ``labels`` folder if nothing else is in it."""
+        with output_errors(draft.store.path):
+            if Path(draft.store.path).exists():
+                shutil.rmtree(draft.store.path)
+        with suppress(OSError):  # other labels live there
+            self._folder.rmdir()
+
+    def _check_free(self, name: str, overwrite: bool) -> None:
+        if not overwrite and (self._folder / name).exists():
+            refuse_taken(str(self._folder / name))
+
+    def _asides(self, name: str) -> Iterator[Path]:
+        """Find older labels that a publication moved aside."""
+        pattern = re.compile(rf"\.{re.escape(name)}-[0-9a-f]{{8}}\.old")
+        if self._folder.is_dir():
+            yield from (p for p in sorted(self._folder.iterdir()) if pattern.fullmatch(p.name))
+
+    def _settle(self, name: str, version: str) -> None:
+        """Bring labels that were moved aside to rest: back, removed, or kept as NAME.bak."""
+        for aside in self._asides(name):
+            with output_errors(aside):
+                if not (self._folder / name).exists():
+                    aside.rename(self._folder / name)
+                elif _can_be_made_again(aside):
+                    shutil.rmtree(aside)
+                else:
+                    kept = self._free_name(f"{name}.bak")
+                    aside.rename(self._folder / kept)
+                    self._list(kept, version)
+
+    def _free_name(self, name: str) -> str:
+        number, free = 0, name
+        while (self._folder / free).exists():
+            number += 1
+            free = f"{name}{number}"
+        return free
+
+    def _list(self, name: str, version: str) -> None:
+        """Add a name to the list in the ``labels`` group, and make that group if it is missing."""
+        attributes = listed(read_attributes(self._folder), name, version)
+        write_group(self._folder, ZARR_FORMATS[version], attributes)
+
+
+def _can_be_made_again(labels: Path) -> bool:
+    """Whether nothing is lost with labels: a run made them, and nobody has painted in them since.
+
+    New labels of a series may lack timepoints of the older ones.
+    """
+    if not is_of_a_run(read_attributes(labels)):
+        return False
+    volume = open_volume(labels)
+    return volume.n_timepoints == 1 and not _was_painted_in(labels, volume)
+
+
+def _was_painted_in(labels: Path, volume: Volume) -> bool:
+    """Whether a file of voxels is younger than the description, which a run writes last."""
+    described = max(p.stat().st_mtime for p in labels.iterdir() if p.is_file())
+    folders = (labels / level.path for level in volume.levels)
+    files = (p for folder in folders for p in folder.rglob("*") if p.is_file())
+    return any(p.stat().st_mtime > described + _SLACK_SECONDS for p in files)

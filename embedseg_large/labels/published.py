@@ -1,0 +1,77 @@
+"""Where labels are, and where the image that they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from embedseg_large.errors import UsageError, VolumeError
+from embedseg_large.labels.target import label_names
+from embedseg_large.storage.connection import joined, shown
+from embedseg_large.volumes.volume import open_volume
+
+
+def place_of_labels(source: str, name: str | None) -> str:
+    """Path or URL of labels.
+
+    Parameters
+    ----------
+    source
+        Path or URL of an OME-Zarr image with labels inside, or of the labels themselves.
+    name
+        Name of the labels in the image; None: the only ones.
+
+    Returns
+    -------
+    str
+        ``STORE/labels/NAME``, or the source itself if it has no labels inside.
+
+    Raises
+    ------
+    UsageError
+        If there are several to choose from.
+    """
+    if name is not None:
+        return joined(source, f"labels/{name}")
+    names = label_names(source)
+    if len(names) > 1:
+        raise UsageError(
+            f"{shown(source)} has several labels; choose with labels= (--labels): "
+            f"{', '.join(names)}"
+        )
+    return joined(source, f"labels/{names[0]}") if names else source
+
+
+def other_labels(place: str) -> str:
+    """Words on which labels there are instead of those at a place; none if it is in no store."""
+    store, inside, name = place.rpartition("/labels/")
+    names = label_names(store) if inside else []
+    return "" if not names or name in names else f"; labels that are there: {', '.join(names)}"
+
+
+def place_of_image(labels: str, made: Mapping[str, Any], axes: str | None = None) -> str | None:
+    """Path or URL of the image around labels, or of the one that their run says it segmented.
+
+    Parameters
+    ----------
+    labels
+        Path or URL of their group, or of a file.
+    made
+        What the run recorded; empty for labels of other programs.
+    axes
+        Letters of the axes of an image that does not say it.
+
+    Returns
+    -------
+    str or None
+        None if neither can be opened.
+    """
+    store, inside, _ = labels.rpartition("/labels/")
+    own = [store] if inside else []
+    for path in (*own, made.get("volume", {}).get("path")):
+        if path:
+            with suppress(VolumeError, UsageError):  # axes may be those of the other one
+                open_volume(path, channel=None, axes=axes)
+                return str(path)
+    return None

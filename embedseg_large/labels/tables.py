@@ -1,0 +1,173 @@
+"""Measurements beside the labels that they are of, in the same store, where other programs look.
+
+::
+
+    STORE/tables/            group, attribute "tables": ["nuclei"]
+    STORE/tables/nuclei/     group that says what the table is, and of which labels
+                 table.parquet     (or .csv where pyarrow is not installed)
+    STORE/labels/nuclei/     image-label.properties: a few columns, of few enough instances;
+                             what others wrote there of an instance stays
+
+NGFF has no standard of tables yet. The groups are a *feature table* as ngio and Fractal read it
+(fractal-analytics-platform.github.io/ngio, table specifications V1); the properties are NGFF's own,
+which napari-ome-zarr shows as features of the labels layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import MetadataError, PlaceError, UsageError
+from embedseg_large.labels.target import PROVENANCE, provenance_of
+from embedseg_large.storage.connection import READ_ONLY, is_remote, joined, shown
+from embedseg_large.storage.folder import folder_at
+from embedseg_large.storage.group import Document, refresh_consolidated
+from embedseg_large.storage.tables import write_table
+from embedseg_large.storage.zarr_groups import group_format, read_attributes, update_group
+
+PROPERTIES_MOST = 20_000
+"""Instances up to which properties are written: readers of labels read all of them, as JSON, every
+time that the labels are opened."""
+_DIGITS = 6
+
+
+def check_store(store: str, labels: str) -> None:
+    """Refuse a store that no table of labels can be written to, before hours of measuring.
+
+    Raises
+    ------
+    UsageError
+        If it is on a web server, or has a table of that name that others wrote.
+    MetadataError
+        If it is no zarr group.
+    PlaceError
+        If it is read-only; also for root, who could write all the same.
+    """
+    if is_remote(store) and store.startswith(READ_ONLY):
+        raise UsageError(f"{shown(store)}: web servers are only read; write the table with --out")
+    _format(store)
+    if not is_remote(store):
+        _check_mode(Path(store), Path(store, "labels", labels))
+    folder_at(store).check_writable()
+    about = read_attributes(folder_at(joined(store, f"tables/{labels}")))
+    if about and PROVENANCE not in about:
+        raise UsageError(
+            f"{joined(shown(store), f'tables/{labels}')} is another program's; "
+            "write the table with --out"
+        )
+
+
+def write_label_table(
+    store: str, labels: str, columns: Mapping[str, NDArray[Any]], properties: Sequence[str]
+) -> str:
+    """Write a table of the instances of labels into their store.
+
+    Parameters
+    ----------
+    store
+        Path or URL of the image.
+    labels
+        Name of the labels. A table of that name is replaced.
+    columns
+        Of one length; ``label`` says which instance, and ``timepoint`` when.
+    properties
+        Names of columns for ``image-label.properties``. These have no time: they are written of at
+        most `PROPERTIES_MOST` instances, all of one timepoint.
+
+    Returns
+    -------
+    str
+        Path or URL of the file.
+
+    Raises
+    ------
+    MetadataError
+        If the store is no zarr group.
+    OutputError
+        If it cannot be written.
+    """
+    zarr_format = _format(store)
+    root = folder_at(store)
+    backend = "parquet" if find_spec("pyarrow") else "csv"
+    tables = root.below("tables")
+    table = tables.below(labels)
+    table.write(f"table.{backend}", _packed(columns, backend))
+    about: Document = {
+        "type": "feature_table",
+        "table_version": "1",
+        "region": {"path": f"../labels/{labels}"},
+        "backend": backend,
+        "index_key": "label",
+        "index_type": "int",
+    }
+    token = provenance_of(joined(store, f"labels/{labels}")).get("token")
+    about[PROVENANCE] = {"token": token}  # of these labels, should others get their name later
+    update_group(table, zarr_format, lambda _: about)
+    update_group(tables, zarr_format, lambda old: _listed(old, labels))
+    timepoints = np.unique(columns["timepoint"])
+    if columns["label"].size <= PROPERTIES_MOST and timepoints.size <= 1:
+        rows = _rows(columns, [name for name in properties if name in columns])
+        group = root.below("labels").below(labels)
+        update_group(group, zarr_format, lambda old: _with_properties(old, rows))
+    if not is_remote(store):
+        for changed in ("tables", f"labels/{labels}"):
+            refresh_consolidated(Path(store, changed))
+    return joined(store, f"tables/{labels}/table.{backend}")
+
+
+def _check_mode(*folders: Path) -> None:
+    """Refuse folders that nobody is meant to write to."""
+    for folder in folders:
+        if folder.is_dir() and not folder.stat().st_mode & 0o222:
+            raise PlaceError(f"{folder}: read-only; write the table with --out")
+
+
+def _format(store: str) -> int:
+    found = group_format(folder_at(store))
+    if found is None:
+        raise MetadataError(f"{shown(store)} is no OME-Zarr store; write the table with --out")
+    return found
+
+
+def _packed(columns: Mapping[str, NDArray[Any]], ending: str) -> bytes:
+    """Write a table to bytes."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder, f"table.{ending}")
+        write_table(file, columns)
+        return file.read_bytes()
+
+
+def _listed(attributes: Document, name: str) -> Document:
+    names = attributes.get("tables", [])
+    return attributes | {"tables": [*names, *(() if name in names else (name,))]}
+
+
+def _with_properties(attributes: Document, rows: list[Document]) -> Document:
+    """Put properties where the version of the labels has them."""
+    if "ome" in attributes:
+        return attributes | {"ome": _with_properties(attributes["ome"], rows)}
+    about = attributes.get("image-label", {})
+    known = {row.get("label-value"): row for row in about.get("properties", [])}
+    known |= {row["label-value"]: known.get(row["label-value"], {}) | row for row in rows}
+    return attributes | {"image-label": about | {"properties": list(known.values())}}
+
+
+def _rows(columns: Mapping[str, NDArray[Any]], names: Sequence[str]) -> list[Document]:
+    """One object an instance, as NGFF asks."""
+    cells = [_values(columns[name]) for name in names]
+    rows = zip(columns["label"].tolist(), *cells, strict=True)
+    return [{"label-value": row[0], **dict(zip(names, row[1:], strict=True))} for row in rows]
+
+
+def _values(column: NDArray[Any]) -> list[Any]:
+    """Values as JSON has them, which knows no NaN; six digits are enough to colour by."""
+    if column.dtype.kind != "f":
+        return list(column.tolist())
+    return [float(f"{v:.{_DIGITS}g}") if np.isfinite(v) else None for v in column.tolist()]

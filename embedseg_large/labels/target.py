@@ -1,0 +1,465 @@
+"""Label volumes in OME-Zarr stores: where they go, how they are filled, how they are published.
+
+1. `label_target` decides the place, the format and the levels, and finds every reason to refuse.
+2. `LabelTarget.create` makes the arrays where nobody takes them for labels.
+3. Tasks fill whole regions of it (`PendingLabels.write`, then `downsample` level by level).
+4. `PendingLabels.publish` gives them their name; how, depends on the place: see `label_folder`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from embedseg_large.errors import PlaceError, UsageError
+from embedseg_large.geometry import Box
+from embedseg_large.labels.folder import PROVENANCE as PROVENANCE
+from embedseg_large.labels.folder import Draft, LabelFolder, label_folder
+from embedseg_large.labels.instances import KEY, InstanceTable
+from embedseg_large.labels.levels import label_levels, label_units
+from embedseg_large.storage.connection import READ_ONLY, is_remote, joined, shown
+from embedseg_large.storage.folder import folder_at
+from embedseg_large.storage.group import ngff_content, ngff_version
+from embedseg_large.storage.zarr_groups import read_attributes
+from embedseg_large.volumes.multiscale import (
+    ZARR_FORMATS,
+    LevelSpec,
+    MultiscaleStore,
+    Reader,
+    check_version,
+    ngff_attributes,
+)
+from embedseg_large.volumes.volume import Volume
+
+_LABEL_AXES = "tzyx"
+_BAD_NAME = re.compile(r"^$|^\.|^__|[/\\\x00-\x1f]|^zarr\.json$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTarget:
+    """A place for labels that was found to be usable; made by `label_target`."""
+
+    store: str
+    """Folder or URL of the group whose ``labels`` folder gets them."""
+    name: str
+    """Name of the labels."""
+    ngff_version: str
+    """``"0.4"`` or ``"0.5"``."""
+    axes: str
+    """The axes of the image without c, t before (z,) y, x."""
+    units: tuple[str | None, ...]
+    """Unit of each axis."""
+    levels: tuple[LevelSpec, ...]
+    """Level 0 is the level of the image that is segmented."""
+    overwrite: bool
+    """Whether labels of that name may be replaced."""
+    in_image: bool
+    """Whether `store` is the image that is segmented."""
+
+    @property
+    def folder(self) -> str:
+        """The ``labels`` folder."""
+        return joined(self.store, "labels")
+
+    @property
+    def path(self) -> str:
+        """The labels' own group, once they are published."""
+        return joined(self.folder, self.name)
+
+    def pending(self, dtype: DTypeLike, *, run: str | None = None) -> PendingLabels:
+        """Describe the labels of a run before they are published; touches no disk.
+
+        Parameters
+        ----------
+        dtype
+            An integer type.
+        run
+            Token of the run: the same token names the same group, so that a run can go on after
+            a crash. None: a group of its own.
+
+        Raises
+        ------
+        UsageError
+            If the dtype is no integer.
+        """
+        kind = np.dtype(dtype)
+        if not np.issubdtype(kind, np.integer):
+            raise UsageError(f"labels are integers, not {kind}")
+        short = secrets.token_hex(4) if run is None else _digest(run)
+        path, suffix = label_folder(self.store).place(self.name, short)
+        store = MultiscaleStore(
+            path=path,
+            ngff_version=self.ngff_version,
+            axes=self.axes,
+            units=self.units,
+            dtype=kind.name,
+            levels=self.levels,
+            suffix=suffix,
+            content="labels",
+        )
+        return PendingLabels(target=self, draft=Draft(name=self.name, run=short, store=store))
+
+    def create(self, dtype: DTypeLike, *, run: str | None = None) -> PendingLabels:
+        """Create all arrays, or open those of an earlier attempt.
+
+        Parameters
+        ----------
+        dtype, run
+            As in `pending`.
+
+        Raises
+        ------
+        UsageError
+            If the dtype is no integer.
+        OutputError
+            If they cannot be written.
+        """
+        pending = self.pending(dtype, run=run)
+        label_folder(self.store).begin(pending.draft)
+        return pending
+
+
+@dataclass(frozen=True, kw_only=True)
+class PendingLabels:
+    """Labels that are being written, and nobody sees; picklable, reopened by path."""
+
+    target: LabelTarget
+    """Where they go."""
+    draft: Draft
+    """Where they are now."""
+
+    @property
+    def store(self) -> MultiscaleStore:
+        """The arrays."""
+        return self.draft.store
+
+    @property
+    def path(self) -> str:
+        """Folder or URL of the group that the arrays are in."""
+        return self.store.path
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a label."""
+        return np.dtype(self.store.dtype)
+
+    @property
+    def n_levels(self) -> int:
+        """Number of levels."""
+        return len(self.store.levels)
+
+    def regions(self, level: int, about: Box | None = None) -> Iterator[Box]:
+        """Cut a level into spatial regions, in raster order; each may be written by one task.
+
+        Of labels `about` a part of level 0 only, the others need not be written: they are 0.
+        """
+        return self.store.regions(level, about)
+
+    def read(self, level: int, box: Box, timepoint: int | None = None) -> NDArray[Any]:
+        """Read labels back; arguments as in `write`."""
+        return self.store.read(level, box, self._lead(timepoint))
+
+    def write(
+        self, level: int, box: Box, labels: NDArray[Any], timepoint: int | None = None
+    ) -> None:
+        """Write the labels of whole regions.
+
+        Parameters
+        ----------
+        level
+            Which level.
+        box
+            One region of `regions`, or a box of several.
+        labels
+            Shape ``box.shape``, any integer dtype.
+        timepoint
+            Needed if the image has several timepoints.
+
+        Raises
+        ------
+        OutputError
+            If they cannot be written: read-only, disk full.
+        RunError
+            If the box shares a file with voxels outside of it, or a label does not fit the dtype.
+        UsageError
+            If the timepoint is missing or wrong.
+        """
+        self.store.write(level, box, labels, self._lead(timepoint))
+
+    def source(self, level: int, box: Box) -> Box:
+        """Find the region of level ``level - 1`` that `downsample` looks at for a box."""
+        return self.store.source(level, box)
+
+    def downsample(
+        self, level: int, box: Box, timepoint: int | None = None, finer: Reader | None = None
+    ) -> None:
+        """Compute a region of a level from the finer one, by nearest neighbour, and write it.
+
+        Level ``level - 1`` must be complete, unless `finer` gives it. Voxel i of the result is
+        voxel ``ceil((i + 1/2) * factor - 1)`` of the finer level (``[::2]`` for a factor of 2),
+        where the factor comes from the scales if these explain the shapes, else from the shapes.
+
+        Parameters
+        ----------
+        level
+            Which level, from 1.
+        box
+            One region of ``regions(level)``.
+        timepoint
+            As in `write`.
+        finer
+            What gives the labels of a box of the finer level, if that is faster than to read them.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written: read-only, disk full.
+        """
+        self.store.sample(level, box, self._lead(timepoint), finer)
+
+    def instances(self, count: int, columns: Sequence[str]) -> InstanceTable:
+        """Describe a table of the instances beside the labels; touches no disk.
+
+        Parameters
+        ----------
+        count
+            Instances of the timepoint that has the most.
+        columns
+            Some of those of `embedseg_large.labels.instances`.
+        """
+        return InstanceTable(
+            labels=self.path,
+            name=f"{KEY}{self.store.suffix}",
+            zarr_format=self.store.zarr_format,
+            columns=tuple(columns),
+            timepoints=self.target.levels[0].shape[0] if "t" in self.target.axes else None,
+            rows=count,
+        )
+
+    def publish(
+        self, provenance: Mapping[str, Any], instances: InstanceTable | None = None
+    ) -> None:
+        """Give the labels their name; older labels of that name are replaced or kept as a copy.
+
+        Labels that this package did not write, or of several timepoints, are kept as ``NAME.bak``
+        (``NAME.bak1``, ...).
+
+        Parameters
+        ----------
+        provenance
+            JSON values that say how the labels were made; stored as the attribute `PROVENANCE`.
+        instances
+            A table that was written beside the labels.
+
+        Raises
+        ------
+        LabelsExistError
+            If labels of that name appeared meanwhile and overwriting was not asked for.
+        OutputError
+            If they cannot be published; older labels are as they were then.
+        """
+        about: dict[str, Any] = {"version": self.target.ngff_version}
+        if self.target.in_image:
+            about["source"] = {"image": "../../"}
+        attributes = ngff_attributes(
+            self.store, name=self.target.name, method="nearest", more={"image-label": about}
+        )
+        attributes[PROVENANCE] = dict(provenance)
+        if instances is not None:
+            attributes[PROVENANCE][KEY] = instances.entry
+        overwrite = self.target.overwrite
+        label_folder(self.target.store).publish(self.draft, attributes, overwrite=overwrite)
+
+    def discard(self) -> None:
+        """Remove the arrays, and the ``labels`` folder if nothing else is in it.
+
+        Raises
+        ------
+        OutputError
+            If they cannot be removed.
+        """
+        label_folder(self.target.store).discard(self.draft)
+
+    def _lead(self, timepoint: int | None) -> tuple[int, ...]:
+        """Find the index along the axes before (z,) y, x."""
+        if "t" not in self.target.axes:
+            return ()
+        length = self.target.levels[0].shape[0]
+        if timepoint is None and length == 1:
+            return (0,)
+        if timepoint is None or not 0 <= timepoint < length:
+            raise UsageError(f"{self.path}: timepoint {timepoint} is not one of 0..{length - 1}")
+        return (timepoint,)
+
+
+def label_target(
+    volume: Volume,
+    name: str,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    ngff_version: str | None = None,
+    overwrite: bool = False,
+) -> LabelTarget:
+    """Find the place for an image's labels, and every reason why they could not be written.
+
+    Labels go into the image's own store if that can be written to and is NGFF 0.4 or 0.5, else into
+    ``OUTPUT/labels/NAME``. They have as many levels as the image in that store has, as NGFF asks:
+    the level segmented, the coarser ones of the image, and halved ones after these where needed.
+
+    Parameters
+    ----------
+    volume
+        The level to segment.
+    name
+        Name of the labels: no slashes, no dot in front.
+    output
+        Folder or URL of another store, which is created if it does not exist.
+    ngff_version
+        ``"0.5"`` or ``"0.4"`` for a new store; default 0.5. An existing store keeps its own.
+    overwrite
+        Whether labels of that name may be replaced.
+
+    Returns
+    -------
+    LabelTarget
+        Nothing has been written, except that labels whose publication was killed half-way are
+        moved back to their name.
+
+    Raises
+    ------
+    LabelsExistError
+        If the name is taken and `overwrite` is false.
+    UsageError
+        If the name or version cannot be used, or the store cannot hold labels.
+    OutputError
+        If nothing can be written there.
+    """
+    if _BAD_NAME.search(name):
+        raise UsageError(
+            f"{name!r} cannot name labels; use letters and digits, no slashes, no dot in front"
+        )
+    folder, version = _place(volume, output, ngff_version)
+    folder.check(name, version, overwrite=overwrite)
+    axes = "".join(a for a in _LABEL_AXES if a in volume.stored_axes)
+    return LabelTarget(
+        store=folder.store,
+        name=name,
+        ngff_version=version,
+        axes=axes,
+        units=label_units(volume, axes),
+        levels=label_levels(volume, axes, _image_levels(folder)),
+        overwrite=overwrite,
+        in_image=volume.path is not None and _same(folder.store, volume.path),
+    )
+
+
+def label_names(store: str) -> list[str]:
+    """Names of the labels that a store lists, sorted; none if it is no OME-Zarr image.
+
+    Parameters
+    ----------
+    store
+        Path or URL of the image. Nothing is listed, so it may be on a web server.
+
+    Raises
+    ------
+    MetadataError
+        If the list is not readable JSON.
+    UnreachableError
+        If a server gives no proper answer.
+    """
+    listed = ngff_content(read_attributes(folder_at(joined(store, "labels")))).get("labels", [])
+    return sorted(map(str, listed))
+
+
+def provenance_of(labels: str) -> dict[str, Any]:
+    """Say how labels were made, in the words of who published them; empty if others wrote them.
+
+    Parameters
+    ----------
+    labels
+        Path or URL of their group.
+
+    Raises
+    ------
+    MetadataError, UnreachableError
+        As `label_names`.
+    """
+    return dict(read_attributes(folder_at(labels)).get(PROVENANCE, {}))
+
+
+def _place(
+    volume: Volume, output: str | os.PathLike[str] | None, version: str | None
+) -> tuple[LabelFolder, str]:
+    """Find the store and its NGFF version."""
+    if version is not None:
+        check_version(version)
+    folder, found = _own_store(volume) if output is None else _output_store(os.fspath(output))
+    if version is not None and found not in (None, version):
+        raise UsageError(f"{folder.store} is NGFF {found}, labels in it cannot be {version}")
+    return folder, found or version or "0.5"
+
+
+def _own_store(volume: Volume) -> tuple[LabelFolder, str]:
+    if volume.path is None:
+        raise UsageError("the image is an array in memory; say where labels go with --output")
+    folder = _writable(volume.path)
+    if volume.ngff_version is None:
+        raise UsageError(f"{folder.store} is no OME-Zarr image; say where labels go with --output")
+    return folder, _writable_version(folder, volume.ngff_version)
+
+
+def _output_store(output: str) -> tuple[LabelFolder, str | None]:
+    folder = _writable(output)
+    folder_at(output).greet()
+    image, zarr_format = ngff_version(folder.attributes()), folder.zarr_format()
+    if image is not None:
+        return folder, _writable_version(folder, image)
+    if zarr_format is not None:
+        return folder, {2: "0.4", 3: "0.5"}[zarr_format]
+    if folder.holds_something_else():
+        raise UsageError(f"{folder.store} is there and is no zarr group; choose another output")
+    return folder, None
+
+
+def _writable(store: str) -> LabelFolder:
+    if store.startswith(READ_ONLY) and is_remote(store):
+        raise PlaceError(
+            f"{shown(store)}: web servers are only read; say where labels go with --output"
+        )
+    return label_folder(store)
+
+
+def _writable_version(folder: LabelFolder, version: str) -> str:
+    zarr_format = folder.zarr_format()
+    if version not in ZARR_FORMATS or ZARR_FORMATS[version] != zarr_format:
+        raise UsageError(
+            f"{folder.store} is NGFF {version} in zarr {zarr_format}; labels are added to 0.4 "
+            "(zarr 2) and 0.5 (zarr 3) only, say where else they go with --output"
+        )
+    return version
+
+
+def _image_levels(folder: LabelFolder) -> int | None:
+    """How many levels the image in a store has; None if there is no image."""
+    multiscales = ngff_content(folder.attributes()).get("multiscales")
+    return len(multiscales[0]["datasets"]) if multiscales else None
+
+
+def _same(store: str, path: str) -> bool:
+    if is_remote(path) or is_remote(store):
+        return shown(path) == shown(store)
+    return Path(store).resolve() == Path(path).resolve()
+
+
+def _digest(run: str) -> str:
+    return hashlib.blake2b(run.encode(), digest_size=4).hexdigest()

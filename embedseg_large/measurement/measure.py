@@ -1,0 +1,398 @@
+"""Measure every instance of a label volume of any size, box by box.
+
+A box tells a small table of sums, and the tables of all boxes add up to that of the volume, exactly
+and whatever the boxes: an instance that several of them share is measured as one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
+from typing import Any, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
+from embedseg_large.evaluation.pairs import labelled_part
+from embedseg_large.geometry import Box
+from embedseg_large.labels.instances import KnownInstances
+from embedseg_large.labels.published import other_labels, place_of_image, place_of_labels
+from embedseg_large.labels.tables import check_store, write_label_table
+from embedseg_large.labels.target import provenance_of
+from embedseg_large.measurement.regions import Regions, cells_of
+from embedseg_large.measurement.shapes import columns_of
+from embedseg_large.runs.blockwise import EDGE, Sum
+from embedseg_large.runs.dask.backend import Workers, readers_of
+from embedseg_large.runs.tasks import Call, Each, Recording, Task
+from embedseg_large.storage.connection import shown
+from embedseg_large.storage.tables import Table, stacked
+from embedseg_large.volumes.volume import Volume, open_volume
+
+_PROPERTIES = (
+    *("voxels", "volume", "sphericity", "pixels", "area", "circularity", "axis_"),
+    *("touches_border", "seam", "certified", "seediness", "intensity_mean"),
+)
+"""Columns that begin so are worth a colour in a viewer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Labels, and the image that they are of; picklable."""
+
+    labels: Volume
+    """Without a channel axis; with a time axis if there are several timepoints."""
+    channels: tuple[Volume, ...]
+    """One channel each, of the same shape; none: shapes only."""
+    voxel_size: tuple[float, ...] | None
+    """In µm."""
+
+    @property
+    def timepoints(self) -> range:
+        """All timepoints."""
+        return range(self.labels.n_timepoints)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the run that made labels says about its instances."""
+
+    traced: dict[str, NDArray[Any]] | None
+    """Labels and timepoints, (2, n), that the seam report lists, by what it says of them; the
+    timepoint is -1 where there is only one. None: there is no seam report."""
+    known: KnownInstances | None
+    """Seediness and more of each; None: it was not kept."""
+    part: Box | None
+    """What was segmented, if it was not all of the volume."""
+
+
+def measure(
+    source: Any,
+    labels: str | None = None,
+    *,
+    image: Any = None,
+    channel: int | Sequence[int] | None = None,
+    timepoint: int | Sequence[int] | None = None,
+    level: int = 0,
+    axes: str | None = None,
+    image_axes: str | None = None,
+    voxel_size: Sequence[float] | None = None,
+    into_store: bool = False,
+    **workers: Unpack[Workers],
+) -> Table:
+    """Measure every instance of a label volume: size, place, shape, intensities.
+
+    Parameters
+    ----------
+    source
+        Path or URL of an OME-Zarr image with labels inside; or the labels themselves: a label group
+        (``STORE/labels/NAME``), a TIFF, or an array of integers, 0 for background.
+    labels
+        Name of the labels in the image; None: the only ones, or `source` is the labels themselves.
+    image
+        The image, if it is elsewhere: what `open_volume` takes. Default: `source`, or if that holds
+        labels only, the image that their run says it segmented. Of a `source` that is the labels
+        themselves, shapes only are measured.
+    channel
+        Channel or channels of the image; default: all.
+    timepoint
+        Timepoint or timepoints; default: all.
+    level
+        Level of the labels, 0 being the finest. The level of the image is the one of this shape.
+    axes, image_axes
+        Letters of the axes of files that do not say it, such as ``zyx`` for a plain TIFF.
+    voxel_size
+        In µm along (z,) y, x of this level; overrides the metadata.
+    into_store
+        Also write the table into the store of the labels, see `embedseg_large.labels.tables`.
+    **workers
+        `client`, `workers`, `scheduler` or `cluster_config`, as for `segment`: who reads the boxes.
+        Default: this process.
+
+    Returns
+    -------
+    Table
+        One row an instance and timepoint, in this order of timepoints and of labels; columns
+        ``timepoint``, those of `embedseg_large.measurement.shapes.columns_of`, and of labels made
+        by `segment`, ``seam``: "repaired" or "joined" where the seam report lists the instance;
+        ``seediness``, float32 of its seed voxel (no such column if they are of another segmenter);
+        ``certified``, whether it is proven to be what the untiled volume would give. Of labels that
+        were added later NaN and False. About 1 KB of memory an instance.
+
+    Raises
+    ------
+    VolumeError
+        If something cannot be read, labels are no integers or negative, or the shapes or voxel
+        sizes of image and labels differ.
+    UsageError
+        If there are several labels and none is named, there is no image where one is expected, or
+        an option does not fit.
+    OutputError
+        If the table cannot be written into the store.
+    """
+    place = _place(source, labels)
+    store, name = _check_store(source, place, level) if into_store else ("", "")
+    subject = find_subject(
+        source,
+        labels,
+        image=image,
+        channel=channel,
+        level=level,
+        axes=axes,
+        image_axes=image_axes,
+        voxel_size=voxel_size,
+    )
+    timepoints = _timepoints(subject, timepoint)
+    told = _told(subject.labels)
+    if into_store:
+        check_store(store, name)
+    tables = []
+    with readers_of([subject.labels, *subject.channels], **workers) as able:
+        for t in timepoints:
+            regions = sum_regions(subject, t, able)
+            tables.append(_columns(subject, t, regions, told))
+    table = Table(stacked(tables))
+    if not into_store:
+        return table
+    shown_first = [column for column in table.columns if column.startswith(_PROPERTIES)]
+    stored = write_label_table(store, name, table.columns, shown_first)
+    return replace(table, stored=stored)
+
+
+def _check_store(source: Any, place: Any, level: int) -> tuple[str, str]:
+    """Return store and name of labels; refuse a table that would be of nothing in a store."""
+    if place is source:
+        raise UsageError("only a table of labels in an image goes into its store; name the labels")
+    if level != 0:
+        raise UsageError(
+            f"a table of level {level} would be taken for one of level 0; write a file"
+        )
+    return os.fspath(source), place.rpartition("/")[2]
+
+
+def sum_regions(subject: Subject, timepoint: int, workers: Recording | None = None) -> Regions:
+    """Add up what the boxes of a timepoint tell.
+
+    Parameters
+    ----------
+    subject, timepoint
+        What is measured.
+    workers
+        Do the boxes; None: this process.
+    """
+    boxes = Box.whole(subject.labels.spatial_shape).split(box_shape(subject))
+    total = Sum(Regions.empty([channel.dtype for channel in subject.channels]))
+    if workers is None:
+        for box in boxes:
+            total.add(_sum_box(subject, timepoint, box))
+    else:
+        make = partial(_call, subject, timepoint)
+        tasks = (Task(stage="measure", make=partial(make, box)) for box in boxes)
+        workers.run(Each(tasks, lambda _, part: total.add(part)))
+    return total.whole()
+
+
+def box_shape(subject: Subject) -> tuple[int, ...]:
+    """Shape of the boxes: whole chunks of labels and image, so that few are read twice."""
+    ndim, length = subject.labels.ndim, EDGE[subject.labels.ndim]
+    volumes = (subject.labels, *subject.channels)
+    chunks = np.max([(1,) * ndim, *(v.chunks for v in volumes if v.chunks is not None)], axis=0)
+    first, *rest = np.minimum(chunks, subject.labels.spatial_shape).tolist()
+    edges = [max(length // chunk, 1) * chunk for chunk in rest]
+    planes = length**ndim // prod(edges)
+    return (max(min(planes, length) // first, 1) * first, *edges)
+
+
+def _call(subject: Subject, timepoint: int, box: Box) -> Call:
+    where = f"{subject.labels.name} {box}"
+    return Call(_sum_box, (subject, timepoint, box), where=where, voxels=box.size)
+
+
+def _sum_box(subject: Subject, timepoint: int, core: Box) -> Regions:
+    labels = _read_cells(subject.labels, timepoint, core)
+    if not labels.any():
+        return Regions.empty([channel.dtype for channel in subject.channels])
+    return Regions.of(labels, core, [_read(c, timepoint, core) for c in subject.channels])
+
+
+def _read_cells(labels: Volume, timepoint: int, core: Box) -> NDArray[Any]:
+    """Read the labels that a box needs; 0 outside of the volume."""
+    wanted = cells_of(core)
+    there = wanted.clip(labels.spatial_shape)
+    return np.pad(_read(labels, timepoint, there), wanted.widths_around(there))
+
+
+def _read(volume: Volume, timepoint: int, box: Box) -> NDArray[Any]:
+    return volume.read(box, timepoint if "t" in volume.axes else None)
+
+
+def _columns(
+    subject: Subject, timepoint: int, regions: Regions, told: Told
+) -> dict[str, NDArray[Any]]:
+    """All columns of a timepoint."""
+    channels = [channel.channel or 0 for channel in subject.channels]
+    shape = subject.labels.spatial_shape
+    columns = columns_of(regions, shape, subject.voxel_size, channels, told.part)
+    label = columns.pop("label")
+    columns = {"label": label, "timepoint": np.full(label.size, timepoint)} | columns
+    if told.traced is not None:
+        columns["seam"] = np.full(label.size, "", dtype="<U8")
+        for kind, (labels, times) in told.traced.items():
+            columns["seam"][np.isin(label, labels[(times == timepoint) | (times < 0)])] = kind
+    return columns | (told.known.rows(label, timepoint) if told.known else {})
+
+
+def _told(labels: Volume) -> Told:
+    """Read what is told; nothing if other programs made the labels."""
+    if not labels.path or not labels.is_labels:
+        return Told(None, None, None)
+    made = provenance_of(labels.path)
+    return Told(_traced(made), KnownInstances.of(labels.path, made), labelled_part(labels))
+
+
+def _traced(made: dict[str, Any]) -> dict[str, NDArray[Any]] | None:
+    """Find the instances that a seam report lists, see `Told`."""
+    if "seams" not in made:
+        return None
+    traced = {}
+    for kind in ("repaired", "joined"):
+        pairs = [(o["label"], o.get("timepoint", -1)) for o in made["seams"][f"{kind}_objects"]]
+        traced[kind] = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    return traced
+
+
+def find_subject(
+    source: Any,
+    labels: str | None = None,
+    *,
+    image: Any = None,
+    channel: int | Sequence[int] | None = None,
+    level: int = 0,
+    axes: str | None = None,
+    image_axes: str | None = None,
+    voxel_size: Sequence[float] | None = None,
+) -> Subject:
+    """Open what is to be measured, and find every reason to refuse it; arguments as of `measure`.
+
+    Raises
+    ------
+    VolumeError, UsageError
+        As `measure`.
+    """
+    place = _place(source, labels)
+    found = _open_labels(place, level, axes, voxel_size)
+    if image is None and place is not source:
+        image = _image_of(os.fspath(source), place, image_axes)
+    channels = () if image is None else _open_channels(image, channel, image_axes, found)
+    if not channels and channel is not None:
+        raise UsageError("there is no image to take a channel of; give one with image= (--image)")
+    return Subject(
+        labels=found, channels=channels, voxel_size=_voxel_size(found, channels, voxel_size)
+    )
+
+
+def _place(source: Any, name: str | None) -> Any:
+    """Say where the labels are; the source itself if they are not inside of it."""
+    if isinstance(source, str | os.PathLike):
+        place = place_of_labels(os.fspath(source), name)
+        return source if place == os.fspath(source) else place
+    if name is not None:
+        raise UsageError("an array has no labels inside; leave labels= out")
+    return source
+
+
+def _open_labels(
+    place: Any, level: int, axes: str | None, voxel_size: Sequence[float] | None
+) -> Volume:
+    try:
+        found = open_volume(place, channel=None, level=level, axes=axes, voxel_size=voxel_size)
+    except VolumeNotFoundError as error:
+        raise VolumeNotFoundError(f"{error}{other_labels(str(place))}") from error
+    if found.dtype.kind not in "iu":
+        raise VolumeError(
+            f"{found.name}: voxels are {found.dtype}; labels are integers, one an instance: "
+            "convert them first"
+        )
+    if "c" in found.axes:
+        raise VolumeError(f"{found.name}: {found.n_channels} channels; labels have none")
+    return found
+
+
+def _image_of(store: str, labels: str, axes: str | None) -> str:
+    """The image of labels in a store.
+
+    Raises
+    ------
+    UsageError
+        If there is none.
+    """
+    made = provenance_of(labels)
+    found = place_of_image(labels, made, axes)
+    if found is None:
+        recorded = made.get("volume", {}).get("path")
+        but = f", and {shown(recorded)}, of which they are, cannot be opened" if recorded else ""
+        raise UsageError(
+            f"{shown(store)} holds labels and no image that can be read{but}; give the image with "
+            "image= (--image), or the path of the labels themselves, to measure shapes only"
+        )
+    return found
+
+
+def _open_channels(
+    source: Any, asked: int | Sequence[int] | None, axes: str | None, labels: Volume
+) -> tuple[Volume, ...]:
+    """Open the channels of an image at the level that has the shape of the labels."""
+    whole = open_volume(source, channel=None, axes=axes)
+    level = _level_of_shape(whole, labels)
+    if whole.n_timepoints != labels.n_timepoints:
+        raise VolumeError(
+            f"{labels.name}: {labels.n_timepoints} timepoints, and the image {whole.name} has "
+            f"{whole.n_timepoints}; give labels and image of the same times"
+        )
+    numbers = _each(asked, range(whole.n_channels))
+    return tuple(open_volume(source, channel=c, level=level, axes=axes) for c in numbers)
+
+
+def _level_of_shape(image: Volume, labels: Volume) -> int:
+    at = [image.stored_axes.index(axis) for axis in image.spatial_axes]
+    shapes = [level.shape and tuple(level.shape[i] for i in at) for level in image.levels]
+    if labels.spatial_shape not in shapes:
+        there = ", ".join(str(shape) for shape in shapes if shape)
+        raise VolumeError(
+            f"{labels.name} has shape {labels.spatial_shape}, the image {image.name} {there}; "
+            "give the image that the labels are of, or another level of the labels"
+        )
+    return shapes.index(labels.spatial_shape)
+
+
+def _voxel_size(
+    labels: Volume, channels: Sequence[Volume], given: Sequence[float] | None
+) -> tuple[float, ...] | None:
+    """Find the voxel size, on which labels and image must agree to a hundredth."""
+    of_image = channels[0].voxel_size if channels else None
+    if given is not None or of_image is None or labels.voxel_size is None:
+        return labels.voxel_size or of_image
+    if not np.allclose(labels.voxel_size, of_image, rtol=0.01, atol=0):
+        raise VolumeError(
+            f"{labels.name} says that voxels are {labels.voxel_size} µm, the image "
+            f"{channels[0].name} {of_image}; say which with voxel_size= (--voxel-size)"
+        )
+    return labels.voxel_size
+
+
+def _timepoints(subject: Subject, asked: int | Sequence[int] | None) -> Iterable[int]:
+    chosen = _each(asked, subject.timepoints)
+    if not chosen or not set(chosen) <= set(subject.timepoints):
+        raise UsageError(
+            f"timepoint {asked}: {subject.labels.name} has {len(subject.timepoints)}, from 0"
+        )
+    return chosen
+
+
+def _each(asked: int | Sequence[int] | None, every: range) -> Sequence[int]:
+    if asked is None:
+        return every
+    return (asked,) if isinstance(asked, int) else tuple(asked)

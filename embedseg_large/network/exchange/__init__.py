@@ -1,0 +1,1 @@
+"""Models that come from other programs or leave for them."""

@@ -1,0 +1,1 @@
+"""Any long run: tasks, executors, journal, lock, log. Knows no volume and no network."""

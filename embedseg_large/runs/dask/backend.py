@@ -1,0 +1,139 @@
+"""Where work is done: in this process, or by the workers of a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+from embedseg_large.errors import UsageError
+from embedseg_large.runs.dask.cluster_file import (
+    ClusterSettings,
+    LocalSettings,
+    SchedulerSettings,
+    read_cluster_file,
+)
+from embedseg_large.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from embedseg_large.runs.runner import Recorder
+    from embedseg_large.runs.tasks import Executor
+
+
+_WORKERS = "workers (--workers)"
+_SCHEDULER = "scheduler (--scheduler)"
+
+
+class Workers(TypedDict, total=False):
+    """Who does the work; one of these at most."""
+
+    client: Client | None
+    """A `distributed.Client`."""
+    workers: int | None
+    """Number of local processes to start."""
+    scheduler: str | None
+    """Address of a running scheduler."""
+    cluster_config: str | os.PathLike[str] | None
+    """File with the settings of a cluster."""
+
+
+def chosen(
+    client: Client | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    cluster_config: str | os.PathLike[str] | None = None,
+) -> Client | ClusterSettings | None:
+    """Where the work is to be done: by a client's workers, by those of settings, or here.
+
+    Raises
+    ------
+    UsageError
+        When several are given, or one cannot be used.
+    """
+    given = {
+        "a client": client,
+        _WORKERS: workers,
+        _SCHEDULER: scheduler,
+        "cluster_config (--cluster-config)": cluster_config,
+    }
+    asked = [name for name, value in given.items() if value is not None]
+    if len(asked) > 1:
+        raise UsageError(f"{', '.join(asked)}: give only one of them, for one place does the work")
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers is {workers}; give at least 1, or none to work in this process")
+    if workers is not None:
+        return LocalSettings(file=_WORKERS, workers=workers)
+    if scheduler is not None:
+        return SchedulerSettings(file=_SCHEDULER, address=scheduler)
+    return client if cluster_config is None else read_cluster_file(cluster_config)
+
+
+@contextmanager
+def client_of(where: Client | ClusterSettings, device: str) -> Iterator[Client]:
+    """The client that was given, or one of a cluster that is started, and closed at the end."""
+    from embedseg_large.runs.dask.clusters import cluster_client
+
+    if not isinstance(where, ClusterSettings):
+        yield where
+        return
+    with cluster_client(where, device) as client:
+        yield client
+
+
+@contextmanager
+def workers_for(
+    where: Client | ClusterSettings, inputs: Sequence[str], places: Sequence[str] = ()
+) -> Iterator[Executor]:
+    """Workers for tasks that need no network.
+
+    Parameters
+    ----------
+    where
+        A client, or the settings of a cluster.
+    inputs
+        Files and stores that the workers must see.
+    places
+        Folders that they must write to.
+
+    Raises
+    ------
+    UsageError
+        When they do not.
+    """
+    from embedseg_large.runs.dask.executor import executor_on
+    from embedseg_large.runs.dask.plugin import NetworkSpec
+    from embedseg_large.runs.dask.preflight import check_workers
+
+    with client_of(where, "cpu") as client:
+        check_workers(client, device="cpu", places=places, needs_gpu=False, inputs=inputs)
+        spec = NetworkSpec(folder=None, network=None, device="cpu", dtype="float32")
+        with executor_on(client, spec) as executor:
+            yield executor
+
+
+@contextmanager
+def readers_of(volumes: Sequence[Volume], **workers: Unpack[Workers]) -> Iterator[Recorder | None]:
+    """Who reads volumes: the workers that are asked for, or None for this process.
+
+    Raises
+    ------
+    UsageError
+        When they do not see a volume.
+    """
+    where = chosen(**workers)
+    if where is None:
+        yield None
+        return
+    paths = [volume.path for volume in volumes if volume.path is not None]
+    if len(paths) < len(volumes):
+        raise UsageError(
+            "an array is in this process's memory, where workers do not see it; give a file"
+        )
+    from embedseg_large.runs.progress import Progress
+    from embedseg_large.runs.runner import Recorder
+
+    with workers_for(where, paths) as executor:
+        yield Recorder(executor, None, Progress())  # they leave nothing behind

@@ -1,0 +1,378 @@
+"""What must be true of every worker before a run begins, asked in one message.
+
+Otherwise a run would hang (no worker offers the GPU that its tasks ask for), lose results (a
+worker's ``/data`` is another disk) or give labels that depend on who computed them (versions).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import re
+import secrets
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from distributed import Client, Worker
+
+from embedseg_large.errors import EmbedSegError, OutputError, UsageError
+from embedseg_large.storage.bucket import RemoteFolder
+from embedseg_large.storage.connection import Retries, is_remote, shown
+from embedseg_large.storage.folder import folder_at
+
+PACKAGES = ("embedseg-large", "numpy", "zarr", "numba", "torch", "distributed")
+"""Packages that decide labels, files or messages, and must be the same everywhere."""
+SEEN_SECONDS = 5
+"""How long a file of the client may take to appear on a worker: network drives are cached."""
+PROBE_SECONDS = 10
+"""How long a worker may take over a place: a drive that is gone blocks for ever."""
+ANSWER_SECONDS = 30
+"""How long all workers together may take to answer."""
+NAMED = 3
+"""Workers that a message names; it counts the others."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder, store or file that every worker must see."""
+
+    name: str
+    """For messages: absolute path, or URL without credentials."""
+    target: str
+    """What must be there: the path or URL itself, or a file or object that the client put there."""
+    write: bool
+    """Whether a worker must be able to put another one beside `target`."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a place on a worker, and what to do."""
+
+    what: str
+    advice: str
+
+
+OTHER = Fault(
+    "is not there, or is another folder,",
+    "choose a place on a drive that all workers share, under the same absolute path",
+)
+OTHER_STORE = Fault(
+    "is another place",
+    "set the same variables (AWS_ENDPOINT_URL, ...) in the environment of all workers",
+)
+READ_ONLY = Fault("cannot be written", "let these workers write there, or choose another place")
+SILENT = Fault("does not answer", "mend the drive or the network there, or leave these workers out")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker, or the scheduler, says of itself."""
+
+    host: str
+    versions: Mapping[str, str | None]
+    """Version of python (major and minor) and of each package; None: not installed."""
+    faults: Mapping[str, Fault] = field(default_factory=dict)
+    """The places, by name, with which something is wrong."""
+    gpus: float = 0
+    """GPUs that it offers as a resource of Dask."""
+
+
+Reports: TypeAlias = Mapping[str, Report]
+"""Report of each worker, by its address."""
+
+
+def check_workers(
+    client: Client,
+    *,
+    device: str,
+    places: Sequence[str],
+    needs_gpu: bool,
+    inputs: Sequence[str] = (),
+) -> None:
+    """Check that the workers can do the run, in one round of messages.
+
+    Workers answer while they compute. Those that join later are not asked.
+
+    Parameters
+    ----------
+    client
+        Of a cluster with at least one worker.
+    device
+        ``cpu`` or ``cuda``: where the network runs.
+    places
+        Folders and stores that all workers must see and write to: output, scratch. They may not
+        exist yet.
+    needs_gpu
+        Whether the run has tasks for the network.
+    inputs
+        Files, folders, stores that all workers must see: image, model. Copies will do.
+
+    Raises
+    ------
+    UsageError
+        What is missing, on which workers, and what to do.
+    OutputError
+        This process itself cannot write to a place.
+    """
+    with _probes(places, inputs) as probes:
+        reports = _ask(client, probes)
+    _check_versions(_ask_scheduler(client), reports)
+    _check_places(reports)
+    if needs_gpu and device.startswith("cuda"):
+        _check_gpus(device, reports)
+
+
+async def probe_places(places: Sequence[Place], dask_worker: Worker) -> Report:
+    """Report what a worker sees.
+
+    Runs on the worker's event loop, which goes on serving meanwhile: drives and networks are
+    asked in threads.
+    """
+    faults = await asyncio.gather(*(_fault_in_time(place) for place in places))
+    return replace(
+        own_report(),
+        faults={p.name: fault for p, fault in zip(places, faults, strict=True) if fault},
+        gpus=dask_worker.state.total_resources.get("GPU", 0),
+    )
+
+
+def own_report() -> Report:
+    """Report the versions of this process."""
+    major, minor, _ = platform.python_version_tuple()
+    versions = {"python": f"{major}.{minor}"} | {name: _version(name) for name in PACKAGES}
+    return Report(host=socket.gethostname(), versions=versions)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+async def _fault_in_time(place: Place) -> Fault | None:
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(fault_of, place), PROBE_SECONDS)
+    except TimeoutError:
+        return SILENT
+
+
+def fault_of(place: Place) -> Fault | None:
+    """Find out what is wrong with a place in this process; None if nothing is."""
+    if is_remote(place.target):
+        return _written_fault(place.target) if place.write else _read_fault(place.target)
+    deadline = time.monotonic() + SEEN_SECONDS
+    while not os.access(place.target, os.R_OK):
+        if time.monotonic() > deadline:
+            return OTHER
+        time.sleep(0.1)
+    if place.write and not _can_write(f"{place.target}-{secrets.token_hex(8)}"):
+        return READ_ONLY
+    return None
+
+
+def _read_fault(url: str) -> Fault | None:
+    """Ask for any object: that there is none is an answer, too."""
+    try:
+        _impatient(url).exists("zarr.json")
+    except EmbedSegError as error:
+        return _unreachable(error)
+    return None
+
+
+def _written_fault(url: str) -> Fault | None:
+    """Ask for the object of the client, and write another one."""
+    parent, _, name = url.rpartition("/")
+    mine = f"{name}-{secrets.token_hex(8)}"
+    try:
+        folder = _impatient(parent)
+        if not folder.exists(name):
+            return OTHER_STORE
+        folder.write(mine, b"")
+        folder.remove(mine)
+    except OutputError as error:
+        return replace(READ_ONLY, what=f"{READ_ONLY.what} ({_said(error)})")
+    except EmbedSegError as error:
+        return _unreachable(error)
+    return None
+
+
+def _impatient(url: str) -> RemoteFolder:
+    """A folder that says what is wrong before the time is up."""
+    usual = Retries.from_environment()
+    total, silence = min(usual.total, PROBE_SECONDS / 2), min(usual.silence, PROBE_SECONDS / 4)
+    return RemoteFolder.at(url, Retries(total, silence))
+
+
+def _unreachable(error: EmbedSegError) -> Fault:
+    return Fault(
+        f"cannot be reached ({_said(error)})",
+        "give these workers access to it, and the variables of their environment that say how",
+    )
+
+
+def _said(error: EmbedSegError) -> str:
+    """An error without what is not the same on all workers."""
+    return re.sub(r", tried \d+ times", "", str(error))
+
+
+def _can_write(file: str) -> bool:
+    try:
+        Path(file).touch(exist_ok=False)
+        Path(file).unlink()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _probes(places: Iterable[str], inputs: Iterable[str]) -> Iterator[list[Place]]:
+    """The places, with a file or object of this process in each that is to be written."""
+    to_write = [_written(path) for path in dict.fromkeys(places)]
+    with ExitStack() as stack:
+        for place in to_write:
+            folder, _, name = place.target.rpartition("/")
+            folder_at(folder).write(name, b"")
+            stack.callback(folder_at(folder).remove, name)
+        yield [*to_write, *(_read(path) for path in dict.fromkeys(inputs))]
+
+
+def _written(path: str) -> Place:
+    """A place to write to; the probe of a folder that is not there yet is in one above it."""
+    folder = name = folder_at(path).path
+    if not is_remote(path):
+        folder = str(next(p for p in (Path(name), *Path(name).parents) if p.is_dir()))
+    return Place(name, f"{folder}/.seen-by-workers-{secrets.token_hex(8)}", write=True)
+
+
+def _read(path: str) -> Place:
+    """A place that is only read."""
+    if is_remote(path):
+        return Place(shown(path), path, write=False)
+    local = folder_at(path).path
+    return Place(local, local, write=False)
+
+
+def _ask(client: Client, places: Sequence[Place]) -> dict[str, Report]:
+    """Ask all workers at once, and do not wait for ever for one that is stuck."""
+
+    async def ask() -> Any:
+        return await client.run(probe_places, places, on_error="return")
+
+    try:
+        answers = client.sync(ask, callback_timeout=ANSWER_SECONDS)
+    except TimeoutError:
+        raise UsageError(
+            f"not all workers answer within {ANSWER_SECONDS} s; longest silent: "
+            f"{_longest_silent(client)}; restart these"
+        ) from None
+    reports = {address: found for address, found in answers.items() if _is_report(address, found)}
+    if not reports:
+        raise UsageError("the cluster has no workers; start some, and try again")
+    return reports
+
+
+def _is_report(address: str, answer: Report | Exception) -> bool:
+    """Whether a worker is there and has answered.
+
+    One that leaves while it is asked breaks the connection, an `OSError`; it gets no task either.
+    """
+    if isinstance(answer, Exception) and not isinstance(answer, OSError):
+        raise _cannot_run(f"worker {address}", answer)
+    return isinstance(answer, Report)
+
+
+def _ask_scheduler(client: Client) -> Report:
+    """Ask the scheduler, which must read tasks to pass them on."""
+    try:
+        found: Report = client.run_on_scheduler(own_report)
+    except Exception as error:  # whatever importing this module raises there
+        raise _cannot_run("the scheduler", error) from error
+    return found
+
+
+def _cannot_run(who: str, error: Exception) -> UsageError:
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return UsageError(
+        f"{who} does not know tasks of embedseg-large ({said}); "
+        f"install embedseg-large {_version('embedseg-large')} there"
+    )
+
+
+def _longest_silent(client: Client) -> str:
+    """The workers whose last sign of life is oldest."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    ordered = sorted(workers, key=lambda address: float(workers[address]["last_seen"]))
+    return ", ".join(ordered[:NAMED])
+
+
+def _check_versions(scheduler: Report, reports: Reports) -> None:
+    """Compare versions with those here; builds of torch (cpu, cuda) only among workers."""
+    for name, ours in own_report().versions.items():
+        differing: dict[str | None, list[str]] = defaultdict(list)
+        if _release(scheduler.versions.get(name)) != _release(ours):
+            differing[scheduler.versions.get(name)].append("the scheduler")
+        for address, report in reports.items():
+            theirs = report.versions.get(name)
+            if _release(theirs) != _release(ours):
+                differing[theirs].append(_named(address, report))
+        for theirs, where in differing.items():
+            raise UsageError(
+                f"{name} is {ours} here and {theirs or 'missing'} on {_list(where)}; "
+                "install the same version everywhere"
+            )
+    _check_builds(reports)
+
+
+def _check_builds(reports: Reports) -> None:
+    builds = defaultdict(list)
+    for address, report in reports.items():
+        builds[report.versions.get("torch")].append(_named(address, report))
+    if len(builds) > 1:
+        found = "; ".join(f"{build} on {_list(where)}" for build, where in builds.items())
+        raise UsageError(
+            f"workers have different builds of torch, and labels would depend on it: {found}; "
+            "install the same build everywhere"
+        )
+
+
+def _check_places(reports: Reports) -> None:
+    found = defaultdict(list)
+    for address, report in reports.items():
+        for place, fault in report.faults.items():
+            found[place, fault].append(_named(address, report))
+    for (place, fault), where in found.items():
+        raise UsageError(
+            f"{place} {fault.what} on {len(where)} of {len(reports)} workers: {_list(where)}; "
+            f"{fault.advice}"
+        )
+
+
+def _check_gpus(device: str, reports: Reports) -> None:
+    if not any(report.gpus >= 1 for report in reports.values()):
+        raise UsageError(
+            f"device is {device}, but none of {len(reports)} workers offers the resource GPU; "
+            'start workers with --resources "GPU=1"'
+        )
+
+
+def _release(version: str | None) -> str | None:
+    """A version without its local part: 2.6.0 of 2.6.0+cu124."""
+    return None if version is None else version.split("+")[0]
+
+
+def _named(address: str, report: Report) -> str:
+    return f"{report.host} ({address})"
+
+
+def _list(where: Sequence[str]) -> str:
+    more = f" and {len(where) - NAMED} more" if len(where) > NAMED else ""
+    return ", ".join(where[:NAMED]) + more

@@ -1,0 +1,189 @@
+"""One run at a time on one output.
+
+Each client that takes the lock creates the next of ``LOCK/000001``, ``LOCK/000002``, ...: to create
+a file that must not exist yet is the one step that only one of several can win, on a disk and in a
+bucket. The holder of the highest number has the lock, and changes its file every few seconds. Who
+comes next watches whether the file changes; clocks of different machines are never compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from embedseg_large.errors import EmbedSegError, RunError, UsageError
+from embedseg_large.storage.folder import Folder
+
+BEAT_SECONDS = 5.0
+PATIENCE = 3
+"""Beats that may fail to come before a holder counts as dead."""
+
+
+class Lock:
+    """The lock of one output; use `held`.
+
+    Parameters
+    ----------
+    folder
+        Holds the lock's files and nothing else.
+    about
+        JSON values that others may read: where the run is.
+    beat
+        Seconds between two signs of life.
+    """
+
+    def __init__(self, folder: Folder, about: dict[str, Any], beat: float = BEAT_SECONDS) -> None:
+        self._folder = folder
+        self._beat = beat
+        self._beats = 0
+        self._about = about | {
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "boot": _boot(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        }
+        self.number = 0
+        self._lost = threading.Event()
+        self._stop = threading.Event()
+        self._heart: threading.Thread | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[Lock]:
+        """Hold the lock.
+
+        Raises
+        ------
+        UsageError
+            When another run has it and is alive.
+        """
+        self._take()
+        self._heart = threading.Thread(target=self._keep_beating, daemon=True)
+        self._heart.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            self._heart.join()
+            with suppress(EmbedSegError):  # it is a dead one for others, if it stays
+                if not self._is_superseded():
+                    self._folder.remove_all()
+
+    def check(self) -> None:
+        """Make sure that the lock is still held.
+
+        Raises
+        ------
+        RunError
+            When another run has taken it.
+        """
+        if self._lost.is_set():
+            raise RunError(
+                f"{self._folder.path}: another run has taken over, since this one gave no sign of "
+                "life; nothing was published by this one"
+            )
+
+    def check_now(self) -> None:
+        """Look at the files before `check`."""
+        if self._is_superseded():
+            self._lost.set()
+        self.check()
+
+    def _take(self) -> None:
+        last = _last(self._folder)
+        if last is not None:
+            self._wait_for_sign(last)
+        self.number = 1 if last is None else _number(last) + 1
+        if not self._folder.create(self._name, self._document()):
+            raise UsageError(f"{self._folder.path}: another run has just begun; wait for it")
+
+    def _wait_for_sign(self, name: str) -> None:
+        """Refuse if the holder is alive; return once it must be dead."""
+        first = _read(self._folder, name)
+        if first is None or _is_dead(first):
+            return
+        for _ in range(PATIENCE * 5):
+            time.sleep(self._beat / 5)
+            now = _read(self._folder, name)
+            if now is None:
+                return
+            if now != first:
+                raise UsageError(
+                    f"{self._folder.path}: another run (host {now.get('host')}, process "
+                    f"{now.get('pid')}, since {now.get('since')}) is writing there; wait "
+                    "for it, or stop it first"
+                )
+
+    @property
+    def _name(self) -> str:
+        return f"{self.number:06d}"
+
+    def _document(self) -> bytes:
+        return json.dumps(self._about | {"beats": self._beats}).encode()
+
+    def _is_superseded(self) -> bool:
+        last = _last(self._folder)
+        return last is not None and _number(last) > self.number
+
+    def _keep_beating(self) -> None:
+        while not self._stop.wait(self._beat):
+            # a disk that does not answer now may do so at the next beat
+            with suppress(EmbedSegError):
+                if self._is_superseded():
+                    self._lost.set()
+                    return
+                self._beats += 1
+                self._folder.write(self._name, self._document())
+
+
+def holder(folder: Folder) -> dict[str, Any] | None:
+    """What the last holder of a lock says about itself; None if nobody holds it.
+
+    Says nothing about whether that run is alive, except that a dead process of this machine holds
+    nothing.
+    """
+    last = _last(folder)
+    found = None if last is None else _read(folder, last)
+    return None if found is None or _is_dead(found) else found
+
+
+def _last(folder: Folder) -> str | None:
+    return max((n for n in folder.names() if n.isdigit()), default=None)
+
+
+def _number(name: str) -> int:
+    return int(name)
+
+
+def _read(folder: Folder, name: str) -> dict[str, Any] | None:
+    with suppress(FileNotFoundError, ValueError):
+        found: dict[str, Any] = json.loads(folder.read(name))
+        return found
+    return None
+
+
+def _is_dead(about: dict[str, Any]) -> bool:
+    """Whether the process is one of this machine that is not there any more."""
+    if (about.get("host"), about.get("boot")) != (platform.node(), _boot()):
+        return False
+    try:
+        os.kill(int(about["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _boot() -> str:
+    """What tells this boot of this machine from others; empty where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

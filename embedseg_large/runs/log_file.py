@@ -1,0 +1,128 @@
+"""The log of runs: one JSON object a line, appended to whatever the file holds already.
+
+A line has ``time`` (ISO 8601, UTC), ``level``, ``event``, ``run`` (once it is known) and what the
+event says, see `embedseg_large.runs.events`; messages of this package are there as ``message``.
+A line is one write of a few hundred bytes, so that several processes may share a file, and a kill
+costs at most the last line. The log never ends a run: if it cannot be written, a warning says so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from embedseg_large.errors import UsageError
+from embedseg_large.runs.events import Event, Recalled, RunBegun
+from embedseg_large.runs.progress import Observer
+
+logger = logging.getLogger(__name__)
+
+_PACKAGE = logging.getLogger("embedseg_large")
+_URL = re.compile(
+    r"([a-z][a-z0-9+.-]*://)(?:[^\s/@\"']*@)?([^\s?#\"'<>]*)(?:[?#][^\s\"'<>]*)?", re.I
+)
+_NAMED = re.compile(
+    r"((?:secret|passw|authorization|signature|credential|access_?key|session_?token)\w*"
+    r"\W{1,4})[^\s,;<>\"']+",
+    re.I,
+)
+
+
+class LogFile(Observer):
+    """Writes what happens to a file.
+
+    Parameters
+    ----------
+    file
+        Open for appending, without a buffer.
+    """
+
+    def __init__(self, file: FileIO) -> None:
+        self._file: FileIO | None = file
+        self._common: dict[str, Any] = {}
+
+    def notice(self, event: Event) -> None:
+        """Write a line; what earlier attempts did is in their lines, and is not written again."""
+        if isinstance(event, RunBegun):
+            self._common = {"run": event.run}
+        if not isinstance(event, Recalled):
+            self.write(event.level, event.name, event.as_dict())
+
+    def write(self, level: int, event: str, values: Mapping[str, Any]) -> None:
+        """Write a line."""
+        if self._file is None:
+            return
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = {"time": now, "level": logging.getLevelName(level), "event": event} | self._common
+        text = json.dumps(line | scrubbed(dict(values)), default=str)
+        try:
+            self._file.write(f"{text}\n".encode())
+        except OSError as error:
+            self._file = None  # before the warning, which would be written here, too
+            logger.warning("the log ends here, it cannot be written: %s", error)
+
+
+class _Messages(logging.Handler):
+    """Puts what this package logs into a log file."""
+
+    def __init__(self, log: LogFile) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        values = {"logger": record.name, "message": record.getMessage()}
+        self._log.write(record.levelno, "message", values)
+
+
+@contextmanager
+def log_to(path: str | os.PathLike[str] | None) -> Iterator[LogFile | None]:
+    """Open a log, new or with lines of earlier runs; None for None.
+
+    Raises
+    ------
+    UsageError
+        When it cannot be opened, or is not a local file.
+    """
+    if path is None:
+        yield None
+        return
+    with closing(_opened(os.fspath(path))) as file:
+        log = LogFile(file)
+        handler = _Messages(log)
+        _PACKAGE.addHandler(handler)
+        try:
+            yield log
+        finally:
+            _PACKAGE.removeHandler(handler)
+
+
+def _opened(path: str) -> FileIO:
+    if "://" in path:
+        raise UsageError("the log must be a local file, since it is appended to; choose a path")
+    try:
+        file = FileIO(path, "a+")
+        if file.seek(0, os.SEEK_END) and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+            file.write(b"\n")  # a killed run left half a line
+    except OSError as error:
+        raise UsageError(f"{Path(path)}: no log can be written there ({error.strerror})") from error
+    return file
+
+
+def scrubbed(values: Any) -> Any:
+    """The same JSON values, without credentials in URLs and after names such as ``secret_key``."""
+    if isinstance(values, str):
+        return _NAMED.sub(r"\1***", _URL.sub(r"\1\2", values))
+    if isinstance(values, Mapping):
+        return {name: scrubbed(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [scrubbed(value) for value in values]
+    return values

@@ -1,0 +1,118 @@
+"""What stands between a source of tasks and who does them: the journal, and what failed.
+
+A task that the journal knows is not done again. A task that fails does not end the run: the others
+are done, and then the run says what is missing. Doing it again later does only that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from embedseg_large.errors import EmbedSegError, RunError
+from embedseg_large.runs.events import AttemptFailed, Event, Recalled, TaskDone, TaskFailed
+from embedseg_large.runs.journal import Journal, Section
+from embedseg_large.runs.progress import Progress
+from embedseg_large.runs.tasks import Done, Executor, Failed, Source, Task
+
+MANY = 20
+"""Failures that end a run at once, if fewer tasks than that were done."""
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """Does tasks on an executor, and notes them in a journal."""
+
+    executor: Executor
+    journal: Journal | Section | None
+    """None: nothing is noted."""
+    progress: Progress
+
+    def within(self, section: str) -> Recorder:
+        """The same, for tasks whose ledgers have a section of the journal of their own."""
+        if not section or not isinstance(self.journal, Journal):
+            return self
+        return replace(self, journal=Section(self.journal, section))
+
+    def run(self, source: Source) -> None:
+        """Do the tasks of a source that are not done yet; see `Recording`."""
+        work = _Noted(source, self.journal, self.progress)
+        try:
+            self.executor.run(work)
+        finally:
+            if self.journal is not None:
+                self.journal.flush()
+        if work.failures:
+            raise failure(work.failures, noted=self.journal is not None)
+
+
+@dataclass(slots=True)
+class _Noted:
+    """The tasks of a source that the journal does not know."""
+
+    source: Source
+    journal: Journal | Section | None
+    progress: Progress
+    failures: list[tuple[Task, Failed]] = field(default_factory=list)
+    _done: int = 0
+
+    def next(self) -> Task | None:
+        """The next task that is not done."""
+        while (task := self.source.next()) is not None:
+            note = None
+            if self.journal is not None and task.ledger:
+                note = self.journal.find(task.ledger, task.number)
+            if note is None:
+                return task
+            self.progress.recall(Recalled(**self._about(task)))
+            self.source.done(task, task.recalled(note))
+        return None
+
+    def finished(self, task: Task, outcome: Done | Failed) -> None:
+        """Note a result, or keep a failure for later."""
+        about = self._about(task) | {"where": task.call.where, "worker": outcome.worker}
+        for number, text in enumerate(outcome.tracebacks, 1):
+            self.progress.tell(AttemptFailed(attempt=number, traceback=text, **about))
+        if isinstance(outcome, Failed):
+            self.progress.tell(TaskFailed(error=str(outcome.error), **about))
+            self._failed(task, outcome)
+            return
+        self._done += 1
+        voxels, seconds = task.call.voxels, round(outcome.seconds, 4)
+        self.progress.advance(TaskDone(voxels=voxels, seconds=seconds, **about))
+        if self.journal is not None and task.ledger:
+            self.journal.note(task.ledger, task.number, task.noted(outcome.result))
+        self.source.done(task, outcome.result)
+
+    def tell(self, event: Event) -> None:
+        """Pass it on."""
+        self.progress.tell(event)
+
+    def _about(self, task: Task) -> dict[str, Any]:
+        """Which task it is, for events."""
+        section = self.journal.name if isinstance(self.journal, Section) else ""
+        return {"stage": task.stage, "section": section, "tile": task.index}
+
+    def _failed(self, task: Task, outcome: Failed) -> None:
+        if outcome.is_hopeless:
+            raise outcome.error
+        self.failures.append((task, outcome))
+        if len(self.failures) >= max(MANY, self._done):
+            raise failure(self.failures, noted=self.journal is not None)
+
+
+def failure(failures: list[tuple[Task, Failed]], *, noted: bool) -> EmbedSegError:
+    """One error that tells of all: of their own kind, if they are of one."""
+    kinds = {type(failed.error) for _, failed in failures}
+    kind = kinds.pop() if len(kinds) == 1 else RunError
+    told = [_told(task, failed) for task, failed in failures[:_SHOWN]]
+    if len(failures) > _SHOWN:
+        told.append(f"and {len(failures) - _SHOWN} more")
+    advice = ". The rest is done: mend this, and run the same command again" if noted else ""
+    return kind("; ".join(told) + advice)
+
+
+def _told(task: Task, failed: Failed) -> str:
+    place = f"{task.stage} of {task.call.where}" if task.call.where else task.stage
+    return f"{place}: {failed.error}"

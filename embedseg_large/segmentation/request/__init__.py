@@ -1,0 +1,1 @@
+"""What was asked for, every reason to refuse it, and an estimate."""

@@ -1,0 +1,119 @@
+"""What a run will take, told before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from embedseg_large.embedding import channel_count
+from embedseg_large.segmentation.request.request import Order
+from embedseg_large.segmentation.segmenters.protocol import THREADS_BESIDE_GPU, is_gpu
+from embedseg_large.segmentation.stages.read import SLAB_VOXELS
+from embedseg_large.tiling.axis import core, grown
+from embedseg_large.tiling.grid import Grid
+
+_CLUSTER_BYTES = 60.0
+"""Peak memory of CLUSTER per voxel of its region at 20 % foreground, predictions included."""
+_SLAB_BYTES = 16.0
+"""Voxels of the volume that are being resampled: as stored, normalised, and along one axis."""
+_HOST_BYTES = 50.0
+"""Peak memory of PREDICT per voxel of its region, outside of the network."""
+_PROCESS_BYTES = 700e6
+"""A Python process with torch and numba loaded, and what its allocator keeps for later."""
+_VIEW_BYTES = 4.0
+"""Upper bound of a view per voxel: its labels, not compressed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Sizes of a run; upper bounds where compression decides."""
+
+    prediction_tiles: int
+    cluster_tiles: int
+    input_voxels: int
+    """Voxels that go through the network, context and overlaps included, once a TTA transform."""
+    scratch_bytes: int
+    """Scratch space, not compressed; real predictions, mostly background, take a fifth."""
+    worker_bytes: int
+    """Main memory of a worker, halos not raised: for one task, or beside a GPU for several."""
+    raised_bytes: int
+    """Memory of a worker that clusters a tile with the largest halo."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as values that JSON can hold."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def make_plan(order: Order) -> Plan:
+    """Work out what a run will take, without reading a voxel."""
+    if order.segments:
+        return _plan_of_segmenter(order)
+    network, settings, shape = order.network, order.settings, order.shape
+    prediction = Grid(shape, settings.tile, settings.context, padded=True)
+    clustering = Grid(shape, settings.cluster_tile, settings.halo, within=order.part)
+    needed = clustering.seen()
+    channels = channel_count(settings.ndim)
+    predicted = _region(prediction)
+    clustered, raised = _region(clustering), _region(clustering.with_margin(settings.max_halo))
+    predicting = _HOST_BYTES if is_gpu(settings.device) else network.bytes_per_voxel
+    tasks = THREADS_BESIDE_GPU if is_gpu(settings.device) else 1
+    slab = 0 if order.resampling.is_identity else SLAB_VOXELS * _SLAB_BYTES
+    count, spans = len(order.timepoints), prediction.span(needed)
+    return Plan(
+        prediction_tiles=count * prediction.count(needed),
+        cluster_tiles=count * len(clustering),
+        input_voxels=count * _all_regions(prediction, spans),
+        # predictions of one timepoint at a time
+        scratch_bytes=int(
+            _all_cores(prediction, spans) * channels * 2
+            + clustering.covered.size * count * _VIEW_BYTES
+        ),
+        worker_bytes=int(
+            _PROCESS_BYTES
+            + tasks * (max(predicted * predicting, clustered * _CLUSTER_BYTES) + slab)
+        ),
+        raised_bytes=int(_PROCESS_BYTES + raised * _CLUSTER_BYTES),
+    )
+
+
+def _plan_of_segmenter(order: Order) -> Plan:
+    """The same for a segmenter that is not ours: each tile is read, segmented, and kept whole."""
+    network, settings, count = order.network, order.settings, len(order.timepoints)
+    grid = Grid(order.shape, settings.cluster_tile, settings.halo, within=order.part)
+    seen = count * _all_regions(grid, grid.span(grid.covered))
+    needs = (
+        _region(g) * network.bytes_per_voxel for g in (grid, grid.with_margin(settings.max_halo))
+    )
+    worker, raised = (int(_PROCESS_BYTES + need) for need in needs)
+    return Plan(
+        prediction_tiles=0,
+        cluster_tiles=count * len(grid),
+        input_voxels=seen,
+        scratch_bytes=int((seen + count * grid.covered.size) * _VIEW_BYTES),
+        worker_bytes=worker,
+        raised_bytes=raised,
+    )
+
+
+def _region(grid: Grid) -> int:
+    """Voxels of the largest region of a grid."""
+    sizes = zip(grid.step, grid.margin, grid.bounds, strict=True)
+    return prod(min(step + 2 * margin, bound) for step, margin, bound in sizes)
+
+
+def _all_regions(grid: Grid, spans: Sequence[tuple[int, int]]) -> int:
+    """Voxels of all regions of some tiles: the product of the sums along each axis."""
+    return prod(
+        sum(b - a for a, b in (grown(*core(i, n, step), margin, bound) for i in range(*span)))
+        for n, step, margin, bound, span in zip(
+            grid.shape, grid.step, grid.margin, grid.bounds, spans, strict=True
+        )
+    )
+
+
+def _all_cores(grid: Grid, spans: Sequence[tuple[int, int]]) -> int:
+    """Voxels of all cores of some tiles."""
+    axes = zip(grid.shape, grid.step, spans, strict=True)
+    return prod(core(b - 1, n, step)[1] - core(a, n, step)[0] for n, step, (a, b) in axes)

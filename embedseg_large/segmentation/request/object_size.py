@@ -1,0 +1,128 @@
+"""How large the objects of an image are, and the grid on which a model knows them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from embedseg_large.errors import UsageError
+from embedseg_large.segmentation.segmenters.protocol import Network
+from embedseg_large.tiling.resampling import Resampling
+from embedseg_large.volumes.volume import Volume
+
+BY_VOXEL_SIZE = "voxel-size"
+"""What to say where the voxel sizes of image and model tell all."""
+
+ZOOMS = (1 / 32, 4.0)
+"""Beyond these, nothing of an object is left, or hardly anything was there."""
+
+_DIAMETER = re.compile(r"(?P<number>[0-9.eE+-]+)\s*(?P<unit>|voxels?|um|µm|μm|micrometers?)")
+
+
+def resampling_for(volume: Volume, network: Network, diameter: float | str | None) -> Resampling:
+    """Find the grid on which the objects of a volume are as large as the model's.
+
+    Parameters
+    ----------
+    volume
+        The level to segment.
+    network
+        The model.
+    diameter
+        Mean diameter of the objects along y and x: a number of voxels of that level; a text with a
+        unit, ``12 um``; or ``voxel-size``, where that of the volume and of the model's training
+        images are both known. None: as large as the model's. Along z the grid is scaled so that
+        voxels become as long, relative to y and x, as those of the training images (as long as
+        along x, if these are not known); if those of the volume are not known, like y and x.
+
+    Returns
+    -------
+    Resampling
+        From the volume's grid to that one.
+
+    Raises
+    ------
+    UsageError
+        The text is no diameter, or something that it needs is not known, or the sizes differ by
+        too much.
+    """
+    if diameter is None:
+        return Resampling(volume.spatial_shape, volume.spatial_shape)
+    if diameter == BY_VOXEL_SIZE:
+        zoom = _zoom_by_voxel_size(volume, network)
+    else:
+        zoom = _zoom_by_diameter(volume, network, diameter)
+    low, high = ZOOMS
+    if not all(low <= z <= high for z in zoom):
+        raise UsageError(
+            f"object diameter {diameter}: the volume would be magnified by {_text(zoom)}; "
+            f"possible is {low:g} to {high:g}, look at diameter, level and voxel size"
+        )
+    return Resampling.by(volume.spatial_shape, zoom)
+
+
+def _zoom_by_voxel_size(volume: Volume, network: Network) -> tuple[float, ...]:
+    if volume.voxel_size is None:
+        raise UsageError("the voxel size of the image is not known; pass --voxel-size, or a number")
+    if network.voxel_size is None:
+        raise UsageError(
+            "the model does not know the voxel size of its training images; "
+            "pass the diameter of the objects instead, such as 30 or 12um"
+        )
+    sizes = zip(volume.voxel_size, network.voxel_size, strict=True)
+    return tuple(image / model for image, model in sizes)
+
+
+def _zoom_by_diameter(volume: Volume, network: Network, diameter: float | str) -> tuple[float, ...]:
+    if network.object_diameter is None:
+        raise UsageError(
+            "the model does not know the diameter of its training objects; "
+            f"pass {BY_VOXEL_SIZE}, or a level on which the objects are as large"
+        )
+    plane = network.object_diameter / voxels_along_x(volume, diameter)
+    known = volume.voxel_size is not None
+    longer = _elongation(volume.voxel_size) / _elongation(network.voxel_size) if known else 1.0
+    return (*(plane * longer for _ in volume.spatial_shape[:-2]), plane, plane)
+
+
+def voxels_along_x(volume: Volume, diameter: float | str) -> float:
+    """Return a diameter in voxels along x.
+
+    Parameters
+    ----------
+    volume
+        The level that it is of.
+    diameter
+        A number of voxels, or a text with a unit, ``12um``.
+
+    Raises
+    ------
+    UsageError
+        The text is no diameter, or the voxel size that it needs is not known.
+    """
+    match = _DIAMETER.fullmatch(str(diameter).strip())
+    try:
+        number = float(match["number"]) if match else 0.0
+    except ValueError:
+        number = 0.0
+    if match is None or not 0 < number < float("inf"):
+        raise UsageError(
+            f"object diameter {diameter!r}: pass voxels (30), micrometres (12um) or {BY_VOXEL_SIZE}"
+        )
+    if match["unit"] in ("", "voxel", "voxels"):
+        return number
+    if volume.voxel_size is None:
+        raise UsageError(
+            f"object diameter {diameter}: the voxel size of the image is not known; "
+            "pass --voxel-size, or the diameter in voxels"
+        )
+    return number / volume.voxel_size[-1]
+
+
+def _elongation(voxel_size: Sequence[float] | None) -> float:
+    """Return how much longer a voxel is along z than along x; 1 where not known."""
+    return 1.0 if voxel_size is None else voxel_size[0] / voxel_size[-1]
+
+
+def _text(zoom: Sequence[float]) -> str:
+    return ", ".join(f"{z:.3g}" for z in zoom)

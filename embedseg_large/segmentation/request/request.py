@@ -1,0 +1,308 @@
+"""What a user asked for, checked before any work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, Unpack
+
+from embedseg_large.errors import ModelError, UsageError
+from embedseg_large.geometry import Box
+from embedseg_large.labels.target import LabelTarget, label_target
+from embedseg_large.runs.paths import predictions_path, scratch_path
+from embedseg_large.segmentation.request.classical import CLASSICAL, classical
+from embedseg_large.segmentation.request.foreground import Foreground, foreground_of
+from embedseg_large.segmentation.request.object_size import resampling_for
+from embedseg_large.segmentation.request.options import SettingsOptions
+from embedseg_large.segmentation.request.region import Range, region_of
+from embedseg_large.segmentation.request.scale import nearest_level
+from embedseg_large.segmentation.request.settings import SegmentSettings, resolve_settings
+from embedseg_large.segmentation.saved_predictions import KeptPredictions, is_kept, open_kept
+from embedseg_large.segmentation.scratch.scratch import Scratch
+from embedseg_large.segmentation.segmenters.protocol import Network, choose_device
+from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter, segmenter_settings
+from embedseg_large.storage.connection import joined
+from embedseg_large.storage.folder import folder_at
+from embedseg_large.tiling.resampling import Resampling
+from embedseg_large.volumes.intensity import IntensityRange
+from embedseg_large.volumes.volume import Volume, open_volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A run that can be done, as far as metadata tell."""
+
+    volume: Volume
+    network: Network
+    settings: SegmentSettings
+    resampling: Resampling
+    """To the grid that the network sees."""
+    region: Box | None
+    """The part of the volume to segment; None: all of it."""
+    target: LabelTarget
+    scratch: Scratch
+    intensity: tuple[IntensityRange, ...] | None
+    """The ranges given by the user, one a channel; None: to be found."""
+    intensity_sample: float | None
+    """Fraction of the volume to look at; None: all of it."""
+    intensity_per_timepoint: bool
+    """Whether each timepoint has ranges of its own."""
+    foreground: Foreground
+    """Where to look."""
+    keep: bool
+    """Whether predictions outlive the run."""
+    timepoints: tuple[int | None, ...] = (None,)
+    """Those to segment, of a volume with a time axis; else just None."""
+    kept_in: str | None = None
+    """Folder of the predictions of an earlier run, in place of those of the network."""
+    kept: KeptPredictions | None = None
+    """These, of a part."""
+    level_is_automatic: bool = False
+    """Whether a coarser level was chosen, by voxel sizes."""
+    section: str = ""
+    """What tells files and ledgers of a timepoint from those of others."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the grid that is predicted and clustered."""
+        return self.resampling.target
+
+    @property
+    def part(self) -> Box | None:
+        """The part of that grid that labels are wanted of; None: all of it."""
+        return None if self.region is None else self.resampling.covering(self.region)
+
+    @property
+    def segments(self) -> bool:
+        """Whether a segmenter that is not ours finds the objects of a tile."""
+        return isinstance(self.network, TileSegmenter)
+
+    @property
+    def by_otsu(self) -> bool:
+        """Whether Otsu's threshold becomes 1, in place of a percentile."""
+        return isinstance(self.network, TileSegmenter) and self.network.intensity == "otsu"
+
+    @property
+    def is_series(self) -> bool:
+        """Whether the volume has a time axis."""
+        return self.timepoints != (None,)
+
+    def parts(self) -> Iterator[Order]:
+        """The order of each timepoint."""
+        for timepoint in self.timepoints:
+            yield self._part(timepoint)
+
+    def _part(self, timepoint: int | None) -> Order:
+        part = self
+        if timepoint is not None:
+            part = replace(part, volume=replace(self.volume, timepoint=timepoint))
+        section = "" if timepoint is None else f"t{timepoint:05d}"
+        part = replace(part, timepoints=(None,), section=section)
+        if section:
+            part = replace(part, scratch=self.scratch.below(section))
+        if self.kept_in is None:
+            return part
+        kept = open_kept(joined(self.kept_in, section), part)
+        return replace(part, kept=kept, scratch=replace(part.scratch, kept=kept.folder))
+
+
+def prepare(
+    volume: Any,
+    model: Network | str | os.PathLike[str] | None,
+    labels: str,
+    *,
+    channel: int | None = 0,
+    timepoint: int | Sequence[int] | None = None,
+    level: int | None = None,
+    region: Sequence[Range] | None = None,
+    axes: str | None = None,
+    voxel_size: Sequence[float] | None = None,
+    object_diameter: float | str | None = None,
+    threshold: float | None = None,
+    mask: Any = None,
+    dark_below: float | None = None,
+    output: str | os.PathLike[str] | None = None,
+    ngff_version: str | None = None,
+    overwrite: bool = False,
+    scratch: str | os.PathLike[str] | None = None,
+    intensity_range: tuple[float, float] | None = None,
+    intensity_sample: float | None = None,
+    intensity_per_timepoint: bool = False,
+    device: str | None = None,
+    keep_predictions: bool = False,
+    from_predictions: str | os.PathLike[str] | None = None,
+    **settings: Unpack[SettingsOptions],
+) -> Order:
+    """Open the volume and the model, fill in all settings, and find every reason to refuse.
+
+    Parameters
+    ----------
+    volume, model, labels
+        See `segment`.
+    channel, timepoint, level, axes, voxel_size
+        As for `open_volume`, where `volume` is not opened yet.
+    region, object_diameter, threshold, mask, dark_below, output, ngff_version, overwrite, scratch
+        See `SegmentOptions`.
+    intensity_range, intensity_sample, intensity_per_timepoint, device
+        See `SegmentOptions`.
+    keep_predictions, from_predictions
+        See `SegmentOptions`.
+    **settings
+        See `SettingsOptions`.
+    """
+    single = timepoint if isinstance(timepoint, int | None) else None
+    opened = open_image(volume, channel, single, level or 0, axes, voxel_size)
+    if model == CLASSICAL:  # objects of any size, without resampling
+        model, object_diameter = classical(opened, object_diameter, threshold), None
+    elif threshold is not None:
+        raise UsageError("threshold is of the classical method; other models have foreground")
+    network = load_network(model, opened.ndim)
+    check_fit(opened, network)
+    said = (level, object_diameter, voxel_size)
+    if all(s is None for s in said) and not isinstance(volume, Volume):
+        nearest = nearest_level(opened, network)
+        opened = open_image(volume, channel, single, nearest, axes, None) if nearest else opened
+    device = choose_device(network, device)
+    resampling = resampling_for(opened, network, object_diameter)
+    if (voxels := settings.get("min_object_size")) is not None:
+        settings["min_object_size"] = round(voxels * prod(resampling.zoom))
+    if isinstance(network, TileSegmenter):
+        if keep_predictions or from_predictions is not None:
+            raise UsageError(f"{network.name} makes no predictions that could be kept or read")
+        intensity_range = intensity_range or network.intensity_range
+    resolved = _settings(network, resampling.target, device, settings)
+    target = label_target(
+        opened, labels, output=output, ngff_version=ngff_version, overwrite=overwrite
+    )
+    place = scratch_path(scratch, target.store, target.name)
+    folder_at(place).check_writable()
+    order = Order(
+        volume=opened,
+        network=network,
+        settings=resolved,
+        resampling=resampling,
+        region=region_of(region, opened.spatial_shape),
+        target=target,
+        scratch=Scratch.at(place),
+        intensity=_given_range(intensity_range, network.channels),
+        intensity_sample=intensity_sample,
+        intensity_per_timepoint=intensity_per_timepoint,
+        foreground=foreground_of(opened, network, mask, dark_below),
+        keep=keep_predictions,
+        level_is_automatic=level is None and opened.level > 0 and opened is not volume,
+        timepoints=_timepoints(opened, timepoint),
+    )
+    if from_predictions is not None:
+        return _with_kept(order, os.fspath(from_predictions))
+    if keep_predictions:
+        if order.region is not None:
+            raise UsageError(
+                f"predictions of a region are not kept ({order.region}); keep those of a run on "
+                "the whole volume, of which any region can be clustered again"
+            )
+        return _keeping(order, predictions_path(scratch, target.store, target.name))
+    return order
+
+
+def _settings(
+    network: Network, shape: Sequence[int], device: str, given: SettingsOptions
+) -> SegmentSettings:
+    if isinstance(network, TileSegmenter):
+        return segmenter_settings(network, device=device, **given)
+    return resolve_settings(network, shape, device=device, **given)
+
+
+def _with_kept(order: Order, path: str) -> Order:
+    """The same order on predictions of an earlier run."""
+    if order.keep:
+        raise UsageError("the predictions are kept already; leave out --keep-predictions")
+    order = replace(order, kept_in=path)
+    for _ in order.parts():  # opens each of them, or refuses
+        pass
+    return order
+
+
+def _keeping(order: Order, path: str) -> Order:
+    """The same order, whose predictions go where they can stay."""
+    order = replace(order, scratch=replace(order.scratch, kept=folder_at(path)))
+    if not order.target.overwrite and any(is_kept(p.scratch.predictions) for p in order.parts()):
+        raise UsageError(f"{path}: predictions are kept there already; remove or overwrite them")
+    return order
+
+
+def open_image(
+    volume: Any,
+    channel: int | None,
+    timepoint: int | None,
+    level: int,
+    axes: str | None,
+    voxel_size: Sequence[float] | None,
+) -> Volume:
+    """Open an image, or see whether one that is open is what was asked for."""
+    chosen: dict[str, Any] = {"timepoint": timepoint, "axes": axes, "voxel_size": voxel_size}
+    if not isinstance(volume, Volume):
+        return open_volume(volume, channel=channel, level=level, **chosen)
+    if any(v is not None for v in chosen.values()) or level or channel not in (0, volume.channel):
+        raise UsageError("the volume is open already; choose its channel and so on in open_volume")
+    return volume
+
+
+def default_model(ndim: int) -> str:
+    """Name of the bundled model for as many axes."""
+    return f"nuclei-{ndim}d"
+
+
+def load_network(model: Network | str | os.PathLike[str] | None, ndim: int) -> Network:
+    """Load a model by name or path; the bundled one, if none is given."""
+    if model is None:
+        model = default_model(ndim)
+    if not isinstance(model, str | os.PathLike):
+        return model
+    from embedseg_large.network.checkpoint import load_model
+
+    return load_model(model)
+
+
+def check_fit(volume: Volume, network: Network) -> None:
+    """Refuse labels, and a model for other axes or channels."""
+    if volume.is_labels:
+        raise UsageError(f"{volume.name} holds labels, not an image; give the image's own path")
+    if volume.ndim != network.ndim:
+        raise ModelError(
+            f"the model is {network.ndim}D, the volume {volume.ndim}D (axes {volume.axes}, "
+            f"shape {volume.shape}); choose a {volume.ndim}D model"
+        )
+    channels = volume.n_channels if volume.channel is None else 1
+    if channels != network.channels:
+        raise ModelError(
+            f"the model takes {network.channels} channels, the volume gives {channels}; "
+            "choose with --channel"
+        )
+
+
+def _timepoints(volume: Volume, asked: int | Sequence[int] | None) -> tuple[int | None, ...]:
+    """The timepoints that are meant; just None where there is no choice left."""
+    if "t" not in volume.axes:
+        if isinstance(asked, int | None):
+            return (None,)
+        raise UsageError("there is no time axis to choose several timepoints of")
+    if isinstance(asked, int | None):
+        return tuple(range(volume.n_timepoints))
+    wrong = [t for t in asked if not 0 <= t < volume.n_timepoints]
+    if wrong or not asked or len(set(asked)) != len(asked):
+        raise UsageError(
+            f"timepoint {','.join(map(str, asked))}; choose different ones from 0 to "
+            f"{volume.n_timepoints - 1}"
+        )
+    return tuple(asked)
+
+
+def _given_range(given: Sequence[float] | None, channels: int) -> tuple[IntensityRange, ...] | None:
+    if given is None:
+        return None
+    if len(given) != 2:
+        raise UsageError(f"intensity range is {tuple(given)}; give two numbers, low and high")
+    low, high = (float(v) for v in given)
+    return (IntensityRange(low, high),) * channels

@@ -1,0 +1,160 @@
+"""The settings of a run, complete and checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.errors import UsageError
+from embedseg_large.segmentation.segmenters.protocol import Network, choose_dtype
+from embedseg_large.stitching.seam import SEAM_DEPTH
+from embedseg_large.tiling.axis import STRIDE, balance
+
+CLUSTER_TILE = {2: 1024, 3: 128}
+"""Edge of a clustering core, by ndim: about a million voxels."""
+MAX_HALO_FACTOR = 4
+
+Sizes = Sequence[int] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentSettings:
+    """All that decides what a run computes, besides the image and the network."""
+
+    tta: str
+    """Test-time augmentation: none, 4, 8, 16 or 48."""
+    device: str
+    """cpu, cuda or cuda:N."""
+    dtype: str
+    """Number format of the network: float32, bfloat16 or float16."""
+    tile: tuple[int, ...]
+    """Core of a prediction tile, in voxels; multiples of 8."""
+    context: tuple[int, ...]
+    """Input around a prediction core, in voxels; multiples of 8."""
+    cluster_tile: tuple[int, ...]
+    """Core of a clustering tile, in voxels."""
+    halo: tuple[int, ...]
+    """Predictions seen around a clustering core at first, in voxels."""
+    max_halo: tuple[int, ...]
+    """Largest halo of tiles that disagree, in voxels."""
+    strict: bool
+    """Whether tiles that are merely uncertain see more, too."""
+    min_object_size: int
+    """Instances have more voxels than this."""
+    foreground: float
+    """Seediness above which a voxel is foreground."""
+    seed: float
+    """Minimum seediness for a voxel to seed an instance."""
+    margin: float
+    """A voxel belongs to an instance when the seed's Gaussian is above this at its embedding."""
+    reach: tuple[float, ...]
+    """Longest believable offset, in voxels."""
+
+    def __post_init__(self) -> None:
+        for name in ("tile", "context"):
+            value = getattr(self, name)
+            if any(v % STRIDE for v in value):
+                raise UsageError(f"{name} is {_text(value)}; it must be multiples of {STRIDE}")
+        _at_least("tile", self.tile, (STRIDE,) * self.ndim)
+        _at_least("context", self.context, (0,) * self.ndim)
+        _at_least("cluster_tile", self.cluster_tile, (2 * SEAM_DEPTH,) * self.ndim)
+        _at_least("halo", self.halo, (SEAM_DEPTH,) * self.ndim)
+        _at_least("max_halo", self.max_halo, self.halo)
+        self.clustering()
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return len(self.tile)
+
+    def clustering(self) -> ClusterSettings:
+        """The part that the clustering knows."""
+        return ClusterSettings(
+            min_object_size=self.min_object_size,
+            foreground=self.foreground,
+            seed=self.seed,
+            margin=self.margin,
+            reach=self.reach,
+        )
+
+    def halos(self) -> tuple[tuple[int, ...], ...]:
+        """The halo at every level: doubled until the largest."""
+        levels = [self.halo]
+        while levels[-1] != self.max_halo:
+            doubled = zip(levels[-1], self.max_halo, strict=True)
+            levels.append(tuple(min(2 * now, most) for now, most in doubled))
+        return tuple(levels)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as values that JSON can hold."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def resolve_settings(
+    network: Network,
+    shape: Sequence[int],
+    *,
+    tta: bool | int | str = True,
+    device: str = "cpu",
+    dtype: str | None = None,
+    tile: Sizes = None,
+    context: Sizes = None,
+    cluster_tile: Sizes = None,
+    halo: Sizes = None,
+    max_halo: Sizes = None,
+    strict: bool = False,
+    min_object_size: int | None = None,
+    foreground: float = 0.5,
+    seed: float | None = None,
+    margin: float | None = None,
+) -> SegmentSettings:
+    """Fill in what the user left open, from the network and the volume's shape.
+
+    Raises
+    ------
+    UsageError
+        When a value cannot be used; it names the setting.
+    """
+    ndim = network.ndim
+    mode = network.tta_mode(tta)
+    own_seed, own_margin = network.thresholds_of(mode)
+    step = _sizes("tile", tile, network.tile)
+    first_halo = _sizes("halo", halo, tuple(max(h, SEAM_DEPTH) for h in network.halo))
+    most = tuple(MAX_HALO_FACTOR * h for h in first_halo)
+    if all(v > 0 and v % STRIDE == 0 for v in step):
+        step = tuple(balance(n, s) for n, s in zip(shape, step, strict=True))
+    return SegmentSettings(
+        tta=mode,
+        device=device,
+        dtype=choose_dtype(network, device, dtype),
+        tile=step,
+        context=_sizes("context", context, network.context),
+        cluster_tile=_sizes("cluster_tile", cluster_tile, (CLUSTER_TILE[ndim],) * ndim),
+        halo=first_halo,
+        max_halo=_sizes("max_halo", max_halo, most),
+        strict=strict,
+        min_object_size=network.min_object_size if min_object_size is None else min_object_size,
+        foreground=foreground,
+        seed=own_seed if seed is None else seed,
+        margin=own_margin if margin is None else margin,
+        reach=tuple(network.reach),
+    )
+
+
+def _sizes(name: str, value: Sizes, default: Sequence[int]) -> tuple[int, ...]:
+    if value is None:
+        return tuple(default)
+    if len(value) != len(default):
+        raise UsageError(f"{name} is {_text(value)}; it needs {len(default)} numbers, one an axis")
+    return tuple(int(v) for v in value)
+
+
+def _at_least(name: str, value: Sequence[int], least: Sequence[int]) -> None:
+    if any(v < low for v, low in zip(value, least, strict=True)):
+        raise UsageError(f"{name} is {_text(value)}; it must be at least {_text(least)}")
+
+
+def _text(sizes: Sequence[int]) -> str:
+    return ",".join(map(str, sizes))

@@ -1,0 +1,88 @@
+"""Predictions that outlive their run: cluster again, with other thresholds, without the network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import UsageError
+from embedseg_large.segmentation.request.facts import difference, facts_of_predictions
+from embedseg_large.segmentation.stages.predict import KEPT_SEED
+from embedseg_large.storage.folder import Folder, folder_at
+from embedseg_large.volumes.intensity import IntensityRange
+
+if TYPE_CHECKING:
+    from embedseg_large.segmentation.request.request import Order
+
+_ABOUT = "predictions.json"
+_VERSIONS = "versions.npy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class KeptPredictions:
+    """Predictions of a finished run."""
+
+    folder: Folder
+    versions: NDArray[np.uint32]
+    """Of each prediction tile."""
+    intensity: tuple[IntensityRange, ...]
+    """What became 0 and 1 in each channel."""
+
+
+def is_kept(folder: Folder) -> bool:
+    """Whether a folder holds the predictions of a finished run."""
+    return folder.exists(_ABOUT)
+
+
+def keep(
+    folder: Folder,
+    order: Order,
+    versions: NDArray[np.uint32],
+    intensity: Sequence[IntensityRange],
+) -> None:
+    """Describe the predictions in a folder, so that `open_kept` finds them."""
+    buffer = BytesIO()
+    np.save(buffer, versions)
+    folder.write(_VERSIONS, buffer.getvalue())
+    about = {
+        "facts": facts_of_predictions(order),
+        "intensity": [asdict(r) for r in intensity],
+        "least_foreground": min(KEPT_SEED, order.settings.foreground),
+    }
+    folder.write(_ABOUT, json.dumps(about, indent=1).encode())  # last: it says that all is there
+
+
+def open_kept(path: str, order: Order) -> KeptPredictions:
+    """Open the predictions in a folder.
+
+    Raises
+    ------
+    UsageError
+        When there are none, or they were made from something else than what is ordered.
+    """
+    folder = folder_at(path)
+    try:
+        about = json.loads(folder.read(_ABOUT))
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{folder.path}: no predictions of a finished run; make some with --keep-predictions"
+        ) from error
+    different = difference(about["facts"], facts_of_predictions(order))
+    if different:
+        raise UsageError(f"{folder.path}: these predictions had {different}; predict anew")
+    if order.settings.foreground < about["least_foreground"]:
+        raise UsageError(
+            f"foreground is {order.settings.foreground}, but {folder.path} keeps predictions of "
+            f"voxels above {about['least_foreground']} only; choose more, or predict anew"
+        )
+    return KeptPredictions(
+        folder=folder,
+        versions=np.load(BytesIO(folder.read(_VERSIONS))),
+        intensity=tuple(IntensityRange(**values) for values in about["intensity"]),
+    )

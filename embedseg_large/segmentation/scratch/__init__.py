@@ -1,0 +1,1 @@
+"""Names, formats and versions of the files between stages."""

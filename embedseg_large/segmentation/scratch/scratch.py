@@ -1,0 +1,247 @@
+"""The scratch folder of a run: predictions, views of tiles, ranked ids.
+
+::
+
+    SCRATCH/
+      run.json                          what the run is of
+      journal/                          what is done, see `embedseg_large.runs.journal`
+      predictions/Z/Y.X-VERSION         predictions of a core, see `embedseg_large.segmentation.scratch.packing`
+      views/LEVEL/Z/Y.X-VERSION.npz     what each tile says, at each level of its halo: labels
+      tables/LEVEL/Z/Y.X-VERSION.npz    the same: its table of instances, which is far smaller
+      layers/N-VERSION.npz              the instances of each layer, ascending
+
+Every file belongs to one attempt of one task and is written whole. Folders are local, or prefixes
+of a bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.embedding import background
+from embedseg_large.geometry import Box
+from embedseg_large.segmentation.scratch.packing import pack_prediction, unpack_prediction
+from embedseg_large.segmentation.scratch.versions import EMPTY, ViewName, new_version
+from embedseg_large.stitching.tally import Entries, Roster
+from embedseg_large.stitching.view import TileView
+from embedseg_large.storage.folder import Folder, folder_at
+from embedseg_large.tiling.grid import Grid, Index
+
+_COLUMNS = ("ids", "sizes", "core_sizes", "owned", "certain", "seediness")
+"""Of the table of instances."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredView:
+    """What a tile says, as it is kept."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    """Names of instances, and packed labels; each is decoded when it is asked for."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the tile is certain of every voxel of its core."""
+        return bool(self.arrays["exact"])
+
+    def core(self, shape: Sequence[int]) -> tuple[NDArray[np.unsignedinteger], NDArray[np.uint64]]:
+        """Local labels of the core, and the id of each label (0 for background)."""
+        return self._labels("core", shape), _names(self.arrays["ids"])
+
+    def seam(self, number: int, shape: Sequence[int]) -> NDArray[np.uint64]:
+        """Ids of the voxels of the tile's seam region `number`."""
+        labels, names = self.local_seam(number, shape)
+        ids: NDArray[np.uint64] = names[labels]
+        return ids
+
+    def local_seam(
+        self, number: int, shape: Sequence[int]
+    ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.uint64]]:
+        """The same as local labels, and the id of each label (0 for background)."""
+        return self._labels(f"seam{number}", shape), _names(self.arrays["ids"])
+
+    def _labels(self, name: str, shape: Sequence[int]) -> NDArray[np.unsignedinteger]:
+        ids = self.arrays["ids"]
+        return _unpack_labels(self.arrays[name].tobytes(), _local_dtype(ids.size), shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Names and formats of everything a run keeps until it is finished."""
+
+    folder: Folder
+    kept: Folder | None = None
+    """Where predictions are, if they outlive the run."""
+
+    @classmethod
+    def at(cls, path: str) -> Scratch:
+        """The scratch folder at a path or URL, which is never made by writing into it.
+
+        A task that outlived its run must not begin a new one.
+        """
+        return cls(folder_at(path).anchored())
+
+    @property
+    def path(self) -> str:
+        """Path or URL of the folder."""
+        return self.folder.path
+
+    @property
+    def predictions(self) -> Folder:
+        """Where predictions are."""
+        return self.folder.below("predictions") if self.kept is None else self.kept
+
+    def below(self, name: str) -> Scratch:
+        """The part of it that belongs to one timepoint."""
+        kept = None if self.kept is None else self.kept.below(name)
+        return Scratch(self.folder.below(name), kept)
+
+    def remove(self) -> None:
+        """Delete the folder and all in it."""
+        self.folder.remove_all()
+
+    def write_prediction(self, index: Index, stored: NDArray[np.float16]) -> int:
+        """Keep the predictions, (2·ndim + 1, *core), of one core; returns their version."""
+        version = new_version()
+        self.predictions.write(_prediction(index, version), pack_prediction(stored))
+        return version
+
+    def read_prediction(
+        self, grid: Grid, box: Box, versions: NDArray[np.uint32]
+    ) -> NDArray[np.float16]:
+        """Predictions of any region.
+
+        Parameters
+        ----------
+        grid
+            Of the predicted tiles.
+        box
+            The region.
+        versions
+            Of the tiles in ``grid.span(box)``.
+
+        Returns
+        -------
+        ``(2·ndim + 1, *box)``
+        """
+        whole = background(box.shape)
+        origin = [a for a, _ in grid.span(box)]
+        found = {}
+        for index in grid.touching(box):
+            version = int(versions[tuple(i - o for i, o in zip(index, origin, strict=True))])
+            if version > EMPTY:
+                found[index] = _prediction(index, version)
+        for index, data in zip(found, self.predictions.read_all(found.values()), strict=True):
+            core = grid.tile(index).core
+            common = core.intersect(box)
+            kept, values = unpack_prediction(data, core.shape)
+            wanted = np.zeros_like(kept)
+            wanted[common.slices_in(core)] = True
+            part = whole[(slice(None), *common.slices_in(box))]
+            part[:, kept[common.slices_in(core)]] = values[:, wanted[kept]]
+        return whole
+
+    def write_view(self, index: Index, level: int, view: TileView) -> int:
+        """Keep what a tile says at a level of its halo; returns its version."""
+        name = ViewName(index, level, new_version())
+        arrays = {"ids": view.ids, "exact": np.array(view.exact)}
+        pieces = {"core": view.core} | {f"seam{i}": seam for i, seam in enumerate(view.seams)}
+        dtype = _local_dtype(view.ids.size)
+        packed = {n: np.frombuffer(_pack_labels(p, dtype), np.uint8) for n, p in pieces.items()}
+        self._save(_view(name), arrays | packed)
+        self._save(_table(name), {column: getattr(view, column) for column in _COLUMNS})
+        return name.version
+
+    def read_views(self, names: Iterable[ViewName]) -> Iterator[StoredView]:
+        """What tiles say, in the order of their names."""
+        for data in self.folder.read_all(map(_view, names)):
+            yield StoredView(np.load(BytesIO(data)))
+
+    def read_entries(self, names: Iterable[ViewName], numbers: Iterable[int]) -> Iterator[Entries]:
+        """What tiles say about the instances they see; labels of voxels are not read.
+
+        Parameters
+        ----------
+        names
+            Of the views.
+        numbers
+            Of their tiles.
+        """
+        files = self.folder.read_all(map(_table, names))
+        for number, data in zip(numbers, files, strict=True):
+            table = np.load(BytesIO(data))
+            columns = {column: table[column] for column in _COLUMNS}
+            yield Entries(**columns, tile=np.full(columns["ids"].size, number))
+
+    def write_layer(self, layer: int, roster: Roster) -> int:
+        """Keep the instances of a layer; returns their version."""
+        version = new_version()
+        self._save(_layer(layer, version), roster._asdict())
+        return version
+
+    def read_layer(self, layer: int, version: int) -> Roster:
+        """Instances of a layer."""
+        with self._load(_layer(layer, version)) as file:
+            return Roster(*(file[column] for column in Roster._fields))
+
+    def _save(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        buffer = BytesIO()
+        np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
+        self.folder.write(name, buffer.getvalue())
+
+    def _load(self, name: str) -> Any:
+        return np.load(BytesIO(self.folder.read(name)))
+
+
+def _place(index: Index) -> str:
+    """A folder for each layer of tiles, so that none holds a million files."""
+    first, *rest = index
+    return f"{first}/{'.'.join(map(str, rest))}"
+
+
+def _prediction(index: Index, version: int) -> str:
+    return f"{_place(index)}-{version:08x}"
+
+
+def _view(name: ViewName) -> str:
+    return f"views/{_said(name)}"
+
+
+def _table(name: ViewName) -> str:
+    return f"tables/{_said(name)}"
+
+
+def _said(name: ViewName) -> str:
+    return f"{name.level}/{_place(name.tile)}-{name.version:08x}.npz"
+
+
+def _layer(layer: int, version: int) -> str:
+    return f"layers/{layer}-{version:08x}.npz"
+
+
+def _local_dtype(count: int) -> np.dtype[np.unsignedinteger]:
+    """Of the labels 1..count of a tile: half as much to pack as in 32 bits."""
+    return np.dtype(np.uint16 if count <= np.iinfo(np.uint16).max else np.uint32)
+
+
+def _names(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return np.concatenate([np.zeros(1, np.uint64), ids])
+
+
+def _pack_labels(labels: NDArray[np.unsignedinteger], dtype: np.dtype[Any]) -> bytes:
+    """Pack runs of equal labels as they are: to shuffle them takes longer and breaks them up."""
+    from numcodecs import Zstd
+
+    return bytes(Zstd(level=1).encode(np.ascontiguousarray(labels, dtype=dtype)))
+
+
+def _unpack_labels(packed: bytes, dtype: np.dtype[Any], shape: Sequence[int]) -> NDArray[Any]:
+    from numcodecs import Zstd
+
+    flat: NDArray[Any] = np.frombuffer(Zstd().decode(packed), dtype=dtype)
+    return flat.reshape(shape)

@@ -1,0 +1,326 @@
+"""CHECK in rounds: tiles that disagree see more, until they agree or have seen all they may.
+
+1. Compare what both sides of every face say about the seam.
+2. Account for the instances of every layer: each has one owner, and the voxels its owner saw.
+3. Tiles on either side of a seam that disagrees, and tiles whose account is wrong, cluster again
+   with twice the halo; of a preview of a region, what they see then may have to be predicted first.
+   Their faces and the layers they reach are looked at again.
+4. The rounds end when nothing is left to raise. What still disagrees then is larger than the
+   largest halo; it is joined by overlap, and reported.
+
+Each round depends on the set of disagreements only, never on the order in which they were found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.geometry import Box
+from embedseg_large.runs.tasks import (
+    Call,
+    Each,
+    Recording,
+    Task,
+    cluster_task,
+    predict_task,
+    version_of,
+)
+from embedseg_large.segmentation.ownership import Ownership
+from embedseg_large.segmentation.scratch.versions import MISSING, ViewName, Views
+from embedseg_large.segmentation.stages.job import Job
+from embedseg_large.segmentation.stages.predict import (
+    Accounted,
+    Checked,
+    Predicted,
+    account,
+    check,
+    faces_above,
+    reach_of_layer,
+    settle_layer,
+)
+from embedseg_large.stitching.join import Joins, join
+from embedseg_large.stitching.seam import Comparison
+from embedseg_large.tiling.grid import Face, Index
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeamState:
+    """Where CHECK ended."""
+
+    views: Views
+    joins: Joins
+    layers: NDArray[np.uint32]
+    """Version of the ids of each layer."""
+    counts: tuple[int, ...]
+    """Instances of each layer, after joining."""
+    faces: int
+    """Faces between cores."""
+    voxels: int
+    """Voxels compared, each seam once."""
+    rounds: int
+    """Rounds in which tiles clustered again."""
+    tiles: int
+    """Tiles in all."""
+    exact_tiles: int
+    """Tiles that are certain of every voxel of their core: it is as in the whole volume."""
+    certified: int
+    """Instances that nothing unseen could have changed, and nobody disagreed about."""
+    repaired: tuple[int, ...]
+    """Ids that tiles disagreed about before they saw more; ascending."""
+    joined: tuple[int, ...]
+    """Ids, after joining, that tiles still disagreed about; ascending."""
+
+
+@dataclass(slots=True)
+class SeamCheck:
+    """The rounds of one run."""
+
+    job: Job
+    recorder: Recording
+    predictions: NDArray[np.uint32]
+    """Version of the predictions of each tile."""
+    views: Views
+    """Of each tile; those that count are put in here."""
+    _round: int = 0
+    _layers: NDArray[np.uint32] = field(init=False)
+    _seams: dict[Face, Comparison] = field(default_factory=dict)
+    """Faces that disagree."""
+    _counts: dict[int, int] = field(default_factory=dict)
+    _certain: dict[int, int] = field(default_factory=dict)
+    _wrong: dict[int, Accounted] = field(default_factory=dict)
+    """Layers whose account is wrong."""
+    _doubtful: NDArray[np.bool_] = field(init=False)
+    """Tiles that are not certain of every voxel of their core."""
+    _disputed: set[int] = field(default_factory=set)
+    _faces: int = 0
+    _voxels: int = 0
+
+    def __post_init__(self) -> None:
+        counts = self.job.clustering().counts
+        self._doubtful = np.zeros(counts, dtype=np.bool_)
+        self._layers = np.zeros(counts[0], dtype=np.uint32)
+
+    def run(self) -> SeamState:
+        """Go through all rounds."""
+        grid = self.job.clustering()
+        self._compare(grid, len(grid))
+        faces, voxels = self._faces, self._voxels
+        self._account(self._layers_about(grid.seen()))
+        while tiles := self._tiles_to_raise():
+            self._round += 1
+            self._raise(tiles)
+            about = {low for tile in tiles for low in self._low_sides(tile)}
+            self._compare(sorted(about), len(about))
+            self._account(self._layers_of(tiles))
+        rounds = self._round
+        joins = self._joins()
+        unsolved = self._unsolved(joins)
+        certain, repaired = self._sort_disputed(unsolved, joins)
+        self._settle(joins)
+        return SeamState(
+            views=self.views,
+            joins=joins,
+            layers=self._layers,
+            counts=tuple(self._counts.get(layer, 0) for layer in range(grid.counts[0])),
+            faces=faces,
+            voxels=voxels,
+            rounds=rounds,
+            tiles=len(grid),
+            exact_tiles=len(grid) - int(np.count_nonzero(self._doubtful)),
+            certified=certain,
+            repaired=tuple(sorted(repaired)),
+            joined=tuple(sorted(unsolved)),
+        )
+
+    # -- one round -------------------------------------------------------------------------------
+
+    def _compare(self, lows: Iterable[Index], count: int) -> None:
+        """Compare the faces above each of some tiles."""
+        self.recorder.progress.begin("check", count)
+        self.recorder.run(Each(map(self._check_task, lows), self._note_check))
+
+    def _check_task(self, index: Index) -> Task:
+        grid = self.job.clustering()
+        return Task(
+            stage="check",
+            make=partial(self._check_call, index),
+            index=index,
+            ledger=f"check/{self._round}",
+            number=grid.number(index),
+            noted=Checked.noted,
+            recalled=partial(Checked.recalled, grid, index),
+        )
+
+    def _check_call(self, index: Index) -> Call:
+        grid = self.job.clustering()
+        above = [index, *(face.high for face in faces_above(grid, index))]
+        span = [(min(axis), max(axis) + 1) for axis in zip(*above, strict=True)]
+        item = (self.job, index, self.views.part(span))
+        return Call(check, item, where=f"tile {grid.tile(index).core}")
+
+    def _note_check(self, _: Task, record: Checked) -> None:
+        self._doubtful[record.tile] = not record.exact
+        for face, comparison in record.seams:
+            self._faces += 1
+            self._voxels += comparison.voxels
+            self._seams.pop(face, None)
+            if comparison.disagreeing:
+                self._seams[face] = comparison
+                self._disputed.update(comparison.ids.tolist())
+
+    def _account(self, layers: Collection[int]) -> None:
+        """Account for the instances of some layers."""
+        self.recorder.progress.begin("check", len(layers))
+        self.recorder.run(Each(map(self._account_task, layers), self._note_account))
+
+    def _account_task(self, layer: int) -> Task:
+        return Task(
+            stage="check",
+            make=partial(self._account_call, layer),
+            ledger=f"account/{self._round}",
+            number=layer,
+            noted=Accounted.noted,
+            recalled=partial(Accounted.recalled, layer),
+        )
+
+    def _account_call(self, layer: int) -> Call:
+        grid = self.job.clustering()
+        reach = reach_of_layer(grid, self.job.halos[self.views.highest], layer)
+        views = self.views.part(grid.span(reach))
+        return Call(account, (self.job, layer, views), where=f"layer {layer}")
+
+    def _note_account(self, _: Task, record: Accounted) -> None:
+        self._layers[record.layer] = record.version
+        self._counts[record.layer] = record.instances
+        self._certain[record.layer] = record.certain
+        self._wrong.pop(record.layer, None)
+        if record.wrong.size:
+            self._wrong[record.layer] = record
+        self._disputed.update(record.wrong.tolist())
+
+    def _tiles_to_raise(self) -> list[Index]:
+        tiles = {tile for face in self._seams for tile in (face.low, face.high)}
+        for result in self._wrong.values():
+            tiles.update(self._indices(result.wrong_tiles))
+        if self.job.settings.strict:
+            tiles.update(self._indices(np.flatnonzero(self._doubtful)))
+        return sorted(tile for tile in tiles if self._can_see_more(tile))
+
+    def _indices(self, numbers: NDArray[np.int64]) -> Iterator[Index]:
+        counts = self.job.clustering().counts
+        for number in numbers.tolist():
+            yield tuple(int(i) for i in np.unravel_index(number, counts))
+
+    def _can_see_more(self, tile: Index) -> bool:
+        level = self.views[tile].level
+        if level + 1 >= len(self.job.halos):
+            return False
+        now, then = (self.job.clustering(k).tile(tile).region for k in (level, level + 1))
+        return now != then
+
+    def _raise(self, tiles: list[Index]) -> None:
+        """Cluster some tiles again, one level up."""
+        self._predict_for(tiles)
+        self.recorder.progress.begin("cluster", len(tiles))
+        above = {tile: self.views[tile].level + 1 for tile in tiles}
+        tasks = (cluster_task(self.job, t, above[t], self.predictions) for t in tiles)
+        self.recorder.run(Each(tasks, lambda task, version: self._put(task, above, version)))
+
+    def _predict_for(self, tiles: list[Index]) -> None:
+        """Predict what tiles will see that nobody needed before: beyond the region of a preview."""
+        if self.job.part is None or self.job.segments:
+            return
+        grid, missing = self.job.prediction, set[Index]()
+        for tile in tiles:
+            then = self.job.clustering(self.views[tile].level + 1).tile(tile)
+            missing.update(i for i in grid.touching(then.region) if self.predictions[i] == MISSING)
+        if missing:
+            self.recorder.progress.begin("predict", len(missing))
+            tasks = (predict_task(self.job, index) for index in sorted(missing))
+            self.recorder.run(Each(tasks, self._note_prediction))
+
+    def _note_prediction(self, task: Task, record: Predicted) -> None:
+        assert task.index is not None
+        self.predictions[task.index] = record.version
+
+    def _put(self, task: Task, above: Mapping[Index, int], version: int | Predicted) -> None:
+        assert task.index is not None
+        self.views.put(ViewName(task.index, above[task.index], version_of(version)))
+
+    def _low_sides(self, tile: Index) -> Iterator[Index]:
+        """Tiles whose faces above touch `tile`."""
+        yield tile
+        for face in self.job.clustering().faces(tile):
+            yield face.low
+
+    def _layers_of(self, tiles: list[Index]) -> list[int]:
+        """Layers in which an instance may begin that one of some tiles sees."""
+        grid = self.job.clustering(self.views.highest)
+        return sorted(
+            {layer for tile in tiles for layer in self._layers_about(grid.tile(tile).region)}
+        )
+
+    def _layers_about(self, box: Box) -> range:
+        """Layers of the whole volume that share a voxel with a box."""
+        return range(*self.job.clustering().entire().span(box)[0])
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _joins(self) -> Joins:
+        """Names that are of one object, though tiles disagree about it."""
+        if not self.job.segments:
+            return join(self._seams[face] for face in sorted(self._seams, key=_order))
+        if not self._seams and not self._wrong:
+            return Joins.none()
+        joins = Ownership(self.job, self.recorder, self.views).run()
+        self._round += 1
+        self._account(self._layers_about(self.job.clustering(self.views.highest).seen()))
+        return joins
+
+    def _unsolved(self, joins: Joins) -> set[int]:
+        """Ids, after joining, that are still not the same for everybody."""
+        ids = [c.ids for c in self._seams.values()]
+        ids += [result.wrong for result in self._wrong.values()]
+        if not ids:
+            return set()
+        alive = self._alive(np.unique(np.concatenate(ids)))[0]
+        return set(joins.apply(alive).tolist())
+
+    def _alive(self, ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+        """Those of some ids that own a voxel, and whether their owner is certain of them."""
+        layer = self.job.layers.of(ids)
+        found, certain = [np.empty(0, np.uint64)], [np.empty(0, np.bool_)]
+        for number in np.unique(layer).tolist():
+            known = self.job.scratch.read_layer(number, int(self._layers[number]))
+            kept = np.isin(known.ids, ids[layer == number])
+            found.append(known.ids[kept])
+            certain.append(known.sure[kept])
+        return np.concatenate(found), np.concatenate(certain)
+
+    def _settle(self, joins: Joins) -> None:
+        """Put joined names into the layers they concern."""
+        if joins.ids.size == 0:
+            return
+        alive = self._alive(joins.ids)[0]
+        for layer in np.unique(self.job.layers.of(np.union1d(joins.ids, joins.apply(alive)))):
+            version = int(self._layers[layer])
+            settled = settle_layer(self.job, int(layer), version, joins, alive)
+            self._layers[layer], self._counts[int(layer)] = settled
+
+    def _sort_disputed(self, unsolved: set[int], joins: Joins) -> tuple[int, set[int]]:
+        """Number of certified instances nobody disagreed about, and the ids that were repaired."""
+        doubted = np.array(sorted(self._disputed), dtype=np.uint64)
+        alive, sure = self._alive(doubted)
+        solved = ~np.isin(joins.apply(alive), np.array(sorted(unsolved), dtype=np.uint64))
+        certified = sum(self._certain.values()) - int(np.count_nonzero(sure))
+        return certified, set(alive[solved].tolist())
+
+
+def _order(face: Face) -> Any:
+    return face.low, face.axis

@@ -1,0 +1,1 @@
+"""What finds instances in a tile: our networks, or any function."""

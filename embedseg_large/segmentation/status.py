@@ -1,0 +1,148 @@
+"""How far a run is, or what it has made, seen from another process."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from embedseg_large.errors import MetadataError, UsageError
+from embedseg_large.labels.target import label_names, provenance_of
+from embedseg_large.runs.journal import Journal
+from embedseg_large.runs.lock import holder
+from embedseg_large.runs.paths import lock_folder, scratch_path
+from embedseg_large.runs.run_folder import read_about
+from embedseg_large.storage.connection import joined, shown
+from embedseg_large.storage.folder import Folder, folder_at
+from embedseg_large.volumes.volume import open_volume
+
+_TIMEPOINT = re.compile(r"^t\d+/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """An unfinished run."""
+
+    folder: str
+    """Where it keeps what it has done."""
+    labels: str
+    """What it will write."""
+    holder: dict[str, Any] | None
+    """Host and process that are at it, and since when; None: nobody is."""
+    stages: dict[str, tuple[int, int | None]]
+    """Tasks that are done, and all of them where that is known already, by stage."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The status as values that JSON can hold."""
+        return {
+            "folder": self.folder,
+            "labels": self.labels,
+            "finished": False,
+            "running": self.holder,
+            "stages": {n: {"done": d, "of": t} for n, (d, t) in self.stages.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Labels that are there, and no run is at them."""
+
+    labels: str
+    """Path or URL, without credentials."""
+    n_instances: int | None
+    """As the run counted; None: another program made them."""
+    made: str | None
+    """When they were published, ISO 8601 in UTC; None: nothing says it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The status as values that JSON can hold."""
+        return {"finished": True} | asdict(self)
+
+
+def run_status(
+    place: str | os.PathLike[str],
+    labels: str = "nuclei",
+    scratch: str | os.PathLike[str] | None = None,
+) -> RunStatus | Finished:
+    """Look at a run, or at the labels that it has made; changes nothing.
+
+    Parameters
+    ----------
+    place
+        The store that gets the labels, or the folder of a run.
+    labels
+        Name of the labels.
+    scratch
+        As it was given to the run.
+
+    Returns
+    -------
+    RunStatus or Finished
+        An unfinished run comes before the labels that it is to replace.
+
+    Raises
+    ------
+    VolumeError
+        When there is no such store.
+    UsageError
+        When there are neither a run nor labels of that name: lists the labels that there are.
+    """
+    return _unfinished(place, labels, scratch) or _finished(os.fspath(place), labels)
+
+
+def _unfinished(
+    place: str | os.PathLike[str], labels: str, scratch: str | os.PathLike[str] | None
+) -> RunStatus | None:
+    folder = folder_at(place)
+    folder.greet()
+    store, about = folder.path, read_about(folder)
+    if about:
+        found = holder(_lock_of(about["labels"]))
+    else:
+        found = holder(lock_folder(store, labels))
+        folder = folder_at(found["run"] if found else scratch_path(scratch, store, labels))
+        about = read_about(folder)
+    stages = None
+    with suppress(FileNotFoundError):  # it ends while it is looked at
+        stages = _stages(folder, about) if about else None
+    if stages is None:
+        return None
+    return RunStatus(folder=folder.path, labels=about["labels"], holder=found, stages=stages)
+
+
+def _finished(store: str, name: str) -> Finished:
+    names = label_names(store)
+    if name in names:
+        found = open_volume(joined(store, f"labels/{name}"), channel=None)
+        made = provenance_of(joined(store, f"labels/{name}"))
+        return Finished(
+            labels=found.name, n_instances=made.get("n_instances"), made=made.get("made")
+        )
+    if not names:
+        with suppress(MetadataError):  # a store for labels only has no image
+            open_volume(store, channel=None)
+    there = f"labels that are there: {', '.join(names)}" if names else "there are no labels"
+    raise UsageError(
+        f"{shown(store)}: no run and no labels {name!r}; {there}; give the run's --labels, and its "
+        "--scratch if it had one"
+    )
+
+
+def _lock_of(labels: str) -> Folder:
+    store, _, name = labels.rpartition("/labels/")
+    return lock_folder(store, name)
+
+
+def _stages(folder: Folder, about: dict[str, Any]) -> dict[str, tuple[int, int | None]]:
+    done: dict[str, int] = {}
+    for ledger, count in Journal(folder.below("journal")).load().counts.items():
+        name = _TIMEPOINT.sub("", ledger).partition("/")[0]
+        stage = name.replace("account", "check")
+        done[stage] = done.get(stage, 0) + count
+    total: dict[str, int] = dict(about.get("tasks", {}))
+    if "shards" in about:
+        total["finish"] = about["shards"]
+    names = ["statistics", "predict", "cluster", "check", "finish"]
+    return {n: (done.get(n, 0), total.get(n)) for n in names if n in done or n in total}

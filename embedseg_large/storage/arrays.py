@@ -1,0 +1,89 @@
+"""Zarr arrays and groups at a path or URL."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+from embedseg_large.storage.connection import Address, Retries, is_remote
+from embedseg_large.storage.folder import folder_at
+
+_DOCUMENTS = (".zattrs", ".zarray", "zarr.json")  # in the order of writing: an array is whole
+
+
+def open_array(
+    path: str | os.PathLike[str],
+    mode: Literal["r", "r+"] = "r",
+    zarr_format: Literal[2, 3] | None = None,
+) -> Any:
+    """Open the zarr array at a path or URL.
+
+    Parameters
+    ----------
+    path
+        Local path, or a URL as in `objects.folder_at`.
+    mode
+        ``"r"``, or ``"r+"`` to write as well.
+    zarr_format
+        2 or 3 where it is known, which saves requests.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no array.
+    UnreachableError
+        If a server does not answer.
+    """
+    import zarr
+
+    return zarr.open_array(**_place(path), mode=mode, zarr_format=zarr_format)
+
+
+def open_group(path: str | os.PathLike[str]) -> Any:
+    """Open the zarr group at a path or URL for reading, without consolidated metadata.
+
+    Raises
+    ------
+    FileNotFoundError, UnreachableError
+        As `open_array`.
+    """
+    import zarr
+
+    return zarr.open_group(**_place(path), mode="r", use_consolidated=False)
+
+
+def create_array(path: str | os.PathLike[str], **options: Any) -> None:
+    """Write the metadata of an array; one that is there keeps its chunks and gets new metadata.
+
+    Parameters
+    ----------
+    path
+        Local path, or URL of a bucket.
+    **options
+        As of ``zarr.create_array``: shape, dtype, chunks, ...
+
+    Raises
+    ------
+    OutputError
+        If they cannot be written.
+    """
+    import zarr
+
+    # zarr would make every folder above the array a group, up to the bucket itself.
+    documents: dict[str, Any] = {}
+    zarr.create_array(zarr.storage.MemoryStore(documents), **options)
+    folder = folder_at(path)
+    for name in _DOCUMENTS:
+        if name in documents:
+            folder.write(name, documents[name].to_bytes())
+
+
+def _place(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Say where a node is, in the words of zarr."""
+    text = os.fspath(path)
+    if not is_remote(text):
+        return {"store": text}
+    from embedseg_large.storage.retrying_store import PatientStore
+
+    address = Address.of(text)
+    return {"store": PatientStore(address, Retries.from_environment()), "path": address.key}

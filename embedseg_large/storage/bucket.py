@@ -1,0 +1,271 @@
+"""Objects of a bucket, or of a web server that is only read."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from itertools import chain, islice
+from secrets import token_hex
+from time import sleep
+from typing import TYPE_CHECKING, cast
+
+from embedseg_large.errors import OutputError, PlaceError, UnreachableError
+from embedseg_large.storage.connection import (
+    READ_ONLY,
+    Address,
+    Retries,
+    again,
+    open_store,
+    pause_or_raise,
+)
+from embedseg_large.storage.failures import (
+    failures,
+    is_denied,
+    is_missing_bucket,
+    is_nobody_there,
+    is_transient,
+    reading,
+    writing,
+)
+from embedseg_large.storage.folder import checked_name
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta, PutMode
+    from obstore.store import ObjectStore
+
+_LISTED = 1000  # what a request lists, and what another one deletes, at most
+_AT_ONCE = 16  # objects that are read ahead
+_FIRST_SECONDS = 5.0  # a server that is restarted comes back later: the same command goes on
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFolder:
+    """A prefix of a bucket; `Folder` says what its methods do."""
+
+    path: str
+    """URL without credentials."""
+    key: str = field(repr=False)
+    """Prefix of the keys, without slashes at its ends."""
+    root: str = field(repr=False)
+    """What is connected to: as in `Address`."""
+    retries: Retries
+    """How long requests are tried again."""
+
+    @classmethod
+    def at(cls, url: str, retries: Retries | None = None) -> RemoteFolder:
+        """Return the folder at a URL.
+
+        Raises
+        ------
+        UsageError
+            If the URL cannot be opened.
+        """
+        address = Address.of(url)
+        return cls(address.public, address.key, address.root, retries or Retries.from_environment())
+
+    def greet(self) -> None:
+        """Ask for any object, with little patience for an end point where nobody is."""
+        soon = replace(self.retries, total=min(_FIRST_SECONDS, self.retries.total))
+        try:
+            replace(self, retries=soon).read("zarr.json")
+        except FileNotFoundError:
+            return  # which is an answer, too
+        except UnreachableError as error:
+            if is_nobody_there(error) or is_missing_bucket(error):
+                raise
+
+    def read(self, name: str) -> bytes:
+        """Read an object."""
+        return self._read(name)[0]
+
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
+        """Read objects, a few ahead of the one that is asked for: most of a request is waiting."""
+        rest = iter(names)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            coming = deque(pool.submit(self.read, name) for name in islice(rest, _AT_ONCE))
+            while coming:
+                data = coming.popleft().result()
+                coming.extend(pool.submit(self.read, name) for name in islice(rest, 1))
+                yield data
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write an object; stores make it visible as a whole."""
+        with self._writing(name) as store:
+            store.put(self._key(name), data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write an object on the condition that there is none."""
+        return self._put_if(name, data, "create")
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an object of that name."""
+        try:
+            with reading(self._url(name)):
+                self._store.head(self._key(name))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """List the objects below ``prefix/``, a thousand at a time."""
+        start = self._key(prefix) if prefix else self.key
+        skip = len(self.key) + 1 if self.key else 0
+        for keys in self._keys(start):
+            yield from (key[skip:] for key in keys)
+
+    def digest(self) -> str:
+        """Hash names, sizes and entity tags of all objects: a request for each thousand.
+
+        Empty where objects cannot be listed: on web servers, and without the permission.
+        """
+        if self.path.startswith(READ_ONLY):
+            return ""
+        total = 0  # a sum, since not all stores list in the same order twice
+        try:
+            for about in chain.from_iterable(self._lists(self.key)):
+                text = f"{about['path']} {about['size']} {about.get('e_tag')}"
+                total += int.from_bytes(sha256(text.encode()).digest())
+        except UnreachableError as error:
+            if is_denied(error):
+                return ""
+            raise
+        return f"{total % 2**128:032x}"
+
+    def remove(self, name: str) -> None:
+        """Delete an object."""
+        self._delete([self._key(name)])
+
+    def remove_all(self) -> None:
+        """Delete all objects with the prefix, a thousand at a time."""
+        for keys in self._keys(self.key):
+            self._delete(keys)
+
+    def check_writable(self) -> None:
+        """Write and delete an object, since permissions cannot be asked for."""
+        if not self.path.startswith(READ_ONLY):
+            self.greet()
+        probe = f".write-test-{token_hex(8)}"
+        try:
+            self.write(probe, b"")
+            self.remove(probe)
+        except OutputError as error:
+            if error.__cause__ is None or is_transient(error.__cause__):
+                raise
+            raise PlaceError(str(error)) from error.__cause__
+
+    def children(self) -> list[str]:
+        """List what is directly in the folder; names of folders end with a slash."""
+        skip = len(self.key) + 1 if self.key else 0
+        with reading(self.path):
+            found = self._store.list_with_delimiter(self.key or None)
+        objects = [about["path"] for about in found["objects"]]
+        return sorted(
+            key[skip:] for key in (*objects, *(f"{p}/" for p in found["common_prefixes"]))
+        )
+
+    def copy(self, name: str, to: str) -> None:
+        """Copy an object to another name in this folder; its bytes stay in the store."""
+        with self._writing(to) as store:
+            store.copy(self._key(name), self._key(to))
+
+    def parent(self) -> RemoteFolder | None:
+        """Return the folder that this one lies in; None for the bucket itself."""
+        if not self.key:
+            return None
+        path, key = (text.rpartition("/")[0] for text in (self.path, self.key))
+        return replace(self, path=path, key=key)
+
+    def below(self, name: str) -> RemoteFolder:
+        """Return the folder `name` inside this one."""
+        return replace(self, path=self._url(name), key=self._key(name))
+
+    def anchored(self) -> RemoteFolder:
+        """Return this folder: it is there whenever something is in it."""
+        return self
+
+    def update(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
+        """Change an object on the condition that it is still the one that was read."""
+        for pause in self.retries.pauses():
+            try:
+                old, mode = self._read(name)
+            except FileNotFoundError:
+                old, mode = None, "create"
+            if self._put_if(name, change(old), mode):
+                return
+            sleep(pause)
+        raise OutputError(
+            f"{self._url(name)}: others changed it all the time for {self.retries.total:g} s; "
+            "run the same command again"
+        )
+
+    @property
+    def _store(self) -> ObjectStore:
+        return open_store(self.root, self.retries)
+
+    def _key(self, name: str) -> str:
+        return f"{self.key}/{checked_name(name)}" if self.key else checked_name(name)
+
+    def _url(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
+    def _read(self, name: str) -> tuple[bytes, PutMode]:
+        """Read an object, and the condition that it has not been changed since."""
+
+        def get() -> tuple[bytes, PutMode]:
+            found = self._store.get(self._key(name))
+            about = {name: found.meta.get(name) for name in ("e_tag", "version")}
+            unchanged = {name: value for name, value in about.items() if value is not None}
+            return bytes(found.bytes()), cast("PutMode", unchanged)
+
+        with reading(self._url(name)):
+            return again(self.retries, get)
+
+    def _put_if(self, name: str, data: bytes, mode: PutMode) -> bool:
+        """Write an object on a condition; False if that does not hold.
+
+        Tries are made here and not by the connection: after a lost answer the second one fails
+        *because* the first one was done, which nothing but the content can tell.
+        """
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        unsure, pauses = False, self.retries.pauses()
+        with self._writing(name, replace(self.retries, total=0.0)) as store:
+            while True:
+                try:
+                    store.put(self._key(name), data, mode=mode, use_multipart=False)
+                    return True
+                except (AlreadyExistsError, PreconditionError):
+                    return unsure and self.exists(name) and self.read(name) == data
+                except failures() as error:
+                    unsure = True
+                    pause_or_raise(pauses, error)
+
+    def _keys(self, start: str) -> Iterator[list[str]]:
+        for abouts in self._lists(start):
+            yield [about["path"] for about in abouts]
+
+    def _lists(self, start: str) -> Iterator[Sequence[ObjectMeta]]:
+        with reading(self.path):
+            yield from self._store.list(start or None, chunk_size=_LISTED)
+
+    def _delete(self, keys: list[str]) -> None:
+        with self._writing() as store:
+            try:
+                store.delete(keys)
+            except FileNotFoundError:  # some stores stop at the first one that is not there
+                for key in keys if len(keys) > 1 else ():
+                    self._delete([key])
+
+    @contextmanager
+    def _writing(self, name: str = "", retries: Retries | None = None) -> Iterator[ObjectStore]:
+        """Connect for the body, and turn what it raises into an `OutputError`."""
+        where = self._url(name) if name else self.path
+        if self.path.startswith(READ_ONLY):
+            raise PlaceError(f"{where}: web servers are only read; write somewhere else")
+        store = open_store(self.root, retries or self.retries)
+        with writing(where):
+            yield store

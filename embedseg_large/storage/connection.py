@@ -1,0 +1,235 @@
+"""Connections to object stores and web servers.
+
+Requests that fail for a reason that may pass (5xx, 429, no answer, a connection cut) are tried
+again, with pauses that double, until `Retries.total` seconds have gone by. Credentials and end
+points come from the environment, and are kept nowhere. The query of a signed URL travels to other
+processes, and is shown nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from random import random
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from embedseg_large.errors import RunError, UsageError
+from embedseg_large.storage.failures import failures, is_transient
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+T = TypeVar("T")
+
+SCHEMES = ("s3", "gs", "az", "http", "https")
+"""Kinds of URLs that can be opened."""
+
+READ_ONLY = ("http", "https")
+"""Kinds of URLs that can only be read."""
+
+_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_")
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+_CONNECT = 5.0
+_INSTALL = 'pip install "embedseg-large[s3]"'
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How long a request is tried again."""
+
+    total: float = 60.0
+    """Seconds after which a request that failed is not tried again."""
+    silence: float = 20.0
+    """Seconds without a byte from the server, after which a request has failed."""
+
+    @classmethod
+    def from_environment(cls) -> Retries:
+        """Take the seconds from ``EMBEDSEG_RETRY_SECONDS`` and ``EMBEDSEG_SILENCE_SECONDS``.
+
+        Raises
+        ------
+        UsageError
+            If one is set and is no positive number.
+        """
+        return cls(
+            total=_seconds("EMBEDSEG_RETRY_SECONDS", cls().total),
+            silence=_seconds("EMBEDSEG_SILENCE_SECONDS", cls().silence),
+        )
+
+    def pauses(self) -> Iterator[float]:
+        """Give the seconds to wait before each further try; the time begins with this call."""
+        return _pauses(monotonic() + self.total)
+
+
+def _pauses(end: float) -> Iterator[float]:
+    pause = _FIRST_PAUSE
+    while monotonic() + pause < end:
+        yield pause * (0.5 + random())  # apart from those who failed at the same moment
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _seconds(variable: str, default: float) -> float:
+    text = os.environ.get(variable, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UsageError(f"{variable}={text} is no positive number of seconds; correct or unset it")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A URL, taken apart."""
+
+    root: str
+    """What is connected to: the bucket, or the web server with its query, which may be secret."""
+    key: str
+    """Path below the root, without slashes at its ends."""
+    public: str
+    """The URL without credentials, query and fragment."""
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        """Take a URL apart.
+
+        Raises
+        ------
+        UsageError
+            If it is of a kind that cannot be opened, or names no bucket or server.
+        """
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        if parts.scheme not in SCHEMES or not host:
+            raise UsageError(
+                f"{parts.scheme}://{host}: such URLs cannot be opened; "
+                "give s3://BUCKET/..., gs://, az:// or https://"
+            )
+        key = parts.path.strip("/")
+        query = f"?{parts.query}" if parts.query and parts.scheme in READ_ONLY else ""
+        login = parts.netloc if parts.scheme in READ_ONLY else host
+        public = f"{parts.scheme}://{host}/{key}".rstrip("/")
+        return cls(f"{parts.scheme}://{login}{query}", _decoded(parts.scheme, key), public)
+
+
+def _decoded(scheme: str, key: str) -> str:
+    """Decode a key of a web address; a bucket's URL is written with the key as it is."""
+    return unquote(key) if scheme in READ_ONLY else key
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL of something else than a local file."""
+    return "://" in path and not path.startswith("file://")
+
+
+def shown(path: str) -> str:
+    """Return a path or URL without credentials, for messages and records."""
+    return Address.of(path).public if is_remote(path) else path
+
+
+def joined(path: str, member: str) -> str:
+    """Return the path or URL of a member of a folder; a query stays at the end."""
+    if not member:
+        return path
+    folder, mark, query = path.partition("?") if path.startswith(READ_ONLY) else (path, "", "")
+    return f"{folder.rstrip('/')}/{member}{mark}{query}"
+
+
+def open_store(root: str, retries: Retries) -> ObjectStore:
+    """Connect to a bucket or web server; nothing is sent before the first request.
+
+    Connections are shared by all that a process reads and writes there.
+
+    Parameters
+    ----------
+    root
+        As in `Address`.
+    retries
+        How long a request is tried again; a total of 0 tries once.
+
+    Raises
+    ------
+    UsageError
+        If the extra for object stores is not installed.
+    RunError
+        If the process was forked from one that had connections: these hang in it.
+    """
+    if _first_process() != os.getpid():
+        raise RunError(
+            f"{Address.of(root).public}: cannot be read in a process forked from one that used "
+            "an object store before; start processes with the method 'spawn' or 'forkserver'"
+        )
+    variables = {k: v for k, v in os.environ.items() if k.startswith(_VARIABLES)}
+    return _connected(root, retries, frozenset(variables.items()))
+
+
+@lru_cache(maxsize=1)
+def _first_process() -> int:
+    return os.getpid()
+
+
+@lru_cache(maxsize=32)
+def _connected(root: str, retries: Retries, variables: frozenset[tuple[str, str]]) -> ObjectStore:
+    """Connect; what the environment says is part of the key, since obstore reads it once."""
+    try:
+        from obstore.store import HTTPStore, from_url
+    except ImportError as error:
+        raise UsageError(
+            f"{Address.of(root).public}: object stores need another package; run {_INSTALL}"
+        ) from error
+    plain = any("ENDPOINT" in name and end.startswith("http://") for name, end in variables)
+    client = _client(retries, allow_http=plain or root.startswith("http://"))
+    if root.startswith(READ_ONLY):  # never guessed to be a bucket, which would want credentials
+        return HTTPStore.from_url(root, client_options=client, retry_config=_again(retries))
+    return from_url(root, client_options=client, retry_config=_again(retries))
+
+
+def _client(retries: Retries, *, allow_http: bool) -> ClientConfig:
+    return {
+        "allow_http": allow_http,
+        "connect_timeout": timedelta(seconds=min(_CONNECT, retries.silence)),
+        "read_timeout": timedelta(seconds=retries.silence),
+        "timeout": timedelta(seconds=15 * retries.silence),
+    }
+
+
+def _again(retries: Retries) -> RetryConfig:
+    return {
+        "max_retries": 1000 if retries.total else 0,  # the time decides
+        "retry_timeout": timedelta(seconds=retries.total),
+        "backoff": {
+            "init_backoff": timedelta(seconds=_FIRST_PAUSE),
+            "max_backoff": timedelta(seconds=_LONGEST_PAUSE),
+            "base": 2,
+        },
+    }
+
+
+def again(retries: Retries, call: Callable[[], T]) -> T:
+    """Call until it succeeds: a connection that is cut after the first bytes is our affair.
+
+    Raises
+    ------
+    Exception
+        What the last call raised, or the first one that no further try can mend.
+    """
+    pauses = retries.pauses()
+    while True:
+        try:
+            return call()
+        except failures() as error:
+            pause_or_raise(pauses, error)
+
+
+def pause_or_raise(pauses: Iterator[float], error: Exception) -> None:
+    """Wait before the next try, or raise what failed if there is none."""
+    pause = next(pauses, None) if is_transient(error) else None
+    if pause is None:
+        raise error
+    sleep(pause)

@@ -1,0 +1,99 @@
+"""The store of zarr that asks again, and says in one line what it could not get.
+
+Imports zarr, which takes a second: import this module where it is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from zarr.storage import ObjectStore
+
+from embedseg_large.errors import PlaceError
+from embedseg_large.storage.connection import READ_ONLY, Address, Retries, open_store
+from embedseg_large.storage.failures import (
+    failures,
+    is_transient,
+    is_without_ranges,
+    reading,
+    writing,
+)
+
+
+class PatientStore(ObjectStore[Any]):
+    """All objects of a bucket or web server.
+
+    Parameters
+    ----------
+    address
+        Where it is; only the root counts.
+    retries
+        How long requests are tried again.
+    """
+
+    def __init__(self, address: Address, retries: Retries, *, read_only: bool = False) -> None:
+        super().__init__(open_store(address.root, retries), read_only=read_only)
+        self._address = address
+        self._server = Address.of(address.root).public
+        self._retries = retries
+
+    def with_read_only(self, read_only: bool = False) -> PatientStore:
+        """Return a store of the same objects that may or may not be written to."""
+        return PatientStore(self._address, self._retries, read_only=read_only)
+
+    def __str__(self) -> str:
+        return self._server  # never the query of a signed URL
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        """Read an object or a part of it; None if there is none.
+
+        Raises
+        ------
+        UnreachableError
+            If the server gives no proper answer.
+        ValueError
+            If the object is shorter than the part that is asked for.
+        """
+        pauses = self._retries.pauses()
+        with reading(f"{self._server}/{key}"):
+            while True:
+                try:
+                    return await super().get(key, prototype, byte_range)
+                except failures() as error:
+                    if await self._is_cut(key, error):
+                        raise ValueError("the object is shorter than it should be") from error
+                    pause = next(pauses, None) if is_transient(error) else None
+                    if pause is None:
+                        raise
+                    await asyncio.sleep(pause)
+
+    async def _is_cut(self, key: str, error: Exception) -> bool:
+        """Whether a part could not be read because the object is too short, or even empty."""
+        empty = is_without_ranges(error) and await self.getsize(key) == 0
+        return empty or "status code: 416" in str(error)
+
+    async def set(self, key: str, value: Any) -> None:
+        """Write an object.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        where = f"{self._server}/{key}"
+        if where.startswith(READ_ONLY):
+            raise PlaceError(f"{where}: web servers are only read; write somewhere else")
+        with writing(where):
+            await super().set(key, value)
+
+    async def delete(self, key: str) -> None:
+        """Delete an object.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be deleted.
+        """
+        with writing(f"{self._server}/{key}"):
+            await super().delete(key)

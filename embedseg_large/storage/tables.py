@@ -1,0 +1,143 @@
+"""Tables as columns: in memory, as CSV, as Parquet."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import UsageError
+from embedseg_large.storage.disk import check_file, whole_file
+
+_ROWS = 10_000  # written at a time; as Python numbers they take ten times the memory
+_DIGITS = 7  # of a number in CSV, which people read; Parquet has all of them
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Columns of one length, in memory."""
+
+    columns: Mapping[str, NDArray[Any]]
+    """By name, in their order."""
+    stored: str | None = None
+    """Path or URL of the file in the store of the labels, if it was written there."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return next((column.size for column in self.columns.values()), 0)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Return a column."""
+        return self.columns[name]
+
+    def __repr__(self) -> str:
+        return f"Table of {len(self):,} rows: {', '.join(self.columns)}"
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write a file that ends in .csv; see `write_table`."""
+        _write_as(".csv", path, self.columns)
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write a file that ends in .parquet; see `write_table`."""
+        _write_as(".parquet", path, self.columns)
+
+    def to_pandas(self) -> Any:
+        """Return the table as a `pandas.DataFrame`.
+
+        Raises
+        ------
+        UsageError
+            If pandas is not installed.
+        """
+        try:
+            pandas = import_module("pandas")
+        except ImportError:
+            raise UsageError("there is no pandas: pip install pandas, or use .columns") from None
+        return pandas.DataFrame(dict(self.columns))
+
+
+def stacked(tables: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Return one table of several that have the same columns, at least one."""
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+
+def _write_as(ending: str, path: str | os.PathLike[str], columns: Mapping[str, Any]) -> None:
+    if Path(path).suffix != ending:
+        raise UsageError(f"{path}: the name of the file must end in {ending}")
+    write_table(path, columns)
+
+
+def check_table_path(path: str | os.PathLike[str]) -> None:
+    """Refuse a table that could not be written, before the work of computing it.
+
+    Raises
+    ------
+    UsageError
+        If the ending is not .csv or .parquet, nothing is installed that writes Parquet, or there is
+        no such folder.
+    OutputError
+        If no file can be made there.
+    """
+    file = Path(path)
+    if file.suffix not in (".csv", ".parquet"):
+        raise UsageError(f"{path}: tables are written as .csv or .parquet; end the name so")
+    if file.suffix == ".parquet":
+        _pyarrow(path)
+    check_file(path)
+
+
+def write_table(path: str | os.PathLike[str], columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write columns of one length as CSV or, by the ending of the path, as Parquet.
+
+    What is NaN is empty in CSV and null in Parquet. Floats have 7 significant digits in CSV and all
+    in Parquet. A file that is there is replaced.
+
+    Raises
+    ------
+    UsageError, OutputError
+        As `check_table_path`; and OutputError if writing fails.
+    """
+    check_table_path(path)
+    file = Path(path)
+    write = _write_csv if file.suffix == ".csv" else _write_parquet
+    with whole_file(file) as unfinished:
+        write(unfinished, columns)
+
+
+def _write_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+    arrays = list(columns.values())
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for start in range(0, arrays[0].size, _ROWS):
+            lists = [_cells(array[start : start + _ROWS]) for array in arrays]
+            writer.writerows(zip(*lists, strict=True))
+
+
+def _cells(values: NDArray[Any]) -> list[Any]:
+    cells: list[Any] = values.tolist()
+    if values.dtype.kind == "f":
+        return ["" if cell != cell else f"{cell:.{_DIGITS}g}" for cell in cells]
+    return cells
+
+
+def _write_parquet(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+    arrow = _pyarrow(path)
+    arrays = {name: arrow.array(values, from_pandas=True) for name, values in columns.items()}
+    import_module("pyarrow.parquet").write_table(arrow.table(arrays), path)
+
+
+def _pyarrow(path: str | os.PathLike[str]) -> Any:
+    try:
+        return import_module("pyarrow")
+    except ImportError:
+        raise UsageError(
+            f"{path}: Parquet needs pyarrow: pip install 'embedseg-large[tables]', or write .csv"
+        ) from None

@@ -1,0 +1,1 @@
+"""Training data: images and masks, crops, augmentation, batches."""

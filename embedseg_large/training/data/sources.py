@@ -1,0 +1,311 @@
+"""Where training data come from: images and their masks, paired, checked, not yet read.
+
+Three ways to say what belongs together::
+
+    find_pairs("images/", "masks/")                     files of the same stem
+    find_pairs(["a.tif", "b.ome.zarr"], ["a_mask.tif", array])      one mask for each image
+    find_pairs(["a.ome.zarr", "b.ome.zarr"], labels="nuclei")       a.ome.zarr/labels/nuclei, ...
+
+A mask is a label image of the image's shape: 0 is background, every other value one object. Voxels
+of the ignore label (-1 and every negative value, and one more value of the user's choice) are not
+annotated and take no part in training. Objects of a 2D image that overlap are a stack of masks,
+``(objects, y, x)``, in which every plane holds one object.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import MetadataError, UsageError, VolumeError, VolumeNotFoundError
+from embedseg_large.geometry import Box
+from embedseg_large.training.data.targets import IGNORED
+from embedseg_large.volumes.folders import (
+    images_by_stem,
+    is_folder_of_images,
+    is_path,
+    name_of,
+    pair_by_stem,
+    stem,
+)
+from embedseg_large.volumes.volume import Volume, open_volume
+
+Labels = NDArray[np.signedinteger[Any]]
+"""int32 or int64."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pair:
+    """An image and the mask of its objects; voxels stay on disk.
+
+    Raises
+    ------
+    VolumeError
+        Mask and image do not fit each other, or the mask cannot be one.
+    """
+
+    name: str
+    """What the user knows the pair by: the stem of the image, or its number."""
+    image: Volume
+    """A volume without a time axis; with a channel axis, all channels are used."""
+    mask: Volume
+    """Label image, or for a 2D image the stack of masks ``(objects, y, x)``."""
+    ignore: int = IGNORED
+    """Value of mask voxels that are not annotated, besides all negative values."""
+
+    def __post_init__(self) -> None:
+        for volume in (self.image, self.mask):
+            if volume.timepoint is None:
+                raise UsageError(
+                    f"{self._named(volume)}: {volume.n_timepoints} timepoints; choose one"
+                )
+        if self.mask.dtype.kind == "f":
+            raise VolumeError(
+                f"{self.where}: voxels of the mask are {self.mask.dtype}; save it as integers"
+            )
+        if self._planes is None and self.mask.dtype.kind == "b":
+            raise VolumeError(
+                f"{self.where}: the mask only says where objects are, not which voxel is whose; "
+                "give each object an integer of its own"
+            )
+        self._check_shape()
+
+    @property
+    def where(self) -> str:
+        """Path of the mask for messages, or the name of the pair."""
+        return self._named(self.mask)
+
+    @property
+    def image_where(self) -> str:
+        """Path of the image for messages, or the name of the pair."""
+        return self._named(self.image)
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes, 2 or 3."""
+        return self.image.ndim
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along (z,) y, x."""
+        return self.image.spatial_shape
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels that are used."""
+        return self.image.n_channels if self.image.channel is None else 1
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the mask is a stack with one object in each plane."""
+        return self._planes is not None
+
+    def _named(self, volume: Volume) -> str:
+        return self.name if volume.path is None else volume.name
+
+    def image_of(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """Give voxels read from `image` their axis of channels: ``(channels, *spatial)``."""
+        return voxels if self.image.channel is None else voxels[np.newaxis]
+
+    def labels_of(self, voxels: NDArray[Any]) -> Labels:
+        """Translate voxels read from `mask`.
+
+        Parameters
+        ----------
+        voxels
+            ``(*spatial)`` or, from a stack, ``(objects, *spatial)``.
+
+        Returns
+        -------
+        int32 or int64 of the same shape: -1 not annotated, 0 background, above 0 the object's id;
+        an object of a stack has the number of its plane, counted from 1.
+
+        Raises
+        ------
+        VolumeError
+            An id does not fit into int64.
+        """
+        if voxels.dtype == np.uint64 and voxels.max(initial=0) > np.iinfo(np.int64).max:
+            raise VolumeError(f"{self.where}: a label above 2**63 - 1; number the objects from 1")
+        wide = voxels.dtype.itemsize > 4 or voxels.dtype == np.uint32
+        labels: Labels = voxels.astype(np.int64 if wide else np.int32)
+        ignored = (labels < 0) | (labels == self.ignore)
+        if self._planes is not None:
+            self._check_planes(labels, ignored)
+            numbers = np.arange(1, len(labels) + 1, dtype=labels.dtype)
+            labels = np.where(labels != 0, numbers.reshape(-1, *(1,) * self.ndim), 0)
+            ignored = np.broadcast_to(ignored.any(axis=0), labels.shape)
+        labels[ignored] = IGNORED
+        return labels
+
+    def _check_planes(self, labels: Labels, ignored: NDArray[np.bool_]) -> None:
+        """Refuse planes of a volume, which hold many objects."""
+        for number, plane in enumerate(np.where(ignored, 0, labels)):
+            found = np.unique(plane[plane > 0])
+            if found.size > 1:
+                raise VolumeError(
+                    f"{self.where}: plane {number} has labels {found[0]} and {found[1]}, but each "
+                    "plane of a stack for a 2D image holds one object; is this mask of a volume?"
+                )
+
+    def mask_box(self, box: Box) -> Box:
+        """The box to read from `mask` for a box of the image."""
+        if self.mask.ndim == self.ndim:
+            return box
+        return Box((0, *box.start), (self.mask.spatial_shape[0], *box.stop))
+
+    @property
+    def _planes(self) -> int | None:
+        """Number of planes of a stack; None for a label image."""
+        if self.ndim != 2:
+            return None
+        if self.mask.ndim == 3:
+            return self.mask.spatial_shape[0]
+        return self.mask.n_channels if self.mask.channel is None else None
+
+    def _check_shape(self) -> None:
+        many_channels = self.mask.channel is None and self.mask.ndim != 2
+        if many_channels or (self.mask.ndim != self.ndim and not self.stacked):
+            raise VolumeError(
+                f"{self.where}: mask of axes {self.mask.axes} {self.mask.shape} for an image of "
+                f"axes {self.image.axes} {self.image.shape}; give one label volume for each image"
+            )
+        if self.mask.spatial_shape[-self.ndim :] != self.shape:
+            raise VolumeError(
+                f"{self.where}: the mask is {self.mask.spatial_shape}, its image {self.shape}; "
+                "they need the same shape"
+            )
+
+
+def find_pairs(
+    images: Any,
+    masks: Any = None,
+    *,
+    labels: str | None = None,
+    ndim: int | None = None,
+    channel: int | None = 0,
+    timepoint: int | None = None,
+    level: int = 0,
+    axes: str | None = None,
+    voxel_size: Sequence[float] | None = None,
+    ignore: int = IGNORED,
+) -> list[Pair]:
+    """Pair images with masks, without reading voxels.
+
+    Parameters
+    ----------
+    images
+        A folder of TIFF or OME-Zarr images, or a list of paths, URLs and arrays (one is fine too).
+    masks
+        The same for the masks, which are matched by stem (folders) or by position (lists).
+    labels
+        Instead of `masks`: name of the label group inside each OME-Zarr image.
+    ndim
+        Number of spatial axes that is expected, 2 or 3; None takes what is there.
+    channel
+        Channel of the images; None keeps all of several.
+    timepoint, level
+        As for `open_volume`, for images and masks; a mask without a time axis has no timepoints.
+    axes
+        Letters of the images' stored axes, where the files do not name them (a TIFF of three
+        unnamed axes counts as z, y, x).
+    voxel_size
+        Of the images, in µm along (z,) y, x; overrides their metadata.
+    ignore
+        Value of mask voxels that are not annotated; negative ones never are.
+
+    Returns
+    -------
+    Pairs in the order of the list, or of the stems.
+
+    Raises
+    ------
+    UsageError
+        Files without a partner, no image at all, or a different number of axes than expected.
+    VolumeError
+        A file cannot be used; the message begins with its name.
+    """
+    if (masks is None) == (labels is None):
+        raise UsageError("masks, or else labels=, must say where the masks are, and only one")
+    sources = _inside(images, labels) if labels is not None else _matched(images, masks)
+    pairs = []
+    for name, image, mask in sources:
+        volume = _open(
+            image,
+            channel=channel,
+            timepoint=timepoint,
+            level=level,
+            axes=axes,
+            voxel_size=voxel_size,
+        )
+        truth = _open(mask, channel=None, level=level)
+        if truth.timepoint is None:  # one mask may serve all timepoints of its image
+            truth = _open(mask, channel=None, level=level, timepoint=timepoint)
+        pairs.append(Pair(name=name, image=volume, mask=truth, ignore=ignore))
+    _check_alike(pairs, ndim)
+    return pairs
+
+
+def _open(source: Any, **options: Any) -> Volume:
+    """Open a volume; three axes that a TIFF does not name are z, y, x."""
+    try:
+        return open_volume(source, **options)
+    except MetadataError:
+        if options.get("axes") is not None:
+            raise
+        try:
+            return open_volume(source, **options | {"axes": "zyx"})
+        except (UsageError, VolumeError):
+            pass  # the first message says what is wrong with the file
+        raise
+
+
+def _check_alike(pairs: Sequence[Pair], ndim: int | None) -> None:
+    """Refuse images of other axes or channels than the first, or than what was asked for."""
+    if not pairs:
+        raise UsageError("no images to train on; pass a folder or a list that holds some")
+    wanted = (pairs[0].ndim if ndim is None else ndim, pairs[0].channels)
+    for pair in pairs:
+        if (pair.ndim, pair.channels) != wanted:
+            raise UsageError(
+                f"{pair.image_where}: {pair.ndim}D with {pair.channels} channels where "
+                f"{wanted[0]}D with {wanted[1]} is wanted; train on images of one kind"
+            )
+
+
+def _inside(images: Any, labels: str) -> list[tuple[str, Any, Any]]:
+    """Return name, image and mask of OME-Zarr images with a label group."""
+    if is_folder_of_images(images):
+        paths: list[Any] = list(images_by_stem(images).values())
+    else:
+        paths = _listed(images)
+    if not all(is_path(path) for path in paths):
+        raise UsageError("labels= names a group inside OME-Zarr images; pass arrays with masks")
+    return [(stem(p), p, f"{os.fspath(p).rstrip('/')}/labels/{labels}") for p in paths]
+
+
+def _matched(images: Any, masks: Any) -> list[tuple[str, Any, Any]]:
+    """Return name, image and mask of two folders or two lists."""
+    for given in (images, masks):
+        if is_path(given) and "://" not in os.fspath(given) and not Path(given).exists():
+            raise VolumeNotFoundError(f"{os.fspath(given)}: there is no such file or folder")
+    if is_folder_of_images(images) != is_folder_of_images(masks):
+        raise UsageError("images and masks must both be folders, or both lists")
+    if is_folder_of_images(images):
+        return list(pair_by_stem(images, masks))
+    left, right = _listed(images), _listed(masks)
+    if len(left) != len(right):
+        raise UsageError(f"{len(left)} images and {len(right)} masks; pass one mask for each image")
+    names = [name_of(source, i) for i, source in enumerate(left)]
+    return list(zip(names, left, right, strict=True))
+
+
+def _listed(sources: Any) -> list[Any]:
+    """Return a list of sources; a single path or array is a list of one."""
+    return list(sources) if isinstance(sources, list | tuple) else [sources]

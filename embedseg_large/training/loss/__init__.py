@@ -1,0 +1,1 @@
+"""The loss of EmbedSeg and its parts."""

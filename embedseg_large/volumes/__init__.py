@@ -1,0 +1,1 @@
+"""Images of any size, read lazily; multiscale groups written region by region."""

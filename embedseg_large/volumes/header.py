@@ -1,0 +1,73 @@
+"""What the metadata of an image say, whatever the format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from embedseg_large.errors import VolumeNotFoundError
+from embedseg_large.volumes.axes import letter
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One resolution of an image."""
+
+    path: str
+    """Place of the array below the image; empty where the image is the array."""
+    shape: tuple[int, ...] | None
+    """Voxels along each stored axis; None if the metadata list a level that is not there."""
+    scale: tuple[float, ...] | None
+    """Size of a voxel along each stored axis, in the units of the axes; None if unknown."""
+    translation: tuple[float, ...] | None = None
+    """Position of the first voxel along each stored axis, in the units of the axes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """Axes and levels of an image."""
+
+    axes: str | None
+    """One letter for each stored axis: t, c, z, y, x, or ``_`` for any other; None if nothing
+    names them."""
+    units: tuple[str | None, ...]
+    """Unit of each stored axis, as stored."""
+    levels: tuple[Level, ...]
+    ngff_version: str | None = None
+    is_labels: bool = False
+
+
+def array_header(shape: tuple[int, ...], metadata: Any = None) -> Header:
+    """Make the header of a bare array.
+
+    Parameters
+    ----------
+    shape
+        Its shape.
+    metadata
+        Its zarr metadata, if it has any: those of zarr v3 may name the axes.
+    """
+    names = getattr(metadata, "dimension_names", None) or (None,)
+    axes = None if None in names else "".join(letter(name) for name in names)
+    level = Level(path="", shape=shape, scale=None)
+    return Header(axes=axes, units=(None,) * len(shape), levels=(level,))
+
+
+def pick_level(levels: tuple[Level, ...], level: int, where: str) -> Level:
+    """Find the level of that index.
+
+    Raises
+    ------
+    VolumeNotFoundError
+        If there is no such level, or the metadata list it and it is not there.
+    """
+    if not 0 <= level < len(levels):
+        raise VolumeNotFoundError(f"{where}: no level {level}, there are {len(levels)}, from 0")
+    found = levels[level]
+    if found.shape is None:
+        there = [i for i, other in enumerate(levels) if other.shape is not None]
+        raise VolumeNotFoundError(
+            f"{where}: level {level} should be at {found.path!r}, where there is no array; "
+            f"levels that are there: {there}"
+        )
+    return found

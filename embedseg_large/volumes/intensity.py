@@ -1,0 +1,503 @@
+"""Percentiles of a whole volume, exact and out of core, and the normalisation that uses them.
+
+1. The volume is cut into tiles that follow its storage chunks. Chunks that are entirely the fill
+   value were never imaged and do not count.
+2. Each tile becomes a small `Histogram`; histograms add up in any order to the same sum.
+3. Integers of 8 and 16 bits have one bin for each value: one pass is exact.
+4. Other types are taken as float32, which is what the network sees, and numbered by 32-bit keys
+   in the order of their values. Pass 1 counts the upper 16 bits; pass 2 counts the lower 16 bits
+   below the few upper halves that hold the wanted order statistics. Two passes are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from itertools import product
+from math import isfinite
+from operator import add
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import IntensityError, UsageError
+from embedseg_large.geometry import Box
+from embedseg_large.volumes.volume import Volume
+
+TILE_BYTES = 2**27
+"""Most bytes of a tile, unless a single chunk is larger."""
+
+_BINS = 2**16
+_STEP = 2**18  # voxels counted at once: what np.bincount makes of them stays in the cache
+_SIGN = np.uint32(2**31)
+_GOLDEN = (5**0.5 - 1) / 2
+
+PERCENTILES = (1.0, 99.8)
+"""Of all voxels; the original's."""
+
+Item = tuple[int | None, Box]
+"""A timepoint (None if the volume has no time axis) and a tile of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntensityRange:
+    """The intensities that normalisation maps to 0 and 1."""
+
+    low: float
+    high: float
+    percentiles: tuple[float, float] | None = None
+    """Which percentiles `low` and `high` are; None if they were given."""
+    voxels: int = 0
+    """Voxels that were counted."""
+    excluded_voxels: int = 0
+    """Voxels in chunks that are entirely the fill value, which do not count."""
+    sampled: float | None = None
+    """Fraction of the tiles that was read; None for all of them."""
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.low) and isfinite(self.high) and self.low < self.high):
+            raise UsageError(f"intensity range {self.low}, {self.high}: needs low < high, finite")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Histogram:
+    """How many voxels have which key; only keys that occur are kept.
+
+    Parameters
+    ----------
+    keys
+        Distinct keys in ascending order, uint32, shape (n,).
+    counts
+        Voxels of each key, int64, shape (n,).
+    excluded
+        Voxels that were left out.
+    """
+
+    keys: NDArray[np.uint32]
+    counts: NDArray[np.int64]
+    excluded: int = 0
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels counted."""
+        return int(self.counts.sum())
+
+    def __add__(self, other: Histogram) -> Histogram:
+        keys = np.concatenate([self.keys, other.keys])
+        order = np.argsort(keys, kind="stable")
+        keys, counts = keys[order], np.concatenate([self.counts, other.counts])[order]
+        first = np.flatnonzero(np.diff(keys, prepend=keys[:1] + np.uint32(1)))
+        total = np.add.reduceat(counts, first) if len(first) else counts
+        return Histogram(keys[first], total, self.excluded + other.excluded)
+
+    def at(self, ranks: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """Keys of the voxels of these ranks, counted from 0 in ascending order."""
+        return self.keys[np.searchsorted(np.cumsum(self.counts), ranks, side="right")]
+
+    def below(self, keys: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """How many voxels have a smaller key, for each of these keys."""
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts)])
+        return ends[np.searchsorted(self.keys, keys, side="left")]
+
+
+MapLike = Callable[[Callable[[Item], Histogram], Iterable[Item]], Iterable[Histogram]]
+"""Like the builtin `map`, in any order."""
+
+
+def intensity_range(
+    volume: Volume,
+    *,
+    percentiles: tuple[float, float] = PERCENTILES,
+    timepoint: int | None = None,
+    sample: float | None = None,
+    map: MapLike = map,
+) -> IntensityRange:
+    """Compute two percentiles of a single-channel volume.
+
+    Equal to ``np.percentile(voxels, percentiles)`` with linear interpolation over all voxels
+    outside chunks that are entirely the fill value (for types other than 8- and 16-bit integers:
+    over the voxels as float32). Where the format has no fill value, all voxels count.
+
+    Parameters
+    ----------
+    volume
+        The volume; with a time axis, one timepoint or all of them together.
+    percentiles
+        The lower and the upper one, in percent.
+    timepoint
+        The timepoint to take if the volume has a time axis; None takes all together.
+    sample
+        Read only about this fraction of the tiles, evenly spread; None reads everything.
+    map
+        Applies a picklable function to picklable items, here or on workers, in any order.
+
+    Raises
+    ------
+    IntensityError
+        If a voxel is NaN or infinite (gives its coordinates), the two percentiles are equal, or
+        nothing but fill value is stored.
+    UsageError
+        If the volume has a channel axis, or `percentiles` or `sample` are out of range.
+    """
+    if volume.channel is None:
+        raise UsageError("the volume has a channel axis; use intensity_ranges")
+    _check_arguments(percentiles, sample)
+
+    def count(bins: Sequence[int] | None) -> Histogram:
+        items = _items(volume, timepoint, sample)
+        return reduce(add, map(partial(_summarise_item, volume, bins), items))
+
+    coarse = count(None)
+    if not coarse.voxels:
+        raise IntensityError(
+            f"{volume.name}: every chunk is entirely the fill value, "
+            "there is no image; check the channel, the timepoint and the level"
+        )
+    low, high = _percentiles(volume.dtype, coarse, percentiles, count)
+    if low == high:
+        raise IntensityError(
+            f"{volume.name}: the image is constant, percentiles {percentiles} are "
+            f"both {low}; check the channel, or give an --intensity-range"
+        )
+    return IntensityRange(low, high, percentiles, coarse.voxels, coarse.excluded, sample)
+
+
+def intensity_ranges(
+    volume: Volume,
+    *,
+    percentiles: tuple[float, float] = PERCENTILES,
+    timepoint: int | None = None,
+    sample: float | None = None,
+    map: MapLike = map,
+) -> tuple[IntensityRange, ...]:
+    """Compute two percentiles of each channel of a volume.
+
+    Parameters and errors are those of `intensity_range`; a volume without a channel axis gives
+    one range.
+    """
+    channels = range(volume.n_channels) if volume.channel is None else [volume.channel]
+    return tuple(
+        intensity_range(
+            replace(volume, channel=channel),
+            percentiles=percentiles,
+            timepoint=timepoint,
+            sample=sample,
+            map=map,
+        )
+        for channel in channels
+    )
+
+
+def otsu_range(
+    volume: Volume,
+    *,
+    timepoint: int | None = None,
+    sample: float | None = None,
+    map: MapLike = map,
+) -> IntensityRange:
+    """Find the darkest intensity of a single-channel volume, and Otsu's threshold.
+
+    The threshold lies in the middle between two neighbouring intensities. It is exact for integers
+    of 8 and 16 bits, and to 1 part in 128 for other types. Parameters and errors are those of
+    `intensity_range`.
+    """
+    _check_arguments(PERCENTILES, sample)
+    items = _items(volume, timepoint, sample)
+    found = reduce(add, map(partial(_summarise_item, volume, None), items))
+    if len(found.keys) < 2:
+        raise IntensityError(
+            f"{volume.name}: the image is constant, there is nothing to tell from background; "
+            "check the channel, the timepoint and the level"
+        )
+    small = _is_small(volume.dtype)
+    keys = found.keys if small else (found.keys << np.uint32(16)) + np.uint32(2**15)
+    values = _values(keys, volume.dtype)
+    high = otsu_threshold(values, found.counts)
+    return IntensityRange(float(values[0]), high, None, found.voxels, found.excluded, sample)
+
+
+def otsu_ranges(
+    volume: Volume,
+    *,
+    sample: float | None = None,
+    map: MapLike = map,
+) -> tuple[IntensityRange, ...]:
+    """The same for each channel of a volume."""
+    channels = range(volume.n_channels) if volume.channel is None else [volume.channel]
+    return tuple(
+        otsu_range(replace(volume, channel=channel), sample=sample, map=map) for channel in channels
+    )
+
+
+def otsu_threshold(values: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
+    """Find the threshold between two classes with the largest variance between them.
+
+    Parameters
+    ----------
+    values
+        (n,) distinct intensities in ascending order, at least two.
+    counts
+        (n,) voxels of each.
+
+    Returns
+    -------
+    The middle between the brightest value of one class and the darkest of the other.
+
+    Notes
+    -----
+    Otsu 1979: the variance between classes of weights w0, w1 and means m0, m1 is
+    w0·w1·(m0 - m1)².
+    """
+    below = np.cumsum(counts).astype(np.float64)
+    total = np.cumsum(values * counts)
+    above = below[-1] - below[:-1]
+    means = total[:-1] / below[:-1] - (total[-1] - total[:-1]) / above
+    best = int(np.argmax(below[:-1] * above * means**2))
+    return float((values[best] + values[best + 1]) / 2)
+
+
+def normalise(image: NDArray[Any], intensity: IntensityRange | None = None) -> NDArray[np.float32]:
+    """Map the low intensity to 0 and the high one to 1, without clipping.
+
+    Parameters
+    ----------
+    image
+        One channel, any shape and real type.
+    intensity
+        The range of that channel in the whole volume. None: percentiles 1 and 99.8 of `image`,
+        which should then *be* the whole volume: parts that are normalised on their own differ.
+
+    Returns
+    -------
+    ndarray
+        ``(image - low) / (high - low)``, float32, a new array of the same shape.
+
+    Raises
+    ------
+    UsageError
+        The two percentiles are equal, or not finite.
+    """
+    if intensity is None:
+        low, high = np.percentile(image, PERCENTILES)
+        intensity = IntensityRange(float(low), float(high), PERCENTILES, image.size)
+    values = image.astype(np.float32)
+    values -= np.float32(intensity.low)
+    values /= np.float32(intensity.high - intensity.low)
+    return values
+
+
+def normalise_channels(
+    image: NDArray[Any], ranges: Sequence[IntensityRange]
+) -> NDArray[np.float32]:
+    """Normalise each channel of ``(channels, *spatial)`` by its own range, see `normalise`."""
+    return np.stack([normalise(c, r) for c, r in zip(image, ranges, strict=True)])
+
+
+def tiles(volume: Volume) -> Iterator[Box]:
+    """Cut a volume into boxes of at most 128 MiB of one channel that follow the storage chunks.
+
+    Boxes extend along x first, then y, then z, so that they are read in the order on disk. A
+    single chunk may be larger than 128 MiB.
+    """
+    shape = volume.spatial_shape
+    voxels = TILE_BYTES // volume.dtype.itemsize
+    unit = [min(n, size) for n, size in zip(_unit(volume, voxels), shape, strict=True)]
+    for axis in reversed(range(len(shape))):
+        room = voxels // int(np.prod(unit))
+        unit[axis] = min(unit[axis] * max(1, room), shape[axis])
+    return Box.whole(shape).split(unit)
+
+
+def summarise(
+    volume: Volume, box: Box, timepoint: int | None = None, bins: Sequence[int] | None = None
+) -> Histogram:
+    """Count the intensities in a tile.
+
+    Parameters
+    ----------
+    volume
+        A volume without a channel axis.
+    box
+        The tile, aligned with the storage chunks.
+    timepoint
+        The timepoint, if the volume has a time axis.
+    bins
+        None counts values (8- and 16-bit integers) or the upper halves of keys (other types).
+        A list of upper halves counts the full keys below these.
+
+    Raises
+    ------
+    IntensityError
+        If a voxel that counts is NaN or infinite as float32.
+    """
+    values = volume.read(box, timepoint)
+    parts = [values[part.slices_in(box)] for part in _counted(volume, box, values)]
+    kept = sum(part.size for part in parts)
+    if volume.dtype.kind == "f" and not all(_is_finite(part) for part in parts):
+        raise _not_finite(volume, box, values, timepoint)
+    flat = values.ravel() if kept == box.size else _joined(parts, volume.dtype)
+    keys, counts = _count(flat) if bins is None else _count_below(flat, bins)
+    return Histogram(keys, counts, box.size - kept)
+
+
+def _percentiles(
+    dtype: np.dtype[Any],
+    coarse: Histogram,
+    percentiles: tuple[float, float],
+    count: Callable[[Sequence[int] | None], Histogram],
+) -> tuple[float, float]:
+    """Interpolate between the order statistics around each percentile; steps 3 and 4 above."""
+    positions = np.asarray(percentiles) / 100 * (coarse.voxels - 1)
+    ranks = np.floor(positions).astype(np.int64)
+    ranks = np.minimum(np.stack([ranks, ranks + 1]), coarse.voxels - 1)
+    keys = coarse.at(ranks)
+    if not _is_small(dtype):
+        fine = count(tuple(int(b) for b in np.unique(keys)))
+        keys = fine.at(ranks - coarse.below(keys) + fine.below(keys << np.uint32(16)))
+    below, above = _values(keys, dtype)
+    low, high = _interpolate(below, above, positions - ranks[0])
+    return float(low), float(high)
+
+
+def _summarise_item(volume: Volume, bins: Sequence[int] | None, item: Item) -> Histogram:
+    timepoint, box = item
+    return summarise(volume, box, timepoint, bins)
+
+
+def _check_arguments(percentiles: tuple[float, float], sample: float | None) -> None:
+    low, high = percentiles
+    if not 0 <= low < high <= 100:
+        raise UsageError(f"percentiles {percentiles} are not two ascending numbers in 0 to 100")
+    if sample is not None and not 0 < sample <= 1:
+        raise UsageError(f"sample {sample} is not a fraction between 0 and 1")
+
+
+def _items(volume: Volume, timepoint: int | None, sample: float | None) -> Iterator[Item]:
+    every: Iterable[int | None] = [timepoint]
+    if volume.timepoint is None and timepoint is None:
+        every = range(volume.n_timepoints)
+    for number, item in enumerate(product(every, tiles(volume))):
+        # Multiples of the golden ratio spread evenly modulo 1, and never in step with the grid.
+        if sample is None or number * _GOLDEN % 1 < sample:
+            yield item
+
+
+def _unit(volume: Volume, voxels: int) -> tuple[int, ...]:
+    """Shape of what should not be cut: a shard if it fits into a tile, or else a chunk."""
+    if volume.shards is not None and np.prod(volume.shards) <= voxels:
+        return volume.shards
+    return volume.chunks or (1,) * volume.ndim
+
+
+def _counted(volume: Volume, box: Box, values: NDArray[Any]) -> Iterator[Box]:
+    """Those parts of a tile that lie in one chunk each and are not entirely the fill value."""
+    if volume.fill_value is None or volume.chunks is None:
+        yield box
+        return
+    for part in box.split(volume.chunks):
+        if not is_fill(values[part.slices_in(box)], volume.fill_value):
+            yield part
+
+
+def is_fill(values: NDArray[Any], fill: Any) -> bool:
+    """Whether voxels all have the fill value, which may be NaN."""
+
+    def same(these: NDArray[Any]) -> bool:
+        return bool(np.all(np.isnan(these) if fill != fill else these == fill))
+
+    return same(values.flat[:1]) and same(values)  # mostly the first voxel decides
+
+
+def _is_finite(values: NDArray[Any]) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(values.astype(np.float32)).all())
+
+
+def _not_finite(
+    volume: Volume, box: Box, values: NDArray[Any], timepoint: int | None
+) -> IntensityError:
+    for part in _counted(volume, box, values):
+        inside = values[part.slices_in(box)]
+        with np.errstate(over="ignore"):
+            bad = np.argwhere(~np.isfinite(inside.astype(np.float32)))
+        if len(bad):
+            break
+    voxel = tuple(int(a + i) for a, i in zip(part.start, bad[0], strict=True))
+    when = "" if timepoint is None else f" of timepoint {timepoint}"
+    return IntensityError(
+        f"{volume.name}: voxel {voxel}{when} is {inside[tuple(bad[0])]}, "
+        "which is no finite float32; replace such voxels by a number first"
+    )
+
+
+def _joined(parts: list[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.concatenate([part.ravel() for part in parts]) if parts else np.empty(0, dtype)
+
+
+def _is_small(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in "bui" and dtype.itemsize <= 2
+
+
+def _slices(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    return (values[start : start + _STEP] for start in range(0, values.size, _STEP))
+
+
+def _count(values: NDArray[Any]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Count values (8- and 16-bit integers) or upper halves of keys, over a flat array."""
+    counts = np.zeros(_BINS, np.int64)
+    for part in _slices(values):
+        keys = _keys(part) if _is_small(values.dtype) else _keys(part) >> np.uint32(16)
+        counts += np.bincount(keys, minlength=_BINS)
+    found = np.flatnonzero(counts)
+    return found.astype(np.uint32), counts[found]
+
+
+def _count_below(
+    values: NDArray[Any], bins: Sequence[int]
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Count the full keys whose upper halves are among `bins`, over a flat array."""
+    counts = np.zeros((len(bins), _BINS), np.int64)
+    for part in _slices(values):
+        keys = _keys(part)
+        upper = keys >> np.uint32(16)
+        for row, key in zip(counts, bins, strict=True):
+            row += np.bincount(keys[upper == key] & np.uint32(_BINS - 1), minlength=_BINS)
+    rows, lower = np.nonzero(counts)
+    keys = (np.asarray(bins, np.uint32)[rows] << np.uint32(16)) | lower.astype(np.uint32)
+    return keys, counts[rows, lower]
+
+
+def _keys(values: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:
+    """Number values by unsigned integers in the same order.
+
+    Floats: the bits of a positive IEEE 754 number ascend with its value, those of a negative one
+    descend; so flip the sign bit of the former and all bits of the latter.
+    """
+    if values.dtype.kind == "b":
+        return values.view(np.uint8)
+    if _is_small(values.dtype):
+        if values.dtype.kind == "u":
+            return values
+        return (values.astype(np.int32) - np.iinfo(values.dtype).min).view(np.uint32)
+    bits = values.astype(np.float32).view(np.int32)
+    flip: NDArray[np.uint32] = (bits >> 31).view(np.uint32) | _SIGN
+    return bits.view(np.uint32) ^ flip
+
+
+def _values(keys: NDArray[np.uint32], dtype: np.dtype[Any]) -> NDArray[np.float64]:
+    """Turn full keys back into values, float64."""
+    if _is_small(dtype):
+        offset = np.iinfo(dtype).min if dtype.kind == "i" else 0
+        return keys.astype(np.float64) + offset
+    flip = np.where(keys & _SIGN, _SIGN, ~np.uint32(0))
+    return (keys ^ flip).view(np.float32).astype(np.float64)
+
+
+def _interpolate(
+    below: NDArray[np.float64], above: NDArray[np.float64], weight: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Interpolate as `numpy.percentile` does, exact at both ends."""
+    step = above - below
+    return np.where(weight < 0.5, below + step * weight, above - step * (1 - weight))

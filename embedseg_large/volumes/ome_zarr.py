@@ -1,0 +1,264 @@
+"""Reading OME-Zarr: which arrays an image has, and what their axes and scales are.
+
+Metadata of NGFF 0.1 to 0.3 are first brought into the form of 0.4; then the pydantic models of
+``ome-zarr-models`` check them. Only the multiscale is checked, so that an odd rendering setting
+(``omero``) keeps nobody from their image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from embedseg_large.errors import EmbedSegError, MetadataError, VolumeError, VolumeNotFoundError
+from embedseg_large.storage.arrays import open_array, open_group
+from embedseg_large.storage.connection import is_remote, joined, shown
+from embedseg_large.storage.folder import folder_at
+from embedseg_large.volumes.axes import letter
+from embedseg_large.volumes.header import Header, Level, array_header, pick_level
+from embedseg_large.volumes.stored_array import StoredArray, wrap_array
+
+VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
+
+# NGFF 0.1 and 0.2 do not name the axes: they are always these.
+_UNNAMED_AXES = ("t", "c", "z", "y", "x")
+_KINDS = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
+
+
+def open_image(path: str, level: int) -> tuple[Header, StoredArray]:
+    """Open one level of an OME-Zarr image or label group, or a plain zarr array.
+
+    Parameters
+    ----------
+    path
+        Absolute path or URL of the zarr group or array.
+    level
+        Which of the levels that the metadata list.
+
+    Raises
+    ------
+    VolumeNotFoundError
+        If there is nothing at that place, or no such level.
+    MetadataError
+        If the group is no image, or its metadata are not usable.
+    VolumeError
+        If the place holds no zarr store, or it cannot be opened.
+    UnreachableError
+        If there is no such server or bucket, or it gives no proper answer.
+    """
+    import zarr
+
+    node, where = _open_node(path), shown(path)
+    if isinstance(node, zarr.Array):
+        header = array_header(node.shape, node.metadata)
+        pick_level(header.levels, level, where)
+        return header, _described(node, path)
+    header = read_header(node, where)
+    place = joined(path, pick_level(header.levels, level, where).path)
+    return header, _described(open_array(place), place)
+
+
+def _described(array: Any, path: str) -> StoredArray:
+    opener = partial(open_array, path, zarr_format=array.metadata.zarr_format)
+    return wrap_array(array, opener, shown(path))
+
+
+def _open_node(path: str) -> Any:
+    import zarr
+
+    where = shown(path)
+    folder_at(path).greet()
+    try:
+        try:
+            return open_array(path)
+        except (FileNotFoundError, zarr.errors.NodeTypeValidationError):  # perhaps a group
+            return open_group(path)
+    except EmbedSegError:
+        raise
+    except FileNotFoundError as error:
+        if is_remote(path):
+            raise VolumeNotFoundError(f"{where}: there is no zarr store") from error
+        raise VolumeError(f"{where}: neither a zarr store nor a TIFF") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise MetadataError(f"{where}: zarr metadata are damaged ({_flat(error)})") from error
+    except (OSError, ImportError, RuntimeError) as error:
+        raise VolumeError(f"{where}: cannot be opened ({_flat(error)})") from error
+
+
+def read_header(group: Any, path: str) -> Header:
+    """Read the first multiscale of a zarr group.
+
+    Parameters
+    ----------
+    group
+        An open ``zarr.Group``.
+    path
+        Where it is, for error messages.
+
+    Raises
+    ------
+    MetadataError
+        If the group is no image (says what it is), or its multiscale is not valid (names the
+        field).
+    """
+    attributes = group.attrs.asdict()
+    ome = attributes.get("ome") or attributes  # 0.5 put everything under "ome"
+    multiscales = ome.get("multiscales")
+    if not multiscales:
+        raise MetadataError(f"{path}: {_what_else(group, ome, path)}")
+    if not isinstance(multiscales, list) or not isinstance(multiscales[0], dict):
+        raise MetadataError(f"{path}: multiscales is not a list of objects")
+    stored = multiscales[0]
+    version = _version(ome, stored, "ome" in attributes, path)
+    multiscale = _validated(upgrade(stored, version), version, path)
+    scaled = _has_scales(stored)
+    return Header(
+        axes="".join(letter(axis.name, axis.type) for axis in multiscale.axes),
+        units=tuple(_text(axis.unit) for axis in multiscale.axes),
+        levels=tuple(_level(group, path, multiscale, d, scaled) for d in multiscale.datasets),
+        ngff_version=version,
+        is_labels="image-label" in ome,
+    )
+
+
+def upgrade(multiscale: dict[str, Any], version: str) -> dict[str, Any]:
+    """Bring a multiscale of any version into the form of NGFF 0.4.
+
+    Names the axes of 0.1 and 0.2, gives the axes of 0.3 their types, and puts an identity scale
+    where a dataset has none.
+
+    Parameters
+    ----------
+    multiscale
+        One element of the ``multiscales`` list, as stored.
+    version
+        Its NGFF version.
+    """
+    new = {key: value for key, value in multiscale.items() if key != "version"}
+    if version in ("0.1", "0.2"):
+        new["axes"] = list(_UNNAMED_AXES)
+    if not isinstance(new.get("axes"), list) or not isinstance(new.get("datasets"), list):
+        return new  # for the validation to name what is missing
+    new["axes"] = [_upgrade_axis(axis) for axis in new["axes"]]
+    identity = [{"type": "scale", "scale": [1.0] * len(new["axes"])}]
+    new["datasets"] = [
+        {"coordinateTransformations": identity, **dataset} if isinstance(dataset, dict) else dataset
+        for dataset in new["datasets"]
+    ]
+    return new
+
+
+def _upgrade_axis(axis: Any) -> Any:
+    axis = {"name": axis} if isinstance(axis, str) else axis
+    if not isinstance(axis, dict) or axis.get("type") is not None:
+        return axis
+    kind = _KINDS.get(letter(axis.get("name")))
+    return axis if kind is None else {**axis, "type": kind}
+
+
+def _has_scales(multiscale: dict[str, Any]) -> bool:
+    return all("coordinateTransformations" in dataset for dataset in multiscale["datasets"])
+
+
+def _version(ome: dict[str, Any], multiscale: dict[str, Any], nested: bool, path: str) -> str:
+    """Read the NGFF version, or else guess it from how the metadata look."""
+    axes = multiscale.get("axes")
+    named = bool(axes) and isinstance(axes, list) and isinstance(axes[0], str)
+    likely = "0.5" if nested else "0.1" if not axes else "0.3" if named else "0.4"
+    version = str((ome if nested else multiscale).get("version", likely))
+    if version not in VERSIONS:
+        raise MetadataError(f"{path}: NGFF version {version!r} is not one of {', '.join(VERSIONS)}")
+    return version
+
+
+def _validated(multiscale: dict[str, Any], version: str, path: str) -> Any:
+    """Parse a multiscale of the form of 0.4 or 0.5."""
+    from ome_zarr_models.v04 import multiscales as v04
+    from ome_zarr_models.v05 import multiscales as v05
+    from pydantic import ValidationError
+
+    model = v05.Multiscale if version == "0.5" else v04.Multiscale
+    try:
+        return model.model_validate(multiscale)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in first["loc"])
+        raise MetadataError(
+            f"{path}: multiscales[0]{field} is not valid NGFF {version} ({_flat(first['msg'])})"
+        ) from error
+    except LookupError as error:  # the models compare scales before they compare their lengths
+        raise MetadataError(
+            f"{path}: multiscales[0].datasets have scales of different lengths"
+        ) from error
+
+
+def _level(group: Any, where: str, multiscale: Any, dataset: Any, scaled: bool) -> Level:
+    """Compose a dataset's transformations with those that hold for all datasets."""
+    n = len(multiscale.axes)
+    scale, shift = _transform(dataset.coordinateTransformations, n, where)
+    factor, offset = _transform(multiscale.coordinateTransformations or (), n, where)
+    moved = [s * f + o for s, f, o in zip(shift, factor, offset, strict=True)]
+    return Level(
+        path=dataset.path,
+        shape=_shape(group, dataset.path),
+        scale=tuple(s * f for s, f in zip(scale, factor, strict=True)) if scaled else None,
+        translation=tuple(moved) if scaled and any(moved) else None,
+    )
+
+
+def _transform(transforms: Sequence[Any], n: int, where: str) -> tuple[list[float], list[float]]:
+    """Scale and translation of a list of transformations."""
+    vectors = {"scale": [1.0] * n, "translation": [0.0] * n}
+    for transform in transforms:
+        values = getattr(transform, transform.type, None)
+        if not isinstance(values, list):
+            raise MetadataError(
+                f"{where}: a {transform.type} that is kept in a file of its own is not supported"
+            )
+        vectors[transform.type] = values
+    return vectors["scale"], vectors["translation"]
+
+
+def _shape(group: Any, path: str) -> tuple[int, ...] | None:
+    """Shape of one of a group's arrays; None if it is not there."""
+    try:
+        return tuple(int(n) for n in group[path].shape)
+    except (KeyError, AttributeError, FileNotFoundError):
+        return None
+
+
+def _what_else(group: Any, ome: dict[str, Any], path: str) -> str:
+    """Say what a group is that is no image, and what to open in its place."""
+    match ome:
+        case {"plate": {"wells": [{"path": well}, *_]}}:
+            return f"this is a plate; open one of its images, such as {joined(path, well)}/0"
+        case {"plate": _}:
+            return "this is a plate; open one of its images"
+        case {"well": {"images": [{"path": image}, *_]}}:
+            return f"this is a well of a plate; open one of its images: {joined(path, image)}"
+        case {"bioformats2raw.layout": _}:
+            image = joined(path, "0")
+            return f"this is a bioformats2raw container; open one of its images: {image}"
+        case {"labels": [*names]}:
+            return (
+                f"this is a list of labels; open {joined(path, 'NAME')}, NAME being one of {names}"
+            )
+    return f"this zarr group is no OME-Zarr image: no multiscales; it holds {_members(group)}"
+
+
+def _members(group: Any) -> str:
+    try:
+        names = sorted(group.keys())
+    except Exception:  # most web servers do not list, and tell so in many ways
+        return "what the server does not list"
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _flat(error: object) -> str:
+    """Bring an error of another library into one line."""
+    return " ".join(str(error).split())[:300]

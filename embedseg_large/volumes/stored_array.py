@@ -1,0 +1,197 @@
+"""Arrays that stay where they are, and that another process can open again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import CorruptChunkError, UnreachableError
+from embedseg_large.storage.bucket import RemoteFolder
+from embedseg_large.storage.connection import is_remote
+
+Index = tuple[int | slice, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredArray:
+    """An array that is opened when it is first read, in whichever process reads it.
+
+    Pickling carries the fields only, never an open file. The class looks enough like an array
+    (`shape`, `dtype`, `ndim`, indexing) for ``dask.array.from_array``.
+    """
+
+    opener: Callable[[], Any]
+    """Opens the array: a picklable callable without arguments."""
+    location: str
+    """Where the array is, for error messages."""
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    """In native byte order, whatever the order on disk."""
+    chunks: tuple[int, ...] | None = None
+    """Smallest piece that can be decoded alone: a zarr chunk, inside its shard if sharded."""
+    shards: tuple[int, ...] | None = None
+    """Shape of a file that holds many chunks."""
+    fill_value: Any = None
+    """Value of voxels that were never written; None where the format has no such thing."""
+    zarr_format: int | None = None
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @cached_property
+    def array(self) -> Any:
+        """The open array."""
+        return self.opener()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "array"}
+
+    def __dask_tokenize__(self) -> Any:
+        from dask.base import normalize_token
+
+        return normalize_token((type(self).__name__, self.opener, self.location))
+
+    def __getitem__(self, index: Index) -> NDArray[Any]:
+        """Read a region.
+
+        Raises
+        ------
+        CorruptChunkError
+            If stored voxels cannot be decoded; names the file.
+        UnreachableError
+            If a server gives no proper answer.
+        """
+        try:
+            values = self._read(index)
+        except (MemoryError, UnreachableError):
+            raise
+        except Exception as error:
+            raise self._corrupt(index, error) from error
+        self._check_shards(index)
+        return values
+
+    def _read(self, index: Index) -> NDArray[Any]:
+        values = self.array[index]
+        if hasattr(values, "compute"):  # dask: not on the cluster whose worker may be reading
+            values = values.compute(scheduler="threads")
+        return np.asarray(values, dtype=self.dtype)
+
+    def _corrupt(self, index: Index, error: Exception) -> CorruptChunkError:
+        """Find the file that cannot be read, one file at a time."""
+        for cell in self._files(index):
+            try:
+                self._read(self._region(cell))
+            except Exception as cause:
+                return CorruptChunkError(
+                    f"{self._name(cell)}: chunk cannot be decoded ({_one_line(cause)}); "
+                    "restore the file or write the volume again"
+                )
+        return CorruptChunkError(f"{self.location}: reading {index} failed ({_one_line(error)})")
+
+    def _check_shards(self, index: Index) -> None:
+        """Refuse shards of zero bytes, which zarr takes for shards that were never written."""
+        if self.shards is None or not Path(self.location).is_dir():
+            return
+        for cell in self._files(index):
+            file = Path(self._name(cell))
+            if file.exists() and file.stat().st_size == 0:
+                raise CorruptChunkError(
+                    f"{file}: the shard is a file of 0 bytes; "
+                    "restore the file or write the volume again"
+                )
+
+    def stamp(self, index: Index) -> int:
+        """Return a number below 2³² that changes when files of a region are written again.
+
+        From their sizes and times of change, on a disk. 0 for arrays in memory, and for those in
+        object stores, where it would take a request a chunk: see `digest`.
+        """
+        if self.zarr_format is None:
+            paths = [Path(self.location)]
+        elif Path(self.location).is_dir():
+            paths = [Path(self._name(cell)) for cell in self._files(index)]
+        else:
+            return 0
+        seen = 0
+        for path in paths:
+            with suppress(OSError):  # not there: never written, or an array in memory
+                about = path.stat()
+                seen = crc32(f"{path.name} {about.st_size} {about.st_mtime_ns}".encode(), seen)
+        return seen
+
+    @cached_property
+    def digest(self) -> str:
+        """What changes when any file of an array in an object store is written again.
+
+        Empty for all other arrays, and where the files cannot be listed. Taken once, since large
+        arrays need thousands of requests: what a run is of is what there was when it began.
+        """
+        if self.zarr_format is None or not is_remote(self.location):
+            return ""
+        return RemoteFolder.at(self.location).digest()
+
+    @property
+    def files(self) -> tuple[int, ...]:
+        """Shape of what one file holds: a shard, or a chunk, or everything."""
+        return self.shards or self.chunks or self.shape
+
+    def _files(self, index: Index) -> Iterator[tuple[int, ...]]:
+        """Grid positions of the files that a region touches."""
+        ranges = []
+        for at, size, n in zip(index, self.shape, self.files, strict=False):
+            start, stop, _ = at.indices(size) if isinstance(at, slice) else (at, at + 1, 1)
+            ranges.append(range(start // n, -(-stop // n)))
+        return product(*ranges)
+
+    def _region(self, cell: tuple[int, ...]) -> Index:
+        sizes = zip(cell, self.files, self.shape, strict=True)
+        return tuple(slice(i * n, min((i + 1) * n, size)) for i, n, size in sizes)
+
+    def _name(self, cell: tuple[int, ...]) -> str:
+        if self.zarr_format is None:
+            corner = tuple(i * n for i, n in zip(cell, self.files, strict=True))
+            return f"{self.location}, from voxel {corner}"
+        return f"{self.location.rstrip('/')}/{self.array.metadata.encode_chunk_key(cell)}"
+
+
+def wrap_array(array: Any, opener: Callable[[], Any], location: str) -> StoredArray:
+    """Describe an open zarr, dask or numpy array.
+
+    Parameters
+    ----------
+    array
+        The open array; only its metadata is looked at.
+    opener
+        What opens it again.
+    location
+        Where it is, for error messages.
+    """
+    chunks = getattr(array, "chunks", None)
+    metadata = getattr(array, "metadata", None)  # only zarr arrays have it
+    if chunks and not isinstance(chunks[0], int):  # dask: the sizes of all chunks along each axis
+        chunks = array.chunksize
+    return StoredArray(
+        opener=opener,
+        location=location,
+        shape=tuple(int(n) for n in array.shape),
+        dtype=np.dtype(array.dtype).newbyteorder("="),
+        chunks=None if not chunks else tuple(int(n) for n in chunks),
+        shards=getattr(array, "shards", None),
+        fill_value=None if metadata is None else array.fill_value,
+        zarr_format=None if metadata is None else int(metadata.zarr_format),
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".replace("\n", " ")

@@ -1,0 +1,466 @@
+"""Images of any size and format, opened lazily: `open_volume` and `Volume`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from math import isfinite, prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import (
+    MetadataError,
+    UsageError,
+    VolumeError,
+    VolumeNotFoundError,
+)
+from embedseg_large.geometry import Box
+from embedseg_large.storage.connection import is_remote, shown
+from embedseg_large.volumes.axes import (
+    CANONICAL,
+    SPATIAL,
+    check_axes,
+    default_axes,
+    parse_axes,
+    voxel_size_um,
+)
+from embedseg_large.volumes.header import Header, Level, array_header, pick_level
+from embedseg_large.volumes.stored_array import Index, StoredArray, wrap_array
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Volume:
+    """One level, channel and timepoint of an image, or several of them; voxels stay on disk.
+
+    Made by `open_volume`. Pickles as a description: another process opens the files itself.
+    """
+
+    storage: StoredArray
+    """The level's array, all of its axes."""
+    stored_axes: str
+    """One letter for each stored axis: t, c, z, y, x, or ``_`` for another one of length 1."""
+    units: tuple[str | None, ...]
+    """Unit of each stored axis, as stored."""
+    voxel_size: tuple[float, ...] | None
+    """Distance between voxels in µm, in the order (z,) y, x; None if unknown."""
+    path: str | None
+    """Absolute path or URL of the image; None for an array in memory. A URL may be a signed one:
+    show `name`."""
+    level: int
+    """Index into `levels`."""
+    channel: int | None
+    """The channel that was chosen; None if `data` has a channel axis."""
+    timepoint: int | None
+    """The timepoint that was chosen; None if `data` has a time axis."""
+    levels: tuple[Level, ...]
+    """Every resolution that the metadata list, finest first."""
+    ngff_version: str | None
+    """Version of the OME-Zarr metadata; None for other formats."""
+    is_labels: bool
+    """Whether the metadata say that the voxels are labels."""
+
+    def __str__(self) -> str:
+        """Name, axes and shape, type and voxel size, in one line."""
+        size = self.voxel_size
+        spacing = "" if size is None else f", {' x '.join(f'{s:.4g}' for s in size)} µm"
+        shape = " x ".join(str(n) for n in self.shape)
+        return f"{self.name}: {self.axes} {shape}, {self.dtype}{spacing}"
+
+    @property
+    def name(self) -> str:
+        """What messages call it: its path or URL without credentials, or "the array"."""
+        return "the array" if self.path is None else shown(self.path)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Voxels along each stored axis of this level."""
+        return self.storage.shape
+
+    @property
+    def axes(self) -> str:
+        """Letters of the axes of `data`: z, y, x or y, x after t and c where these are kept."""
+        kept = {"t"} if self.timepoint is None else set()
+        kept |= {"c"} if self.channel is None else set()
+        return "".join(
+            a for a in CANONICAL if a in self.stored_axes and (a in SPATIAL or a in kept)
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of `data`."""
+        return self._along(self.axes, self.stored_shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a voxel, in native byte order."""
+        return self.storage.dtype
+
+    @property
+    def spatial_axes(self) -> str:
+        """``"zyx"`` or ``"yx"``."""
+        return "".join(a for a in SPATIAL if a in self.stored_axes)
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes, 2 or 3."""
+        return len(self.spatial_axes)
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """Voxels along (z,) y, x."""
+        return self._along(self.spatial_axes, self.stored_shape)
+
+    @property
+    def n_channels(self) -> int:
+        """Number of stored channels."""
+        return self._length("c")
+
+    @property
+    def n_timepoints(self) -> int:
+        """Number of stored timepoints."""
+        return self._length("t")
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """Spatial shape of a storage chunk (the inner one of a shard); None in memory."""
+        chunks = self.storage.chunks
+        return None if chunks is None else self._along(self.spatial_axes, chunks)
+
+    @property
+    def shards(self) -> tuple[int, ...] | None:
+        """Spatial shape of a shard; None if the array is not sharded."""
+        shards = self.storage.shards
+        return None if shards is None else self._along(self.spatial_axes, shards)
+
+    @property
+    def fill_value(self) -> Any:
+        """Value of voxels that were never written; None where the format has no such thing."""
+        return self.storage.fill_value
+
+    @property
+    def zarr_format(self) -> int | None:
+        """2 or 3; None if the voxels are not in zarr."""
+        return self.storage.zarr_format
+
+    @cached_property
+    def data(self) -> da.Array:
+        """The voxels as a lazy dask array, axes as in `axes`, one dask chunk for each file."""
+        import dask.array as da
+
+        files = tuple(map(min, self.storage.files, self.stored_shape))
+        stored = da.from_array(self.storage, chunks=files, asarray=False, fancy=False)
+        chosen = stored[self._index(Box.whole(self.spatial_shape), self.timepoint)]
+        data: da.Array = chosen.transpose(self._order(self.timepoint))
+        return data
+
+    def read(self, box: Box, timepoint: int | None = None) -> NDArray[Any]:
+        """Read a region now.
+
+        Parameters
+        ----------
+        box
+            Region in voxels, in the order (z,) y, x; lies inside the volume.
+        timepoint
+            Needed if the volume has a time axis, and only then.
+
+        Returns
+        -------
+        ndarray
+            Shape ``box.shape``, or ``(channels, *box.shape)`` if no channel was chosen; type
+            `dtype`.
+
+        Raises
+        ------
+        CorruptChunkError
+            If stored voxels cannot be decoded; names the chunk's file.
+        UsageError
+            If the box leaves the volume, or the timepoint is missing or wrong.
+        """
+        if box.ndim != self.ndim or not Box.whole(self.spatial_shape).contains(box):
+            raise UsageError(f"box {box} is not inside the volume {self.spatial_shape}")
+        at = self._timepoint(timepoint)
+        return self.storage[self._index(box, at)].transpose(self._order(at))
+
+    def stamp(self, box: Box) -> int:
+        """Return a number that changes when voxels of a region are written again.
+
+        See `StoredArray.stamp`; of a volume without a time axis.
+        """
+        return self.storage.stamp(self._index(box, self._timepoint(None)))
+
+    def describe(self) -> dict[str, Any]:
+        """Collect what is known without reading voxels, as values that JSON can hold."""
+        fill = self.fill_value
+        return {
+            "path": None if self.path is None else self.name,
+            "ngff_version": self.ngff_version,
+            "zarr_format": self.zarr_format,
+            "is_labels": self.is_labels,
+            "axes": self.axes,
+            "shape": list(self.shape),
+            "dtype": str(self.dtype),
+            "voxel_size_um": None if self.voxel_size is None else list(self.voxel_size),
+            "bytes": prod(self.shape) * self.dtype.itemsize,
+            "stored_axes": self.stored_axes,
+            "stored_shape": list(self.stored_shape),
+            "channels": self.n_channels,
+            "timepoints": self.n_timepoints,
+            "channel": self.channel,
+            "timepoint": self.timepoint,
+            "chunks": None if self.chunks is None else list(self.chunks),
+            "shards": None if self.shards is None else list(self.shards),
+            "fill_value": None if fill is None else _json_number(fill),
+            "level": self.level,
+            "levels": [_describe_level(level) for level in self.levels],
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "data"}
+
+    def _length(self, axis: str) -> int:
+        return self.stored_shape[self.stored_axes.index(axis)] if axis in self.stored_axes else 1
+
+    def _along(self, axes: str, values: Sequence[int]) -> tuple[int, ...]:
+        return tuple(int(values[self.stored_axes.index(a)]) for a in axes)
+
+    def _timepoint(self, asked: int | None) -> int | None:
+        if self.timepoint is None:
+            if asked is None:
+                raise UsageError(f"the volume has {self.n_timepoints} timepoints; say which")
+            return _checked("timepoint", asked, self.n_timepoints, self.path)
+        if asked not in (None, self.timepoint):
+            raise UsageError(f"the volume is timepoint {self.timepoint}, not {asked}")
+        return self.timepoint
+
+    def _index(self, box: Box, timepoint: int | None) -> Index:
+        """Index the stored array with a box; an axis that was chosen from gets an integer."""
+        at: dict[str, int | slice] = dict(zip(self.spatial_axes, box.slices, strict=True))
+        at["c"] = slice(None) if self.channel is None else self.channel
+        at["t"] = slice(None) if timepoint is None else timepoint
+        return tuple(at.get(a, 0) for a in self.stored_axes)
+
+    def _order(self, timepoint: int | None) -> tuple[int, ...]:
+        """Find the transposition of what `_index` selects into the order t, c, z, y, x."""
+        index = self._index(Box.whole(self.spatial_shape), timepoint)
+        kept = [a for a, at in zip(self.stored_axes, index, strict=True) if isinstance(at, slice)]
+        return tuple(kept.index(a) for a in CANONICAL if a in kept)
+
+
+def open_volume(
+    source: Any,
+    *,
+    channel: int | None = 0,
+    timepoint: int | None = None,
+    level: int = 0,
+    axes: str | None = None,
+    voxel_size: Sequence[float] | None = None,
+) -> Volume:
+    """Open an image or a label volume without reading its voxels.
+
+    Parameters
+    ----------
+    source
+        Path or URL of an OME-Zarr image (NGFF 0.1 to 0.5), of one of its label groups
+        (``image.ome.zarr/labels/NAME``) or of a plain zarr array; path of a TIFF, or of a file that
+        `bioio` reads; or a zarr, dask or numpy array. Of several multiscales, TIFF series or scenes
+        the first is taken.
+    channel
+        The channel to take; None keeps all of several channels.
+    timepoint
+        The timepoint to take; None keeps all of several timepoints.
+    level
+        Which of the levels that the metadata list, 0 being the finest.
+    axes
+        Letters of the stored axes, such as ``"tczyx"``. Needed where nothing names them and the
+        array has neither two (y, x) nor three (z, y, x); overrides what the metadata say.
+    voxel_size
+        Distance between voxels of this level in µm along (z,) y, x; overrides the metadata.
+        Without it, the size is known only if every spatial axis is stored with a length unit.
+
+    Returns
+    -------
+    Volume
+        Axes of length 1 other than z, y, x are dropped.
+
+    Raises
+    ------
+    VolumeNotFoundError
+        If there is nothing at that path, or no such level.
+    MetadataError
+        If it is no image (a plate, a list of labels, ...), or the metadata are not usable.
+    VolumeError
+        If it is neither a zarr store nor a TIFF, or the voxels are no numbers.
+    UsageError
+        If an argument does not fit the image.
+    """
+    path = _path(source)
+    header, storage = _open(source if path is None else path, path, level)
+    return make_volume(
+        header,
+        storage,
+        path,
+        channel=channel,
+        timepoint=timepoint,
+        level=level,
+        axes=axes,
+        voxel_size=voxel_size,
+    )
+
+
+def make_volume(
+    header: Header,
+    storage: StoredArray,
+    path: str | None,
+    *,
+    channel: int | None,
+    timepoint: int | None,
+    level: int = 0,
+    axes: str | None = None,
+    voxel_size: Sequence[float] | None = None,
+) -> Volume:
+    """Put together what a reader has found, and check that it is an image.
+
+    Parameters
+    ----------
+    header, storage
+        Metadata, and the array of the level.
+    path
+        Absolute path or URL; None for an array in memory.
+    channel, timepoint, level, axes, voxel_size
+        As in `open_volume`.
+
+    Raises
+    ------
+    MetadataError, VolumeError, UsageError
+        As `open_volume`.
+    """
+    where = "the array" if path is None else shown(path)
+    stored_axes = check_axes(_axes(axes, header, storage, where), storage.shape, where)
+    _check_dtype(storage.dtype, where)
+    sizes = dict(zip(stored_axes, storage.shape, strict=True))
+    return Volume(
+        storage=storage,
+        stored_axes=stored_axes,
+        units=header.units,
+        voxel_size=_voxel_size(voxel_size, header, level, stored_axes, where),
+        path=path,
+        level=level,
+        channel=_chosen("channel", channel, sizes.get("c", 1), path),
+        timepoint=_chosen("timepoint", timepoint, sizes.get("t", 1), path),
+        levels=header.levels,
+        ngff_version=header.ngff_version,
+        is_labels=header.is_labels,
+    )
+
+
+def _path(source: Any) -> str | None:
+    """Give the absolute path or URL of a source; None if it is an array."""
+    if not isinstance(source, str | os.PathLike):
+        return None
+    text = os.fspath(source)
+    if is_remote(text):
+        return text
+    return str(Path(unquote(urlsplit(text).path) if "://" in text else text).absolute())
+
+
+def _open(source: Any, path: str | None, level: int) -> tuple[Header, StoredArray]:
+    """Read the metadata of a source and describe the array of one level."""
+    if path is None:
+        return _open_array(source, level)
+    if not is_remote(path) and not Path(path).exists():
+        raise VolumeNotFoundError(f"{path}: there is no such file or folder")
+    if not is_remote(path) and Path(path).is_file():
+        return _open_file(path, level)
+    from embedseg_large.volumes import ome_zarr
+
+    return ome_zarr.open_image(path, level)
+
+
+def _open_file(path: str, level: int) -> tuple[Header, StoredArray]:
+    """Open a TIFF, or a file of another format with bioio."""
+    from embedseg_large.volumes import bioio, tiff
+
+    if bioio.is_foreign(path):
+        return bioio.open_foreign(path, level)
+    return tiff.open_tiff(path, level)
+
+
+def _open_array(array: Any, level: int) -> tuple[Header, StoredArray]:
+    if not all(hasattr(array, name) for name in ("shape", "dtype", "__getitem__")):
+        raise UsageError(f"cannot open a {type(array).__name__}: give a path, URL or array")
+    storage = wrap_array(array, partial(_itself, array), "the array")
+    header = array_header(storage.shape, getattr(array, "metadata", None))
+    pick_level(header.levels, level, "the array")
+    return header, storage
+
+
+def _itself(array: T) -> T:
+    return array
+
+
+def _axes(asked: str | None, header: Header, storage: StoredArray, where: str) -> str:
+    if asked is not None:
+        return parse_axes(asked, storage.shape)
+    return header.axes or default_axes(storage.ndim, where)
+
+
+def _check_dtype(dtype: np.dtype[Any], where: str) -> None:
+    if dtype.kind not in "buif":
+        raise VolumeError(f"{where}: voxels of type {dtype} are not integers or floats")
+
+
+def _voxel_size(
+    given: Sequence[float] | None, header: Header, level: int, axes: str, where: str
+) -> tuple[float, ...] | None:
+    """Take the voxel size in µm from the user, or else from the metadata."""
+    ndim = sum(a in SPATIAL for a in axes)
+    if given is None:
+        size = voxel_size_um(axes, header.levels[level].scale, header.units)
+    else:
+        size = tuple(float(step) for step in given)
+        if len(size) != ndim:
+            raise UsageError(
+                f"{where}: {len(size)} voxel sizes given; it needs {ndim}, for {SPATIAL[-ndim:]}"
+            )
+    if size is not None and not all(isfinite(step) and step > 0 for step in size):
+        error = MetadataError if given is None else UsageError
+        raise error(f"{where}: voxel size {size} µm is not positive; give --voxel-size")
+    return size
+
+
+def _chosen(what: str, asked: int | None, count: int, path: str | None) -> int | None:
+    """Give the index along the channel or time axis; None if more than one is kept."""
+    if asked is None:
+        return None if count > 1 else 0
+    return _checked(what, asked, count, path)
+
+
+def _checked(what: str, asked: int, count: int, path: str | None) -> int:
+    if not 0 <= asked < count:
+        where = "the array" if path is None else shown(path)
+        raise UsageError(f"{where}: no {what} {asked}, there are {count}, counted from 0")
+    return int(asked)
+
+
+def _json_number(value: Any) -> int | float | str:
+    number = np.asarray(value).item()
+    return number if isinstance(number, int) or isfinite(number) else str(number)
+
+
+def _describe_level(level: Level) -> dict[str, Any]:
+    return {
+        "path": level.path,
+        "shape": None if level.shape is None else list(level.shape),
+        "scale": None if level.scale is None else list(level.scale),
+    }

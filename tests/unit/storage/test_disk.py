@@ -1,0 +1,65 @@
+"""Files that appear whole or not at all, also where nothing can be removed."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from embedseg_large.errors import OutputError, PlaceError, UsageError
+from embedseg_large.storage.disk import check_file, whole_file
+
+
+def refuse(path: Path, *_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+
+def test_a_file_appears_when_all_of_it_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with whole_file(path) as begun:
+        begun.write_text("new")
+        assert not path.exists()
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "new")]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "full"), ValueError(), KeyboardInterrupt()]
+)
+def test_after_a_failure_the_old_file_stays_and_no_rest(
+    tmp_path: Path, error: BaseException
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    expected = OutputError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected), whole_file(path) as begun:  # noqa: PT012
+        begun.write_text("half")
+        raise error
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_a_disk_that_refuses_even_to_remove_is_told_as_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("write_text", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    with (
+        pytest.raises(OutputError, match=r"a\.txt: cannot be written \(Read-only"),
+        whole_file(tmp_path / "a.txt") as begun,
+    ):
+        begun.write_text("new")
+
+
+def test_a_place_is_checked_and_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_file(tmp_path / "a.txt")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="there is no folder"):
+        check_file(tmp_path / "nowhere" / "a.txt")
+    with pytest.raises(UsageError, match="it is a folder"):
+        check_file(tmp_path)
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(PlaceError, match=r"a\.txt: .* is read-only; name another place"):
+        check_file(tmp_path / "a.txt")

@@ -1,0 +1,200 @@
+"""The same crops in the same order, whoever cuts them and whatever was cut before."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from embedseg_large.errors import UsageError
+from embedseg_large.testing.synthetic import synthetic_embryo
+from embedseg_large.training.data.augment import AugmentSettings
+from embedseg_large.training.data.crops import find_centers
+from embedseg_large.training.data.dataset import CropDataset, EpochSampler
+from embedseg_large.training.data.properties import measure
+from embedseg_large.training.data.sources import find_pairs
+from embedseg_large.training.data.targets import Batch, Sample, collate
+from embedseg_large.training.supply import AnnotatedSource, Mixture, drawn_rows
+
+ROBUST = AugmentSettings.robust()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two embryos as TIFFs that are compressed plane by plane."""
+    root = tmp_path_factory.mktemp("training")
+    rng = np.random.default_rng(0)
+    for name, seed in (("a", 1), ("b", 2)):
+        labels = synthetic_embryo((24, 50, 60), diameter=10, density=0.6, seed=seed)
+        image = (100 + 80 * (labels > 0) + rng.integers(0, 30, labels.shape)).astype(np.uint16)
+        for kind, array in (("images", image), ("masks", labels.astype(np.uint16))):
+            (root / kind).mkdir(exist_ok=True)
+            tifffile.imwrite(
+                root / kind / f"{name}.tif", array, metadata={"axes": "ZYX"}, compression="zlib"
+            )
+    return root
+
+
+def dataset(folder: Path, **options: Any) -> CropDataset:
+    pairs = find_pairs(folder / "images", folder / "masks")
+    properties = measure(pairs, crop=(16, 24, 24))
+    centers = find_centers(pairs, properties.objects)
+    cache_bytes = options.pop("cache_bytes", 2**30)
+    source = AnnotatedSource(pairs, properties, centers, cache_bytes=cache_bytes)
+    values: dict[str, Any] = {"augment": ROBUST, "seed": 3} | options
+    return CropDataset(Mixture((source,)), properties, **values)
+
+
+def rows(data: CropDataset, epoch: int) -> list[int]:
+    """The objects of an epoch, as rows of the table of all."""
+    firsts = np.searchsorted(data.properties.objects.images, [0, 1])
+    return [int(firsts[volume] + row) for _, volume, row in data._order_of(epoch)]
+
+
+def same(a: Sample, b: Sample) -> bool:
+    arrays = ((a.image, b.image), (a.labels, b.labels), (a.centers, b.centers))
+    return all(np.array_equal(x, y, equal_nan=x.dtype.kind == "f") for x, y in arrays)
+
+
+def test_a_sample_depends_on_its_key_and_the_seed_alone(folder: Path) -> None:
+    data, later = dataset(folder), dataset(folder, cache_bytes=0)
+    for key in ((0, 3), (5, 1), (0, 0)):
+        later[key]  # another history
+    for key in ((0, 0), (0, 1), (5, 1)):
+        assert same(data[key], later[key])
+        assert same(data[key], pickle.loads(pickle.dumps(data))[key])
+        assert not same(data[key], dataset(folder, seed=4)[key])
+
+
+def test_every_object_is_cut_around_once_an_epoch(folder: Path) -> None:
+    data = dataset(folder, augment=None)
+    cut = [data[1, i].image.tobytes() for i in range(len(data))]
+    assert len(data) == data.properties.n_objects > 20
+    # two objects near one corner of an image may share a crop
+    in_order = {data[0, i].image.tobytes() for i in range(len(data))}
+    assert set(cut) == in_order
+    assert len(in_order) > len(data) / 2
+
+
+def test_epochs_differ_in_order_and_in_what_happens(folder: Path) -> None:
+    data = dataset(folder)
+    first = [data[0, i] for i in range(8)]
+    second = [data[1, i] for i in range(8)]
+    assert not any(same(a, b) for a in first for b in second)
+
+
+def test_without_augmentation_crops_are_as_in_the_image(folder: Path) -> None:
+    data = dataset(folder, augment=None)
+    image = data[0, 0].image
+    assert image.shape == (1, 16, 24, 24)
+    assert 0 < np.count_nonzero(image > 0.5) < image.size
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # fork, Python 3.12 on
+@pytest.mark.parametrize("cache_bytes", [0, 2**30])
+def test_workers_cut_what_the_process_itself_would_cut(folder: Path, cache_bytes: int) -> None:
+    data = dataset(folder, cache_bytes=cache_bytes)
+    order = EpochSampler(len(data))
+    alone = [collate([data[0, i], data[0, i + 1]]) for i in range(0, 12, 2)]
+    loader: DataLoader[Sample] = DataLoader(
+        data,
+        batch_size=2,
+        sampler=order,
+        collate_fn=collate,
+        num_workers=2,
+        multiprocessing_context="fork",  # shares open files, which must do no harm
+        persistent_workers=True,
+    )
+    found: list[Batch] = list(loader)
+    for a, b in zip(alone, found, strict=False):
+        assert (a.image == b.image).all()
+        assert (a.voxels == b.voxels).all()
+    order.epoch = 1
+    again: Batch = next(iter(loader))
+    assert (again.image == collate([data[1, 0], data[1, 1]]).image).all()
+
+
+def test_an_epoch_of_few_crops_draws_other_objects_each_time_and_none_twice(folder: Path) -> None:
+    data = dataset(folder, augment=None, epoch_crops=12)
+    assert len(data) == 12
+    epochs = [[data[e, i].image.tobytes() for i in range(12)] for e in range(2)]
+    drawn = [rows(data, e) for e in range(3)]
+    assert epochs[0] != epochs[1]
+    assert all(len(set(epoch)) == 12 for epoch in drawn)
+    assert len(set(map(tuple, drawn))) == 3
+    assert drawn[0] == rows(dataset(folder, epoch_crops=12), 0)
+    assert drawn[0] != rows(dataset(folder, epoch_crops=12, seed=4), 0)
+
+
+@pytest.mark.parametrize("epoch_crops", [None, 10_000])
+def test_an_epoch_of_more_crops_than_objects_has_every_object_once(
+    folder: Path, epoch_crops: int | None
+) -> None:
+    data = dataset(folder, epoch_crops=epoch_crops)
+    assert sorted(rows(data, 3)) == list(range(data.properties.n_objects))
+
+
+def test_the_share_of_an_image_grows_with_the_square_root_of_its_objects() -> None:
+    images = np.repeat([0, 1], [100, 10_000])
+    rng = np.random.default_rng(5)
+    drawn = np.concatenate([images[drawn_rows(images, 22, rng)] for _ in range(500)])
+    large, small = np.count_nonzero(drawn), np.count_nonzero(drawn == 0)
+    # 10 times as often; slightly less often for the small image, of which more is used up
+    assert 9 < large / small < 12
+
+
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 9),
+)
+def test_drawn_rows_are_rows_and_none_comes_twice(
+    counts: list[int], share: float, seed: int
+) -> None:
+    images = np.repeat(np.arange(len(counts)), counts)
+    count = round(share * len(images))
+    found = drawn_rows(images, count, np.random.default_rng(seed))
+    assert len(found) == len(set(found.tolist())) == count
+    assert all(0 <= row < len(images) for row in found)
+    assert (found == drawn_rows(images, count, np.random.default_rng(seed))).all()
+
+
+def test_centres_of_other_objects_are_refused(folder: Path) -> None:
+    data = dataset(folder)
+    pairs = find_pairs(folder / "images", folder / "masks")
+    with pytest.raises(UsageError, match="find them again"):
+        AnnotatedSource(pairs, data.properties, np.zeros((3, 3)))
+
+
+def test_symmetries_that_the_data_do_not_allow_are_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match="exchanges z and y"):
+        dataset(folder, augment=AugmentSettings(symmetries="48"))
+
+
+def test_the_processes_share_an_epoch_evenly() -> None:
+    samplers = [EpochSampler(11, rank=rank, world=3) for rank in range(3)]
+    keys = [list(sampler) for sampler in samplers]
+    assert [len(sampler) for sampler in samplers] == [3, 3, 3]
+    assert sorted(i for part in keys for _, i in part) == list(range(9))
+
+
+def test_an_epoch_goes_on_where_it_was_left() -> None:
+    sampler = EpochSampler(10)
+    sampler.epoch = 4
+    whole = list(sampler)
+    sampler.start = 6
+    assert list(sampler) == whole[6:] == [(4, i) for i in range(6, 10)]
+    assert len(sampler) == 4
+
+
+@pytest.mark.parametrize(("length", "rank", "world"), [(2, 0, 3), (5, 3, 3), (0, 0, 1)])
+def test_epochs_too_short_for_the_processes_are_refused(length: int, rank: int, world: int) -> None:
+    with pytest.raises(UsageError, match="samples an epoch"):
+        EpochSampler(length, rank=rank, world=world)

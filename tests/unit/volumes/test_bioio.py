@@ -1,0 +1,99 @@
+"""Files of microscopes open through bioio, or one line says what to install."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections import namedtuple
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from embedseg_large.conversion.convert import convert
+from embedseg_large.errors import VolumeError, VolumeNotFoundError
+from embedseg_large.geometry import Box
+from embedseg_large.volumes.volume import open_volume
+
+Sizes = namedtuple("Sizes", "Z Y X")
+VOXELS = np.arange(2 * 3 * 4 * 6 * 8, dtype=np.uint16).reshape(2, 3, 4, 6, 8)
+
+
+class BioImage:
+    """As bioio's: lazy voxels t, c, z, y, x, and sizes in µm or None."""
+
+    voxels: NDArray[Any] = VOXELS
+    physical_pixel_sizes = Sizes(2.0, 0.5, 0.5)
+
+    def __init__(self, path: str) -> None:
+        if Path(path).read_text() != "voxels":
+            raise ValueError("no reader for\nthis file")
+
+    @property
+    def dask_data(self) -> Any:
+        return da.from_array(self.voxels, chunks=(1, 1, 2, 6, 8))
+
+
+@pytest.fixture
+def bioio(monkeypatch: pytest.MonkeyPatch) -> type[BioImage]:
+    class Image(BioImage):
+        pass
+
+    module = ModuleType("bioio")
+    module.__dict__["BioImage"] = Image
+    monkeypatch.setitem(sys.modules, "bioio", module)
+    return Image
+
+
+@pytest.fixture
+def czi(tmp_path: Path) -> Path:
+    file = tmp_path / "a.czi"
+    file.write_text("voxels")
+    return file
+
+
+@pytest.mark.usefixtures("bioio")
+def test_axes_sizes_and_voxels_come_from_bioio(czi: Path) -> None:
+    volume = open_volume(czi, channel=1)
+    assert (volume.axes, volume.voxel_size) == ("tzyx", (2.0, 0.5, 0.5))
+    assert volume.chunks == (2, 6, 8)
+    again = pickle.loads(pickle.dumps(volume))
+    whole = Box.whole(volume.spatial_shape)
+    np.testing.assert_array_equal(again.read(whole, timepoint=1), VOXELS[1, 1])
+    with pytest.raises(VolumeNotFoundError, match="no level 1"):
+        open_volume(czi, level=1)
+
+
+def test_one_plane_is_two_dimensional_and_a_missing_size_unknown(
+    czi: Path, bioio: type[BioImage]
+) -> None:
+    bioio.voxels, bioio.physical_pixel_sizes = VOXELS[:1, :1, :1], Sizes(None, 0.5, 0.5)
+    assert open_volume(czi).axes == "yx"
+    assert open_volume(czi).voxel_size == (0.5, 0.5)
+    bioio.physical_pixel_sizes = Sizes(None, None, 0.5)
+    assert open_volume(czi).voxel_size is None
+
+
+@pytest.mark.usefixtures("bioio")
+def test_such_files_are_converted(czi: Path, tmp_path: Path) -> None:
+    convert(czi, tmp_path / "a.ome.zarr")
+    volume = open_volume(tmp_path / "a.ome.zarr", channel=None)
+    assert (volume.axes, volume.voxel_size) == ("tczyx", (2.0, 0.5, 0.5))
+    np.testing.assert_array_equal(volume.data.compute(), VOXELS)
+
+
+def test_without_bioio_the_command_is_named(czi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bioio", None)
+    with pytest.raises(VolumeError, match=r'pip install "embedseg-large\[bioio\]" bioio-czi$'):
+        open_volume(czi)
+
+
+@pytest.mark.usefixtures("bioio")
+def test_without_a_reader_the_package_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.xyz").write_text("something")
+    with pytest.raises(VolumeError, match=r"no reader for.*bioio-bioformats$"):
+        open_volume(tmp_path / "a.xyz")
