@@ -17,7 +17,7 @@ def test_public_names_are_sorted_and_there() -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    assert not hasattr(es, "segmentation")
+    assert not hasattr(es, "segmented")
 
 
 def test_every_public_name_is_documented() -> None:

@@ -44,7 +44,7 @@ class ImageScores:
     scores: list[Score]
     """One a threshold."""
     errors: dict[str, int] | None
-    """Objects of each kind of `embedseg_large.evaluation.errors.KINDS`, if errors were asked for."""
+    """Objects of each of `embedseg_large.evaluation.errors.KINDS`, if errors were asked for."""
     region: Box | None = None
     """All that was scored, if the labels are a preview of a region."""
 

@@ -80,7 +80,7 @@ def find_groups(table: Table) -> list[Group]:
     Parameters
     ----------
     table
-        Of `engine.measure`, of one timepoint, with at least one row.
+        Of `embedseg_large.measurement.measure`, of one timepoint, with at least one row.
     """
     sizes = table[size_column(table)].astype(np.float64)
     small, large = _outliers(sizes, table["touches_border"])

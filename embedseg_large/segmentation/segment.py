@@ -105,9 +105,9 @@ def segment(
     performance_report
         HTML file for Dask's report of what the workers did. Needs bokeh where the scheduler is.
     **options
-        See `embedseg_large.segmentation.request.options.SegmentOptions`: channel, timepoint, level, region,
-        axes, voxel_size, object_diameter, mask, dark_below, output, ngff_version, overwrite,
-        scratch, keep_predictions, from_predictions, intensity_range, intensity_sample,
+        See `embedseg_large.segmentation.request.options.SegmentOptions`: channel, timepoint, level,
+        region, axes, voxel_size, object_diameter, mask, dark_below, output, ngff_version,
+        overwrite, scratch, keep_predictions, from_predictions, intensity_range, intensity_sample,
         intensity_per_timepoint, device, tta, dtype, tile, context, cluster_tile, halo, max_halo,
         strict, min_object_size, foreground, seed, margin. Sizes of tiles are voxels of the grid
         that the network sees: the volume's own, or with `object_diameter` the model's.

@@ -5,7 +5,7 @@
     SCRATCH/
       run.json                          what the run is of
       journal/                          what is done, see `embedseg_large.runs.journal`
-      predictions/Z/Y.X-VERSION         predictions of a core, see `embedseg_large.segmentation.scratch.packing`
+      predictions/Z/Y.X-VERSION         predictions of a core, see `packing` beside this file
       views/LEVEL/Z/Y.X-VERSION.npz     what each tile says, at each level of its halo: labels
       tables/LEVEL/Z/Y.X-VERSION.npz    the same: its table of instances, which is far smaller
       layers/N-VERSION.npz              the instances of each layer, ascending
