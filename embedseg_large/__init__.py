@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embedseg_large.clustering.clean import clean
     from embedseg_large.clustering.cluster import cluster
     from embedseg_large.conversion.convert import convert
     from embedseg_large.embedding import Embedding
@@ -39,6 +40,7 @@ __all__ = [
     "Table",
     "TileSegmenter",
     "Volume",
+    "clean",
     "cluster",
     "convert",
     "evaluate",
@@ -62,6 +64,7 @@ _HOME = {
     "Table": "storage.tables",
     "TileSegmenter": "segmentation.segmenters.tile_segmenter",
     "Volume": "volumes.volume",
+    "clean": "clustering.clean",
     "cluster": "clustering.cluster",
     "convert": "conversion.convert",
     "evaluate": "evaluation.evaluate",

@@ -177,6 +177,16 @@ def _prediction(order: Any, plan: Any) -> dict[str, str]:
     }
 
 
+def _cleaned(told: dict[str, int]) -> str:
+    """What was dropped and filled."""
+    left = f"; {told['left']:,} instances left as they are" if told["left"] else ""
+    return (
+        f"{told['pieces_dropped']:,} loose pieces dropped ({told['voxels_dropped']:,} voxels), "
+        f"holes filled in {told['instances_with_holes']:,} instances "
+        f"({told['voxels_filled']:,} voxels){left}"
+    )
+
+
 def _why_joined(summary: dict[str, Any]) -> str:
     if summary["segmenter"] is None:
         return "larger than the largest halo"
@@ -215,6 +225,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         "tiles": f"{seams['tiles_exact']:,} of {seams['tiles']:,} proven exact",
         "time": f"{summary['seconds']:.1f} s",
     }
+    if "cleaning" in summary:
+        facts["cleaned"] = _cleaned(summary["cleaning"])
     if "timepoints" in summary:
         facts["timepoints"] = f"{len(summary['timepoints']):,}, each with labels from 1"
     if summary["skipped"]:

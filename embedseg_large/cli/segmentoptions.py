@@ -44,6 +44,21 @@ class Objects:
             "lower makes objects larger. Default: the model's."
         ),
     ] = None
+    keep_largest_piece: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-largest-piece/--no-keep-largest-piece",
+            help="Drop loose pieces of an object. Default: the model's choice, mostly no.",
+        ),
+    ] = None
+    fill_holes: Annotated[
+        bool | None,
+        typer.Option(
+            "--fill-holes/--no-fill-holes",
+            help="Give background that an object encloses to it. Default: the model's choice, "
+            "mostly no.",
+        ),
+    ] = None
     tta: Annotated[
         str | None,
         typer.Option(help="Test-time augmentation: none, 4, 8, 16 or 48. Default: the model's."),

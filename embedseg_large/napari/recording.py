@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.clustering.clean import CleanSettings, apply, changes_of, cut_by
 from embedseg_large.clustering.cluster import OpenFaces, cluster_points
 from embedseg_large.clustering.points import AXES, points_of_stored
 from embedseg_large.clustering.settings import ClusterSettings
@@ -132,6 +133,8 @@ class Kept:
     """Of the layer's grid: where labels are wanted."""
     reach: tuple[float, ...]
     """Longest believable offset."""
+    cleaning: CleanSettings = field(default_factory=CleanSettings)
+    """What is cleaned."""
     _numbers: dict[int, int] = field(default_factory=dict)
     """Of instances, by the place of their seed voxel."""
 
@@ -154,7 +157,24 @@ class Kept:
         found = cluster_points(points_of_stored(self.stored, settings), settings, _CLOSED)
         wanted = self.resampling.covering(self.region)
         inside = found.labels.reshape(self.box.shape)[wanted.slices_in(self.box)]
+        if self.cleaning:
+            inside = self._cleaned(inside, found.seeds, wanted)
         return self.resampling.labels(self._numbered(inside, found.seeds), self.region)
+
+    def _cleaned(
+        self, labels: NDArray[np.uint32], seeds: NDArray[np.int64], wanted: Box
+    ) -> NDArray[np.uint32]:
+        """Clean what a run on that part would clean: whole instances that begin in it."""
+        shape = self.resampling.target
+        faces = [(a > 0, b < n) for a, b, n in zip(wanted.start, wanted.stop, shape, strict=True)]
+        left = cut_by(labels, faces, seeds.size)
+        at = np.unravel_index(seeds, self.box.shape)
+        for axis, own in enumerate(wanted.slices_in(self.box)):
+            left[1:] |= (at[axis] < own.start) | (at[axis] >= own.stop)
+        numbers = np.where(left[labels], 0, labels).astype(np.int32)
+        cleaned = np.ascontiguousarray(labels)
+        apply(cleaned, changes_of(numbers, self.cleaning))
+        return cleaned
 
     def _numbered(self, labels: NDArray[np.uint32], seeds: NDArray[np.int64]) -> NDArray[np.uint32]:
         present = np.bincount(labels.reshape(-1), minlength=seeds.size + 1)[1:] > 0

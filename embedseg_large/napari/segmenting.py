@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from numpy.typing import NDArray
 
+from embedseg_large.clustering.clean import CleanSettings
 from embedseg_large.clustering.settings import ClusterSettings
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
@@ -145,6 +146,7 @@ def _kept(recording: Recording, volume: Volume, model: Model, wish: Wish, box: B
         resampling=resampling,
         region=box,
         reach=model.reach,
+        cleaning=CleanSettings(keep_largest_piece=model.cleaning[0], fill_holes=model.cleaning[1]),
     )
     kept.labels(wish.thresholds)  # from now on instances have their numbers
     return kept

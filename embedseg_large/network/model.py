@@ -150,6 +150,11 @@ class Model:
         """Gaussian value above which a voxel belongs to an instance, after one pass."""
         return self.settings.margin
 
+    @property
+    def cleaning(self) -> tuple[bool, bool]:
+        """Whether to keep the largest piece of each instance only, and to fill holes."""
+        return self.settings.keep_largest_piece, self.settings.fill_holes
+
     def thresholds_of(self, tta: bool | int | str) -> Thresholds:
         """Return the seed and the margin that suit a test-time augmentation, see `tta_mode`."""
         return self.settings.thresholds_of(self.tta_mode(tta))

@@ -45,6 +45,9 @@ def _options(made: Mapping[str, Any], model: str) -> Iterator[tuple[str, str]]:
     settings = made["settings"]
     yield from ((_flag(name), str(settings[name])) for name in _VALUES if name in settings)
     yield from ((_flag(n), ",".join(map(str, settings[n]))) for n in _SIZES if n in settings)
+    for name in ("keep_largest_piece", "fill_holes"):
+        if name in settings:
+            yield _flag(name if settings[name] else f"no_{name}"), ""
     if settings.get("strict"):
         yield "--strict", ""
 

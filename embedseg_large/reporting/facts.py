@@ -37,6 +37,7 @@ _STAGES = {
     "predict": "Network",
     "cluster": "Clustering",
     "check": "Comparing seams",
+    "clean": "Cleaning instances",
     "finish": "Writing labels",
 }
 
@@ -112,7 +113,7 @@ def seams_of(made: Mapping[str, Any], timepoint: int) -> Seams | None:
         is_clean=joined == 0,
         verdict=_verdict(said, is_ours=not made.get("segmenter")),
         counts=tuple(_counts(said)),
-        facts=tuple(_seam_facts(said)),
+        facts=(*_seam_facts(said), *_cleaning_facts(made.get("cleaning", {}))),
         objects=tuple(objects[:_MOST_TRACED]),
         more=max(0, len(objects) - _MOST_TRACED),
     )
@@ -157,6 +158,17 @@ def _seam_facts(said: Mapping[str, Any]) -> Iterator[Fact]:
     yield Fact(name="voxels compared", value=f"{said['voxels']:,}")
     yield Fact(name="tiles proven exact", value=f"{said['tiles_exact']:,} of {said['tiles']:,}")
     yield Fact(name="rounds of repair", value=f"{said['rounds']:,}")
+
+
+def _cleaning_facts(said: Mapping[str, int]) -> Iterator[Fact]:
+    """What was dropped and filled, where masks were cleaned."""
+    if said:
+        pieces, inside = said["pieces_dropped"], said["instances_with_pieces"]
+        told = f"{pieces:,} of {inside:,} instances, {said['voxels_dropped']:,} voxels"
+        yield Fact(name="loose pieces dropped", value=told)
+        told = f"of {said['instances_with_holes']:,} instances, {said['voxels_filled']:,} voxels"
+        yield Fact(name="holes filled", value=told)
+        yield Fact(name="instances not cleaned", value=f"{said['left']:,}")
 
 
 def settings_of(made: Mapping[str, Any]) -> list[Fact]:

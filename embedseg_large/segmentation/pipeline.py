@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -19,6 +19,7 @@ from embedseg_large.segmentation.request.request import Order
 from embedseg_large.segmentation.request.scale import extents_of
 from embedseg_large.segmentation.scratch.versions import DARK, MASKED, UNWRITTEN
 from embedseg_large.segmentation.seams import SeamCheck, SeamState
+from embedseg_large.segmentation.stages.clean import Cleaning, CleanReport
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.predict import Numbering, downsample, finish, finish_halved
 from embedseg_large.stitching.relabel import offsets
@@ -40,6 +41,8 @@ class Found:
     seams: SeamReport
     predictions: NDArray[np.uint32]
     """Version of each tile."""
+    cleaning: CleanReport
+    """What was cleaned."""
     extents: tuple[float, ...]
     """Of some instances along y and x, in voxels of the grid."""
 
@@ -60,26 +63,39 @@ def tasks_of(job: Job, order: Order) -> dict[str, int]:
     grid = job.clustering()
     first, end = grid.entire().span(job.seen)[0]
     predicted = {} if order.kept or job.segments else {"predict": job.prediction.count(job.seen)}
-    return predicted | {"cluster": len(grid), "check": len(grid) + end - first}
+    cleaned = {"clean": 2 * len(grid)} if job.settings.cleaning() else {}
+    return predicted | {"cluster": len(grid), "check": len(grid) + end - first} | cleaned
 
 
 def find_instances(job: Job, order: Order, recorder: Recorder) -> Found:
-    """PREDICT, CLUSTER and CHECK."""
+    """PREDICT, CLUSTER and CHECK, and CLEAN where it is wanted."""
     tiles = _predict_and_cluster(job, order, recorder)
     state = SeamCheck(job, recorder, tiles.predictions, tiles.views).run()
     logger.info("%d faces, %d rounds of repair", state.faces, state.rounds)
     numbering = Numbering(joins=state.joins, before=offsets(state.counts), versions=state.layers)
     if not order.keep and order.kept is None:
         job.scratch.predictions.remove_all()  # nobody reads them any more
+    seams = seam_report(job, state, numbering)
+    extents = extents_of(job, state.views, tiles.predictions)
+    state, cleaning = _cleaned(job, recorder, state)
     return Found(
         job=job,
         section=order.section,
         state=state,
         numbering=numbering,
-        seams=seam_report(job, state, numbering),
+        seams=seams,
         predictions=tiles.predictions,
-        extents=extents_of(job, state.views, tiles.predictions),
+        cleaning=cleaning,
+        extents=extents,
     )
+
+
+def _cleaned(job: Job, recorder: Recorder, state: SeamState) -> tuple[SeamState, CleanReport]:
+    if not job.settings.cleaning():
+        return state, CleanReport()
+    cleaning = Cleaning(job, recorder, state)
+    cleaning.run()
+    return replace(state, views=cleaning.views), cleaning.report
 
 
 def _predict_and_cluster(

@@ -52,6 +52,7 @@ from embedseg_large.segmentation.saved_predictions import keep
 from embedseg_large.segmentation.segmenters.protocol import Network, place
 from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.segmentation.spool import reopenable
+from embedseg_large.segmentation.stages.clean import CleanReport
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.stitching.relabel import label_dtype
 from embedseg_large.volumes.intensity import IntensityRange
@@ -109,8 +110,9 @@ def segment(
         region, axes, voxel_size, object_diameter, mask, dark_below, output, ngff_version,
         overwrite, scratch, keep_predictions, from_predictions, intensity_range, intensity_sample,
         intensity_per_timepoint, device, tta, dtype, tile, context, cluster_tile, halo, max_halo,
-        strict, min_object_size, foreground, seed, margin. Sizes of tiles are voxels of the grid
-        that the network sees: the volume's own, or with `object_diameter` the model's.
+        strict, min_object_size, foreground, seed, margin,
+        keep_largest_piece, fill_holes. Sizes of tiles are voxels of the grid that the network sees:
+        the volume's own, or with `object_diameter` the model's.
 
     Returns
     -------
@@ -217,6 +219,8 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
         "seconds": round(time.perf_counter() - began, 3),
         **provenance(run, [f.job.intensity for f in found]),
     }
+    if order.settings.cleaning():
+        summary["cleaning"] = sum((f.cleaning for f in found), CleanReport()).as_dict()
     if order.is_series:
         summary["timepoints"] = {f.job.timepoint: f.n_instances for f in found}
     if order.keep:

@@ -144,5 +144,5 @@ def _stages(folder: Folder, about: dict[str, Any]) -> dict[str, tuple[int, int |
     total: dict[str, int] = dict(about.get("tasks", {}))
     if "shards" in about:
         total["finish"] = about["shards"]
-    names = ["statistics", "predict", "cluster", "check", "finish"]
+    names = ["statistics", "predict", "cluster", "check", "clean", "finish"]
     return {n: (done.get(n, 0), total.get(n)) for n in names if n in done or n in total}

@@ -134,6 +134,11 @@ class OracleNetwork:
         """The paper's margin."""
         return 0.5
 
+    @property
+    def cleaning(self) -> tuple[bool, bool]:
+        """Nothing is cleaned, if nobody asks for it."""
+        return False, False
+
     def thresholds_of(self, tta: str) -> tuple[float, float]:  # noqa: ARG002
         """Return the paper's threshold of seediness, and its margin."""
         return self.seed, self.margin

@@ -37,6 +37,12 @@ class SettingsOptions(TypedDict, total=False):
     margin: float | None
     """A voxel belongs to an instance when the seed's Gaussian is above this at its embedding,
     between 0 and 1: lower makes objects larger; default: the model's for that augmentation."""
+    keep_largest_piece: bool | None
+    """Whether only the largest connected piece of each instance is kept; default: the model's
+    choice, mostly no. Decided on the whole instance, on the grid that was clustered."""
+    fill_holes: bool | None
+    """Whether background that one instance encloses becomes its own; default: the model's choice,
+    mostly no. Cavities at the border of the volume stay."""
 
 
 class SegmentOptions(SettingsOptions, total=False):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from embedseg_large.clustering.clean import CleanSettings
 from embedseg_large.clustering.settings import ClusterSettings
 from embedseg_large.errors import UsageError
 from embedseg_large.segmentation.segmenters.protocol import Network, choose_dtype
@@ -51,6 +52,10 @@ class SegmentSettings:
     """A voxel belongs to an instance when the seed's Gaussian is above this at its embedding."""
     reach: tuple[float, ...]
     """Longest believable offset, in voxels."""
+    keep_largest_piece: bool = False
+    """Whether only the largest connected piece of each instance is kept."""
+    fill_holes: bool = False
+    """Whether background that one instance encloses becomes its own."""
 
     def __post_init__(self) -> None:
         for name in ("tile", "context"):
@@ -78,6 +83,10 @@ class SegmentSettings:
             margin=self.margin,
             reach=self.reach,
         )
+
+    def cleaning(self) -> CleanSettings:
+        """What is cleaned of the instances that were found."""
+        return CleanSettings(keep_largest_piece=self.keep_largest_piece, fill_holes=self.fill_holes)
 
     def halos(self) -> tuple[tuple[int, ...], ...]:
         """The halo at every level: doubled until the largest."""
@@ -109,6 +118,8 @@ def resolve_settings(
     foreground: float = 0.5,
     seed: float | None = None,
     margin: float | None = None,
+    keep_largest_piece: bool | None = None,
+    fill_holes: bool | None = None,
 ) -> SegmentSettings:
     """Fill in what the user left open, from the network and the volume's shape.
 
@@ -120,6 +131,7 @@ def resolve_settings(
     ndim = network.ndim
     mode = network.tta_mode(tta)
     own_seed, own_margin = network.thresholds_of(mode)
+    own_pieces, own_holes = network.cleaning
     step = _sizes("tile", tile, network.tile)
     first_halo = _sizes("halo", halo, tuple(max(h, SEAM_DEPTH) for h in network.halo))
     most = tuple(MAX_HALO_FACTOR * h for h in first_halo)
@@ -140,6 +152,8 @@ def resolve_settings(
         seed=own_seed if seed is None else seed,
         margin=own_margin if margin is None else margin,
         reach=tuple(network.reach),
+        keep_largest_piece=own_pieces if keep_largest_piece is None else keep_largest_piece,
+        fill_holes=own_holes if fill_holes is None else fill_holes,
     )
 
 

@@ -9,6 +9,7 @@
       views/LEVEL/Z/Y.X-VERSION.npz     what each tile says, at each level of its halo: labels
       tables/LEVEL/Z/Y.X-VERSION.npz    the same: its table of instances, which is far smaller
       layers/N-VERSION.npz              the instances of each layer, ascending
+      changes/Z/Y.X-VERSION.npz         what becomes of the instances of a tile that are cleaned
 
 Every file belongs to one attempt of one task and is written whole. Folders are local, or prefixes
 of a bucket.
@@ -35,6 +36,8 @@ from embedseg_large.tiling.grid import Grid, Index
 
 _COLUMNS = ("ids", "sizes", "core_sizes", "owned", "certain", "seediness")
 """Of the table of instances."""
+_CHANGES = ("dropped", "enclosed", "names", "holes")
+"""Of what becomes of instances, see `embedseg_large.clustering.clean.Changes`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,6 +192,19 @@ class Scratch:
         with self._load(_layer(layer, version)) as file:
             return Roster(*(file[column] for column in Roster._fields))
 
+    def write_changes(self, index: Index, columns: Sequence[NDArray[Any]]) -> int:
+        """Keep what becomes of the instances of a tile; returns the version."""
+        version = new_version()
+        name = _changes(ViewName(index, 0, version))
+        self._save(name, dict(zip(_CHANGES, columns, strict=True)))
+        return version
+
+    def read_changes(self, names: Iterable[ViewName]) -> Iterator[tuple[NDArray[Any], ...]]:
+        """What becomes of the instances of tiles: the columns that were written."""
+        for data in self.folder.read_all(map(_changes, names)):
+            table = np.load(BytesIO(data))
+            yield tuple(table[column] for column in _CHANGES)
+
     def _save(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         buffer = BytesIO()
         np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
@@ -214,6 +230,10 @@ def _view(name: ViewName) -> str:
 
 def _table(name: ViewName) -> str:
     return f"tables/{_said(name)}"
+
+
+def _changes(name: ViewName) -> str:
+    return f"changes/{_place(name.tile)}-{name.version:08x}.npz"
 
 
 def _said(name: ViewName) -> str:

@@ -85,6 +85,10 @@ class Network(Predictor, Protocol):
     def bytes_per_voxel(self) -> float:
         """Peak memory of a prediction, per voxel of its input."""
 
+    @property
+    def cleaning(self) -> tuple[bool, bool]:
+        """Whether to keep the largest piece of each instance only, and to fill holes."""
+
     def thresholds_of(self, tta: str) -> tuple[float, float]:
         """The seed and the margin that suit a test-time augmentation."""
 

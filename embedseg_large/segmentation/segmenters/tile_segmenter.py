@@ -138,6 +138,11 @@ class TileSegmenter:
         """Of no consequence."""
         return DEFAULT_MARGIN
 
+    @property
+    def cleaning(self) -> tuple[bool, bool]:
+        """Objects are left as the function gives them, if nobody asks for more."""
+        return False, False
+
     def thresholds_of(self, tta: str) -> tuple[float, float]:  # noqa: ARG002
         """Of no consequence."""
         return self.seed, self.margin

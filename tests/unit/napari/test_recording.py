@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from embedseg_large.clustering.clean import CleanSettings
 from embedseg_large.clustering.settings import ClusterSettings
 from embedseg_large.geometry import Box
 from embedseg_large.napari.recording import Kept, Recording
@@ -112,6 +114,19 @@ def test_another_margin_gives_what_another_run_gives(
     tight = kept(recording, oracle, whole).labels(ClusterSettings(seed=oracle.seed, margin=0.8))
     assert 0 < np.count_nonzero(tight) < np.count_nonzero(first)
     assert same_up_to_numbers(tight, run(image, oracle, tmp_path, whole, margin=0.8))
+
+
+def test_clean_masks_are_those_of_another_run(tmp_path: Path) -> None:
+    image = synthetic_embryo(SHAPE, density=0.5, diameter=11, seed=5)
+    ragged = OracleNetwork.of(image, flaws=Flaws(noise=2.5), tile=(24, 24, 24))
+    region = Box((8, 10, 9), (30, 50, 40))
+    recording = recorded(ragged)
+    both: dict[str, Any] = {"keep_largest_piece": True, "fill_holes": True}
+    rough = run(image, recording, tmp_path, region)
+    clean = run(image, ragged, tmp_path, region, **both)
+    assert (rough != clean).any()
+    predictions = replace(kept(recording, ragged, region), cleaning=CleanSettings(**both))
+    assert same_up_to_numbers(predictions.labels(ClusterSettings(seed=ragged.seed)), clean)
 
 
 def test_an_object_that_stays_keeps_its_number(

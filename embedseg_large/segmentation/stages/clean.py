@@ -1,0 +1,314 @@
+"""CLEAN: drop loose pieces of instances and fill their holes, after CHECK and before FINISH.
+
+1. DECIDE: the tile whose core holds an instance's seed gathers it from the cores of all tiles that
+   its region touches, and finds what becomes of it, see `embedseg_large.clustering.clean`. That all
+   of the instance is there is what CHECK has accounted for.
+2. APPLY: each tile makes so, in its core, what the tiles around it have decided.
+
+Both read what was there before CLEAN, and write files of their own: labels do not depend on tiles
+or order. Left as they are: instances that the seam report lists as joined, which no tile sees
+whole, and those that the border of a region cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.clustering.clean import Changes, apply, changes_of, cut_by
+from embedseg_large.geometry import Box
+from embedseg_large.runs.journal import Note
+from embedseg_large.runs.tasks import Call, Each, Recording, Task
+from embedseg_large.segmentation.scratch.versions import EMPTY, ViewName, Views
+from embedseg_large.segmentation.seams import SeamState
+from embedseg_large.segmentation.stages.job import Job
+from embedseg_large.stitching.view import TileView
+from embedseg_large.tiling.grid import Index
+
+Names = NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanReport:
+    """What CLEAN has changed."""
+
+    instances_with_pieces: int = 0
+    """Instances of which only the largest piece was kept."""
+    pieces_dropped: int = 0
+    """Their other pieces."""
+    voxels_dropped: int = 0
+    """Voxels of these, on the grid that was clustered."""
+    instances_with_holes: int = 0
+    """Instances that background was given to."""
+    voxels_filled: int = 0
+    """Voxels of it, on that grid."""
+    left: int = 0
+    """Instances that were left as they are: joined, or cut by the border of a region."""
+
+    def as_dict(self) -> dict[str, int]:
+        """The report as values that JSON can hold."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def __add__(self, other: CleanReport) -> CleanReport:
+        return CleanReport(**{n: v + getattr(other, n) for n, v in self.as_dict().items()})
+
+
+class Decided(NamedTuple):
+    """Record of a tile that has decided about its instances."""
+
+    version: int
+    """Of its changes; `EMPTY`: there are none."""
+    instances: int
+    pieces: int
+    voxels: int
+    left: int
+
+    def noted(self) -> Note:
+        """For the journal."""
+        return self.version, list(self[1:])
+
+    @classmethod
+    def recalled(cls, note: Note) -> Decided:
+        """The record that `noted` was made from."""
+        version, counts = note
+        return cls(version, *counts)
+
+
+class Applied(NamedTuple):
+    """Record of a core that was cleaned."""
+
+    version: int
+    """Of its view."""
+    voxels: int
+    """Voxels that were filled."""
+    names: list[int]
+    """The instances they were given to."""
+
+    def noted(self) -> Note:
+        """For the journal."""
+        return self.version, [self.voxels, self.names]
+
+    @classmethod
+    def recalled(cls, note: Note) -> Applied:
+        """The record that `noted` was made from."""
+        version, (voxels, names) = note
+        return cls(version, voxels, names)
+
+
+@dataclass(slots=True)
+class Cleaning:
+    """CLEAN of one run."""
+
+    job: Job
+    recorder: Recording
+    state: SeamState
+    """Where CHECK ended; its views stay as they are."""
+    views: Views = field(init=False)
+    """Of each tile, cleaned."""
+    report: CleanReport = field(init=False, default_factory=CleanReport)
+    _changes: Views = field(init=False)
+    _left: Names = field(init=False)
+    _filled: set[int] = field(init=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        before, joins = self.state.views, self.state.joins
+        self.views = Views(before.origin, before.levels.copy(), before.versions.copy())
+        self._changes = Views(before.origin, before.levels, before.versions * 0)
+        joined = np.array(self.state.joined, np.uint64)
+        self._left = np.unique(np.concatenate([joined, joins.ids, joins.representative]))
+
+    def run(self) -> None:
+        """Decide in every tile, then apply in every tile."""
+        grid = self.job.clustering()
+        self.recorder.progress.begin("clean", 2 * len(grid))
+        self.recorder.run(Each((self._decide_task(index) for index in grid), self._note_decided))
+        self.recorder.run(Each((self._apply_task(index) for index in grid), self._note_applied))
+        self.report += CleanReport(
+            instances_with_holes=len(self._filled), left=len(self.state.joined)
+        )
+
+    def _decide_task(self, index: Index) -> Task:
+        grid, own = self.job.clustering(), self.state.views[index]
+
+        def make() -> Call:
+            region = self.job.clustering(own.level).tile(index).region
+            views = self.state.views.part(grid.span(region))
+            item = (self.job, own, views, self._left)
+            return Call(decide, item, where=f"tile {grid.tile(index).core}")
+
+        return self._task(index, "decide", make, Decided)
+
+    def _apply_task(self, index: Index) -> Task:
+        grid, own = self.job.clustering(), self.state.views[index]
+
+        def make() -> Call:
+            core = grid.tile(index).core
+            far = self.job.halos[self.state.views.highest]
+            changes = self._changes.part(grid.span(core.grow(far)))
+            return Call(apply_changes, (self.job, own, changes), where=f"tile {core}")
+
+        return self._task(index, "apply", make, Applied)
+
+    def _task(self, index: Index, step: str, make: Any, record: Any) -> Task:
+        return Task(
+            stage="clean",
+            make=make,
+            index=index,
+            ledger=f"clean/{step}",
+            number=self.job.clustering().number(index),
+            noted=record.noted,
+            recalled=record.recalled,
+        )
+
+    def _note_decided(self, task: Task, record: Decided) -> None:
+        assert task.index is not None
+        self._changes.put(self._changes[task.index]._replace(version=record.version))
+        self.report += CleanReport(
+            instances_with_pieces=record.instances,
+            pieces_dropped=record.pieces,
+            voxels_dropped=record.voxels,
+            left=record.left,
+        )
+
+    def _note_applied(self, task: Task, record: Applied) -> None:
+        assert task.index is not None
+        self.views.put(self.views[task.index]._replace(version=record.version))
+        self.report += CleanReport(voxels_filled=record.voxels)
+        self._filled.update(record.names)
+
+
+def decide(job: Job, own: ViewName, views: Views, left: Names) -> Decided:
+    """CLEAN: find what becomes of the instances whose seed lies in a core.
+
+    Parameters
+    ----------
+    own
+        The tile's view.
+    views
+        Of the tiles that its region touches.
+    left
+        Names of instances that are left as they are, ascending.
+    """
+    tile = job.clustering(own.level).tile(own.tile)
+    box = tile.region.intersect(job.clustering().covered)
+    numbers, names = _gathered(job, views, box, tile.core, left)
+    cut = cut_by(numbers, _open_faces(job, box), names.size)
+    numbers[cut[numbers]] = 0
+    found = changes_of(numbers, job.settings.cleaning())
+    version = EMPTY
+    if found.dropped.size or found.enclosed.size:
+        dropped, enclosed = (_moved(at, box.shape, box, job) for at in found[:2])
+        named = (dropped, enclosed, names[found.numbers - 1], found.holes)
+        version = job.scratch.write_changes(own.tile, named)
+    counts = (found.instances, found.pieces, int(found.dropped.size), int(np.count_nonzero(cut)))
+    return Decided(version, *counts)
+
+
+def _gathered(
+    job: Job, views: Views, box: Box, core: Box, left: Names
+) -> tuple[NDArray[np.int32], Names]:
+    """Instances of a box whose seed lies in a core: numbers 1..n of voxels, and names, (n,)."""
+    tiles = [name for name in _each(views) if name.version > EMPTY]
+    read = list(job.scratch.read_views(tiles))
+    known = [view.arrays["ids"] for view in read]
+    names = np.unique(np.concatenate([np.empty(0, np.uint64), *known]))
+    at = np.unravel_index((names - np.uint64(1)).astype(np.int64), job.shape)
+    axes = zip(at, core.start, core.stop, strict=True)
+    own = np.logical_and.reduce([(a <= v) & (v < b) for v, a, b in axes])
+    names = names[own & ~np.isin(names, left)]
+    numbers = np.zeros(box.shape, np.int32)
+    for name, view, ids in zip(tiles, read, known, strict=True):
+        mine = np.isin(ids, names)
+        if mine.any():
+            place = job.clustering().tile(name.tile).core
+            common = place.intersect(box)
+            labels = view.core(place.shape)[0][common.slices_in(place)]
+            number = np.where(mine, np.searchsorted(names, ids) + 1, 0).astype(np.int32)
+            numbers[common.slices_in(box)] = np.concatenate([np.zeros(1, np.int32), number])[labels]
+    return numbers, names
+
+
+def _open_faces(job: Job, box: Box) -> list[tuple[bool, bool]]:
+    """Faces of a box that are the border of a region behind which the volume goes on."""
+    covered = job.clustering().covered
+    axes = zip(box.start, box.stop, covered.start, covered.stop, job.shape, strict=True)
+    return [(a == first > 0, b == end < length) for a, b, first, end, length in axes]
+
+
+def _moved(
+    at: NDArray[np.int64], shape: tuple[int, ...], origin: Box, job: Job
+) -> NDArray[np.int64]:
+    """Positions in the raveled volume of positions in a raveled box."""
+    voxel = np.unravel_index(at, shape)
+    moved = tuple(v + a for v, a in zip(voxel, origin.start, strict=True))
+    positions: NDArray[np.int64] = np.ravel_multi_index(moved, job.shape)
+    return positions
+
+
+def apply_changes(job: Job, own: ViewName, changes: Views) -> Applied:
+    """CLEAN: make so in a core what the tiles around have decided; `changes` are theirs."""
+    core = job.clustering().tile(own.tile).core
+    here = _changes_within(job, changes, core)
+    if not here.dropped.size and not here.enclosed.size:
+        return Applied(own.version, 0, [])
+    (view,) = job.scratch.read_views([own])
+    labels, names = view.core(core.shape)
+    ids = names[labels]
+    before = ids.copy()
+    filled = apply(ids, here)
+    if np.array_equal(ids, before):
+        return Applied(own.version, 0, [])
+    version = job.scratch.write_view(own.tile, own.level, _view_of(ids))
+    return Applied(version, int(filled.size), np.unique(filled).tolist())
+
+
+def _changes_within(job: Job, changes: Views, core: Box) -> Changes:
+    """Changes of a core, at positions in it, of instances by name."""
+    found: list[tuple[NDArray[Any], ...]] = []
+    names = [name for name in _each(changes) if name.version > EMPTY]
+    for dropped, enclosed, who, holes in job.scratch.read_changes(names):
+        lost, (given, inside) = _within(dropped, core, job)[0], _within(enclosed, core, job)
+        found.append((lost, given, who[inside], holes[inside]))
+    none = (np.empty(0, np.int64),) * 2 + (np.empty(0, np.uint64), np.empty(0, np.int64))
+    parts = [np.concatenate(column) for column in zip(none, *found, strict=True)]
+    return Changes(parts[0], parts[1], parts[2], parts[3], pieces=0, instances=0)
+
+
+def _within(
+    at: NDArray[np.int64], core: Box, job: Job
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Positions in a core of those positions in the volume that lie in it, and which these are."""
+    voxel = np.unravel_index(at, job.shape)
+    axes = zip(voxel, core.start, core.stop, strict=True)
+    inside = np.logical_and.reduce([(a <= v) & (v < b) for v, a, b in axes])
+    own = tuple(v[inside] - a for v, a in zip(voxel, core.start, strict=True))
+    return np.ravel_multi_index(own, core.shape), inside
+
+
+def _view_of(ids: Names) -> TileView:
+    """The view of a core, which FINISH needs nothing but the labels of."""
+    names = np.unique(ids[ids > 0])
+    labels = np.where(ids > 0, np.searchsorted(names, ids) + 1, 0).astype(np.uint32)
+    sizes = np.bincount(labels.reshape(-1), minlength=names.size + 1)[1:]
+    unknown = np.zeros(names.size, np.bool_)
+    return TileView(
+        core=labels,
+        seams=(),
+        ids=names,
+        sizes=sizes,
+        core_sizes=sizes,
+        owned=unknown,
+        certain=unknown,
+        seediness=np.full(names.size, np.nan, np.float32),
+        exact=False,
+    )
+
+
+def _each(views: Views) -> Iterator[ViewName]:
+    spans: Iterable[tuple[int, int]] = zip(views.origin, views.versions.shape, strict=True)
+    return (views[index] for index in product(*(range(o, o + n) for o, n in spans)))
