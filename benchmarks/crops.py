@@ -19,8 +19,8 @@ from embedseg_large.training.data.dataset import CropDataset
 from embedseg_large.training.data.intensities import IntensitySettings
 from embedseg_large.training.data.properties import measure
 from embedseg_large.training.data.sources import find_pairs
+from embedseg_large.training.data.supply import AnnotatedSource, Mixture
 from embedseg_large.training.data.targets import collate
-from embedseg_large.training.supply import AnnotatedSource, Mixture
 
 WAYS = {
     "plain": AugmentSettings.none(),

@@ -22,10 +22,10 @@ from embedseg_large.training.data.crops import find_centers
 from embedseg_large.training.data.dataset import CropDataset
 from embedseg_large.training.data.properties import measure
 from embedseg_large.training.data.sources import find_pairs
+from embedseg_large.training.data.supply import AnnotatedSource, Mixture
 from embedseg_large.training.learner import Learner
 from embedseg_large.training.processes import Processes
 from embedseg_large.training.settings import TrainSettings
-from embedseg_large.training.supply import AnnotatedSource, Mixture
 
 SHAPE = (32, 64, 64)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from embedseg_large.segmentation.segment import segment
     from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
     from embedseg_large.storage.tables import Table
+    from embedseg_large.synthesis.files import synthesise
     from embedseg_large.training.train import train
     from embedseg_large.volumes.intensity import normalise
     from embedseg_large.volumes.volume import Volume, open_volume
@@ -51,6 +52,7 @@ __all__ = [
     "open_volume",
     "report",
     "segment",
+    "synthesise",
     "train",
 ]
 
@@ -75,6 +77,7 @@ _HOME = {
     "open_volume": "volumes.volume",
     "report": "reporting.report",
     "segment": "segmentation.segment",
+    "synthesise": "synthesis.files",
     "train": "training.train",
 }
 

@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": VALUES
     | BELOW
     | {"conversion", "data", "evaluation", "measurement", "models", "pictures", "reporting"}
-    | {"segmentation", "training", "viewing"},
+    | {"segmentation", "synthesis", "training", "viewing"},
     "__main__": {"cli"},
 }
 """Of a room, or of a file beside the rooms, which others its files may import."""

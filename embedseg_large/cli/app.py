@@ -17,6 +17,7 @@ from embedseg_large.cli import (
     segment,
     status,
     suggest,
+    synthesise,
     train,
     view,
 )
@@ -54,6 +55,7 @@ COMMANDS = (
     demo.demo,
     convert.convert,
     info.info,
+    synthesise.synthesise,
     train.train,
     suggest.suggest,
     segment.segment,

@@ -24,7 +24,6 @@ Stated = SynthesisSettings | Mapping[str, Any] | str | os.PathLike[str] | None
 """Settings, some of them by name, the short form, or a YAML or JSON file; None: the defaults."""
 
 _INTEGERS = ("ndim", "shape")
-_FLAT = "ndim", "dense", "sparse", "cluster", "shell", "sheet"  # besides shares: single numbers
 
 
 def read_settings(stated: Stated = None, *, ndim: int | None = None) -> SynthesisSettings:
@@ -47,7 +46,7 @@ def read_settings(stated: Stated = None, *, ndim: int | None = None) -> Synthesi
         return _of_axes(stated, ndim)
     where, values = _values(stated)
     try:
-        read = {name: _value(name, value) for name, value in values.items()}
+        read = {n: _value(n, value) for n, value in values.items() if value is not None}
         if ndim is not None:
             read = {"ndim": ndim} | read
         return _of_axes(SynthesisSettings(**read), ndim)

@@ -1,4 +1,12 @@
-"""Draw one volume."""
+"""One synthetic volume: a pure function of settings, seed and number.
+
+::
+
+    centres ─► nuclei ─► labels, depth ─► light ─► microscope ─► image
+    layout     nuclei    (exact)          look     microscope
+
+All is drawn in three axes; an image of two is a volume of one plane, whose nuclei lie in it.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +15,24 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from embedseg_large.synthesis.settings import SynthesisSettings
+from embedseg_large.errors import UsageError
+from embedseg_large.synthesis.filters import smooth_noise
+from embedseg_large.synthesis.layout import draw_centres
+from embedseg_large.synthesis.look import Scene, shine
+from embedseg_large.synthesis.microscope import project, record
+from embedseg_large.synthesis.nuclei import (
+    draw_nuclei,
+    keep_pieces,
+    paint,
+    separate,
+    smallest_sizes,
+)
+from embedseg_large.synthesis.settings import LEAST_DEPTH, SynthesisSettings
+
+_ATTEMPTS = 100  # to draw a volume that is not empty
+_STREAMS = 5  # of random numbers: a stage that needs more of them leaves the others as they are
+_ISOTROPIC = 0.35  # share of volumes, where the range begins at 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +44,8 @@ class SyntheticVolume:
     image
         float32 ``(*spatial)``, in no particular unit.
     labels
-        int32 of the same shape: 0 background, 1 to N the nuclei, each in one piece.
+        int32 of the same shape: 0 background, 1 to N the nuclei, each in one piece whose voxels
+        share faces.
     anisotropy
         Distance of two planes in pixels; 1 in 2D.
     facts
@@ -35,28 +59,81 @@ class SyntheticVolume:
 
 
 def draw_volume(settings: SynthesisSettings, seed: int, index: int) -> SyntheticVolume:
-    """Draw volume `index` of a seed."""
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
+    """Draw a volume with at least one nucleus.
+
+    Parameters
+    ----------
+    settings
+        What it may be like.
+    seed, index
+        Which one, both from 0 on. Nothing else decides its voxels: not what was drawn before, nor
+        in which process.
+
+    Raises
+    ------
+    UsageError
+        Seed or index is negative, or the settings only give empty volumes.
+    """
+    if seed < 0 or index < 0:
+        raise UsageError(f"volume {index} of seed {seed}; pass numbers from 0 on")
+    for attempt in range(_ATTEMPTS):
+        streams = np.random.SeedSequence(seed, spawn_key=(index, attempt)).spawn(_STREAMS)
+        drawn = _draw(settings, [np.random.Generator(np.random.PCG64(s)) for s in streams])
+        if drawn is not None:
+            return drawn
+    raise UsageError(
+        f"no nucleus of {settings.diameter} pixels stays in {settings.volume_shape} voxels; pass "
+        "a larger shape"
+    )
+
+
+def _draw(
+    settings: SynthesisSettings, streams: list[np.random.Generator]
+) -> SyntheticVolume | None:
+    """Draw a volume; None if it is empty."""
     shape = settings.volume_shape
-    d = float(np.exp(rng.uniform(*np.log(settings.diameter))))
-    an = min(float(np.exp(rng.uniform(*np.log(settings.anisotropies)))), d / 3.5)
-    scale = np.array([an, 1.0, 1.0])[-len(shape) :]
-    labels = np.zeros(shape, np.int32)
-    best = np.ones(shape, np.float32)
-    grid = np.indices(shape, np.float32).reshape(len(shape), -1).T * scale
-    count = max(2, int(0.3 * np.prod(np.array(shape) * scale) / d ** len(shape)))
-    for k, centre in enumerate(rng.uniform(0, 1, (count, len(shape))) * shape * scale):
-        f = (((grid - centre) ** 2).sum(axis=1) / (d / 2) ** 2).reshape(shape)
-        inside = f < best
-        best[inside] = f[inside]
-        labels[inside] = k + 1
-    pieces = np.zeros(shape, np.int32)
-    n = 0
-    for k, box in enumerate(ndimage.find_objects(labels)):
-        if box is not None and (mask := labels[box] == k + 1).sum() > 30:
-            found, _ = ndimage.label(mask)
-            n += 1
-            pieces[box][found == np.bincount(found.ravel())[1:].argmax() + 1] = n
-    clean = ndimage.gaussian_filter((pieces > 0).astype(np.float32), 0.8)
-    image = clean + 0.1 * rng.standard_normal(shape, np.float32)
-    return SyntheticVolume(image, pieces, an, {"diameter": d, "anisotropy": an, "count": n})
+    scene, facts = _scene(settings, (1, *shape)[-3:], streams)
+    if not len(scene.condensed):
+        return None
+    light = shine(settings, scene, streams[2])
+    image = record(settings, project(settings, scene, light, streams[3]), streams[4])
+    facts |= {"objects": len(scene.condensed), "dividing": int(scene.condensed.sum())}
+    return SyntheticVolume(
+        np.ascontiguousarray(image.reshape(shape), np.float32),
+        scene.labels.reshape(shape),
+        scene.anisotropy,
+        facts,
+    )
+
+
+def _scene(
+    settings: SynthesisSettings, shape: tuple[int, ...], streams: list[np.random.Generator]
+) -> tuple[Scene, dict[str, Any]]:
+    """Draw nuclei, and find out whose voxel each is."""
+    rng, ndim = streams[0], settings.ndim
+    diameter = float(np.exp(rng.uniform(*np.log(settings.diameter))))
+    anisotropy = _anisotropy(settings, diameter, rng)
+    pixels = np.array(shape) * (anisotropy, 1, 1)
+    centres, layout = draw_centres(settings, pixels[-ndim:], diameter, rng)
+    rng = streams[1]
+    nuclei = draw_nuclei(settings, centres, diameter, rng)
+    long = diameter * rng.uniform(0.2, 0.5)
+    uneven = smooth_noise(shape, (long / anisotropy, long, long), rng)
+    low, high = settings.roughness
+    uneven *= np.float32((low + (high - low) * rng.beta(1, 2.5)) / 2)
+    labels, depth = paint(nuclei, uneven, anisotropy)
+    if rng.random() < settings.gaps:
+        separate(labels)
+    kept = keep_pieces(labels, *smallest_sizes(diameter, anisotropy, ndim))
+    scene = Scene(labels, depth, nuclei.condensed[kept - 1], diameter, anisotropy)
+    return scene, {"diameter": diameter, "anisotropy": anisotropy, "layout": layout}
+
+
+def _anisotropy(settings: SynthesisSettings, diameter: float, rng: np.random.Generator) -> float:
+    """Draw the distance of planes, not so large that nuclei would have no depth."""
+    low, high = settings.anisotropies
+    isotropic, where = rng.random(2)
+    if low == 1 and isotropic < _ISOTROPIC:
+        return 1.0
+    most = max(low, min(high, diameter / LEAST_DEPTH))
+    return float(low * (most / low) ** where)

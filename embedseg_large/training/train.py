@@ -22,13 +22,13 @@ from embedseg_large.training.data.crops import find_centers
 from embedseg_large.training.data.dataset import CropDataset
 from embedseg_large.training.data.properties import Properties, common_voxel_size, measure
 from embedseg_large.training.data.sources import Pair, find_pairs
+from embedseg_large.training.data.supply import CACHE_BYTES, AnnotatedSource, Mixture
+from embedseg_large.training.data.synthetic import SyntheticSource
 from embedseg_large.training.processes import Processes
 from embedseg_large.training.record import LogWatcher, TrainWatcher
 from embedseg_large.training.settings import TrainSettings
 from embedseg_large.training.sheet import ROWS
 from embedseg_large.training.state import STATE
-from embedseg_large.training.supply import CACHE_BYTES, AnnotatedSource, Mixture
-from embedseg_large.training.synthetic import SyntheticSource
 from embedseg_large.training.tensorboard import TensorBoardWatcher
 from embedseg_large.training.trainer import BEST, Trainer
 from embedseg_large.training.validation import Example

@@ -29,8 +29,8 @@ from embedseg_large.training.data.augment import AugmentSettings, allowed_symmet
 from embedseg_large.training.data.crops import cut
 from embedseg_large.training.data.intensities import distort
 from embedseg_large.training.data.properties import Properties
+from embedseg_large.training.data.supply import ANY, AnnotatedSource, Mixture
 from embedseg_large.training.data.targets import Sample
-from embedseg_large.training.supply import ANY, AnnotatedSource, Mixture
 
 Key = tuple[int, int]
 """Epoch and number of a sample in it."""

@@ -20,8 +20,8 @@ from embedseg_large.training.data.crops import find_centers
 from embedseg_large.training.data.dataset import CropDataset, EpochSampler
 from embedseg_large.training.data.properties import measure
 from embedseg_large.training.data.sources import find_pairs
+from embedseg_large.training.data.supply import AnnotatedSource, Mixture, drawn_rows
 from embedseg_large.training.data.targets import Batch, Sample, collate
-from embedseg_large.training.supply import AnnotatedSource, Mixture, drawn_rows
 
 ROBUST = AugmentSettings.robust()
 

@@ -4,8 +4,9 @@ A crop is chosen in three steps, so that a source of many volumes does not crowd
 
     mixture ── its share ──► source ── draw ──► volume ──► object ──► a box to cut around
 
-Sources are annotated images (`AnnotatedSource`) or volumes that are drawn when they are needed
-(`embedseg_large.training.synthetic.SyntheticSource`); anything that satisfies `CropSource` will do.
+Sources are annotated images (`AnnotatedSource`), or volumes that are drawn when they are needed
+(`embedseg_large.training.data.synthetic.SyntheticSource`); anything else that satisfies
+`CropSource` will do.
 """
 
 from __future__ import annotations

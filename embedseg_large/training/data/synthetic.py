@@ -18,7 +18,7 @@ from embedseg_large.training.data.centers import CenterMethod, center
 from embedseg_large.training.data.crops import AnnotatedImage
 from embedseg_large.training.data.objects import Objects
 from embedseg_large.training.data.sources import Pair
-from embedseg_large.training.supply import ANY, CACHE_BYTES, LabelledVolume
+from embedseg_large.training.data.supply import ANY, CACHE_BYTES, LabelledVolume
 from embedseg_large.volumes.intensity import PERCENTILES, IntensityRange
 from embedseg_large.volumes.volume import Volume, open_volume
 

@@ -1,0 +1,116 @@
+"""Synthetic volumes as files: to look at, or to train on with any program."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from embedseg_large.errors import OutputError, PlaceError, UsageError
+from embedseg_large.synthesis.reading import Stated, read_settings
+from embedseg_large.synthesis.volume import draw_volume
+
+SETTINGS = "settings.yaml"
+"""File of all settings, which ``--settings`` and ``--synthetic-settings`` read."""
+
+Tell = Callable[[int, int], None]
+"""Is called after each volume: how many are written, and how many there will be."""
+
+
+def synthesise(
+    out: str | os.PathLike[str],
+    count: int = 24,
+    *,
+    settings: Stated = None,
+    ndim: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    tell: Tell | None = None,
+) -> list[Path]:
+    """Write synthetic images and their masks as TIFFs.
+
+    ``OUT/images/0000.tif`` and ``OUT/masks/0000.tif`` are volume 0, as training with this seed
+    would draw it; ``OUT/settings.yaml`` holds the settings.
+
+    Parameters
+    ----------
+    out
+        Folder to write to; its parent exists.
+    count
+        Number of volumes.
+    settings
+        What they are like; see `embedseg_large.synthesis.read_settings`.
+    ndim
+        2 or 3; None: what the settings state, or 3.
+    seed
+        Which ones.
+    overwrite
+        Whether to replace volumes that are there.
+    tell
+        Is notified of progress.
+
+    Returns
+    -------
+    The paths of the images.
+
+    Raises
+    ------
+    UsageError
+        A setting is wrong, or there are volumes already.
+    OutputError
+        The files cannot be written.
+    """
+    if count < 1:
+        raise UsageError(f"count is {count}; write at least 1 volume")
+    if seed < 0:
+        raise UsageError(f"seed is {seed}; pass a number from 0 on")
+    chosen = read_settings(settings, ndim=ndim)
+    folder = _folder(Path(out), overwrite)
+    try:
+        for kind in ("images", "masks"):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(chosen.as_dict(), sort_keys=False, default_flow_style=None)
+        (folder / SETTINGS).write_text(text)
+        for number in range(count):
+            drawn = draw_volume(chosen, seed, number)
+            _write(folder / "images" / f"{number:04d}.tif", drawn.image)
+            _write(folder / "masks" / f"{number:04d}.tif", _narrow(drawn.labels))
+            if tell is not None:
+                tell(number + 1, count)
+    except OSError as error:
+        raise OutputError(f"{folder}: {error.strerror or error}") from error
+    return [folder / "images" / f"{number:04d}.tif" for number in range(count)]
+
+
+def _folder(out: Path, overwrite: bool) -> Path:
+    """Refuse a place where nothing can be written, or where there is something."""
+    if not out.absolute().parent.is_dir():
+        raise PlaceError(f"{out}: there is no folder {out.absolute().parent}; make it first")
+    if out.exists() and not out.is_dir():
+        raise PlaceError(f"{out} is a file; name a folder")
+    kinds = [out / kind for kind in ("images", "masks")]
+    taken = [kind for kind in kinds if kind.exists() and any(kind.iterdir())]
+    if taken and not overwrite:
+        raise UsageError(f"{taken[0]} is not empty; choose another folder, or pass --overwrite")
+    for kind in taken:  # fewer volumes must not leave some of the old ones
+        for old in kind.glob("[0-9][0-9][0-9][0-9]*.tif"):
+            old.unlink()
+    return out
+
+
+def _narrow(labels: NDArray[np.int32]) -> NDArray[np.unsignedinteger]:
+    return labels.astype(np.uint16 if labels.max(initial=0) < 2**16 else np.uint32)
+
+
+def _write(path: Path, array: NDArray[np.generic]) -> None:
+    """Write a TIFF that appears whole."""
+    import tifffile
+
+    part = path.with_suffix(".part")
+    axes = "ZYX"[-array.ndim :]
+    tifffile.imwrite(part, array, metadata={"axes": axes}, compression="zlib")
+    part.replace(path)
