@@ -88,7 +88,6 @@ def ready(labels: NDArray[np.uint32], folder: Path) -> Ready:
     job = Job(
         volume=order.volume,
         timepoint=None,
-        fill_value=None,
         intensity=(IntensityRange(0, 1),),
         resampling=order.resampling,
         settings=order.settings,

@@ -63,7 +63,6 @@ def job_of(tiles: int, folder: Path) -> Job:
     return Job(
         volume=order.volume,
         timepoint=None,
-        fill_value=0,
         intensity=(IntensityRange(0.0, 1.0),),
         resampling=order.resampling,
         settings=order.settings,

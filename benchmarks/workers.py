@@ -56,7 +56,6 @@ def begun(folder: Path, tta: str) -> Iterator[tuple[Order, Job]]:
     job = Job(
         volume=order.volume,
         timepoint=None,
-        fill_value=order.volume.fill_value,
         intensity=intensity_ranges(order.volume),
         resampling=order.resampling,
         settings=order.settings,

@@ -11,6 +11,7 @@ Each is also the builtin that fits, says what was found, where, and what to do, 
     │   ├── VolumeNotFoundError (FileNotFoundError)
     │   ├── MetadataError                   the store is there, its metadata is not usable
     │   ├── IntensityError                  NaN, infinity, or a constant image
+    │   │   └── BlankError                  no voxel holds data
     │   ├── CorruptChunkError (OSError)     stored voxels that cannot be decoded
     │   └── UnreachableError (OSError)      no answer, or no permission to read
     ├── ModelError (ValueError)             no model, or the wrong one for the image
@@ -46,6 +47,10 @@ class MetadataError(VolumeError):
 
 class IntensityError(VolumeError):
     """The image has NaN or infinite voxels, or is constant."""
+
+
+class BlankError(IntensityError):
+    """No voxel of the image, or of a timepoint, holds data."""
 
 
 class CorruptChunkError(VolumeError, OSError):

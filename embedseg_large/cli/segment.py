@@ -187,6 +187,17 @@ def _cleaned(told: dict[str, int]) -> str:
     )
 
 
+def _ranges(found: list[Any]) -> str:
+    """Which intensities became 0 and 1 in each channel, and how much of the image counted."""
+    channels = found[0] if isinstance(found[0], list) else found
+    texts = [f"{c['low']:g} to {c['high']:g}" for c in channels]
+    more = ", of the first timepoint" if channels is not found else ""
+    total = sum(c["voxels"] + c["excluded_voxels"] for c in channels)
+    left_out = sum(c["excluded_voxels"] for c in channels) / max(total, 1)
+    holes = f"; {left_out:.1%} of the voxels hold no data" if left_out else ""
+    return f"{'; '.join(texts)} became 0 to 1{more}{holes}"
+
+
 def _why_joined(summary: dict[str, Any]) -> str:
     if summary["segmenter"] is None:
         return "larger than the largest halo"
@@ -229,6 +240,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         facts["cleaned"] = _cleaned(summary["cleaning"])
     if "timepoints" in summary:
         facts["timepoints"] = f"{len(summary['timepoints']):,}, each with labels from 1"
+    if isinstance(summary["intensity"], list):
+        facts["intensities"] = _ranges(summary["intensity"])
     if summary["skipped"]:
         told = ", ".join(f"{n:,} {reason}" for reason, n in summary["skipped"].items())
         facts["not predicted"] = f"{told} tiles"

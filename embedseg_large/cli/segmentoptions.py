@@ -120,6 +120,14 @@ class Input:
             parser=numbers, metavar="Z,Y,X", help="Voxel size in µm, where the file has none."
         ),
     ] = None
+    nodata: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VALUE",
+            help="Value of voxels without data: nan, 65535, ...; none: all hold data. Default "
+            "(auto): blank planes and regions, and chunks that were never written, hold none.",
+        ),
+    ] = None
     object_diameter: Annotated[
         str | None,
         typer.Option(

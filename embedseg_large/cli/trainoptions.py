@@ -46,6 +46,13 @@ class Data:
             metavar="Z,Y,X",
         ),
     ] = None
+    nodata: Annotated[
+        str | None,
+        typer.Option(
+            help="Value of image voxels without data: nan, 65535, ...; none: all hold data.",
+            metavar="VALUE",
+        ),
+    ] = None
     ignore_label: Annotated[
         int, typer.Option(help="Mask value of what is not annotated; negative ones never are.")
     ] = -1
@@ -59,6 +66,7 @@ class Data:
             "level": self.level,
             "axes": self.axes,
             "voxel_size": self.voxel_size,
+            "nodata": self.nodata,
             "ignore": self.ignore_label,
         }
 

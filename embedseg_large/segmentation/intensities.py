@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from embedseg_large.errors import BlankError
+from embedseg_large.geometry import Box
 from embedseg_large.runs.local import SerialExecutor
 from embedseg_large.runs.runner import Recorder
 from embedseg_large.runs.tasks import Call, Each, Task
+from embedseg_large.segmentation.request.foreground import Foreground
 from embedseg_large.segmentation.request.request import Order
 from embedseg_large.volumes.intensity import (
     Histogram,
@@ -19,6 +24,7 @@ from embedseg_large.volumes.intensity import (
     intensity_ranges,
     otsu_ranges,
 )
+from embedseg_large.volumes.volume import Volume
 
 LEDGER = "statistics"
 
@@ -34,14 +40,36 @@ def find_intensity(order: Order, recorder: Recorder) -> tuple[IntensityRange, ..
     known = journal.find(LEDGER, 0)
     if known is not None:
         return tuple(IntensityRange(**values) for values in known[1])
-    run_on: Any = map  # where the volume is in this process's memory
-    if isinstance(recorder.executor, SerialExecutor) or order.volume.path is not None:
+    mask = order.foreground.mask
+    run_on: Any = map  # where a volume is in this process's memory
+    in_files = order.volume.path is not None and (mask is None or mask.path is not None)
+    if isinstance(recorder.executor, SerialExecutor) or in_files:
         run_on = partial(_map, recorder)
     ranges = otsu_ranges if order.by_otsu else intensity_ranges
-    found = ranges(order.volume, sample=order.intensity_sample, map=run_on)
+    inside = None if mask is None else partial(_inside, order.foreground, order.volume)
+    found = ranges(order.volume, sample=order.intensity_sample, inside=inside, map=run_on)
     journal.note(LEDGER, 0, (0, [asdict(r) for r in found]))
     journal.flush()
     return found
+
+
+def find_intensity_of_part(order: Order, recorder: Recorder) -> tuple[IntensityRange, ...]:
+    """The range of each channel of one timepoint; any range where it holds no data."""
+    try:
+        return find_intensity(order, recorder)
+    except BlankError:
+        count = prod(order.volume.spatial_shape)
+        return (IntensityRange(0.0, 1.0, excluded_voxels=count),) * order.network.channels
+
+
+def _inside(
+    foreground: Foreground, volume: Volume, box: Box, timepoint: int | None
+) -> NDArray[np.bool_]:
+    """Whether the mask lets voxels of a box of the volume count."""
+    at = volume.timepoint if timepoint is None else timepoint
+    inside = foreground.inside(box, volume.spatial_shape, at)
+    assert inside is not None
+    return inside
 
 
 def _map(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +17,17 @@ from embedseg_large.runs.tasks import Call, ClusterPredicted, Each, PredictThenC
 from embedseg_large.segmentation.report import SeamReport, seam_report
 from embedseg_large.segmentation.request.request import Order
 from embedseg_large.segmentation.request.scale import extents_of
-from embedseg_large.segmentation.scratch.versions import DARK, MASKED, UNWRITTEN
+from embedseg_large.segmentation.scratch.versions import ABSENT, DARK, MASKED
 from embedseg_large.segmentation.seams import SeamCheck, SeamState
 from embedseg_large.segmentation.stages.clean import Cleaning, CleanReport
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.predict import Numbering, downsample, finish, finish_halved
 from embedseg_large.stitching.relabel import offsets
+from embedseg_large.volumes.intensity import is_blank
 
 logger = logging.getLogger(__name__)
 
-_SKIPPED = {"never written": UNWRITTEN, "outside the mask": MASKED, "dark": DARK}
+_SKIPPED = {"no data": ABSENT, "outside the mask": MASKED, "dark": DARK}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,11 @@ class Found:
     def n_instances(self) -> int:
         """Number of instances."""
         return int(self.numbering.before[-1])
+
+    @cached_property
+    def is_blank(self) -> bool:
+        """Whether no voxel of the volume holds data; looks only where nothing was found."""
+        return self.n_instances == 0 and is_blank(self.job.volume)
 
     @property
     def skipped(self) -> dict[str, int]:

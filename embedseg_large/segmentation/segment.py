@@ -39,7 +39,7 @@ from embedseg_large.runs.run_folder import Run, open_run
 from embedseg_large.runs.runner import Recorder
 from embedseg_large.runs.tasks import Executor
 from embedseg_large.segmentation.instances import columns_known, write_instances
-from embedseg_large.segmentation.intensities import find_intensity
+from embedseg_large.segmentation.intensities import find_intensity, find_intensity_of_part
 from embedseg_large.segmentation.pipeline import Found, find_instances, tasks_of, write_labels
 from embedseg_large.segmentation.report import SegmentResult, merged
 from embedseg_large.segmentation.request.facts import token
@@ -55,7 +55,7 @@ from embedseg_large.segmentation.spool import reopenable
 from embedseg_large.segmentation.stages.clean import CleanReport
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.stitching.relabel import label_dtype
-from embedseg_large.volumes.intensity import IntensityRange
+from embedseg_large.volumes.intensity import IntensityRange, range_warning
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -205,6 +205,8 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
     seams = merged([f.seams for f in found])
     scale = _scale(order, found)
     warnings += _warned(scale.warning)
+    for text in (_blank_warning(found), *_range_warnings(order, found)):
+        warnings += _warned(text)
     summary: dict[str, Any] = {
         "n_instances": sum(f.n_instances for f in found),
         "segmenter": order.network.name if isinstance(order.network, TileSegmenter) else None,
@@ -250,6 +252,27 @@ def _warned(text: str | None) -> list[str]:
     return [text]
 
 
+def _blank_warning(found: Sequence[Found]) -> str | None:
+    """Say which timepoints of a series hold no data."""
+    blank = [str(f.job.timepoint) for f in found if f.is_blank]
+    if not blank:
+        return None
+    return f"timepoint {', '.join(blank)}: no voxel holds data, so there are no labels"
+
+
+def _range_warnings(order: Order, found: Sequence[Found]) -> list[str]:
+    """Say which intensities may be the wrong ones, once for each channel."""
+    if order.kept is not None or order.by_otsu:
+        return []
+    texts = []
+    for channel in range(len(found[0].job.intensity)):
+        each = (range_warning(f.job.intensity[channel]) for f in found if not f.is_blank)
+        text = next((t for t in each if t is not None), None)
+        where = f"channel {channel}: " if len(found[0].job.intensity) > 1 else ""
+        texts += [] if text is None else [where + text]
+    return texts
+
+
 def _scale(order: Order, found: Sequence[Found]) -> Scale:
     extents = [extent for one in found for extent in one.extents]
     automatic = order.level_is_automatic
@@ -274,7 +297,7 @@ def _find_all(order: Order, run: Run, recorder: Recorder) -> list[Found]:
     common = None if order.intensity_per_timepoint else find_intensity(order, recorder)
     for part in order.parts():
         section = recorder.within(part.section)
-        intensity = find_intensity(part, section) if common is None else common
+        intensity = find_intensity_of_part(part, section) if common is None else common
         for one in intensity:
             logger.info("intensities %g to %g become 0 to 1", one.low, one.high)
         job = _job(part, intensity, recorder.executor)
@@ -292,7 +315,6 @@ def _job(order: Order, intensity: tuple[IntensityRange, ...], executor: Executor
     job = Job(
         volume=order.volume,
         timepoint=order.volume.timepoint,
-        fill_value=order.volume.fill_value,
         intensity=intensity,
         foreground=order.foreground,
         resampling=order.resampling,

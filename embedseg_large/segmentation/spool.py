@@ -44,7 +44,8 @@ def _spooled(volume: Volume, path: str) -> Volume:
         )
         _fill(open_array(path, "r+"), volume, chunk)
     channel = None if volume.channel is None and volume.n_channels > 1 else 0
-    return open_volume(path, axes=volume.axes, channel=channel)
+    copied = replace(volume.nodata, stored=False)  # chunks of the copy mean nothing
+    return open_volume(path, axes=volume.axes, channel=channel, nodata=copied)
 
 
 def _fill(array: Any, volume: Volume, chunk: tuple[int, ...]) -> None:

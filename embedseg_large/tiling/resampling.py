@@ -139,6 +139,23 @@ class Resampling:
                 image = _along(image, linear_weights(n_in, n_out, a, b)[1], axis)
         return image
 
+    def nearest(self, voxels: NDArray[Any], box: Box) -> NDArray[Any]:
+        """Look up the voxels of the source that hold the middles of a box of the target.
+
+        Parameters
+        ----------
+        voxels
+            Any dtype, ``needed(box).shape``.
+        box
+            Of the target.
+        """
+        first = self.needed(box).start
+        axes = zip(box.start, box.stop, self.source, self.target, first, strict=True)
+        for axis, (a, b, n_in, n_out, start) in enumerate(axes):
+            if n_in != n_out:
+                voxels = voxels.take(nearest_voxels(a, b, n_in, n_out) - start, axis=axis)
+        return voxels
+
     def covering(self, box: Box) -> Box:
         """Return the voxels of the target that hold the middles of a box of the source."""
         index = self._nearest(box)

@@ -16,7 +16,7 @@ from embedseg_large.network.model import Model
 from embedseg_large.training.data.properties import Properties
 from embedseg_large.training.data.sources import Labels, Pair
 from embedseg_large.training.data.targets import IGNORED
-from embedseg_large.volumes.intensity import IntensityRange, normalise_channels
+from embedseg_large.volumes.intensity import IntensityRange
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -66,8 +66,7 @@ class Example:
 
     def image(self) -> NDArray[np.float32]:
         """Read the image, normalised: ``(channels, *spatial)``."""
-        voxels = self.pair.image_of(self.pair.image.read(self.box))
-        return normalise_channels(voxels, self.ranges)
+        return self.pair.normalised(self.box, self.pair.image.read(self.box), self.ranges)
 
     def truth(self) -> Labels:
         """Read the mask: ``(*spatial)``, -1 not annotated; of objects that overlap the last."""

@@ -1,7 +1,7 @@
 """Percentiles of a whole volume, exact and out of core, and the normalisation that uses them.
 
-1. The volume is cut into tiles that follow its storage chunks. Chunks that are entirely the fill
-   value were never imaged and do not count.
+1. The volume is cut into tiles that follow its storage chunks. Voxels that hold no data do not
+   count (`embedseg_large.volumes.nodata`), nor do those outside of a mask.
 2. Each tile becomes a small `Histogram`; histograms add up in any order to the same sum.
 3. Integers of 8 and 16 bits have one bin for each value: one pass is exact.
 4. Other types are taken as float32, which is what the network sees, and numbered by 32-bit keys
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import IntensityError, UsageError
+from embedseg_large.errors import BlankError, IntensityError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.volumes.volume import Volume
 
@@ -36,6 +36,11 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 PERCENTILES = (1.0, 99.8)
 """Of all voxels; the original's."""
+RARE = 99.98
+"""Percentile that is looked at to warn of an upper end that is none."""
+_FAR = 3.0
+"""Normalised intensity of `RARE` from which `high` is taken for background: the rare voxels of a
+usual image are less than twice as bright as `high`."""
 
 Item = tuple[int | None, Box]
 """A timepoint (None if the volume has no time axis) and a tile of it."""
@@ -52,9 +57,13 @@ class IntensityRange:
     voxels: int = 0
     """Voxels that were counted."""
     excluded_voxels: int = 0
-    """Voxels in chunks that are entirely the fill value, which do not count."""
+    """Voxels that hold no data or lie outside of the mask, which do not count."""
     sampled: float | None = None
     """Fraction of the tiles that was read; None for all of them."""
+    rare: float | None = None
+    """Percentile `RARE`, which is far above `high` where few voxels hold all that is bright."""
+    brightest: float | None = None
+    """The brightest voxel; `high` is there too where the detector, or dust, is saturated."""
 
     def __post_init__(self) -> None:
         if not (isfinite(self.low) and isfinite(self.high) and self.low < self.high):
@@ -102,6 +111,9 @@ class Histogram:
         return ends[np.searchsorted(self.keys, keys, side="left")]
 
 
+Inside = Callable[[Box, int | None], NDArray[np.bool_]]
+"""Which voxels of a box count, in a timepoint (None if the volume has no time axis); picklable."""
+
 MapLike = Callable[[Callable[[Item], Histogram], Iterable[Item]], Iterable[Histogram]]
 """Like the builtin `map`, in any order."""
 
@@ -112,13 +124,14 @@ def intensity_range(
     percentiles: tuple[float, float] = PERCENTILES,
     timepoint: int | None = None,
     sample: float | None = None,
+    inside: Inside | None = None,
     map: MapLike = map,
 ) -> IntensityRange:
     """Compute two percentiles of a single-channel volume.
 
-    Equal to ``np.percentile(voxels, percentiles)`` with linear interpolation over all voxels
-    outside chunks that are entirely the fill value (for types other than 8- and 16-bit integers:
-    over the voxels as float32). Where the format has no fill value, all voxels count.
+    Equal to ``np.percentile(voxels, percentiles)`` with linear interpolation over all voxels that
+    hold data (for types other than 8- and 16-bit integers: over the voxels as float32). If these
+    are all alike, what is blank counts as well.
 
     Parameters
     ----------
@@ -130,14 +143,17 @@ def intensity_range(
         The timepoint to take if the volume has a time axis; None takes all together.
     sample
         Read only about this fraction of the tiles, evenly spread; None reads everything.
+    inside
+        Which voxels count, of those that hold data; None: all of them.
     map
         Applies a picklable function to picklable items, here or on workers, in any order.
 
     Raises
     ------
+    BlankError
+        If no voxel holds data.
     IntensityError
-        If a voxel is NaN or infinite (gives its coordinates), the two percentiles are equal, or
-        nothing but fill value is stored.
+        If a voxel is NaN or infinite (gives its coordinates), or the two percentiles are equal.
     UsageError
         If the volume has a channel axis, or `percentiles` or `sample` are out of range.
     """
@@ -147,21 +163,57 @@ def intensity_range(
 
     def count(bins: Sequence[int] | None) -> Histogram:
         items = _items(volume, timepoint, sample)
-        return reduce(add, map(partial(_summarise_item, volume, bins), items))
+        return reduce(add, map(partial(_summarise_item, volume, bins, inside), items))
 
     coarse = count(None)
     if not coarse.voxels:
-        raise IntensityError(
-            f"{volume.name}: every chunk is entirely the fill value, "
+        raise BlankError(
+            f"{volume.name}: no voxel holds data (all are blank, or outside of the mask), "
             "there is no image; check the channel, the timepoint and the level"
         )
-    low, high = _percentiles(volume.dtype, coarse, percentiles, count)
+    low, high, rare, brightest = _percentiles(
+        volume.dtype, coarse, (*percentiles, max(RARE, percentiles[1]), 100.0), count
+    )
+    if low == high and coarse.excluded and volume.nodata.blank:
+        return intensity_range(
+            replace(volume, nodata=replace(volume.nodata, blank=False)),
+            percentiles=percentiles,
+            timepoint=timepoint,
+            sample=sample,
+            inside=inside,
+            map=map,
+        )
     if low == high:
         raise IntensityError(
             f"{volume.name}: the image is constant, percentiles {percentiles} are "
             f"both {low}; check the channel, or give an --intensity-range"
         )
-    return IntensityRange(low, high, percentiles, coarse.voxels, coarse.excluded, sample)
+    return IntensityRange(
+        low, high, percentiles, coarse.voxels, coarse.excluded, sample, rare, brightest
+    )
+
+
+def range_warning(intensity: IntensityRange) -> str | None:
+    """Say why the upper end of a range that was found may not be the intensity of objects.
+
+    None if nothing speaks against it, or the range was given.
+    """
+    if intensity.percentiles is None or intensity.brightest is None or intensity.rare is None:
+        return None
+    percentile, high = intensity.percentiles[1], intensity.high
+    advice = "look at the range that your objects have, and give it: --intensity-range LO,HI"
+    if high >= intensity.brightest and intensity.voxels * (100 - percentile) / 100 > 1:
+        return (
+            f"percentile {percentile:g} of the intensities is the brightest value there is, "
+            f"{high:g}: saturation, or dust. Objects may be far darker than that; {advice}"
+        )
+    if intensity.rare > intensity.low + _FAR * (high - intensity.low):
+        return (
+            f"percentile {percentile:g} of the intensities is {high:g}, but percentile {RARE:g} is "
+            f"{intensity.rare:g}: all that is bright seems to be in fewer than "
+            f"{100 - percentile:.1f} % of the voxels; {advice}"
+        )
+    return None
 
 
 def intensity_ranges(
@@ -170,6 +222,7 @@ def intensity_ranges(
     percentiles: tuple[float, float] = PERCENTILES,
     timepoint: int | None = None,
     sample: float | None = None,
+    inside: Inside | None = None,
     map: MapLike = map,
 ) -> tuple[IntensityRange, ...]:
     """Compute two percentiles of each channel of a volume.
@@ -184,6 +237,7 @@ def intensity_ranges(
             percentiles=percentiles,
             timepoint=timepoint,
             sample=sample,
+            inside=inside,
             map=map,
         )
         for channel in channels
@@ -195,6 +249,7 @@ def otsu_range(
     *,
     timepoint: int | None = None,
     sample: float | None = None,
+    inside: Inside | None = None,
     map: MapLike = map,
 ) -> IntensityRange:
     """Find the darkest intensity of a single-channel volume, and Otsu's threshold.
@@ -205,7 +260,12 @@ def otsu_range(
     """
     _check_arguments(PERCENTILES, sample)
     items = _items(volume, timepoint, sample)
-    found = reduce(add, map(partial(_summarise_item, volume, None), items))
+    found = reduce(add, map(partial(_summarise_item, volume, None, inside), items))
+    if not found.voxels:
+        raise BlankError(f"{volume.name}: no voxel holds data; check channel, timepoint and level")
+    if len(found.keys) < 2 and found.excluded and volume.nodata.blank:
+        every = replace(volume, nodata=replace(volume.nodata, blank=False))
+        return otsu_range(every, timepoint=timepoint, sample=sample, inside=inside, map=map)
     if len(found.keys) < 2:
         raise IntensityError(
             f"{volume.name}: the image is constant, there is nothing to tell from background; "
@@ -221,13 +281,22 @@ def otsu_range(
 def otsu_ranges(
     volume: Volume,
     *,
+    timepoint: int | None = None,
     sample: float | None = None,
+    inside: Inside | None = None,
     map: MapLike = map,
 ) -> tuple[IntensityRange, ...]:
     """The same for each channel of a volume."""
     channels = range(volume.n_channels) if volume.channel is None else [volume.channel]
     return tuple(
-        otsu_range(replace(volume, channel=channel), sample=sample, map=map) for channel in channels
+        otsu_range(
+            replace(volume, channel=channel),
+            timepoint=timepoint,
+            sample=sample,
+            inside=inside,
+            map=map,
+        )
+        for channel in channels
     )
 
 
@@ -311,7 +380,11 @@ def tiles(volume: Volume) -> Iterator[Box]:
 
 
 def summarise(
-    volume: Volume, box: Box, timepoint: int | None = None, bins: Sequence[int] | None = None
+    volume: Volume,
+    box: Box,
+    timepoint: int | None = None,
+    bins: Sequence[int] | None = None,
+    inside: Inside | None = None,
 ) -> Histogram:
     """Count the intensities in a tile.
 
@@ -326,6 +399,8 @@ def summarise(
     bins
         None counts values (8- and 16-bit integers) or the upper halves of keys (other types).
         A list of upper halves counts the full keys below these.
+    inside
+        Which voxels count, of those that hold data; None: all of them.
 
     Raises
     ------
@@ -333,21 +408,22 @@ def summarise(
         If a voxel that counts is NaN or infinite as float32.
     """
     values = volume.read(box, timepoint)
-    parts = [values[part.slices_in(box)] for part in _counted(volume, box, values)]
-    kept = sum(part.size for part in parts)
-    if volume.dtype.kind == "f" and not all(_is_finite(part) for part in parts):
-        raise _not_finite(volume, box, values, timepoint)
-    flat = values.ravel() if kept == box.size else _joined(parts, volume.dtype)
-    keys, counts = _count(flat) if bins is None else _count_below(flat, bins)
-    return Histogram(keys, counts, box.size - kept)
+    left_out = volume.without_data(box, values, timepoint)
+    if inside is not None:
+        left_out |= ~inside(box, timepoint)
+    counted = values[~left_out] if left_out.any() else values.ravel()
+    if volume.dtype.kind == "f" and not _is_finite(counted):
+        raise _not_finite(volume, box, values, left_out, timepoint)
+    keys, counts = _count(counted) if bins is None else _count_below(counted, bins)
+    return Histogram(keys, counts, box.size - counted.size)
 
 
 def _percentiles(
     dtype: np.dtype[Any],
     coarse: Histogram,
-    percentiles: tuple[float, float],
+    percentiles: Sequence[float],
     count: Callable[[Sequence[int] | None], Histogram],
-) -> tuple[float, float]:
+) -> list[float]:
     """Interpolate between the order statistics around each percentile; steps 3 and 4 above."""
     positions = np.asarray(percentiles) / 100 * (coarse.voxels - 1)
     ranks = np.floor(positions).astype(np.int64)
@@ -357,13 +433,14 @@ def _percentiles(
         fine = count(tuple(int(b) for b in np.unique(keys)))
         keys = fine.at(ranks - coarse.below(keys) + fine.below(keys << np.uint32(16)))
     below, above = _values(keys, dtype)
-    low, high = _interpolate(below, above, positions - ranks[0])
-    return float(low), float(high)
+    return [float(v) for v in _interpolate(below, above, positions - ranks[0])]
 
 
-def _summarise_item(volume: Volume, bins: Sequence[int] | None, item: Item) -> Histogram:
+def _summarise_item(
+    volume: Volume, bins: Sequence[int] | None, inside: Inside | None, item: Item
+) -> Histogram:
     timepoint, box = item
-    return summarise(volume, box, timepoint, bins)
+    return summarise(volume, box, timepoint, bins, inside)
 
 
 def _check_arguments(percentiles: tuple[float, float], sample: float | None) -> None:
@@ -391,23 +468,9 @@ def _unit(volume: Volume, voxels: int) -> tuple[int, ...]:
     return volume.chunks or (1,) * volume.ndim
 
 
-def _counted(volume: Volume, box: Box, values: NDArray[Any]) -> Iterator[Box]:
-    """Those parts of a tile that lie in one chunk each and are not entirely the fill value."""
-    if volume.fill_value is None or volume.chunks is None:
-        yield box
-        return
-    for part in box.split(volume.chunks):
-        if not is_fill(values[part.slices_in(box)], volume.fill_value):
-            yield part
-
-
-def is_fill(values: NDArray[Any], fill: Any) -> bool:
-    """Whether voxels all have the fill value, which may be NaN."""
-
-    def same(these: NDArray[Any]) -> bool:
-        return bool(np.all(np.isnan(these) if fill != fill else these == fill))
-
-    return same(values.flat[:1]) and same(values)  # mostly the first voxel decides
+def is_blank(volume: Volume) -> bool:
+    """Whether no voxel of a volume without a time axis holds data; stops at the first that does."""
+    return all(volume.without_data(box, volume.read(box)).all() for box in tiles(volume))
 
 
 def _is_finite(values: NDArray[Any]) -> bool:
@@ -416,24 +479,22 @@ def _is_finite(values: NDArray[Any]) -> bool:
 
 
 def _not_finite(
-    volume: Volume, box: Box, values: NDArray[Any], timepoint: int | None
+    volume: Volume,
+    box: Box,
+    values: NDArray[Any],
+    left_out: NDArray[np.bool_],
+    timepoint: int | None,
 ) -> IntensityError:
-    for part in _counted(volume, box, values):
-        inside = values[part.slices_in(box)]
-        with np.errstate(over="ignore"):
-            bad = np.argwhere(~np.isfinite(inside.astype(np.float32)))
-        if len(bad):
-            break
-    voxel = tuple(int(a + i) for a, i in zip(part.start, bad[0], strict=True))
+    with np.errstate(over="ignore"):
+        bad = np.argwhere(~np.isfinite(values.astype(np.float32)) & ~left_out)[0]
+    voxel = tuple(int(a + i) for a, i in zip(box.start, bad, strict=True))
     when = "" if timepoint is None else f" of timepoint {timepoint}"
+    value = values[tuple(bad)]
+    advice = "if NaN stands for no data, say so with --nodata nan; or "
     return IntensityError(
-        f"{volume.name}: voxel {voxel}{when} is {inside[tuple(bad[0])]}, "
-        "which is no finite float32; replace such voxels by a number first"
+        f"{volume.name}: voxel {voxel}{when} is {value}, which is no finite float32; "
+        f"{advice if np.isnan(value) else ''}replace such voxels by a number first"
     )
-
-
-def _joined(parts: list[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
-    return np.concatenate([part.ravel() for part in parts]) if parts else np.empty(0, dtype)
 
 
 def _is_small(dtype: np.dtype[Any]) -> bool:

@@ -31,6 +31,7 @@ from embedseg_large.volumes.axes import (
     voxel_size_um,
 )
 from embedseg_large.volumes.header import Header, Level, array_header, pick_level
+from embedseg_large.volumes.nodata import AUTO, NoData, without_data
 from embedseg_large.volumes.stored_array import Index, StoredArray, wrap_array
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Volume:
     """Version of the OME-Zarr metadata; None for other formats."""
     is_labels: bool
     """Whether the metadata say that the voxels are labels."""
+    nodata: NoData = AUTO
+    """Which voxels hold no data."""
 
     def __str__(self) -> str:
         """Name, axes and shape, type and voxel size, in one line."""
@@ -164,6 +167,11 @@ class Volume:
         data: da.Array = chosen.transpose(self._order(self.timepoint))
         return data
 
+    @cached_property
+    def known_planes(self) -> dict[tuple[int | None, int], NDArray[np.bool_]]:
+        """Whether planes are blank, of a timepoint and z, as far as anyone has looked."""
+        return {}
+
     def read(self, box: Box, timepoint: int | None = None) -> NDArray[Any]:
         """Read a region now.
 
@@ -191,6 +199,24 @@ class Volume:
             raise UsageError(f"box {box} is not inside the volume {self.spatial_shape}")
         at = self._timepoint(timepoint)
         return self.storage[self._index(box, at)].transpose(self._order(at))
+
+    def without_data(
+        self, box: Box, voxels: NDArray[Any], timepoint: int | None = None
+    ) -> NDArray[np.bool_]:
+        """Find the voxels of a region that hold no data, see `embedseg_large.volumes.nodata`.
+
+        Parameters
+        ----------
+        box, timepoint
+            As in `read`.
+        voxels
+            What `read` gave for them.
+
+        Returns
+        -------
+        bool, of the shape of `voxels`.
+        """
+        return without_data(self, box, voxels, timepoint)
 
     def stamp(self, box: Box) -> int:
         """Return a number that changes when voxels of a region are written again.
@@ -265,6 +291,7 @@ def open_volume(
     level: int = 0,
     axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
+    nodata: str | float | NoData | None = None,
 ) -> Volume:
     """Open an image or a label volume without reading its voxels.
 
@@ -287,6 +314,9 @@ def open_volume(
     voxel_size
         Distance between voxels of this level in µm along (z,) y, x; overrides the metadata.
         Without it, the size is known only if every spatial axis is stored with a length unit.
+    nodata
+        Value of voxels that hold no data, such as NaN; ``"none"`` if all of them do. Default,
+        ``"auto"``: blank planes, regions and chunks hold none.
 
     Returns
     -------
@@ -315,6 +345,7 @@ def open_volume(
         level=level,
         axes=axes,
         voxel_size=voxel_size,
+        nodata=nodata,
     )
 
 
@@ -328,6 +359,7 @@ def make_volume(
     level: int = 0,
     axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
+    nodata: str | float | NoData | None = None,
 ) -> Volume:
     """Put together what a reader has found, and check that it is an image.
 
@@ -337,7 +369,7 @@ def make_volume(
         Metadata, and the array of the level.
     path
         Absolute path or URL; None for an array in memory.
-    channel, timepoint, level, axes, voxel_size
+    channel, timepoint, level, axes, voxel_size, nodata
         As in `open_volume`.
 
     Raises
@@ -361,6 +393,7 @@ def make_volume(
         levels=header.levels,
         ngff_version=header.ngff_version,
         is_labels=header.is_labels,
+        nodata=nodata if isinstance(nodata, NoData) else NoData.parse(nodata),
     )
 
 

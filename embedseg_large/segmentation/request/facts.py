@@ -95,6 +95,7 @@ def _volume(order: Order) -> Facts:
         "shape": list(volume.spatial_shape),
         "grid": list(order.shape),
         "dtype": str(volume.dtype),
+        "nodata": str(volume.nodata),
         "content": _content(volume),
         "files": volume.storage.digest,
         **({"timepoints": list(order.timepoints)} if order.is_series else {}),

@@ -65,12 +65,15 @@ class SegmentOptions(SettingsOptions, total=False):
     """Letters of the axes of a file that does not say it."""
     voxel_size: Sequence[float] | None
     """µm along (z,) y, x, where the file does not say it."""
+    nodata: str | float | None
+    """Value of voxels that hold no data, such as NaN, or ``none``; default: ``auto``, see
+    `embedseg_large.volumes.nodata`. There is level 0 for the network, and no instance."""
     object_diameter: float | str | None
     """Diameter of the objects along y and x: voxels, ``12um``, or ``voxel-size`` where image and
     model know theirs. The image is resampled to the model's scale, labels come back at its own."""
     mask: Any
     """Labels or a mask of the same space, at any pyramid level: a path or an array. Instances are
-    searched where it is not 0; tiles without such a voxel are not predicted."""
+    searched where it is not 0; all else counts as no data."""
     dark_below: float | None
     """Tiles are not predicted if no voxel of a coarse level in them is brighter than this."""
     output: str | os.PathLike[str] | None

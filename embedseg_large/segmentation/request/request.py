@@ -119,6 +119,7 @@ def prepare(
     region: Sequence[Range] | None = None,
     axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
+    nodata: str | float | None = None,
     object_diameter: float | str | None = None,
     threshold: float | None = None,
     mask: Any = None,
@@ -141,7 +142,7 @@ def prepare(
     ----------
     volume, model, labels
         See `segment`.
-    channel, timepoint, level, axes, voxel_size
+    channel, timepoint, level, axes, voxel_size, nodata
         As for `open_volume`, where `volume` is not opened yet.
     region, object_diameter, threshold, mask, dark_below, output, ngff_version, overwrite, scratch
         See `SegmentOptions`.
@@ -153,7 +154,7 @@ def prepare(
         See `SettingsOptions`.
     """
     single = timepoint if isinstance(timepoint, int | None) else None
-    opened = open_image(volume, channel, single, level or 0, axes, voxel_size)
+    opened = open_image(volume, channel, single, level or 0, axes, voxel_size, nodata)
     if model == CLASSICAL:  # objects of any size, without resampling
         model, object_diameter = classical(opened, object_diameter, threshold), None
     elif threshold is not None:
@@ -163,7 +164,8 @@ def prepare(
     said = (level, object_diameter, voxel_size)
     if all(s is None for s in said) and not isinstance(volume, Volume):
         nearest = nearest_level(opened, network)
-        opened = open_image(volume, channel, single, nearest, axes, None) if nearest else opened
+        if nearest:
+            opened = open_image(volume, channel, single, nearest, axes, None, nodata)
     device = choose_device(network, device)
     resampling = resampling_for(opened, network, object_diameter)
     if (voxels := settings.get("min_object_size")) is not None:
@@ -239,9 +241,15 @@ def open_image(
     level: int,
     axes: str | None,
     voxel_size: Sequence[float] | None,
+    nodata: str | float | None = None,
 ) -> Volume:
     """Open an image, or see whether one that is open is what was asked for."""
-    chosen: dict[str, Any] = {"timepoint": timepoint, "axes": axes, "voxel_size": voxel_size}
+    chosen: dict[str, Any] = {
+        "timepoint": timepoint,
+        "axes": axes,
+        "voxel_size": voxel_size,
+        "nodata": nodata,
+    }
     if not isinstance(volume, Volume):
         return open_volume(volume, channel=channel, level=level, **chosen)
     if any(v is not None for v in chosen.values()) or level or channel not in (0, volume.channel):

@@ -19,8 +19,8 @@ from embedseg_large.tiling.grid import Index
 
 MISSING = 0
 """Version of what is not there yet."""
-UNWRITTEN = 1
-"""Version of a tile that was not predicted, since nothing was ever written to the volume there."""
+ABSENT = 1
+"""Version of a tile that was not predicted, since the volume holds no data there."""
 MASKED = 2
 """The same, since it lies outside the user's mask."""
 DARK = 3

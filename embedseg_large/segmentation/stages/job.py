@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any
 
 from embedseg_large.geometry import Box
 from embedseg_large.segmentation.request.foreground import Foreground
@@ -26,8 +25,6 @@ class Job:
     volume: Volume
     timepoint: int | None
     """The timepoint of the labels' time axis, where there is one."""
-    fill_value: Any
-    """Voxels of a tile that was never written have this value; None: there is no such thing."""
     intensity: tuple[IntensityRange, ...]
     """One for each channel."""
     foreground: Foreground = field(default_factory=Foreground)

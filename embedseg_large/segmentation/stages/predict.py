@@ -19,10 +19,10 @@ from embedseg_large.embedding import keep_above
 from embedseg_large.geometry import Box
 from embedseg_large.labels.target import PendingLabels
 from embedseg_large.runs.journal import Note
-from embedseg_large.segmentation.scratch.versions import DARK, EMPTY, MASKED, UNWRITTEN, Views
+from embedseg_large.segmentation.scratch.versions import ABSENT, DARK, EMPTY, MASKED, Views
 from embedseg_large.segmentation.segmenters.protocol import Predictor
 from embedseg_large.segmentation.stages.job import Job
-from embedseg_large.segmentation.stages.read import read_normalised
+from embedseg_large.segmentation.stages.read import Seen, read_normalised
 from embedseg_large.stitching.join import Joins
 from embedseg_large.stitching.relabel import Ranking, occurring, rename, settle
 from embedseg_large.stitching.seam import SEAM_DEPTH, Comparison, compare
@@ -72,32 +72,40 @@ def _predict(job: Job, network: Predictor, tile: Tile) -> int:
         return MASKED
     if job.foreground.is_dark(tile.region.clip(job.shape), job.shape, job.timepoint):
         return DARK
-    image = read_padded(job, tile.region)
-    if image is None:
-        return UNWRITTEN
-    whole = network.predict_tile(image, tile.region, job.settings.tta)
-    stored = whole[(slice(None), *tile.core.slices_in(tile.region))]
+    seen = read_padded(job, tile.region)
+    if seen is None:
+        return ABSENT
+    at = tile.core.slices_in(tile.region)
+    if seen.absent is not None:
+        holds = ~seen.absent[at]
+        if not holds.any():
+            return ABSENT
+        inside = holds if inside is None else inside & holds
+    whole = network.predict_tile(seen.image, tile.region, job.settings.tta)
+    stored = whole[(slice(None), *at)]
     kept, count = keep_above(stored, min(KEPT_SEED, job.settings.foreground), inside)
     return job.scratch.write_prediction(tile.index, kept) if count else EMPTY
 
 
-def read_padded(job: Job, region: Box) -> NDArray[np.float32] | None:
-    """Normalised image, (channels, *region), of a region that may reach into the grid's padding.
+def read_padded(job: Job, region: Box) -> Seen | None:
+    """What a network sees of a region that may reach into the grid's padding.
 
-    None where nothing was ever written.
+    None where no voxel holds data.
     """
     sources = [
         padded_sources(a, b, n)
         for a, b, n in zip(region.start, region.stop, job.shape, strict=True)
     ]
     box = Box(tuple(int(s.min()) for s in sources), tuple(int(s.max()) + 1 for s in sources))
-    image = read_normalised(job, box)
-    if image is None:
+    seen = read_normalised(job, box)
+    if seen is None:
         return None
-    for axis, (source, start) in enumerate(zip(sources, box.start, strict=True), start=1):
+    image, absent = seen
+    for axis, (source, start) in enumerate(zip(sources, box.start, strict=True)):
         if source[-1] != start + source.size - 1:  # padding: not simply one after the other
-            image = image.take(source - start, axis=axis)
-    return image
+            image = image.take(source - start, axis=axis + 1)
+            absent = None if absent is None else absent.take(source - start, axis=axis)
+    return Seen(image, absent)
 
 
 def cluster(job: Job, index: Index, level: int, predictions: NDArray[np.uint32]) -> int:

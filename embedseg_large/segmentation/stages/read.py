@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,46 +13,78 @@ from embedseg_large.errors import IntensityError
 from embedseg_large.geometry import Box
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.tiling.resampling import Resampling
-from embedseg_large.volumes.intensity import is_fill, normalise, normalise_channels
+from embedseg_large.volumes.intensity import normalise_channels
 
 SLAB_VOXELS = 2**24
 """Voxels of the volume that are read and resampled at a time, where a plane has no more."""
 
 
-def read_normalised(job: Job, box: Box) -> NDArray[np.float32] | None:
-    """Read a box of the grid, (channels, *box); None if the volume holds nothing but fill value."""
+class Seen(NamedTuple):
+    """What a network sees of a box."""
+
+    image: NDArray[np.float32]
+    """``(channels, *box)``, normalised; 0 where there is no data."""
+    absent: NDArray[np.bool_] | None
+    """``(*box)``: voxels that hold no data in any channel; None: all hold some."""
+
+
+def read_normalised(job: Job, box: Box) -> Seen | None:
+    """Read a box of the grid; None if no voxel of it holds data.
+
+    What is outside of the user's mask holds none.
+    """
     return (_read_stored if job.resampling.is_identity else _read_resampled)(job, box)
 
 
-def _read_stored(job: Job, box: Box) -> NDArray[np.float32] | None:
+def _read_stored(job: Job, box: Box) -> Seen | None:
     """Read and normalise a box of the volume."""
     voxels = job.volume.read(box)
-    voxels = voxels.reshape(-1, *box.shape)
-    if job.fill_value is not None and is_fill(voxels, job.fill_value):
+    empty = job.volume.without_data(box, voxels).reshape(-1, *box.shape)
+    inside = job.foreground.inside(box, job.volume.spatial_shape, job.timepoint)
+    if inside is not None:
+        empty |= ~inside
+    if not empty.any():
+        return Seen(
+            _finite(job, box, normalise_channels(_channels(voxels, box), job.intensity)), None
+        )
+    absent = np.asarray(empty.all(axis=0))
+    if absent.all():
         return None
-    image = normalise_channels(voxels, job.intensity)
-    if job.fill_value != job.fill_value:  # never written: as dark as the darkest
-        image[np.isnan(voxels)] = 0.0
+    image = normalise_channels(_channels(voxels, box), job.intensity)
+    image[empty] = 0.0
+    return Seen(_finite(job, box, image), absent if absent.any() else None)
+
+
+def _channels(voxels: NDArray[Any], box: Box) -> NDArray[Any]:
+    return voxels.reshape(-1, *box.shape)
+
+
+def _finite(job: Job, box: Box, image: NDArray[np.float32]) -> NDArray[np.float32]:
     if not np.isfinite(image).all():
-        raise IntensityError(f"{job.volume.name}: NaN or infinite voxels in {box}")
+        raise IntensityError(
+            f"{job.volume.name}: NaN or infinite voxels in {box}; "
+            "if NaN stands for no data, say so with --nodata nan"
+        )
     return image
 
 
-def _read_resampled(job: Job, box: Box) -> NDArray[np.float32] | None:
+def _read_resampled(job: Job, box: Box) -> Seen | None:
     """Resample a box slab by slab: the part of the volume that it shows may be far larger."""
-    found, resampling = False, job.resampling
+    resampling = job.resampling
     image = np.zeros((len(job.intensity), *box.shape), np.float32)
+    absent = np.zeros(box.shape, np.bool_)
     for slab in slabs(resampling, box):
-        needed = resampling.needed(slab)
-        stored = _read_stored(job, needed)
-        if stored is None:
-            low = [normalise(np.full(1, job.fill_value), r) for r in job.intensity]
-            dark = np.nan_to_num(np.stack(low), nan=0.0)
-            image[(slice(None), *slab.slices_in(box))] = dark.reshape(-1, *(1,) * box.ndim)
+        needed, at = resampling.needed(slab), slab.slices_in(box)
+        seen = _read_stored(job, needed)
+        if seen is None:
+            absent[at] = True
             continue
-        found = True
-        image[(slice(None), *slab.slices_in(box))] = resampling.image(stored, slab)
-    return image if found else None
+        image[(slice(None), *at)] = resampling.image(seen.image, slab)
+        if seen.absent is not None:
+            absent[at] = resampling.nearest(seen.absent, slab)
+    if absent.all():
+        return None
+    return Seen(image, absent if absent.any() else None)
 
 
 def slabs(resampling: Resampling, box: Box) -> list[Box]:

@@ -51,8 +51,10 @@ def _labels(segmenter: Predictor, job: Job, region: Box) -> NDArray[Any]:
         return nothing
     if job.foreground.is_dark(region, job.shape, job.timepoint):
         return nothing
-    image = read_normalised(job, region)
-    if image is None:
+    seen = read_normalised(job, region)
+    if seen is None:
         return nothing
-    labels: NDArray[Any] = segmenter.predict_tile(image, region, job.settings.tta)
+    labels: NDArray[Any] = segmenter.predict_tile(seen.image, region, job.settings.tta)
+    if seen.absent is not None:
+        labels = np.where(seen.absent, 0, labels)
     return labels if inside is None else np.where(inside, labels, 0)

@@ -29,7 +29,7 @@ from embedseg_large.training.data.objects import Objects
 from embedseg_large.training.data.resample import filtered, linear_weights, nearest
 from embedseg_large.training.data.sources import Labels, Pair
 from embedseg_large.training.data.targets import IGNORED, Sample
-from embedseg_large.volumes.intensity import IntensityRange, normalise_channels
+from embedseg_large.volumes.intensity import IntensityRange
 from embedseg_large.volumes.volume import Volume
 
 CENTER_CACHE_BYTES = 2**28
@@ -200,7 +200,7 @@ def cut(
     pair = source.pair
     padded, unturned = source_shape(shape, view), unturned_shape(shape, view)
     box = place(target, padded, pair.shape)
-    image = _image(source, read(pair.image, box), padded, unturned)
+    image = _image(source, box, read(pair.image, box), padded, unturned)
     labels = _labels(pair, read(pair.mask, pair.mask_box(box)), padded, unturned)
     image = np.ascontiguousarray(view.symmetry.apply(image))
     labels = np.ascontiguousarray(view.symmetry.apply(labels))
@@ -217,10 +217,14 @@ def cut(
 
 
 def _image(
-    source: AnnotatedImage, voxels: NDArray[Any], padded: Sequence[int], shape: Sequence[int]
+    source: AnnotatedImage,
+    box: Box,
+    voxels: NDArray[Any],
+    padded: Sequence[int],
+    shape: Sequence[int],
 ) -> NDArray[np.float32]:
     """Normalise, pad and magnify an image."""
-    image = normalise_channels(source.pair.image_of(voxels), source.ranges)
+    image = source.pair.normalised(box, voxels, source.ranges)
     if image.shape[1:] != tuple(padded):
         image = np.pad(image, _missing(image, padded), mode="reflect")
     pairs = zip(padded, shape, strict=True)

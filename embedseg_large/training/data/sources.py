@@ -34,6 +34,7 @@ from embedseg_large.volumes.folders import (
     pair_by_stem,
     stem,
 )
+from embedseg_large.volumes.intensity import IntensityRange, normalise_channels
 from embedseg_large.volumes.volume import Volume, open_volume
 
 Labels = NDArray[np.signedinteger[Any]]
@@ -112,6 +113,24 @@ class Pair:
     def image_of(self, voxels: NDArray[Any]) -> NDArray[Any]:
         """Give voxels read from `image` their axis of channels: ``(channels, *spatial)``."""
         return voxels if self.image.channel is None else voxels[np.newaxis]
+
+    def normalised(
+        self, box: Box, voxels: NDArray[Any], ranges: Sequence[IntensityRange]
+    ) -> NDArray[np.float32]:
+        """Normalise a box of the image: ``(channels, *box.shape)``, 0 where there is no data.
+
+        Parameters
+        ----------
+        box
+            Region of the image.
+        voxels
+            What was read there.
+        ranges
+            Intensities that become 0 and 1, one range a channel.
+        """
+        image = normalise_channels(self.image_of(voxels), ranges)
+        image[self.image_of(self.image.without_data(box, voxels))] = 0.0
+        return image
 
     def labels_of(self, voxels: NDArray[Any]) -> Labels:
         """Translate voxels read from `mask`.
@@ -194,6 +213,7 @@ def find_pairs(
     level: int = 0,
     axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
+    nodata: str | float | None = None,
     ignore: int = IGNORED,
 ) -> list[Pair]:
     """Pair images with masks, without reading voxels.
@@ -217,6 +237,8 @@ def find_pairs(
         unnamed axes counts as z, y, x).
     voxel_size
         Of the images, in µm along (z,) y, x; overrides their metadata.
+    nodata
+        Value of voxels of the images that hold no data, as for `open_volume`.
     ignore
         Value of mask voxels that are not annotated; negative ones never are.
 
@@ -243,6 +265,7 @@ def find_pairs(
             level=level,
             axes=axes,
             voxel_size=voxel_size,
+            nodata=nodata,
         )
         truth = _open(mask, channel=None, level=level)
         if truth.timepoint is None:  # one mask may serve all timepoints of its image

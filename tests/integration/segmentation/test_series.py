@@ -216,7 +216,7 @@ def test_an_unwritten_tile_is_not_predicted(tmp_path: Path, network: Any) -> Non
     volume = es.open_volume(store, axes="zyx")
     out = tmp_path / "out.zarr"
     result = es.segment(volume, network, output=out, intensity_range=(0, 1), context=(0, 0, 0))
-    assert result.summary["skipped"] == {"never written": 12}
+    assert result.summary["skipped"] == {"no data": 12}
 
 
 @pytest.mark.parametrize(

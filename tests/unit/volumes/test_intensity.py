@@ -21,6 +21,7 @@ from embedseg_large.volumes.intensity import (
     intensity_range,
     intensity_ranges,
     normalise,
+    range_warning,
     summarise,
     tiles,
 )
@@ -89,16 +90,39 @@ def test_nan_may_be_the_fill_value_of_chunks_that_were_not_imaged(
     assert found.excluded_voxels == 64
 
 
-def test_without_a_fill_value_every_voxel_counts() -> None:
+def test_what_is_blank_counts_if_all_else_is_alike() -> None:
     full = np.zeros((16, 16, 16), np.uint16)
     full[0] = 1000
     found = intensity_range(open_volume(full))
     assert (found.low, found.voxels, found.excluded_voxels) == (0, full.size, 0)
 
 
+def test_voxels_outside_of_a_mask_do_not_count(rng: np.random.Generator) -> None:
+    full = noise(rng, "f4", (16, 16, 16))
+    full[:4] = np.nan
+    found = intensity_range(
+        open_volume(full),
+        inside=lambda box, _: np.arange(16)[box.slices[0], None, None] >= np.full(box.shape, 4),
+    )
+    assert (found.low, found.high) == percentiles(full[4:])
+    assert found.excluded_voxels == full[:4].size
+
+
+def test_saturation_and_few_bright_voxels_are_told(rng: np.random.Generator) -> None:
+    def warning(bright: int, value: int) -> str | None:
+        full = noise(rng, "u2", (64, 64, 64))
+        full.reshape(-1)[:bright] = value
+        return range_warning(intensity_range(open_volume(full)))
+
+    assert warning(0, 0) is None
+    assert "saturation, or dust" in (warning(2000, 65535) or "")
+    assert "in fewer than 0.2 % of the voxels" in (warning(200, 5000) or "")
+    assert range_warning(IntensityRange(0, 1)) is None
+
+
 def test_an_image_of_nothing_but_fill_value_is_refused(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "a.zarr", shape=(16, 16), chunks=(8, 8), dtype="u2")
-    with pytest.raises(IntensityError, match="every chunk is entirely the fill value"):
+    with pytest.raises(IntensityError, match="no voxel holds data"):
         intensity_range(open_volume(tmp_path / "a.zarr"))
 
 

@@ -14,7 +14,7 @@ from embedseg_large.errors import OutputError, RunError
 from embedseg_large.geometry import Box
 from embedseg_large.segmentation.scratch.packing import pack_prediction
 from embedseg_large.segmentation.scratch.scratch import Scratch
-from embedseg_large.segmentation.scratch.versions import UNWRITTEN, ViewName
+from embedseg_large.segmentation.scratch.versions import ABSENT, ViewName
 from embedseg_large.stitching.view import TileView
 from embedseg_large.storage.folder import LocalFolder
 from embedseg_large.tiling.grid import Grid
@@ -46,7 +46,7 @@ def view() -> TileView:
 
 def test_predictions_come_back_over_tile_borders(scratch: Scratch) -> None:
     stored = np.random.default_rng(0).normal(size=(5, 20, 20)).astype(np.float16)
-    versions = np.full(GRID.counts, UNWRITTEN, np.uint32)
+    versions = np.full(GRID.counts, ABSENT, np.uint32)
     for index in [(0, 0), (1, 0), (1, 1)]:
         core = GRID.tile(index).core
         versions[index] = scratch.write_prediction(index, stored[(slice(None), *core.slices)])
