@@ -19,6 +19,7 @@ from embedseg_large.cli import (
     suggest,
     synthesise,
     train,
+    tune,
     view,
 )
 from embedseg_large.cli.command import Command, Group
@@ -57,6 +58,7 @@ COMMANDS = (
     info.info,
     synthesise.synthesise,
     train.train,
+    tune.tune,
     suggest.suggest,
     segment.segment,
     status.status,

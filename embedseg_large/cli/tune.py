@@ -1,0 +1,125 @@
+"""``embedseg-large tune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from embedseg_large.cli.console import check_folder_of, print_json, print_table, reported
+from embedseg_large.cli.options import Json, Overwrite
+from embedseg_large.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from embedseg_large.network.settings import Thresholds
+    from embedseg_large.training.tune import Tuned
+
+
+@reported("interrupted; nothing was written")
+def tune(
+    model: Annotated[str, typer.Argument(help="Bundled name, file, or folder of a checkpoint.")],
+    *,
+    images: Annotated[
+        list[str],
+        typer.Option(
+            help="Folder of annotated images; repeat for several sets, which count alike."
+        ),
+    ],
+    masks: Annotated[
+        list[str],
+        typer.Option(help="Folder of their masks, of the same file names; as often as --images."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Model to write. Default: only print what is found."),
+    ] = None,
+    tta: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODES",
+            help="Test-time augmentations: none,4,8,16,48. Default: none and the model's default.",
+        ),
+    ] = None,
+    keep_largest_piece: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-largest-piece/--no-keep-largest-piece",
+            help="Have the model drop loose pieces of objects by default, or not.",
+        ),
+    ] = None,
+    fill_holes: Annotated[
+        bool | None,
+        typer.Option(
+            "--fill-holes/--no-fill-holes",
+            help="Have the model fill holes of objects by default, or not.",
+        ),
+    ] = None,
+    channel: Annotated[
+        int | None, typer.Option(help="Channel of the images. Default: 0, or all of the model's.")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Find the best --seed and --margin of a model on annotated images, without training.
+
+    Of all pairs of a grid, for one pass and for each augmentation, the one with the highest mean
+    AP over IoU 0.5 to 0.9 is kept; within 0.005 of it the lowest seed. The model that --out writes
+    has the same weights, and `segment` uses these thresholds where none are given.
+    """
+    if len(images) != len(masks):
+        raise UsageError(
+            f"{len(images)} --images and {len(masks)} --masks; give a folder of masks to each"
+        )
+    if out is not None:
+        _check(out, overwrite)
+    from embedseg_large.training.tune import is_rounded
+    from embedseg_large.training.tune import tune as run
+
+    tuned, found = run(
+        model,
+        list(zip(images, masks, strict=True)),
+        tta=None if tta is None else [mode.strip() for mode in tta.split(",")],
+        keep_largest_piece=keep_largest_piece,
+        fill_holes=fill_holes,
+        pairing={} if channel is None else {"channel": channel},
+        watcher=lambda text: None if as_json else typer.echo(text, err=True),
+    )
+    if out is not None:
+        tuned.save(out, dtype="float16" if is_rounded(tuned) else "float32")
+    if as_json:
+        told = {one.mode: one.as_dict() for one in found}
+        print_json({"model": None if out is None else str(out), "thresholds": told})
+        return
+    _show(found)
+    if out is not None:
+        typer.echo(f"model: {out}")
+
+
+def _check(out: Path, overwrite: bool) -> None:
+    """Refuse a file that cannot be written, before any work."""
+    check_folder_of(out)
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} exists; choose another --out, or pass --overwrite")
+
+
+def _show(found: Sequence[Tuned]) -> None:
+    rows = []
+    for one in found:
+        rows.append(_row(one.mode, "the model's", one.before, one.ap_before))
+        rows.append(_row("", "best", one.after, one.ap_after))
+    limits = [f"AP {iou:g}" for iou in found[0].ap_after]
+    print_table(["TTA", "thresholds", "seed", "margin", *limits, "mean"], rows)
+
+
+def _row(mode: str, words: str, at: Thresholds, ap: dict[float, float]) -> list[str]:
+    mean = sum(ap.values()) / len(ap)
+    return [
+        mode,
+        words,
+        f"{at.seed:g}",
+        f"{at.margin:g}",
+        *(f"{v:.3f}" for v in [*ap.values(), mean]),
+    ]

@@ -1,0 +1,125 @@
+"""The seed and the margin that suit a model: all of a grid are tried on annotated images.
+
+*Criterion*: mean AP over the IoU thresholds 0.5 to 0.9, AP = TP / (TP + FP + FN) pooled over the
+objects of a set of images; of several sets the mean, so that a large one does not outweigh others.
+*Ties*: of all that come within `TOLERANCE` of the best, those with the lowest seed, as a network is
+less sure of images unlike those of its training, and a high one loses what it does find; of these
+the margin nearest to the paper's, and of two as near the better one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.clustering.clean import CleanSettings, clean
+from embedseg_large.clustering.cluster import cluster_points
+from embedseg_large.clustering.points import AXES, points_of_stored
+from embedseg_large.clustering.settings import DEFAULT_MARGIN, ClusterSettings
+from embedseg_large.evaluation.contingency import Contingency
+from embedseg_large.evaluation.scores import scores
+from embedseg_large.network.settings import Thresholds
+from embedseg_large.training.data.sources import Labels
+from embedseg_large.training.data.targets import IGNORED
+
+IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
+SEEDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
+MARGINS = (0.3, 0.4, 0.5, 0.6, 0.7)
+TOLERANCE = 0.005
+"""Of the criterion, that a lower seed may cost."""
+
+Counts = Mapping[Thresholds, NDArray[np.int64]]
+"""(IOUS, 3) true positives, false positives and false negatives, for each pair of thresholds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """How good each pair of thresholds is."""
+
+    sets: tuple[Counts, ...]
+    """Of each set of images, summed over them."""
+
+    def ap(self, at: Thresholds) -> dict[float, float]:
+        """AP at each IoU threshold, mean over the sets."""
+        each = np.mean([_ap(counts[at]) for counts in self.sets], axis=0)
+        return dict(zip(IOUS, each.tolist(), strict=True))
+
+    def score(self, at: Thresholds) -> float:
+        """The criterion."""
+        return float(np.mean(list(self.ap(at).values())))
+
+    @property
+    def best(self) -> Thresholds:
+        """The thresholds to use, see the top of this file."""
+        tried = {at: self.score(at) for at in self.sets[0]}
+        enough = max(tried.values()) - TOLERANCE
+        good = [at for at, score in tried.items() if score >= enough]
+        return min(good, key=lambda at: (at.seed, abs(at.margin - DEFAULT_MARGIN), -tried[at]))
+
+
+def sweep(
+    sets: Sequence[Iterable[tuple[NDArray[np.float16], Labels]]],
+    settings: ClusterSettings,
+    cleaning: CleanSettings | None = None,
+    more: Sequence[Thresholds] = (),
+) -> Sweep:
+    """Try thresholds on annotated images.
+
+    Parameters
+    ----------
+    sets
+        Of images: stored predictions, ``(2·ndim + 1, *spatial)``, and the truth, ``(*spatial)``
+        integers, -1 where nothing is annotated and 0 for background.
+    settings
+        Everything but seed and margin.
+    cleaning
+        What is cleaned before it is scored; None: nothing.
+    more
+        Thresholds to try besides each of `SEEDS` with each of `MARGINS`.
+    """
+    grid = [Thresholds(seed, margin) for seed, margin in product(SEEDS, MARGINS)]
+    tried = list(dict.fromkeys([*grid, *more]))
+    return Sweep(tuple(_summed(examples, tried, settings, cleaning) for examples in sets))
+
+
+def _summed(
+    examples: Iterable[tuple[NDArray[np.float16], Labels]],
+    tried: Sequence[Thresholds],
+    settings: ClusterSettings,
+    cleaning: CleanSettings | None,
+) -> Counts:
+    total = {at: np.zeros((len(IOUS), 3), np.int64) for at in tried}
+    for stored, truth in examples:
+        known = truth != IGNORED
+        for at in tried:
+            total[at] += _counts(_instances(stored, at, settings, cleaning)[known], truth[known])
+    return total
+
+
+def _instances(
+    stored: NDArray[np.float16],
+    at: Thresholds,
+    settings: ClusterSettings,
+    cleaning: CleanSettings | None,
+) -> NDArray[np.uint32]:
+    rule = replace(settings, seed=at.seed, margin=at.margin)
+    found = cluster_points(points_of_stored(stored, rule), rule, ((False, False),) * AXES)
+    labels = found.labels.reshape(stored.shape[1:])
+    if cleaning:
+        labels = clean(labels, cleaning.keep_largest_piece, cleaning.fill_holes)
+    return labels
+
+
+def _counts(labels: NDArray[np.uint32], truth: Labels) -> NDArray[np.int64]:
+    found = scores(Contingency.of(labels, truth), IOUS)
+    return np.array([(score.tp, score.fp, score.fn) for score in found], np.int64)
+
+
+def _ap(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    objects = counts.sum(axis=1)
+    ap: NDArray[np.float64] = np.where(objects > 0, counts[:, 0] / np.maximum(objects, 1), 1.0)
+    return ap

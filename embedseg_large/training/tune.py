@@ -1,0 +1,164 @@
+"""Find the thresholds of a model that is there already, on annotated images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.clustering.clean import CleanSettings
+from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.errors import UsageError
+from embedseg_large.network.checkpoint import load_model
+from embedseg_large.network.model import Model
+from embedseg_large.network.settings import Thresholds
+from embedseg_large.training.data.sources import Labels, Pair, find_pairs
+from embedseg_large.training.thresholds import sweep
+from embedseg_large.training.validation import Example
+from embedseg_large.volumes.intensity import intensity_ranges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    """What was found for one test-time augmentation."""
+
+    mode: str
+    """none, 4, 8, 16 or 48."""
+    before: Thresholds
+    """The model's own."""
+    after: Thresholds
+    """The best."""
+    ap_before: dict[float, float]
+    """At each IoU threshold, mean over the sets of images."""
+    ap_after: dict[float, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values as JSON can hold them."""
+        return {
+            "before": self.before._asdict() | {"ap": _by_text(self.ap_before)},
+            "after": self.after._asdict() | {"ap": _by_text(self.ap_after)},
+        }
+
+
+def tune(
+    model: Model | str | os.PathLike[str],
+    sets: Sequence[tuple[Any, Any]],
+    *,
+    tta: Sequence[str] | None = None,
+    keep_largest_piece: bool | None = None,
+    fill_holes: bool | None = None,
+    pairing: Mapping[str, Any] | None = None,
+    watcher: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+) -> tuple[Model, list[Tuned]]:
+    """Find a model's seed and margin, for one pass and for test-time augmentations.
+
+    Parameters
+    ----------
+    model
+        The model, a bundled name, or a file.
+    sets
+        Images and masks of each set, as for `find_pairs`; sets count alike, whatever their size.
+    tta
+        Augmentations; default: none, and what the model uses by default.
+    keep_largest_piece, fill_holes
+        Whether instances are cleaned, and are by default from now on; None: as the model says.
+    pairing
+        More arguments of `find_pairs`.
+    watcher
+        Is told of each image, in words.
+
+    Returns
+    -------
+    model, found
+        The model with these thresholds, and its card with what was found.
+
+    Raises
+    ------
+    UsageError, VolumeError
+        The images or the augmentations cannot be used; nothing has been computed then.
+    """
+    loaded = load_model(model) if isinstance(model, str | os.PathLike) else model
+    channel = {"channel": None} if loaded.channels > 1 else {}
+    options = {"ndim": loaded.ndim, **channel, **(pairing or {})}
+    panel = [find_pairs(images, masks, **options) for images, masks in sets]
+    for pair in (pair for pairs in panel for pair in pairs):
+        _check_channels(pair, loaded)
+    modes = list(dict.fromkeys(loaded.tta_mode(m) for m in tta or ("none", True)))
+    settings = _cleaned(loaded, keep_largest_piece, fill_holes)
+    found = [_tuned(loaded, panel, mode, settings, watcher) for mode in modes]
+    best = {one.mode: one.after for one in found}
+    names = [[pair.name for pair in pairs] for pairs in panel]
+    told = {"images": names, "tta": {one.mode: one.as_dict() for one in found}}
+    tuned = Model(
+        loaded.weights,
+        replace(
+            loaded.settings.with_thresholds(best),
+            keep_largest_piece=settings.keep_largest_piece,
+            fill_holes=settings.fill_holes,
+        ),
+        card=loaded.card | {"thresholds_from": told},
+        device=loaded.device,
+    )
+    return tuned, found
+
+
+def is_rounded(model: Model) -> bool:
+    """Whether weights are float16 numbers, so that a file of half the size holds the same model."""
+    kernels = (t for t in model.weights.values() if t.ndim > 1)
+    return all(bool((t.half().float() == t).all()) for t in kernels)
+
+
+def _cleaned(model: Model, pieces: bool | None, holes: bool | None) -> CleanSettings:
+    own_pieces, own_holes = model.cleaning
+    return CleanSettings(
+        keep_largest_piece=own_pieces if pieces is None else pieces,
+        fill_holes=own_holes if holes is None else holes,
+    )
+
+
+def _tuned(
+    model: Model,
+    panel: Sequence[Sequence[Pair]],
+    mode: str,
+    cleaning: CleanSettings,
+    watcher: Callable[[str], None],
+) -> Tuned:
+    sets = [_predicted(model, pairs, mode, watcher) for pairs in panel]
+    rule = ClusterSettings(min_object_size=model.min_object_size, reach=model.reach)
+    before = model.thresholds_of(mode)
+    swept = sweep(sets, rule, cleaning, more=[before])
+    after = swept.best
+    return Tuned(
+        mode=mode,
+        before=before,
+        after=after,
+        ap_before=swept.ap(before),
+        ap_after=swept.ap(after),
+    )
+
+
+def _predicted(
+    model: Model, pairs: Sequence[Pair], mode: str, watcher: Callable[[str], None]
+) -> Iterator[tuple[NDArray[np.float16], Labels]]:
+    """Predictions and truth of each image, one at a time."""
+    for pair in pairs:
+        watcher(f"{pair.name}, test-time augmentation {mode}")
+        example = Example.whole(pair, intensity_ranges(pair.image))
+        yield model.predict_stored(example.image(), mode), example.truth()
+
+
+def _check_channels(pair: Pair, model: Model) -> None:
+    channels = pair.image.n_channels if pair.image.channel is None else 1
+    if channels != model.channels:
+        raise UsageError(
+            f"{pair.name}: {channels} channel(s), the model takes {model.channels}; "
+            "give images of as many, or choose one with channel (--channel)"
+        )
+
+
+def _by_text(ap: Mapping[float, float]) -> dict[str, float]:
+    return {f"{iou:g}": round(value, 4) for iou, value in ap.items()}
