@@ -38,7 +38,8 @@ def scored(model: es.Model, images: Images) -> list[dict[str, Any]]:
             began = time.perf_counter()
             embedding = model.predict(normalised, tta=mode)
             seconds[mode] += time.perf_counter() - began
-            found[mode].append(es.cluster(embedding, model.min_object_size, seed=model.seed))
+            at = model.thresholds_of(mode)._asdict()
+            found[mode].append(es.cluster(embedding, model.min_object_size, **at))
     truth = [mask for _, mask in images]
     voxels = sum(mask.size for mask in truth)
     lines = []

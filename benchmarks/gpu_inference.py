@@ -226,7 +226,12 @@ def agreement(model: Model, dtype: str, image: np.ndarray) -> float:
     from embedseg_large.evaluation.scores import scores
 
     truth, found = (
-        cluster(m.predict(image, "none"), min_object_size=m.min_object_size, seed=m.seed)
+        cluster(
+            m.predict(image, "none"),
+            min_object_size=m.min_object_size,
+            seed=m.seed,
+            margin=m.margin,
+        )
         for m in (model.to(dtype="float32"), model.to(dtype=dtype))
     )
     (result,) = scores(Contingency.of(found, truth), (0.9,))

@@ -31,11 +31,13 @@ def pairs_of(images: str | None, masks: str | None) -> list[Pair]:
 
 def score(model: es.Model, held: list[Pair], *, tta: bool) -> list[float]:
     """AP at each threshold, pooled over the objects of the held-out images."""
+    seed, margin = model.thresholds_of(tta)
     found = [
         es.cluster(
             model.predict(es.normalise(np.asarray(p.image.data)), tta=tta),
             model.min_object_size,
-            seed=model.seed,
+            seed=seed,
+            margin=margin,
         )
         for p in held
     ]

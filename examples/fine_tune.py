@@ -22,9 +22,9 @@ THRESHOLDS = (0.3, 0.5, 0.7)
 
 def judge(model: es.Model, image: Array, truth: Array) -> str:
     """AP at each threshold, as text."""
-    found = es.cluster(
-        model.predict(es.normalise(image), tta=False), model.min_object_size, seed=model.seed
-    )
+    seed, margin = model.thresholds_of(False)
+    embedding = model.predict(es.normalise(image), tta=False)
+    found = es.cluster(embedding, model.min_object_size, seed=seed, margin=margin)
     scores = es.evaluate(found, truth, thresholds=THRESHOLDS)
     return "  ".join(f"AP at IoU {s.threshold}: {s.ap:.3f}" for s in scores)
 

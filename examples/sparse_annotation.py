@@ -50,9 +50,9 @@ def main(arguments: list[str] | None = None) -> float:
         crop=(96, 96),
         batch=4,
     )
-    found = es.cluster(
-        model.predict(es.normalise(images[4])), model.min_object_size, seed=model.seed
-    )
+    seed, margin = model.thresholds_of(True)  # of the test-time augmentation, on by default
+    embedding = model.predict(es.normalise(images[4]))
+    found = es.cluster(embedding, model.min_object_size, seed=seed, margin=margin)
     (score,) = es.evaluate(found, cells[4], thresholds=(0.5,))
     kept = sum(len(np.unique(m[m > 0])) for m in masks)
     print(f"trained on {kept} cells; {found.max()} found of {cells[4].max()}, AP {score.ap:.2f}")

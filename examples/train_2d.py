@@ -36,9 +36,9 @@ def main(arguments: list[str] | None = None) -> float:
         crop=None if options.images else (96, 96),
         batch=4,
     )
-    found = es.cluster(
-        model.predict(es.normalise(drawn[4])), model.min_object_size, seed=model.seed
-    )
+    seed, margin = model.thresholds_of(True)  # of the test-time augmentation, on by default
+    embedding = model.predict(es.normalise(drawn[4]))
+    found = es.cluster(embedding, model.min_object_size, seed=seed, margin=margin)
     (score,) = es.evaluate(found, cells[4], thresholds=(0.5,))
     print(f"{found.max()} cells found of {cells[4].max()}, AP at IoU 0.5: {score.ap:.2f}")
     return score.ap

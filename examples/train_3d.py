@@ -35,9 +35,9 @@ def main(arguments: list[str] | None = None) -> float:
         crop=None if options.images else (24, 40, 40),
     )
     # a volume that fits into memory; for larger ones es.segment(path, model)
-    found = es.cluster(
-        model.predict(es.normalise(drawn[3])), model.min_object_size, seed=model.seed
-    )
+    seed, margin = model.thresholds_of(True)  # of the test-time augmentation, on by default
+    embedding = model.predict(es.normalise(drawn[3]))
+    found = es.cluster(embedding, model.min_object_size, seed=seed, margin=margin)
     (score,) = es.evaluate(found, truth[3], thresholds=(0.5,))
     print(f"{found.max()} nuclei found of {truth[3].max()}, AP at IoU 0.5: {score.ap:.2f}")
     return score.ap

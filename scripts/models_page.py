@@ -29,11 +29,22 @@ def section(name: str) -> str:
     lines += [f"- **{field.replace('_', ' ')}**: {model.card[field]}" for field in FIELDS]
     lines += [
         f"- **objects**: about {model.object_diameter:.0f} voxels along y and x; "
-        f"seediness of a seed {model.seed}; context {model.context[0]}",
+        f"context {model.context[0]}",
+        f"- **thresholds**: {thresholds(model)}",
         "",
         *table(model.card["scores"]),
     ]
     return "\n".join(lines)
+
+
+def thresholds(model: es.Model) -> str:
+    """Seed and margin of one pass, and of augmentations that have their own."""
+    own = {each.mode: f"TTA {each.mode}" for each in model.settings.thresholds}
+    said = (
+        (words, model.settings.thresholds_of(m))
+        for m, words in ({"none": "one pass"} | own).items()
+    )
+    return "; ".join(f"{words} seed {at.seed:g}, margin {at.margin:g}" for words, at in said)
 
 
 def table(scores: list[dict[str, Any]]) -> list[str]:

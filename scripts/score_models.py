@@ -50,10 +50,9 @@ def held_out(ndim: int, data: Path) -> Images:
 def rows(model: es.Model, images: Images, name: str, modes: Sequence[Any]) -> Iterator[dict]:
     """Score a model on images, once a mode of test-time augmentation."""
     for tta in modes:
+        at = model.thresholds_of(tta)._asdict()
         found = [
-            es.cluster(
-                model.predict(es.normalise(image), tta=tta), model.min_object_size, seed=model.seed
-            )
+            es.cluster(model.predict(es.normalise(image), tta=tta), model.min_object_size, **at)
             for image, _ in images
         ]
         yield row(name, found, [truth for _, truth in images], model.tta_mode(tta))
