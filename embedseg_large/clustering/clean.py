@@ -14,7 +14,7 @@ of some instances, from an array that holds them whole, and `apply` makes it so 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -113,11 +113,11 @@ def changes_of(numbers: NDArray[np.integer[Any]], settings: CleanSettings) -> Ch
         if count:
             dropped.append(_positions(loose, box, numbers.shape))
             pieces, instances = pieces + count, instances + 1
-        for hole, size in _holes(own, settings):
-            at = _positions(hole, box, numbers.shape)
-            enclosed.append(at)
-            inside.append(np.full(at.size, number))
-            holes.append(np.full(at.size, size))
+        if settings.fill_holes:
+            within, sizes = _holes(own)
+            enclosed.append(_positions(within, box, numbers.shape))
+            inside.append(np.full(sizes.size, number))
+            holes.append(sizes)
     parts = [np.concatenate(part) for part in (dropped, enclosed, inside, holes)]
     return Changes(parts[0], parts[1], parts[2], parts[3], pieces, instances)
 
@@ -191,17 +191,16 @@ def _largest(
     return own, np.zeros_like(own), 0
 
 
-def _holes(
-    own: NDArray[np.bool_], settings: CleanSettings
-) -> Iterator[tuple[NDArray[np.bool_], int]]:
-    """Find the holes of an instance in its bounding box, and their sizes."""
-    if not settings.fill_holes:
-        return
-    regions, count = ndimage.label(np.pad(~own, 1, constant_values=True))  # over faces
+def _holes(own: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Find what an instance encloses in its bounding box, and the size of the hole of each voxel.
+
+    Sizes are in raster order of the voxels.
+    """
+    regions, _ = ndimage.label(np.pad(~own, 1, constant_values=True))  # over faces
     regions = regions[(slice(1, -1),) * own.ndim]
-    sizes = np.bincount(regions.reshape(-1), minlength=count + 1)
-    for hole in range(2, count + 1):  # the first holds the first voxel, which is outside
-        yield regions == hole, int(sizes[hole])
+    within = regions > 1  # the first region holds the first voxel, which is outside
+    sizes = np.bincount(regions.reshape(-1))
+    return within, sizes[regions[within]]
 
 
 def _positions(mask: NDArray[np.bool_], box: Slices, shape: tuple[int, ...]) -> NDArray[np.int64]:
