@@ -169,6 +169,28 @@ def _mask(shape: tuple[int, ...], region: tuple[slice, ...]) -> NDArray[np.bool_
     return mask
 
 
+def test_timepoints_are_cleaned_one_by_one_and_counted_together(tmp_path: Path) -> None:
+    labels = embryo(2)
+    network = ragged(labels)
+    once = run(labels, network, tmp_path / "once.zarr", **BOTH)
+    twice = run(np.stack([labels, labels]), network, tmp_path / "two.zarr", axes="tyx", **BOTH)
+    np.testing.assert_array_equal(found(twice), np.stack([found(once)] * 2))
+    sums = {name: 2 * count for name, count in once.summary["cleaning"].items()}
+    assert twice.summary["cleaning"] == sums
+
+
+def test_a_report_says_what_was_cleaned(tmp_path: Path) -> None:
+    labels = embryo(2)
+    result = run(labels, ragged(labels), tmp_path / "out.zarr", **BOTH)
+    told = result.summary["cleaning"]
+    es.report(result.path, out=tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert f"{told['pieces_dropped']:,} of {told['instances_with_pieces']:,} instances" in page
+    assert (
+        f"of {told['instances_with_holes']:,} instances, {told['voxels_filled']:,} voxels" in page
+    )
+
+
 def test_nothing_is_cleaned_unless_it_is_asked_for(tmp_path: Path) -> None:
     labels = embryo(2)
     result = run(labels, ragged(labels), tmp_path / "out.zarr")
