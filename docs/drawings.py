@@ -2,7 +2,7 @@
 
 Figures of the concepts are drawn twice, ``images/NAME-light.svg`` and ``images/NAME-dark.svg``, on
 no background. ``seams`` is the picture of the front page: it segments the embryo of the package, on
-a store in a temporary folder, which takes half a minute.
+a store in a temporary folder, which takes half a minute. ``synthesis`` shows synthetic volumes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,12 +21,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Ellipse, FancyArrowPatch, Rectangle
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from embedseg_large.clustering.cluster import cluster
 from embedseg_large.data import copy_demo, load_demo
 from embedseg_large.pictures import palette
 from embedseg_large.segmentation.segment import segment
+from embedseg_large.synthesis import SynthesisSettings, draw_volume
 from embedseg_large.testing import embedding_of, render, synthetic_embryo
 
 IMAGES = Path(__file__).parent / "images"
@@ -245,6 +248,28 @@ def seams() -> Figure:
     return figure
 
 
+def synthesis() -> Figure:
+    """Twenty-four synthetic volumes: the fullest plane of each, and the outlines of its labels."""
+    settings = SynthesisSettings()
+    figure = Figure(figsize=(12, 9.1), layout="constrained")
+    figure.patch.set_facecolor("#0b0d12")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    for number, ax in enumerate(figure.subplots(6, 4).ravel()):
+        volume = draw_volume(settings, 0, number)
+        low, high = np.percentile(volume.image, (1, 99.8))
+        z = int(np.count_nonzero(volume.labels, axis=(1, 2)).argmax())
+        grey = np.clip((volume.image[z] - low) / (high - low), 0, 1) ** 0.8
+        labels = volume.labels[z]
+        rgb = np.repeat(grey[..., None], 3, axis=-1)
+        edge = (labels > 0) & (maximum_filter(labels, 3) != minimum_filter(labels, 3))
+        outlined = rgb.copy()
+        outlined[edge] = palette(int(volume.labels.max()))[labels[edge]]
+        ax.imshow(np.concatenate([rgb, outlined], axis=1), interpolation="nearest")
+        ax.axvline(labels.shape[1] - 0.5, color="#0b0d12", lw=1)
+        ax.set_axis_off()
+    return figure
+
+
 def over(grey: NDArray[np.float64], labels: NDArray[Any]) -> NDArray[np.float64]:
     """Return an image with its labels over it, outlined."""
     rgb = np.repeat(grey[..., None], 3, axis=-1)
@@ -276,6 +301,11 @@ def main(chosen: Sequence[str]) -> None:
                 FIGURES[name](palette).savefig(path, transparent=True, metadata={"Date": None})
     if "seams" in chosen or not chosen:
         seams().savefig(IMAGES / "seams.png", dpi=150)
+    if "synthesis" in chosen or not chosen:
+        drawn = BytesIO()
+        synthesis().savefig(drawn, dpi=110)
+        with Image.open(drawn) as picture:
+            picture.convert("RGB").quantize(128).save(IMAGES / "synthesis.png", optimize=True)
 
 
 if __name__ == "__main__":

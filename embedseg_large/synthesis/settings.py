@@ -74,7 +74,7 @@ class SynthesisSettings:
     size_spread: Range = (0.05, 0.3)
     """Standard deviation of the logarithm of the diameter within a volume."""
     elongation: Range = (1.0, 1.9)
-    """Ratio of the longest axis of a nucleus to the others, squared."""
+    """How many times longer one axis of a nucleus is than the others; of one in five, shorter."""
     roughness: Range = (0.0, 0.3)
     """How far smooth noise moves the surface, as a fraction of the radius."""
     aligned: float = 0.35

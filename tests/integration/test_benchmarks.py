@@ -24,6 +24,7 @@ SMALL = {
     "inference.py": ("--shape", "8,32,32", "--tta", "none", "--repeats", "1"),
     "io.py": ("--edge", "64", "--repeats", "1"),
     "profiles.py": ("--shape", "8,32,32"),
+    "synthesis.py": ("--settings", "shape=16x48x48,diameter=8:12", "--count", "2"),
     "scheduling.py": ("--tasks", "27", "--resume", "27"),
 }
 """Those that can be made small enough, and how."""

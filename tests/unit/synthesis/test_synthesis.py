@@ -24,7 +24,7 @@ from embedseg_large.errors import EmbedSegError, UsageError
 from embedseg_large.synthesis import SynthesisSettings, SyntheticVolume, draw_volume, read_settings
 from embedseg_large.synthesis.filters import blurred, smooth_noise
 from embedseg_large.synthesis.nuclei import keep_pieces, smallest_sizes
-from embedseg_large.synthesis.settings import LAYOUTS
+from embedseg_large.synthesis.settings import LAYOUTS, names
 from embedseg_large.training.data.sources import find_pairs
 
 SMALL = SynthesisSettings(shape=(16, 48, 48), diameter=(8, 14))
@@ -238,6 +238,11 @@ def test_the_command_writes_volumes_and_replaces_none_unasked(tmp_path: Path) ->
     assert [path.name for path in sorted((out / "images").iterdir())] == ["0000.tif"]
     assert run(tmp_path / "a" / "b").exit_code == 2
     assert run(tmp_path / "c", "--settings", "diameter=9:8").stderr.count("\n") == 1
+
+
+def test_the_guide_names_every_setting() -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "guides" / "synthetic.md").read_text()
+    assert [name for name in names() if f"`{name}`" not in guide] == []
 
 
 def test_a_place_that_is_a_file_is_refused(tmp_path: Path) -> None:
