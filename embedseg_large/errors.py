@@ -18,7 +18,17 @@ Each is also the builtin that fits, says what was found, where, and what to do, 
     ├── OutputError (OSError)               the output cannot be written: read-only, disk full
     │   └── PlaceError                      also a UsageError: so said before any work
     └── RunError (RuntimeError)             a run that had begun could not be finished
+
+A file from elsewhere is hostile or damaged until it is checked. `foreign` surrounds the parsing of
+one, so that whatever a library raises about it becomes one of these.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_LONGEST = 300  # characters of another library's message
 
 
 class EmbedSegError(Exception):
@@ -75,3 +85,54 @@ class PlaceError(UsageError, OutputError):
 
 class RunError(EmbedSegError, RuntimeError):
     """A run that had begun could not be finished."""
+
+
+@contextmanager
+def foreign(
+    where: object,
+    what: str = "cannot be read",
+    *,
+    todo: str = "restore the file or write it again",
+    kind: type[EmbedSegError] = VolumeError,
+    unless: tuple[type[Exception], ...] = (),
+) -> Iterator[None]:
+    """Turn whatever the body raises while it reads somebody's file into one error of ours.
+
+    Parameters
+    ----------
+    where
+        Path or URL, without credentials.
+    what
+        What is wrong, in words that the cause is appended to.
+    todo
+        What the user can do.
+    kind
+        Class of the error.
+    unless
+        Classes that pass unchanged, as errors of ours and an interrupt do.
+    """
+    passing: tuple[type[Exception], ...] = (EmbedSegError, *unless)
+    try:
+        yield
+    except passing:
+        raise
+    except MemoryError as error:
+        raise kind(f"{where}: {what}: it needs more memory than there is; {todo}") from error
+    except Exception as error:
+        raise kind(f"{where}: {what} ({cause(error)}); {todo}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # a panic of a library in Rust
+            raise
+        raise kind(f"{where}: {what} ({cause(error)}); {todo}") from error
+
+
+def cause(error: BaseException) -> str:
+    """Name an error of another library, in one short line that any terminal can print."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """Escape what cannot be encoded (lone surrogates) or steers a terminal."""
+    escaped = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in escaped)

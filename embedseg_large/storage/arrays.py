@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
-from embedseg_large.storage.connection import Address, Retries, is_remote
+from embedseg_large.errors import EmbedSegError, MetadataError, VolumeError, cause, foreign
+from embedseg_large.storage.connection import Address, Retries, is_remote, shown
 from embedseg_large.storage.folder import folder_at
 
 _DOCUMENTS = (".zattrs", ".zarray", "zarr.json")  # in the order of writing: an array is whole
@@ -16,7 +19,7 @@ def open_array(
     mode: Literal["r", "r+"] = "r",
     zarr_format: Literal[2, 3] | None = None,
 ) -> Any:
-    """Open the zarr array at a path or URL.
+    """Open the zarr array at a path or URL; of its chunks nothing is read.
 
     Parameters
     ----------
@@ -31,12 +34,19 @@ def open_array(
     ------
     FileNotFoundError
         If there is no array.
+    MetadataError, VolumeError
+        If its metadata are damaged, or its chunks cannot be read without danger: see `codecs`.
     UnreachableError
         If a server does not answer.
     """
     import zarr
 
-    return zarr.open_array(**_place(path), mode=mode, zarr_format=zarr_format)
+    from embedseg_large.storage.codecs import checked
+
+    where = shown(os.fspath(path))
+    with _damaged(where):
+        array = zarr.open_array(**_place(path), mode=mode, zarr_format=zarr_format)
+        return checked(array, where)
 
 
 def open_group(path: str | os.PathLike[str]) -> Any:
@@ -44,12 +54,29 @@ def open_group(path: str | os.PathLike[str]) -> Any:
 
     Raises
     ------
-    FileNotFoundError, UnreachableError
+    FileNotFoundError, MetadataError, UnreachableError
         As `open_array`.
     """
     import zarr
 
-    return zarr.open_group(**_place(path), mode="r", use_consolidated=False)
+    with _damaged(shown(os.fspath(path))):
+        return zarr.open_group(**_place(path), mode="r", use_consolidated=False)
+
+
+@contextmanager
+def _damaged(where: str) -> Iterator[None]:
+    """Say in one line what is wrong with a node, unless there is none, or one of the other kind."""
+    import zarr
+
+    absent = (FileNotFoundError, zarr.errors.NodeTypeValidationError)
+    todo = "restore it or write it again"
+    with foreign(where, "zarr metadata are damaged", todo=todo, kind=MetadataError, unless=absent):
+        try:
+            yield
+        except (EmbedSegError, *absent):
+            raise
+        except (OSError, ImportError) as error:
+            raise VolumeError(f"{where}: cannot be opened ({cause(error)}); check it") from error
 
 
 def create_array(path: str | os.PathLike[str], **options: Any) -> None:
@@ -82,7 +109,9 @@ def _place(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Say where a node is, in the words of zarr."""
     text = os.fspath(path)
     if not is_remote(text):
-        return {"store": text}
+        from embedseg_large.storage.codecs import GuardedStore
+
+        return {"store": GuardedStore(text)}
     from embedseg_large.storage.retrying_store import PatientStore
 
     address = Address.of(text)

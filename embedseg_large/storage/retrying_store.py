@@ -11,6 +11,7 @@ from typing import Any
 from zarr.storage import ObjectStore
 
 from embedseg_large.errors import PlaceError
+from embedseg_large.storage.codecs import asked, check_size
 from embedseg_large.storage.connection import READ_ONLY, Address, Retries, open_store
 from embedseg_large.storage.failures import (
     failures,
@@ -31,6 +32,9 @@ class PatientStore(ObjectStore[Any]):
     retries
         How long requests are tried again.
     """
+
+    most: int = 0
+    """Bytes that a chunk may have; metadata documents may have more."""
 
     def __init__(self, address: Address, retries: Retries, *, read_only: bool = False) -> None:
         super().__init__(open_store(address.root, retries), read_only=read_only)
@@ -56,9 +60,13 @@ class PatientStore(ObjectStore[Any]):
             If the object is shorter than the part that is asked for.
         """
         pauses = self._retries.pauses()
-        with reading(f"{self._server}/{key}"):
+        where = f"{self._server}/{key}"
+        check_size(asked(byte_range), self.most, where)
+        with reading(where):
             while True:
                 try:
+                    if byte_range is None:
+                        return await self._get_whole(key, prototype)
                     return await super().get(key, prototype, byte_range)
                 except failures() as error:
                     if await self._is_cut(key, error):
@@ -67,6 +75,17 @@ class PatientStore(ObjectStore[Any]):
                     if pause is None:
                         raise
                     await asyncio.sleep(pause)
+
+    async def _get_whole(self, key: str, prototype: Any) -> Any:
+        """Read an object, once its size is known not to be far larger than it should be."""
+        import obstore
+
+        try:
+            answer = await obstore.get_async(self.store, key)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+        check_size(int(answer.meta["size"]), self.most, f"{self._server}/{key}")
+        return prototype.buffer.from_bytes(await answer.bytes_async())
 
     async def _is_cut(self, key: str, error: Exception) -> bool:
         """Whether a part could not be read because the object is too short, or even empty."""

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from embedseg_large.errors import VolumeError
+from embedseg_large.errors import VolumeError, foreign
 from embedseg_large.volumes.axes import CANONICAL, OTHER, SPATIAL
 from embedseg_large.volumes.header import Header, Level, pick_level
 from embedseg_large.volumes.stored_array import StoredArray, wrap_array
@@ -56,9 +56,10 @@ def open_foreign(path: str, level: int) -> tuple[Header, StoredArray]:
         If `bioio` or the reader of this format is not installed, or cannot read the file.
     """
     image = _image(path)
-    header = _header(image)
-    pick_level(header.levels, level, path)
-    return header, wrap_array(image.dask_data, partial(_voxels, path), path)
+    with foreign(path, "bioio cannot read it"):
+        header = _header(image)
+        pick_level(header.levels, level, path)
+        return header, wrap_array(image.dask_data, partial(_voxels, path), path)
 
 
 def _voxels(path: str) -> Any:

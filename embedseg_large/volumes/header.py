@@ -53,6 +53,11 @@ def array_header(shape: tuple[int, ...], metadata: Any = None) -> Header:
     return Header(axes=axes, units=(None,) * len(shape), levels=(level,))
 
 
+def is_inside(path: str) -> bool:
+    """Whether the path of a level stays inside the image: anyone may have written it."""
+    return bool(path) and not path.startswith("/") and ".." not in path.split("/")
+
+
 def pick_level(levels: tuple[Level, ...], level: int, where: str) -> Level:
     """Find the level of that index.
 
@@ -65,6 +70,11 @@ def pick_level(levels: tuple[Level, ...], level: int, where: str) -> Level:
         raise VolumeNotFoundError(f"{where}: no level {level}, there are {len(levels)}, from 0")
     found = levels[level]
     if found.shape is None:
+        if not is_inside(found.path):
+            raise VolumeNotFoundError(
+                f"{where}: level {level} should be at {found.path!r}, outside of the image; "
+                "restore the metadata"
+            )
         there = [i for i, other in enumerate(levels) if other.shape is not None]
         raise VolumeNotFoundError(
             f"{where}: level {level} should be at {found.path!r}, where there is no array; "

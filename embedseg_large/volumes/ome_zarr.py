@@ -7,17 +7,28 @@ Metadata of NGFF 0.1 to 0.3 are first brought into the form of 0.4; then the pyd
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
+from math import isfinite
 from typing import Any
 
-from embedseg_large.errors import EmbedSegError, MetadataError, VolumeError, VolumeNotFoundError
+from embedseg_large.errors import (
+    MetadataError,
+    UnreachableError,
+    VolumeError,
+    VolumeNotFoundError,
+    foreign,
+)
 from embedseg_large.storage.arrays import open_array, open_group
 from embedseg_large.storage.connection import is_remote, joined, shown
 from embedseg_large.storage.folder import folder_at
 from embedseg_large.volumes.axes import letter
-from embedseg_large.volumes.header import Header, Level, array_header, pick_level
+from embedseg_large.volumes.header import Header, Level, array_header, is_inside, pick_level
 from embedseg_large.volumes.stored_array import StoredArray, wrap_array
+
+logger = logging.getLogger(__name__)
 
 VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
 
@@ -55,8 +66,12 @@ def open_image(path: str, level: int) -> tuple[Header, StoredArray]:
         pick_level(header.levels, level, where)
         return header, _described(node, path)
     header = read_header(node, where)
-    place = joined(path, pick_level(header.levels, level, where).path)
-    return header, _described(open_array(place), place)
+    if 0 <= level < len(header.levels) and is_inside(header.levels[level].path):
+        place = joined(path, header.levels[level].path)
+        with suppress(FileNotFoundError, zarr.errors.NodeTypeValidationError):
+            return header, _described(open_array(place), place)
+    pick_level(header.levels, level, where)
+    raise MetadataError(f"{where}: level {level} is no array; restore it")
 
 
 def _described(array: Any, path: str) -> StoredArray:
@@ -74,16 +89,12 @@ def _open_node(path: str) -> Any:
             return open_array(path)
         except (FileNotFoundError, zarr.errors.NodeTypeValidationError):  # perhaps a group
             return open_group(path)
-    except EmbedSegError:
-        raise
     except FileNotFoundError as error:
         if is_remote(path):
             raise VolumeNotFoundError(f"{where}: there is no zarr store") from error
         raise VolumeError(f"{where}: neither a zarr store nor a TIFF") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise MetadataError(f"{where}: zarr metadata are damaged ({_flat(error)})") from error
-    except (OSError, ImportError, RuntimeError) as error:
-        raise VolumeError(f"{where}: cannot be opened ({_flat(error)})") from error
+    except zarr.errors.NodeTypeValidationError as error:
+        raise MetadataError(f"{where}: neither a zarr array nor a group; restore it") from error
 
 
 def read_header(group: Any, path: str) -> Header:
@@ -102,8 +113,16 @@ def read_header(group: Any, path: str) -> Header:
         If the group is no image (says what it is), or its multiscale is not valid (names the
         field).
     """
+    todo = "restore the metadata or write the image again"
+    with foreign(path, "its metadata are no OME-Zarr", todo=todo, kind=MetadataError):
+        return _header(group, path)
+
+
+def _header(group: Any, path: str) -> Header:
     attributes = group.attrs.asdict()
     ome = attributes.get("ome") or attributes  # 0.5 put everything under "ome"
+    if not isinstance(ome, dict):
+        raise MetadataError(f"{path}: its attribute ome is no JSON object; restore it")
     multiscales = ome.get("multiscales")
     if not multiscales:
         raise MetadataError(f"{path}: {_what_else(group, ome, path)}")
@@ -199,11 +218,17 @@ def _level(group: Any, where: str, multiscale: Any, dataset: Any, scaled: bool) 
     scale, shift = _transform(dataset.coordinateTransformations, n, where)
     factor, offset = _transform(multiscale.coordinateTransformations or (), n, where)
     moved = [s * f + o for s, f, o in zip(shift, factor, offset, strict=True)]
+    sizes = [s * f for s, f in zip(scale, factor, strict=True)]
+    if scaled and not all(isfinite(size) and size > 0 for size in sizes):
+        logger.warning(
+            "%s: scale %s of %s is no size of voxels: ignored", where, sizes, dataset.path
+        )
+        scaled = False
     return Level(
         path=dataset.path,
         shape=_shape(group, dataset.path),
-        scale=tuple(s * f for s, f in zip(scale, factor, strict=True)) if scaled else None,
-        translation=tuple(moved) if scaled and any(moved) else None,
+        scale=tuple(sizes) if scaled else None,
+        translation=tuple(moved) if scaled and any(moved) and all(map(isfinite, moved)) else None,
     )
 
 
@@ -221,10 +246,14 @@ def _transform(transforms: Sequence[Any], n: int, where: str) -> tuple[list[floa
 
 
 def _shape(group: Any, path: str) -> tuple[int, ...] | None:
-    """Shape of one of a group's arrays; None if it is not there."""
+    """Shape of one of a group's arrays; None if it is not there, or cannot be used."""
+    if not is_inside(path):
+        return None
     try:
         return tuple(int(n) for n in group[path].shape)
-    except (KeyError, AttributeError, FileNotFoundError):
+    except UnreachableError:
+        raise
+    except Exception:  # of a level that nobody may ask for
         return None
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -14,7 +15,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import CorruptChunkError, UnreachableError
+from embedseg_large.errors import CorruptChunkError, UnreachableError, VolumeError, cause
 from embedseg_large.storage.bucket import RemoteFolder
 from embedseg_large.storage.connection import is_remote
 
@@ -72,14 +73,29 @@ class StoredArray:
         UnreachableError
             If a server gives no proper answer.
         """
+        self._check_memory()
         try:
             values = self._read(index)
-        except (MemoryError, UnreachableError):
+        except MemoryError as error:
+            raise VolumeError(
+                f"{self.location}: reading {index} needs more memory than there is; "
+                "read a smaller region, or write the volume again with smaller chunks"
+            ) from error
+        except UnreachableError:
             raise
         except Exception as error:
             raise self._corrupt(index, error) from error
         self._check_shards(index)
         return values
+
+    def _check_memory(self) -> None:
+        """Refuse chunks that no memory can hold, which damaged metadata may declare."""
+        size = prod(self.chunks or ()) * self.dtype.itemsize
+        if size > _memory():
+            raise VolumeError(
+                f"{self.location}: a chunk of {self.chunks} takes {size / 2**30:,.1f} GiB, more "
+                f"than the {_memory() / 2**30:,.1f} GiB of this machine; choose smaller chunks"
+            )
 
     def _read(self, index: Index) -> NDArray[Any]:
         values = self.array[index]
@@ -92,12 +108,12 @@ class StoredArray:
         for cell in self._files(index):
             try:
                 self._read(self._region(cell))
-            except Exception as cause:
+            except Exception as found:
                 return CorruptChunkError(
-                    f"{self._name(cell)}: chunk cannot be decoded ({_one_line(cause)}); "
+                    f"{self._name(cell)}: chunk cannot be decoded ({cause(found)}); "
                     "restore the file or write the volume again"
                 )
-        return CorruptChunkError(f"{self.location}: reading {index} failed ({_one_line(error)})")
+        return CorruptChunkError(f"{self.location}: reading {index} failed ({cause(error)})")
 
     def _check_shards(self, index: Index) -> None:
         """Refuse shards of zero bytes, which zarr takes for shards that were never written."""
@@ -193,5 +209,9 @@ def wrap_array(array: Any, opener: Callable[[], Any], location: str) -> StoredAr
     )
 
 
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".replace("\n", " ")
+@cache
+def _memory() -> int:
+    """Bytes of main memory of this machine."""
+    import psutil
+
+    return int(psutil.virtual_memory().total)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from math import inf
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import MetadataError, VolumeError
+from embedseg_large.errors import MetadataError, VolumeError, foreign, printable
 from embedseg_large.volumes.axes import OTHER, SPATIAL, letter
 from embedseg_large.volumes.header import Header, Level, pick_level
 from embedseg_large.volumes.stored_array import StoredArray, wrap_array
+
+logger = logging.getLogger(__name__)
 
 Steps = dict[str, tuple[float, str | None]]
 """Distance between voxels and its unit, for the axes where both are stored."""
@@ -75,7 +79,8 @@ def open_tiff(path: str, level: int) -> tuple[Header, StoredArray]:
         header = _header(file, path)
     pick_level(header.levels, level, path)
     opener = partial(TiffArray, path, level)
-    return header, wrap_array(opener(), opener, path)
+    with foreign(path, f"level {level} of this TIFF cannot be read"):
+        return header, wrap_array(opener(), opener, path)
 
 
 def tiff_content(path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -103,13 +108,14 @@ def _opened(path: str) -> Iterator[Any]:
     """Open a TIFF; failures are told in one line."""
     import tifffile
 
-    try:
-        with tifffile.TiffFile(path) as file:
-            yield file
-    except tifffile.TiffFileError as error:
-        raise VolumeError(f"{path}: neither a zarr store nor a TIFF ({error})") from error
-    except OSError as error:
-        raise VolumeError(f"{path}: cannot be opened ({error})") from error
+    with foreign(path, "this TIFF cannot be read"):
+        try:
+            with tifffile.TiffFile(path) as file:
+                yield file
+        except tifffile.TiffFileError as error:
+            raise VolumeError(f"{path}: neither a zarr store nor a TIFF ({error})") from error
+        except OSError as error:
+            raise VolumeError(f"{path}: cannot be opened ({error})") from error
 
 
 def _header(file: Any, path: str) -> Header:
@@ -150,14 +156,30 @@ def _ome_steps(xml: str) -> Steps:
     """Physical sizes of OME-XML, whose default unit is the micrometre."""
     try:
         pixels = ElementTree.fromstring(xml).find(".//{*}Pixels")
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, TypeError, ValueError):
         return {}
     found = {} if pixels is None else pixels.attrib
+    sizes = {a: _size(found.get(f"PhysicalSize{a.upper()}")) for a in SPATIAL}
     return {
-        a: (float(found[key]), found.get(f"{key}Unit", "µm"))
-        for a in SPATIAL
-        if (key := f"PhysicalSize{a.upper()}") in found
+        a: (size, found.get(f"PhysicalSize{a.upper()}Unit", "µm"))
+        for a, size in sizes.items()
+        if size is not None
     }
+
+
+def _size(stored: Any) -> float | None:
+    """Read a distance between voxels; one that is none (0, "0,5", "abc") is as good as missing."""
+    try:
+        size = abs(float(stored))  # ImageJ: negative if upside down
+    except (TypeError, ValueError):
+        size = 0.0
+    if 0 < size < inf:
+        return size
+    if stored is not None:
+        logger.warning(
+            "a voxel size of %s is stored: ignored; give --voxel-size", printable(str(stored))
+        )
+    return None
 
 
 def _tag_steps(file: Any, page: Any) -> Steps:
@@ -168,9 +190,17 @@ def _tag_steps(file: Any, page: Any) -> Steps:
     unit = str(metadata["unit"]).replace("\\u00B5", "µ")  # ImageJ escapes it
     steps: Steps = {}
     for a, tag in (("y", "YResolution"), ("x", "XResolution")):
-        pixels, units = page.tags[tag].value if tag in page.tags else (0, 1)
+        pixels, units = _ratio(page.tags[tag].value) if tag in page.tags else (0, 1)
         if pixels > 0 and units > 0:
             steps[a] = (units / pixels, unit)
-    if "spacing" in metadata:
-        steps["z"] = (abs(float(metadata["spacing"])), unit)  # ImageJ: negative if upside down
-    return steps
+    size = _size(metadata.get("spacing"))
+    return steps if size is None else steps | {"z": (size, unit)}
+
+
+def _ratio(stored: Any) -> tuple[float, float]:
+    """Read a resolution, which a damaged tag may hold as anything."""
+    try:
+        pixels, units = stored
+        return float(pixels), float(units)
+    except (TypeError, ValueError):
+        return 0, 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import isfinite, prod
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -19,6 +21,7 @@ from embedseg_large.errors import (
     UsageError,
     VolumeError,
     VolumeNotFoundError,
+    foreign,
 )
 from embedseg_large.geometry import Box
 from embedseg_large.storage.connection import is_remote, shown
@@ -38,6 +41,11 @@ if TYPE_CHECKING:
     import dask.array as da
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_MOST_VOXELS = 1 << 62
+"""Of a timepoint and channel: the index of a voxel is a number of 64 bits."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -380,6 +388,10 @@ def make_volume(
     where = "the array" if path is None else shown(path)
     stored_axes = check_axes(_axes(axes, header, storage, where), storage.shape, where)
     _check_dtype(storage.dtype, where)
+    if prod(storage.shape) > _MOST_VOXELS:
+        raise MetadataError(
+            f"{where}: a shape of {storage.shape} has more than 2^62 voxels; restore the metadata"
+        )
     sizes = dict(zip(stored_axes, storage.shape, strict=True))
     return Volume(
         storage=storage,
@@ -411,13 +423,37 @@ def _open(source: Any, path: str | None, level: int) -> tuple[Header, StoredArra
     """Read the metadata of a source and describe the array of one level."""
     if path is None:
         return _open_array(source, level)
-    if not is_remote(path) and not Path(path).exists():
-        raise VolumeNotFoundError(f"{path}: there is no such file or folder")
-    if not is_remote(path) and Path(path).is_file():
+    if not is_remote(path) and _is_file(path):
         return _open_file(path, level)
     from embedseg_large.volumes import ome_zarr
 
     return ome_zarr.open_image(path, level)
+
+
+def _is_file(path: str) -> bool:
+    """Whether a local path is a file, rather than a folder.
+
+    Raises
+    ------
+    VolumeNotFoundError
+        If it is neither.
+    VolumeError
+        If it is a device or the like, or cannot be looked at.
+    """
+    with foreign(path, "cannot be opened", todo="check the path"):
+        mode = _mode(path)
+    if mode is None:
+        raise VolumeNotFoundError(f"{path}: there is no such file or folder")
+    if not S_ISREG(mode) and not S_ISDIR(mode):
+        raise VolumeError(f"{path}: neither a file nor a folder; give an image")
+    return S_ISREG(mode)
+
+
+def _mode(path: str) -> int | None:
+    try:
+        return Path(path).stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _open_file(path: str, level: int) -> tuple[Header, StoredArray]:
@@ -467,8 +503,12 @@ def _voxel_size(
                 f"{where}: {len(size)} voxel sizes given; it needs {ndim}, for {SPATIAL[-ndim:]}"
             )
     if size is not None and not all(isfinite(step) and step > 0 for step in size):
-        error = MetadataError if given is None else UsageError
-        raise error(f"{where}: voxel size {size} µm is not positive; give --voxel-size")
+        if given is not None:
+            raise UsageError(f"{where}: voxel size {size} µm is not positive; give --voxel-size")
+        logger.warning(
+            "%s: its voxel size is stored as %s µm: ignored; give --voxel-size", where, size
+        )
+        return None
     return size
 
 
