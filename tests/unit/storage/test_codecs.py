@@ -44,7 +44,7 @@ def written_v2(path: Path, **options: Any) -> Path:
     array = zarr.create_array(
         path, shape=VALUES.shape, chunks=(2, 6, 8), dtype="<u2", zarr_format=2, **options
     )
-    array[...] = VALUES  # type: ignore[index]
+    array[...] = VALUES
     return path
 
 
@@ -85,7 +85,7 @@ def test_every_codec_of_zarr_v3_is_read_and_written(
 @pytest.mark.parametrize("name", [n for n in V2 if n != "none"])
 def test_a_chunk_takes_no_more_memory_than_its_shape(tmp_path: Path, name: str) -> None:
     path = written_v2(tmp_path / "a.zarr", compressors=V2[name])
-    (path / "0.0.0").write_bytes(V2[name].encode(np.zeros(1 << 26, np.uint8)))  # type: ignore[union-attr]
+    (path / "0.0.0").write_bytes(V2[name].encode(np.zeros(1 << 26, np.uint8)))
     volume = open_volume(path)
     volume.data[2:].compute(scheduler="sync")  # what is imported now does not count
     tracemalloc.start()
