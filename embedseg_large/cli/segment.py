@@ -138,6 +138,7 @@ def _print_plan(store: str, model: str | None, options: dict[str, Any], as_json:
             "grid": f"{_text(order.shape)} voxels",
             "model": f"{model or default_model(order.network.ndim)}, on {order.settings.device}",
             "labels": order.target.path,
+            **_light(order.intensity_field),
             **_prediction(order, plan),
             "clustering tiles": f"{plan.cluster_tiles} of {_text(order.settings.cluster_tile)}",
             "scratch space": f"at most {readable_bytes(plan.scratch_bytes)}",
@@ -165,6 +166,10 @@ def _region(region: dict[str, Any]) -> str:
     """A region as it was given."""
     ends = zip(region["start"], region["stop"], strict=True)
     return ",".join(f"{a}:{b}" for a, b in ends) + " only; the rest of the labels is 0"
+
+
+def _light(field: str) -> dict[str, str]:
+    return {} if field == "none" else {"light": f"evened out: {field}, measured first"}
 
 
 def _prediction(order: Any, plan: Any) -> dict[str, str]:
@@ -224,6 +229,8 @@ def _text(sizes: Sequence[int]) -> str:
 
 def print_summary(summary: dict[str, Any]) -> None:
     """Print what a run found, how its seams look, and what its stages took."""
+    from embedseg_large.segmentation.intensity_field import described
+
     seams = summary["seams"]
     facts = {
         "image": _read_from(summary["volume"]),
@@ -259,6 +266,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         facts["joined at"] = f"{places} (z, y, x): {_why_joined(summary)}, look at them"
     if summary["scale"]["found_diameter"]:
         facts["objects"] = _sizes(summary["scale"])
+    if "intensity_field" in summary:
+        facts["light"] = f"evened out: {described(summary['intensity_field'])}"
     if "region" in summary:
         facts["region"] = _region(summary["region"])
     print_facts(None, facts)

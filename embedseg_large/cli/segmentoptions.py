@@ -165,6 +165,14 @@ class Input:
             "--intensity-per-timepoint", help="Percentiles of each timepoint, not of all together."
         ),
     ] = False
+    intensity_field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD",
+            help="Even out light that fades: none, depth (along z) or smooth (along all axes). "
+            "Default: none.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,7 @@ from embedseg_large.napari.selection import (
     within_planes,
 )
 from embedseg_large.napari.telling import ToldOfRun
+from embedseg_large.segmentation.intensity_field import MODES
 
 WHOLE, VIEW, SHAPES = "the whole layer", "what is in view", "drawn shapes"
 _SIZES = 20
@@ -66,6 +67,7 @@ class SegmentPanel:
         self.model, self.file = self._models.field, self._models.file
         self.tta = ComboBox(choices=["none"])
         self.diameter = FloatSpinBox(value=0, min=0, max=10_000, step=1)
+        self.light = ComboBox(choices=list(MODES))
         self.where = ComboBox(choices=[WHOLE, VIEW, SHAPES])
         self.shapes = ComboBox(choices=lambda _: self._layers(Shapes))
         self.first = SpinBox(min=0, max=_MOST_PLANES)
@@ -74,6 +76,7 @@ class SegmentPanel:
         self.begin, self.stop = PushButton(text="Segment"), PushButton(text="Cancel")
         self.tta.tooltip = "Passes of the network over turned and mirrored images"
         self.diameter.tooltip = "Of the objects in y and x, in voxels; 0: as large as the model's"
+        self.light.tooltip = "Even out light that fades: with depth, or along all axes"
         self.first.tooltip = self.last.tooltip = "First and last plane to segment"
 
     def _make_thresholds(self) -> None:
@@ -94,6 +97,7 @@ class SegmentPanel:
             ("or a file", self.file),
             ("augmentation", self.tta),
             ("diameter", self.diameter),
+            ("uneven light", self.light),
             ("where", self.where),
             ("shapes", self.shapes),
             ("planes", (self.first, self.last)),
@@ -188,6 +192,7 @@ class SegmentPanel:
             model=self.model.value,
             tta=self.tta.value,
             object_diameter=self.diameter.value or None,
+            intensity_field=self.light.value,
             thresholds=self.thresholds(),
         )
 
@@ -221,6 +226,7 @@ class SegmentPanel:
         self._live = None  # the sliders are of this model from now on
         model = self._models.model
         self.tta.choices = model.tta_modes
+        self.light.choices = [m for m in MODES if m != "depth" or model.ndim == 3]
         self.size.max = max(100, _SIZES * model.min_object_size)
         self.size.value = model.min_object_size
         self._use_augmentation()

@@ -44,6 +44,8 @@ class Wish:
     tta: str = "none"
     object_diameter: float | None = None
     """In voxels of the level; None: as large as the model's."""
+    intensity_field: str = "none"
+    """How uneven light is evened out."""
     thresholds: ClusterSettings
     """`min_object_size` in voxels of the level."""
 
@@ -111,6 +113,7 @@ def segment_part(source: Source, box: Box, wish: Wish, watcher: Observer) -> Seg
             device=device,
             dtype=model.dtype,
             object_diameter=wish.object_diameter,
+            intensity_field=wish.intensity_field,
             intensity_sample=_sample(volume),
             foreground=wish.thresholds.foreground,
             seed=wish.thresholds.seed,

@@ -93,6 +93,8 @@ def _intensity(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "--intensity-range", f"{found[0]['low']:g},{found[0]['high']:g}"
     elif isinstance(found[0], Mapping) and found[0].get("sampled") is not None:
         yield "--intensity-sample", str(found[0]["sampled"])
+    if "intensity_field" in made:
+        yield "--intensity-field", str(made["intensity_field"]["mode"])
 
 
 def _scale(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

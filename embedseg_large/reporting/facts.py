@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from embedseg_large.segmentation.intensity_field import described
 from embedseg_large.storage.tables import Table
 
 BY = " \N{MULTIPLICATION SIGN} "
@@ -188,6 +189,8 @@ def _intensities(made: Mapping[str, Any]) -> Iterator[Fact]:
         if isinstance(one, Mapping):
             name = "intensities that became 0 and 1" + f" ({number})" * (number > 0)
             yield Fact(name=name, value=f"{one['low']:,g} and {one['high']:,g}")
+    if isinstance(made.get("intensity_field"), Mapping):
+        yield Fact(name="light evened out", value=described(made["intensity_field"]))
 
 
 def _text(value: Any) -> str:

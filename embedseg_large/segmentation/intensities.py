@@ -16,6 +16,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.runs.local import SerialExecutor
 from embedseg_large.runs.runner import Recorder
 from embedseg_large.runs.tasks import Call, Each, Task
+from embedseg_large.segmentation.intensity_field import IntensityField, intensity_fields
 from embedseg_large.segmentation.request.foreground import Foreground
 from embedseg_large.segmentation.request.request import Order
 from embedseg_large.volumes.intensity import (
@@ -27,6 +28,9 @@ from embedseg_large.volumes.intensity import (
 from embedseg_large.volumes.volume import Volume
 
 LEDGER = "statistics"
+FIELD = "field"
+_USUAL_DIAMETER = 20.0
+"""Of an object, in voxels of the grid, where the model does not know."""
 
 
 def find_intensity(order: Order, recorder: Recorder) -> tuple[IntensityRange, ...]:
@@ -70,6 +74,30 @@ def _inside(
     inside = foreground.inside(box, volume.spatial_shape, at)
     assert inside is not None
     return inside
+
+
+def find_fields(order: Order, recorder: Recorder) -> tuple[IntensityField, ...]:
+    """What evens out each channel of an order, over all of its timepoints; none if nothing does."""
+    if order.kept is not None:
+        return order.kept.fields
+    if order.intensity_field == "none":
+        return ()
+    journal = recorder.journal
+    assert journal is not None
+    known = journal.find(FIELD, 0)
+    if known is not None:
+        return tuple(IntensityField.from_dict(values) for values in known[1])
+    width = order.network.object_diameter or _USUAL_DIAMETER
+    found = intensity_fields(
+        order.volume,
+        order.intensity_field,
+        [width / zoom for zoom in order.resampling.zoom],
+        order.timepoints if order.volume.timepoint is None else (None,),
+        order.foreground.inside,
+    )
+    journal.note(FIELD, 0, (0, [one.as_dict() for one in found]))
+    journal.flush()
+    return found
 
 
 def _map(

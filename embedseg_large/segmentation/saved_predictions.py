@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
+from embedseg_large.segmentation.intensity_field import IntensityField
 from embedseg_large.segmentation.request.facts import difference, facts_of_predictions
 from embedseg_large.segmentation.stages.predict import KEPT_SEED
 from embedseg_large.storage.folder import Folder, folder_at
@@ -33,6 +34,8 @@ class KeptPredictions:
     """Of each prediction tile."""
     intensity: tuple[IntensityRange, ...]
     """What became 0 and 1 in each channel."""
+    fields: tuple[IntensityField, ...] = ()
+    """What evened out each channel before."""
 
 
 def is_kept(folder: Folder) -> bool:
@@ -45,6 +48,7 @@ def keep(
     order: Order,
     versions: NDArray[np.uint32],
     intensity: Sequence[IntensityRange],
+    fields: Sequence[IntensityField] = (),
 ) -> None:
     """Describe the predictions in a folder, so that `open_kept` finds them."""
     buffer = BytesIO()
@@ -53,6 +57,7 @@ def keep(
     about = {
         "facts": facts_of_predictions(order),
         "intensity": [asdict(r) for r in intensity],
+        "fields": [one.as_dict() for one in fields],
         "least_foreground": min(KEPT_SEED, order.settings.foreground),
     }
     folder.write(_ABOUT, json.dumps(about, indent=1).encode())  # last: it says that all is there
@@ -85,4 +90,5 @@ def open_kept(path: str, order: Order) -> KeptPredictions:
         folder=folder,
         versions=np.load(BytesIO(folder.read(_VERSIONS))),
         intensity=tuple(IntensityRange(**values) for values in about["intensity"]),
+        fields=tuple(IntensityField.from_dict(values) for values in about.get("fields", ())),
     )

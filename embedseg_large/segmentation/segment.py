@@ -39,7 +39,12 @@ from embedseg_large.runs.run_folder import Run, open_run
 from embedseg_large.runs.runner import Recorder
 from embedseg_large.runs.tasks import Executor
 from embedseg_large.segmentation.instances import columns_known, write_instances
-from embedseg_large.segmentation.intensities import find_intensity, find_intensity_of_part
+from embedseg_large.segmentation.intensities import (
+    find_fields,
+    find_intensity,
+    find_intensity_of_part,
+)
+from embedseg_large.segmentation.intensity_field import IntensityField
 from embedseg_large.segmentation.pipeline import Found, find_instances, tasks_of, write_labels
 from embedseg_large.segmentation.report import SegmentResult, merged
 from embedseg_large.segmentation.request.facts import token
@@ -109,10 +114,10 @@ def segment(
         See `embedseg_large.segmentation.request.options.SegmentOptions`: channel, timepoint, level,
         region, axes, voxel_size, object_diameter, mask, dark_below, output, ngff_version,
         overwrite, scratch, keep_predictions, from_predictions, intensity_range, intensity_sample,
-        intensity_per_timepoint, device, tta, dtype, tile, context, cluster_tile, halo, max_halo,
-        strict, min_object_size, foreground, seed, margin,
-        keep_largest_piece, fill_holes. Sizes of tiles are voxels of the grid that the network sees:
-        the volume's own, or with `object_diameter` the model's.
+        intensity_per_timepoint, intensity_field, device, tta, dtype, tile, context, cluster_tile,
+        halo, max_halo, strict, min_object_size, foreground, seed, margin, keep_largest_piece,
+        fill_holes. Sizes of tiles are voxels of the grid that the network sees: the volume's own,
+        or with `object_diameter` the model's.
 
     Returns
     -------
@@ -219,7 +224,7 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
         "stages": {name: clock.as_dict() for name, clock in progress.clocks.items()},
         "resumed": {name: c.recalled for name, c in progress.clocks.items() if c.recalled},
         "seconds": round(time.perf_counter() - began, 3),
-        **provenance(run, [f.job.intensity for f in found]),
+        **provenance(run, [f.job.intensity for f in found], [f.job.fields for f in found]),
     }
     if order.settings.cleaning():
         summary["cleaning"] = sum((f.cleaning for f in found), CleanReport()).as_dict()
@@ -295,27 +300,35 @@ def _find_all(order: Order, run: Run, recorder: Recorder) -> list[Found]:
     """All stages but the last of every timepoint, one after the other."""
     found: list[Found] = []
     common = None if order.intensity_per_timepoint else find_intensity(order, recorder)
+    evened = None if order.intensity_per_timepoint else find_fields(order, recorder)
     for part in order.parts():
         section = recorder.within(part.section)
         intensity = find_intensity_of_part(part, section) if common is None else common
+        fields = find_fields(part, section) if evened is None else evened
         for one in intensity:
             logger.info("intensities %g to %g become 0 to 1", one.low, one.high)
-        job = _job(part, intensity, recorder.executor)
+        job = _job(part, intensity, fields, recorder.executor)
         todo, left = tasks_of(job, part), len(order.timepoints) - len(found)
         run.tell({"tasks": {name: n * len(order.timepoints) for name, n in todo.items()}})
         recorder.progress.plan({name: n * left for name, n in todo.items()})
         found.append(find_instances(job, part, section))
         if order.keep:
-            keep(part.scratch.predictions, part, found[-1].predictions, intensity)
+            keep(part.scratch.predictions, part, found[-1].predictions, intensity, fields)
     return found
 
 
-def _job(order: Order, intensity: tuple[IntensityRange, ...], executor: Executor) -> Job:
+def _job(
+    order: Order,
+    intensity: tuple[IntensityRange, ...],
+    fields: tuple[IntensityField, ...],
+    executor: Executor,
+) -> Job:
     """All that tasks need to know."""
     job = Job(
         volume=order.volume,
         timepoint=order.volume.timepoint,
         intensity=intensity,
+        fields=fields,
         foreground=order.foreground,
         resampling=order.resampling,
         settings=order.settings,

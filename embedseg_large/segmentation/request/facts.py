@@ -41,6 +41,7 @@ def facts_of(order: Order) -> Facts:
             "range": None if given is None else [asdict(r) for r in given],
             "sample": order.intensity_sample,
             "per_timepoint": order.intensity_per_timepoint,
+            **({} if order.intensity_field == "none" else {"field": order.intensity_field}),
         },
         "foreground": _foreground(order.foreground),
         "formats": dict(FORMATS),

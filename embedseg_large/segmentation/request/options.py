@@ -91,6 +91,9 @@ class SegmentOptions(SettingsOptions, total=False):
     """Fraction of the volume to take the percentiles from; default: all of it."""
     intensity_per_timepoint: bool
     """Whether each timepoint has percentiles of its own; default: those of all together."""
+    intensity_field: str
+    """How uneven light is evened out before that range is applied: ``none``; ``depth``, by a smooth
+    gain along z; or ``smooth``, along all axes. It is measured on the whole volume, and bounded."""
     device: str | None
     """cpu or cuda; default: cuda where there is one here, else cpu."""
     keep_predictions: bool

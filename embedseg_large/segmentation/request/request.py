@@ -12,6 +12,7 @@ from embedseg_large.errors import ModelError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.target import LabelTarget, label_target
 from embedseg_large.runs.paths import predictions_path, scratch_path
+from embedseg_large.segmentation.intensity_field import check_mode
 from embedseg_large.segmentation.request.classical import CLASSICAL, classical
 from embedseg_large.segmentation.request.foreground import Foreground, foreground_of
 from embedseg_large.segmentation.request.object_size import resampling_for
@@ -49,6 +50,8 @@ class Order:
     """Fraction of the volume to look at; None: all of it."""
     intensity_per_timepoint: bool
     """Whether each timepoint has ranges of its own."""
+    intensity_field: str = "none"
+    """How uneven light is evened out: none, depth or smooth."""
     foreground: Foreground
     """Where to look."""
     keep: bool
@@ -131,6 +134,7 @@ def prepare(
     intensity_range: tuple[float, float] | None = None,
     intensity_sample: float | None = None,
     intensity_per_timepoint: bool = False,
+    intensity_field: str = "none",
     device: str | None = None,
     keep_predictions: bool = False,
     from_predictions: str | os.PathLike[str] | None = None,
@@ -146,7 +150,7 @@ def prepare(
         As for `open_volume`, where `volume` is not opened yet.
     region, object_diameter, threshold, mask, dark_below, output, ngff_version, overwrite, scratch
         See `SegmentOptions`.
-    intensity_range, intensity_sample, intensity_per_timepoint, device
+    intensity_range, intensity_sample, intensity_per_timepoint, intensity_field, device
         See `SegmentOptions`.
     keep_predictions, from_predictions
         See `SegmentOptions`.
@@ -166,6 +170,7 @@ def prepare(
         nearest = nearest_level(opened, network)
         if nearest:
             opened = open_image(volume, channel, single, nearest, axes, None, nodata)
+    check_mode(intensity_field, opened.ndim)
     device = choose_device(network, device)
     resampling = resampling_for(opened, network, object_diameter)
     if (voxels := settings.get("min_object_size")) is not None:
@@ -173,6 +178,8 @@ def prepare(
     if isinstance(network, TileSegmenter):
         if keep_predictions or from_predictions is not None:
             raise UsageError(f"{network.name} makes no predictions that could be kept or read")
+        if intensity_field != "none" and network.intensity == "raw":
+            raise UsageError(f"{network.name} takes raw intensities; leave out --intensity-field")
         intensity_range = intensity_range or network.intensity_range
     resolved = _settings(network, resampling.target, device, settings)
     target = label_target(
@@ -191,6 +198,7 @@ def prepare(
         intensity=_given_range(intensity_range, network.channels),
         intensity_sample=intensity_sample,
         intensity_per_timepoint=intensity_per_timepoint,
+        intensity_field=intensity_field,
         foreground=foreground_of(opened, network, mask, dark_below),
         keep=keep_predictions,
         level_is_automatic=level is None and opened.level > 0 and opened is not volume,

@@ -8,6 +8,7 @@ from functools import cached_property
 from math import prod
 
 from embedseg_large.geometry import Box
+from embedseg_large.segmentation.intensity_field import IntensityField
 from embedseg_large.segmentation.request.foreground import Foreground
 from embedseg_large.segmentation.request.settings import SegmentSettings
 from embedseg_large.segmentation.scratch.scratch import Scratch
@@ -27,6 +28,8 @@ class Job:
     """The timepoint of the labels' time axis, where there is one."""
     intensity: tuple[IntensityRange, ...]
     """One for each channel."""
+    fields: tuple[IntensityField, ...] = ()
+    """What evens out each channel before; none where nothing does."""
     foreground: Foreground = field(default_factory=Foreground)
     """Where to look."""
     resampling: Resampling

@@ -44,19 +44,25 @@ def _read_stored(job: Job, box: Box) -> Seen | None:
     if inside is not None:
         empty |= ~inside
     if not empty.any():
-        return Seen(
-            _finite(job, box, normalise_channels(_channels(voxels, box), job.intensity)), None
-        )
+        return Seen(_finite(job, box, _normalised(job, _channels(voxels, box), box)), None)
     absent = np.asarray(empty.all(axis=0))
     if absent.all():
         return None
-    image = normalise_channels(_channels(voxels, box), job.intensity)
+    image = _normalised(job, _channels(voxels, box), box)
     image[empty] = 0.0
     return Seen(_finite(job, box, image), absent if absent.any() else None)
 
 
 def _channels(voxels: NDArray[Any], box: Box) -> NDArray[Any]:
     return voxels.reshape(-1, *box.shape)
+
+
+def _normalised(job: Job, voxels: NDArray[Any], box: Box) -> NDArray[np.float32]:
+    """Normalise (channels, *box), after its light was evened out."""
+    if job.fields:
+        pairs = zip(job.fields, voxels, strict=True)
+        voxels = np.stack([field.apply(channel, box) for field, channel in pairs])
+    return normalise_channels(voxels, job.intensity)
 
 
 def _finite(job: Job, box: Box, image: NDArray[np.float32]) -> NDArray[np.float32]:
