@@ -66,7 +66,14 @@ def _values(stated: Mapping[str, Any] | str | os.PathLike[str] | None) -> tuple[
         return "", {}
     if isinstance(stated, Mapping):
         return "", stated
+    if not isinstance(stated, str | os.PathLike):
+        raise UsageError(
+            f"settings are a {type(stated).__name__}; pass a file, a mapping, or text like "
+            "diameter=12:30,anisotropy=2"
+        )
     text = os.fspath(stated)
+    if not text.strip():
+        raise UsageError("settings are empty; leave them out, or state some: diameter=12:30")
     if "=" in text and not Path(text).exists():
         return "", dict(_word(word) for word in text.split(","))
     return f"{text}: ", _content(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from math import isfinite
+from math import isfinite, prod
 from typing import Any
 
 from embedseg_large.errors import UsageError
@@ -21,9 +21,17 @@ ANISOTROPY: Range = (1.0, 4.0)
 LEAST_DEPTH = 2.5
 """Planes that the smallest nucleus is deep: with fewer there is no volume to segment."""
 
+LEAST_EDGE = 8
+"""Voxels along each axis of a volume, at least."""
+
+MOST_VOXELS = 2**27
+"""Voxels of a volume, at most."""
+
 LAYOUTS = ("dense", "sparse", "cluster", "shell", "sheet")
 """How nuclei may be arranged; also the names of the settings that weight them."""
 
+
+_OTHERS = ("ndim", "shape", "anisotropy")  # checked on their own
 
 _LIMITS: dict[str, Range] = {
     "diameter": (4.0, 1e6),
@@ -188,10 +196,10 @@ class SynthesisSettings:
         if name in _LIMITS:
             _check_range(name, value, *_LIMITS[name])
         elif name in LAYOUTS:
-            if not (isfinite(value) and value >= 0):
-                raise UsageError(f"{name} is {value}; it is a frequency, from 0 on")
-        elif isinstance(value, float | int) and name != "ndim" and not 0 <= value <= 1:
-            raise UsageError(f"{name} is {value}; it is a share, from 0 to 1")
+            if not (_is_number(value) and isfinite(value) and value >= 0):
+                raise UsageError(f"{name} is {value!r}; it is a frequency, from 0 on")
+        elif name not in _OTHERS and not (_is_number(value) and 0 <= value <= 1):
+            raise UsageError(f"{name} is {value!r}; it is a share, from 0 to 1")
 
     def _check_anisotropy(self) -> None:
         if self.anisotropy is None:
@@ -209,8 +217,16 @@ class SynthesisSettings:
 
     def _check_shape(self) -> None:
         shape = self.volume_shape
-        if len(shape) != self.ndim or any(n < 1 for n in shape):
-            raise UsageError(f"shape is {shape}; pass {self.ndim} sizes for {self.ndim}D volumes")
+        if len(shape) != self.ndim or any(n < LEAST_EDGE for n in shape):
+            raise UsageError(
+                f"shape is {shape}; pass {self.ndim} sizes from {LEAST_EDGE} on for {self.ndim}D "
+                "volumes"
+            )
+        if prod(shape) > MOST_VOXELS:
+            raise UsageError(
+                f"shape is {shape}, {prod(shape):,} voxels; a volume is drawn in memory, pass at "
+                f"most {MOST_VOXELS:,}"
+            )
         if self.diameter[1] > min(shape[-2:]):
             raise UsageError(
                 f"nuclei up to {self.diameter[1]:g} voxels wide do not fit into "
@@ -223,12 +239,21 @@ def names() -> Iterator[str]:
     return (each.name for each in fields(SynthesisSettings))
 
 
-def _check_range(name: str, value: Range, least: float, most: float) -> None:
-    low, high = value
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_range(name: str, value: object, least: float, most: float) -> None:
+    pair: tuple[Any, ...] = tuple(value) if isinstance(value, tuple | list) else ()
+    if len(pair) != 2 or not all(map(_is_number, pair)):
+        raise UsageError(f"{name} is {value!r}; pass two numbers, such as (12, 30)")
+    low, high = pair
     if low > high:
-        raise UsageError(f"{name} is {_shown(value)}, which descends; pass {high:g}:{low:g}")
+        raise UsageError(f"{name} is {_shown((low, high))}, which descends; pass {high:g}:{low:g}")
     if not least <= low <= high <= most:
-        raise UsageError(f"{name} is {_shown(value)}; it must lie between {least:g} and {most:g}")
+        raise UsageError(
+            f"{name} is {_shown((low, high))}; it must lie between {least:g} and {most:g}"
+        )
 
 
 def _shown(value: Range) -> str:

@@ -68,8 +68,8 @@ class SyntheticSource:
         center: CenterMethod = "approximate-medoid",
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        if count < 1:
-            raise UsageError(f"synthetic is {count}; draw at least 1 volume")
+        if not _is_count(count):
+            raise UsageError(f"synthetic is {count!r}; pass a number of volumes, at least 1")
         self.settings, self.count, self.seed = settings, count, seed
         self._voxel_size = voxel_size
         self._center: CenterMethod = "approximate-medoid" if center == "medoid" else center
@@ -172,6 +172,10 @@ def range_of(image: NDArray[np.float32]) -> IntensityRange:
     """Return the percentiles that normalisation uses."""
     low, high = np.percentile(image, PERCENTILES).tolist()
     return IntensityRange(low, max(high, low + 1e-6), PERCENTILES, image.size)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | np.integer) and bool(value >= 1)
 
 
 def _bytes(pair: Pair) -> int:

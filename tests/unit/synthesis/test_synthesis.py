@@ -176,16 +176,21 @@ def test_settings_are_read_from_words_files_and_mappings(tmp_path: Path) -> None
         ("diameter=9,anisotropy=8", "at most 1.1 planes deep.*anisotropy up to 3.6"),
         ("ndim=2,anisotropy=2", "means nothing in 2D"),
         ("ndim=4", "2 or 3 axes"),
-        ("shape=48x48", "3 sizes for 3D"),
+        ("shape=48x48", "pass 3 sizes"),
         ("haze=2", "a share, from 0 to 1"),
         ("haze=0:1", "pass one number"),
         ("dense=-1", "frequency"),
         ("dense=0,sparse=0,cluster=0,shell=0,sheet=0", "are all 0"),
         ("diameter=", "not like diameter=12:30"),
         ("diameter", "diameter: No such file"),
+        ("", "settings are empty"),
+        ("shape=1x64x64", "sizes from 8 on"),
+        ("shape=1000000x1000000x1000000", "drawn in memory"),
+        ({"haze": "much"}, "pass one number"),
+        (["diameter"], "settings are a list"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_in_one_line(stated: str, message: str) -> None:
+def test_settings_that_cannot_be_are_refused_in_one_line(stated: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         read_settings(stated)
     assert "\n" not in str(caught.value)
@@ -238,6 +243,20 @@ def test_the_command_writes_volumes_and_replaces_none_unasked(tmp_path: Path) ->
     assert [path.name for path in sorted((out / "images").iterdir())] == ["0000.tif"]
     assert run(tmp_path / "a" / "b").exit_code == 2
     assert run(tmp_path / "c", "--settings", "diameter=9:8").stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"diameter": 12}, r"two numbers, such as \(12, 30\)"),
+        ({"haze": "a"}, "a share"),
+        ({"dense": None}, "a frequency"),
+        ({"anisotropy": (2,)}, "two numbers"),
+    ],
+)
+def test_settings_made_in_python_are_checked_as_well(values: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        SynthesisSettings(**values)
 
 
 def test_the_guide_names_every_setting() -> None:
