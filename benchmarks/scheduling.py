@@ -27,15 +27,16 @@ import numpy as np
 from distributed import Client
 
 from embedseg_large.runs.dask.executor import DaskExecutor
-from embedseg_large.runs.dask.plugin import NetworkSpec
 from embedseg_large.runs.journal import Journal
 from embedseg_large.runs.progress import Progress
 from embedseg_large.runs.runner import Recorder
-from embedseg_large.runs.tasks import Call, Each, PredictThenCluster, Task
+from embedseg_large.runs.tasks import Call, Each, Task
 from embedseg_large.segmentation.request.request import prepare
 from embedseg_large.segmentation.seams import SeamCheck
+from embedseg_large.segmentation.segmenters.loading import NetworkSpec
 from embedseg_large.segmentation.stages.job import Job
-from embedseg_large.storage.folder import folder_at
+from embedseg_large.segmentation.tile_tasks import PredictThenCluster
+from embedseg_large.storage.open import folder_at
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.volumes.intensity import IntensityRange
 

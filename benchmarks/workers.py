@@ -23,15 +23,15 @@ from embedseg_large.data import copy_demo
 from embedseg_large.runs.dask.cluster_file import LocalSettings
 from embedseg_large.runs.dask.clusters import cluster_client
 from embedseg_large.runs.dask.executor import DaskExecutor
-from embedseg_large.runs.dask.plugin import NetworkSpec, network_spec
 from embedseg_large.runs.journal import Journal
 from embedseg_large.runs.progress import Progress
 from embedseg_large.runs.runner import Recorder
-from embedseg_large.runs.tasks import PredictThenCluster
 from embedseg_large.segmentation.request.request import Order, prepare
+from embedseg_large.segmentation.segmenters.loading import NetworkSpec, network_spec
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.predict import cluster, predict
-from embedseg_large.storage.folder import folder_at
+from embedseg_large.segmentation.tile_tasks import PredictThenCluster
+from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.intensity import intensity_ranges
 
 WORKERS = 2
@@ -92,7 +92,9 @@ def bare(tta: str) -> float:
         begun(Path(place), tta) as (order, job),
         ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool,
     ):
-        spec = network_spec(order.network, order.settings, folder_at(place))
+        spec = network_spec(
+            order.network, order.settings.device, order.settings.dtype, folder_at(place)
+        )
         list(pool.map(warm, [spec] * WORKERS))
         began = time.perf_counter()
         shares = range(WORKERS)
@@ -112,7 +114,9 @@ def workers(tta: str) -> tuple[float, float]:
         begun(Path(place), tta) as (order, job),
         cluster_client(LocalSettings(workers=WORKERS), "cpu") as client,
     ):
-        spec = network_spec(order.network, order.settings, folder_at(place))
+        spec = network_spec(
+            order.network, order.settings.device, order.settings.dtype, folder_at(place)
+        )
         executor = DaskExecutor(client, spec)
         progress = Progress()
         journal = Journal(folder_at(f"{place}/journal"))

@@ -60,34 +60,14 @@ USERS = {
 """Who may import a library that is slow to load or easily spreads."""
 EXCEPTIONS = {
     ("segmentation/segment.py", "distributed"): "the type of an argument of `segment`",
-    # What the move of the files alone left behind; each goes when its file is split.
-    ("conversion/convert.py", "segmentation"): "facts of a run",
-    ("measurement/measure.py", "evaluation"): "labels of a region",
-    ("runs/dask/backend.py", "volumes"): "what workers must be able to open",
-    ("runs/dask/cluster_file.py", "segmentation"): "threads beside a GPU",
-    ("runs/dask/executor.py", "segmentation"): "tasks of a GPU",
-    ("runs/dask/plugin.py", "network"): "workers load the network",
-    ("runs/dask/plugin.py", "segmentation"): "workers load the network",
-    ("runs/local.py", "segmentation"): "the network is a resource of the executor",
-    ("runs/run_folder.py", "segmentation"): "facts of a run",
-    ("runs/tasks.py", "segmentation"): "tasks of a tile stand beside tasks in general",
-    ("runs/tasks.py", "tiling"): "tasks of a tile stand beside tasks in general",
 }
 """File and what it imports all the same, with the reason."""
 IN_CIRCLES = {
-    "labels/folder.py",
-    "labels/in_bucket.py",
-    "labels/on_disk.py",
     "segmentation/request/facts.py",
     "segmentation/request/request.py",
-    "segmentation/request/settings.py",
     "segmentation/saved_predictions.py",
-    "segmentation/segmenters/protocol.py",
-    "segmentation/segmenters/tile_segmenter.py",
-    "storage/bucket.py",
-    "storage/folder.py",
 }
-"""Files whose circles the move left behind; they go when these are split."""
+"""Files whose circle goes when a request is no longer filled in by halves."""
 
 
 def modules() -> list[Path]:

@@ -107,7 +107,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _about_volume(thing: str, level: int, axes: str | None) -> dict[str, Any]:
-    from embedseg_large.labels.target import label_names, provenance_of
+    from embedseg_large.labels.published import label_names, provenance_of
     from embedseg_large.volumes.volume import open_volume
 
     volume = open_volume(thing, channel=None, level=level, axes=axes)

@@ -27,6 +27,7 @@ from embedseg_large.conversion.file_stack import StackedFiles, open_source
 from embedseg_large.conversion.plan import Conversion, Place, Step, plan_conversion
 from embedseg_large.errors import EmbedSegError, UsageError
 from embedseg_large.runs.dask.backend import Workers, chosen, workers_for
+from embedseg_large.runs.facts import Facts, difference, without_secrets
 from embedseg_large.runs.journal import Journal
 from embedseg_large.runs.local import SerialExecutor
 from embedseg_large.runs.lock import Lock
@@ -34,8 +35,8 @@ from embedseg_large.runs.progress import Observer, Progress, Watcher
 from embedseg_large.runs.run_folder import read_about, write_about
 from embedseg_large.runs.runner import Recorder
 from embedseg_large.runs.tasks import Call, Each, Task
-from embedseg_large.segmentation.request.facts import Facts, difference, without_secrets
-from embedseg_large.storage.folder import Folder, folder_at
+from embedseg_large.storage.folder import Folder
+from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.volume import Volume
 
 _LIBRARIES = ("embedseg-large", "numpy", "zarr")

@@ -24,13 +24,8 @@ import numpy as np
 
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.storage.group import (
-    check_writable,
-    group_format,
-    output_errors,
-    replaced,
-    write_group,
-)
+from embedseg_large.storage.disk import check_writable, output_errors, replaced
+from embedseg_large.storage.group import group_format, write_group
 from embedseg_large.volumes.multiscale import (
     LevelSpec,
     MultiscaleStore,

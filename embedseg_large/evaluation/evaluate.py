@@ -197,7 +197,7 @@ def evaluate_images(
     images, tables = [], []
     pairs = list(open_label_pairs(predictions, truths, axes))
     volumes = [volume for pair in pairs for volume in (pair.prediction, pair.truth)]
-    with readers_of(volumes, **workers) as able:
+    with readers_of([volume.path for volume in volumes], **workers) as able:
         for pair in pairs:
             if pair.region is not None:
                 logger.warning("%s: labels of %s only, which is scored", pair.name, pair.region)

@@ -9,7 +9,7 @@ from typing import Any
 
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.geometry import Box
-from embedseg_large.labels.target import label_names, provenance_of
+from embedseg_large.labels.published import label_names, labelled_part
 from embedseg_large.storage.connection import joined
 from embedseg_large.volumes.folders import is_folder_of_images, name_of, pair_by_stem
 from embedseg_large.volumes.volume import Volume, open_volume
@@ -108,24 +108,6 @@ def _pair(name: str, prediction: Volume, truth: Volume) -> LabelPair:
             "voxel in common; segment the same one"
         )
     return LabelPair(name, prediction, truth, common)
-
-
-def labelled_part(labels: Volume) -> Box | None:
-    """The part of the volume that labels are of, if `segment` was asked for no more.
-
-    Raises
-    ------
-    UsageError
-        When it is that of another level.
-    """
-    if labels.path is None or not labels.is_labels:
-        return None
-    asked = provenance_of(labels.path).get("region")
-    if asked is not None and labels.level:
-        raise UsageError(
-            f"{labels.name}: labels of a region are compared and measured at level 0; open that one"
-        )
-    return None if asked is None else Box(tuple(asked["start"]), tuple(asked["stop"]))
 
 
 def _kind(source: Any) -> str:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from embedseg_large.errors import LabelsExistError
-from embedseg_large.storage.connection import is_remote, shown
-from embedseg_large.storage.folder import folder_at
 from embedseg_large.storage.group import Document
 from embedseg_large.volumes.multiscale import MultiscaleStore
 
@@ -107,23 +105,6 @@ class LabelFolder(Protocol):
 
     def discard(self, draft: Draft) -> None:
         """Remove unpublished labels."""
-
-
-def label_folder(store: str) -> LabelFolder:
-    """Return the ``labels`` folder of the store at a path or URL; touches nothing.
-
-    Raises
-    ------
-    UsageError
-        If the URL is of a kind that cannot be opened.
-    """
-    if is_remote(store):
-        from embedseg_large.labels.in_bucket import BucketLabels
-
-        return BucketLabels(shown(store))
-    from embedseg_large.labels.on_disk import DiskLabels
-
-    return DiskLabels(folder_at(store).path)
 
 
 def refuse_taken(path: str) -> None:

@@ -22,8 +22,9 @@ from numpy.typing import DTypeLike, NDArray
 from embedseg_large.errors import MetadataError
 from embedseg_large.storage.arrays import create_array, open_array
 from embedseg_large.storage.connection import joined, shown
-from embedseg_large.storage.folder import folder_at
-from embedseg_large.storage.group import Document, output_errors
+from embedseg_large.storage.disk import output_errors
+from embedseg_large.storage.group import Document
+from embedseg_large.storage.open import folder_at
 from embedseg_large.storage.zarr_groups import write_group
 
 KEY = "instances"

@@ -14,15 +14,12 @@ from pathlib import Path
 
 from embedseg_large.errors import OutputError
 from embedseg_large.labels.folder import Draft, is_of_a_run, listed, refuse_taken
+from embedseg_large.storage.disk import check_writable, locked, output_errors, replaced
 from embedseg_large.storage.group import (
     Document,
-    check_writable,
     group_format,
-    locked,
-    output_errors,
     read_attributes,
     refresh_consolidated,
-    replaced,
     write_group,
 )
 from embedseg_large.volumes.multiscale import ZARR_FORMATS

@@ -7,9 +7,13 @@ from contextlib import suppress
 from typing import Any
 
 from embedseg_large.errors import UsageError, VolumeError
-from embedseg_large.labels.target import label_names
+from embedseg_large.geometry import Box
+from embedseg_large.labels.folder import PROVENANCE as PROVENANCE
 from embedseg_large.storage.connection import joined, shown
-from embedseg_large.volumes.volume import open_volume
+from embedseg_large.storage.group import ngff_content
+from embedseg_large.storage.open import folder_at
+from embedseg_large.storage.zarr_groups import read_attributes
+from embedseg_large.volumes.volume import Volume, open_volume
 
 
 def place_of_labels(source: str, name: str | None) -> str:
@@ -75,3 +79,56 @@ def place_of_image(labels: str, made: Mapping[str, Any], axes: str | None = None
                 open_volume(path, channel=None, axes=axes)
                 return str(path)
     return None
+
+
+def labelled_part(labels: Volume) -> Box | None:
+    """The part of the volume that labels are of, if `segment` was asked for no more.
+
+    Raises
+    ------
+    UsageError
+        When it is that of another level.
+    """
+    if labels.path is None or not labels.is_labels:
+        return None
+    asked = provenance_of(labels.path).get("region")
+    if asked is not None and labels.level:
+        raise UsageError(
+            f"{labels.name}: labels of a region are compared and measured at level 0; open that one"
+        )
+    return None if asked is None else Box(tuple(asked["start"]), tuple(asked["stop"]))
+
+
+def label_names(store: str) -> list[str]:
+    """Names of the labels that a store lists, sorted; none if it is no OME-Zarr image.
+
+    Parameters
+    ----------
+    store
+        Path or URL of the image. Nothing is listed, so it may be on a web server.
+
+    Raises
+    ------
+    MetadataError
+        If the list is not readable JSON.
+    UnreachableError
+        If a server gives no proper answer.
+    """
+    listed = ngff_content(read_attributes(folder_at(joined(store, "labels")))).get("labels", [])
+    return sorted(map(str, listed))
+
+
+def provenance_of(labels: str) -> dict[str, Any]:
+    """Say how labels were made, in the words of who published them; empty if others wrote them.
+
+    Parameters
+    ----------
+    labels
+        Path or URL of their group.
+
+    Raises
+    ------
+    MetadataError, UnreachableError
+        As `label_names`.
+    """
+    return dict(read_attributes(folder_at(labels)).get(PROVENANCE, {}))

@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import MetadataError, PlaceError, UsageError
-from embedseg_large.labels.target import PROVENANCE, provenance_of
+from embedseg_large.labels.published import provenance_of
+from embedseg_large.labels.target import PROVENANCE
 from embedseg_large.storage.connection import READ_ONLY, is_remote, joined, shown
-from embedseg_large.storage.folder import folder_at
 from embedseg_large.storage.group import Document, refresh_consolidated
+from embedseg_large.storage.open import folder_at
 from embedseg_large.storage.tables import write_table
 from embedseg_large.storage.zarr_groups import group_format, read_attributes, update_group
 

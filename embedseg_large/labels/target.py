@@ -23,13 +23,12 @@ from numpy.typing import DTypeLike, NDArray
 from embedseg_large.errors import PlaceError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.folder import PROVENANCE as PROVENANCE
-from embedseg_large.labels.folder import Draft, LabelFolder, label_folder
+from embedseg_large.labels.folder import Draft, LabelFolder
 from embedseg_large.labels.instances import KEY, InstanceTable
 from embedseg_large.labels.levels import label_levels, label_units
 from embedseg_large.storage.connection import READ_ONLY, is_remote, joined, shown
-from embedseg_large.storage.folder import folder_at
 from embedseg_large.storage.group import ngff_content, ngff_version
-from embedseg_large.storage.zarr_groups import read_attributes
+from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.multiscale import (
     ZARR_FORMATS,
     LevelSpec,
@@ -362,41 +361,6 @@ def label_target(
     )
 
 
-def label_names(store: str) -> list[str]:
-    """Names of the labels that a store lists, sorted; none if it is no OME-Zarr image.
-
-    Parameters
-    ----------
-    store
-        Path or URL of the image. Nothing is listed, so it may be on a web server.
-
-    Raises
-    ------
-    MetadataError
-        If the list is not readable JSON.
-    UnreachableError
-        If a server gives no proper answer.
-    """
-    listed = ngff_content(read_attributes(folder_at(joined(store, "labels")))).get("labels", [])
-    return sorted(map(str, listed))
-
-
-def provenance_of(labels: str) -> dict[str, Any]:
-    """Say how labels were made, in the words of who published them; empty if others wrote them.
-
-    Parameters
-    ----------
-    labels
-        Path or URL of their group.
-
-    Raises
-    ------
-    MetadataError, UnreachableError
-        As `label_names`.
-    """
-    return dict(read_attributes(folder_at(labels)).get(PROVENANCE, {}))
-
-
 def _place(
     volume: Volume, output: str | os.PathLike[str] | None, version: str | None
 ) -> tuple[LabelFolder, str]:
@@ -463,3 +427,20 @@ def _same(store: str, path: str) -> bool:
 
 def _digest(run: str) -> str:
     return hashlib.blake2b(run.encode(), digest_size=4).hexdigest()
+
+
+def label_folder(store: str) -> LabelFolder:
+    """Return the ``labels`` folder of the store at a path or URL; touches nothing.
+
+    Raises
+    ------
+    UsageError
+        If the URL is of a kind that cannot be opened.
+    """
+    if is_remote(store):
+        from embedseg_large.labels.in_bucket import BucketLabels
+
+        return BucketLabels(shown(store))
+    from embedseg_large.labels.on_disk import DiskLabels
+
+    return DiskLabels(folder_at(store).path)

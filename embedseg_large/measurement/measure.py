@@ -17,12 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
-from embedseg_large.evaluation.pairs import labelled_part
 from embedseg_large.geometry import Box
 from embedseg_large.labels.instances import KnownInstances
-from embedseg_large.labels.published import other_labels, place_of_image, place_of_labels
+from embedseg_large.labels.published import (
+    labelled_part,
+    other_labels,
+    place_of_image,
+    place_of_labels,
+    provenance_of,
+)
 from embedseg_large.labels.tables import check_store, write_label_table
-from embedseg_large.labels.target import provenance_of
 from embedseg_large.measurement.regions import Regions, cells_of
 from embedseg_large.measurement.shapes import columns_of
 from embedseg_large.runs.blockwise import EDGE, Sum
@@ -149,8 +153,9 @@ def measure(
     told = _told(subject.labels)
     if into_store:
         check_store(store, name)
+    paths = [volume.path for volume in (subject.labels, *subject.channels)]
     tables = []
-    with readers_of([subject.labels, *subject.channels], **workers) as able:
+    with readers_of(paths, **workers) as able:
         for t in timepoints:
             regions = sum_regions(subject, t, able)
             tables.append(_columns(subject, t, regions, told))

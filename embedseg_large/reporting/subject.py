@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError, VolumeNotFoundError
 from embedseg_large.geometry import Box
-from embedseg_large.labels.published import place_of_image, place_of_labels
-from embedseg_large.labels.target import label_names, provenance_of
+from embedseg_large.labels.published import (
+    label_names,
+    place_of_image,
+    place_of_labels,
+    provenance_of,
+)
 from embedseg_large.measurement import measure
 from embedseg_large.runs.log_file import scrubbed
 from embedseg_large.storage.connection import is_remote, shown

@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from embedseg_large.runs.devices import THREADS_BESIDE_GPU
 from embedseg_large.runs.tasks import Done, Failed, Task, Work, perform
-from embedseg_large.segmentation.segmenters.protocol import (
-    THREADS_BESIDE_GPU,
-    Network,
-    OneAtATime,
-    Predictor,
-    is_gpu,
-)
 
 Running: TypeAlias = deque[tuple[Task, Future[Done | Failed]]]
 """Tasks under way, the oldest first."""
@@ -24,7 +18,7 @@ Running: TypeAlias = deque[tuple[Task, Future[Done | Failed]]]
 class SerialExecutor:
     """Runs tasks one after another in this process; on a CPU the network has all of its cores."""
 
-    network: Predictor | None = None
+    network: Any = None
     """None where no task needs one."""
 
     def run(self, work: Work) -> None:
@@ -32,7 +26,7 @@ class SerialExecutor:
         while (task := work.next()) is not None:
             work.finished(task, perform(task.call, self._needed_network))
 
-    def _needed_network(self) -> Predictor:
+    def _needed_network(self) -> Any:
         assert self.network is not None
         return self.network
 
@@ -70,8 +64,3 @@ class OverlappingExecutor(SerialExecutor):
     def _fill(self, work: Work, pool: ThreadPoolExecutor, running: Running) -> None:
         while len(running) < 2 * self.threads and (task := work.next()) is not None:
             running.append((task, pool.submit(perform, task.call, self._needed_network)))
-
-
-def executor_here(network: Network, device: str) -> SerialExecutor:
-    """The executor of this process for a network on a device."""
-    return OverlappingExecutor(OneAtATime(network)) if is_gpu(device) else SerialExecutor(network)

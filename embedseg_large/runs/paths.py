@@ -18,7 +18,8 @@ import os
 from pathlib import Path
 
 from embedseg_large.storage.connection import Address, is_remote
-from embedseg_large.storage.folder import Folder, folder_at
+from embedseg_large.storage.folder import Folder
+from embedseg_large.storage.open import folder_at
 
 
 def scratch_path(given: str | os.PathLike[str] | None, store: str, labels: str) -> str:

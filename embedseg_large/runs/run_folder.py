@@ -10,22 +10,42 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from embedseg_large.errors import EmbedSegError, UsageError
+from embedseg_large.runs.facts import Facts, difference, token
 from embedseg_large.runs.journal import Journal
 from embedseg_large.runs.lock import Lock
 from embedseg_large.runs.paths import lock_folder
-from embedseg_large.segmentation.request.facts import Facts, difference, facts_of, token
-from embedseg_large.segmentation.request.request import Order
-from embedseg_large.storage.folder import Folder, folder_at
+from embedseg_large.storage.folder import Folder
+from embedseg_large.storage.open import folder_at
 
 RUN_FILE = "run.json"
 
 logger = logging.getLogger(__name__)
+
+
+class Output(Protocol):
+    """What a run writes in the end."""
+
+    @property
+    def store(self) -> str:
+        """Path or URL of the store it goes into."""
+
+    @property
+    def name(self) -> str:
+        """What it is called there."""
+
+    @property
+    def path(self) -> str:
+        """Both."""
+
+    @property
+    def overwrite(self) -> bool:
+        """Whether an older one may be replaced, and an unfinished run be begun anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,20 +69,34 @@ class Run:
 
 
 @contextmanager
-def open_run(order: Order) -> Iterator[Run]:
+def open_run(
+    path: str, output: Output, facts: Facts, prepare: Callable[[], None] = lambda: None
+) -> Iterator[Run]:
     """Begin a run, or go on with one.
+
+    Parameters
+    ----------
+    path
+        Of its scratch folder.
+    output
+        What it writes; one run at a time does.
+    facts
+        All that decides what it writes.
+    prepare
+        Called before a run begins, but not before one goes on.
 
     Raises
     ------
     UsageError
         When another run is at work on this output, or began with other settings.
     """
-    folder = folder_at(order.scratch.path)
-    lock = Lock(lock_folder(order.target.store, order.target.name), {"run": folder.path})
-    facts = facts_of(order)
+    folder = folder_at(path)
+    lock = Lock(lock_folder(output.store, output.name), {"run": folder.path})
     with lock.held():
-        found = _find(folder, order, facts)
-        about = found or _begin(folder, order, facts)
+        found = _find(folder, output, facts)
+        if not found:
+            prepare()
+        about = found or _begin(folder, output, facts)
         journal = Journal(folder.anchored().below("journal"), lock.number, lock.check)
         run = Run(
             name=about["name"],
@@ -80,16 +114,16 @@ def open_run(order: Order) -> Iterator[Run]:
         folder.remove_all()
 
 
-def _find(folder: Folder, order: Order, facts: Facts) -> dict[str, Any]:
+def _find(folder: Folder, output: Output, facts: Facts) -> dict[str, Any]:
     """What an unfinished run to go on with says; removes one that is to be begun anew."""
     about = read_about(folder)
     if not about:
         return {}
     different = difference(about["facts"], facts)
-    if not different and (about["overwrite"] or not order.target.overwrite):
+    if not different and (about["overwrite"] or not output.overwrite):
         logger.info("going on with the run in %s", folder.path)
         return about
-    if not order.target.overwrite:
+    if not output.overwrite:
         raise UsageError(
             f"{folder.path}: an unfinished run of these labels had {different}; finish it with "
             "those, choose another name for the labels, or begin anew with overwrite (--overwrite)"
@@ -106,13 +140,11 @@ def _remove(folder: Folder, about: Mapping[str, Any]) -> None:
     folder.remove_all()
 
 
-def _begin(folder: Folder, order: Order, facts: Facts) -> dict[str, Any]:
-    if order.keep:
-        order.scratch.predictions.remove_all()  # of an earlier run, or of none that was finished
+def _begin(folder: Folder, output: Output, facts: Facts) -> dict[str, Any]:
     about = {
         "name": secrets.token_hex(8),
-        "labels": order.target.path,
-        "overwrite": order.target.overwrite,
+        "labels": output.path,
+        "overwrite": output.overwrite,
         "token": token(facts),
         "facts": facts,
     }

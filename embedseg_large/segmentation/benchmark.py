@@ -25,12 +25,13 @@ from embedseg_large.geometry import Box
 from embedseg_large.network.device import available_cores, checked_device
 from embedseg_large.network.model import Model
 from embedseg_large.network.roofline import copy_rate, flops_per_voxel, matmul_rate
+from embedseg_large.runs.devices import is_gpu
 from embedseg_large.runs.progress import Observer, Watcher
 from embedseg_large.segmentation.request.estimate import make_plan
 from embedseg_large.segmentation.request.options import SegmentOptions
 from embedseg_large.segmentation.request.request import prepare
 from embedseg_large.segmentation.segment import segment
-from embedseg_large.segmentation.segmenters.protocol import choose_device, is_gpu
+from embedseg_large.segmentation.segmenters.loading import choose_device
 from embedseg_large.symmetry import group
 from embedseg_large.volumes.volume import open_volume
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from embedseg_large.geometry import Box
 from embedseg_large.labels.target import PendingLabels
 from embedseg_large.runs.runner import Recorder
-from embedseg_large.runs.tasks import Call, ClusterPredicted, Each, PredictThenCluster, Task
+from embedseg_large.runs.tasks import Call, Each, Task
 from embedseg_large.segmentation.report import SeamReport, seam_report
 from embedseg_large.segmentation.request.request import Order
 from embedseg_large.segmentation.request.scale import extents_of
@@ -22,6 +22,7 @@ from embedseg_large.segmentation.seams import SeamCheck, SeamState
 from embedseg_large.segmentation.stages.clean import Cleaning, CleanReport
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.predict import Numbering, downsample, finish, finish_halved
+from embedseg_large.segmentation.tile_tasks import ClusterPredicted, PredictThenCluster
 from embedseg_large.stitching.relabel import offsets
 from embedseg_large.volumes.intensity import is_blank
 

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
+from embedseg_large.runs.facts import difference
 from embedseg_large.segmentation.intensity_field import IntensityField
-from embedseg_large.segmentation.request.facts import difference, facts_of_predictions
+from embedseg_large.segmentation.request.facts import facts_of_predictions
 from embedseg_large.segmentation.stages.predict import KEPT_SEED
-from embedseg_large.storage.folder import Folder, folder_at
+from embedseg_large.storage.folder import Folder
+from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.intensity import IntensityRange
 
 if TYPE_CHECKING:

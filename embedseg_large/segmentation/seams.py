@@ -22,15 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
-from embedseg_large.runs.tasks import (
-    Call,
-    Each,
-    Recording,
-    Task,
-    cluster_task,
-    predict_task,
-    version_of,
-)
+from embedseg_large.runs.tasks import Call, Each, Recording, Task
 from embedseg_large.segmentation.ownership import Ownership
 from embedseg_large.segmentation.scratch.versions import MISSING, ViewName, Views
 from embedseg_large.segmentation.stages.job import Job
@@ -44,6 +36,7 @@ from embedseg_large.segmentation.stages.predict import (
     reach_of_layer,
     settle_layer,
 )
+from embedseg_large.segmentation.tile_tasks import cluster_task, predict_task, version_of
 from embedseg_large.stitching.join import Joins, join
 from embedseg_large.stitching.seam import Comparison
 from embedseg_large.tiling.grid import Face, Index

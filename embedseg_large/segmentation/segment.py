@@ -21,7 +21,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Unpack
@@ -32,7 +32,8 @@ from embedseg_large.labels.target import PendingLabels
 from embedseg_large.runs.dask.backend import chosen, client_of
 from embedseg_large.runs.dask.cluster_file import ClusterSettings, offers_gpu
 from embedseg_large.runs.events import Published, RunBegun
-from embedseg_large.runs.local import SerialExecutor, executor_here
+from embedseg_large.runs.facts import token
+from embedseg_large.runs.local import SerialExecutor
 from embedseg_large.runs.log_file import log_to
 from embedseg_large.runs.progress import Observer, Progress, Watcher
 from embedseg_large.runs.run_folder import Run, open_run
@@ -47,14 +48,15 @@ from embedseg_large.segmentation.intensities import (
 from embedseg_large.segmentation.intensity_field import IntensityField
 from embedseg_large.segmentation.pipeline import Found, find_instances, tasks_of, write_labels
 from embedseg_large.segmentation.report import SegmentResult, merged
-from embedseg_large.segmentation.request.facts import token
+from embedseg_large.segmentation.request.facts import facts_of
 from embedseg_large.segmentation.request.memory import check_memory
 from embedseg_large.segmentation.request.options import SegmentOptions
 from embedseg_large.segmentation.request.provenance import provenance
 from embedseg_large.segmentation.request.request import Order, prepare
 from embedseg_large.segmentation.request.scale import Scale, scale_of, voxel_size_warning
 from embedseg_large.segmentation.saved_predictions import keep
-from embedseg_large.segmentation.segmenters.protocol import Network, place
+from embedseg_large.segmentation.segmenters.loading import executor_here, place
+from embedseg_large.segmentation.segmenters.protocol import Network
 from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.segmentation.spool import reopenable
 from embedseg_large.segmentation.stages.clean import CleanReport
@@ -150,8 +152,18 @@ def segment(
             options["device"] = options.get("device") or "cuda"
         order = prepare(volume, model, labels, **options)
         check_memory(where, order)
-        with open_run(order) as run, _executor(order, run, where, performance_report) as executor:
+        with begin(order) as run, _executor(order, run, where, performance_report) as executor:
             return run_order(order, run, executor, progress)
+
+
+def begin(order: Order) -> AbstractContextManager[Run]:
+    """Begin the run of an order, or go on with it."""
+
+    def without_older() -> None:
+        if order.keep:
+            order.scratch.predictions.remove_all()  # of an earlier run, or of none that finished
+
+    return open_run(order.scratch.path, order.target, facts_of(order), without_older)
 
 
 def _check_names(options: SegmentOptions) -> None:
@@ -177,8 +189,8 @@ def _executor(
         return
     from embedseg_large.runs.dask.executor import executor_on
     from embedseg_large.runs.dask.performance import performance_report
-    from embedseg_large.runs.dask.plugin import network_spec
     from embedseg_large.runs.dask.preflight import check_workers
+    from embedseg_large.segmentation.segmenters.loading import network_spec
 
     inputs = [v.path for v in (order.volume, order.foreground.mask) if v and v.path]
     inputs += [] if order.kept_in is None else [order.kept_in]
@@ -193,7 +205,7 @@ def _executor(
         )
         if report is not None:
             stack.enter_context(performance_report(client, report))
-        spec = network_spec(order.network, settings, run.folder)
+        spec = network_spec(order.network, settings.device, settings.dtype, run.folder)
         yield stack.enter_context(executor_on(client, spec))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from embedseg_large.geometry import Box
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.storage.arrays import create_array, open_array
-from embedseg_large.storage.group import output_errors
+from embedseg_large.storage.disk import output_errors
 from embedseg_large.volumes.volume import Volume, open_volume
 
 _CHUNK = {2: 1024, 3: 128}

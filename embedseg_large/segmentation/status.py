@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from embedseg_large.errors import MetadataError, UsageError
-from embedseg_large.labels.target import label_names, provenance_of
+from embedseg_large.labels.published import label_names, provenance_of
 from embedseg_large.runs.journal import Journal
 from embedseg_large.runs.lock import holder
 from embedseg_large.runs.paths import lock_folder, scratch_path
 from embedseg_large.runs.run_folder import read_about
 from embedseg_large.storage.connection import joined, shown
-from embedseg_large.storage.folder import Folder, folder_at
+from embedseg_large.storage.folder import Folder
+from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.volume import open_volume
 
 _TIMEPOINT = re.compile(r"^t\d+/")

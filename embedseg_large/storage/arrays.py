@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from embedseg_large.errors import EmbedSegError, MetadataError, VolumeError, cause, foreign
 from embedseg_large.storage.connection import Address, Retries, is_remote, shown
-from embedseg_large.storage.folder import folder_at
+from embedseg_large.storage.open import folder_at
 
 _DOCUMENTS = (".zattrs", ".zarray", "zarr.json")  # in the order of writing: an array is whole
 

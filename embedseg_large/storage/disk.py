@@ -1,14 +1,18 @@
-"""Files for people (a report, a table, a summary) that appear whole or not at all."""
+"""Folders and files of a local disk: what is written appears whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from embedseg_large.errors import OutputError, PlaceError
-from embedseg_large.storage.group import check_writable
+from embedseg_large.errors import OutputError, PlaceError, RunError, UnreachableError
+from embedseg_large.storage.folder import checked_name
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
@@ -57,3 +61,243 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a read-only disk refuses even to remove what is not there
             begun.unlink(missing_ok=True)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def output_errors(where: str | Path) -> Iterator[None]:
+    """Turn every `OSError` of the body into an `OutputError` of one line.
+
+    Raises
+    ------
+    OutputError
+        The disk is full, the place is read-only, or it cannot be written for another reason.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            message = "the disk is full; free some space and run the same command again"
+        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            message = "read-only; write somewhere else with --output"
+        else:
+            message = f"cannot be written ({error.strerror or error})"
+        raise OutputError(f"{where}: {message}") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Create and remove a file, since permissions alone say little about network drives.
+
+    Parameters
+    ----------
+    folder
+        May not exist yet; its nearest existing ancestor is tried then.
+
+    Raises
+    ------
+    PlaceError
+        If no file can be created there.
+    OutputError
+        If that is for a full or a broken disk.
+    """
+    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    probe = place / f".write-test-{secrets.token_hex(8)}"
+    try:
+        with output_errors(place):
+            probe.touch(exist_ok=False)
+            probe.unlink()
+    except OutputError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (*_FULL, errno.EIO):
+            raise
+        raise PlaceError(str(error)) from error.__cause__
+
+
+@contextmanager
+def replaced(new: Path, final: Path, aside: Path) -> Iterator[None]:
+    """Rename a finished folder to its final name, and the one that is there to `aside`.
+
+    The body commits: whatever it raises, and whatever fails before it, everything is moved back.
+    A process killed half-way leaves the old folder under the name of `aside`.
+
+    Parameters
+    ----------
+    new, final, aside
+        Folders of one file system; `final` may be missing, `aside` must be.
+
+    Raises
+    ------
+    OutputError
+        If a folder cannot be renamed.
+    """
+    is_there = final.exists()
+    with output_errors(final):
+        if is_there:
+            final.rename(aside)
+    try:
+        with output_errors(final):
+            new.rename(final)
+        yield
+    except BaseException:  # an interrupt too
+        if final.exists():
+            final.rename(new)
+        if is_there:
+            aside.rename(final)
+        raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same lock out of a folder while the body runs.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be opened.
+    """
+    import fcntl
+
+    with output_errors(folder):
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network drives have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+_PART = ".part"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFolder:
+    """A folder of files; made, like the folders inside it, when something is written."""
+
+    path: str
+    """Absolute path."""
+    anchor: str | None = None
+    """Folder that is never made, only found: without it nothing is written."""
+
+    def greet(self) -> None:
+        """Do nothing: a disk answers at once."""
+
+    def read(self, name: str) -> bytes:
+        """Read a file."""
+        file = self._file(name)
+        try:
+            return file.read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileNotFoundError(f"{file}: there is no such file") from error
+        except OSError as error:
+            raise UnreachableError(f"{file}: cannot be read ({error.strerror})") from error
+
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
+        """Read files one after the other."""
+        return map(self.read, names)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a temporary file and rename it."""
+        with self._written(name, data) as (temporary, file):
+            temporary.replace(file)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a temporary file and link it to the name, which fails if the name is taken."""
+        with self._written(name, data) as (temporary, file):
+            try:
+                os.link(temporary, file)
+            except FileExistsError:
+                return False
+        return True
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+        return self._file(name).is_file()
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """List the files below ``prefix/``; one folder at a time is held in memory."""
+        root = self._file(prefix) if prefix else Path(self.path)
+        yield from _files(root, f"{prefix}/" if prefix else "")
+
+    def remove(self, name: str) -> None:
+        """Delete a file."""
+        file = self._file(name)
+        with output_errors(file):
+            file.unlink(missing_ok=True)
+
+    def remove_all(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)  # a late task may write while this goes on
+        with output_errors(self.path):
+            if Path(self.path).exists():
+                shutil.rmtree(self.path)
+
+    def check_writable(self) -> None:
+        """Make and delete a file in the folder, or in the nearest one above it that is there."""
+        check_writable(Path(self.path))
+
+    def below(self, name: str) -> LocalFolder:
+        """Return the folder `name` inside this one, with the same anchor."""
+        return replace(self, path=str(self._file(name)))
+
+    def anchored(self) -> LocalFolder:
+        """Return the same folder as its own anchor."""
+        return replace(self, anchor=self.path)
+
+    def update(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
+        """Change a file while its folder is locked."""
+        folder = self._file(name).parent
+        with output_errors(folder):
+            self._make(folder)
+        with locked(folder):
+            self.write(name, change(self.read(name) if self.exists(name) else None))
+
+    def _file(self, name: str) -> Path:
+        return Path(self.path, checked_name(name))
+
+    @contextmanager
+    def _written(self, name: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+        """Write a temporary file beside the final one, for the body to give it its name."""
+        file = self._file(name)
+        temporary = file.with_name(f".{file.name}-{secrets.token_hex(4)}{_PART}")
+        with output_errors(self.path):
+            try:
+                self._write(temporary, data)
+                yield temporary, file
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _write(self, file: Path, data: bytes) -> None:
+        try:
+            file.write_bytes(data)
+        except FileNotFoundError:  # asked for only now: mostly the folder is there
+            self._make(file.parent)
+            file.write_bytes(data)
+
+    def _make(self, folder: Path) -> None:
+        """Make a folder and those it lies in, up to the anchor, without a moment to slip in."""
+        if self.anchor is not None and folder == Path(self.anchor):
+            if not folder.is_dir():
+                raise RunError(f"{folder} is gone: the run has ended")
+            return
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            self._make(folder.parent)
+            folder.mkdir(exist_ok=True)
+
+
+def _files(folder: Path, prefix: str) -> Iterator[str]:
+    """List files in the order of their whole names, in which "a-b" comes before "a/b"."""
+    try:
+        entries = {e.name + "/" * e.is_dir(): e for e in os.scandir(folder)}
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in sorted(entries):
+        if name.endswith("/"):
+            yield from _files(folder / name, prefix + name)
+        elif not (name.startswith(".") and name.endswith(_PART)):
+            yield prefix + name

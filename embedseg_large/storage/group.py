@@ -7,125 +7,19 @@ trust it would not see a new label group otherwise.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from embedseg_large.errors import MetadataError, OutputError, PlaceError
+from embedseg_large.errors import MetadataError
+from embedseg_large.storage.disk import output_errors
 
 Document = dict[str, Any]
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _V2_DOCUMENTS = (".zgroup", ".zarray", ".zattrs")
-
-
-@contextmanager
-def output_errors(where: str | Path) -> Iterator[None]:
-    """Turn every `OSError` of the body into an `OutputError` of one line.
-
-    Raises
-    ------
-    OutputError
-        The disk is full, the place is read-only, or it cannot be written for another reason.
-    """
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        if error.errno in _FULL:
-            message = "the disk is full; free some space and run the same command again"
-        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            message = "read-only; write somewhere else with --output"
-        else:
-            message = f"cannot be written ({error.strerror or error})"
-        raise OutputError(f"{where}: {message}") from error
-
-
-def check_writable(folder: Path) -> None:
-    """Create and remove a file, since permissions alone say little about network drives.
-
-    Parameters
-    ----------
-    folder
-        May not exist yet; its nearest existing ancestor is tried then.
-
-    Raises
-    ------
-    PlaceError
-        If no file can be created there.
-    OutputError
-        If that is for a full or a broken disk.
-    """
-    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    probe = place / f".write-test-{secrets.token_hex(8)}"
-    try:
-        with output_errors(place):
-            probe.touch(exist_ok=False)
-            probe.unlink()
-    except OutputError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (*_FULL, errno.EIO):
-            raise
-        raise PlaceError(str(error)) from error.__cause__
-
-
-@contextmanager
-def replaced(new: Path, final: Path, aside: Path) -> Iterator[None]:
-    """Rename a finished folder to its final name, and the one that is there to `aside`.
-
-    The body commits: whatever it raises, and whatever fails before it, everything is moved back.
-    A process killed half-way leaves the old folder under the name of `aside`.
-
-    Parameters
-    ----------
-    new, final, aside
-        Folders of one file system; `final` may be missing, `aside` must be.
-
-    Raises
-    ------
-    OutputError
-        If a folder cannot be renamed.
-    """
-    is_there = final.exists()
-    with output_errors(final):
-        if is_there:
-            final.rename(aside)
-    try:
-        with output_errors(final):
-            new.rename(final)
-        yield
-    except BaseException:  # an interrupt too
-        if final.exists():
-            final.rename(new)
-        if is_there:
-            aside.rename(final)
-        raise
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for the same lock out of a folder while the body runs.
-
-    Raises
-    ------
-    OutputError
-        If the folder cannot be opened.
-    """
-    import fcntl
-
-    with output_errors(folder):
-        handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network drives have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def write_json(file: Path, document: Document) -> None:

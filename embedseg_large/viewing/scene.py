@@ -11,10 +11,10 @@ import numpy as np
 
 from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
-from embedseg_large.labels.target import label_names, provenance_of
+from embedseg_large.labels.published import label_names, provenance_of
 from embedseg_large.storage.connection import joined
-from embedseg_large.storage.folder import folder_at
 from embedseg_large.storage.group import ngff_content
+from embedseg_large.storage.open import folder_at
 from embedseg_large.storage.zarr_groups import read_attributes
 from embedseg_large.volumes.volume import Volume, open_volume
 

@@ -24,8 +24,9 @@ from embedseg_large.errors import PlaceError, RunError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.storage.arrays import create_array, open_array
 from embedseg_large.storage.connection import is_remote, joined, shown
-from embedseg_large.storage.folder import folder_at
-from embedseg_large.storage.group import output_errors, write_group
+from embedseg_large.storage.disk import output_errors
+from embedseg_large.storage.group import write_group
+from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.axes import SPATIAL
 from embedseg_large.volumes.pyramid import (
     axis_factor,

@@ -23,7 +23,7 @@ from embedseg_large.errors import (
 )
 from embedseg_large.storage.arrays import open_array, open_group
 from embedseg_large.storage.connection import is_remote, joined, shown
-from embedseg_large.storage.folder import folder_at
+from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.axes import letter
 from embedseg_large.volumes.header import Header, Level, array_header, is_inside, pick_level
 from embedseg_large.volumes.stored_array import StoredArray, wrap_array

@@ -14,7 +14,6 @@ from embedseg_large.runs.dask.cluster_file import (
     SchedulerSettings,
     read_cluster_file,
 )
-from embedseg_large.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -104,36 +103,44 @@ def workers_for(
         When they do not.
     """
     from embedseg_large.runs.dask.executor import executor_on
-    from embedseg_large.runs.dask.plugin import NetworkSpec
     from embedseg_large.runs.dask.preflight import check_workers
+    from embedseg_large.runs.resources import NoResource
 
     with client_of(where, "cpu") as client:
         check_workers(client, device="cpu", places=places, needs_gpu=False, inputs=inputs)
-        spec = NetworkSpec(folder=None, network=None, device="cpu", dtype="float32")
-        with executor_on(client, spec) as executor:
+        with executor_on(client, NoResource()) as executor:
             yield executor
 
 
 @contextmanager
-def readers_of(volumes: Sequence[Volume], **workers: Unpack[Workers]) -> Iterator[Recorder | None]:
-    """Who reads volumes: the workers that are asked for, or None for this process.
+def readers_of(
+    paths: Sequence[str | None], **workers: Unpack[Workers]
+) -> Iterator[Recorder | None]:
+    """Who reads images: the workers that are asked for, or None for this process.
+
+    Parameters
+    ----------
+    paths
+        Of the images; None for one that is in this process's memory.
+    **workers
+        Who does the work.
 
     Raises
     ------
     UsageError
-        When they do not see a volume.
+        When they do not see an image.
     """
     where = chosen(**workers)
     if where is None:
         yield None
         return
-    paths = [volume.path for volume in volumes if volume.path is not None]
-    if len(paths) < len(volumes):
+    seen = [path for path in paths if path is not None]
+    if len(seen) < len(paths):
         raise UsageError(
             "an array is in this process's memory, where workers do not see it; give a file"
         )
     from embedseg_large.runs.progress import Progress
     from embedseg_large.runs.runner import Recorder
 
-    with workers_for(where, paths) as executor:
+    with workers_for(where, seen) as executor:
         yield Recorder(executor, None, Progress())  # they leave nothing behind

@@ -27,7 +27,7 @@ import yaml
 from dask.utils import parse_bytes, parse_timedelta
 
 from embedseg_large.errors import UsageError
-from embedseg_large.segmentation.segmenters.protocol import THREADS_BESIDE_GPU
+from embedseg_large.runs.devices import THREADS_BESIDE_GPU
 
 _WALLTIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
 

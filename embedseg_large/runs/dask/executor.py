@@ -28,9 +28,10 @@ from distributed import Client, Future, KilledWorker, as_completed
 from embedseg_large.errors import RunError
 from embedseg_large.runs.dask.batching import Bundle, Pace
 from embedseg_large.runs.dask.monitor import COUNT_SECONDS, LOST, Workforce, lost_scheduler
-from embedseg_large.runs.dask.plugin import NetworkPlugin, NetworkSpec, perform_on_worker
+from embedseg_large.runs.dask.plugin import NetworkPlugin, perform_on_worker
+from embedseg_large.runs.devices import TASKS_PER_GPU, is_gpu
+from embedseg_large.runs.resources import ResourceSpec
 from embedseg_large.runs.tasks import Done, Failed, Task, Work
-from embedseg_large.segmentation.segmenters.protocol import TASKS_PER_GPU, is_gpu
 
 BUNDLES_PER_THREAD = 2
 """In flight for a thread of a worker: one runs, one waits."""
@@ -56,7 +57,7 @@ class _Flight:
 class DaskExecutor:
     """Runs tasks on a cluster."""
 
-    def __init__(self, client: Client, spec: NetworkSpec) -> None:
+    def __init__(self, client: Client, spec: ResourceSpec) -> None:
         self._client = client
         self._workforce = Workforce(client)
         self._pace = Pace()
@@ -205,7 +206,7 @@ def _killed(error: KilledWorker) -> Failed:
 
 
 @contextmanager
-def executor_on(client: Client, spec: NetworkSpec) -> Iterator[DaskExecutor]:
+def executor_on(client: Client, spec: ResourceSpec) -> Iterator[DaskExecutor]:
     """An executor, which takes the network off the workers at the end."""
     executor = DaskExecutor(client, spec)
     try:

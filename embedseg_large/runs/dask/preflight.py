@@ -26,7 +26,7 @@ from distributed import Client, Worker
 from embedseg_large.errors import EmbedSegError, OutputError, UsageError
 from embedseg_large.storage.bucket import RemoteFolder
 from embedseg_large.storage.connection import Retries, is_remote, shown
-from embedseg_large.storage.folder import folder_at
+from embedseg_large.storage.open import folder_at
 
 PACKAGES = ("embedseg-large", "numpy", "zarr", "numba", "torch", "distributed")
 """Packages that decide labels, files or messages, and must be the same everywhere."""

@@ -8,8 +8,8 @@ from math import prod
 from typing import Any
 
 from embedseg_large.embedding import channel_count
+from embedseg_large.runs.devices import THREADS_BESIDE_GPU, is_gpu
 from embedseg_large.segmentation.request.request import Order
-from embedseg_large.segmentation.segmenters.protocol import THREADS_BESIDE_GPU, is_gpu
 from embedseg_large.segmentation.stages.read import SLAB_VOXELS
 from embedseg_large.tiling.axis import core, grown
 from embedseg_large.tiling.grid import Grid

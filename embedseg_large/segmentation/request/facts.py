@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
+from embedseg_large.runs.facts import Facts, without_secrets
 from embedseg_large.segmentation.request.foreground import Foreground
 from embedseg_large.volumes.volume import Volume
 
@@ -25,9 +22,6 @@ program has begun is refused then, not misread.
 _LIBRARIES = ("embedseg-large", "numpy", "numba", "torch", "zarr")
 _FACTS_OF_NETWORK = ("model", "volume", "intensity", "foreground")
 _PARTS_OF_NETWORK = ("device", "dtype", "tta", "tile", "context")
-
-Facts = dict[str, Any]
-"""Values that JSON can hold."""
 
 
 def facts_of(order: Order) -> Facts:
@@ -56,35 +50,6 @@ def facts_of_predictions(order: Order) -> Facts:
     settings = {name: facts["settings"][name] for name in _PARTS_OF_NETWORK}
     formats = {"predictions": FORMATS["predictions"]}
     return {n: facts[n] for n in _FACTS_OF_NETWORK} | {"settings": settings, "formats": formats}
-
-
-def token(facts: Facts) -> str:
-    """Hash of facts: equal for equal runs."""
-    text = json.dumps(facts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What is not the same in two sets of facts, in words; empty if all is.
-
-    A fact that is not there and an empty one are the same: older versions did not tell all of them.
-    """
-    before, after = dict(_flat(then)), dict(_flat(now))
-    names = [n for n in sorted(before.keys() | after.keys()) if before.get(n) != after.get(n)]
-    return ", ".join(f"{n} {_short(before.get(n))} (now {_short(after.get(n))})" for n in names)
-
-
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in facts.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{name} ")
-        elif value not in (None, ""):
-            yield prefix.removeprefix("settings ") + name, value
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _volume(order: Order) -> Facts:
@@ -127,11 +92,3 @@ def _content(volume: Volume) -> str:
         return str(tokenize(volume.storage.array))
     parts = [volume.axes, volume.chunks, volume.shards, volume.zarr_format, str(volume.fill_value)]
     return str(tokenize(parts))
-
-
-def without_secrets(url: str) -> str:
-    """A path or URL without user, password, query and fragment, which may be credentials."""
-    parts = urlsplit(url)
-    if not parts.scheme or not parts.netloc:
-        return url
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

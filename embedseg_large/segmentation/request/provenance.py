@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from embedseg_large.runs.facts import Facts, token
 from embedseg_large.runs.run_folder import Run
 from embedseg_large.segmentation.intensity_field import IntensityField
-from embedseg_large.segmentation.request.facts import Facts, token
 from embedseg_large.volumes.intensity import IntensityRange
 
 

@@ -19,13 +19,18 @@ from embedseg_large.segmentation.request.object_size import resampling_for
 from embedseg_large.segmentation.request.options import SettingsOptions
 from embedseg_large.segmentation.request.region import Range, region_of
 from embedseg_large.segmentation.request.scale import nearest_level
-from embedseg_large.segmentation.request.settings import SegmentSettings, resolve_settings
+from embedseg_large.segmentation.request.settings import (
+    SegmentSettings,
+    resolve_settings,
+    segmenter_settings,
+)
 from embedseg_large.segmentation.saved_predictions import KeptPredictions, is_kept, open_kept
 from embedseg_large.segmentation.scratch.scratch import Scratch
-from embedseg_large.segmentation.segmenters.protocol import Network, choose_device
-from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter, segmenter_settings
+from embedseg_large.segmentation.segmenters.loading import choose_device
+from embedseg_large.segmentation.segmenters.protocol import Network
+from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.storage.connection import joined
-from embedseg_large.storage.folder import folder_at
+from embedseg_large.storage.open import folder_at
 from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.volumes.intensity import IntensityRange
 from embedseg_large.volumes.volume import Volume, open_volume

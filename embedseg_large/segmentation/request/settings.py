@@ -9,13 +9,16 @@ from typing import Any
 from embedseg_large.clustering.clean import CleanSettings
 from embedseg_large.clustering.settings import ClusterSettings
 from embedseg_large.errors import UsageError
-from embedseg_large.segmentation.segmenters.protocol import Network, choose_dtype
+from embedseg_large.segmentation.segmenters.loading import choose_dtype
+from embedseg_large.segmentation.segmenters.protocol import CLUSTER_TILE, Network
+from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.stitching.seam import SEAM_DEPTH
-from embedseg_large.tiling.axis import STRIDE, balance
+from embedseg_large.tiling.axis import STRIDE, balance, round_up
 
-CLUSTER_TILE = {2: 1024, 3: 128}
-"""Edge of a clustering core, by ndim: about a million voxels."""
 MAX_HALO_FACTOR = 4
+MAX_HALO_FACTOR_OF_SEGMENTERS = 2
+"""Default of the largest halo, in halos, of segmenters that are not ours. Where twice as much is
+not enough, a segmenter is mostly not local, and would see ever more for nothing."""
 
 Sizes = Sequence[int] | None
 
@@ -172,3 +175,49 @@ def _at_least(name: str, value: Sequence[int], least: Sequence[int]) -> None:
 
 def _text(sizes: Sequence[int]) -> str:
     return ",".join(map(str, sizes))
+
+
+_NETWORKS_ONLY = {
+    "tta": True,
+    "dtype": None,
+    "tile": None,
+    "context": None,
+    "foreground": 0.5,
+    "seed": None,
+    "margin": None,
+    "strict": False,
+}
+"""Options that are of networks which predict embeddings, and their defaults."""
+
+
+def segmenter_settings(
+    segmenter: TileSegmenter, *, device: str, cluster_tile: Sizes = None, **given: Any
+) -> SegmentSettings:
+    """Fill in the settings of a run with a segmenter that is not ours.
+
+    Raises
+    ------
+    UsageError
+        When an option was given that is of networks only, or a value cannot be used.
+    """
+    useless = [n for n, default in _NETWORKS_ONLY.items() if given.pop(n, default) != default]
+    if useless:
+        advice = "; the core of its tiles is cluster_tile" if "tile" in useless else ""
+        raise UsageError(
+            f"{', '.join(useless)}: of no use with {segmenter.name}, which is no network of this "
+            f"program; leave it out{advice}"
+        )
+    core = segmenter.tile if cluster_tile is None else tuple(cluster_tile)
+    predicted = tuple(round_up(int(n), STRIDE) for n in core)  # nothing is; any that is valid
+    if given.get("max_halo") is None:
+        given["max_halo"] = tuple(
+            MAX_HALO_FACTOR_OF_SEGMENTERS * n for n in given.get("halo") or segmenter.halo
+        )
+    return resolve_settings(
+        segmenter,
+        predicted,
+        device=device,
+        tile=predicted,
+        cluster_tile=core,
+        **given,
+    )

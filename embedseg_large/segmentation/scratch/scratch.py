@@ -31,7 +31,8 @@ from embedseg_large.segmentation.scratch.packing import pack_prediction, unpack_
 from embedseg_large.segmentation.scratch.versions import EMPTY, ViewName, new_version
 from embedseg_large.stitching.tally import Entries, Roster
 from embedseg_large.stitching.view import TileView
-from embedseg_large.storage.folder import Folder, folder_at
+from embedseg_large.storage.folder import Folder
+from embedseg_large.storage.open import folder_at
 from embedseg_large.tiling.grid import Grid, Index
 
 _COLUMNS = ("ids", "sizes", "core_sizes", "owned", "certain", "seediness")

@@ -27,34 +27,12 @@ from numpy.typing import NDArray
 from embedseg_large.clustering.settings import DEFAULT_MARGIN
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.segmentation.request.settings import (
-    CLUSTER_TILE,
-    SegmentSettings,
-    Sizes,
-    resolve_settings,
-)
+from embedseg_large.segmentation.segmenters.protocol import CLUSTER_TILE
 from embedseg_large.stitching.seam import SEAM_DEPTH
-from embedseg_large.tiling.axis import STRIDE, round_up
 
 Function = Callable[..., Any]
 Intensity = Literal["percentiles", "otsu", "raw"]
 """What the image is like that a segmenter is given, see `TileSegmenter.intensity`."""
-
-MAX_HALO_FACTOR = 2
-"""Default of the largest halo, in halos. Where twice as much is not enough, a segmenter is mostly
-not local, and would see ever more for nothing."""
-
-_NETWORKS_ONLY = {
-    "tta": True,
-    "dtype": None,
-    "tile": None,
-    "context": None,
-    "foreground": 0.5,
-    "seed": None,
-    "margin": None,
-    "strict": False,
-}
-"""Options that are of networks which predict embeddings, and their defaults."""
 
 
 @dataclass(frozen=True)
@@ -210,37 +188,6 @@ class TileSegmenter:
                 f"integer for each of {region.shape} voxels, 0 for background"
             )
         return labels
-
-
-def segmenter_settings(
-    segmenter: TileSegmenter, *, device: str, cluster_tile: Sizes = None, **given: Any
-) -> SegmentSettings:
-    """Fill in the settings of a run with a segmenter that is not ours.
-
-    Raises
-    ------
-    UsageError
-        When an option was given that is of networks only, or a value cannot be used.
-    """
-    useless = [n for n, default in _NETWORKS_ONLY.items() if given.pop(n, default) != default]
-    if useless:
-        advice = "; the core of its tiles is cluster_tile" if "tile" in useless else ""
-        raise UsageError(
-            f"{', '.join(useless)}: of no use with {segmenter.name}, which is no network of this "
-            f"program; leave it out{advice}"
-        )
-    core = segmenter.tile if cluster_tile is None else tuple(cluster_tile)
-    predicted = tuple(round_up(int(n), STRIDE) for n in core)  # nothing is; any that is valid
-    if given.get("max_halo") is None:
-        given["max_halo"] = tuple(MAX_HALO_FACTOR * n for n in given.get("halo") or segmenter.halo)
-    return resolve_settings(
-        segmenter,
-        predicted,
-        device=device,
-        tile=predicted,
-        cluster_tile=core,
-        **given,
-    )
 
 
 def _check(segmenter: TileSegmenter) -> None:

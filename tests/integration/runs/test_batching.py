@@ -17,10 +17,10 @@ from embedseg_large.runs.dask.batching import MOST, Bundle
 from embedseg_large.runs.dask.cluster_file import LocalSettings
 from embedseg_large.runs.dask.clusters import cluster_client
 from embedseg_large.runs.dask.executor import DaskExecutor
-from embedseg_large.runs.dask.plugin import NetworkSpec
 from embedseg_large.runs.progress import Progress
 from embedseg_large.runs.runner import Recorder
 from embedseg_large.runs.tasks import Call, Each, Task
+from embedseg_large.segmentation.segmenters.loading import NetworkSpec
 
 COUNT = 40
 

@@ -31,7 +31,7 @@ from embedseg_large.runs.dask.preflight import Place
 from embedseg_large.runs.lock import Lock
 from embedseg_large.runs.paths import lock_folder, predictions_path, scratch_path
 from embedseg_large.segmentation.status import RunStatus, run_status
-from embedseg_large.storage.folder import folder_at
+from embedseg_large.storage.open import folder_at
 from embedseg_large.testing.oracle import OracleNetwork
 
 if TYPE_CHECKING:

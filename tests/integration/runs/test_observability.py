@@ -292,7 +292,7 @@ def test_failed_tiles_are_listed_on_stderr_and_in_json(
             raise ValueError("a cosmic ray")
         return predict(job, network, index)
 
-    monkeypatch.setattr("embedseg_large.runs.tasks.predict", failing)
+    monkeypatch.setattr("embedseg_large.segmentation.tile_tasks.predict", failing)
     summary = tmp_path / "summary.json"
     ended = command(store, "--json", "--summary", summary)
     assert ended.exit_code == 1

@@ -331,7 +331,7 @@ def test_a_run_that_lost_its_lock_publishes_nothing(
 
 
 def test_a_holder_without_a_sign_of_life_is_dead(tmp_path: Path) -> None:
-    from embedseg_large.storage.folder import folder_at
+    from embedseg_large.storage.open import folder_at
 
     folder = folder_at(str(tmp_path / "lock"))
     folder.create("000007", json.dumps({"host": "elsewhere", "pid": 1, "beats": 3}).encode())

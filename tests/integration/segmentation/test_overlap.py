@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 import embedseg_large as es
 from embedseg_large.errors import RunError
 from embedseg_large.geometry import Box
-from embedseg_large.runs.dask.plugin import NetworkPlugin, NetworkSpec
+from embedseg_large.runs.dask.plugin import NetworkPlugin
+from embedseg_large.runs.devices import TASKS_PER_GPU
 from embedseg_large.runs.events import Event, TaskDone
 from embedseg_large.runs.progress import Observer
 from embedseg_large.segmentation.request.estimate import make_plan
 from embedseg_large.segmentation.request.request import prepare
 from embedseg_large.segmentation.scratch.scratch import Scratch
-from embedseg_large.segmentation.segmenters.protocol import TASKS_PER_GPU, OneAtATime
+from embedseg_large.segmentation.segmenters.loading import NetworkSpec, OneAtATime
 from embedseg_large.segmentation.stages import predict as stages
 from embedseg_large.testing.oracle import OracleNetwork
 
@@ -54,7 +55,7 @@ class Steps:
         self._mine = threading.local()
         self._stuck = False
         whole = self._whole(stages.predict)
-        monkeypatch.setattr("embedseg_large.runs.tasks.predict", whole)
+        monkeypatch.setattr("embedseg_large.segmentation.tile_tasks.predict", whole)
         monkeypatch.setattr(stages, "read_padded", self._reading(stages.read_padded))
         monkeypatch.setattr(
             OracleNetwork, "predict_tile", self._predicting(OracleNetwork.predict_tile)

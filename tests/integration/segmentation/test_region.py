@@ -19,7 +19,7 @@ from embedseg_large.cli.app import app
 from embedseg_large.errors import UsageError
 from embedseg_large.evaluation.evaluate import evaluate_images
 from embedseg_large.geometry import Box
-from embedseg_large.labels.target import provenance_of
+from embedseg_large.labels.published import provenance_of
 from embedseg_large.segmentation.request.estimate import make_plan
 from embedseg_large.segmentation.request.request import prepare
 from embedseg_large.testing.objects import Flaws

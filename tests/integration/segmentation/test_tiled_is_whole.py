@@ -25,10 +25,9 @@ from embedseg_large.clustering.settings import ClusterSettings
 from embedseg_large.embedding import Embedding
 from embedseg_large.geometry import Box
 from embedseg_large.runs.progress import Progress
-from embedseg_large.runs.run_folder import open_run
 from embedseg_large.runs.tasks import Task, Work, perform
 from embedseg_large.segmentation.request.request import prepare
-from embedseg_large.segmentation.segment import run_order
+from embedseg_large.segmentation.segment import begin, run_order
 from embedseg_large.stitching.view import make_view
 from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
@@ -153,7 +152,7 @@ def test_any_order_gives_the_same_bytes(tmp_path: Path, seed: int) -> None:
         halo=(6, 6, 6),
     )
     executor = ShuffledExecutor(network, random.Random(seed))
-    with open_run(order) as begun:
+    with begin(order) as begun:
         result = run_order(order, begun, executor, Progress())
     assert result.seams.rounds > 0
     np.testing.assert_array_equal(np.asarray(result.labels), untiled(labels, network))

@@ -40,7 +40,7 @@ from embedseg_large.labels.instances import InstanceTable
 from embedseg_large.labels.target import LabelTarget, PendingLabels, label_target
 from embedseg_large.storage.bucket import RemoteFolder
 from embedseg_large.storage.connection import Retries
-from embedseg_large.storage.folder import folder_at
+from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.volume import Volume, open_volume
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from embedseg_large.network.device import default_dtype, passes_that_fit
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import ModelSettings
-from embedseg_large.segmentation.segmenters.protocol import OneAtATime
+from embedseg_large.segmentation.segmenters.loading import OneAtATime
 from embedseg_large.symmetry import group
 
 

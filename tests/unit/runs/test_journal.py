@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from embedseg_large.errors import RunError
 from embedseg_large.runs import journal as module
 from embedseg_large.runs.journal import Journal, Ledger, Note, Section
-from embedseg_large.storage.folder import folder_at
+from embedseg_large.storage.open import folder_at
 
 VALUES = st.integers(0, 2**32 - 2)
 MORE = st.one_of(st.none(), st.integers(0, 2**32 - 1), st.lists(st.integers()))

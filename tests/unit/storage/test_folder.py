@@ -10,8 +10,9 @@ import pytest
 
 from embedseg_large.errors import OutputError, RunError, UsageError
 from embedseg_large.storage.connection import Address, Retries, is_remote
+from embedseg_large.storage.disk import LocalFolder
 from embedseg_large.storage.failures import reason
-from embedseg_large.storage.folder import LocalFolder, folder_at
+from embedseg_large.storage.open import folder_at
 
 
 @pytest.fixture

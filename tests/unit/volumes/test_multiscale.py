@@ -14,14 +14,8 @@ from zarr.storage import LocalStore
 
 from embedseg_large.errors import MetadataError, OutputError, RunError, UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.storage.group import (
-    check_writable,
-    read_attributes,
-    read_json,
-    replaced,
-    write_group,
-    write_json,
-)
+from embedseg_large.storage.disk import check_writable, replaced
+from embedseg_large.storage.group import read_attributes, read_json, write_group, write_json
 from embedseg_large.volumes.multiscale import (
     LevelSpec,
     MultiscaleStore,

@@ -16,7 +16,7 @@ from embedseg_large.segmentation.scratch.packing import pack_prediction
 from embedseg_large.segmentation.scratch.scratch import Scratch
 from embedseg_large.segmentation.scratch.versions import ABSENT, ViewName
 from embedseg_large.stitching.view import TileView
-from embedseg_large.storage.folder import LocalFolder
+from embedseg_large.storage.disk import LocalFolder
 from embedseg_large.tiling.grid import Grid
 
 GRID = Grid((20, 20), (16, 16), (0, 0))

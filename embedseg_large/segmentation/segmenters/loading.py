@@ -1,0 +1,139 @@
+"""Networks on their devices, here and on workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.embedding import quantise
+from embedseg_large.errors import UsageError
+from embedseg_large.geometry import Box
+from embedseg_large.runs.devices import is_gpu
+from embedseg_large.runs.local import OverlappingExecutor, SerialExecutor
+from embedseg_large.segmentation.segmenters.protocol import Network, Predictor
+from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
+from embedseg_large.storage.folder import Folder
+
+
+class OneAtATime:
+    """A network that several threads may ask, and that is entered by one of them at a time.
+
+    A tile fills a GPU, and its memory; what is done before and after it needs neither. So a model
+    is left before its answer is turned into what is stored, which takes as long as reading a tile.
+    """
+
+    def __init__(self, network: Predictor) -> None:
+        self._network = network
+        self._entered = Lock()
+
+    def predict_tile(
+        self, image: NDArray[np.float32], region: Box, tta: bool | int | str
+    ) -> NDArray[np.float16]:
+        """Predict a tile when no other one is being predicted."""
+        from embedseg_large.network.model import Model
+
+        with self._entered:
+            if not isinstance(self._network, Model):
+                return self._network.predict_tile(image, region, tta)
+            raw = self._network.predict_raw(image, tta)
+        return quantise(raw, self._network.pitch)
+
+
+def place(network: Network, *, device: str, dtype: str, lanes: int | None = None) -> Network:
+    """Put a model on a device, or load a segmenter there. A test's stand-in stays as it is."""
+    from embedseg_large.network.model import Model
+
+    if isinstance(network, Model):
+        return network.to(device=device, dtype=dtype, lanes=lanes)
+    return network.loaded(device) if isinstance(network, TileSegmenter) else network
+
+
+def choose_device(network: Network, asked: str | None) -> str:
+    """The device that was asked for, or the best one here for a model."""
+    from embedseg_large.network.device import default_device
+    from embedseg_large.network.model import Model
+
+    if asked is not None:
+        return asked
+    return default_device() if isinstance(network, Model) else "cpu"
+
+
+def choose_dtype(network: Network, device: str, asked: str | None) -> str:
+    """The number format that was asked for, or the fastest that leaves a model's labels alone.
+
+    Raises
+    ------
+    UsageError
+        When there is no such format, or no such device.
+    """
+    from embedseg_large.network.device import default_dtype
+    from embedseg_large.network.model import DTYPES, Model
+
+    if asked is not None and asked not in DTYPES:
+        raise UsageError(f"dtype is {asked!r}; use one of {', '.join(DTYPES)}")
+    if asked is not None:
+        return asked
+    return default_dtype(device) if isinstance(network, Model) else "float32"
+
+
+_MODEL = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """How a worker gets the network.
+
+    A model is a file in the run's scratch folder; anything else travels itself, once a worker.
+    """
+
+    folder: Folder | None
+    network: Network | None
+    device: str
+    dtype: str
+
+    def load(self) -> Predictor:
+        """The network, on its device; on a GPU, tasks enter it one at a time.
+
+        On a CPU each pass has one thread, and tasks enter the network side by side.
+        """
+        network = self._placed()
+        return OneAtATime(network) if is_gpu(self.device) else network
+
+    def _placed(self) -> Network:
+        if self.folder is None:
+            assert self.network is not None
+            return place(self.network, device=self.device, dtype=self.dtype)
+        from embedseg_large.network.checkpoint import load_model
+
+        with TemporaryDirectory() as temporary:
+            file = Path(temporary, _MODEL)
+            file.write_bytes(self.folder.read(_MODEL))
+            return load_model(file).to(device=self.device, dtype=self.dtype, lanes=1)
+
+
+def network_spec(network: Network, device: str, dtype: str, folder: Folder) -> NetworkSpec:
+    """A spec for workers; a model is written into `folder`, which they all see."""
+    from embedseg_large.network.model import Model
+
+    is_model = isinstance(network, Model)
+    if isinstance(network, Model):
+        with TemporaryDirectory() as temporary:
+            file = Path(temporary, _MODEL)
+            network.save(file)
+            folder.write(_MODEL, file.read_bytes())
+    return NetworkSpec(
+        folder=folder if is_model else None,
+        network=None if is_model else network,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def executor_here(network: Network, device: str) -> SerialExecutor:
+    """The executor of this process for a network on a device."""
+    return OverlappingExecutor(OneAtATime(network)) if is_gpu(device) else SerialExecutor(network)
