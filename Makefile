@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test lint types unit docs notebooks clean
+.PHONY: setup demo test check lint types unit docs notebooks clean
 
 setup: $(STAMP)
 
@@ -22,6 +22,7 @@ test: lint types unit
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/deptry embedseg_large
 
 types: setup
 	$(BIN)/mypy
@@ -29,6 +30,11 @@ types: setup
 # --dist loadscope keeps the tests of one module, and so their Dask cluster, in one process.
 unit: setup
 	$(BIN)/pytest -n 2 --dist loadscope
+
+# What concerns one file, in under a minute: make check FILE=embedseg_large/runs/lock.py
+# Lint and types of its room, the import rules, and the room's own unit and property tests. FILE may be a room.
+check: setup
+	$(BIN)/python scripts/check.py $(FILE)
 
 # Into docs/_build/html; a warning is an error.
 docs: setup

@@ -18,7 +18,7 @@ import embedseg_large as es
 from embedseg_large.cli.app import app
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.labels.target import provenance_of
+from embedseg_large.labels.published import provenance_of
 from embedseg_large.segmentation.intensity_field import (
     MOST_GAIN,
     IntensityField,
