@@ -20,3 +20,5 @@ from .training.train import train as train
 from .volumes.intensity import normalise as normalise
 from .volumes.volume import Volume as Volume
 from .volumes.volume import open_volume as open_volume
+
+__all__: list[str]

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 import embedseg_large as es
 from embedseg_large.errors import RunError, UsageError
 from embedseg_large.runs.progress import Progress
-from embedseg_large.runs.run_folder import open_run
 from embedseg_large.segmentation.request.request import prepare
-from embedseg_large.segmentation.segment import run_order
+from embedseg_large.segmentation.segment import begin, run_order
 from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
@@ -99,7 +98,7 @@ def test_any_order_and_everything_twice(tmp_path: Path) -> None:
     network = ragged(labels)
     options: dict[str, Any] = {"cluster_tile": (20, 26, 25), "intensity_range": (0, 1), **BOTH}
     order = prepare(labels, network, "nuclei", output=tmp_path / "out.zarr", **options)
-    with open_run(order) as begun:
+    with begin(order) as begun:
         executor = ShuffledExecutor(network, random.Random(3))
         result = run_order(order, begun, executor, Progress())
     np.testing.assert_array_equal(found(result), es.clean(untiled(labels, network)))
