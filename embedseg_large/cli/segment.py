@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -138,6 +138,7 @@ def _print_plan(store: str, model: str | None, options: dict[str, Any], as_json:
             "grid": f"{_text(order.shape)} voxels",
             "model": f"{model or default_model(order.network.ndim)}, on {order.settings.device}",
             "labels": order.target.path,
+            **_scale(order.scale),
             **_light(order.intensity_field),
             **_prediction(order, plan),
             "clustering tiles": f"{plan.cluster_tiles} of {_text(order.settings.cluster_tile)}",
@@ -166,6 +167,12 @@ def _region(region: dict[str, Any]) -> str:
     """A region as it was given."""
     ends = zip(region["start"], region["stop"], strict=True)
     return ",".join(f"{a}:{b}" for a, b in ends) + " only; the rest of the labels is 0"
+
+
+def _scale(found: Mapping[str, Any] | None) -> dict[str, str]:
+    from embedseg_large.segmentation.request.auto_scale import described_scale
+
+    return {} if found is None else {"scale": f"{described_scale(found)} (auto)"}
 
 
 def _light(field: str) -> dict[str, str]:
@@ -230,6 +237,7 @@ def _text(sizes: Sequence[int]) -> str:
 def print_summary(summary: dict[str, Any]) -> None:
     """Print what a run found, how its seams look, and what its stages took."""
     from embedseg_large.segmentation.intensity_field import described
+    from embedseg_large.segmentation.request.auto_scale import described_scale, table_of
 
     seams = summary["seams"]
     facts = {
@@ -268,9 +276,13 @@ def print_summary(summary: dict[str, Any]) -> None:
         facts["objects"] = _sizes(summary["scale"])
     if "intensity_field" in summary:
         facts["light"] = f"evened out: {described(summary['intensity_field'])}"
+    if "object_diameter" in summary:
+        facts["scale"] = f"{described_scale(summary['object_diameter'])} (auto)"
     if "region" in summary:
         facts["region"] = _region(summary["region"])
     print_facts(None, facts)
+    if "object_diameter" in summary:
+        print_table(*table_of(summary["object_diameter"]))
     rows = [
         [
             name,

@@ -133,7 +133,8 @@ class Input:
         typer.Option(
             metavar="D",
             help="Diameter of your objects along y and x, if it is not the model's: 30 (voxels), "
-            "12um, or voxel-size (image and model know theirs). With --model classical always.",
+            "12um, or voxel-size (image and model know theirs); or auto, to keep the scale of six "
+            "at which the model is most consistent on a sample. With --model classical always.",
         ),
     ] = None
     mask: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedseg_large.cli.console import print_facts, print_json, reported
+from embedseg_large.cli.console import print_facts, print_json, print_table, reported
 from embedseg_large.cli.options import Json, numbers, ranges
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def suggest(
         typer.Option(
             parser=ranges,
             metavar="Z0:Z1,Y0:Y1,X0:X1",
-            help="Where to look. Default: a place with contrast.",
+            help="Where to look. Default: where much is bright.",
         ),
     ] = None,
     channel: Annotated[int, typer.Option(help="Channel.")] = 0,
@@ -45,10 +45,12 @@ def suggest(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Estimate how wide your objects are, and say what to tell the model, in seconds.
+    """Find the scale at which the model suits your image best, on a sample, in seconds.
 
-    Looks at a small part of the image: for blobs, and at the objects that the model finds there.
+    Predicts a few places at six scales, and shows how consistent the model is at each: the same
+    choice as segment --object-diameter auto makes.
     """
+    from embedseg_large.segmentation.request.auto_scale import table_of
     from embedseg_large.segmentation.request.suggest import suggest_diameter
 
     given: dict[str, Any] = {"channel": channel, "timepoint": timepoint, "level": level}
@@ -58,33 +60,17 @@ def suggest(
     if as_json:
         print_json(found.as_dict() | {"command": command})
         return
+    heads, rows = table_of(found.choice.as_dict())
+    print_table(heads, rows)
+    places = ", ".join(map(str, found.choice.places)) or "nothing: it is empty"
     print_facts(
         None,
         {
-            "objects": f"about {found.diameter:.0f} voxels wide ({_source(found)})",
-            "the model's": _known(found),
-            "looked at": f"{found.region} of level {found.level}",
+            "best scale": found.choice.sentence,
+            "looked at": f"{places} of level {found.level}",
             "run": command,
         },
     )
-
-
-def _source(found: Suggestion) -> str:
-    if found.objects:
-        return f"median of {found.objects} that the model found there"
-    return "of blobs: the model found too few objects to measure; try another region"
-
-
-def _known(found: Suggestion) -> str:
-    if found.model_diameter is None:
-        return "not known; what it learned from decides"
-    told = "tell it" if found.is_needed else "no need to tell it"
-    if found.may_help:
-        told = (
-            f"it has learned such ones; compare with --object-diameter {found.diameter:.0f} on a "
-            "--region if labels are poor"
-        )
-    return f"{found.model_diameter:.0f} voxels: {told}"
 
 
 def _command(store: str, given: dict[str, Any], found: Suggestion) -> str:
@@ -94,6 +80,6 @@ def _command(store: str, given: dict[str, Any], found: Suggestion) -> str:
         if value is not None and (name, value) != ("channel", 0):
             text = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
             words += [f"--{name.replace('_', '-')}", text]
-    if found.is_needed:
-        words += ["--object-diameter", f"{found.diameter:.0f}"]
+    if found.diameter is not None:
+        words += ["--object-diameter", f"{found.diameter:g}"]
     return shlex.join(words)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from magicgui.widgets import (
+    CheckBox,
     ComboBox,
     FloatSlider,
     FloatSpinBox,
@@ -34,6 +35,7 @@ from embedseg_large.napari.selection import (
 )
 from embedseg_large.napari.telling import ToldOfRun
 from embedseg_large.segmentation.intensity_field import MODES
+from embedseg_large.segmentation.request.auto_scale import AUTO
 
 WHOLE, VIEW, SHAPES = "the whole layer", "what is in view", "drawn shapes"
 _SIZES = 20
@@ -67,6 +69,7 @@ class SegmentPanel:
         self.model, self.file = self._models.field, self._models.file
         self.tta = ComboBox(choices=["none"])
         self.diameter = FloatSpinBox(value=0, min=0, max=10_000, step=1)
+        self.auto = CheckBox(text="find the scale")
         self.light = ComboBox(choices=list(MODES))
         self.where = ComboBox(choices=[WHOLE, VIEW, SHAPES])
         self.shapes = ComboBox(choices=lambda _: self._layers(Shapes))
@@ -76,6 +79,7 @@ class SegmentPanel:
         self.begin, self.stop = PushButton(text="Segment"), PushButton(text="Cancel")
         self.tta.tooltip = "Passes of the network over turned and mirrored images"
         self.diameter.tooltip = "Of the objects in y and x, in voxels; 0: as large as the model's"
+        self.auto.tooltip = "Compare six scales on a sample first, and keep the most consistent one"
         self.light.tooltip = "Even out light that fades: with depth, or along all axes"
         self.first.tooltip = self.last.tooltip = "First and last plane to segment"
 
@@ -96,7 +100,7 @@ class SegmentPanel:
             ("model", self.model),
             ("or a file", self.file),
             ("augmentation", self.tta),
-            ("diameter", self.diameter),
+            ("diameter", (self.diameter, self.auto)),
             ("uneven light", self.light),
             ("where", self.where),
             ("shapes", self.shapes),
@@ -191,7 +195,7 @@ class SegmentPanel:
         return Wish(
             model=self.model.value,
             tta=self.tta.value,
-            object_diameter=self.diameter.value or None,
+            object_diameter=AUTO if self.auto.value else self.diameter.value or None,
             intensity_field=self.light.value,
             thresholds=self.thresholds(),
         )

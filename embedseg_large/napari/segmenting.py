@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,12 @@ from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.device import default_device, default_dtype
 from embedseg_large.network.model import Model
 from embedseg_large.runs.progress import Observer
+from embedseg_large.segmentation.request.auto_scale import (
+    AUTO,
+    ScaleChoice,
+    Thresholds,
+    choose_scale,
+)
 from embedseg_large.segmentation.request.object_size import resampling_for
 from embedseg_large.segmentation.request.settings import resolve_settings
 from embedseg_large.segmentation.segment import segment
@@ -42,8 +48,8 @@ class Wish:
     model: str
     """Bundled name, or path."""
     tta: str = "none"
-    object_diameter: float | None = None
-    """In voxels of the level; None: as large as the model's."""
+    object_diameter: float | str | None = None
+    """In voxels of the level, or ``auto``; None: as large as the model's."""
     intensity_field: str = "none"
     """How uneven light is evened out."""
     thresholds: ClusterSettings
@@ -102,6 +108,9 @@ def segment_part(source: Source, box: Box, wish: Wish, watcher: Observer) -> Seg
     volume = open_volume(source.array, axes="zyx"[-source.ndim :], voxel_size=source.voxel_size)
     device = default_device()
     model = load_model(wish.model).to(device, default_dtype(device))
+    found = _found_scale(volume, model, wish)
+    if found is not None:
+        wish = replace(wish, object_diameter=found.diameter)
     recording = _recording(volume, model, wish, device)
     with TemporaryDirectory(prefix="embedseg-napari-") as folder:
         result = segment(
@@ -126,9 +135,26 @@ def segment_part(source: Source, box: Box, wish: Wish, watcher: Observer) -> Seg
         labels=labels,
         n_instances=result.n_instances,
         seconds=time.perf_counter() - began,
-        warnings=tuple(in_words_of_panel(w, source.name) for w in result.summary["warnings"]),
+        warnings=(
+            *([] if found is None else [f"scale: {found.sentence}"]),
+            *(in_words_of_panel(w, source.name) for w in result.summary["warnings"]),
+        ),
         kept=_kept(recording, volume, model, wish, box),
     )
+
+
+def _found_scale(volume: Volume, model: Model, wish: Wish) -> ScaleChoice | None:
+    """The scale that suits the whole layer, if it is to be found."""
+    if wish.object_diameter != AUTO:
+        return None
+    one = wish.thresholds
+    thresholds = Thresholds(
+        min_object_size=one.min_object_size,
+        foreground=one.foreground,
+        seed=one.seed,
+        margin=one.margin,
+    )
+    return choose_scale(volume, model, thresholds=thresholds)
 
 
 def _recording(volume: Volume, model: Model, wish: Wish, device: str) -> Recording:

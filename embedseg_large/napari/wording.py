@@ -9,9 +9,7 @@ from __future__ import annotations
 import re
 
 _WORDS = (
-    (r"pass (--level \d+ or )?--object-diameter voxel-size", "set diameter to the width of yours"),
-    (r"pass --object-diameter (\d+)", r"set diameter to \1"),
-    (r"ask embedseg-large suggest", "set it to the width of yours"),
+    (r"--object-diameter auto compares scales", "find the scale compares scales"),
     (r", or give an --intensity-range", ""),
     (r"choose with --channel", "choose another model"),
     (r"write somewhere else with --output", "let TMPDIR name another folder"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from embedseg_large.segmentation.intensity_field import described
+from embedseg_large.segmentation.request.auto_scale import described_scale, table_of
 from embedseg_large.storage.tables import Table
 
 BY = " \N{MULTIPLICATION SIGN} "
@@ -181,7 +182,7 @@ def settings_of(made: Mapping[str, Any]) -> list[Fact]:
     for name, value in made.get("foreground", {}).items():
         if value is not None and name in ("mask", "dark_below"):
             facts.append(Fact(name=name.replace("_", " "), value=_text(value)))
-    return [*facts, *_intensities(made)]
+    return [*facts, *_intensities(made), *_scales(made)]
 
 
 def _intensities(made: Mapping[str, Any]) -> Iterator[Fact]:
@@ -191,6 +192,21 @@ def _intensities(made: Mapping[str, Any]) -> Iterator[Fact]:
             yield Fact(name=name, value=f"{one['low']:,g} and {one['high']:,g}")
     if isinstance(made.get("intensity_field"), Mapping):
         yield Fact(name="light evened out", value=described(made["intensity_field"]))
+
+
+def _scales(made: Mapping[str, Any]) -> Iterator[Fact]:
+    """The scales that were tried, where the scale was found by itself."""
+    said = made.get("object_diameter")
+    if not isinstance(said, Mapping):
+        return
+    yield Fact(name="scale (auto)", value=described_scale(said))
+    _, rows = table_of(said)
+    for chosen, width, found, median, views, neighbours, score in rows:
+        text = (
+            f"{found} found, median {median or 'none'}; agreement of views {views}, "
+            f"of neighbouring scales {neighbours}; score {score}"
+        )
+        yield Fact(name=f"scale for {width} voxels{', ' * bool(chosen)}{chosen}", value=text)
 
 
 def _text(value: Any) -> str:

@@ -23,7 +23,7 @@ from embedseg_large.volumes.intensity import IntensityRange
 if TYPE_CHECKING:
     from embedseg_large.segmentation.request.request import Order
 
-_ABOUT = "predictions.json"
+PREDICTIONS_FILE = "predictions.json"
 _VERSIONS = "versions.npy"
 
 
@@ -42,7 +42,7 @@ class KeptPredictions:
 
 def is_kept(folder: Folder) -> bool:
     """Whether a folder holds the predictions of a finished run."""
-    return folder.exists(_ABOUT)
+    return folder.exists(PREDICTIONS_FILE)
 
 
 def keep(
@@ -60,9 +60,12 @@ def keep(
         "facts": facts_of_predictions(order),
         "intensity": [asdict(r) for r in intensity],
         "fields": [one.as_dict() for one in fields],
+        "object_diameter": order.scale,
         "least_foreground": min(KEPT_SEED, order.settings.foreground),
     }
-    folder.write(_ABOUT, json.dumps(about, indent=1).encode())  # last: it says that all is there
+    folder.write(
+        PREDICTIONS_FILE, json.dumps(about, indent=1).encode()
+    )  # last: it says that all is there
 
 
 def open_kept(path: str, order: Order) -> KeptPredictions:
@@ -75,7 +78,7 @@ def open_kept(path: str, order: Order) -> KeptPredictions:
     """
     folder = folder_at(path)
     try:
-        about = json.loads(folder.read(_ABOUT))
+        about = json.loads(folder.read(PREDICTIONS_FILE))
     except FileNotFoundError as error:
         raise UsageError(
             f"{folder.path}: no predictions of a finished run; make some with --keep-predictions"

@@ -221,7 +221,8 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
     pending, instances = _write_all(found, order, run, recorder)
     seams = merged([f.seams for f in found])
     scale = _scale(order, found)
-    warnings += _warned(scale.warning)
+    if order.scale is None:  # a scale that was found by itself has its evidence
+        warnings += _warned(scale.warning)
     for text in (_blank_warning(found), *_range_warnings(order, found)):
         warnings += _warned(text)
     summary: dict[str, Any] = {

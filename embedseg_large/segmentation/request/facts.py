@@ -41,6 +41,7 @@ def facts_of(order: Order) -> Facts:
         "formats": dict(FORMATS),
         "versions": {name: version(name) for name in _LIBRARIES},
         **_region(order),
+        **({} if order.scale is None else {"object_diameter": dict(order.scale)}),
     }
 
 
@@ -62,7 +63,7 @@ def _volume(order: Order) -> Facts:
         "grid": list(order.shape),
         "dtype": str(volume.dtype),
         "nodata": str(volume.nodata),
-        "content": _content(volume),
+        "content": content_of(volume),
         "files": volume.storage.digest,
         **({"timepoints": list(order.timepoints)} if order.is_series else {}),
     }
@@ -79,12 +80,12 @@ def _foreground(where: Foreground) -> Facts:
     mask = where.mask
     return {
         "mask": None if mask is None else without_secrets(mask.path or ""),
-        "mask content": None if mask is None else _content(mask),
+        "mask content": None if mask is None else content_of(mask),
         "dark_below": None if where.coarse is None else where.dark,
     }
 
 
-def _content(volume: Volume) -> str:
+def content_of(volume: Volume) -> str:
     """What changes when the image does: voxels in memory, else what the file says of itself."""
     from dask.base import tokenize
 

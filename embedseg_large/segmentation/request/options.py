@@ -70,7 +70,9 @@ class SegmentOptions(SettingsOptions, total=False):
     `embedseg_large.volumes.nodata`. There is level 0 for the network, and no instance."""
     object_diameter: float | str | None
     """Diameter of the objects along y and x: voxels, ``12um``, or ``voxel-size`` where image and
-    model know theirs. The image is resampled to the model's scale, labels come back at its own."""
+    model know theirs; ``auto`` keeps the scale at which the model is most consistent with itself on
+    a sample of the volume. The image is resampled to the model's scale, labels come back at its
+    own."""
     mask: Any
     """Labels or a mask of the same space, at any pyramid level: a path or an array. Instances are
     searched where it is not 0; all else counts as no data."""

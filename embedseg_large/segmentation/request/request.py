@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any, Unpack
 
@@ -12,8 +13,18 @@ from embedseg_large.errors import ModelError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.target import LabelTarget, label_target
 from embedseg_large.runs.paths import predictions_path, scratch_path
+from embedseg_large.runs.run_folder import RUN_FILE
 from embedseg_large.segmentation.intensity_field import check_mode
+from embedseg_large.segmentation.request.auto_scale import (
+    AUTO,
+    Thresholds,
+    check_model,
+    choose_scale,
+    key_of,
+    recorded,
+)
 from embedseg_large.segmentation.request.classical import CLASSICAL, classical
+from embedseg_large.segmentation.request.facts import content_of
 from embedseg_large.segmentation.request.foreground import Foreground, foreground_of
 from embedseg_large.segmentation.request.object_size import resampling_for
 from embedseg_large.segmentation.request.options import SettingsOptions
@@ -24,7 +35,12 @@ from embedseg_large.segmentation.request.settings import (
     resolve_settings,
     segmenter_settings,
 )
-from embedseg_large.segmentation.saved_predictions import KeptPredictions, is_kept, open_kept
+from embedseg_large.segmentation.saved_predictions import (
+    PREDICTIONS_FILE,
+    KeptPredictions,
+    is_kept,
+    open_kept,
+)
 from embedseg_large.segmentation.scratch.scratch import Scratch
 from embedseg_large.segmentation.segmenters.loading import choose_device
 from embedseg_large.segmentation.segmenters.protocol import Network
@@ -34,6 +50,10 @@ from embedseg_large.storage.open import folder_at
 from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.volumes.intensity import IntensityRange
 from embedseg_large.volumes.volume import Volume, open_volume
+
+THRESHOLDS = ("min_object_size", "foreground", "seed", "margin")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +87,8 @@ class Order:
     """Folder of the predictions of an earlier run, in place of those of the network."""
     kept: KeptPredictions | None = None
     """These, of a part."""
+    scale: Mapping[str, Any] | None = None
+    """How the scale was found by itself, see `ScaleChoice.as_dict`; None: it was stated, or not."""
     level_is_automatic: bool = False
     """Whether a coarser level was chosen, by voxel sizes."""
     section: str = ""
@@ -106,7 +128,7 @@ class Order:
         part = self
         if timepoint is not None:
             part = replace(part, volume=replace(self.volume, timepoint=timepoint))
-        section = "" if timepoint is None else f"t{timepoint:05d}"
+        section = section_of(timepoint)
         part = replace(part, timepoints=(None,), section=section)
         if section:
             part = replace(part, scratch=self.scratch.below(section))
@@ -177,6 +199,21 @@ def prepare(
             opened = open_image(volume, channel, single, nearest, axes, None, nodata)
     check_mode(intensity_field, opened.ndim)
     device = choose_device(network, device)
+    target = label_target(
+        opened, labels, output=output, ngff_version=ngff_version, overwrite=overwrite
+    )
+    place = scratch_path(scratch, target.store, target.name)
+    where = foreground_of(opened, network, mask, dark_below)
+    chosen = _timepoints(opened, timepoint)
+    scale = None
+    if object_diameter == AUTO:
+        check_model(network)
+        _settings(network, opened.spatial_shape, device, settings.copy())  # refuses what is wrong
+        kept = None if from_predictions is None else os.fspath(from_predictions)
+        said_of = dict[str, Any](settings)
+        asked = Thresholds(**{n: said_of[n] for n in THRESHOLDS if n in said_of})
+        scale = _found_scale(opened, network, asked, where, intensity_range, chosen, place, kept)
+        object_diameter = scale["chosen"]
     resampling = resampling_for(opened, network, object_diameter)
     if (voxels := settings.get("min_object_size")) is not None:
         settings["min_object_size"] = round(voxels * prod(resampling.zoom))
@@ -187,10 +224,6 @@ def prepare(
             raise UsageError(f"{network.name} takes raw intensities; leave out --intensity-field")
         intensity_range = intensity_range or network.intensity_range
     resolved = _settings(network, resampling.target, device, settings)
-    target = label_target(
-        opened, labels, output=output, ngff_version=ngff_version, overwrite=overwrite
-    )
-    place = scratch_path(scratch, target.store, target.name)
     folder_at(place).check_writable()
     order = Order(
         volume=opened,
@@ -204,10 +237,11 @@ def prepare(
         intensity_sample=intensity_sample,
         intensity_per_timepoint=intensity_per_timepoint,
         intensity_field=intensity_field,
-        foreground=foreground_of(opened, network, mask, dark_below),
+        foreground=where,
+        scale=scale,
         keep=keep_predictions,
         level_is_automatic=level is None and opened.level > 0 and opened is not volume,
-        timepoints=_timepoints(opened, timepoint),
+        timepoints=chosen,
     )
     if from_predictions is not None:
         return _with_kept(order, os.fspath(from_predictions))
@@ -219,6 +253,50 @@ def prepare(
             )
         return _keeping(order, predictions_path(scratch, target.store, target.name))
     return order
+
+
+def _found_scale(
+    volume: Volume,
+    network: Network,
+    thresholds: Thresholds,
+    foreground: Foreground,
+    intensity: tuple[float, float] | None,
+    timepoints: tuple[int | None, ...],
+    place: str,
+    kept: str | None,
+) -> dict[str, Any]:
+    """The scale that a run which is to be resumed, or kept predictions, have; or else the best."""
+    if kept is not None:
+        folders = [kept, *(joined(kept, section_of(t)) for t in timepoints[:1])]
+        known = [recorded(folder_at(f), PREDICTIONS_FILE, None) for f in folders]
+        for one in filter(None, known):
+            return one
+    mask = foreground.mask
+    key = key_of(
+        network.fingerprint,
+        [volume.level, volume.channel, volume.timepoint, volume.spatial_shape, volume.voxel_size],
+        [content_of(volume), volume.storage.digest],
+        [asdict(thresholds), intensity, timepoints],
+        None if mask is None else [mask.path, content_of(mask)],
+    )
+    found = recorded(folder_at(place), RUN_FILE, key)
+    if found is not None:
+        return found
+    choice = choose_scale(
+        volume,
+        network,
+        thresholds=thresholds,
+        foreground=foreground,
+        intensity=intensity,
+        timepoints=timepoints if volume.timepoint is None else (None,),
+    )
+    logger.info("scale: %s", choice.sentence)
+    return choice.as_dict() | {"key": key}
+
+
+def section_of(timepoint: int | None) -> str:
+    """What tells files and ledgers of a timepoint from those of others."""
+    return "" if timepoint is None else f"t{timepoint:05d}"
 
 
 def _settings(

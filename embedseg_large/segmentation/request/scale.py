@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from embedseg_large.segmentation.request.object_size import BY_VOXEL_SIZE
 from embedseg_large.segmentation.scratch.versions import EMPTY, Views
 from embedseg_large.segmentation.segmenters.protocol import Network
 from embedseg_large.segmentation.stages.job import Job
@@ -61,8 +60,8 @@ class Scale:
         assert self.found_diameter is not None
         return (
             f"the objects found are {self.found_diameter:.0f} voxels wide (median), those of the "
-            f"training {self.model_diameter:.0f}: if yours look like that, pass --object-diameter "
-            f"{self.found_diameter:.0f}; if they are pieces or clumps, ask embedseg-large suggest"
+            f"training {self.model_diameter:.0f}: look whether they are pieces or clumps; "
+            "--object-diameter auto compares scales on a sample"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -141,13 +140,11 @@ def voxel_size_warning(volume: Volume, network: Network, resampling: Resampling)
     ratio = _voxel_ratio(volume, network)
     if not is_mismatch(ratio):
         return None
-    best = nearest_level(volume, network)
-    instead = "" if best == volume.level else f"--level {best} or "
     times = f"{1 / ratio:.1f} times larger" if ratio < 1 else f"{ratio:.1f} times smaller"
     return (
         f"voxels are {volume.voxel_size[-1]:g} µm wide, those of the training images "
-        f"{network.voxel_size[-1]:g}: objects look {times} than the model knows them; "
-        f"pass {instead}--object-diameter {BY_VOXEL_SIZE}"
+        f"{network.voxel_size[-1]:g}: objects look {times} than the model knows them, if they are "
+        "of the same size; --object-diameter auto compares scales on a sample"
     )
 
 

@@ -23,23 +23,22 @@ from embedseg_large.volumes.intensity import intensity_range
 from embedseg_large.volumes.volume import open_volume
 
 
-def test_objects_of_another_size_are_for_the_field_diameter() -> None:
+def test_objects_of_another_size_are_for_the_box_that_finds_the_scale() -> None:
     scale = Scale(level=0, is_automatic=False, model_diameter=40.0, found_diameter=15.0)
     assert scale.warning is not None
     assert in_words_of_panel(scale.warning).endswith(
-        "if yours look like that, set diameter to 15; if they are pieces or clumps, set it to the "
-        "width of yours"
+        "look whether they are pieces or clumps; find the scale compares scales on a sample"
     )
 
 
-def test_voxels_of_another_size_are_for_the_field_diameter() -> None:
+def test_voxels_of_another_size_are_for_the_box_that_finds_the_scale() -> None:
     shape = (16, 16)
     image = open_volume(np.ones(shape, np.uint16), axes="yx", voxel_size=(0.1, 0.1))
     network: Any = SimpleNamespace(voxel_size=(0.5, 0.5))
     warning = voxel_size_warning(image, network, Resampling(shape, shape))
     assert warning is not None
     said = in_words_of_panel(warning)
-    assert said.endswith("larger than the model knows them; set diameter to the width of yours")
+    assert said.endswith("of the same size; find the scale compares scales on a sample")
 
 
 def test_a_constant_image_is_called_by_the_name_of_its_layer() -> None:

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 import embedseg_large as es
 from embedseg_large.cli import system
 from embedseg_large.cli.app import app
-from embedseg_large.errors import UsageError, VolumeError
-from embedseg_large.segmentation.request.blobs import blob_diameter
+from embedseg_large.errors import UsageError
+from embedseg_large.segmentation.request import suggest as suggesting
+from embedseg_large.segmentation.request.auto_scale import ScaleChoice, Trial
 from embedseg_large.segmentation.request.request import prepare
 from embedseg_large.segmentation.request.scale import extents, nearest_level, voxel_size_warning
 from embedseg_large.segmentation.request.suggest import suggest_diameter
@@ -85,7 +86,7 @@ def test_objects_of_another_size_are_said(
 ) -> None:
     result = segment(labels, network_of(labels, diameter=known), tmp_path / "out.zarr")
     [warning] = result.summary["warnings"]
-    assert "--object-diameter 1" in warning
+    assert "--object-diameter auto" in warning
     assert warning in caplog.messages
 
 
@@ -149,29 +150,10 @@ def test_voxels_unlike_the_models_are_said_before_the_run(
     warning = voxel_size_warning(volume, network, same)
     assert warning is not None
     assert "4.0 times larger" in warning
-    assert "--level 2 or --object-diameter voxel-size" in warning
+    assert "--object-diameter auto" in warning
     assert voxel_size_warning(volume, network_of(labels, voxels=(0.6, 0.6)), same) is None
     assert voxel_size_warning(volume, network, Resampling(labels.shape, (32, 32))) is None
     assert nearest_level(volume, network) == 2
-
-
-@pytest.mark.parametrize("diameter", [8, 20, 40])
-def test_discs_are_as_wide_as_they_are(diameter: int) -> None:
-    y, x = np.mgrid[:200, :200]
-    image = np.zeros((200, 200), np.float32)
-    for cy, cx in ((50, 50), (50, 150), (150, 60), (140, 150)):
-        image[(y - cy) ** 2 + (x - cx) ** 2 < (diameter / 2) ** 2] = 1
-    assert blob_diameter(image[None], of_balls=False) == pytest.approx(diameter, rel=0.25)
-
-
-def test_there_are_no_blobs_in_nothing() -> None:
-    assert blob_diameter(np.zeros((1, 64, 64), np.float32), of_balls=False) is None
-    assert blob_diameter(np.zeros((1, 5, 64), np.float32), of_balls=False) is None
-
-
-def test_a_constant_image_has_no_objects_to_suggest_from() -> None:
-    with pytest.raises(VolumeError, match="constant"):
-        suggest_diameter(np.full((64, 64), 7, np.uint8))
 
 
 def test_a_region_to_suggest_from_lies_in_the_image() -> None:
@@ -179,31 +161,31 @@ def test_a_region_to_suggest_from_lies_in_the_image() -> None:
         suggest_diameter(np.full((64, 64), 7, np.uint8), region=[(0, 65), (0, 64)])
 
 
-@pytest.mark.parametrize("factor", [1, 3])
-def test_a_suggestion_is_about_as_wide_as_the_objects(factor: int) -> None:
-    rng = np.random.default_rng(0)
-    discs = synthetic_embryo((160, 160), density=0.3, diameter=16, seed=4) > 0
-    image = np.kron(discs, np.ones((factor, factor))) * 180 + 20
-    image = (image + rng.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8)
-    found = suggest_diameter(image)
-    assert found.objects >= 5
-    assert found.diameter == pytest.approx(16 * factor, rel=0.25)
-    assert found.as_dict()["mismatch"] == (factor == 3)
-
-
-def test_suggest_prints_the_command_to_run(tmp_path: Path) -> None:
+def test_suggest_shows_the_scales_and_the_command_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import tifffile
 
-    discs = synthetic_embryo((200, 200), density=0.3, diameter=46, seed=4) > 0
-    tifffile.imwrite(tmp_path / "my image.tif", (discs * 180 + 20).astype(np.uint8))
-    command = ["suggest", str(tmp_path / "my image.tif"), "--axes", "yx", "--json"]
-    done = CliRunner().invoke(app, command)
+    trials = [trial(12.0, views=0.9, neighbours=0.5), trial(None, views=0.5, neighbours=0.9)]
+    trials += [trial(48.0, views=0.9, neighbours=0.9)]
+    chosen = ScaleChoice(diameter=48.0, model_diameter=24.0, trials=tuple(trials), places=())
+    monkeypatch.setattr(suggesting, "choose_scale", lambda *_, **__: chosen)
+    tifffile.imwrite(tmp_path / "my image.tif", np.zeros((64, 64), np.uint8))
+    command = ["suggest", str(tmp_path / "my image.tif"), "--axes", "yx"]
+    done = CliRunner().invoke(app, [*command, "--json"])
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
-    size = f"{told['object_diameter']:.0f}"
-    assert told["command"].endswith(f"my image.tif' --axes yx --object-diameter {size}")
+    assert told["object_diameter"] == 48
+    assert told["command"].endswith("my image.tif' --axes yx --object-diameter 48")
+    shown = CliRunner().invoke(app, command).stdout
+    assert "as if objects were 48 voxels wide" in shown
+    assert shown.count("chosen") == 1
     failed = CliRunner().invoke(app, [*command, "--region", "0:10"])
     assert failed.exit_code == 2
+
+
+def trial(diameter: float | None, **found: float) -> Trial:
+    return Trial(diameter=diameter, objects=9, found=20.0, **found)
 
 
 def test_info_describes_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
