@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 WRONG_USE = 2
 FAILURE = 1
+UNPROVEN = 3
+"""Labels were written, but not proven as they were asked to be."""
 INTERRUPTED = 130
 
 

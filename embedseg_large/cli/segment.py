@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from embedseg_large.cli.console import (
+    UNPROVEN,
     check_folder_of,
     print_facts,
     print_json,
@@ -67,6 +68,9 @@ def segment(
     Labels go to labels/NAME in the image's own store, or under --output. They do not depend on
     how the work was cut up: every run checks it, and says so in the seam report. A run that was
     stopped, by whatever, goes on where it was when the same command is given again.
+
+    Exit codes: 0 done; 1 failed; 2 wrong use; 3 done, but --strict was given and not all tiles are
+    proven exact; 130 interrupted.
     """
     set_up_logging(verbose)
     stop_on_sigterm()
@@ -87,6 +91,9 @@ def segment(
         print_summary(summary)
     if watching.summary is not None:
         write_json(watching.summary, summary)
+    strict = summary["seams"]["strict"]
+    if strict is not None and strict["reached"] < strict["aim"]:
+        raise typer.Exit(UNPROVEN)
 
 
 def _given(*groups: object) -> dict[str, Any]:

@@ -255,7 +255,12 @@ class Tiles:
     halo: Annotated[Any, _sizes("--halo", "Predictions seen around it at first.")] = None
     max_halo: Annotated[Any, _sizes("--max-halo", "The same for tiles that disagree.")] = None
     strict: Annotated[
-        bool, typer.Option("--strict", help="Tiles that are only uncertain see more, too.")
+        bool,
+        typer.Option(
+            "--strict",
+            help="Ask for proof: tiles that are only uncertain see more, too. Exit code 3 if some "
+            "are not proven at the largest halo; labels are written all the same.",
+        ),
     ] = False
 
 

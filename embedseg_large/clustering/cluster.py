@@ -11,7 +11,8 @@ from embedseg_large.clustering.celllist import build_cells
 from embedseg_large.clustering.greedy import grow
 from embedseg_large.clustering.points import AXES, Points, points_of_embedding
 from embedseg_large.clustering.settings import DEFAULT_MARGIN, ClusterSettings
-from embedseg_large.embedding import Embedding
+from embedseg_large.embedding import Embedding, nan_voxel
+from embedseg_large.errors import UsageError
 
 OpenFaces = tuple[tuple[bool, bool], ...]
 """Per axis: does the volume go on below the low face, above the high face of a region?"""
@@ -61,7 +62,7 @@ def cluster(
     Raises
     ------
     UsageError
-        When a threshold is out of its range.
+        When a threshold is out of its range, or the embedding is not a number somewhere.
 
     Notes
     -----
@@ -70,12 +71,24 @@ def cluster(
     settings = ClusterSettings(
         min_object_size=min_object_size, foreground=foreground, seed=seed, margin=margin
     )
+    _refuse_nan(embedding)
     points = points_of_embedding(embedding, settings)
     result = cluster_points(points, settings, ((False, False),) * AXES)
     present = np.bincount(result.labels.reshape(-1), minlength=result.seeds.size + 1) > 0
     present[0] = True
     numbers = np.cumsum(present, dtype=np.uint32) - np.uint32(1)
     return numbers[result.labels].reshape(embedding.shape)
+
+
+def _refuse_nan(embedding: Embedding) -> None:
+    parts = {"offsets": embedding.offsets, "sigmas": embedding.sigmas, "seeds": embedding.seeds}
+    for name, part in parts.items():
+        voxel = nan_voxel(part if part.ndim > embedding.ndim else part[np.newaxis])
+        if voxel is not None:
+            raise UsageError(
+                f"the {name} of the embedding are NaN (not a number) at voxel {voxel}; "
+                "mend what computed them"
+            )
 
 
 def cluster_points(points: Points, settings: ClusterSettings, open_faces: OpenFaces) -> Clustering:
@@ -131,21 +144,21 @@ def _uncertain(
     """Points that a voxel beyond an open face could claim.
 
     Such a voxel lies at -1 or below (at n or above), its embedding within reach of that, and it
-    claims within its bandwidth.
+    claims within its bandwidth. The sums are exact: embeddings are multiples of a tiny float16.
     """
     uncertain = np.zeros(points.index.size, dtype=np.bool_)
     if not any(face for faces in open_faces for face in faces):
         return uncertain
-    if settings.reach is None or settings.bandwidth is None:
+    if settings.farthest is None:
         return ~uncertain
-    missing = AXES - len(settings.reach)
+    missing = AXES - len(settings.farthest)
     for axis, (low, high) in enumerate(open_faces):
         if axis < missing:
             continue
-        margin = settings.reach[axis - missing] + settings.bandwidth[axis - missing]
+        far = settings.farthest[axis - missing]
         at = points.embedding[:, axis]
         if low:
-            uncertain |= at <= margin - 1
+            uncertain |= at + 1 <= far
         if high:
-            uncertain |= at >= points.shape[axis] - margin
+            uncertain |= points.shape[axis] - at <= far
     return uncertain

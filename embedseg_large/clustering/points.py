@@ -18,6 +18,8 @@ from embedseg_large.clustering.settings import ClusterSettings
 from embedseg_large.embedding import Embedding, seeds_of, sigmas_of
 
 AXES = 3
+_INFINITY = 0xFC00
+"""Key of positive infinity, see `_key`; those above are not numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +97,14 @@ def _key(bits: int) -> int:  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def _select(bits: NDArray[np.uint16], least: int) -> NDArray[np.int64]:  # pragma: no cover
-    """Positions of the float16 with a key of at least `least`."""
+    """Positions of the float16 with a key of at least `least`; NaN is never one of them."""
     count = 0
     for b in bits:
-        count += _key(b) >= least
+        count += least <= _key(b) <= _INFINITY
     index = np.empty(count, np.int64)
     at = 0
     for i in range(bits.size):
-        if _key(bits[i]) >= least:
+        if least <= _key(bits[i]) <= _INFINITY:
             index[at] = i
             at += 1
     return index
@@ -119,9 +121,9 @@ def _points(
     z, y, x = (1,) * missing + tuple(shape)
     reach = np.full(AXES, np.inf)
     cap = np.full(AXES, np.inf, np.float32)
-    if settings.reach is not None and settings.bandwidth is not None:
+    if settings.reach is not None and settings.largest_sigma is not None:
         reach[missing:] = settings.reach
-        cap[missing:] = np.asarray(settings.bandwidth) / settings.radius
+        cap[missing:] = settings.largest_sigma
     return Points((z, y, x), *_compact(index, *parts, *tables, y, x, reach, cap))
 
 
@@ -167,8 +169,9 @@ def _compact(
         for axis in range(ndim):
             offset = offsets[axis, at] if offset_table is None else offset_table[offsets[axis, at]]
             width = sigmas[axis, at] if sigma_table is None else sigma_table[sigmas[axis, at]]
-            # not so for NaN, which could not be put into a cell
-            believable &= abs(offset) <= reach[missing + axis] and 0 < width < np.inf
+            # not so for NaN and infinity, which could not be put into a cell
+            finite = abs(offset) < np.inf and 0 < width < np.inf
+            believable &= finite and abs(offset) <= reach[missing + axis]
             embedding[kept, missing + axis] += offset
             sigma[kept, missing + axis] = min(width, cap[missing + axis])
         kept_index[kept] = at

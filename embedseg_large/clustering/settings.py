@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from embedseg_large.errors import UsageError
 
 DEFAULT_MARGIN = 0.5
 """That of the paper."""
+_OUTWARDS = 1.0 + 2.0**-40
+"""Times a bound: more than the few roundings of float64 behind it could ever take away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,3 +71,27 @@ class ClusterSettings:
     def bandwidth(self) -> tuple[float, ...] | None:
         """Largest distance along each axis, in voxels, at which a seed may claim a voxel."""
         return None if self.reach is None else tuple(r / 2.0 for r in self.reach)
+
+    @property
+    def largest_sigma(self) -> tuple[np.float32, ...] | None:
+        """Cap of a sigma along each axis, in voxels: the bandwidth's, rounded to a float32.
+
+        A property of the rule: it may lie above or below what it was rounded from.
+        """
+        if self.bandwidth is None:
+            return None
+        least = np.finfo(np.float32).tiny  # its square is no zero
+        with np.errstate(over="ignore"):
+            return tuple(np.float32(max(b / self.radius, least)) for b in self.bandwidth)
+
+    @property
+    def farthest(self) -> tuple[float, ...] | None:
+        """Farthest along each axis, in voxels, from a voxel to an embedding that it may claim.
+
+        The reach, and the distance at which the largest sigma *as it is used* falls to the margin,
+        rounded outwards. Where it is used to decide what is certain, nothing may lie beyond it.
+        """
+        if self.reach is None or self.largest_sigma is None:
+            return None
+        pairs = zip(self.reach, self.largest_sigma, strict=True)
+        return tuple((r + self.radius * float(s)) * _OUTWARDS for r, s in pairs)

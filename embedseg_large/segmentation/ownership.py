@@ -134,14 +134,16 @@ def claim_tile(job: Job, own: ViewName, claims: Views) -> Claimed:
     tile = grid.tile(own.tile)
     (view,) = job.scratch.read_views([own])
     labels, known = view.local_seam(len(list(grid.faces(own.tile))), tile.region.shape)
-    labels, names = labels[reach.slices_in(tile.region)], known[1:]
+    names = known[1:]
+    too_large = _cut(labels, tile.region, job.shape, names.size)
+    labels = labels[reach.slices_in(tile.region)]
 
     taken, parts = np.zeros(reach.shape, np.uint64), []
     for box, ids in _claims_in(job, claims, reach):
         np.copyto(taken[box.slices_in(reach)], ids, where=taken[box.slices_in(reach)] == 0)
-        parts.append(box.slices_in(reach))
+        parts.append((box.slices_in(reach), ids))
     near = _occurring(labels[tile.core.slices_in(reach)], names.size)
-    free = near & (_may_claim(job, own.tile, names) | _cut(labels, reach, job.shape, names.size))
+    free = near & (_may_claim(job, own.tile, names) | too_large)
     found = claim(labels, names, free, near, taken, parts)
     version = job.scratch.write_view(own.tile, own.level, _view_of(found))
     return Claimed(version, found.same)

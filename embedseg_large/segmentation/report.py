@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,21 @@ class TracedObject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StrictAim:
+    """What `strict` asked for, and how much of it there is."""
+
+    aim: int
+    """Tiles to be proven: all."""
+    reached: int
+    """Tiles that are."""
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether all tiles are proven."""
+        return self.reached == self.aim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SeamReport:
     """Whether the tiles left a trace. A normal run has nothing joined."""
 
@@ -50,8 +65,11 @@ class SeamReport:
     """Clustering tiles in all."""
     tiles_exact: int
     """Tiles proven to hold, voxel for voxel, what the whole volume would give."""
+    edge_unproven: int
+    """Of a preview of a region: tiles at its edge that are not proven. There is no neighbour to
+    compare them with, and labels may differ from those of the whole run."""
     certified: int
-    """Instances that nothing a tile did not see could have changed."""
+    """Instances that nothing unseen could have changed, in no tile that holds a voxel of them."""
     agreed: int
     """Instances that all tiles which see them describe alike."""
     repaired: int
@@ -62,13 +80,43 @@ class SeamReport:
     describes them. The promise that labels do not depend on the tiles is for runs without any."""
     repaired_objects: tuple[TracedObject, ...]
     joined_objects: tuple[TracedObject, ...]
+    strict: StrictAim | None = None
+    """None: proof was not asked for."""
 
     def as_dict(self) -> dict[str, Any]:
         """The report as values that JSON can hold."""
         lists = ("repaired_objects", "joined_objects")
-        plain = {k: getattr(self, k) for k in self.__slots__ if k not in lists}
+        plain = {k: getattr(self, k) for k in self.__slots__ if k not in (*lists, "strict")}
         objects = {k: [o.as_dict() for o in getattr(self, k)] for k in lists}
-        return plain | objects
+        strict = None if self.strict is None else asdict(self.strict)
+        return plain | objects | {"strict": strict}
+
+    def warnings(self, segmenter: str | None = None) -> list[str]:
+        """What was asked for or promised, and cannot be vouched for.
+
+        Parameters
+        ----------
+        segmenter
+            Name of a segmenter that is not ours, about which nothing can be proven.
+        """
+        found = []
+        if self.strict is not None and not self.strict.is_reached:
+            found.append(
+                f"strict: {self.strict.reached:,} of {self.strict.aim:,} tiles are proven exact, "
+                "and the others see no more: raise max_halo (--max-halo)"
+            )
+        if self.edge_unproven and segmenter is None:
+            found.append(
+                f"region: {self.edge_unproven:,} tiles at the edge of the region are not proven "
+                "exact, and labels there may differ from those of the whole run: raise max_halo "
+                "(--max-halo), or choose a larger region"
+            )
+        elif self.edge_unproven:
+            found.append(
+                f"region: objects at the edge of the region are those of the whole run only if "
+                f"{segmenter} needs to see no more than the halo: nobody compares them"
+            )
+        return found
 
 
 def merged(reports: Sequence[SeamReport]) -> SeamReport:
@@ -76,8 +124,14 @@ def merged(reports: Sequence[SeamReport]) -> SeamReport:
     totals: dict[str, Any] = {}
     for name in SeamReport.__slots__:
         first, *rest = (getattr(report, name) for report in reports)
-        totals[name] = sum(rest, first)
-    return SeamReport(**totals)
+        if name != "strict":
+            totals[name] = sum(rest, first)
+    strict = None if reports[0].strict is None else _aim(totals)
+    return SeamReport(**totals, strict=strict)
+
+
+def _aim(seams: dict[str, Any]) -> StrictAim:
+    return StrictAim(aim=seams["tiles"], reached=seams["tiles_exact"])
 
 
 def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
@@ -85,6 +139,8 @@ def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
     repaired = _traced(job, numbering, state.repaired)
     joined = _traced(job, numbering, state.joined)
     total = int(numbering.before[-1])
+    aim = StrictAim(aim=state.tiles, reached=state.exact_tiles)
+    strict = aim if job.settings.strict else None
     return SeamReport(
         faces=state.faces,
         voxels=state.voxels,
@@ -92,12 +148,14 @@ def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
         tiles_raised=state.views.raised,
         tiles=state.tiles,
         tiles_exact=state.exact_tiles,
+        edge_unproven=state.unproven_edge,
         certified=state.certified,
         agreed=total - state.certified - len(repaired) - len(joined),
         repaired=len(repaired),
         joined=len(joined),
         repaired_objects=repaired,
         joined_objects=joined,
+        strict=strict,
     )
 
 

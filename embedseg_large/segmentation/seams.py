@@ -3,10 +3,15 @@
 1. Compare what both sides of every face say about the seam.
 2. Account for the instances of every layer: each has one owner, and the voxels its owner saw.
 3. Tiles on either side of a seam that disagrees, and tiles whose account is wrong, cluster again
-   with twice the halo; of a preview of a region, what they see then may have to be predicted first.
-   Their faces and the layers they reach are looked at again.
+   with twice the halo. Their faces and the layers they reach are looked at again. So do tiles at
+   the edge of a preview that are not proven, as there is nobody to compare them with; what they see
+   then may have to be predicted first.
 4. The rounds end when nothing is left to raise. What still disagrees then is larger than the
    largest halo; it is joined by overlap, and reported.
+
+Where a tile is proven it decides: what it says about its core is right, whoever disagrees. A face
+between two of them needs no agreement, no two of their names are ever joined, and an instance that
+is certified is joined with nothing.
 
 Each round depends on the set of disagreements only, never on the order in which they were found.
 """
@@ -16,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -29,10 +35,12 @@ from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.predict import (
     Accounted,
     Checked,
+    Held,
     Predicted,
     account,
     check,
     faces_above,
+    held_by_proven,
     reach_of_layer,
     settle_layer,
 )
@@ -61,9 +69,13 @@ class SeamState:
     tiles: int
     """Tiles in all."""
     exact_tiles: int
-    """Tiles that are certain of every voxel of their core: it is as in the whole volume."""
+    """Tiles that are certain of every voxel of their core, which is as in the whole volume, and
+    that hold no joined object."""
+    unproven_edge: int
+    """Of a preview: tiles at its edge that are not certain of their core. They have no neighbour
+    there to agree with."""
     certified: int
-    """Instances that nothing unseen could have changed, and nobody disagreed about."""
+    """Instances that nothing unseen could have changed."""
     repaired: tuple[int, ...]
     """Ids that tiles disagreed about before they saw more; ascending."""
     joined: tuple[int, ...]
@@ -83,11 +95,11 @@ class SeamCheck:
     _round: int = 0
     _layers: NDArray[np.uint32] = field(init=False)
     _seams: dict[Face, Comparison] = field(default_factory=dict)
-    """Faces that disagree."""
+    """Faces on whose sides something different is said."""
     _counts: dict[int, int] = field(default_factory=dict)
     _certain: dict[int, int] = field(default_factory=dict)
     _wrong: dict[int, Accounted] = field(default_factory=dict)
-    """Layers whose account is wrong."""
+    """Layers whose account does not add up."""
     _doubtful: NDArray[np.bool_] = field(init=False)
     """Tiles that are not certain of every voxel of their core."""
     _disputed: set[int] = field(default_factory=set)
@@ -112,8 +124,7 @@ class SeamCheck:
             self._compare(sorted(about), len(about))
             self._account(self._layers_of(tiles))
         rounds = self._round
-        joins = self._joins()
-        unsolved = self._unsolved(joins)
+        joins, unsolved = self._solve()
         certain, repaired = self._sort_disputed(unsolved, joins)
         self._settle(joins)
         return SeamState(
@@ -126,6 +137,7 @@ class SeamCheck:
             rounds=rounds,
             tiles=len(grid),
             exact_tiles=len(grid) - int(np.count_nonzero(self._doubtful)),
+            unproven_edge=sum(map(self._is_at_edge, self._doubted_tiles())),
             certified=certain,
             repaired=tuple(sorted(repaired)),
             joined=tuple(sorted(unsolved)),
@@ -137,6 +149,13 @@ class SeamCheck:
         """Compare the faces above each of some tiles."""
         self.recorder.progress.begin("check", count)
         self.recorder.run(Each(map(self._check_task, lows), self._note_check))
+        for comparison in self._open_seams().values():
+            self._disputed.update(comparison.ids.tolist())
+
+    def _open_seams(self) -> dict[Face, Comparison]:
+        """Faces that disagree, and at which anybody may be wrong."""
+        doubtful = self._doubtful
+        return {f: c for f, c in self._seams.items() if doubtful[f.low] or doubtful[f.high]}
 
     def _check_task(self, index: Index) -> Task:
         grid = self.job.clustering()
@@ -165,12 +184,35 @@ class SeamCheck:
             self._seams.pop(face, None)
             if comparison.disagreeing:
                 self._seams[face] = comparison
-                self._disputed.update(comparison.ids.tolist())
 
     def _account(self, layers: Collection[int]) -> None:
         """Account for the instances of some layers."""
         self.recorder.progress.begin("check", len(layers))
         self.recorder.run(Each(map(self._account_task, layers), self._note_account))
+        for ids in self._open_accounts().values():
+            self._disputed.update(ids.tolist())
+
+    def _open_accounts(self) -> dict[int, NDArray[np.uint64]]:
+        """By layer: ids whose account is wrong, and of which anybody may be wrong."""
+        known = {
+            n: np.array([i for i in r.wrong.tolist() if self._is_in_doubt(i)], np.uint64)
+            for n, r in self._wrong.items()
+        }
+        return {layer: ids for layer, ids in known.items() if ids.size}
+
+    def _is_in_doubt(self, name: int) -> bool:
+        """Whether an instance may have a voxel in a core that is not proven.
+
+        Its voxels point to where its seed claims, and the seed points there too.
+        """
+        rule = self.job.settings.clustering()
+        if self.job.segments or rule.reach is None or rule.farthest is None:
+            return True
+        seed = tuple(int(i) for i in np.unravel_index(name - 1, self.job.shape))
+        far = [ceil(r + f) for r, f in zip(rule.reach, rule.farthest, strict=True)]
+        about = Box(seed, tuple(i + 1 for i in seed)).grow(far)
+        tiles = tuple(slice(a, b) for a, b in self.job.clustering().span(about))
+        return bool(self._doubtful[tiles].any())
 
     def _account_task(self, layer: int) -> Task:
         return Task(
@@ -183,10 +225,13 @@ class SeamCheck:
         )
 
     def _account_call(self, layer: int) -> Call:
-        grid = self.job.clustering()
-        reach = reach_of_layer(grid, self.job.halos[self.views.highest], layer)
-        views = self.views.part(grid.span(reach))
+        views = self.views.part(self._span_of_layer(layer))
         return Call(account, (self.job, layer, views), where=f"layer {layer}")
+
+    def _span_of_layer(self, layer: int) -> tuple[tuple[int, int], ...]:
+        """Tiles that may see an instance which begins in a layer."""
+        grid = self.job.clustering()
+        return grid.span(reach_of_layer(grid, self.job.halos[self.views.highest], layer))
 
     def _note_account(self, _: Task, record: Accounted) -> None:
         self._layers[record.layer] = record.version
@@ -195,15 +240,31 @@ class SeamCheck:
         self._wrong.pop(record.layer, None)
         if record.wrong.size:
             self._wrong[record.layer] = record
-        self._disputed.update(record.wrong.tolist())
 
     def _tiles_to_raise(self) -> list[Index]:
-        tiles = {tile for face in self._seams for tile in (face.low, face.high)}
-        for result in self._wrong.values():
-            tiles.update(self._indices(result.wrong_tiles))
+        tiles = {tile for face in self._open_seams() for tile in (face.low, face.high)}
+        for layer in self._open_accounts():
+            tiles.update(self._indices(self._wrong[layer].wrong_tiles))
         if self.job.settings.strict:
-            tiles.update(self._indices(np.flatnonzero(self._doubtful)))
+            tiles.update(self._doubted_tiles())
+        elif self.job.part is not None and not self.job.segments:
+            tiles.update(filter(self._is_at_edge, self._doubted_tiles()))
         return sorted(tile for tile in tiles if self._can_see_more(tile))
+
+    def _doubted_tiles(self) -> Iterator[Index]:
+        """Tiles that are not certain of every voxel of their core."""
+        return self._indices(np.flatnonzero(self._doubtful))
+
+    def _is_at_edge(self, tile: Index) -> bool:
+        """Whether a core ends at the edge of a preview, where the volume goes on."""
+        grid = self.job.clustering()
+        core, covered = grid.tile(tile).core, grid.covered
+        return any(
+            (a == first > 0) or (b == end < length)
+            for a, b, first, end, length in zip(
+                core.start, core.stop, covered.start, covered.stop, self.job.shape, strict=True
+            )
+        )
 
     def _indices(self, numbers: NDArray[np.int64]) -> Iterator[Index]:
         counts = self.job.clustering().counts
@@ -265,25 +326,59 @@ class SeamCheck:
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def _joins(self) -> Joins:
-        """Names that are of one object, though tiles disagree about it."""
-        if not self.job.segments:
-            return join(self._seams[face] for face in sorted(self._seams, key=_order))
-        if not self._seams and not self._wrong:
-            return Joins.none()
+    def _solve(self) -> tuple[Joins, set[int]]:
+        """Decide what tiles still disagree about.
+
+        Returns
+        -------
+        Names that are of one object, and ids, after joining, that are not proven to be right.
+        """
+        if self.job.segments:
+            return self._owned()
+        ids = self._in_dispute()
+        alive, sure = self._alive(ids)
+        self._disputed.difference_update(alive[sure].tolist())  # whoever says otherwise is wrong
+        held, seams = self._held(np.setdiff1d(ids, alive[sure])), self._open_seams()
+        for tile in self._indices(np.unique(held.tiles)):
+            self._doubtful[tile] = True
+        joins = join((seams[face] for face in sorted(seams, key=_order)), held.ids, alive[sure])
+        return joins, set(joins.apply(alive[~sure]).tolist())
+
+    def _owned(self) -> tuple[Joins, set[int]]:
+        """The same for another segmenter: each object is as the tile that owns it describes it."""
+        ids = self._in_dispute()
+        if not ids.size:
+            return Joins.none(), set()
         joins = Ownership(self.job, self.recorder, self.views).run()
         self._round += 1
         self._account(self._layers_about(self.job.clustering(self.views.highest).seen()))
-        return joins
+        alive, _ = self._alive(np.union1d(ids, self._in_dispute()))
+        return joins, set(joins.apply(alive).tolist())
 
-    def _unsolved(self, joins: Joins) -> set[int]:
-        """Ids, after joining, that are still not the same for everybody."""
-        ids = [c.ids for c in self._seams.values()]
-        ids += [result.wrong for result in self._wrong.values()]
-        if not ids:
-            return set()
-        alive = self._alive(np.unique(np.concatenate(ids)))[0]
-        return set(joins.apply(alive).tolist())
+    def _in_dispute(self) -> NDArray[np.uint64]:
+        """Ids that tiles disagree about, ascending."""
+        seams = [comparison.ids for comparison in self._open_seams().values()]
+        ids = [np.empty(0, np.uint64), *seams, *self._open_accounts().values()]
+        return np.unique(np.concatenate(ids))
+
+    def _held(self, ids: NDArray[np.uint64]) -> Held:
+        """Which of some ids have voxels in the cores of which proven tiles."""
+        layer = self.job.layers.of(ids)
+        found = [Held.none()]
+        calls = (self._held_task(n, ids[layer == n]) for n in np.unique(layer).tolist())
+        if ids.size:
+            self.recorder.progress.begin("check", int(np.unique(layer).size))
+            self.recorder.run(Each(calls, lambda _, record: found.append(record)))
+        return Held(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+    def _held_task(self, layer: int, ids: NDArray[np.uint64]) -> Task:
+        def make() -> Call:
+            span = self._span_of_layer(layer)
+            doubtful = self._doubtful[tuple(slice(a, b) for a, b in span)].copy()
+            item = (self.job, ids, self.views.part(span), ~doubtful)
+            return Call(held_by_proven, item, where=f"layer {layer}")
+
+        return Task(stage="check", make=make, number=layer)
 
     def _alive(self, ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
         """Those of some ids that own a voxel, and whether their owner is certain of them."""

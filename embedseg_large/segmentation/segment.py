@@ -221,13 +221,18 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
     pending, instances = _write_all(found, order, run, recorder)
     seams = merged([f.seams for f in found])
     scale = _scale(order, found)
+    segmenter = order.network.name if isinstance(order.network, TileSegmenter) else None
     if order.scale is None:  # a scale that was found by itself has its evidence
         warnings += _warned(scale.warning)
-    for text in (_blank_warning(found), *_range_warnings(order, found)):
+    for text in (
+        _blank_warning(found),
+        *_range_warnings(order, found),
+        *seams.warnings(segmenter),
+    ):
         warnings += _warned(text)
     summary: dict[str, Any] = {
         "n_instances": sum(f.n_instances for f in found),
-        "segmenter": order.network.name if isinstance(order.network, TileSegmenter) else None,
+        "segmenter": segmenter,
         "labels": order.target.path,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seams": seams.as_dict(),

@@ -42,7 +42,7 @@ class PredictThenCluster:
     _ready: deque[Index] = field(init=False, default_factory=deque)
     _readers: list[list[slice]] = field(init=False)
     """For each axis and place of a prediction tile: places of the tiles that read it."""
-    _awaited: NDArray[np.uint16] = field(init=False)
+    _awaited: NDArray[np.int64] = field(init=False)
     """Number of predictions that each clustering tile still waits for."""
 
     def __post_init__(self) -> None:
@@ -54,9 +54,9 @@ class PredictThenCluster:
         self._readers = [
             _inverse(span, n) for span, n in zip(spans, self.job.prediction.counts, strict=True)
         ]
-        self._awaited = np.ones(counts, np.uint16)
+        self._awaited = np.ones(counts, np.int64)
         for lengths in np.ix_(*([b - a for a, b in span] for span in spans)):
-            self._awaited *= lengths.astype(np.uint16)
+            self._awaited *= lengths
 
     def next(self) -> Task | None:
         """A tile to cluster, or else a tile to predict."""

@@ -39,11 +39,26 @@ class Joins:
         return np.where(self.ids[at] == ids, self.representative[at], ids)
 
 
-def join(comparisons: Iterable[Comparison]) -> Joins:
+def join(
+    comparisons: Iterable[Comparison],
+    proven: NDArray[np.uint64] | None = None,
+    complete: NDArray[np.uint64] | None = None,
+) -> Joins:
     """Join the names that lie mostly on each other in seams that disagree.
 
     An id is tied to the id of the other view that covers most of it, unless that is itself or
     background. Ties of equal overlap go to the smaller id. Connected components are joined.
+
+    Parameters
+    ----------
+    comparisons
+        The seams.
+    proven
+        Names in cores that are as in the whole volume, and so of different objects: no two of them
+        are joined, and whatever is joined with one takes its name. The pairs that overlap most are
+        joined first.
+    complete
+        Names of which every voxel is known: nothing is joined with them.
     """
     edges = [
         edge
@@ -52,8 +67,35 @@ def join(comparisons: Iterable[Comparison]) -> Joins:
     ]
     if not edges:
         return Joins.none()
-    a, b = (np.concatenate(side) for side in zip(*edges, strict=True))
+    a, b, overlap = (np.concatenate(side) for side in zip(*edges, strict=True))
+    if complete is not None:
+        kept = ~np.isin(a, complete) & ~np.isin(b, complete)
+        a, b, overlap = a[kept], b[kept], overlap[kept]
+    if proven is not None and proven.size:
+        return _join_apart(a, b, overlap, set(proven.tolist()))
     return join_pairs(a, b)
+
+
+def _join_apart(
+    a: NDArray[np.uint64], b: NDArray[np.uint64], overlap: NDArray[np.int64], proven: set[int]
+) -> Joins:
+    """Join names, no two of which are proven; the pairs that overlap most first."""
+    first: dict[int, int] = {}  # towards the name that stands for the object
+
+    def standing(name: int) -> int:
+        while (above := first.setdefault(name, name)) != name:
+            first[name] = first[above]
+            name = above
+        return name
+
+    order = np.lexsort((np.maximum(a, b), np.minimum(a, b), -overlap))
+    for one, other in zip(a[order].tolist(), b[order].tolist(), strict=True):
+        low, high = sorted((standing(one), standing(other)))
+        if low != high and not (low in proven and high in proven):
+            low, high = (high, low) if high in proven else (low, high)
+            first[high] = low
+    joined = [name for name in sorted(first) if standing(name) != name]
+    return Joins(np.array(joined, np.uint64), np.array(list(map(standing, joined)), np.uint64))
 
 
 def join_pairs(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> Joins:
@@ -73,10 +115,13 @@ def join_pairs(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> Joins:
 
 def _best(
     one: NDArray[np.uint64], other: NDArray[np.uint64], overlap: NDArray[np.int64]
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """For each id of one view, the id of the other that covers most of it, where they differ."""
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64]]:
+    """For each id of one view, the id of the other that covers most of it, where they differ.
+
+    Returns both, and the voxels that they share.
+    """
     order = np.lexsort((other, -overlap, one))
     ids, first = np.unique(one[order], return_index=True)
-    partner = other[order][first]
+    partner, shared = other[order][first], overlap[order][first]
     tied = (ids > 0) & (partner > 0) & (ids != partner)
-    return ids[tied], partner[tied]
+    return ids[tied], partner[tied], shared[tied]

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Slices = tuple[slice, ...]
+Earlier = tuple[tuple[slice, ...], NDArray[np.uint64]]
+"""A part of a region, and the names that one earlier tile claimed its voxels for, 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def claim(
     free: NDArray[np.bool_],
     near: NDArray[np.bool_],
     taken: NDArray[np.uint64],
-    earlier: Sequence[Slices],
+    earlier: Sequence[Earlier],
 ) -> Claims:
     """Claim objects of a region, after earlier tiles.
 
@@ -68,15 +69,15 @@ def claim(
     taken
         (*region) names that earlier tiles claimed voxels for, 0 for none.
     earlier
-        The parts of the region that each of them saw.
+        What each of them saw of the region, and claimed there.
     """
     sizes = np.bincount(labels.reshape(-1), minlength=names.size + 1)
     known_as = np.concatenate([np.zeros(1, np.uint64), names])
     claimable, close = (np.concatenate([np.zeros(1, np.bool_), flags]) for flags in (free, near))
     left = taken == 0
     same: list[tuple[int, int]] = []
-    for part in earlier:
-        match = _mostly_taken(labels[part], taken[part], names.size)
+    for part, theirs in earlier:
+        match = _mostly_taken(labels[part], theirs, names.size)
         left[part] &= ~match.covered[labels[part]]
         beyond = match.covered & (match.inside < sizes)
         for own in np.flatnonzero(beyond).tolist():

@@ -18,7 +18,7 @@ class Roster(NamedTuple):
     ids: NDArray[np.uint64]
     """(n,) names, ascending."""
     sure: NDArray[np.bool_]
-    """(n,) whether the owner of each is certain of it."""
+    """(n,) whether every tile that holds a voxel of each is certain of it, and so is its owner."""
     seediness: NDArray[np.float32]
     """(n,) of each seed voxel; NaN where it is not known."""
 
@@ -55,6 +55,12 @@ class Entries:
             self.seediness[kept],
             self.tile[kept],
         )
+
+    @classmethod
+    def none(cls) -> Entries:
+        """No statements."""
+        ids, sizes, flags = np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.bool_)
+        return cls(ids, sizes, sizes, flags, flags, np.empty(0, np.float32), sizes)
 
     @classmethod
     def joined(cls, parts: Iterable[Entries]) -> Entries:
@@ -102,8 +108,11 @@ def tally(
     owners = np.bincount(number[here.owned], minlength=ids.size)
     expected = np.zeros(ids.size, dtype=np.int64)
     np.add.at(expected, number[here.owned], here.sizes[here.owned])
+    # The owner knows which voxels it has, and each tile that it has them: one lost and one gained
+    # would cancel in their number.
     certain = np.zeros(ids.size, dtype=np.bool_)
     certain[number[here.owned & here.certain]] = True
+    certain[number[(here.core_sizes > 0) & ~here.certain]] = False
     seediness = np.empty(ids.size, dtype=np.float32)
     seediness[number] = here.seediness  # everybody says the same: it is that of one voxel
 

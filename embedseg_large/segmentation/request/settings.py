@@ -91,13 +91,21 @@ class SegmentSettings:
         """What is cleaned of the instances that were found."""
         return CleanSettings(keep_largest_piece=self.keep_largest_piece, fill_holes=self.fill_holes)
 
-    def halos(self) -> tuple[tuple[int, ...], ...]:
-        """The halo at every level: doubled until the largest."""
-        levels = [self.halo]
+    def halos(self, *, halfway: bool = False) -> tuple[tuple[int, ...], ...]:
+        """The halo at every level: doubled until the largest.
+
+        Parameters
+        ----------
+        halfway
+            With a step between any two of the doubled: 1, 2, 3, 4, 6, 8 times the first.
+        """
+        times, levels = 1, [self.halo]
         while levels[-1] != self.max_halo:
-            doubled = zip(levels[-1], self.max_halo, strict=True)
-            levels.append(tuple(min(2 * now, most) for now, most in doubled))
-        return tuple(levels)
+            for more in (3 * times // 2, 2 * times) if halfway and times > 1 else (2 * times,):
+                seen = zip(self.halo, self.max_halo, strict=True)
+                levels.append(tuple(min(more * first, most) for first, most in seen))
+            times *= 2
+        return tuple(dict.fromkeys(levels))  # where an end comes early, steps are the same
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as values that JSON can hold."""

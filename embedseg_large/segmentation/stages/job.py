@@ -55,8 +55,11 @@ class Job:
 
     @cached_property
     def halos(self) -> tuple[tuple[int, ...], ...]:
-        """Halo of a clustering tile at each level."""
-        return self.settings.halos()
+        """Halo of a clustering tile at each level.
+
+        In finer steps for a preview, whose tiles see more until they are certain.
+        """
+        return self.settings.halos(halfway=self.region is not None and not self.segments)
 
     @cached_property
     def part(self) -> Box | None:

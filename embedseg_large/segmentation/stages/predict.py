@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from embedseg_large.clustering.cluster import OpenFaces, cluster_points
 from embedseg_large.clustering.points import AXES, points_of_stored
-from embedseg_large.embedding import keep_above
+from embedseg_large.embedding import keep_above, nan_voxel
+from embedseg_large.errors import ModelError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.target import PendingLabels
 from embedseg_large.runs.journal import Note
@@ -83,8 +84,26 @@ def _predict(job: Job, network: Predictor, tile: Tile) -> int:
         inside = holds if inside is None else inside & holds
     whole = network.predict_tile(seen.image, tile.region, job.settings.tta)
     stored = whole[(slice(None), *at)]
+    _refuse_nan(stored, tile.core)
     kept, count = keep_above(stored, min(KEPT_SEED, job.settings.foreground), inside)
     return job.scratch.write_prediction(tile.index, kept) if count else EMPTY
+
+
+def _refuse_nan(stored: NDArray[np.float16], core: Box) -> None:
+    """Stop at a network that does not know what it says.
+
+    Raises
+    ------
+    ModelError
+        When a prediction is not a number; it names the tile and the voxel.
+    """
+    found = nan_voxel(stored)
+    if found is not None:
+        voxel = tuple(a + i for a, i in zip(core.start, found, strict=True))
+        raise ModelError(
+            f"the network predicted NaN (not a number) at voxel {voxel}, in tile {core}; "
+            "its weights are damaged, or its numbers overflow"
+        )
 
 
 def read_padded(job: Job, region: Box) -> Seen | None:
@@ -241,6 +260,40 @@ def account(job: Job, layer: int, views: Views) -> Accounted:
         result.wrong,
         result.wrong_tiles,
     )
+
+
+class Held(NamedTuple):
+    """Instances with voxels in cores that are proven; h pairs."""
+
+    ids: NDArray[np.uint64]
+    """(h,) names."""
+    tiles: NDArray[np.int64]
+    """(h,) number of a tile that is proven, and whose core holds a voxel of it."""
+
+    @classmethod
+    def none(cls) -> Held:
+        """No pairs."""
+        return cls(np.empty(0, np.uint64), np.empty(0, np.int64))
+
+
+def held_by_proven(
+    job: Job, ids: NDArray[np.uint64], views: Views, proven: NDArray[np.bool_]
+) -> Held:
+    """CHECK: which of some ids, of one layer, have voxels in the cores of proven tiles.
+
+    `views` and `proven` are those of all tiles that may see one which begins in the layer.
+    """
+    grid = job.clustering()
+    tiles = [
+        tuple(o + int(i) for o, i in zip(views.origin, at, strict=True))
+        for at in np.argwhere(proven)
+    ]
+    numbers = map(grid.number, tiles)
+    said = Entries.joined(
+        [Entries.none(), *job.scratch.read_entries(map(views.__getitem__, tiles), numbers)]
+    )
+    held = (said.core_sizes > 0) & np.isin(said.ids, ids)
+    return Held(said.ids[held], said.tile[held])
 
 
 def _ownerless(job: Job, ids: NDArray[np.uint64]) -> NDArray[np.uint64] | None:

@@ -23,7 +23,8 @@ def claimed(
     may, reaches = (np.resize([c == "1" for c in text], count) for text in (free, near))
     names = np.array([ord("1") + n for n in range(count)], np.uint64)
     before = np.array(ids(taken), np.uint64)
-    return claim(own, names, may, reaches, before, [(part,) for part in seen])
+    earlier = [((part,), before[part]) for part in seen]
+    return claim(own, names, may, reaches, before, earlier)
 
 
 def drawn(claims: Claims) -> str:
