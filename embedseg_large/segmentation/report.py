@@ -139,7 +139,8 @@ def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
     repaired = _traced(job, numbering, state.repaired)
     joined = _traced(job, numbering, state.joined)
     total = int(numbering.before[-1])
-    aim = StrictAim(aim=state.tiles, reached=state.exact_tiles)
+    exact = int(np.count_nonzero(state.proven))
+    aim = StrictAim(aim=state.tiles, reached=exact)
     strict = aim if job.settings.strict else None
     return SeamReport(
         faces=state.faces,
@@ -147,7 +148,7 @@ def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
         rounds=state.rounds,
         tiles_raised=state.views.raised,
         tiles=state.tiles,
-        tiles_exact=state.exact_tiles,
+        tiles_exact=exact,
         edge_unproven=state.unproven_edge,
         certified=state.certified,
         agreed=total - state.certified - len(repaired) - len(joined),

@@ -68,9 +68,9 @@ class SeamState:
     """Rounds in which tiles clustered again."""
     tiles: int
     """Tiles in all."""
-    exact_tiles: int
-    """Tiles that are certain of every voxel of their core, which is as in the whole volume, and
-    that hold no joined object."""
+    proven: NDArray[np.bool_]
+    """Of each place of the grid: whether there is a tile that is certain of every voxel of its
+    core, which is as in the whole volume, and that holds no joined object."""
     unproven_edge: int
     """Of a preview: tiles at its edge that are not certain of their core. They have no neighbour
     there to agree with."""
@@ -136,7 +136,7 @@ class SeamCheck:
             voxels=voxels,
             rounds=rounds,
             tiles=len(grid),
-            exact_tiles=len(grid) - int(np.count_nonzero(self._doubtful)),
+            proven=self._proven(),
             unproven_edge=sum(map(self._is_at_edge, self._doubted_tiles())),
             certified=certain,
             repaired=tuple(sorted(repaired)),
@@ -254,6 +254,13 @@ class SeamCheck:
     def _doubted_tiles(self) -> Iterator[Index]:
         """Tiles that are not certain of every voxel of their core."""
         return self._indices(np.flatnonzero(self._doubtful))
+
+    def _proven(self) -> NDArray[np.bool_]:
+        grid = self.job.clustering()
+        tiles = tuple(slice(a, b) for a, b in grid.span(grid.covered))
+        proven = np.zeros(grid.counts, np.bool_)
+        proven[tiles] = ~self._doubtful[tiles]
+        return proven
 
     def _is_at_edge(self, tile: Index) -> bool:
         """Whether a core ends at the edge of a preview, where the volume goes on."""

@@ -7,6 +7,7 @@ their regions begin, find the same one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ FRACTION = 8
 """Centroids are rounded down to this part of a voxel, so that all arithmetic is in integers."""
 
 
-def numbered(labels: NDArray[Any], least: int = 0) -> tuple[NDArray[np.uint32], int]:
+def numbered(
+    labels: NDArray[Any], least: int = 0, open_faces: Sequence[tuple[bool, bool]] = ()
+) -> tuple[NDArray[np.uint32], int]:
     """Renumber labels 1..m in ascending order, without those of `least` voxels or fewer.
 
     Parameters
@@ -25,15 +28,30 @@ def numbered(labels: NDArray[Any], least: int = 0) -> tuple[NDArray[np.uint32], 
         Integers of at least 0, any shape; 0 for background.
     least
         Objects have more voxels than this.
+    open_faces
+        Per axis: does the volume go on below the low face, above the high face? Objects that reach
+        such a face are kept, as they may be larger than what there is of them.
 
     Returns
     -------
     uint32 of that shape, and m.
     """
     values, place, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    kept = (values > 0) & (sizes > least)
+    kept = (values > 0) & ((sizes > least) | np.isin(values, _at(open_faces, labels)))
     numbers = np.where(kept, np.cumsum(kept), 0).astype(np.uint32)
     return numbers[place].reshape(labels.shape), int(np.count_nonzero(kept))
+
+
+def _at(open_faces: Sequence[tuple[bool, bool]], labels: NDArray[Any]) -> NDArray[Any]:
+    """Labels that occur at some faces of an array."""
+    at = [np.empty(0, labels.dtype)]
+    for axis, (low, high) in enumerate(open_faces):
+        at += [
+            np.unique(np.take(labels, end, axis))
+            for end, is_open in ((0, low), (-1, high))
+            if is_open
+        ]
+    return np.concatenate(at)
 
 
 def middles(labels: NDArray[np.uint32], count: int) -> NDArray[np.int64]:

@@ -28,7 +28,11 @@ def segment_tile(segmenter: Predictor, job: Job, index: Index, level: int) -> Pr
     tile = grid.tile(index)
     stamp = stamp_of_region(job, tile.region)
     least = job.settings.min_object_size
-    labels, count = numbered(_labels(segmenter, job, tile.region), least)
+    open_faces = [
+        (start > 0, stop < length)
+        for start, stop, length in zip(tile.region.start, tile.region.stop, job.shape, strict=True)
+    ]
+    labels, count = numbered(_labels(segmenter, job, tile.region), least, open_faces)
     view = make_view(
         labels,
         middles(labels, count),

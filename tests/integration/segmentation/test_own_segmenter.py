@@ -279,3 +279,34 @@ def test_classical_runs_by_name(tmp_path: Path) -> None:
 def test_classical_needs_a_diameter(tmp_path: Path) -> None:
     with pytest.raises(EmbedSegError, match="--object-diameter 20, or 12um"):
         es.segment(embryo(3), "classical", output=tmp_path / "out.zarr")
+
+
+def crowd(rng: np.random.Generator, shape: tuple[int, ...]) -> Labels:
+    """Boxes and frayed boxes that touch, up to four times as long as a halo of 4."""
+    ids = np.zeros(shape, np.uint16)
+    for number in range(1, int(rng.integers(8, 40))):
+        extent = [int(rng.integers(1, 17)) for _ in shape]
+        start = [int(rng.integers(-n // 2, s)) for n, s in zip(extent, shape, strict=True)]
+        box = tuple(slice(max(a, 0), a + n) for a, n in zip(start, extent, strict=True))
+        part = ids[box]
+        part[rng.random(part.shape) < rng.choice([0.6, 1.0])] = number
+    return ids
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_an_object_has_one_label_and_all_its_voxels_however_large(
+    tmp_path: Path, seed: int
+) -> None:
+    """Too large for any tile beside some that fit: one label for each, one object for each."""
+    rng = np.random.default_rng(seed)
+    ids = crowd(rng, (30, 44) if seed % 2 else (12, 20, 18))
+    least = int(rng.choice([0, 5]))
+    segmenter = own(ndim=ids.ndim, halo=(4,) * ids.ndim, min_object_size=least)
+    options: dict[str, Any] = {"cluster_tile": (11, 9, 10)[-ids.ndim :]}
+    result = run(ids, segmenter, tmp_path / "a.zarr", **options)
+    sizes = np.bincount(ids.ravel())
+    wanted = np.where(sizes[ids] > least, ids, 0)
+    found = np.asarray(result.labels)
+    assert same_objects(found, wanted)
+    whole = np.asarray(run(ids, segmenter, tmp_path / "b.zarr", cluster_tile=ids.shape).labels)
+    assert result.seams.joined or np.array_equal(found, whole)

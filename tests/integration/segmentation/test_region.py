@@ -90,6 +90,7 @@ def test_tiles_are_predicted_that_are_needed_and_no_more(tmp_path: Path) -> None
         output=tmp_path / "out.zarr",
         region=ranges(box),
         cluster_tile=(32,) * 3,
+        max_halo=network.halo,
     )
     seen = box.grow(network.halo).clip(labels.shape)
     needed = {
@@ -97,13 +98,36 @@ def test_tiles_are_predicted_that_are_needed_and_no_more(tmp_path: Path) -> None
         for index in np.ndindex(*(-(-n // 24) for n in labels.shape))
         if seen.intersect(Box.whole((24,) * 3).shift([24 * i for i in index])).size
     }
-    result = run(labels, network, tmp_path / "out.zarr", region=ranges(box))
+    quick: dict[str, Any] = {"region": ranges(box), "max_halo": network.halo}
+    result = run(labels, network, tmp_path / "out.zarr", **quick)
     assert result.seams.rounds == 0
+    assert result.seams.edge_unproven > 0
+    assert any(text.startswith("region: ") for text in result.summary["warnings"])
     assert result.seams.tiles == 2 * 3 * 2
     assert result.seams.faces == 6 + 8 + 6
     assert result.summary["stages"]["predict"]["tiles"] == len(needed) < 3 * 4 * 4
     assert make_plan(order).prediction_tiles == len(needed)
     assert make_plan(order).cluster_tiles == 12
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_where_the_edge_is_proven_all_labels_are_those_of_the_whole_run(
+    tmp_path: Path, seed: int
+) -> None:
+    """Right up to the edge of the region, where no neighbour could disagree."""
+    labels = synthetic_embryo((40, 60, 60), density=0.6, diameter=11, seed=seed).astype(np.uint16)
+    network = OracleNetwork.of(labels, flaws=Flaws(noise=1.0), tile=(40, 64, 64))
+    start = np.random.default_rng(seed).integers(0, [20, 30, 30])
+    box = Box(tuple(start.tolist()), tuple((start + [15, 25, 25]).tolist()))
+    third = tuple(max(2, h // 3) for h in network.halo)
+    options: dict[str, Any] = {"cluster_tile": (20, 24, 24), "halo": third}
+    whole = run(labels, network, tmp_path / "w.zarr", **options)
+    far = tuple(12 * n for n in third)
+    part = run(labels, network, tmp_path / "p.zarr", region=ranges(box), max_halo=far, **options)
+    assert (part.seams.edge_unproven, part.seams.joined, whole.seams.joined) == (0, 0, 0)
+    assert not part.summary["warnings"]
+    found, wanted = (np.asarray(result.labels)[box.slices] for result in (part, whole))
+    assert same_up_to_numbers(found, wanted)
 
 
 def test_tiles_that_disagree_have_predicted_what_they_see_then(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def seediness_of(ids: NDArray[np.uint64]) -> NDArray[np.float32]:
 def test_an_instance_is_right_when_its_owner_saw_all_of_it() -> None:
     layers = Layers(depth=100, plane=100)
     result = tally(
-        entries((7, 10, 6, True, True, 0), (7, 9, 4, False, False, 1), (9, 3, 3, True, False, 1)),
+        entries((7, 10, 6, True, True, 0), (7, 9, 4, False, True, 1), (9, 3, 3, True, False, 1)),
         layers,
         0,
     )
@@ -179,3 +179,30 @@ def test_labels_that_occur_get_their_names_wherever_they_lie(
     assert (whole[..., 3:8] == names[labels]).all()
     assert not whole[..., :3].any()
     assert not whole[..., 8:].any()
+
+
+def test_names_in_proven_cores_are_never_joined_with_each_other() -> None:
+    seams = [compare(ids(20, 20, 20), ids(10, 10, 10)), compare(ids(10, 10), ids(30, 30))]
+    assert join(seams).apply(ids(10, 20, 30)).tolist() == [10, 10, 10]
+    apart = join(seams, proven=ids(20, 30))
+    assert apart.apply(ids(10, 20, 30)).tolist() == [20, 20, 30], "it lies more on 20"
+    assert join(seams, proven=ids(10, 20, 30)).ids.size == 0
+
+
+def test_a_name_that_is_joined_with_a_proven_one_takes_it() -> None:
+    assert join([compare(ids(20, 20), ids(10, 10))], proven=ids(20)).apply(ids(10)).tolist() == [20]
+
+
+def test_nothing_is_joined_with_an_instance_that_is_complete() -> None:
+    seams = [compare(ids(20, 20), ids(10, 10)), compare(ids(7, 7), ids(8, 8))]
+    assert join(seams, complete=ids(20)).apply(ids(7, 8, 10, 20)).tolist() == [7, 7, 10, 20]
+
+
+def test_a_count_that_adds_up_does_not_make_an_instance_certain() -> None:
+    rows = [(7, 10, 6, True, True, 0), (7, 9, 4, False, False, 1)]
+    result = tally(entries(*rows), Layers(depth=100, plane=100), 0)
+    assert result.wrong.size == 0
+    assert not result.alive.sure.any()
+    beside = [rows[0], (7, 10, 4, False, True, 1), (7, 2, 0, False, False, 2)]
+    sure = tally(entries(*beside), Layers(depth=100, plane=100), 0).alive.sure
+    assert sure.all(), "a tile that holds no voxel of it need not be certain"
