@@ -26,6 +26,11 @@ from embedseg_large.stitching.view import TileView
 from embedseg_large.tiling.grid import Grid, Index
 
 
+WHOLE, CUT = "whole", "cut"
+_PASSES = (WHOLE, CUT)
+"""First the objects that a tile's region holds, then, when every tile had its turn, the others."""
+
+
 class Claimed(NamedTuple):
     """Record of a tile that had its turn."""
 
@@ -53,7 +58,7 @@ class Ownership:
     views: Views
     """Of each tile."""
     _claims: Views = field(init=False)
-    _same: dict[Index, NDArray[np.uint64]] = field(default_factory=dict)
+    _same: dict[tuple[str, Index], NDArray[np.uint64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # claims and settled views are other versions of the views that they are made from
@@ -62,12 +67,12 @@ class Ownership:
     def run(self) -> Joins:
         """Go through all turns, and replace the views; returns the names that are of one object."""
         grid = self.job.clustering()
-        for now in range(2 ** len(grid.shape)):
+        for of, now in product(_PASSES, range(2 ** len(grid.shape))):
             count = sum(turn(index) == now for index in grid)
-            tasks = (self._claim_task(index, now) for index in grid if turn(index) == now)
-            self._do(tasks, count, self._note_claim)
+            tasks = (self._claim_task(index, of, now) for index in grid if turn(index) == now)
+            self._do(tasks, count, partial(self._note_claim, of))
         self._do((self._settle_task(index) for index in grid), len(grid), self._note_settled)
-        pairs = np.concatenate([self._same[index] for index in sorted(self._same)])
+        pairs = np.concatenate([self._same[key] for key in sorted(self._same)])
         return join_pairs(pairs[:, 0], pairs[:, 1])
 
     def _do(self, tasks: Iterator[Task], count: int, note: Any) -> None:
@@ -75,25 +80,25 @@ class Ownership:
             self.recorder.progress.begin("check", count)
             self.recorder.run(Each(tasks, note))
 
-    def _claim_task(self, index: Index, now: int) -> Task:
+    def _claim_task(self, index: Index, of: str, now: int) -> Task:
         def make() -> Call:
             claims = self._claims.part(_around(self.job.clustering(), index))
-            item = (self.job, self.views[index], claims)
+            item = (self.job, self.views[index], claims, of)
             return Call(claim_tile, item, where=f"tile {self.job.clustering().tile(index).core}")
 
         return Task(
             stage="check",
             make=make,
             index=index,
-            ledger=f"claim/{now}",
+            ledger=f"claim/{of}/{now}",
             number=self.job.clustering().number(index),
             noted=Claimed.noted,
             recalled=Claimed.recalled,
         )
 
-    def _note_claim(self, task: Task, record: Claimed) -> None:
+    def _note_claim(self, of: str, task: Task, record: Claimed) -> None:
         assert task.index is not None
-        self._same[task.index] = record.same
+        self._same[of, task.index] = record.same
         self._claims.put(self.views[task.index]._replace(version=record.version))
 
     def _settle_task(self, index: Index) -> Task:
@@ -128,8 +133,11 @@ def _reach(job: Job, name: ViewName) -> Box:
     return grid.tile(name.tile).region.intersect(Box(lowest.start, highest.stop))
 
 
-def claim_tile(job: Job, own: ViewName, claims: Views) -> Claimed:
-    """CLAIM: the turn of one tile. `claims` are those of the tiles around it, so far."""
+def claim_tile(job: Job, own: ViewName, claims: Views, of: str) -> Claimed:
+    """CLAIM: the turn of one tile. `claims` are those of it and the tiles around it, so far.
+
+    `of` is what it claims: objects that its region holds, or those that are cut, see `_PASSES`.
+    """
     grid, reach = job.clustering(own.level), _reach(job, own)
     tile = grid.tile(own.tile)
     (view,) = job.scratch.read_views([own])
@@ -143,10 +151,23 @@ def claim_tile(job: Job, own: ViewName, claims: Views) -> Claimed:
         np.copyto(taken[box.slices_in(reach)], ids, where=taken[box.slices_in(reach)] == 0)
         parts.append((box.slices_in(reach), ids))
     near = _occurring(labels[tile.core.slices_in(reach)], names.size)
-    free = near & (_may_claim(job, own.tile, names) | too_large)
+    allowed = _may_claim(job, own.tile, names)
+    free = near & (allowed & ~too_large if of == WHOLE else allowed | too_large)
     found = claim(labels, names, free, near, taken, parts)
+    before = claims[own.tile]
+    if before.version != MISSING:
+        found = _added(job, before, found)
     version = job.scratch.write_view(own.tile, own.level, _view_of(found))
     return Claimed(version, found.same)
+
+
+def _added(job: Job, before: ViewName, found: Claims) -> Claims:
+    """What a tile has claimed before, and claims now."""
+    (view,), (entries,) = job.scratch.read_views([before]), job.scratch.read_entries([before], [0])
+    labels, names = view.core(found.ids.shape)
+    earlier = names[labels]
+    given = np.union1d(found.given, entries.ids[entries.owned])
+    return Claims(np.where(earlier > 0, earlier, found.ids), given, found.same)
 
 
 def _claims_in(job: Job, claims: Views, box: Box) -> Iterator[tuple[Box, NDArray[np.uint64]]]:

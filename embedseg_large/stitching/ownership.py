@@ -8,7 +8,9 @@ not quite local. Tiles take turns, so that neighbours never decide at the same t
     0 1 0 1
 
 1. A tile may claim the objects that reach into its core and have their middle in it, or in the core
-   of a tile that had its turn and left them; and those that even its region does not hold.
+   of a tile that had its turn and left them. At first only those that its region holds. When all
+   tiles had their turn, each has another one for those that are cut by its region: what some tile
+   sees whole is never divided among others.
 2. An object that is mostly claimed already, within the region of an earlier tile, is that tile's:
    its other voxels there are background. What lies beyond that region is the same object, which the
    earlier tile saw the end of only, and is claimed under its name.
@@ -75,14 +77,16 @@ def claim(
     known_as = np.concatenate([np.zeros(1, np.uint64), names])
     claimable, close = (np.concatenate([np.zeros(1, np.bool_), flags]) for flags in (free, near))
     left = taken == 0
+    matched = np.zeros(known_as.size, np.bool_)
     same: list[tuple[int, int]] = []
     for part, theirs in earlier:
         match = _mostly_taken(labels[part], theirs, names.size)
         left[part] &= ~match.covered[labels[part]]
         beyond = match.covered & (match.inside < sizes)
         for own in np.flatnonzero(beyond).tolist():
-            if known_as[own] != names[own - 1]:
+            if matched[own] and known_as[own] != match.partner[own]:
                 same.append((int(known_as[own]), int(match.partner[own])))
+            matched[own] = True
             known_as[own] = match.partner[own]
             claimable[own] = close[own]
     ids = np.where(left, np.where(claimable, known_as, np.uint64(0))[labels], np.uint64(0))
