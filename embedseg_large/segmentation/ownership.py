@@ -143,8 +143,10 @@ def claim_tile(job: Job, own: ViewName, claims: Views, of: str) -> Claimed:
     (view,) = job.scratch.read_views([own])
     labels, known = view.local_seam(len(list(grid.faces(own.tile))), tile.region.shape)
     names = known[1:]
-    too_large = _cut(labels, tile.region, job.shape, names.size)
+    seen, is_cut = labels, _cut(labels, tile.region, job.shape, names.size)
     labels = labels[reach.slices_in(tile.region)]
+    # with cores smaller than the halo, a tile may see more than it may claim
+    too_large = is_cut | (_sizes(seen, names.size) > _sizes(labels, names.size))
 
     taken, parts = np.zeros(reach.shape, np.uint64), []
     for box, ids in _claims_in(job, claims, reach):
@@ -189,8 +191,13 @@ def _made(claims: Views) -> Iterable[ViewName]:
 
 def _occurring(labels: NDArray[np.unsignedinteger], count: int) -> NDArray[np.bool_]:
     """Which of the labels 1..count occur."""
-    occurring: NDArray[np.bool_] = np.bincount(labels.reshape(-1), minlength=count + 1)[1:] > 0
+    occurring: NDArray[np.bool_] = _sizes(labels, count) > 0
     return occurring
+
+
+def _sizes(labels: NDArray[np.unsignedinteger], count: int) -> NDArray[np.int64]:
+    """Voxels of each of the labels 1..count."""
+    return np.bincount(labels.reshape(-1), minlength=count + 1)[1:]
 
 
 def _cut(
