@@ -25,7 +25,6 @@ from embedseg_large.stitching.ownership import Claims, claim, turn
 from embedseg_large.stitching.view import TileView
 from embedseg_large.tiling.grid import Grid, Index
 
-
 WHOLE, CUT = "whole", "cut"
 _PASSES = (WHOLE, CUT)
 """First the objects that a tile's region holds, then, when every tile had its turn, the others."""

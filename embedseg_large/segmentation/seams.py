@@ -76,6 +76,9 @@ class SeamState:
     there to agree with."""
     certified: int
     """Instances that nothing unseen could have changed."""
+    unaccounted: tuple[int, ...]
+    """Ids, ascending, of which the tile that owns the seed did not see all voxels. Those that are
+    not joined are right all the same: every core that may hold one of them is proven."""
     repaired: tuple[int, ...]
     """Ids that tiles disagreed about before they saw more; ascending."""
     joined: tuple[int, ...]
@@ -139,6 +142,7 @@ class SeamCheck:
             proven=self._proven(),
             unproven_edge=sum(map(self._is_at_edge, self._doubted_tiles())),
             certified=certain,
+            unaccounted=tuple(sorted(i for r in self._wrong.values() for i in r.wrong.tolist())),
             repaired=tuple(sorted(repaired)),
             joined=tuple(sorted(unsolved)),
         )

@@ -52,6 +52,7 @@ class StoredNetwork:
     tta_modes: tuple[str, ...] = ("none",)
     object_diameter: float | None = None
     voxel_size: tuple[float, ...] | None = None
+    cleaning: tuple[bool, bool] = (False, False)
 
     def __post_init__(self) -> None:
         if len(self.stored) != channel_count(self.ndim):

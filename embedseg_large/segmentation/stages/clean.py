@@ -120,7 +120,9 @@ class Cleaning:
         self.views = Views(before.origin, before.levels.copy(), before.versions.copy())
         self._changes = Views(before.origin, before.levels, before.versions * 0)
         joined = np.array(self.state.joined, np.uint64)
-        self._left = np.unique(np.concatenate([joined, joins.ids, joins.representative]))
+        unaccounted = np.array(self.state.unaccounted, np.uint64)
+        names = [joined, unaccounted, joins.ids, joins.representative]
+        self._left = np.unique(np.concatenate(names))
 
     def run(self) -> None:
         """Decide in every tile, then apply in every tile."""

@@ -118,7 +118,9 @@ def test_where_the_edge_is_proven_all_labels_are_those_of_the_whole_run(
     labels = synthetic_embryo((40, 60, 60), density=0.6, diameter=11, seed=seed).astype(np.uint16)
     network = OracleNetwork.of(labels, flaws=Flaws(noise=1.0), tile=(40, 64, 64))
     start = np.random.default_rng(seed).integers(0, [20, 30, 30])
-    box = Box(tuple(start.tolist()), tuple((start + [15, 25, 25]).tolist()))
+    box = Box(
+        tuple(start.tolist()), tuple(int(a) + n for a, n in zip(start, (15, 25, 25), strict=True))
+    )
     third = tuple(max(2, h // 3) for h in network.halo)
     options: dict[str, Any] = {"cluster_tile": (20, 24, 24), "halo": third}
     whole = run(labels, network, tmp_path / "w.zarr", **options)
