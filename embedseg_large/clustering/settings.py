@@ -80,7 +80,7 @@ class ClusterSettings:
         """
         if self.bandwidth is None:
             return None
-        least = np.finfo(np.float32).tiny  # its square is no zero
+        least = float(np.finfo(np.float32).tiny)  # its square is no zero
         with np.errstate(over="ignore"):
             return tuple(np.float32(max(b / self.radius, least)) for b in self.bandwidth)
 

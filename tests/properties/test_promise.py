@@ -103,7 +103,6 @@ def job_of(network: StoredNetwork, scratch: Path, region: Box | None = None, **o
     return Job(
         volume=open_volume(np.broadcast_to(np.uint8(1), network.shape)),
         timepoint=None,
-        fill_value=None,
         intensity=(IntensityRange(0.0, 1.0),),
         resampling=Resampling(network.shape, network.shape),
         settings=resolve_settings(network, network.shape, device="cpu", **options),
