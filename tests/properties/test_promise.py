@@ -28,7 +28,6 @@ from embedseg_large.geometry import Box
 from embedseg_large.runs.local import SerialExecutor
 from embedseg_large.runs.progress import Progress
 from embedseg_large.runs.runner import Recorder
-from embedseg_large.runs.tasks import PredictThenCluster
 from embedseg_large.segmentation.pipeline import find_instances
 from embedseg_large.segmentation.report import SeamReport
 from embedseg_large.segmentation.request.settings import resolve_settings
@@ -36,6 +35,7 @@ from embedseg_large.segmentation.scratch.scratch import Scratch
 from embedseg_large.segmentation.scratch.versions import EMPTY
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.predict import Predicted
+from embedseg_large.segmentation.tile_tasks import PredictThenCluster
 from embedseg_large.testing.hostile import Stored, StoredNetwork, hostile
 from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.volumes.intensity import IntensityRange
