@@ -193,6 +193,33 @@ def intensity_range(
     )
 
 
+def quantiles(
+    volume: Volume, percentiles: Sequence[float], *, map: MapLike = map
+) -> tuple[float, ...]:
+    """Compute any number of percentiles of a single-channel volume, which `intensity_range` has.
+
+    Parameters
+    ----------
+    volume
+        The volume, of one timepoint.
+    percentiles
+        0 to 100, in any order.
+    map
+        As for `intensity_range`.
+    """
+
+    def count(bins: Sequence[int] | None) -> Histogram:
+        items = _items(volume, None, None)
+        return reduce(add, map(partial(_summarise_item, volume, bins, None), items))
+
+    coarse = count(None)
+    if not coarse.voxels and volume.nodata.blank:
+        return quantiles(
+            replace(volume, nodata=replace(volume.nodata, blank=False)), percentiles, map=map
+        )
+    return tuple(_percentiles(volume.dtype, coarse, percentiles, count))
+
+
 def range_warning(intensity: IntensityRange) -> str | None:
     """Say why the upper end of a range that was found may not be the intensity of objects.
 

@@ -12,7 +12,7 @@ Intensities are changed by `embedseg_large.training.data.intensities`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import isfinite, log
 
@@ -41,7 +41,7 @@ class AugmentSettings:
     """Magnification along all axes, log-uniform; above 0."""
     stretch: float = 1.0
     """Each axis is also magnified by its own factor from 1/stretch to stretch, log-uniform."""
-    intensity: IntensitySettings = field(default_factory=lambda: IntensitySettings(probability=0.0))
+    intensity: IntensitySettings = field(default_factory=IntensitySettings)
     """Changes of the intensities; none by default."""
 
     def __post_init__(self) -> None:
@@ -59,7 +59,22 @@ class AugmentSettings:
     @classmethod
     def robust(cls) -> AugmentSettings:
         """Return settings for models that should work on images of other sizes and microscopes."""
-        return cls(scale=(0.6, 1.7), stretch=1.15, intensity=IntensitySettings.robust())
+        return cls(scale=(0.5, 2.2), stretch=1.3, intensity=IntensitySettings.robust())
+
+    def narrowed(self, share: float) -> AugmentSettings:
+        """Return ranges that are so much closer to no change: 1 as they are, 0 none.
+
+        Turns and flips stay, and so does how often intensities are changed.
+        """
+        if share == 1:
+            return self
+        low, high = self.scale
+        return replace(
+            self,
+            scale=(low**share, high**share),
+            stretch=self.stretch**share,
+            intensity=self.intensity.narrowed(share),
+        )
 
 
 @dataclass(frozen=True, slots=True)

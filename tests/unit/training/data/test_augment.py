@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,23 @@ from numpy.typing import NDArray
 from embedseg_large.errors import UsageError
 from embedseg_large.symmetry import group
 from embedseg_large.training.data.augment import AugmentSettings, allowed_symmetries, draw_view
-from embedseg_large.training.data.intensities import IntensitySettings, distort
+from embedseg_large.training.data.intensities import (
+    QUANTILES,
+    Change,
+    IntensitySettings,
+    distort,
+    drawn_ranges,
+)
 from embedseg_large.training.data.resample import (
     filtered,
     gaussian_weights,
     linear_weights,
     nearest,
 )
+from embedseg_large.volumes.intensity import IntensityRange
 
 EQUAL = (1 / 63, 1 / 63, 1 / 63)
+PAIRS = ("objects_share", "blur_z")
 
 
 def crop(rng: np.random.Generator, channels: int = 1) -> NDArray[np.float32]:
@@ -27,7 +36,9 @@ def crop(rng: np.random.Generator, channels: int = 1) -> NDArray[np.float32]:
 
 
 def always(**ranges: tuple[float, float]) -> IntensitySettings:
-    return IntensitySettings(probability=1.0, **ranges)
+    return IntensitySettings(
+        **{n: r if n in PAIRS else Change(*r) for n, r in ranges.items()}  # type: ignore[arg-type]
+    )
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -73,11 +84,16 @@ def test_impossible_magnifications_are_refused(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"probability": 1.5},
-        {"gain": (0.0, 1.0)},
-        {"gamma": (2.0, 1.0)},
-        {"noise": (-0.1, 0.1)},
-        {"blur": (0.0, float("inf"))},
+        {"gain": Change(0.5, 1.0, 1.5)},
+        {"gain": Change(0.0, 1.0)},
+        {"gamma": Change(2.0, 1.0)},
+        {"noise": Change(-0.1, 0.1)},
+        {"blur": Change(0.0, float("inf"))},
+        {"blur": Change(0.0, float("nan"))},
+        {"coarse_z": Change(0.5, 2.0)},
+        {"low_percentile": Change(1.0, 50.0)},
+        {"objects_share": (0.5, 1.5)},
+        {"blur_z": (0.0, 1.0)},
     ],
 )
 def test_impossible_intensities_are_refused(values: dict[str, Any]) -> None:
@@ -96,19 +112,116 @@ def test_magnifications_are_as_often_above_one_as_below(rng: np.random.Generator
     assert 2.0 < zooms.max() <= 2.0 * 1.2
 
 
-def test_the_robust_settings_change_every_kind_of_thing() -> None:
+def test_the_robust_settings_change_every_kind_of_thing_each_with_its_own_probability() -> None:
     robust = IntensitySettings.robust()
-    plain = IntensitySettings()
-    for name in ("blur", "gamma", "gain", "offset", "shot", "noise"):
-        assert getattr(robust, name) != getattr(plain, name)
-    assert AugmentSettings.robust().scale == (0.6, 1.7)
+    changes = {f.name: getattr(robust, f.name) for f in fields(robust)}
+    assert all(isinstance(c, Change) for n, c in changes.items() if n not in PAIRS)
+    assert len({c.probability for c in changes.values() if isinstance(c, Change)}) > 3
+    assert AugmentSettings.robust().scale == (0.5, 2.2)
+    assert AugmentSettings.robust().stretch == 1.3
+    assert IntensitySettings().is_nothing
+    assert not robust.is_nothing
+
+
+def test_half_the_ranges_are_half_as_far_from_no_change() -> None:
+    half = AugmentSettings.robust().narrowed(0.5)
+    assert half.scale == pytest.approx((0.5**0.5, 2.2**0.5))
+    assert half.stretch == pytest.approx(1.3**0.5)
+    intensity = half.intensity
+    assert (intensity.gamma, intensity.offset) == (
+        Change(pytest.approx(0.4**0.5), pytest.approx(2.2**0.5), 0.45),
+        Change(-0.05, 0.25, 0.4),
+    )
+    assert intensity.low_percentile == Change(pytest.approx(0.6), pytest.approx(4.5), 0.5)
+    assert intensity.high_percentile == Change(pytest.approx(99.15), pytest.approx(99.89), 0.5)
+    assert intensity.blur_z == pytest.approx((0.5**0.5, 2.5**0.5))
+    assert AugmentSettings.robust().narrowed(1) == AugmentSettings.robust()
+    nothing = AugmentSettings.robust().narrowed(0)
+    assert (nothing.scale, nothing.stretch) == ((1, 1), 1)
+
+
+def test_a_change_happens_as_often_as_it_says(rng: np.random.Generator) -> None:
+    image = np.ones((1, 4, 4), np.float32)
+    settings = IntensitySettings(gain=Change(2, 2, 0.3), offset=Change(0.25, 0.25, 0.8))
+    seen = np.array([distort(image, settings, rng)[0, 0, 0] for _ in range(2000)])
+    assert np.mean((seen == 2) | (seen == 2.25)) == pytest.approx(0.3, abs=0.04)
+    assert np.mean((seen == 1.25) | (seen == 2.25)) == pytest.approx(0.8, abs=0.04)
 
 
 def test_ranges_that_change_nothing_change_nothing(rng: np.random.Generator) -> None:
     image = crop(rng)
     np.testing.assert_array_equal(distort(image, always(), rng), image)
-    never = IntensitySettings(probability=0.0, gain=(2.0, 2.0), noise=(1.0, 1.0))
+    never = IntensitySettings(gain=Change(2.0, 2.0, 0), noise=Change(1.0, 1.0, 0))
     np.testing.assert_array_equal(distort(image, never, rng), image)
+
+
+def test_single_objects_are_dimmed_and_what_is_between_them_is_not(
+    rng: np.random.Generator,
+) -> None:
+    labels = np.zeros((12, 40, 40), np.int32)
+    labels[:, 2:18, 2:18], labels[:, 22:38, 22:38] = 1, 2
+    image = np.ones((1, 12, 40, 40), np.float32)
+    settings = always(objects=(0.4, 0.4), objects_share=(0.5, 0.5))
+    seen = {
+        tuple(
+            np.round(
+                distort(image, settings, rng, labels)[0, 6, (10, 30, 20), (10, 30, 3)].tolist(), 3
+            ).tolist()
+        )
+        for _ in range(40)
+    }
+    assert seen == {(a, b, 1.0) for a in (1.0, 0.4) for b in (1.0, 0.4)}
+    masks = [labels == 1, labels == 2]
+    again = [distort(image, settings, np.random.default_rng(4), o) for o in (labels, masks)]
+    np.testing.assert_array_equal(*again)
+
+
+def test_a_gradient_is_smooth_and_as_strong_as_asked(rng: np.random.Generator) -> None:
+    image = np.ones((1, 24, 48, 48), np.float32)
+    found = distort(image, always(gradient=(0.2, 0.2)), rng)[0]
+    assert found.mean() == pytest.approx(1, abs=0.01)
+    assert found.std() == pytest.approx(0.2, abs=0.01)
+    assert max(np.abs(np.diff(found, axis=axis)).max() for axis in range(3)) < 0.15
+
+
+def test_along_z_a_blur_may_be_wider(rng: np.random.Generator) -> None:
+    image = np.zeros((1, 31, 31, 31), np.float32)
+    image[0, 15, 15, 15] = 1
+    blurred = distort(image, always(blur=(1.0, 1.0), blur_z=(2.0, 2.0)), rng)[0]
+    spread = [
+        (blurred.sum(axis=tuple({0, 1, 2} - {axis})) * (np.arange(31) - 15) ** 2).sum()
+        for axis in range(3)
+    ]
+    assert spread == pytest.approx([4, 1, 1], rel=0.02)
+
+
+def test_of_coarse_planes_every_nth_is_kept(rng: np.random.Generator) -> None:
+    image = crop(rng)
+    kinds = set()
+    for _ in range(20):
+        found = distort(image, always(coarse_z=(3, 3)), rng)[0]
+        kept = [z for z in range(12) if np.allclose(found[z], image[0, z], atol=1e-6)]
+        assert set(np.diff(kept)) == {3}
+        a = kept[0]
+        kinds.add(bool(np.allclose(found[a + 1], image[0, a], atol=1e-6)))
+    assert kinds == {True, False}  # repeated, or interpolated
+    flat = image[:, 0]
+    np.testing.assert_array_equal(distort(flat, always(coarse_z=(3, 3)), rng), flat)
+
+
+def test_drawn_percentiles_are_those_of_the_image(rng: np.random.Generator) -> None:
+    voxels = rng.gamma(2.0, 300.0, 200_000)
+    table = np.percentile(voxels, QUANTILES)
+    usual = (IntensityRange(*np.percentile(voxels, (1, 99.8))),)
+    settings = always(low_percentile=(4, 8), high_percentile=(98, 99.5))
+    found = [drawn_ranges([table], usual, settings, rng)[0] for _ in range(200)]
+    lows = [np.mean(voxels < f.low) * 100 for f in found]
+    highs = [np.mean(voxels < f.high) * 100 for f in found]
+    assert 3.9 < min(lows) < 4.4 < 7.3 < max(lows) < 8.1
+    assert 97.9 < min(highs) < 98.2 < 99.4 < max(highs) < 99.6
+    assert drawn_ranges([table], usual, IntensitySettings(), rng) == usual
+    constant = [np.full(len(QUANTILES), 5.0)]
+    assert drawn_ranges(constant, usual, settings, rng) == usual  # a range must not be empty
 
 
 def test_gain_and_offset_are_linear(rng: np.random.Generator) -> None:
