@@ -13,18 +13,22 @@ from embedseg_large.cli.console import (
     reported,
     set_up_logging,
     stop_on_sigterm,
+    wait_passively,
 )
 from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, Verbose
 from embedseg_large.cli.trainoptions import (
-    Augmenting,
+    Cropping,
     Data,
-    Learning,
+    Drawing,
+    Length,
+    Optimising,
     Synthesis,
     Validation,
     Watching,
     Work,
 )
+from embedseg_large.training.settings import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from embedseg_large.network.model import Model
@@ -43,6 +47,14 @@ def train(
         str | None,
         typer.Option("--from", help="Model to fine-tune: a bundled name or a file."),
     ] = None,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="Settings to begin with: paper, or robust: for images of other microscopes and "
+            "sizes than those of the training."
+        ),
+    ] = DEFAULT_RECIPE,
+    robust: Annotated[bool, typer.Option("--robust", hidden=True)] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training of --out that was cut off.")
     ] = False,
@@ -50,8 +62,10 @@ def train(
     data: Data,
     synthesis: Synthesis,
     validation: Validation,
-    learning: Learning,
-    augmenting: Augmenting,
+    length: Length,
+    drawing: Drawing,
+    cropping: Cropping,
+    optimising: Optimising,
     watching: Watching,
     work: Work,
     as_json: Json = False,
@@ -59,14 +73,14 @@ def train(
 ) -> None:
     """Train a model on images and masks, or fine-tune one; or on synthetic volumes.
 
-    OUT.training keeps what --resume needs, the best model so far, log.jsonl with a line an epoch,
-    and pictures/. On several GPUs: `torchrun --nproc-per-node N -m embedseg_large train ...`; a
-    step then sees N times as many crops.
+    OUT.training keeps what --resume needs, the best model so far, log.jsonl with one line per
+    epoch, and pictures/. On several GPUs: `torchrun --nproc-per-node N -m embedseg_large train
+    ...`; a step then sees N times as many crops.
     """
     set_up_logging(verbose)
     stop_on_sigterm()
+    wait_passively()
     from embedseg_large.cli.trainbars import TrainBars
-    from embedseg_large.training.data.augment import AugmentSettings
     from embedseg_large.training.processes import Processes
     from embedseg_large.training.train import train as run
 
@@ -80,12 +94,15 @@ def train(
                 ndim=data.ndim,
                 start=start,
                 resume=resume,
-                augment=AugmentSettings.robust() if augmenting.robust else None,
+                recipe="robust" if robust else recipe,
                 pairing=data.pairing(),
                 watcher=watcher,
                 **vars(synthesis),
                 **vars(validation),
-                **vars(learning),
+                **vars(cropping),
+                **length.given(),
+                **drawing.given(),
+                **optimising.given(),
                 **vars(watching),
                 **vars(work),
             )

@@ -73,7 +73,7 @@ class TrainBars(TrainWatcher, AbstractContextManager["TrainBars"]):
         heads = "".join(f"{name:>9}" for name, _ in _TERMS)
         self._progress.start()
         self._say(f"\nepoch{heads}    IoU   AP at IoU .5 .6 .7 .8 .9      * best so far")
-        self._epochs, self._before = start.settings.epochs, start.epochs_done
+        self._epochs, self._before = start.settings.n_epochs, start.epochs_done
 
     def batch(self, epoch: int, done: int, of: int, loss: float) -> None:
         """Move the bar."""

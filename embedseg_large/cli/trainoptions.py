@@ -120,13 +120,24 @@ class Validation:
     ] = None
 
 
+class Given:
+    """Options of which only those that are given count: a recipe has the others."""
+
+    def given(self) -> dict[str, Any]:
+        """Those that are not None."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Learning:
-    """How it is learned."""
+class Length(Given):
+    """How long it is trained, and at which rate."""
 
-    panel: ClassVar[str | None] = "Learning"
+    panel: ClassVar[str | None] = "Length and learning rate"
 
-    epochs: Annotated[int, typer.Option(help="Passes over the annotated objects.", min=1)] = 200
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="Passes over the annotated objects. Default: 200 (paper).", min=1),
+    ] = None
     epoch_crops: Annotated[
         int | None,
         typer.Option(
@@ -135,18 +146,101 @@ class Learning:
             min=1,
         ),
     ] = None
-    batch: Annotated[int, typer.Option(help="Crops at a time; memory grows with it.", min=1)] = 2
-    accumulate: Annotated[int, typer.Option(help="Batches that make a step.", min=1)] = 8
-    learning_rate: Annotated[
-        float, typer.Option(help="At first; it falls to 0. For fine-tuning try 0.0001.")
-    ] = 5e-4
-    average_steps: Annotated[
-        int,
+    steps: Annotated[
+        int | None,
         typer.Option(
-            help="Keep the mean of the weights over so many steps, 0: the last ones.", min=0
+            help="Instead of --epochs: steps of the optimiser. Default: 10000 (robust).", min=1
         ),
-    ] = 0
-    weight_decay: Annotated[float, typer.Option(help="Pull of the weights towards 0.")] = 1e-4
+    ] = None
+    epoch_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="With --steps: steps between two lines of the log, states and validations. "
+            "Default: 500.",
+            min=1,
+        ),
+    ] = None
+    batch: Annotated[
+        int | None, typer.Option(help="Crops at a time; memory grows with it. Default: 2.", min=1)
+    ] = None
+    accumulate: Annotated[
+        int | None,
+        typer.Option(help="Batches that make a step. Default: 8 (paper), 1 (robust).", min=1),
+    ] = None
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="The largest; for fine-tuning try 0.0001. Default: 0.0005."),
+    ] = None
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="How the rate falls to 0: polynomial (paper) or cosine (robust)."),
+    ] = None
+    warmup: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps over which the rate grows at first. Default: 0 (paper), 300 (robust).",
+            min=0,
+        ),
+    ] = None
+    late_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Last part of the training, in which the next three options hold. Default: 0 "
+            "(paper), 0.2 (robust)."
+        ),
+    ] = None
+    late_crop: Annotated[
+        Any,
+        typer.Option(
+            help="Voxels of a crop then. Default: as before.", parser=sizes, metavar="Z,Y,X"
+        ),
+    ] = None
+    late_ranges: Annotated[
+        float | None,
+        typer.Option(help="Part of the ranges of augmentation that is left then. Default: 0.5."),
+    ] = None
+    late_synthetic_share: Annotated[
+        float | None, typer.Option(help="--synthetic-share then. Default: as before.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimising(Given):
+    """How weights come of crops."""
+
+    panel: ClassVar[str | None] = "Learning"
+
+    average_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Validate and keep the mean of the weights over so many steps; 0: the last ones. "
+            "Default: 0 (paper), 1000 (robust).",
+            min=0,
+        ),
+    ] = None
+    clip: Annotated[
+        float | None,
+        typer.Option(help="Largest norm of the gradient. Default: any (paper), 5 (robust)."),
+    ] = None
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Pull of the weights towards 0. Default: 0.0001.")
+    ] = None
+    freeze_encoder: Annotated[
+        bool,
+        typer.Option(
+            "--freeze-encoder",
+            help="With --from: only the decoders learn; for very few objects.",
+        ),
+    ] = False
+    seed: Annotated[int, typer.Option(help="Decides all that is random.", min=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cropping:
+    """What a crop is."""
+
+    panel: ClassVar[str | None] = "Crops"
+
     crop: Annotated[
         Any,
         typer.Option(
@@ -159,28 +253,38 @@ class Learning:
         str,
         typer.Option(help="Where an object's voxels point: medoid, approximate-medoid, centroid."),
     ] = "medoid"
-    freeze_encoder: Annotated[
-        bool,
-        typer.Option(
-            "--freeze-encoder",
-            help="With --from: only the decoders learn; for very few objects.",
-        ),
-    ] = False
-    seed: Annotated[int, typer.Option(help="Decides all that is random.", min=0)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augmenting:
-    """What is varied."""
+class Drawing(Given):
+    """Which crops are cut how often."""
 
-    panel: ClassVar[str | None] = "Learning"
+    panel: ClassVar[str | None] = "Crops"
 
-    robust: Annotated[
-        bool,
+    empty_share: Annotated[
+        float | None,
         typer.Option(
-            "--robust", help="Vary sizes and intensities of crops, not only their direction."
+            help="Fraction of the crops that show no object, or hardly one. Default: 0 (paper), "
+            "0.05 (robust)."
         ),
-    ] = False
+    ] = None
+    hard_share: Annotated[
+        float | None,
+        typer.Option(help="Fraction from the images with the largest current error. Default: 0."),
+    ] = None
+    small_objects: Annotated[
+        float | None,
+        typer.Option(
+            help="How many times as often objects below half the median size are drawn. Default: 1."
+        ),
+    ] = None
+    synthetic_ranges: Annotated[
+        float | None,
+        typer.Option(
+            help="Part of the ranges of augmentation for synthetic volumes, which vary by "
+            "themselves. Default: 1 (paper), 0.3 (robust)."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,8 +311,19 @@ class Work:
         str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")
     ] = None
     dtype: Annotated[
-        str, typer.Option(help="Of the convolutions: float32, bfloat16 or float16.")
-    ] = "float32"
+        str,
+        typer.Option(
+            help="Of the convolutions: float32, bfloat16, float16; auto: bfloat16 where the "
+            "processor has it."
+        ),
+    ] = "auto"
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads of torch on the CPU. Default: one per core; fewer beside other work.",
+            min=1,
+        ),
+    ] = None
     workers: Annotated[
         int, typer.Option(help="Processes that cut crops beside the training.", min=0)
     ] = 0

@@ -90,7 +90,7 @@ class ToldOfTraining(Told, TrainWatcher):
 
     def begin(self, start: TrainStart) -> None:
         """Learn how long it will be."""
-        self._epochs = start.settings.epochs
+        self._epochs = start.settings.n_epochs
         self.say(f"{start.data.n_objects} objects", 0.0)
 
     def batch(self, epoch: int, done: int, of: int, loss: float) -> None:

@@ -37,6 +37,23 @@ def default_dtype(device: str) -> str:
     return "float16" if device_kind(device) == "cuda" else "float32"
 
 
+def native_bfloat16(device: str) -> bool:
+    """Whether a device multiplies bfloat16 itself, and faster than float32.
+
+    On a CPU that are AVX512-BF16 and AMX; elsewhere torch converts back and forth, and is slower.
+    """
+    if device_kind(device) == "cuda":
+        # 8.0 is the first architecture with bfloat16 units; torch also claims emulated ones
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in checks)
+
+
+def training_dtype(device: str) -> str:
+    """Return the number format of a training: bfloat16 where the device has it, else float32."""
+    return "bfloat16" if native_bfloat16(device) else "float32"
+
+
 def device_kind(device: str) -> str:
     """Return ``cpu`` or ``cuda``, whether it is there or not; a UsageError for all others."""
     try:

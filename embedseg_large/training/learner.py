@@ -2,9 +2,10 @@
 
 ::
 
-    epoch e   learning rate (1 - e/E) ** 0.9
+    epoch e
       batch   crops ── network ── loss / accumulate ── gradients add up
-              every `accumulate` batches, and at the end of an epoch: one step of Adam
+              every `accumulate` batches, and at the end of an epoch: one step of Adam, whose
+              learning rate `embedseg_large.training.schedule` says
 
 What is random is drawn from the seed and the epoch (crops) or from torch's generator, whose state
 is kept with every epoch: a run that is killed and resumed ends with the same bits on the CPU.
@@ -12,12 +13,15 @@ is kept with every epoch: a run that is killed and resumed ends with the same bi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -25,14 +29,17 @@ from torch.utils.data import DataLoader
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.model import Model
 from embedseg_large.training.average import averaged
-from embedseg_large.training.data.dataset import CropDataset, EpochSampler
+from embedseg_large.training.data.dataset import CropDataset, EpochSampler, Key
 from embedseg_large.training.data.targets import Batch, collate
 from embedseg_large.training.loss.loss import LossTerms, embedding_loss
 from embedseg_large.training.processes import Processes
+from embedseg_large.training.schedule import Schedule
 from embedseg_large.training.settings import TrainSettings
 
-POWER = 0.9
 TERMS = ("total", "instance", "variance", "seed")
+
+FORGET = 0.7
+"""What remains of the earlier error of an image after each crop of it."""
 
 Tell = Callable[[int, int, float], None]
 """Is told that a batch is done: its number from 1 on, how many there are, its loss."""
@@ -56,7 +63,7 @@ class Learner:
     crops
         The training data.
     settings
-        How to train.
+        How to train; its dtype is a number format, not ``auto``.
     start
         A model to begin with; None: from scratch.
     processes
@@ -72,6 +79,8 @@ class Learner:
     """The weights, and running statistics of what this process saw."""
     threads: int
     """Threads of torch on the CPU."""
+    rate: float
+    """Learning rate of the last step."""
 
     def __init__(
         self,
@@ -83,6 +92,17 @@ class Learner:
         self._crops, self._settings, self._processes = crops, settings, processes
         self._device, self._kind = processes.device, processes.device_type
         self._order = EpochSampler(len(crops), rank=processes.rank, world=processes.world)
+        self._dtype = getattr(torch, settings.dtype)
+        self._step_crops = settings.batch * settings.accumulate
+        epoch_steps = ceil(len(self._order) / self._step_crops)
+        self._schedule = Schedule(
+            shape=settings.schedule,
+            peak=settings.learning_rate,
+            steps=settings.steps or settings.epochs * epoch_steps,
+            epoch_steps=epoch_steps,
+            warmup=settings.warmup,
+        )
+        self.rate = self._schedule.rate(0)
         # channels last: an eighth faster on CPUs, and what tensor cores want
         flat = crops.properties.ndim == 2
         self._layout = torch.channels_last if flat else torch.channels_last_3d
@@ -99,7 +119,7 @@ class Learner:
         self._average = averaged(self.network, steps) if steps else None
         self._scaler = torch.amp.GradScaler(self._kind, enabled=settings.dtype == "float16")
         self._averaging = processes.averaging(self.network)
-        self.threads = processes.cores
+        self.threads = settings.threads or processes.cores
         if not processes.first:  # every process drops out other channels
             torch.manual_seed(settings.seed + processes.rank)
 
@@ -132,6 +152,10 @@ class Learner:
         index = torch.device(self._device).index or 0
         return torch.cuda.default_generators[index]
 
+    def steps_done(self, epochs: int) -> int:
+        """Return the steps of so many epochs."""
+        return min(epochs * self._schedule.epoch_steps, self._schedule.steps)
+
     def state(self) -> dict[str, Any]:
         """Return what else decides how training goes on, as fields of a `TrainState`."""
         return {
@@ -140,6 +164,7 @@ class Learner:
             "scaler": self._scaler.state_dict(),
             "average": {} if self._average is None else self._average.state_dict(),
             "threads": self.threads,
+            "errors": self._errors(),
         }
 
     def restore(self, state: Mapping[str, Any], random: Tensor) -> None:
@@ -150,39 +175,54 @@ class Learner:
             self._scaler.load_state_dict(state["scaler"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
-        self.threads = state["threads"]
+        self.threads = self._settings.threads or state["threads"]
+        if len(state["errors"]):
+            self._crops.errors = state["errors"].numpy()
         self._generator.set_state(random)
 
-    def rate(self, epoch: int) -> float:
-        """Return the learning rate of an epoch, counted from 0."""
-        share: float = (1 - epoch / self._settings.epochs) ** POWER
-        return self._settings.learning_rate * share
+    def _errors(self) -> Tensor:
+        """Current errors of the annotated images, where they decide what is drawn."""
+        errors = self._crops.errors if self._settings.hard_share else None
+        return torch.zeros(0) if errors is None else torch.from_numpy(errors.copy())
 
     def learn(self, epoch: int, tell: Tell | None = None) -> EpochMeans:
         """Go once through the crops of an epoch, counted from 0."""
         torch.set_num_threads(self.threads)  # whatever others in this process made of it
-        for group in self._optimiser.param_groups:
-            group["lr"] = self.rate(epoch)
         self.network.train()
         loader = self._loader(epoch)
+        step = epoch * self._schedule.epoch_steps
         sums = torch.zeros(len(TERMS) + 2, dtype=torch.float64, device=self._device)
+        watched = _Watched.of(self._crops) if self._settings.hard_share else None
         # numpy's BLAS, which cuts crops, keeps its threads spinning on the cores torch wants next
         with threadpool_limits(1, user_api="blas"):
             for done, batch in enumerate(loader, start=1):
                 last = done % self._settings.accumulate == 0 or done == len(loader)
                 terms = self._accumulate(batch.to(self._device, non_blocking=True), last)
                 if last:
-                    self._step()
+                    self._step(step)
+                    step += 1
                 sums += _numbers(terms)
+                if watched is not None:
+                    watched.add(self._keys_of(done), batch, terms)
                 if tell is not None:
                     tell(done, len(loader), float(terms.total.detach()))
+        if watched is not None:
+            self._crops.errors = watched.errors(self._processes)
         *totals, overlap, instances = self._processes.summed(sums).tolist()
         batches = len(loader) * self._processes.world
         loss = {name: total / batches for name, total in zip(TERMS, totals, strict=True)}
         return EpochMeans(loss, overlap / max(1, instances))
 
+    def _keys_of(self, number: int) -> list[Key]:
+        """Return the keys of a batch, counted from 1."""
+        batch = self._settings.batch
+        return list(self._order)[(number - 1) * batch : number * batch]
+
     def _loader(self, epoch: int) -> DataLoader[Batch]:
         self._order.epoch = epoch
+        steps = self._settings.steps
+        if steps is not None:  # the last epoch may be shorter
+            self._order.stop = (steps - epoch * self._schedule.epoch_steps) * self._step_crops
         return DataLoader(
             self._crops,  # type: ignore[arg-type]  # samples go in, batches come out
             batch_size=self._settings.batch,
@@ -196,7 +236,7 @@ class Learner:
     def _accumulate(self, batch: Batch, last: bool) -> LossTerms:
         """Add the gradients of one batch; the processes average them after the last of a step."""
         properties = self._crops.properties
-        dtype = getattr(torch, self._settings.dtype)
+        dtype = self._dtype
         with self._averaged_only_if(last):
             with torch.autocast(self._kind, dtype, dtype != torch.float32):
                 raw = self._averaging(batch.image.contiguous(memory_format=self._layout))
@@ -213,12 +253,54 @@ class Learner:
             return nullcontext()
         return cast(AbstractContextManager[None], module.no_sync())
 
-    def _step(self) -> None:
+    def _step(self, number: int) -> None:
+        """Make a step of the optimiser, counted from 0."""
+        self.rate = self._schedule.rate(number)
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.rate
+        if self._settings.clip is not None:
+            self._scaler.unscale_(self._optimiser)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self._settings.clip)
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._optimiser.zero_grad(set_to_none=True)
         if self._average is not None:
             self._average.update_parameters(self.network)
+
+
+class _Watched:
+    """How well the instances of each annotated image are claimed in an epoch.
+
+    Parameters
+    ----------
+    crops
+        The training data, with the errors so far.
+    """
+
+    def __init__(self, crops: CropDataset, before: NDArray[np.float64]) -> None:
+        self._crops, self._before = crops, before
+        self._sums = torch.zeros((2, len(before)), dtype=torch.float64)
+
+    @classmethod
+    def of(cls, crops: CropDataset) -> _Watched | None:
+        """Watch the annotated images; None if there are none."""
+        return None if crops.errors is None else cls(crops, crops.errors)
+
+    def add(self, keys: Sequence[Key], batch: Batch, terms: LossTerms) -> None:
+        """Count the crops of a batch that hold instances."""
+        overlaps, samples = terms.overlaps.detach().cpu(), batch.samples
+        for i, key in enumerate(keys):
+            source, image = self._crops.origin(key)
+            mine = overlaps[samples == i]
+            if source == 0 and len(mine):
+                self._sums[:, image] += torch.tensor([1 - float(mine.mean()), 1.0])
+
+    def errors(self, processes: Processes) -> NDArray[np.float64]:
+        """Return the errors after the epoch; the more crops of an image, the less counts before."""
+        total, count = processes.summed(self._sums).numpy()
+        share = 1 - FORGET**count
+        mean = total / np.maximum(count, 1)
+        return np.asarray(self._before + share * (mean - self._before))
 
 
 def _numbers(terms: LossTerms) -> Tensor:

@@ -55,12 +55,23 @@ class TrainStart:
             + "s" * (data.channels > 1),
             "pitch": _product(data.pitch),
             "foreground": f"counts {data.foreground_weight:.3g} times in the loss of seeds",
-            "epochs": f"{s.epochs} of {self.crops:,} crops"
+            "epochs": f"{s.n_epochs} of {self.crops:,} crops"
+            + ("" if s.steps is None else f", {s.steps:,} steps")
             + (f", {self.epochs_done} done" if self.epochs_done else ""),
+            "learning rate": f"{s.learning_rate:g}, {s.schedule}"
+            + (f", after {s.warmup} steps of warm-up" if s.warmup else ""),
+            **self._late(),
             "step": f"{step} crops: batches of {s.batch}, accumulated {s.accumulate} times"
             + (f", in {self.processes} processes" if self.processes > 1 else ""),
             "device": f"{self.device}, {s.dtype}",
         }
+
+    def _late(self) -> dict[str, str]:
+        s = self.settings
+        if s.first_late == s.n_epochs:
+            return {}
+        crop = "" if s.late_crop is None else f"crops of {_product(s.late_crop)}, "
+        return {"late": f"from epoch {s.first_late + 1} on {crop}ranges x {s.late_ranges:g}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +80,10 @@ class EpochRecord:
 
     epoch: int
     """Counted from 1."""
+    steps: int
+    """Steps of the optimiser so far."""
     learning_rate: float
+    """Of the last step."""
     loss: dict[str, float]
     """Mean of each term over the epoch."""
     iou: float

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from math import ceil
 from typing import Any
 
 from embedseg_large.errors import UsageError
+from embedseg_large.training.schedule import SCHEDULES
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "paper": {},
+    "robust": {
+        "steps": 10_000,
+        "accumulate": 1,
+        "schedule": "cosine",
+        "warmup": 300,
+        "clip": 5.0,
+        "average_steps": 1000,
+        "empty_share": 0.05,
+        "late_share": 0.2,
+        "late_ranges": 0.5,
+        "synthetic_ranges": 0.3,
+    },
+}
+"""Settings by the name of a recipe, where they are not the paper's."""
+
+DEFAULT_RECIPE = "paper"
+"""The recipe of a training for which none is chosen."""
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +45,14 @@ class TrainSettings:
     """
 
     epochs: int = 200
-    """Passes over all annotated objects."""
+    """Passes over all annotated objects, where no number of steps is stated."""
+
+    steps: int | None = None
+    """Steps of the optimiser, whatever the number of objects; an epoch is then `epoch_steps` long.
+    None: as many as the epochs have."""
+
+    epoch_steps: int = 500
+    """Steps after which, where `steps` is stated, the state is saved and validation may be due."""
 
     batch: int = 2
     """Crops a pass of the network sees at once."""
@@ -32,7 +65,16 @@ class TrainSettings:
     drawn so that an image's share grows with the square root of its number of objects."""
 
     learning_rate: float = 5e-4
-    """At the first epoch; falls to 0 as (1 - epoch / epochs) ** 0.9."""
+    """The largest learning rate, from which it falls to 0."""
+
+    schedule: str = "polynomial"
+    """How the learning rate falls: polynomial, as (1 - epoch / epochs) ** 0.9, or cosine."""
+
+    warmup: int = 0
+    """Steps over which the learning rate first grows; at most a tenth of all."""
+
+    clip: float | None = None
+    """Largest norm of the gradient; longer ones are shortened to it. None: any."""
 
     weight_decay: float = 1e-4
     """Of Adam, L2."""
@@ -41,14 +83,45 @@ class TrainSettings:
     """Steps that the running mean of the weights reaches back, which is validated and kept instead
     of the last weights; 0: none."""
 
+    empty_share: float = 0.0
+    """Fraction of the crops that are cut where there are no or hardly any objects."""
+
+    hard_share: float = 0.0
+    """Fraction of the crops from annotated images with the largest current error; the others are
+    cut from all images."""
+
+    small_objects: float = 1.0
+    """How many times as often an annotated object is drawn if it has less than half the voxels of
+    the median object."""
+
+    synthetic_ranges: float = 1.0
+    """Part of the ranges of augmentation that crops of synthetic volumes get, which vary by
+    themselves; 0 to 1."""
+
+    late_share: float = 0.0
+    """Last part of the training that is different, rounded to whole epochs; 0: none."""
+
+    late_crop: tuple[int, ...] | None = None
+    """Shape of a crop in that part; None: as before."""
+
+    late_ranges: float = 1.0
+    """Part of the ranges of augmentation that is left then; 0 to 1."""
+
+    late_synthetic_share: float | None = None
+    """Fraction of the crops from synthetic volumes then; None: as before."""
+
     seed: int = 0
     """Chooses weights, crops, augmentation and dropout."""
 
-    dtype: str = "float32"
-    """Number format of the convolutions: float32, bfloat16 or float16. The loss is float32."""
+    dtype: str = "auto"
+    """Number format of the convolutions: float32, bfloat16, float16; auto: bfloat16 where the
+    processor computes it natively, else float32. Batch normalisation and loss are float32."""
 
     workers: int = 0
     """Processes that cut crops beside the training; 0: none."""
+
+    threads: int | None = None
+    """Threads of torch on the CPU; None: one per core. Fewer are faster beside other work."""
 
     validate_every: int = 1
     """Epochs between two validations."""
@@ -63,26 +136,89 @@ class TrainSettings:
     """Whether only the decoders learn; for fine-tuning on very few objects."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "accumulate", "epoch_crops", "validate_every", "patience"):
+        whole = ("epochs", "steps", "epoch_steps", "batch", "accumulate", "epoch_crops")
+        for name in (*whole, "validate_every", "patience", "threads", "small_objects"):
             self._check(name, least=1)
-        for name in ("seed", "workers", "pictures_every", "weight_decay", "average_steps"):
+        more = ("seed", "workers", "pictures_every", "weight_decay", "average_steps", "warmup")
+        for name in more:
             self._check(name, least=0)
+        shares = ("empty_share", "hard_share", "late_share", "late_ranges", "synthetic_ranges")
+        for name in (*shares, "late_synthetic_share"):
+            self._check(name, least=0, most=1)
         if self.learning_rate <= 0:
             raise UsageError(f"learning_rate is {self.learning_rate}; it must be positive")
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise UsageError(f"dtype is {self.dtype!r}; use float32, bfloat16 or float16")
+        if self.clip is not None and self.clip <= 0:
+            raise UsageError(f"clip is {self.clip}; it must be positive")
+        for name, known in (("dtype", DTYPES), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; use {_listed(known)}")
+        if self.steps is not None and self.epoch_crops is not None:
+            raise UsageError(
+                "steps and epoch_crops are both given; with steps, an epoch is epoch_steps long"
+            )
+        if self.late_crop is not None and any(n < 8 or n % 8 for n in self.late_crop):
+            raise UsageError(f"late_crop is {self.late_crop}; pass multiples of 8")
+        if self.late_share == 0 and (self.late_crop or self.late_synthetic_share is not None):
+            raise UsageError("late_share is 0, so nothing is different later; pass a late_share")
 
-    def _check(self, name: str, *, least: int) -> None:
+    def _check(self, name: str, *, least: float, most: float = float("inf")) -> None:
         value = getattr(self, name)
-        if value is not None and value < least:
-            raise UsageError(f"{name} is {value}; it must be at least {least}")
+        if value is not None and not least <= value <= most:
+            limit = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
+            raise UsageError(f"{name} is {value}; it must be {limit}")
+
+    @classmethod
+    def of_recipe(cls, recipe: str, **given: Any) -> TrainSettings:
+        """Return the settings of a recipe, with others in the place of some.
+
+        Parameters
+        ----------
+        recipe
+            ``paper`` or ``robust``, see `RECIPES`.
+        given
+            Fields of this class. With `epochs`, no number of steps is stated.
+
+        Raises
+        ------
+        UsageError
+            There is no such recipe, no such setting, or a value is out of its range.
+        """
+        if recipe not in RECIPES:
+            raise UsageError(f"recipe is {recipe!r}; use {_listed(tuple(RECIPES))}")
+        names = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in names:
+                close = get_close_matches(name, names, 1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise UsageError(f"there is no setting {name!r} of a training{hint}")
+        if given.get("epochs") is not None and given.get("steps") is not None:
+            raise UsageError("epochs and steps are both given; pass one of them")
+        values = dict(RECIPES[recipe])
+        if given.keys() & {"epochs", "epoch_crops"}:
+            values.pop("steps", None)
+        return cls(**values | given)
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs of the training, stated or by the number of steps."""
+        return self.epochs if self.steps is None else ceil(self.steps / self.epoch_steps)
+
+    @property
+    def first_late(self) -> int:
+        """The first epoch of the late part, counted from 0; `n_epochs` where there is none."""
+        return self.n_epochs - round(self.late_share * self.n_epochs)
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as values that JSON can hold."""
-        return asdict(self)
+        values = asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def deciding(self) -> dict[str, Any]:
-        """Those that decide what is learnt: not how many processes cut crops, nor what is drawn."""
-        values = self.as_dict() | {"workers": 0}
+        """Those that decide what is learnt: not who computes it, nor what is drawn."""
+        values = self.as_dict() | {"workers": 0, "threads": None}
         del values["pictures_every"]
         return values
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"

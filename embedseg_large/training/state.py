@@ -13,6 +13,9 @@ import torch
 
 from embedseg_large.errors import ModelError
 
+VERSION = 2
+"""Of the format; 1 had none of its own."""
+
 STATE = "last.pt"
 """File of the state in the folder of a training run."""
 
@@ -42,6 +45,10 @@ class TrainState:
     """Scale of the gradients in float16."""
     average: dict[str, torch.Tensor] = field(default_factory=dict)
     """Running mean of the weights; empty where none is formed."""
+    errors: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    """Current error of each annotated image; empty where it does not matter."""
+    version: int = VERSION
+    """Of this format."""
 
     def random_of(self, rank: int) -> torch.Tensor:
         """State of the generator of one process."""
@@ -71,6 +78,7 @@ def load_state(path: Path, facts: str, processes: int = 1) -> TrainState:
         raise ModelError(f"there is no training to resume: {path} does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_version(path, content)
         state = TrainState(**content)
     except (RuntimeError, TypeError, EOFError, OSError) as error:
         raise ModelError(f"{path} is not the state of a training run") from error
@@ -85,6 +93,18 @@ def load_state(path: Path, facts: str, processes: int = 1) -> TrainState:
             f"resume with {state.processes}, or choose another out"
         )
     return state
+
+
+def _check_version(path: Path, content: Any) -> None:
+    if not isinstance(content, dict) or "network" not in content:
+        raise TypeError("no state")
+    found = content.get("version", 1)
+    if found != VERSION:
+        raise ModelError(
+            f"{path} is the state of a training in format {found}, this version of the program "
+            f"has format {VERSION}; resume with the version that began it, or train another out "
+            f"--from {path.with_name('best.safetensors')}"
+        )
 
 
 def _difference(then: str, now: str) -> str:

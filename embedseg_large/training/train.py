@@ -12,6 +12,7 @@ import numpy as np
 
 from embedseg_large.errors import ModelError, OutputError, UsageError
 from embedseg_large.network.checkpoint import load_model
+from embedseg_large.network.device import training_dtype
 from embedseg_large.network.model import Model
 from embedseg_large.synthesis import read_settings
 from embedseg_large.synthesis.reading import Stated
@@ -19,14 +20,19 @@ from embedseg_large.training.context import measure_context
 from embedseg_large.training.data.augment import AugmentSettings
 from embedseg_large.training.data.centers import CenterMethod
 from embedseg_large.training.data.crops import find_centers
-from embedseg_large.training.data.dataset import CropDataset
-from embedseg_large.training.data.properties import Properties, common_voxel_size, measure
+from embedseg_large.training.data.dataset import CropDataset, Late
+from embedseg_large.training.data.properties import (
+    STRIDE,
+    Properties,
+    common_voxel_size,
+    measure,
+)
 from embedseg_large.training.data.sources import Pair, find_pairs
 from embedseg_large.training.data.supply import CACHE_BYTES, AnnotatedSource, Mixture
 from embedseg_large.training.data.synthetic import SyntheticSource
 from embedseg_large.training.processes import Processes
 from embedseg_large.training.record import LogWatcher, TrainWatcher
-from embedseg_large.training.settings import TrainSettings
+from embedseg_large.training.settings import DEFAULT_RECIPE, TrainSettings
 from embedseg_large.training.sheet import ROWS
 from embedseg_large.training.state import STATE
 from embedseg_large.training.tensorboard import TensorBoardWatcher
@@ -52,6 +58,7 @@ def train(
     validation_masks: Any = None,
     start: str | os.PathLike[str] | Model | None = None,
     resume: bool = False,
+    recipe: str = DEFAULT_RECIPE,
     augment: AugmentSettings | None = None,
     center: CenterMethod = "medoid",
     crop: Sequence[int] | None = None,
@@ -91,8 +98,13 @@ def train(
         A model to fine-tune; its pitch and crop units are kept.
     resume
         Go on with the training that `out` already has.
+    recipe
+        Which settings are taken where none are given: ``paper`` (Lalit et al. 2021) or ``robust``,
+        for models that should work on other images than those of the training; see
+        `embedseg_large.training.settings.RECIPES`.
     augment
-        What happens to crops; default: turns and flips.
+        What happens to crops; default: turns and flips, and with the robust recipe
+        `AugmentSettings.robust`.
     center
         medoid, approximate-medoid or centroid.
     crop
@@ -106,7 +118,8 @@ def train(
     pairing
         More arguments of `find_pairs`: labels, channel, ignore, axes, voxel_size ...
     **settings
-        See `embedseg_large.training.settings.TrainSettings`.
+        See `embedseg_large.training.settings.TrainSettings`; those that are not given are the
+        recipe's.
 
     Returns
     -------
@@ -122,10 +135,14 @@ def train(
     ModelError
         There is nothing to resume, or `start` does not fit the data.
     """
-    chosen = TrainSettings(**settings)
+    chosen = TrainSettings.of_recipe(recipe, **settings)
     if center not in get_args(CenterMethod):
         raise UsageError(f"center is {center!r}; use one of {', '.join(get_args(CenterMethod))}")
+    if augment is None:
+        augment = AugmentSettings.robust() if recipe == "robust" else AugmentSettings()
     processes = Processes.here(device)
+    if chosen.dtype == "auto":
+        chosen = replace(chosen, dtype=training_dtype(processes.device))
     path = Path(out)
     if processes.first:
         _check_place(path, resume)
@@ -146,9 +163,10 @@ def train(
         held = find_pairs(validation_images, validation_masks, **more)
     kind = (pairs[0].ndim, pairs[0].channels) if drawn is None else (drawn.settings.ndim, 1)
     _check_alike(kind, held, model)
+    _check_mixed(chosen, kind[0], bool(pairs), drawn is not None)
     with processes.together():
         mixed = _Mixed(pairs, drawn, SHARE if synthetic_share is None else synthetic_share)
-        crops = _crops(mixed, chosen, model, augment or AugmentSettings(), center, crop)
+        crops = _crops(mixed, chosen, model, augment, center, crop, processes.world)
         whole = [Example.whole(pair, intensity_ranges(pair.image)) for pair in held]
         if not whole and drawn is not None:
             whole = [
@@ -300,6 +318,20 @@ def _check_alike(kind: tuple[int, int], held: Sequence[Pair], model: Model | Non
         )
 
 
+def _check_mixed(settings: TrainSettings, ndim: int, annotated: bool, synthetic: bool) -> None:
+    """Refuse settings that the sources of crops do not fit."""
+    if settings.late_crop is not None and len(settings.late_crop) != ndim:
+        raise UsageError(f"late_crop is {settings.late_crop}; pass {ndim} multiples of {STRIDE}")
+    share = settings.late_synthetic_share
+    if share is not None and not (annotated and synthetic and 0 < share < 1):
+        raise UsageError(
+            f"late_synthetic_share is {share}; pass a fraction between 0 and 1, and both images "
+            "and synthetic"
+        )
+    if not annotated and (settings.hard_share or settings.small_objects != 1):
+        raise UsageError("hard_share and small_objects are about annotated images; pass some")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Mixed:
     """Annotated images, synthetic volumes, or both."""
@@ -314,17 +346,25 @@ class _Mixed:
         """What properties are derived from: annotated images first."""
         return [*self.pairs, *(self.drawn.sample() if self.drawn is not None else ())]
 
-    def mixture(self, properties: Properties, center: CenterMethod) -> Mixture:
+    def mixture(
+        self, properties: Properties, center: CenterMethod, settings: TrainSettings
+    ) -> Mixture:
         """Put the sources together, annotated images first."""
         if self.drawn is not None and not self.pairs:
             return Mixture((self.drawn,))
         objects = properties.objects
         rows = objects.part(slice(0, objects.rows_of(len(self.pairs) - 1).stop))
         centers = find_centers(self.pairs, rows, center)
+        annotated = AnnotatedSource(
+            self.pairs,
+            properties,
+            centers,
+            cache_bytes=CACHE_BYTES if self.drawn is None else CACHE_BYTES // 2,
+            hard_share=settings.hard_share,
+            small_objects=settings.small_objects,
+        )
         if self.drawn is None:
-            return Mixture((AnnotatedSource(self.pairs, properties, centers),))
-        cache = CACHE_BYTES // 2
-        annotated = AnnotatedSource(self.pairs, properties, centers, cache_bytes=cache)
+            return Mixture((annotated,))
         return Mixture((annotated, self.drawn), (1 - self.share, self.share))
 
 
@@ -335,20 +375,49 @@ def _crops(
     augment: AugmentSettings,
     center: CenterMethod,
     crop: Sequence[int] | None,
+    world: int,
 ) -> CropDataset:
     """Measure the training data; a few examples do not say how small other objects may be."""
-    properties = measure(mixed.measured, crop=crop, pitch=None if model is None else model.pitch)
+    properties = measure(
+        mixed.measured,
+        crop=crop,
+        pitch=None if model is None else model.pitch,
+        quantiles=augment.intensity.draws_percentiles,
+    )
     if model is not None:
         smallest = min(properties.min_object_size, model.min_object_size)
         properties = replace(properties, min_object_size=smallest)
     elif mixed.drawn is not None and not mixed.pairs and properties.voxel_size is None:
         properties = replace(properties, pitch=mixed.drawn.pitch_of(properties.pitch))
     return CropDataset(
-        mixed.mixture(properties, center),
+        mixed.mixture(properties, center, settings),
         properties,
         augment=augment,
         seed=settings.seed,
-        epoch_crops=settings.epoch_crops,
+        epoch_crops=_epoch_crops(settings, world),
+        repeat=settings.steps is not None,
+        empty_share=settings.empty_share,
+        synthetic_ranges=settings.synthetic_ranges,
+        late=_late(settings),
+    )
+
+
+def _epoch_crops(settings: TrainSettings, world: int) -> int | None:
+    if settings.steps is None:
+        return settings.epoch_crops
+    steps = min(settings.steps, settings.epoch_steps)
+    return steps * settings.batch * settings.accumulate * world
+
+
+def _late(settings: TrainSettings) -> Late | None:
+    if settings.first_late == settings.n_epochs:
+        return None
+    share = settings.late_synthetic_share
+    return Late(
+        epoch=settings.first_late,
+        crop=settings.late_crop,
+        ranges=settings.late_ranges,
+        shares=None if share is None else (1 - share, share),
     )
 
 

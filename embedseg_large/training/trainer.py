@@ -108,7 +108,7 @@ class Trainer:
         """Train to the end, and give the best model."""
         self._begin()
         patience = self.settings.patience
-        while self._epoch < self.settings.epochs:
+        while self._epoch < self.settings.n_epochs:
             if patience is not None and self._waiting >= patience:
                 logger.info("no better model for %d validations; stopping", self._waiting)
                 break
@@ -155,7 +155,8 @@ class Trainer:
         found, pictures = self._look()
         record = EpochRecord(
             epoch=self._epoch,
-            learning_rate=self.learner.rate(self._epoch - 1),
+            steps=self.learner.steps_done(self._epoch),
+            learning_rate=self.learner.rate,
             loss=means.loss,
             iou=means.iou,
             ap=None if found is None else _by_threshold(found),
@@ -192,7 +193,7 @@ class Trainer:
 
     def _due(self, every: int) -> bool:
         """Whether something is to happen after this epoch."""
-        return every > 0 and (self._epoch % every == 0 or self._epoch == self.settings.epochs)
+        return every > 0 and (self._epoch % every == 0 or self._epoch == self.settings.n_epochs)
 
     def _judge(self, found: Validation | None) -> bool:
         """Keep the model if it is the best; without validation the last one is."""

@@ -93,12 +93,16 @@ class AnnotatedImage:
         int64 ``(n,)``: labels of its objects, ascending.
     centers
         float64 ``(n, ndim)``: centres of its objects, in voxels of the image; NaN where unknown.
+    tables
+        Intensities at `embedseg_large.training.data.intensities.QUANTILES`, for each channel; None
+        where they were not measured.
     """
 
     pair: Pair
     ranges: tuple[IntensityRange, ...]
     ids: NDArray[np.int64]
     centers: NDArray[np.float64]
+    tables: tuple[tuple[float, ...], ...] | None = None
 
 
 def find_centers(
@@ -166,6 +170,42 @@ def place(target: Box, shape: Sequence[int], image: Sequence[int]) -> Box:
     return Box(start, tuple(a + n for a, n in zip(start, edges, strict=True)))
 
 
+def emptiest(
+    source: AnnotatedImage,
+    shape: Sequence[int],
+    rng: np.random.Generator,
+    *,
+    read: Reader = Volume.read,
+    tries: int = 8,
+) -> Box:
+    """Find a box of an image with hardly any or no objects in it.
+
+    Parameters
+    ----------
+    source
+        The image.
+    shape
+        Of the box, which is no longer than the image.
+    rng
+        Draws some places, of which the one with the fewest voxels of objects is taken. What is not
+        annotated counts as if it were an object's.
+    read
+        Reads a box of a volume.
+    tries
+        Places that are looked at.
+    """
+    pair = source.pair
+    edges = np.minimum(shape, pair.shape)
+    found: list[tuple[int, Box]] = []
+    for start in rng.integers(0, np.asarray(pair.shape) - edges + 1, (tries, pair.ndim)):
+        box = Box(tuple(start.tolist()), tuple((start + edges).tolist()))
+        labels = pair.labels_of(read(pair.mask, pair.mask_box(box)))
+        found.append((int(np.count_nonzero(labels)), box))
+        if found[-1][0] == 0:
+            break
+    return min(found, key=lambda each: each[0])[1]
+
+
 def cut(
     source: AnnotatedImage,
     target: Box,
@@ -173,7 +213,6 @@ def cut(
     view: View,
     *,
     read: Reader = Volume.read,
-    distort: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
 ) -> Sample:
     """Cut one crop.
 
@@ -189,8 +228,6 @@ def cut(
         How it is turned and magnified.
     read
         Reads a box of a volume.
-    distort
-        Changes the intensities of the crop, ``(channels, *spatial)``.
 
     Raises
     ------
@@ -209,7 +246,7 @@ def cut(
     zoom = np.asarray(unturned) / np.asarray(padded)
     points = turn_points((known + 0.5) * zoom - 0.5, view.symmetry, unturned)
     return Sample(
-        image=image if distort is None else distort(image),
+        image=image,
         labels=numbers,
         masks=masks,
         centers=_snapped(points, numbers, masks),

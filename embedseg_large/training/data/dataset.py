@@ -18,22 +18,48 @@ continues in the middle of an epoch::
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from embedseg_large.errors import UsageError
-from embedseg_large.training.data.augment import AugmentSettings, allowed_symmetries, draw_view
-from embedseg_large.training.data.crops import cut
-from embedseg_large.training.data.intensities import distort
+from embedseg_large.training.data.augment import (
+    AugmentSettings,
+    View,
+    allowed_symmetries,
+    draw_view,
+    source_shape,
+)
+from embedseg_large.training.data.crops import cut, emptiest
+from embedseg_large.training.data.intensities import distort, drawn_ranges
 from embedseg_large.training.data.properties import Properties
-from embedseg_large.training.data.supply import ANY, AnnotatedSource, Mixture
+from embedseg_large.training.data.supply import (
+    ANY,
+    EMPTY,
+    AnnotatedSource,
+    LabelledVolume,
+    Mixture,
+)
 from embedseg_large.training.data.targets import Sample
 
 Key = tuple[int, int]
 """Epoch and number of a sample in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Late:
+    """What is different in the last epochs of a training."""
+
+    epoch: int
+    """The first of them, counted from 0."""
+    crop: tuple[int, ...] | None = None
+    """Shape of a crop; None: as before."""
+    ranges: float = 1.0
+    """Part of the ranges of augmentation that is left."""
+    shares: tuple[float, ...] | None = None
+    """Fractions of the crops from each source; None: as before."""
 
 
 class CropDataset(Dataset[Sample]):
@@ -51,7 +77,15 @@ class CropDataset(Dataset[Sample]):
         Of the order of the objects and of all that is random about crops.
     epoch_crops
         Crops of an epoch; None: those that show the first source once. Of annotated images alone
-        there are never more than that.
+        there are never more than that, unless they `repeat`.
+    repeat
+        Whether an epoch may show an object several times.
+    empty_share
+        Fraction of the crops that are cut where there are hardly any objects or none.
+    synthetic_ranges
+        Part of the ranges of augmentation that crops from volumes get that vary by themselves.
+    late
+        What is different in the last epochs; None: nothing.
 
     Raises
     ------
@@ -67,6 +101,10 @@ class CropDataset(Dataset[Sample]):
         augment: AugmentSettings | None = None,
         seed: int = 0,
         epoch_crops: int | None = None,
+        repeat: bool = False,
+        empty_share: float = 0.0,
+        synthetic_ranges: float = 1.0,
+        late: Late | None = None,
     ) -> None:
         self.mixture = mixture
         self.properties = properties
@@ -76,7 +114,10 @@ class CropDataset(Dataset[Sample]):
             self.augment.symmetries, properties.pitch, properties.voxel_size
         )
         self._length = epoch_crops or mixture.once
-        if all(isinstance(source, AnnotatedSource) for source in mixture.sources):
+        self._empty_share = empty_share
+        self._synthetic_ranges = synthetic_ranges
+        self._late = late
+        if not repeat and all(isinstance(s, AnnotatedSource) for s in mixture.sources):
             self._length = min(self._length, mixture.once)
         self._order: tuple[int, NDArray[np.int64]] | None = None
         self._worker: int | None = None
@@ -90,27 +131,83 @@ class CropDataset(Dataset[Sample]):
         self._enter_worker()
         rng = np.random.default_rng((self.seed, epoch, i + 1))
         number, index, row = (int(n) for n in self._order_of(epoch)[i])
-        source = self.mixture.sources[number]
-        volume = source.volume(index)
-        if row == ANY:
-            row = int(rng.integers(len(volume.objects)))
-        view = draw_view(self.augment, self._symmetries, rng)
-        intensity = self.augment.intensity
-        changes = partial(distort, settings=intensity, rng=rng)
-        return cut(
-            volume.image,
-            volume.objects.box(row),
-            self.properties.crop,
-            view,
-            read=source.read,
-            distort=changes if intensity.probability else None,
-        )
+        volume = self.mixture.sources[number].volume(index)
+        augment, crop = self._augment_of(number, epoch), self.crop_of(epoch)
+        view = draw_view(augment, self._symmetries, rng)
+        sample = self._cut(number, volume, row, crop, view, augment, rng)
+        intensity = augment.intensity
+        if intensity.is_nothing:
+            return sample
+        objects = sample.labels if sample.masks is None else sample.masks
+        return replace(sample, image=distort(sample.image, intensity, rng, objects))
+
+    def _cut(
+        self,
+        number: int,
+        volume: LabelledVolume,
+        row: int,
+        crop: tuple[int, ...],
+        view: View,
+        augment: AugmentSettings,
+        rng: np.random.Generator,
+    ) -> Sample:
+        read = self.mixture.sources[number].read
+        image = volume.image
+        if augment.intensity.draws_percentiles and image.tables is not None:
+            ranges = drawn_ranges(image.tables, image.ranges, augment.intensity, rng)
+            image = replace(image, ranges=ranges)
+        if row == EMPTY:
+            target = emptiest(image, source_shape(crop, view), rng, read=read)
+        else:
+            row = int(rng.integers(len(volume.objects))) if row == ANY else row
+            target = volume.objects.box(row)
+        return cut(image, target, crop, view, read=read)
+
+    def crop_of(self, epoch: int) -> tuple[int, ...]:
+        """Return the shape of the crops of an epoch."""
+        late = self._late_in(epoch)
+        return self.properties.crop if late is None or late.crop is None else late.crop
+
+    def origin(self, key: Key) -> tuple[int, int]:
+        """Return the source and the volume that a sample is cut from."""
+        epoch, i = key
+        number, index, _ = self._order_of(epoch)[i].tolist()
+        return number, index
+
+    @property
+    def errors(self) -> NDArray[np.float64] | None:
+        """Current error of each annotated image; None where there is none."""
+        first = self.mixture.sources[0]
+        return first.errors if isinstance(first, AnnotatedSource) else None
+
+    @errors.setter
+    def errors(self, values: NDArray[np.float64]) -> None:
+        first = self.mixture.sources[0]
+        assert isinstance(first, AnnotatedSource)
+        first.errors = values
+        self._order = None
+
+    def _late_in(self, epoch: int) -> Late | None:
+        return None if self._late is None or epoch < self._late.epoch else self._late
+
+    def _augment_of(self, number: int, epoch: int) -> AugmentSettings:
+        """Return what happens to crops from a source, in an epoch."""
+        late = self._late_in(epoch)
+        ranges = 1.0 if late is None else late.ranges
+        if not isinstance(self.mixture.sources[number], AnnotatedSource):
+            ranges *= self._synthetic_ranges
+        return self.augment.narrowed(ranges)
 
     def _order_of(self, epoch: int) -> NDArray[np.int64]:
         """Return source, volume and object of each crop of an epoch."""
         if self._order is None or self._order[0] != epoch:
             rng = np.random.default_rng((self.seed, epoch, 0))  # samples count from 1
-            self._order = epoch, self.mixture.order(self._length, rng)
+            late = self._late_in(epoch)
+            mixture = self.mixture
+            if late is not None and late.shares is not None:
+                mixture = replace(mixture, shares=late.shares)
+            order = mixture.order(self._length, rng, empty_share=self._empty_share)
+            self._order = epoch, order
         return self._order[1]
 
     def _enter_worker(self) -> None:
@@ -142,17 +239,20 @@ class EpochSampler(Sampler[Key]):
     """The epoch that the next iteration goes through; set it before each."""
     start: int
     """Samples (of this process) of that epoch to leave out, when training is resumed in it."""
+    stop: int | None
+    """Samples (of this process) after which the epoch ends; None: all of them."""
 
     def __init__(self, length: int, *, rank: int = 0, world: int = 1) -> None:
         if not 0 <= rank < world <= length:
             raise UsageError(f"{length} samples an epoch for process {rank} of {world}; use fewer")
         self.epoch = 0
         self.start = 0
+        self.stop = None
         self._samples = range(rank, length - length % world, world)
 
     def __len__(self) -> int:
-        return len(self._samples[self.start :])
+        return len(self._samples[self.start : self.stop])
 
     def __iter__(self) -> Iterator[Key]:
         epoch = self.epoch
-        return ((epoch, i) for i in self._samples[self.start :])
+        return ((epoch, i) for i in self._samples[self.start : self.stop])

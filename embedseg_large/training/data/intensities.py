@@ -33,7 +33,8 @@ from embedseg_large.training.data.resample import (
     gaussian_weights,
     linear_weights,
 )
-from embedseg_large.volumes.intensity import PERCENTILES, IntensityRange
+from embedseg_large.volumes.intensity import PERCENTILES, IntensityRange, quantiles
+from embedseg_large.volumes.volume import Volume
 
 Range = tuple[float, float]
 """A number is drawn between these two, uniformly or, for factors, uniformly in its logarithm."""
@@ -146,7 +147,8 @@ class IntensitySettings:
             low, high = getattr(self, name)
             if not (isfinite(high) and least <= low <= high <= most):
                 raise UsageError(
-                    f"{name} is {(low, high)}; pass two ascending numbers from {least:g} to {most:g}"
+                    f"{name} is {(low, high)}; "
+                    f"pass two ascending numbers from {least:g} to {most:g}"
                 )
 
     def _changes(self) -> dict[str, Change]:
@@ -186,12 +188,18 @@ class IntensitySettings:
 
         Probabilities stay.
         """
-        changes = {
+        changes: dict[str, Any] = {
             name: change._towards(_NEUTRAL.get(name, 0.0), share, is_factor=name in _FACTORS)
             for name, change in self._changes().items()
         }
         low, high = self.blur_z
         return replace(self, blur_z=(low**share, high**share), **changes)
+
+
+def quantiles_of(volume: Volume) -> tuple[tuple[float, ...], ...]:
+    """Return the intensities of an image at `QUANTILES`, for each channel."""
+    channels = range(volume.n_channels) if volume.channel is None else [volume.channel]
+    return tuple(quantiles(replace(volume, channel=c), QUANTILES) for c in channels)
 
 
 def drawn_ranges(
@@ -240,7 +248,7 @@ def distort(
     image: NDArray[np.float32],
     settings: IntensitySettings,
     rng: np.random.Generator,
-    objects: Sequence[NDArray[np.bool_]] | NDArray[np.integer[Any]] = (),
+    objects: NDArray[Any] | Sequence[NDArray[np.bool_]] = (),
 ) -> NDArray[np.float32]:
     """Change the intensities of a crop at random, each channel on its own.
 
@@ -266,7 +274,7 @@ def _distort_channel(
     image: NDArray[np.float32],
     settings: IntensitySettings,
     rng: np.random.Generator,
-    objects: Sequence[NDArray[np.bool_]] | NDArray[np.integer[Any]],
+    objects: NDArray[Any] | Sequence[NDArray[np.bool_]],
 ) -> NDArray[np.float32]:
     # all numbers first, whether they are used or not: one change does not depend on another
     drawn = {name: _drawn(name, getattr(settings, name), rng) for name in _ORDER}
@@ -298,7 +306,7 @@ def _axes(image: NDArray[Any]) -> range:
 
 
 def _object_factors(
-    objects: Sequence[NDArray[np.bool_]] | NDArray[np.integer[Any]],
+    objects: NDArray[Any] | Sequence[NDArray[np.bool_]],
     change: Change | None,
     share: float,
     rng: np.random.Generator,

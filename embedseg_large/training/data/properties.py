@@ -15,6 +15,7 @@ import numpy as np
 
 from embedseg_large.errors import UsageError
 from embedseg_large.network.settings import ModelSettings
+from embedseg_large.training.data.intensities import quantiles_of
 from embedseg_large.training.data.objects import Objects, Scan, scan
 from embedseg_large.training.data.pieces import piece_extents
 from embedseg_large.training.data.sources import Pair
@@ -74,11 +75,13 @@ class Properties:
     """The objects of all images."""
     ranges: tuple[tuple[IntensityRange, ...], ...]
     """Intensities that normalisation maps to 0 and 1, for each image and channel."""
+    tables: tuple[tuple[tuple[float, ...], ...], ...] | None = None
+    """Intensities at `QUANTILES`, for each image and channel; None where they are not needed."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return all but the tables, as values that JSON can hold."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        tables = ("objects", "ranges")
+        tables = ("objects", "ranges", "tables")
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
@@ -104,6 +107,7 @@ def measure(
     pitch: Sequence[float] | None = None,
     min_object_size: int | None = None,
     foreground_weight: float | None = None,
+    quantiles: bool = False,
 ) -> Properties:
     """Read all masks and images once, and derive everything.
 
@@ -113,6 +117,8 @@ def measure(
         At least one, all with the same number of axes and channels (`find_pairs` sees to it).
     crop, pitch, min_object_size, foreground_weight
         Values to use instead of the derived ones.
+    quantiles
+        Whether `Properties.tables` are needed.
 
     Raises
     ------
@@ -149,6 +155,7 @@ def measure(
         voxel_size=voxel_size,
         objects=objects,
         ranges=tuple(intensity_ranges(pair.image) for pair in pairs),
+        tables=tuple(quantiles_of(pair.image) for pair in pairs) if quantiles else None,
     )
 
 

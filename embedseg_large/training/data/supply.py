@@ -33,6 +33,12 @@ CACHE_BYTES = 2**30
 ANY = -1
 """Stands for an object that is only drawn once its volume is known."""
 
+EMPTY = -2
+"""Stands for a place without objects."""
+
+HARDEST = 0.3
+"""Share of the images that count as hard."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledVolume:
@@ -100,6 +106,10 @@ class AnnotatedSource:
         float64 ``(n, ndim)``: what `find_centers` found for the objects of these pairs.
     cache_bytes
         Small images are kept in memory up to this many bytes, shared out among the workers.
+    hard_share
+        Fraction of the crops from images whose error is among the largest 30 %.
+    small_objects
+        How many times as often an object below half the median size is drawn.
 
     Raises
     ------
@@ -109,6 +119,9 @@ class AnnotatedSource:
 
     name = "annotated"
 
+    errors: NDArray[np.float64]
+    """Current error of each image, 0 to 1, by which hard ones are chosen; set it between epochs."""
+
     def __init__(
         self,
         pairs: Sequence[Pair],
@@ -116,6 +129,8 @@ class AnnotatedSource:
         centers: NDArray[np.float64],
         *,
         cache_bytes: int = CACHE_BYTES,
+        hard_share: float = 0.0,
+        small_objects: float = 1.0,
     ) -> None:
         objects = properties.objects
         rows = [objects.rows_of(i) for i in range(len(pairs))]
@@ -126,11 +141,22 @@ class AnnotatedSource:
         self._firsts = np.array([of.start for of in rows])
         self._volumes = [
             LabelledVolume(
-                AnnotatedImage(pair, ranges, objects.ids[of], centers[of]), objects.part(of)
+                AnnotatedImage(
+                    pair,
+                    properties.ranges[i],
+                    objects.ids[of],
+                    centers[of],
+                    None if properties.tables is None else properties.tables[i],
+                ),
+                objects.part(of),
             )
-            for pair, ranges, of in zip(pairs, properties.ranges, rows, strict=False)
+            for i, (pair, of) in enumerate(zip(pairs, rows, strict=True))
         ]
         self._cache = Cache(cache_bytes)
+        self._hard_share = hard_share
+        is_small = objects.sizes[:count] < 0.5 * np.median(objects.sizes[:count])
+        self._weights = np.where(is_small, small_objects, 1.0)
+        self.errors = np.ones(len(pairs))
 
     @property
     def once(self) -> int:
@@ -140,15 +166,30 @@ class AnnotatedSource:
     def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Choose objects: all of them as often as they go into `count`, then some.
 
-        Those that are drawn, see `drawn_rows`, are drawn without replacement.
+        Those that are drawn, see `drawn_rows`, are drawn without replacement. Where some images
+        or objects are to come more often, all are drawn, with replacement.
         """
+        if self._hard_share or (self._weights != 1).any():
+            return self._located(self._drawn_by_weight(count, rng))
         whole, left = divmod(count, self.once)
         chosen = [rng.permutation(self.once) for _ in range(whole)]
         if left:
             chosen.append(drawn_rows(self._images, left, rng))
-        rows = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+        return self._located(np.concatenate(chosen) if chosen else np.zeros(0, np.int64))
+
+    def _located(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return image and row in the image of objects."""
         images = self._images[rows]
         return np.stack([images, rows - self._firsts[images]], axis=-1)
+
+    def _drawn_by_weight(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw the hard ones, the others, and their order."""
+        weights = self._weights / np.sqrt(np.bincount(self._images)[self._images])
+        hard = weights * (self.errors >= np.quantile(self.errors, 1 - HARDEST))[self._images]
+        n_hard = round(self._hard_share * count)
+        parts = [(n_hard, hard), (count - n_hard, weights)]
+        drawn = [rng.choice(self.once, n, p=w / w.sum()) for n, w in parts]
+        return rng.permutation(np.concatenate(drawn))
 
     def volume(self, index: int) -> LabelledVolume:
         """Return an image with its objects."""
@@ -211,7 +252,9 @@ class Mixture:
         """Crops of an epoch that shows the first source once."""
         return ceil(self.sources[0].once / self.shares[0])
 
-    def order(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    def order(
+        self, count: int, rng: np.random.Generator, *, empty_share: float = 0.0
+    ) -> NDArray[np.int64]:
         """Choose the crops of an epoch.
 
         Parameters
@@ -220,11 +263,19 @@ class Mixture:
             How many. Of each source it is its share, to within one crop.
         rng
             The only source of randomness.
+        empty_share
+            Fraction of the crops that are cut where there is nothing.
 
         Returns
         -------
-        int64 ``(count, 3)``: source, volume, and object or `ANY`.
+        int64 ``(count, 3)``: source, volume, and object, `ANY` or `EMPTY`.
         """
+        order = self._shared_out(count, rng)
+        if empty_share:
+            order[rng.permutation(count)[: round(empty_share * count)], 2] = EMPTY
+        return order
+
+    def _shared_out(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         if len(self.sources) == 1:
             drawn = self.sources[0].draw(count, rng)
             return np.concatenate([np.zeros((count, 1), np.int64), drawn], axis=1)

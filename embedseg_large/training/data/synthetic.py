@@ -16,6 +16,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.synthesis import SynthesisSettings, SyntheticVolume, draw_volume
 from embedseg_large.training.data.centers import CenterMethod, center
 from embedseg_large.training.data.crops import AnnotatedImage
+from embedseg_large.training.data.intensities import QUANTILES
 from embedseg_large.training.data.objects import Objects
 from embedseg_large.training.data.sources import Pair
 from embedseg_large.training.data.supply import ANY, CACHE_BYTES, LabelledVolume
@@ -150,7 +151,10 @@ class SyntheticSource:
         )
         centers = _centers(drawn, objects, self._center)
         return LabelledVolume(
-            AnnotatedImage(pair, (range_of(drawn.image),), objects.ids, centers), objects
+            AnnotatedImage(
+                pair, (range_of(drawn.image),), objects.ids, centers, (table_of(drawn.image),)
+            ),
+            objects,
         )
 
 
@@ -176,6 +180,11 @@ def range_of(image: NDArray[np.float32]) -> IntensityRange:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int | np.integer) and bool(value >= 1)
+
+
+def table_of(image: NDArray[np.float32]) -> tuple[float, ...]:
+    """Return the intensities from which other percentiles are drawn."""
+    return tuple(np.percentile(image, QUANTILES).tolist())
 
 
 def _bytes(pair: Pair) -> int:

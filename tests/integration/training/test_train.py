@@ -136,14 +136,33 @@ def test_training_stops_when_validation_has_not_improved_for_long(
     assert not again.records
 
 
+IN_STEPS: dict[str, Any] = {
+    "recipe": "robust",
+    "steps": 8,
+    "epoch_steps": 3,
+    "late_share": 0.67,
+    "late_crop": (72, 72),
+    "hard_share": 0.5,
+    "average_steps": 3,
+    "crop": (64, 64),
+    "validation": 0.34,
+}
+"""Three epochs, of which the last two are late and the last one is short."""
+
+
+@pytest.mark.parametrize("settings", [SETTINGS | {"average_steps": 3}, IN_STEPS])
 def test_a_training_that_is_killed_goes_on_with_the_same_bits(
-    folders: tuple[Path, Path], tmp_path: Path
+    folders: tuple[Path, Path], tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    settings = SETTINGS | {"average_steps": 3}
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)  # the bits must not depend on what others left behind
-    whole = es.train(*folders, out=tmp_path / "whole", **settings)
+    log = Log()
+    whole = es.train(*folders, out=tmp_path / "whole", watcher=log, **settings)
     torch.set_num_threads(before)
+    if "steps" in settings:
+        assert [record.steps for record in log.records] == [3, 6, 8]
+        assert log.records[-1].learning_rate < 1e-4
+    killed_at = (3, 2) if "steps" in settings else (2, 3)
     code = f"""
 import os, signal
 import embedseg_large as es
@@ -152,7 +171,7 @@ from embedseg_large.training.record import TrainWatcher
 
 class Killer(TrainWatcher):
     def batch(self, epoch, done, of, loss):
-        if (epoch, done) == (2, 3):
+        if (epoch, done) == {killed_at}:
             os.kill(os.getpid(), signal.SIGKILL)
 
 es.train({str(folders[0])!r}, {str(folders[1])!r}, out={str(tmp_path / "cut")!r},
@@ -237,7 +256,10 @@ def test_trainings_are_not_overwritten_and_only_resumed_with_the_same_settings(
     assert "delete" in refused(*command)
     assert "epochs 1, not 7" in refused(*command, "--resume", "--epochs", 7)
     state = tmp_path / "m.training" / "last.pt"
-    torch.save(torch.load(state, weights_only=True) | {"processes": 2}, state)
+    kept = torch.load(state, weights_only=True)
+    torch.save({name: kept[name] for name in kept if name != "version"}, state)
+    assert "in format 1" in refused(*command, "--resume")
+    torch.save(kept | {"processes": 2}, state)
     settings = ("--accumulate", 2, "--validation", 0.34, "--epochs", 1)
     assert "resume with 2" in refused(*command, "--resume", *settings)
     state.unlink()
@@ -299,6 +321,9 @@ class Unread:
         ({"patience": 0}, "patience is 0"),
         ({"pictures_every": -1}, "pictures_every is -1"),
         ({"dtype": "float8"}, "float8"),
+        ({"recipe": "strong"}, "use paper or robust"),
+        ({"late_share": 0.5, "late_crop": (8, 8, 8)}, "pass 2 multiples of 8"),
+        ({"late_share": 0.5, "late_synthetic_share": 0.5}, "both images and synthetic"),
         ({"validation": 1.5}, "validation is 1.5"),
         ({"start": "nuclei-3d"}, "for 3D images"),
         ({"validation_images": [Unread(8, 64, 64)], "validation_masks": [Unread(8, 64, 64)]}, "3D"),

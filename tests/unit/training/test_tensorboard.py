@@ -52,6 +52,7 @@ def test_numbers_and_pictures_are_written(tmp_path: Path) -> None:
     imsave(tmp_path / "sheet.png", np.zeros((8, 8, 3)))
     record = EpochRecord(
         epoch=1,
+        steps=5,
         learning_rate=1e-3,
         loss={"total": 2.0},
         iou=0.5,

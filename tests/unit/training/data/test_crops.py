@@ -16,7 +16,14 @@ from embedseg_large.symmetry import SignedPermutation
 from embedseg_large.testing.synthetic import synthetic_embryo
 from embedseg_large.training.data.augment import View
 from embedseg_large.training.data.centers import CenterMethod, centers
-from embedseg_large.training.data.crops import AnnotatedImage, Cache, cut, find_centers, place
+from embedseg_large.training.data.crops import (
+    AnnotatedImage,
+    Cache,
+    cut,
+    emptiest,
+    find_centers,
+    place,
+)
 from embedseg_large.training.data.properties import Properties, measure
 from embedseg_large.training.data.sources import Pair, find_pairs
 from embedseg_large.training.data.targets import Sample
@@ -249,3 +256,17 @@ def test_centres_can_be_found_in_any_process(embryo: NDArray[np.uint32]) -> None
     found = find_centers(pairs, objects, map=through_pickle)
     np.testing.assert_array_equal(found, find_centers(pairs, objects))
     assert len(seen) == 2
+
+
+def test_the_emptiest_box_lies_in_the_image_and_holds_nothing_where_it_can(
+    rng: np.random.Generator,
+) -> None:
+    labels = np.zeros((40, 60), np.int32)
+    labels[:, 40:] = 1
+    labels[:3] = -1  # not annotated: what is there is not known
+    source, _ = annotated(labels.astype(np.float32), labels)
+    for _ in range(20):
+        box = emptiest(source, (16, 24), rng, tries=200)
+        assert box.shape == (16, 24)
+        assert not labels[box.slices].any()
+    assert emptiest(source, (64, 64), rng) == Box((0, 0), (40, 60))

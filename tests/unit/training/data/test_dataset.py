@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -17,11 +19,13 @@ from embedseg_large.errors import UsageError
 from embedseg_large.testing.synthetic import synthetic_embryo
 from embedseg_large.training.data.augment import AugmentSettings
 from embedseg_large.training.data.crops import find_centers
-from embedseg_large.training.data.dataset import CropDataset, EpochSampler
+from embedseg_large.training.data.dataset import CropDataset, EpochSampler, Late
 from embedseg_large.training.data.properties import measure
 from embedseg_large.training.data.sources import find_pairs
-from embedseg_large.training.data.supply import AnnotatedSource, Mixture, drawn_rows
+from embedseg_large.training.data.supply import EMPTY, AnnotatedSource, Mixture, drawn_rows
 from embedseg_large.training.data.targets import Batch, Sample, collate
+from embedseg_large.training.learner import _Watched
+from embedseg_large.training.processes import Processes
 
 ROBUST = AugmentSettings.robust()
 
@@ -47,7 +51,8 @@ def dataset(folder: Path, **options: Any) -> CropDataset:
     properties = measure(pairs, crop=(16, 24, 24))
     centers = find_centers(pairs, properties.objects)
     cache_bytes = options.pop("cache_bytes", 2**30)
-    source = AnnotatedSource(pairs, properties, centers, cache_bytes=cache_bytes)
+    weighing = {n: options.pop(n) for n in ("hard_share", "small_objects") if n in options}
+    source = AnnotatedSource(pairs, properties, centers, cache_bytes=cache_bytes, **weighing)
     values: dict[str, Any] = {"augment": ROBUST, "seed": 3} | options
     return CropDataset(Mixture((source,)), properties, **values)
 
@@ -198,3 +203,61 @@ def test_an_epoch_goes_on_where_it_was_left() -> None:
 def test_epochs_too_short_for_the_processes_are_refused(length: int, rank: int, world: int) -> None:
     with pytest.raises(UsageError, match="samples an epoch"):
         EpochSampler(length, rank=rank, world=world)
+
+
+def test_without_objects_are_as_many_crops_as_stated(folder: Path) -> None:
+    data = dataset(folder, augment=None, epoch_crops=20, empty_share=0.25)
+    order = data._order_of(0)
+    assert np.count_nonzero(order[:, 2] == EMPTY) == 5
+    crops = [data[0, i] for i in range(20)]
+    filled = np.array([np.mean(crop.labels > 0) for crop in crops])
+    empty = order[:, 2] == EMPTY
+    assert filled[empty].mean() < 0.9 * filled[~empty].mean()  # a dense embryo has few gaps
+
+
+def test_late_crops_are_larger_and_vary_less(folder: Path) -> None:
+    late = Late(epoch=2, crop=(16, 32, 32), ranges=0.5)
+    data, whole = dataset(folder, late=late), dataset(folder)
+    assert [data[e, 0].image.shape[1:] for e in range(4)] == [(16, 24, 24)] * 2 + [(16, 32, 32)] * 2
+    assert same(data[1, 3], whole[1, 3])
+    assert data._augment_of(0, 1) == ROBUST
+    assert data._augment_of(0, 2) == ROBUST.narrowed(0.5)
+
+
+def test_hard_images_come_more_often(folder: Path) -> None:
+    options = {"epoch_crops": 400, "repeat": True, "augment": None}
+    usual = dataset(folder, **options)
+    hard = dataset(folder, hard_share=0.5, **options)
+    hard.errors = np.array([0.1, 0.9])
+    shares = [np.mean(data._order_of(0)[:, 1] == 1) for data in (usual, hard)]
+    assert shares[1] == pytest.approx(0.5 + shares[0] / 2, abs=0.07)
+
+
+def test_small_objects_come_twice_as_often_if_it_is_said_so() -> None:
+    labels = np.zeros((64, 64), np.int32)
+    for number, edge in enumerate((10, 10, 10, 10, 4, 4)):
+        at = 1 + number // 3 * 20, 1 + number % 3 * 20
+        labels[at[0] : at[0] + edge, at[1] : at[1] + edge] = number + 1
+    pairs = find_pairs([labels.astype(np.float32)], [labels])
+    properties = measure(pairs, crop=(16, 16))
+    centers = find_centers(pairs, properties.objects)
+    source = AnnotatedSource(pairs, properties, centers, small_objects=2.0)
+    drawn = source.draw(6000, np.random.default_rng(1))[:, 1]
+    counts = np.bincount(drawn, minlength=6)
+    assert counts == pytest.approx([750] * 4 + [1500] * 2, rel=0.1)
+
+
+def test_errors_are_forgotten_crop_by_crop() -> None:
+    class Crops:
+        errors = np.array([1.0, 1.0])
+
+        def origin(self, key: tuple[int, int]) -> tuple[int, int]:
+            return key[0], 1
+
+    crops: Any = Crops()
+    watched = _Watched.of(crops)
+    assert watched is not None
+    batch: Any = SimpleNamespace(samples=torch.tensor([0, 0, 1]))
+    terms: Any = SimpleNamespace(overlaps=torch.tensor([0.5, 0.7, 1.0]))
+    watched.add([(0, 0), (0, 1)], batch, terms)  # errors .4 and 0
+    assert watched.errors(Processes()) == pytest.approx([1.0, 1 + (1 - 0.7**2) * (0.2 - 1)])
