@@ -98,7 +98,7 @@ def train(
                 pairing=data.pairing(),
                 watcher=watcher,
                 **vars(synthesis),
-                **vars(validation),
+                **validation.arguments(),
                 **vars(cropping),
                 **length.given(),
                 **drawing.given(),

@@ -91,6 +91,9 @@ class TrainBars(TrainWatcher, AbstractContextManager["TrainBars"]):
         ap = "" if record.ap is None else " ".join(f"{v:.3f}" for v in record.ap.values())
         best = " *" if record.best and record.ap is not None else ""
         self._say(f"{record.epoch:5d}{terms}  {record.iou:.3f}   {ap}{best}")
+        for name, values in record.sets.items():
+            by_iou = " ".join(f"{v:.3f}" for v in values.values())
+            self._say(f"{name[:46]:>46}   {by_iou}")
 
     def _say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, markup=False)

@@ -105,12 +105,32 @@ class Validation:
     panel: ClassVar[str | None] = "Validation"
 
     validation: Annotated[
-        float, typer.Option(help="Fraction of the images to keep aside; 0: none.")
-    ] = 0.15
+        float | None,
+        typer.Option(
+            help="Fraction of the images to keep aside; 0: none. Default: 0.15, with --panel 0."
+        ),
+    ] = None
     validation_images: Annotated[
         str | None, typer.Option(help="Folder of images to validate on instead.")
     ] = None
     validation_masks: Annotated[str | None, typer.Option(help="And of their masks.")] = None
+    panel_sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--panel",
+            help="A set to validate on, scored by itself; repeat for several: "
+            "NAME=IMAGES,MASKS or NAME=IMAGES,labels=NAME, then object_diameter=, channel=, "
+            "level=, axes=, most=; or a YAML file. The best mean over the sets is kept.",
+            metavar="NAME=IMAGES,MASKS[,...]",
+        ),
+    ] = None
+    tune_thresholds: Annotated[
+        bool,
+        typer.Option(
+            "--tune-thresholds/--no-tune-thresholds",
+            help="Find the seed and margin of the best model at the end.",
+        ),
+    ] = True
     validate_every: Annotated[int, typer.Option(help="Epochs between two validations.", min=1)] = 1
     patience: Annotated[
         int | None,
@@ -118,6 +138,11 @@ class Validation:
             help="Stop after so many validations without a better model. Default: never.", min=1
         ),
     ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """The options as `embedseg_large.train` takes them."""
+        values = dict(vars(self))
+        return values | {"panel": values.pop("panel_sets")}
 
 
 class Given:

@@ -92,8 +92,10 @@ class EpochRecord:
     """Validation AP at each threshold; None where the epoch was not validated."""
     best: bool
     """Whether the model is the best so far."""
-    pictures: str | None = None
-    """The sheet of pictures that was drawn after it; None where there is none."""
+    sets: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The same for each set of a panel, by its name; `ap` is their mean."""
+    pictures: tuple[str, ...] = ()
+    """The sheets of pictures that were drawn after it, one per set of images."""
 
     def append_to(self, log: Path) -> None:
         """Write it as a line of JSON."""
@@ -130,7 +132,10 @@ class LogWatcher(TrainWatcher):
         ap = "" if record.ap is None else "  AP " + " ".join(f"{v:.3f}" for v in record.ap.values())
         terms = "  ".join(f"{name} {value:.3f}" for name, value in record.loss.items())
         best = "  best" if record.best else ""
-        logger.info("epoch %d  %s  IoU %.3f%s%s", record.epoch, terms, record.iou, ap, best)
+        at = f"epoch {record.epoch}, step {record.steps}"
+        logger.info("%s  %s  IoU %.3f%s%s", at, terms, record.iou, ap, best)
+        for name, values in record.sets.items():
+            logger.info("    %s  AP %s", name, " ".join(f"{v:.3f}" for v in values.values()))
 
 
 def _product(values: Sequence[float]) -> str:

@@ -48,13 +48,16 @@ class TensorBoardWatcher(TrainWatcher):
         values = {f"loss/{name}": value for name, value in record.loss.items()}
         values |= {"training/IoU": record.iou, "training/learning_rate": record.learning_rate}
         values |= {f"validation/AP_{at}": ap for at, ap in (record.ap or {}).items()}
+        for name, by_iou in record.sets.items():
+            values |= {f"validation_{name}/AP_{at}": ap for at, ap in by_iou.items()}
         for name, value in values.items():
             self._writer.add_scalar(name, value, record.epoch)
-        if record.pictures is not None:
+        for path in record.pictures:
             from matplotlib.image import imread
 
-            pixels = imread(record.pictures)[..., :3]
-            self._writer.add_image("pictures", pixels, record.epoch, dataformats="HWC")
+            name = Path(path).stem.removeprefix(f"epoch_{record.epoch:04d}").lstrip("_")
+            pixels = imread(path)[..., :3]
+            self._writer.add_image(name or "pictures", pixels, record.epoch, dataformats="HWC")
         self._writer.flush()
 
     def end(self) -> None:

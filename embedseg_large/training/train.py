@@ -30,6 +30,8 @@ from embedseg_large.training.data.properties import (
 from embedseg_large.training.data.sources import Pair, find_pairs
 from embedseg_large.training.data.supply import CACHE_BYTES, AnnotatedSource, Mixture
 from embedseg_large.training.data.synthetic import SyntheticSource
+from embedseg_large.training.panel import Stated as PanelStated
+from embedseg_large.training.panel import check_panel, read_panel
 from embedseg_large.training.processes import Processes
 from embedseg_large.training.record import LogWatcher, TrainWatcher
 from embedseg_large.training.settings import DEFAULT_RECIPE, TrainSettings
@@ -37,6 +39,7 @@ from embedseg_large.training.sheet import ROWS
 from embedseg_large.training.state import STATE
 from embedseg_large.training.tensorboard import TensorBoardWatcher
 from embedseg_large.training.trainer import BEST, Trainer
+from embedseg_large.training.tune import tuned_on
 from embedseg_large.training.validation import Example
 from embedseg_large.volumes.intensity import intensity_ranges
 
@@ -53,9 +56,11 @@ def train(
     synthetic: int | None = None,
     synthetic_settings: Stated = None,
     synthetic_share: float | None = None,
-    validation: float = 0.15,
+    validation: float | None = None,
     validation_images: Any = None,
     validation_masks: Any = None,
+    panel: PanelStated = None,
+    tune_thresholds: bool = True,
     start: str | os.PathLike[str] | Model | None = None,
     resume: bool = False,
     recipe: str = DEFAULT_RECIPE,
@@ -91,9 +96,15 @@ def train(
         Fraction of the crops that are cut from them, beside annotated images; default: half.
     validation
         Fraction of the images to validate on, drawn by the seed; 0: none. Where that leaves no
-        image, synthetic volumes that are not trained on.
+        image, synthetic volumes that are not trained on. Default: 0.15, with a panel 0.
     validation_images, validation_masks
         Images to validate on instead.
+    panel
+        Sets of images that are validated on, too, each counted on its own; the model with the best
+        mean over all sets is kept. See `embedseg_large.training.panel`.
+    tune_thresholds
+        Whether seed and margin of the best model are found at the end on what was validated on,
+        for one pass and for its default test-time augmentation.
     start
         A model to fine-tune; its pitch and crop units are kept.
     resume
@@ -136,6 +147,9 @@ def train(
         There is nothing to resume, or `start` does not fit the data.
     """
     chosen = TrainSettings.of_recipe(recipe, **settings)
+    sets = read_panel(panel)
+    if validation is None:
+        validation = 0.0 if sets else 0.15
     if center not in get_args(CenterMethod):
         raise UsageError(f"center is {center!r}; use one of {', '.join(get_args(CenterMethod))}")
     if augment is None:
@@ -163,11 +177,14 @@ def train(
         held = find_pairs(validation_images, validation_masks, **more)
     kind = (pairs[0].ndim, pairs[0].channels) if drawn is None else (drawn.settings.ndim, 1)
     _check_alike(kind, held, model)
+    check_panel(sets, model)
     _check_mixed(chosen, kind[0], bool(pairs), drawn is not None)
     with processes.together():
         mixed = _Mixed(pairs, drawn, SHARE if synthetic_share is None else synthetic_share)
         crops = _crops(mixed, chosen, model, augment, center, crop, processes.world)
-        whole = [Example.whole(pair, intensity_ranges(pair.image)) for pair in held]
+        own = "held out" if sets else ""
+        whole = [Example.whole(pair, intensity_ranges(pair.image), set=own) for pair in held]
+        whole += [example for each in sets for example in each.examples(kind[0])]
         if not whole and drawn is not None:
             whole = [
                 Example.whole(v.image.pair, v.image.ranges) for v in drawn.held_out(validation)
@@ -188,6 +205,8 @@ def train(
         best = trainer.run()
     if processes.first:
         best = _with_context(best, whole or excerpts, model)
+        if whole and tune_thresholds:
+            best = tuned_on(best, whole)
         best.save(path)
     return best
 

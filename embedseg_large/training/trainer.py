@@ -78,7 +78,7 @@ class Trainer:
         self.settings = settings
         self.folder = folder
         self._crops, self._validation = crops, validation
-        self._pictured = (validation or pictured)[:ROWS]
+        self._pictured = _first_of_each(validation or pictured)
         self._processes = processes or Processes()
         self._watchers = watchers if self._processes.first else ()
         self.learner = Learner(crops, settings, start, self._processes)
@@ -161,7 +161,8 @@ class Trainer:
             iou=means.iou,
             ap=None if found is None else _by_threshold(found),
             best=self._judge(found),
-            pictures=None if pictures is None else str(pictures),
+            sets={} if found is None else _sets(found),
+            pictures=tuple(map(str, pictures)),
         )
         # the log first: after a kill a line may come twice, but none is missing
         record.append_to(self.folder / "log.jsonl")
@@ -169,14 +170,15 @@ class Trainer:
         for watcher in self._watchers:
             watcher.epoch(record)
 
-    def _look(self) -> tuple[Validation | None, Path | None]:
+    def _look(self) -> tuple[Validation | None, tuple[Path, ...]]:
         """Validate and draw, if it is time to."""
-        rows: list[SheetRow] = []
+        rows: dict[str, list[SheetRow]] = {}
         drawn = bool(self._pictured) and self._due(self.settings.pictures_every)
 
         def seen(segmented: Segmented) -> None:
-            if drawn and len(rows) < len(self._pictured):
-                rows.append(SheetRow.of(segmented))
+            sheet = rows.setdefault(segmented.example.set, [])
+            if drawn and len(sheet) < ROWS:
+                sheet.append(SheetRow.of(segmented))
 
         found = None
         if self._validation and self._due(self.settings.validate_every):
@@ -186,10 +188,15 @@ class Trainer:
             for example in self._pictured:
                 seen(segment_example(model, example))
         if not drawn:
-            return found, None
-        path = self.folder / "pictures" / f"epoch_{self._epoch:04d}.png"
-        draw_sheet(rows, _title(self._epoch, found), path)
-        return found, path
+            return found, ()
+        return found, tuple(self._draw(name, rows[name], found) for name in rows)
+
+    def _draw(self, name: str, rows: Sequence[SheetRow], found: Validation | None) -> Path:
+        """Draw the sheet of a set of images."""
+        ending = f"_{_file_name(name)}" if name else ""
+        path = self.folder / "pictures" / f"epoch_{self._epoch:04d}{ending}.png"
+        draw_sheet(rows, _title(self._epoch, name, found), path)
+        return path
 
     def _due(self, every: int) -> bool:
         """Whether something is to happen after this epoch."""
@@ -216,6 +223,8 @@ class Trainer:
         if found is not None:
             images = [example.pair.name for example in self._validation]
             card["validation"] = {"images": images, "ap": _by_threshold(found)}
+            if sets := _sets(found):
+                card["validation"]["sets"] = sets
             settings = replace(settings, seed=found.seed)
         return Model(
             self.learner.weights,
@@ -241,11 +250,34 @@ def _by_threshold(found: Validation) -> dict[str, float]:
     return {f"{threshold:g}": ap for threshold, ap in found.ap.items()}
 
 
-def _title(epoch: int, found: Validation | None) -> str:
+def _sets(found: Validation) -> dict[str, dict[str, float]]:
+    """AP of each set that has a name."""
+    return {
+        name: {f"{threshold:g}": value for threshold, value in ap.items()}
+        for name, ap in found.sets.items()
+        if name
+    }
+
+
+def _first_of_each(examples: Sequence[Example]) -> list[Example]:
+    """Return as many examples of each set as there are rows on a sheet."""
+    sets: dict[str, list[Example]] = {}
+    for example in examples:
+        sets.setdefault(example.set, []).append(example)
+    return [example for several in sets.values() for example in several[:ROWS]]
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+
+
+def _title(epoch: int, name: str, found: Validation | None) -> str:
+    about = f"Epoch {epoch}" + (f", {name}" if name else "")
     if found is None:
-        return f"Epoch {epoch}"
-    scores = "   ".join(f"{t:g}: {ap:.2f}" for t, ap in found.ap.items())
-    return f"Epoch {epoch}    AP at IoU {scores}"
+        return about
+    ap = found.sets.get(name, found.ap)
+    scores = "   ".join(f"{t:g}: {value:.2f}" for t, value in ap.items())
+    return f"{about}    AP at IoU {scores}"
 
 
 def _facts(crops: CropDataset, settings: TrainSettings, start: Model | None) -> str:

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from embedseg_large.clustering.clean import CleanSettings
 from embedseg_large.clustering.settings import ClusterSettings
 from embedseg_large.errors import UsageError
+from embedseg_large.geometry import Box
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import Thresholds
+from embedseg_large.training.data.resample import nearest
 from embedseg_large.training.data.sources import Labels, Pair, find_pairs
 from embedseg_large.training.thresholds import sweep
 from embedseg_large.training.validation import Example
@@ -104,6 +106,46 @@ def tune(
         device=loaded.device,
     )
     return tuned, found
+
+
+def tuned_on(model: Model, examples: Sequence[Example]) -> Model:
+    """Give a model that was just trained the thresholds that suit it.
+
+    Parameters
+    ----------
+    model
+        The model.
+    examples
+        What it was validated on; sets count alike.
+
+    Returns
+    -------
+    The model with a seed and a margin for one pass and for its default test-time augmentation.
+    """
+    sets: dict[str, list[Example]] = {}
+    for example in examples:
+        sets.setdefault(example.set, []).append(example)
+    modes = dict.fromkeys(model.tta_mode(tta) for tta in ("none", True))
+    cleaning = _cleaned(model, None, None)
+    rule = ClusterSettings(min_object_size=model.min_object_size, reach=model.reach)
+    best = {}
+    for mode in modes:
+        found = [_stored(model, several, mode) for several in sets.values()]
+        best[mode] = sweep(found, rule, cleaning, more=[model.thresholds_of(mode)]).best
+    settings = model.settings.with_thresholds(best)
+    return Model(model.weights, settings, card=model.card, device=model.device)
+
+
+def _stored(
+    model: Model, examples: Sequence[Example], mode: str
+) -> Iterator[tuple[NDArray[np.float16], Labels]]:
+    """Predictions and truth of each example, both on the model's grid."""
+    for example in examples:
+        grid, image, truth = example.resampling(model), example.image(), example.truth()
+        if not grid.is_identity:
+            image = grid.image(image, Box.whole(grid.target))
+            truth = nearest(truth, grid.target)
+        yield model.predict_stored(image, mode), truth
 
 
 def is_rounded(model: Model) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.scores import Score, scores
 from embedseg_large.geometry import Box
 from embedseg_large.network.model import Model
+from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.training.data.properties import Properties
 from embedseg_large.training.data.sources import Labels, Pair
 from embedseg_large.training.data.targets import IGNORED
@@ -42,16 +43,41 @@ class Example:
         Intensities that become 0 and 1, one range a channel.
     box
         The part, (z,) y, x.
+    set
+        The set of images that it is counted with.
+    diameter
+        Width of its objects in voxels, if it is to be resampled to the model's scale; None: it is
+        segmented as it is.
     """
 
     pair: Pair
     ranges: Sequence[IntensityRange]
     box: Box
+    set: str = ""
+    diameter: float | None = None
 
     @classmethod
-    def whole(cls, pair: Pair, ranges: Sequence[IntensityRange]) -> Example:
+    def whole(
+        cls,
+        pair: Pair,
+        ranges: Sequence[IntensityRange],
+        *,
+        set: str = "",
+        diameter: float | None = None,
+    ) -> Example:
         """The whole image."""
-        return cls(pair, ranges, Box.whole(pair.shape))
+        return cls(pair, ranges, Box.whole(pair.shape), set, diameter)
+
+    def resampling(self, model: Model) -> Resampling:
+        """Return the grid on which a model segments the image."""
+        zoom = 1.0
+        if self.diameter is not None and model.object_diameter is not None:
+            zoom = model.object_diameter / self.diameter
+        sizes = (self.pair.image.voxel_size, model.voxel_size)
+        longer = [1.0 if size is None else size[0] / size[-1] for size in sizes]
+        along_z = zoom if zoom == 1 or sizes[0] is None else zoom * longer[0] / longer[1]
+        ndim = len(self.box.shape)
+        return Resampling.by(self.box.shape, (*(along_z,) * (ndim - 2), zoom, zoom))
 
     @classmethod
     def excerpt(cls, pairs: Sequence[Pair], properties: Properties, i: int) -> Example:
@@ -103,10 +129,28 @@ class Segmented:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Average precision, AP = TP / (TP + FP + FN), pooled over the objects of all images."""
+    """Average precision, AP = TP / (TP + FP + FN), pooled over the objects of a set of images."""
 
     by_seed: dict[float, dict[float, float]]
-    """At each IoU threshold, for each threshold of seediness."""
+    """At each IoU threshold, for each threshold of seediness; of several sets the mean."""
+    by_set: Mapping[str, dict[float, dict[float, float]]] = field(default_factory=dict)
+    """The same for each set of images, by its name."""
+
+    @classmethod
+    def of_sets(cls, by_set: Mapping[str, dict[float, dict[float, float]]]) -> Validation:
+        """Take the mean over sets, each of which counts alike."""
+        mean = {
+            seed: {
+                iou: float(np.mean([s[seed][iou] for s in by_set.values()])) for iou in THRESHOLDS
+            }
+            for seed in SEEDS
+        }
+        return cls(mean, by_set)
+
+    @property
+    def sets(self) -> dict[str, dict[float, float]]:
+        """AP of each set at each IoU threshold, with that `seed`."""
+        return {name: by_seed[self.seed] for name, by_seed in self.by_set.items()}
 
     @property
     def seed(self) -> float:
@@ -133,14 +177,20 @@ class Validation:
 def segment_example(model: Model, example: Example, *, tta: bool = False) -> Segmented:
     """Predict and cluster an example, in memory."""
     image, truth = example.image(), example.truth()
-    embedding = model.predict(image, tta=tta)
-    found = {seed: cluster(embedding, model.min_object_size, seed=seed) for seed in SEEDS}
+    grid = example.resampling(model)
+    target, source = Box.whole(grid.target), Box.whole(grid.source)
+    embedding = model.predict(image if grid.is_identity else grid.image(image, target), tta=tta)
+    found = {
+        seed: grid.labels(cluster(embedding, model.min_object_size, seed=seed), source)
+        for seed in SEEDS
+    }
+    seeds = grid.labels(embedding.seeds, source)
     known = truth != IGNORED
     scored = {
         seed: scores(Contingency.of(labels[known], truth[known]), THRESHOLDS)
         for seed, labels in found.items()
     }
-    return Segmented(example, image, truth, embedding.seeds, found[SEEDS[-1]], scored)
+    return Segmented(example, image, truth, seeds, found[SEEDS[-1]], scored)
 
 
 def validate(
@@ -163,13 +213,18 @@ def validate(
     seen
         Is given what was found in each example, in their order.
     """
-    found = []
+    found: dict[str, list[dict[float, list[Score]]]] = {}
     for example in examples:
         segmented = segment_example(model, example, tta=tta)
-        found.append(segmented.scores)
+        found.setdefault(example.set, []).append(segmented.scores)
         if seen is not None:
             seen(segmented)
-    return Validation({seed: _pooled_ap([each[seed] for each in found]) for seed in SEEDS})
+    return Validation.of_sets(
+        {
+            name: {seed: _pooled_ap([image[seed] for image in images]) for seed in SEEDS}
+            for name, images in found.items()
+        }
+    )
 
 
 def _pooled_ap(images: Sequence[list[Score]]) -> dict[float, float]:

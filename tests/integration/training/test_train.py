@@ -96,7 +96,7 @@ def test_every_few_epochs_and_at_the_last_a_sheet_of_pictures_is_drawn(
     es.train(*folders, out=tmp_path / "m", watcher=log, pictures_every=2, **SETTINGS | FEW)
     drawn = sorted((tmp_path / "m.training" / "pictures").iterdir())
     assert [path.name for path in drawn] == ["epoch_0002.png", "epoch_0003.png"]
-    assert [r.pictures for r in log.records] == [None, *map(str, drawn)]
+    assert [r.pictures for r in log.records] == [(), *((str(path),) for path in drawn)]
     assert [r.ap is not None for r in log.records] == [False, False, True]
 
 
@@ -110,8 +110,8 @@ def test_without_validation_the_last_model_is_kept_and_training_images_are_drawn
     (record,) = log.records
     assert record.best
     assert record.ap is None
-    assert record.pictures is not None
-    assert Path(record.pictures).exists()
+    (sheet,) = record.pictures
+    assert Path(sheet).exists()
 
 
 def test_an_epoch_may_be_shorter_than_the_data(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -299,6 +299,25 @@ def test_the_command_says_what_the_data_are_like_before_it_trains(
     assert epochs.splitlines()[1].split()[0] == "1"
 
 
+def test_a_panel_is_scored_set_by_set(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    log = Log()
+    images, masks = folders
+    sets = [f"as it is={images},{masks},most=1", f"wide={images},{masks},object_diameter=40,most=1"]
+    settings = SETTINGS | FEW | {"epochs": 1, "validation": None, "validate_every": 1}
+    model = es.train(images, masks, out=tmp_path / "m", panel=sets, watcher=log, **settings)
+    (record,) = log.records
+    assert list(record.sets) == ["as it is", "wide"]
+    assert record.ap is not None
+    for threshold, mean in record.ap.items():
+        assert mean == pytest.approx(np.mean([ap[threshold] for ap in record.sets.values()]))
+    assert [Path(p).name for p in record.pictures] == [
+        "epoch_0001_as_it_is.png",
+        "epoch_0001_wide.png",
+    ]
+    assert model.card["validation"]["sets"] == record.sets
+    assert [own.mode for own in model.settings.thresholds] == ["8"]
+
+
 class Unread:
     """An image that must not be read."""
 
@@ -321,6 +340,7 @@ class Unread:
         ({"patience": 0}, "patience is 0"),
         ({"pictures_every": -1}, "pictures_every is -1"),
         ({"dtype": "float8"}, "float8"),
+        ({"panel": ["a=b"]}, "masks or labels"),
         ({"recipe": "strong"}, "use paper or robust"),
         ({"late_share": 0.5, "late_crop": (8, 8, 8)}, "pass 2 multiples of 8"),
         ({"late_share": 0.5, "late_synthetic_share": 0.5}, "both images and synthetic"),

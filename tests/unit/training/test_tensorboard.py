@@ -58,7 +58,7 @@ def test_numbers_and_pictures_are_written(tmp_path: Path) -> None:
         iou=0.5,
         ap={"0.5": 0.25},
         best=True,
-        pictures=str(tmp_path / "sheet.png"),
+        pictures=(str(tmp_path / "sheet.png"),),
     )
     watcher = tensorboard.TensorBoardWatcher(tmp_path / "board")
     watcher.begin(start)
