@@ -146,14 +146,14 @@ def _file(path: Path) -> Mapping[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); pass another file") from error
+        raise UsageError(f"{path}: {error.strerror}; pass another file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"{path}: is neither YAML nor JSON; write NAME: {{images: ...}}"
+            f"{path}: neither YAML nor JSON; write NAME: {{images: ...}}"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise UsageError(
-            f"{path}: is no panel; write NAME: {{images: ..., masks: ...}} for each set"
+            f"{path}: no panel; write NAME: {{images: ..., masks: ...}} per set"
         )
     return content
 
