@@ -148,13 +148,9 @@ def _file(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; pass another file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path}: neither YAML nor JSON; write NAME: {{images: ...}}"
-        ) from error
+        raise UsageError(f"{path}: neither YAML nor JSON; write NAME: {{images: ...}}") from error
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
-        raise UsageError(
-            f"{path}: no panel; write NAME: {{images: ..., masks: ...}} per set"
-        )
+        raise UsageError(f"{path}: no panel; write NAME: {{images: ..., masks: ...}} per set")
     return content
 
 
