@@ -138,6 +138,7 @@ def main() -> None:
         **data_of(args.name, args.data),
         **RECIPES[args.name],
         recipe="robust",
+        tune_thresholds=True,
         panel=panel_of(args.name, args.data),
         steps=args.steps,
         epoch_steps=args.epoch_steps,

@@ -127,10 +127,10 @@ class Validation:
     tune_thresholds: Annotated[
         bool,
         typer.Option(
-            "--tune-thresholds/--no-tune-thresholds",
-            help="Find the seed and margin of the best model at the end.",
+            "--tune-thresholds",
+            help="At the end, find the model's seed and margin on the validation images.",
         ),
-    ] = True
+    ] = False
     validate_every: Annotated[int, typer.Option(help="Epochs between two validations.", min=1)] = 1
     patience: Annotated[
         int | None,

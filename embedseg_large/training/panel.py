@@ -23,7 +23,7 @@ import yaml
 
 from embedseg_large.errors import UsageError
 from embedseg_large.network.model import Model
-from embedseg_large.training.data.sources import find_pairs
+from embedseg_large.training.data.sources import Pair, find_pairs
 from embedseg_large.training.validation import Example
 from embedseg_large.volumes.intensity import intensity_ranges
 
@@ -71,8 +71,8 @@ class PanelSet:
             if value is not None and not value > 0:
                 raise UsageError(f"panel set {self.name}: {name} is {value}; it must be positive")
 
-    def examples(self, ndim: int) -> list[Example]:
-        """Open the images, and measure their intensities.
+    def pairs(self, ndim: int) -> list[Pair]:
+        """Open the images, without reading voxels.
 
         Raises
         ------
@@ -80,7 +80,10 @@ class PanelSet:
             The images cannot be used; the set and the file are named.
         """
         options = {n: getattr(self, n) for n in ("labels", "channel", "level", "axes")}
-        pairs = find_pairs(self.images, self.masks, ndim=ndim, **options)[: self.most]
+        return find_pairs(self.images, self.masks, ndim=ndim, **options)[: self.most]
+
+    def examples(self, pairs: Sequence[Pair]) -> list[Example]:
+        """Measure the intensities of the images."""
         return [
             Example.whole(
                 pair, intensity_ranges(pair.image), set=self.name, diameter=self.object_diameter

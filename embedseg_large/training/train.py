@@ -60,7 +60,7 @@ def train(
     validation_images: Any = None,
     validation_masks: Any = None,
     panel: PanelStated = None,
-    tune_thresholds: bool = True,
+    tune_thresholds: bool = False,
     start: str | os.PathLike[str] | Model | None = None,
     resume: bool = False,
     recipe: str = DEFAULT_RECIPE,
@@ -178,13 +178,14 @@ def train(
     kind = (pairs[0].ndim, pairs[0].channels) if drawn is None else (drawn.settings.ndim, 1)
     _check_alike(kind, held, model)
     check_panel(sets, model)
+    opened = [(each, each.pairs(kind[0])) for each in sets]
     _check_mixed(chosen, kind[0], bool(pairs), drawn is not None)
     with processes.together():
         mixed = _Mixed(pairs, drawn, SHARE if synthetic_share is None else synthetic_share)
         crops = _crops(mixed, chosen, model, augment, center, crop, processes.world)
         own = "held out" if sets else ""
         whole = [Example.whole(pair, intensity_ranges(pair.image), set=own) for pair in held]
-        whole += [example for each in sets for example in each.examples(kind[0])]
+        whole += [example for each, found in opened for example in each.examples(found)]
         if not whole and drawn is not None:
             whole = [
                 Example.whole(v.image.pair, v.image.ranges) for v in drawn.held_out(validation)

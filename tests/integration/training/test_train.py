@@ -315,7 +315,6 @@ def test_a_panel_is_scored_set_by_set(folders: tuple[Path, Path], tmp_path: Path
         "epoch_0001_wide.png",
     ]
     assert model.card["validation"]["sets"] == record.sets
-    assert [own.mode for own in model.settings.thresholds] == ["8"]
 
 
 class Unread:

@@ -84,7 +84,7 @@ def test_a_stated_diameter_brings_the_objects_to_the_models_scale(tmp_path: Path
                 tmp_path / kind / f"{name}.tif", np.arange(600, dtype=np.uint16).reshape(20, 30)
             )
     (stated,) = read_panel([f"a={tmp_path}/images,{tmp_path}/masks,object_diameter=16,most=1"])
-    (example,) = stated.examples(2)
+    (example,) = stated.examples(stated.pairs(2))
     model: Any = Half()
     assert example.set == "a"
     assert example.resampling(model).target == (10, 15)
