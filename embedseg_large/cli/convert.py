@@ -53,6 +53,15 @@ class Source:
             metavar="t|c|z", help="Of a folder: the axis that its files, in order, stand for."
         ),
     ] = None
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing", help="Take zeros for files and planes of a TIFF that are not there."
+        ),
+    ] = False
+    series: Annotated[
+        int | None, typer.Option(help="Which of several images in a TIFF. Default: the largest.")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +76,13 @@ class Target:
     ] = None
     channel_names: Annotated[
         Any, typer.Option(parser=words, metavar="NAME,NAME,...", help="Names of the channels.")
+    ] = None
+    labels: Annotated[
+        bool | None,
+        typer.Option(
+            "--labels/--no-labels",
+            help="The voxels are labels: coarse levels are samples, not means. Default: as found.",
+        ),
     ] = None
 
 

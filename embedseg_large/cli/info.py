@@ -33,6 +33,9 @@ def info(
     axes: Annotated[
         str | None, typer.Option(help="Letters of the axes, where the file has none: zyx.")
     ] = None,
+    series: Annotated[
+        int | None, typer.Option(help="Which of several images in a TIFF. Default: the largest.")
+    ] = None,
     system: Annotated[
         bool,
         typer.Option(
@@ -49,7 +52,7 @@ def info(
         return
     if not _is_model(thing):
         _check_name(thing)
-    facts = _about_model(thing) if _is_model(thing) else _about_volume(thing, level, axes)
+    facts = _about_model(thing) if _is_model(thing) else _about_volume(thing, level, axes, series)
     if as_json:
         print_json(facts)
         return
@@ -106,11 +109,11 @@ def _is_safetensors(path: Path) -> bool:
         return file.read(9)[8:] == b"{"
 
 
-def _about_volume(thing: str, level: int, axes: str | None) -> dict[str, Any]:
+def _about_volume(thing: str, level: int, axes: str | None, series: int | None) -> dict[str, Any]:
     from embedseg_large.labels.published import label_names, provenance_of
     from embedseg_large.volumes.volume import open_volume
 
-    volume = open_volume(thing, channel=None, level=level, axes=axes)
+    volume = open_volume(thing, channel=None, level=level, axes=axes, series=series)
     facts = volume.describe()
     if volume.is_labels:
         made = provenance_of(thing)
@@ -170,6 +173,7 @@ def _text(value: Any) -> str:
 
 _TOLD: dict[str, tuple[str, Callable[[Any], str]]] = {
     "bytes": ("size", readable_bytes),
+    "images": ("images in the file", lambda images: "; ".join(images) + " (choose with --series)"),
     "is_labels": ("kind", lambda labels: "labels" if labels else "image"),
     "thresholds": ("with TTA", _text),
     "voxel_size_um": ("voxel size", lambda sizes: f"{_text(sizes)} µm"),

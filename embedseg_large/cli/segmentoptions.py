@@ -86,7 +86,10 @@ class Input:
 
     panel: ClassVar[str | None] = "Input"
 
-    channel: Annotated[int, typer.Option(help="Channel.")] = 0
+    channel: Annotated[str, typer.Option(metavar="C", help="Channel: its number or name.")] = "0"
+    series: Annotated[
+        int | None, typer.Option(help="Which of several images in a TIFF. Default: the largest.")
+    ] = None
     timepoint: Annotated[
         Any,
         typer.Option(

@@ -29,7 +29,7 @@ def suggest(
             help="Where to look. Default: where much is bright.",
         ),
     ] = None,
-    channel: Annotated[int, typer.Option(help="Channel.")] = 0,
+    channel: Annotated[str, typer.Option(metavar="C", help="Channel: its number or name.")] = "0",
     timepoint: Annotated[int | None, typer.Option(help="Timepoint. Default: the first.")] = None,
     level: Annotated[
         int | None, typer.Option(help="Pyramid level; its voxels are meant. Default: 0.")
@@ -77,7 +77,7 @@ def _command(store: str, given: dict[str, Any], found: Suggestion) -> str:
     """The command to run."""
     words = ["embedseg-large", "segment", store]
     for name, value in given.items():
-        if value is not None and (name, value) != ("channel", 0):
+        if value is not None and (name, value) != ("channel", "0"):
             text = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
             words += [f"--{name.replace('_', '-')}", text]
     if found.diameter is not None:

@@ -10,13 +10,6 @@ import typer
 from embedseg_large.cli.options import numbers, sizes
 
 
-def channel_or_all(text: str) -> int | str:
-    """A number, or ``all``."""
-    if text == "all" or text.isdigit():
-        return text if text == "all" else int(text)
-    raise typer.BadParameter(f"{text!r} is neither a number nor all")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """What the images are, and what in them is annotated."""
@@ -31,7 +24,7 @@ class Data:
         int | None, typer.Option(help="2 or 3: refuse images of another number of axes.")
     ] = None
     channel: Annotated[
-        Any, typer.Option(help="Channel of the images, or all.", parser=channel_or_all, metavar="I")
+        str, typer.Option(help="Channel of the images, a number or name; or all.", metavar="C")
     ] = "0"
     timepoint: Annotated[int | None, typer.Option(help="Timepoint of images and masks.")] = None
     level: Annotated[int, typer.Option(help="Pyramid level, 0 is the finest.")] = 0
@@ -61,7 +54,7 @@ class Data:
         """How an image and its mask are opened, as `embedseg_large.train` takes it."""
         return {
             "labels": self.labels,
-            "channel": None if self.channel == "all" else int(self.channel),
+            "channel": None if self.channel == "all" else self.channel,
             "timepoint": self.timepoint,
             "level": self.level,
             "axes": self.axes,

@@ -55,6 +55,9 @@ def convert(
     ngff_version: str = "0.5",
     chunks: Sequence[int] | None = None,
     channel_names: Sequence[str] | None = None,
+    labels: bool | None = None,
+    allow_missing: bool = False,
+    series: int | None = None,
     overwrite: bool = False,
     watcher: Watcher | Observer | None = None,
     **workers: Unpack[Workers],
@@ -81,7 +84,15 @@ def convert(
     chunks
         Chunk shape along (z,) y, x; default 64³ or 512² in shards, 128³ or 1024² for 0.4.
     channel_names
-        One name a channel; viewers show them. Default: words that the pattern finds for ``{c}``.
+        One name a channel; viewers show them. Default: words that the pattern finds for ``{c}``, or
+        the names in the source.
+    labels
+        Whether the voxels are labels, of which coarse levels are samples, not means. Default: what
+        the source says; of a source that says nothing, what looks like labels is sampled, too.
+    series
+        Which of several images in a TIFF; default: the largest.
+    allow_missing
+        Whether zeros may stand for files and planes of a TIFF that are not there.
     overwrite
         Whether a zarr group that is there may be replaced (it is kept until the new one is whole),
         or an unfinished conversion be begun anew.
@@ -101,7 +112,15 @@ def convert(
     OutputError
         If `out` cannot be written.
     """
-    volume = open_source(source, pattern=pattern, stack=stack, axes=axes, voxel_size=voxel_size)
+    volume = open_source(
+        source,
+        pattern=pattern,
+        stack=stack,
+        axes=axes,
+        voxel_size=voxel_size,
+        allow_missing=allow_missing,
+        series=series,
+    )
     plan = plan_conversion(
         volume,
         out,
@@ -109,6 +128,7 @@ def convert(
         chunks=chunks,
         channel_names=_channel_names(volume) if channel_names is None else channel_names,
         overwrite=overwrite,
+        labels=labels,
     )
     run_conversion(plan, Progress(watcher), **workers)
 
@@ -249,6 +269,9 @@ def _facts(plan: Conversion) -> Facts:
         "ngff_version": plan.ngff_version,
         "chunks": None if plan.chunks is None else list(plan.chunks),
         "channel_names": list(plan.channel_names),
+        "image": volume.image,
+        "labels": plan.labels,
+        "sampled": plan.sampled,
         "regions": [list(s.cut) for s in plan.steps(plan.store(plan.final))],  # notes are of these
         "versions": {name: version(name) for name in _LIBRARIES},
     }

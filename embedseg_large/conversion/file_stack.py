@@ -49,6 +49,8 @@ def open_source(
     stack: str | None = None,
     axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
+    allow_missing: bool = False,
+    series: int | None = None,
 ) -> Volume:
     """Open all channels and timepoints of an image, or of a folder of files that make one.
 
@@ -61,7 +63,7 @@ def open_source(
         Which files of the folder, as in `embedseg_large.conversion.file_names`.
     stack
         ``"t"``, ``"c"`` or ``"z"``: all TIFFs of the folder, in natural order, along that axis.
-    axes, voxel_size
+    axes, voxel_size, allow_missing, series
         As in `open_volume`; of a folder, the axes of one file.
 
     Raises
@@ -74,7 +76,15 @@ def open_source(
     grid = _grid(source, pattern, stack)
     if grid is not None:
         return open_stack(grid, axes=axes, voxel_size=voxel_size)
-    return open_volume(source, channel=None, timepoint=None, axes=axes, voxel_size=voxel_size)
+    return open_volume(
+        source,
+        channel=None,
+        timepoint=None,
+        axes=axes,
+        voxel_size=voxel_size,
+        allow_missing=allow_missing,
+        series=series,
+    )
 
 
 def _grid(source: Any, pattern: str | None, stack: str | None) -> FileGrid | None:

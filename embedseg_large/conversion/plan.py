@@ -26,6 +26,7 @@ from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.storage.disk import check_writable, output_errors, replaced
 from embedseg_large.storage.group import group_format, write_group
+from embedseg_large.volumes.look import looks_like_labels
 from embedseg_large.volumes.multiscale import (
     LevelSpec,
     MultiscaleStore,
@@ -148,6 +149,10 @@ class Conversion:
     """One a channel, or none."""
     overwrite: bool
     """Whether an image that is there may be replaced."""
+    labels: bool = False
+    """Whether it is written as labels."""
+    sampled: bool = False
+    """Whether coarse levels are samples, not means: of labels, and what looks like them."""
 
     def store(self, folder: Path) -> MultiscaleStore:
         """The group in a hidden folder; in micrometres where the voxel size is known."""
@@ -162,12 +167,14 @@ class Conversion:
             dtype=volume.dtype.name,
             levels=tuple(_levels(volume)),
             chunks=self.chunks,
+            content="labels" if self.labels else "image",
         )
 
     def steps(self, store: MultiscaleStore) -> Iterator[Step]:
         """All that fills a group whose arrays are there."""
         for level in range(len(store.levels)):
-            task = _Copy(store, self.volume) if level == 0 else _Average(store, level)
+            coarse = _Sample(store, level) if self.sampled else _Average(store, level)
+            task = _Copy(store, self.volume) if level == 0 else coarse
             yield Step(name="average" if level else "copy", level=level, task=task, store=store)
 
     def publish(self, store: MultiscaleStore) -> None:
@@ -179,9 +186,11 @@ class Conversion:
             If that fails; the older image is in its place then.
         """
         hidden = Path(store.path)
-        more = _omero(store, self.channel_names)
+        more = {"image-label": {}} if self.labels else _omero(store, self.channel_names)
         name = self.final.name.split(".")[0]
-        attributes = ngff_attributes(store, name=name, method="mean", more=more)
+        attributes = ngff_attributes(
+            store, name=name, method="nearest" if self.sampled else "mean", more=more
+        )
         write_group(hidden, store.zarr_format, attributes)
         aside = hidden.with_name(f"{hidden.name}.old")
         with replaced(hidden, self.final, aside):
@@ -199,6 +208,7 @@ def plan_conversion(
     chunks: Sequence[int] | None = None,
     overwrite: bool = False,
     channel_names: Sequence[str] | None = None,
+    labels: bool | None = None,
 ) -> Conversion:
     """Check everything that can be checked before a voxel is read.
 
@@ -218,7 +228,10 @@ def plan_conversion(
     overwrite
         Whether a zarr group that is there may be replaced; it is kept until the new one is whole.
     channel_names
-        One name a channel; viewers show them.
+        One name a channel; viewers show them. Default: those of the source.
+    labels
+        Whether the voxels are labels, of which coarse levels are samples, not means. Default: what
+        the source says; of a source that says nothing, what looks like labels is sampled, too.
 
     Raises
     ------
@@ -238,7 +251,14 @@ def plan_conversion(
         chunks=None if chunks is None else tuple(chunks),
         channel_names=names,
         overwrite=overwrite,
+        labels=volume.is_labels if labels is None else labels,
+        sampled=_looks_like_labels(volume) if labels is None else labels,
     )
+
+
+def _looks_like_labels(volume: Volume) -> bool:
+    one = volume if volume.channel is not None else replace(volume, channel=0)
+    return looks_like_labels(one)
 
 
 def _checked_names(names: Sequence[str] | None, volume: Volume) -> tuple[str, ...]:
@@ -246,7 +266,7 @@ def _checked_names(names: Sequence[str] | None, volume: Volume) -> tuple[str, ..
         raise UsageError(
             f"{len(names)} channel names for {volume.n_channels} channels; give one for each"
         )
-    return tuple(names or ())
+    return tuple(names or volume.channel_names)
 
 
 def _free_place(out: str, overwrite: bool) -> Path:
@@ -263,15 +283,28 @@ def _free_place(out: str, overwrite: bool) -> Path:
 def _levels(volume: Volume) -> Iterator[LevelSpec]:
     steps = volume.levels[volume.level].scale or (1.0,) * len(volume.stored_axes)
     scales = dict(zip(volume.stored_axes, steps, strict=True))
-    scales |= dict(zip(volume.spatial_axes, volume.voxel_size or (1.0,) * volume.ndim, strict=True))
-    level = LevelSpec(volume.shape, tuple(scales[a] for a in volume.axes))
+    if volume.voxel_size is not None:  # or else numbers without a unit, as they are
+        scales |= dict(zip(volume.spatial_axes, volume.voxel_size, strict=True))
+    shift = _translation(volume, scales, steps)
+    level = LevelSpec(volume.shape, tuple(scales[a] for a in volume.axes), shift)
     yield level
     ones = (1,) * (len(volume.axes) - volume.ndim)
     for factors in halvings(volume.spatial_shape, volume.voxel_size):
         shape = coarser_shape(level.shape, ones + factors)
         scale = tuple(s * f for s, f in zip(level.scale, ones + factors, strict=True))
-        level = LevelSpec(shape, scale)
+        level = LevelSpec(shape, scale, shift)
         yield level
+
+
+def _translation(
+    volume: Volume, scales: dict[str, float], steps: Sequence[float]
+) -> tuple[float, ...] | None:
+    """Where the first voxel lies, in the units that are written."""
+    shift = volume.levels[volume.level].translation
+    if shift is None:
+        return None
+    stored = dict(zip(volume.stored_axes, zip(shift, steps, strict=True), strict=True))
+    return tuple(stored[a][0] * scales[a] / stored[a][1] for a in volume.axes)
 
 
 def _copy_shape(store: MultiscaleStore) -> tuple[int, ...]:
@@ -308,6 +341,18 @@ class _Average:
     def __call__(self, place: Place) -> None:
         lead, box = place
         self.store.average(self.level, box, lead)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Takes a box of a level from the finer one, voxel by voxel."""
+
+    store: MultiscaleStore
+    level: int
+
+    def __call__(self, place: Place) -> None:
+        lead, box = place
+        self.store.sample(self.level, box, lead)
 
 
 def _omero(store: MultiscaleStore, names: Sequence[str]) -> dict[str, Any]:

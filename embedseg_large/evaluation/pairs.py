@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from embedseg_large.errors import UsageError, VolumeError
+from embedseg_large.errors import MetadataError, UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.published import label_names, labelled_part
 from embedseg_large.storage.connection import joined
@@ -125,9 +125,26 @@ def _by_position(predictions: Sequence[Any], truths: Sequence[Any]) -> list[tupl
     return list(zip(names, predictions, truths, strict=True))
 
 
+def _opened(source: Any, axes: str | None) -> Volume:
+    """Open labels; axes that are given are those of a file that does not name its own."""
+    if axes is None:
+        return open_volume(source, channel=None)
+    try:
+        own = open_volume(source, channel=None)
+    except (MetadataError, UsageError):
+        return open_volume(source, channel=None, axes=axes)
+    return own if own.ngff_version is not None else open_volume(source, channel=None, axes=axes)
+
+
 def _labels(source: Any, axes: str | None) -> Volume:
     """Open a label volume; refuse an image that has labels inside."""
-    volume = source if isinstance(source, Volume) else open_volume(source, axes=axes)
+    volume = source if isinstance(source, Volume) else _opened(source, axes)
+    if volume.n_channels > 1:
+        raise UsageError(
+            f"{volume.name}: {volume.n_channels} channels (axes {volume.stored_axes}, shape "
+            f"{volume.stored_shape}), as a coloured picture has; a label image has one, with an "
+            "integer for each object: save the labels themselves, not their colours"
+        )
     if not volume.is_labels and volume.path is not None and label_names(volume.path):
         labels = joined(volume.name, "labels/NAME")
         raise UsageError(f"{volume.name} is an image; give its labels: {labels}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from embedseg_large.volumes.axes import SPATIAL
+from embedseg_large.volumes.axes import SPATIAL, voxel_size_um
 from embedseg_large.volumes.header import Level
 from embedseg_large.volumes.multiscale import LevelSpec
 from embedseg_large.volumes.pyramid import coarser_shape, halvings
@@ -59,20 +59,30 @@ def _relative_scale(
     return tuple(s * a / b for s, a, b in zip(steps, base_shape, shape, strict=True))
 
 
+def _is_as_stored(volume: Volume) -> bool:
+    """Whether the voxel size is that of the image's metadata, or nobody knows it."""
+    stored = volume.levels[volume.level].scale
+    said = voxel_size_um(volume.stored_axes, stored, volume.units)
+    return volume.voxel_size is None or said == volume.voxel_size
+
+
 def _unit_sizes(volume: Volume, axes: str, base: Level) -> tuple[float, ...]:
-    """Express one stored unit in the labels' unit, an axis: micrometres where known."""
-    if volume.voxel_size is None:
+    """Express one stored unit in the labels' unit, an axis: micrometres if a user said the size."""
+    if volume.voxel_size is None or _is_as_stored(volume):
         return (1.0,) * len(axes)
     known = dict(zip(volume.spatial_axes, volume.voxel_size, strict=True))
     steps = base.scale or (1.0,) * len(volume.stored_axes)
     stored = dict(zip(volume.stored_axes, steps, strict=True))
-    return tuple(known[a] / stored[a] if a in known else 1.0 for a in axes)
+    return tuple(known[a] / stored[a] if a in known and stored[a] > 0 else 1.0 for a in axes)
 
 
 def label_units(volume: Volume, axes: str) -> tuple[str | None, ...]:
-    """Name the unit of each axis of the labels: micrometres where the voxel size is known."""
+    """Name the unit of each axis of the labels: its own, or micrometres for a size that was given.
+
+    So labels lie on their image in viewers that read nothing but the scale.
+    """
     stored = dict(zip(volume.stored_axes, volume.units, strict=True))
-    if volume.voxel_size is not None:
+    if not _is_as_stored(volume):
         stored |= dict.fromkeys(SPATIAL, "micrometer")
     return tuple(stored[a] for a in axes)
 

@@ -215,7 +215,7 @@ def _write(place: Path, image: NDArray[Any]) -> Path:
     return place
 
 
-def _read_seconds(store: Path, channel: int | None) -> float:
+def _read_seconds(store: Path, channel: int | str | None) -> float:
     """Time it takes to read and decode all voxels once, as tiles do."""
     volume = open_volume(store, channel=channel)
     began = time.perf_counter()

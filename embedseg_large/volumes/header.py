@@ -35,6 +35,12 @@ class Header:
     levels: tuple[Level, ...]
     ngff_version: str | None = None
     is_labels: bool = False
+    channels: tuple[str, ...] = ()
+    """Names of the channels; none where not every one has a name."""
+    images: tuple[str, ...] = ()
+    """Axes, shape and type of each image in the file, where it may hold several."""
+    image: int = 0
+    """Which of these it is."""
 
 
 def array_header(shape: tuple[int, ...], metadata: Any = None) -> Header:

@@ -138,7 +138,17 @@ def _header(group: Any, path: str) -> Header:
         levels=tuple(_level(group, path, multiscale, d, scaled) for d in multiscale.datasets),
         ngff_version=version,
         is_labels="image-label" in ome,
+        channels=_channel_names(ome.get("omero")),
     )
+
+
+def _channel_names(omero: Any) -> tuple[str, ...]:
+    """List the names of channels, if each has one; what else it says does not matter."""
+    channels = omero.get("channels") if isinstance(omero, dict) else None
+    if not isinstance(channels, list):
+        return ()
+    names = [c.get("label") if isinstance(c, dict) else None for c in channels]
+    return tuple(str(n) for n in names) if all(names) else ()
 
 
 def upgrade(multiscale: dict[str, Any], version: str) -> dict[str, Any]:

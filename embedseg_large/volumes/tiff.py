@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from math import inf
+from math import inf, prod
+from threading import get_ident
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import MetadataError, VolumeError, foreign, printable
+from embedseg_large.errors import MetadataError, UsageError, VolumeError, foreign, printable
 from embedseg_large.volumes.axes import OTHER, SPATIAL, letter
 from embedseg_large.volumes.header import Header, Level, pick_level
 from embedseg_large.volumes.stored_array import StoredArray, wrap_array
@@ -24,8 +26,15 @@ Steps = dict[str, tuple[float, str | None]]
 """Distance between voxels and its unit, for the axes where both are stored."""
 
 
+_MISSING = ("failed to read", "corrupt", "invalid page", "EOF", "truncated")
+"""Words of tifffile's warnings that tell of data that are not there."""
+_SECONDS = {"s": "second", "sec": "second", "ms": "millisecond", "min": "minute", "h": "hour"}
+"""Units of time in the words of NGFF."""
+_NAME = re.compile(r"^<tifffile[^>]*> ")
+
+
 class TiffArray:
-    """One level of the first series of a TIFF, indexed like a zarr array.
+    """One level of an image in a TIFF, indexed like a zarr array.
 
     Parameters
     ----------
@@ -33,14 +42,16 @@ class TiffArray:
         The file. It stays open as long as the object lives.
     level
         Index of the pyramid level.
+    number
+        Index of the image among those of the file.
     """
 
-    def __init__(self, path: str, level: int) -> None:
+    def __init__(self, path: str, level: int, number: int = 0) -> None:
         import tifffile
         import zarr
 
         self._file = tifffile.TiffFile(path)
-        series = self._file.series[0]
+        series = self._file.series[number]
         # Strips are often a few lines high, so that whole pages are read faster.
         mode = 0 if series.levels[level].keyframe.is_tiled else 2
         self._array = zarr.open_array(series.aszarr(level=level, chunkmode=mode), mode="r")
@@ -56,8 +67,10 @@ class TiffArray:
             self._file.close()
 
 
-def open_tiff(path: str, level: int) -> tuple[Header, StoredArray]:
-    """Open one level of the first series of a TIFF.
+def open_tiff(
+    path: str, level: int, allow_missing: bool = False, series: int | None = None
+) -> tuple[Header, StoredArray]:
+    """Open one level of an image in a TIFF.
 
     Parameters
     ----------
@@ -65,6 +78,10 @@ def open_tiff(path: str, level: int) -> tuple[Header, StoredArray]:
         Absolute path of the file.
     level
         Index of the pyramid level.
+    allow_missing
+        Whether zeros may stand for planes and files that are not there.
+    series
+        Which of several images in the file; None: the largest.
 
     Raises
     ------
@@ -73,18 +90,21 @@ def open_tiff(path: str, level: int) -> tuple[Header, StoredArray]:
     MetadataError
         If the TIFF's pages do not make an image.
     VolumeError
-        If the file is no TIFF, or cannot be opened.
+        If the file is no TIFF, cannot be opened, or something of it is missing.
     """
-    with _opened(path) as file:
-        header = _header(file, path)
+    with _complained() as complaints, _opened(path) as file:
+        number = _chosen(file, path, series)
+        header = _header(file, number)
+        if not allow_missing:
+            _check_whole(file, number, path, complaints)
     pick_level(header.levels, level, path)
-    opener = partial(TiffArray, path, level)
+    opener = partial(TiffArray, path, level, number)
     with foreign(path, f"level {level} of this TIFF cannot be read"):
         return header, wrap_array(opener(), opener, path)
 
 
 def tiff_content(path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of the first series of a TIFF.
+    """Shape and type of the largest image in a TIFF.
 
     Parameters
     ----------
@@ -96,11 +116,92 @@ def tiff_content(path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     MetadataError, VolumeError
         As `open_tiff`.
     """
-    with _opened(path) as file:
-        if not file.series:
-            raise MetadataError(f"{path}: the TIFF holds no image")
-        series = file.series[0]
+    with _complained() as complaints, _opened(path) as file:
+        number = _chosen(file, path, None)
+        _check_whole(file, number, path, complaints)
+        series = file.series[number]
         return tuple(series.shape), np.dtype(series.dtype).newbyteorder("=")
+
+
+class _Complaints(logging.Handler):
+    """Collects what tifffile says in this thread."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.found: list[str] = []
+        self._thread = get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep what tells of missing data, in one line and without tifffile's name in front."""
+        text = " ".join(record.getMessage().split())
+        if record.thread == self._thread and any(word in text for word in _MISSING):
+            self.found.append(_NAME.sub("", text).partition(", raised")[0])
+
+
+@contextmanager
+def _complained() -> Iterator[list[str]]:
+    """Collect what tifffile finds missing while the body opens a file: it only logs that."""
+    handler, log = _Complaints(), logging.getLogger("tifffile")
+    log.addHandler(handler)
+    try:
+        yield handler.found
+    finally:
+        log.removeHandler(handler)
+
+
+def _chosen(file: Any, path: str, asked: int | None) -> int:
+    """Find an image of a file; the largest one if nobody says which.
+
+    Raises
+    ------
+    MetadataError
+        If there is none.
+    UsageError
+        If there is none of that number.
+    """
+    count = len(file.series)
+    if not count:
+        raise MetadataError(f"{path}: the TIFF holds no image")
+    if asked is None and count > 1:
+        largest = max(range(count), key=lambda i: (prod(file.series[i].shape), -i))
+        logger.info("%s: %d images in the file; the largest is taken: %d", path, count, largest)
+        return largest
+    if asked is None:
+        return 0
+    if not 0 <= asked < count:
+        raise UsageError(f"{path}: no image {asked}, there are {count}, counted from 0 (--series)")
+    return asked
+
+
+def _check_whole(file: Any, number: int, path: str, complaints: list[str]) -> None:
+    missing = [*complaints, *_cut_off(file, file.series[number])]
+    if missing:
+        raise VolumeError(
+            f"{path}: incomplete: {missing[0]}; restore what is missing, or take zeros in its "
+            "place with --allow-missing"
+        )
+
+
+def _cut_off(file: Any, series: Any) -> Iterator[str]:
+    """Say what of an image should lie beyond the end of the file, or is not there at all."""
+    size = file.filehandle.size
+    if series.dataoffset is not None and series.dataoffset + series.nbytes > size:
+        yield f"{series.dataoffset + series.nbytes - size:,} bytes are missing at its end"
+        return
+    try:
+        pages = list(series.pages)
+    except IndexError:
+        yield "planes that its metadata list are not there"
+        return
+    absent = sum(page is None for page in pages)
+    if absent:
+        yield f"{absent:,} of {len(pages):,} planes are not there"
+    last = next((page for page in reversed(pages) if page is not None), None)
+    if last is None or getattr(last, "parent", file) is not file:
+        return
+    ends = [a + n for a, n in zip(last.dataoffsets, last.databytecounts, strict=False)]
+    if ends and max(ends) > size:
+        yield f"{max(ends) - size:,} bytes are missing at its end"
 
 
 @contextmanager
@@ -118,12 +219,11 @@ def _opened(path: str) -> Iterator[Any]:
             raise VolumeError(f"{path}: cannot be opened ({error})") from error
 
 
-def _header(file: Any, path: str) -> Header:
-    if not file.series:
-        raise MetadataError(f"{path}: the TIFF holds no image")
-    series = file.series[0]
+def _header(file: Any, number: int) -> Header:
+    series = file.series[number]
     axes = "".join(_letter(code, series.axes) for code in series.axes)
-    steps = _ome_steps(file.ome_metadata) if file.is_ome else _tag_steps(file, series.keyframe)
+    pixels = _pixels(file, number)
+    steps = _tag_steps(file, series.keyframe) if pixels is None else _ome_steps(pixels)
     return Header(
         axes=axes,
         units=tuple(steps.get(a, (1.0, None))[1] for a in axes),
@@ -131,7 +231,31 @@ def _header(file: Any, path: str) -> Header:
             _level(i, level.shape, series.shape, axes, steps)
             for i, level in enumerate(series.levels)
         ),
+        channels=() if pixels is None else _channel_names(pixels),
+        images=tuple(_described(one) for one in file.series),
+        image=number,
     )
+
+
+def _described(series: Any) -> str:
+    return f"{series.axes} {' x '.join(map(str, series.shape))} {series.dtype}"
+
+
+def _pixels(file: Any, number: int) -> ElementTree.Element | None:
+    """Find what OME-XML says of an image; None without any."""
+    if not file.is_ome:
+        return None
+    try:
+        images = ElementTree.fromstring(file.ome_metadata).findall(".//{*}Pixels")
+    except (ElementTree.ParseError, TypeError, ValueError):
+        images = []
+    return images[number] if number < len(images) else ElementTree.Element("Pixels")
+
+
+def _channel_names(pixels: ElementTree.Element) -> tuple[str, ...]:
+    """List the names of channels; none unless each has one."""
+    names = [channel.get("Name") for channel in pixels.findall("{*}Channel")]
+    return tuple(n for n in names if n) if all(names) else ()
 
 
 def _letter(code: str, codes: str) -> str:
@@ -152,19 +276,25 @@ def _level(
     return Level(path=str(index), shape=tuple(shape), scale=scale if steps else None)
 
 
-def _ome_steps(xml: str) -> Steps:
-    """Physical sizes of OME-XML, whose default unit is the micrometre."""
-    try:
-        pixels = ElementTree.fromstring(xml).find(".//{*}Pixels")
-    except (ElementTree.ParseError, TypeError, ValueError):
-        return {}
-    found = {} if pixels is None else pixels.attrib
+def _ome_steps(pixels: ElementTree.Element) -> Steps:
+    """Physical sizes of OME-XML, whose default units are the micrometre and the second."""
+    found = pixels.attrib
     sizes = {a: _size(found.get(f"PhysicalSize{a.upper()}")) for a in SPATIAL}
-    return {
+    steps = _frame_steps(found.get("TimeIncrement"), found.get("TimeIncrementUnit", "s"))
+    return steps | {
         a: (size, found.get(f"PhysicalSize{a.upper()}Unit", "µm"))
         for a, size in sizes.items()
         if size is not None
     }
+
+
+def _frame_steps(stored: Any, unit: str) -> Steps:
+    """Time between timepoints; none where it is 0 or no number."""
+    try:
+        interval = float(stored)
+    except (TypeError, ValueError):
+        return {}
+    return {"t": (interval, _SECONDS.get(unit, unit))} if 0 < interval < inf else {}
 
 
 def _size(stored: Any) -> float | None:
@@ -185,10 +315,10 @@ def _size(stored: Any) -> float | None:
 def _tag_steps(file: Any, page: Any) -> Steps:
     """Sizes that ImageJ and tifffile write: resolution tags, and ``spacing`` and ``unit``."""
     metadata: dict[str, Any] = file.imagej_metadata or next(iter(file.shaped_metadata or ()), {})
+    steps = _frame_steps(metadata.get("finterval"), str(metadata.get("tunit", "s")))
     if "unit" not in metadata:  # a resolution for printing says nothing about the specimen
-        return {}
+        return steps
     unit = str(metadata["unit"]).replace("\\u00B5", "µ")  # ImageJ escapes it
-    steps: Steps = {}
     for a, tag in (("y", "YResolution"), ("x", "XResolution")):
         pixels, units = _ratio(page.tags[tag].value) if tag in page.tags else (0, 1)
         if pixels > 0 and units > 0:

@@ -78,6 +78,12 @@ class Volume:
     """Version of the OME-Zarr metadata; None for other formats."""
     is_labels: bool
     """Whether the metadata say that the voxels are labels."""
+    channel_names: tuple[str, ...] = ()
+    """Of each stored channel; none where the file does not say it."""
+    images: tuple[str, ...] = ()
+    """Axes, shape and type of each image in the file, where it may hold several."""
+    image: int = 0
+    """Which of these it is."""
     nodata: NoData = AUTO
     """Which voxels hold no data."""
 
@@ -250,6 +256,11 @@ class Volume:
             "stored_shape": list(self.stored_shape),
             "channels": self.n_channels,
             "timepoints": self.n_timepoints,
+            "channel_names": list(self.channel_names),
+            "images": _numbered(self.images) if len(self.images) > 1 else [],
+            "image": self.image if len(self.images) > 1 else None,
+            "frame_interval": _interval(self),
+            "translation": _translation(self),
             "channel": self.channel,
             "timepoint": self.timepoint,
             "chunks": None if self.chunks is None else list(self.chunks),
@@ -294,12 +305,14 @@ class Volume:
 def open_volume(
     source: Any,
     *,
-    channel: int | None = 0,
+    channel: int | str | None = 0,
     timepoint: int | None = None,
     level: int = 0,
     axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
     nodata: str | float | NoData | None = None,
+    allow_missing: bool = False,
+    series: int | None = None,
 ) -> Volume:
     """Open an image or a label volume without reading its voxels.
 
@@ -308,10 +321,10 @@ def open_volume(
     source
         Path or URL of an OME-Zarr image (NGFF 0.1 to 0.5), of one of its label groups
         (``image.ome.zarr/labels/NAME``) or of a plain zarr array; path of a TIFF, or of a file that
-        `bioio` reads; or a zarr, dask or numpy array. Of several multiscales, TIFF series or scenes
-        the first is taken.
+        `bioio` reads; or a zarr, dask or numpy array. Of several multiscales or scenes the first is
+        taken.
     channel
-        The channel to take; None keeps all of several channels.
+        The channel to take, by its number or its name; None keeps all of several channels.
     timepoint
         The timepoint to take; None keeps all of several timepoints.
     level
@@ -325,6 +338,10 @@ def open_volume(
     nodata
         Value of voxels that hold no data, such as NaN; ``"none"`` if all of them do. Default,
         ``"auto"``: blank planes, regions and chunks hold none.
+    allow_missing
+        Whether zeros may stand for files and planes of a TIFF that are not there.
+    series
+        Which of several images in a TIFF; default: the largest.
 
     Returns
     -------
@@ -343,7 +360,7 @@ def open_volume(
         If an argument does not fit the image.
     """
     path = _path(source)
-    header, storage = _open(source if path is None else path, path, level)
+    header, storage = _open(source if path is None else path, path, level, allow_missing, series)
     return make_volume(
         header,
         storage,
@@ -362,7 +379,7 @@ def make_volume(
     storage: StoredArray,
     path: str | None,
     *,
-    channel: int | None,
+    channel: int | str | None,
     timepoint: int | None,
     level: int = 0,
     axes: str | None = None,
@@ -386,7 +403,10 @@ def make_volume(
         As `open_volume`.
     """
     where = "the array" if path is None else shown(path)
-    stored_axes = check_axes(_axes(axes, header, storage, where), storage.shape, where)
+    try:
+        stored_axes = check_axes(_axes(axes, header, storage, where), storage.shape, where)
+    except MetadataError as error:
+        raise MetadataError(f"{error}{_others(header)}") from None
     _check_dtype(storage.dtype, where)
     if prod(storage.shape) > _MOST_VOXELS:
         raise MetadataError(
@@ -400,11 +420,16 @@ def make_volume(
         voxel_size=_voxel_size(voxel_size, header, level, stored_axes, where),
         path=path,
         level=level,
-        channel=_chosen("channel", channel, sizes.get("c", 1), path),
+        channel=_chosen(
+            "channel", _channel(channel, header.channels, where), sizes.get("c", 1), path
+        ),
         timepoint=_chosen("timepoint", timepoint, sizes.get("t", 1), path),
         levels=header.levels,
         ngff_version=header.ngff_version,
         is_labels=header.is_labels,
+        channel_names=header.channels if len(header.channels) == sizes.get("c", 1) else (),
+        images=header.images,
+        image=header.image,
         nodata=nodata if isinstance(nodata, NoData) else NoData.parse(nodata),
     )
 
@@ -419,12 +444,14 @@ def _path(source: Any) -> str | None:
     return str(Path(unquote(urlsplit(text).path) if "://" in text else text).absolute())
 
 
-def _open(source: Any, path: str | None, level: int) -> tuple[Header, StoredArray]:
+def _open(
+    source: Any, path: str | None, level: int, allow_missing: bool, series: int | None
+) -> tuple[Header, StoredArray]:
     """Read the metadata of a source and describe the array of one level."""
     if path is None:
         return _open_array(source, level)
     if not is_remote(path) and _is_file(path):
-        return _open_file(path, level)
+        return _open_file(path, level, allow_missing, series)
     from embedseg_large.volumes import ome_zarr
 
     return ome_zarr.open_image(path, level)
@@ -456,13 +483,15 @@ def _mode(path: str) -> int | None:
         return None
 
 
-def _open_file(path: str, level: int) -> tuple[Header, StoredArray]:
+def _open_file(
+    path: str, level: int, allow_missing: bool, series: int | None
+) -> tuple[Header, StoredArray]:
     """Open a TIFF, or a file of another format with bioio."""
     from embedseg_large.volumes import bioio, tiff
 
     if bioio.is_foreign(path):
         return bioio.open_foreign(path, level)
-    return tiff.open_tiff(path, level)
+    return tiff.open_tiff(path, level, allow_missing, series)
 
 
 def _open_array(array: Any, level: int) -> tuple[Header, StoredArray]:
@@ -512,6 +541,30 @@ def _voxel_size(
     return size
 
 
+def _others(header: Header) -> str:
+    """Say which other images are in the file."""
+    if len(header.images) < 2:
+        return ""
+    images = "; ".join(_numbered(header.images))
+    return (
+        f". This is image {header.image} of {len(header.images)} in the file ({images}); "
+        "choose with --series"
+    )
+
+
+def _channel(asked: int | str | None, names: Sequence[str], where: str) -> int | None:
+    """Find the number of a channel that was asked for by name."""
+    if asked is None or not isinstance(asked, str):
+        return asked
+    if asked.isdigit():
+        return int(asked)
+    same = [i for i, name in enumerate(names) if name.casefold() == asked.casefold()]
+    if len(same) != 1:
+        known = f"names are {', '.join(names)}" if names else "its channels have no names"
+        raise UsageError(f"{where}: {len(same) or 'no'} channel {asked!r}; {known}")
+    return same[0]
+
+
 def _chosen(what: str, asked: int | None, count: int, path: str | None) -> int | None:
     """Give the index along the channel or time axis; None if more than one is kept."""
     if asked is None:
@@ -529,6 +582,28 @@ def _checked(what: str, asked: int, count: int, path: str | None) -> int:
 def _json_number(value: Any) -> int | float | str:
     number = np.asarray(value).item()
     return number if isinstance(number, int) or isfinite(number) else str(number)
+
+
+def _numbered(images: Sequence[str]) -> list[str]:
+    return [f"{number}: {image}" for number, image in enumerate(images)]
+
+
+def _interval(volume: Volume) -> str | None:
+    """Time between timepoints and its unit, if both are stored."""
+    scale = volume.levels[volume.level].scale
+    if scale is None or "t" not in volume.stored_axes:
+        return None
+    at = volume.stored_axes.index("t")
+    unit = volume.units[at]
+    return None if unit is None else f"{scale[at]:g} {unit}"
+
+
+def _translation(volume: Volume) -> list[float] | None:
+    """Place of the first voxel along each spatial axis, in the units of the axes."""
+    shift = volume.levels[volume.level].translation
+    if shift is None:
+        return None
+    return [shift[volume.stored_axes.index(a)] for a in volume.spatial_axes]
 
 
 def _describe_level(level: Level) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def _volume(order: Order) -> Facts:
         "grid": list(order.shape),
         "dtype": str(volume.dtype),
         "nodata": str(volume.nodata),
+        **({"image": volume.image} if volume.image else {}),
         "content": content_of(volume),
         "files": volume.storage.digest,
         **({"timepoints": list(order.timepoints)} if order.is_series else {}),

@@ -51,8 +51,9 @@ class SegmentOptions(SettingsOptions, total=False):
     threshold: float | None
     """Of the classical method: intensity above which a voxel is foreground; default: Otsu's of the
     whole volume."""
-    channel: int | None
-    """Channel of a multi-channel image; default 0. None: all, for a multi-channel model."""
+    channel: int | str | None
+    """Channel of a multi-channel image, by number or name; default 0. None: all, for a model of
+    several."""
     timepoint: int | Sequence[int] | None
     """One timepoint of a series, or several; default: all. Each has labels of its own, from 1."""
     level: int | None
@@ -68,6 +69,8 @@ class SegmentOptions(SettingsOptions, total=False):
     nodata: str | float | None
     """Value of voxels that hold no data, such as NaN, or ``none``; default: ``auto``, see
     `embedseg_large.volumes.nodata`. There is level 0 for the network, and no instance."""
+    series: int | None
+    """Which of several images in a TIFF; default: the largest."""
     object_diameter: float | str | None
     """Diameter of the objects along y and x: voxels, ``12um``, or ``voxel-size`` where image and
     model know theirs; ``auto`` keeps the scale at which the model is most consistent with itself on

@@ -143,13 +143,14 @@ def prepare(
     model: Network | str | os.PathLike[str] | None,
     labels: str,
     *,
-    channel: int | None = 0,
+    channel: int | str | None = 0,
     timepoint: int | Sequence[int] | None = None,
     level: int | None = None,
     region: Sequence[Range] | None = None,
     axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
     nodata: str | float | None = None,
+    series: int | None = None,
     object_diameter: float | str | None = None,
     threshold: float | None = None,
     mask: Any = None,
@@ -173,7 +174,7 @@ def prepare(
     ----------
     volume, model, labels
         See `segment`.
-    channel, timepoint, level, axes, voxel_size, nodata
+    channel, timepoint, level, axes, voxel_size, nodata, series
         As for `open_volume`, where `volume` is not opened yet.
     region, object_diameter, threshold, mask, dark_below, output, ngff_version, overwrite, scratch
         See `SegmentOptions`.
@@ -185,7 +186,7 @@ def prepare(
         See `SettingsOptions`.
     """
     single = timepoint if isinstance(timepoint, int | None) else None
-    opened = open_image(volume, channel, single, level or 0, axes, voxel_size, nodata)
+    opened = open_image(volume, channel, single, level or 0, axes, voxel_size, nodata, series)
     if model == CLASSICAL:  # objects of any size, without resampling
         model, object_diameter = classical(opened, object_diameter, threshold), None
     elif threshold is not None:
@@ -196,7 +197,7 @@ def prepare(
     if all(s is None for s in said) and not isinstance(volume, Volume):
         nearest = nearest_level(opened, network)
         if nearest:
-            opened = open_image(volume, channel, single, nearest, axes, None, nodata)
+            opened = open_image(volume, channel, single, nearest, axes, None, nodata, series)
     check_mode(intensity_field, opened.ndim)
     device = choose_device(network, device)
     target = label_target(
@@ -327,12 +328,13 @@ def _keeping(order: Order, path: str) -> Order:
 
 def open_image(
     volume: Any,
-    channel: int | None,
+    channel: int | str | None,
     timepoint: int | None,
     level: int,
     axes: str | None,
     voxel_size: Sequence[float] | None,
     nodata: str | float | None = None,
+    series: int | None = None,
 ) -> Volume:
     """Open an image, or see whether one that is open is what was asked for."""
     chosen: dict[str, Any] = {
@@ -340,10 +342,15 @@ def open_image(
         "axes": axes,
         "voxel_size": voxel_size,
         "nodata": nodata,
+        "series": series,
     }
     if not isinstance(volume, Volume):
         return open_volume(volume, channel=channel, level=level, **chosen)
-    if any(v is not None for v in chosen.values()) or level or channel not in (0, volume.channel):
+    if (
+        any(v is not None for v in chosen.values())
+        or level
+        or channel not in (0, "0", volume.channel)
+    ):
         raise UsageError("the volume is open already; choose its channel and so on in open_volume")
     return volume
 

@@ -39,7 +39,7 @@ def suggest_diameter(
     volume: Any,
     model: Network | str | os.PathLike[str] | None = None,
     *,
-    channel: int | None = 0,
+    channel: int | str | None = 0,
     timepoint: int | None = None,
     level: int | None = None,
     region: Sequence[Range] | None = None,

@@ -208,7 +208,7 @@ def find_pairs(
     *,
     labels: str | None = None,
     ndim: int | None = None,
-    channel: int | None = 0,
+    channel: int | str | None = 0,
     timepoint: int | None = None,
     level: int = 0,
     axes: str | None = None,

@@ -285,8 +285,8 @@ def test_positions_of_the_image_are_kept(tmp_path: Path, version: str) -> None:
     group.attrs.update(attributes)
     write_labels(label_target(open_volume(place), "cells"))
     level = open_volume(place / "labels" / "cells").levels[0]
-    assert level.scale == pytest.approx((0.5, 0.5))  # micrometres
-    assert level.translation == pytest.approx((3.0, 7.0))
+    assert level.scale == pytest.approx((500.0, 500.0))  # nanometres, as stored
+    assert level.translation == pytest.approx((3000.0, 7000.0))
 
 
 def test_volumes_without_levels_get_some(tmp_path: Path) -> None:

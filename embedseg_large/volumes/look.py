@@ -1,0 +1,50 @@
+"""What voxels look like: labels, or an image. Files other than OME-Zarr do not say it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+
+from embedseg_large.geometry import Box
+from embedseg_large.volumes.volume import Volume
+
+_EDGE = {2: 512, 3: 64}
+"""Width of a piece that is looked at, by the number of spatial axes."""
+_PAIRS = 1000
+"""Neighbours that are needed for a judgement."""
+_EQUAL = 0.75
+"""Fraction of equal neighbours above 0 in labels, whose objects are 4 voxels wide or more. Noise
+makes it far smaller in any image."""
+
+
+def looks_like_labels(volume: Volume) -> bool:
+    """Whether neighbouring voxels are mostly equal where they are not 0, as in labels and masks.
+
+    Looks at a few pieces of the first timepoint and channel; False where there is too little to
+    judge by.
+    """
+    if volume.is_labels or volume.dtype.kind == "b":
+        return True
+    if volume.dtype.kind not in "ui":
+        return False
+    equal = pairs = 0
+    for box in _places(volume):
+        values = volume.read(box, 0 if volume.timepoint is None else None)
+        for axis in (-1, -2):
+            first, second = (np.moveaxis(values, axis, 0)[s] for s in (slice(1, None), slice(-1)))
+            inside = (first != 0) & (second != 0)
+            pairs += int(np.count_nonzero(inside))
+            equal += int(np.count_nonzero(inside & (first == second)))
+    return pairs >= _PAIRS and equal >= _EQUAL * pairs
+
+
+def _places(volume: Volume) -> Iterator[Box]:
+    """The middle of the volume, and the middles of its halves."""
+    shape, edge = volume.spatial_shape, _EDGE[volume.ndim]
+    starts = (
+        sorted({max(0, min(n * at // 4 - edge // 2, n - edge)) for at in (1, 2, 3)}) for n in shape
+    )
+    for start in product(*starts):
+        yield Box(start, tuple(a + edge for a in start)).clip(shape)
