@@ -58,7 +58,9 @@ def record(settings: SynthesisSettings, image: Image, rng: np.random.Generator) 
     if rng.random() < 0.3:
         image = np.copysign(np.abs(image) ** np.float32(rng.uniform(*settings.gamma)), image)
     if rng.random() < settings.saturation:
-        image = np.minimum(image, _percentile(image, rng.uniform(95, 99.5)))
+        image = np.minimum(image, np.float32(_percentile(image, rng.uniform(95, 99.5))))
+    if rng.random() < settings.black:
+        image = np.maximum(image, np.float32(_percentile(image, rng.uniform(5, 60))))
     return image
 
 

@@ -161,6 +161,9 @@ class SynthesisSettings:
     """Exponent of the display curve, in three of ten volumes."""
     saturation: float = 0.12
     """Share of the volumes whose brightest voxels are clipped."""
+    black: float = 0.2
+    """Share of the volumes whose darkest voxels are clipped, as where a background was subtracted:
+    large parts of them are one value."""
 
     def __post_init__(self) -> None:
         if self.ndim not in SHAPES:

@@ -31,7 +31,7 @@ SMALL = SynthesisSettings(shape=(16, 48, 48), diameter=(8, 14))
 FLAT = SynthesisSettings(ndim=2, shape=(96, 96), diameter=(8, 20))
 CLEAN: dict[str, Any] = dict.fromkeys(
     ("nucleoli", "haze", "debris", "out_of_focus", "attenuation", "shading", "stripes"), 0.0
-) | dict.fromkeys(("smoothing", "interpolation", "saturation", "rims", "cores"), 0.0)
+) | dict.fromkeys(("smoothing", "interpolation", "saturation", "black", "rims", "cores"), 0.0)
 CLEAN |= dict.fromkeys(("background", "blur", "read_noise", "offset", "texture"), (0.0, 0.0))
 CLEAN |= {"photons": (1e9, 1e9), "gamma": (1.0, 1.0)}
 
@@ -63,6 +63,14 @@ def test_without_noise_and_optics_exactly_the_labelled_voxels_shine(
     for index in range(6):
         volume = draw_volume(clean, 0, index)
         assert ((volume.image > 0) == (volume.labels > 0)).all()
+
+
+def test_a_clipped_background_is_one_value() -> None:
+    volume = draw_volume(replace(SMALL, black=1.0), 0, 2)
+    values, counts = np.unique(volume.image, return_counts=True)
+    assert counts[0] > 0.04 * volume.image.size
+    assert counts[0] == counts.max()
+    assert values[0] == volume.image.min()
 
 
 def test_with_everything_nuclei_are_brighter_than_what_is_between_them() -> None:
