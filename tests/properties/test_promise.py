@@ -371,4 +371,4 @@ def test_infinities_mean_the_same_in_tiles_and_at_once(tmp_path: Path) -> None:
     network = StoredNetwork(stored=stored, reach=(8, 8), halo=(4, 4), tile=(8, 8))
     found = in_tiles(network, tmp_path, cluster_tile=(12, 7), max_halo=(14, 14)).names
     np.testing.assert_array_equal(found, by_the_rule(network, 0.5))
-    assert same_partition(found, cluster(dequantise(stored), 0))
+    assert same_partition(found, cluster(dequantise(stored), 0).astype(np.int64))

@@ -33,7 +33,8 @@ def otsu_of_scikit_image(image: NDArray[Any]) -> float:
 @given(arrays(np.uint8, (4, 5), elements=st.integers(0, 255)))
 def test_otsu_separates_the_classes_that_scikit_image_does(image: NDArray[Any]) -> None:
     if image.min() == image.max():
-        with pytest.raises(IntensityError, match="constant"):
+        # an image of zeros alone was never imaged
+        with pytest.raises(IntensityError, match="constant" if image.any() else "holds data"):
             otsu(image)
         return
     ours, theirs = image > otsu(image), image > otsu_of_scikit_image(image)
