@@ -13,7 +13,7 @@ from embedseg_large.cli.console import (
     reported,
     set_up_logging,
     stop_on_sigterm,
-    wait_passively,
+    wait_briefly,
 )
 from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, Verbose
@@ -79,7 +79,7 @@ def train(
     """
     set_up_logging(verbose)
     stop_on_sigterm()
-    wait_passively()
+    wait_briefly()
     from embedseg_large.cli.trainbars import TrainBars
     from embedseg_large.training.processes import Processes
     from embedseg_large.training.train import train as run
