@@ -42,7 +42,7 @@ class Killer:
 
 journal.FLUSH_SECONDS = 0.0
 parts._COPY_BYTES = 1
-writer._REGION = {{3: 128}}
+multiscale._REGION = {{3: 128}}
 convert({source!r}, {out!r}, watcher=Killer(), **{options!r})
 """
 
