@@ -173,7 +173,7 @@ class Conversion:
     def steps(self, store: MultiscaleStore) -> Iterator[Step]:
         """All that fills a group whose arrays are there."""
         for level in range(len(store.levels)):
-            coarse = _Sample(store, level) if self.sampled else _Average(store, level)
+            coarse = _Coarser(store, level, self.sampled)
             task = _Copy(store, self.volume) if level == 0 else coarse
             yield Step(name="average" if level else "copy", level=level, task=task, store=store)
 
@@ -332,27 +332,17 @@ class _Copy:
 
 
 @dataclass(frozen=True)
-class _Average:
-    """Computes a box of a level from the finer one."""
+class _Coarser:
+    """Makes a box of a level from the finer one: of labels voxel by voxel, of others as means."""
 
     store: MultiscaleStore
     level: int
+    sampled: bool
 
     def __call__(self, place: Place) -> None:
         lead, box = place
-        self.store.average(self.level, box, lead)
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """Takes a box of a level from the finer one, voxel by voxel."""
-
-    store: MultiscaleStore
-    level: int
-
-    def __call__(self, place: Place) -> None:
-        lead, box = place
-        self.store.sample(self.level, box, lead)
+        make = self.store.sample if self.sampled else self.store.average
+        make(self.level, box, lead)
 
 
 def _omero(store: MultiscaleStore, names: Sequence[str]) -> dict[str, Any]:
