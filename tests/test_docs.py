@@ -124,6 +124,24 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def test_files_and_names_on_the_page_for_contributors_are_there() -> None:
+    """Each step of docs/design/where.md names files, and names that stand in one of them."""
+    steps = re.split(r"\n(?=\d\. |#|\n)", (DOCS / "design" / "where.md").read_text())
+    seen = 0
+    for step in steps:
+        quoted = re.findall(r"`([^`\s]+)`", step)
+        files = [ROOT / text for text in quoted if re.fullmatch(r"[\w/.-]+/[\w.-]+|\w+\.\w+", text)]
+        missing = [str(file) for file in files if not file.exists()]
+        assert not missing, f"{missing} in: {step}"
+        texts = [file.read_text() for file in files if file.is_file()]
+        if re.match(r"\d\. `", step):
+            names = [text for text in quoted if re.fullmatch(r"_?[A-Za-z]+", text)]
+            lost = [name for name in names if not any(re.search(rf"\b{name}\b", t) for t in texts)]
+            assert not lost, f"{lost} in: {step}"
+            seen += 1
+    assert seen > 30
+
+
 @pytest.mark.parametrize("page", pages(), ids=relative)
 def test_references_to_pages_lead_somewhere(page: Path) -> None:
     home = page.parent.parent if "sources" in page.parts else page.parent

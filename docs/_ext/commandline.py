@@ -24,7 +24,7 @@ GUIDES = {
     "train": "tutorials/train",
     "segment": "tutorials/segment",
     "status": "tutorials/scale_out",
-    "evaluate": "tutorials/review",
+    "evaluate": "guides/evaluate",
     "suggest": "guides/object_size",
     "measure": "guides/measure",
     "report": "tutorials/review",
@@ -124,12 +124,10 @@ def index(names: list[str]) -> str:
     toc = "\n".join(names)
     return (
         "# Command line\n\n"
-        "`embedseg-large COMMAND --help` says the same in the terminal. Commands that print "
+        "`embedseg-large COMMAND --help` shows the same in the terminal. Commands that print "
         "results print JSON with `--json`.\n\n"
         "| | |\n|---|---|\n" + "\n".join(rows) + "\n\n"
-        "Exit codes: 0 done, 2 wrong usage or input, 1 anything else, 130 interrupted. "
-        "`embedseg-large --install-completion` teaches your shell to complete commands and "
-        "options.\n\n"
+        "Exit codes, output for scripts and optional extras: {doc}`/reference/conventions`.\n\n"
         f"```{{toctree}}\n:hidden:\n\n{toc}\n```\n"
     )
 
