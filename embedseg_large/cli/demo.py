@@ -19,7 +19,7 @@ DEMO_TILE = (64, 72, 72)
 """Small, so that the small embryo is really cut into tiles: 2 x 2 x 2 of them."""
 
 
-@reported("interrupted; the same command goes on from here")
+@reported("interrupted; rerun the same command to resume")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("embedseg-demo"),
     workers: Annotated[

@@ -35,7 +35,7 @@ from embedseg_large.cli.segmentoptions import (
 from embedseg_large.errors import EmbedSegError
 
 
-@reported("interrupted; the same command goes on from here")
+@reported("interrupted; rerun the same command to resume")
 @grouped
 def segment(
     store: Annotated[str, typer.Argument(help="OME-Zarr image, or TIFF.")],

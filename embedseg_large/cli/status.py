@@ -53,7 +53,7 @@ def _minute(made: str) -> str:
 def _show(found: RunStatus) -> None:
     at = found.holder
     state = (
-        "nobody is at it: the same command goes on"
+        "no process is working on it; rerun the same command to resume"
         if at is None
         else f"process {at.get('pid')} on {at.get('host')}, since {at.get('since')}"
     )

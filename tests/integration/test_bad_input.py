@@ -253,7 +253,7 @@ def test_an_interrupt_ends_in_one_line_and_is_gone_on_from(
     os.killpg(run.pid, signal.SIGINT)
     printed, complaint = run.communicate(timeout=60)
     assert (run.returncode, printed) == (130, "")
-    assert complaint.strip() == "interrupted; the same command goes on from here"
+    assert complaint.strip() == "interrupted; rerun the same command to resume"
     assert done is not None
     assert (done.parent / "run.json").exists()
     assert not (store / "labels").exists()

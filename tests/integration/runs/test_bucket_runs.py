@@ -253,7 +253,7 @@ def test_of_two_runs_on_one_output_the_second_is_refused_and_status_knows_the_fi
     assert stopped.folder == scratch_path(None, IMAGE, "nuclei")
     assert stopped.holder is None
     assert stopped.stages["predict"][0] > 0
-    assert "the same command goes on" in command("status", stopped.folder)
+    assert "rerun the same command to resume" in command("status", stopped.folder)
     assert np.array_equal(voxels(segment(victim, network, IMAGE)), undisturbed)
     assert came(before) == {"nuclei", LIST}
 

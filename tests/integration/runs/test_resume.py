@@ -438,7 +438,7 @@ def test_status_tells_how_far_a_run_is_and_who_is_at_it(tmp_path: Path) -> None:
     assert stopped["running"] is None
     done, total = (stopped["stages"]["predict"][k] for k in ("done", "of"))
     assert 0 < done <= total == 3 * 3 * 3
-    assert "the same command goes on" in command("status", found.folder)
+    assert "rerun the same command to resume" in command("status", found.folder)
 
 
 def test_status_of_no_run_is_one_line(tmp_path: Path) -> None:
