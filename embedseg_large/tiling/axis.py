@@ -50,6 +50,28 @@ def grown(start: int, stop: int, margin: int, bound: int) -> tuple[int, int]:
     return max(start - margin, 0), min(stop + margin, bound)
 
 
+def total_grown(first: int, end: int, length: int, step: int, margin: int, bound: int) -> int:
+    """Sum of the lengths of the cores `first` to `end` (exclusive) with their margins.
+
+    By arithmetic: damaged metadata may state an axis of 10^15 voxels.
+    """
+    top = min(length + margin, bound)
+    reached = _clamped((top - margin) // step, first, end)  # cores that do not meet the end
+    stops = _sum(first + 1, reached + 1) * step + (reached - first) * margin + (end - reached) * top
+    inside = _clamped(-(-margin // step), first, end)  # cores whose margin meets the start
+    starts = _sum(inside, end) * step - (end - inside) * margin
+    return stops - starts
+
+
+def _clamped(value: int, low: int, high: int) -> int:
+    return max(low, min(value, high))
+
+
+def _sum(first: int, end: int) -> int:
+    """Sum of the integers from `first` to `end`, exclusive."""
+    return (end - first) * (first + end - 1) // 2
+
+
 def padded_sources(start: int, stop: int, length: int) -> NDArray[np.int64]:
     """Where the values of ``[start, stop)`` of the padded axis are found in the axis itself.
 

@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 _MOST_VOXELS = 1 << 62
 """Of a timepoint and channel: the index of a voxel is a number of 64 bits."""
+_MOST_ALONG = {"t": 1_000_000, "c": 10_000}
+"""Timepoints and channels, which are listed one by one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -413,6 +415,12 @@ def make_volume(
             f"{where}: a shape of {storage.shape} has more than 2^62 voxels; restore the metadata"
         )
     sizes = dict(zip(stored_axes, storage.shape, strict=True))
+    for axis, most in _MOST_ALONG.items():
+        if sizes.get(axis, 1) > most:
+            raise MetadataError(
+                f"{where}: {sizes[axis]:,} elements along axis {axis}, more than {most:,}; restore "
+                "the metadata, or say what the axes are (--axes)"
+            )
     return Volume(
         storage=storage,
         stored_axes=stored_axes,

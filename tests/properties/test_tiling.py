@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedseg_large.geometry import Box
+from embedseg_large.tiling.axis import core, grown, total_grown
 from embedseg_large.tiling.grid import Grid
 
 
@@ -33,6 +34,15 @@ def test_a_region_holds_its_core_and_lies_in_the_bounds(grid: Grid) -> None:
         tile = grid.tile(index)
         assert tile.region.contains(tile.core)
         assert Box.whole(grid.bounds).contains(tile.region)
+
+
+@given(grids(), st.data())
+def test_the_sum_of_regions_is_arithmetic(grid: Grid, data: st.DataObject) -> None:
+    for n, step, margin, bound in zip(grid.shape, grid.step, grid.margin, grid.bounds, strict=True):
+        end = data.draw(st.integers(0, -(-n // step)))
+        first = data.draw(st.integers(0, end))
+        regions = [grown(*core(i, n, step), margin, bound) for i in range(first, end)]
+        assert total_grown(first, end, n, step, margin, bound) == sum(b - a for a, b in regions)
 
 
 @given(grids(), st.data())

@@ -11,7 +11,7 @@ from embedseg_large.embedding import channel_count
 from embedseg_large.runs.devices import THREADS_BESIDE_GPU, is_gpu
 from embedseg_large.segmentation.request.request import Order
 from embedseg_large.segmentation.stages.read import SLAB_VOXELS
-from embedseg_large.tiling.axis import core, grown
+from embedseg_large.tiling.axis import core, total_grown
 from embedseg_large.tiling.grid import Grid
 
 _CLUSTER_BYTES = 60.0
@@ -63,7 +63,7 @@ def make_plan(order: Order) -> Plan:
     count, spans = len(order.timepoints), prediction.span(needed)
     return Plan(
         prediction_tiles=count * prediction.count(needed),
-        cluster_tiles=count * len(clustering),
+        cluster_tiles=count * clustering.count(clustering.covered),
         input_voxels=count * _all_regions(prediction, spans),
         # predictions of one timepoint at a time
         scratch_bytes=int(
@@ -89,7 +89,7 @@ def _plan_of_segmenter(order: Order) -> Plan:
     worker, raised = (int(_PROCESS_BYTES + need) for need in needs)
     return Plan(
         prediction_tiles=0,
-        cluster_tiles=count * len(grid),
+        cluster_tiles=count * grid.count(grid.covered),
         input_voxels=seen,
         scratch_bytes=int((seen + count * grid.covered.size) * _VIEW_BYTES),
         worker_bytes=worker,
@@ -105,12 +105,8 @@ def _region(grid: Grid) -> int:
 
 def _all_regions(grid: Grid, spans: Sequence[tuple[int, int]]) -> int:
     """Voxels of all regions of some tiles: the product of the sums along each axis."""
-    return prod(
-        sum(b - a for a, b in (grown(*core(i, n, step), margin, bound) for i in range(*span)))
-        for n, step, margin, bound, span in zip(
-            grid.shape, grid.step, grid.margin, grid.bounds, spans, strict=True
-        )
-    )
+    axes = zip(spans, grid.shape, grid.step, grid.margin, grid.bounds, strict=True)
+    return prod(total_grown(*span, *axis) for span, *axis in axes)
 
 
 def _all_cores(grid: Grid, spans: Sequence[tuple[int, int]]) -> int:
