@@ -25,14 +25,24 @@ one, so that whatever a library raises about it becomes one of these.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _LONGEST = 300  # characters of another library's message
+_URL = re.compile(
+    r"([a-z][a-z0-9+.-]*://)(?:[^\s/\"'<>]*@)?([^\s?#\"'<>]*)(?:[?#][^\s\"'<>]*)?", re.I
+)
 
 
 class EmbedSegError(Exception):
-    """Base of every exception that embedseg_large raises on purpose."""
+    """Base of every exception that embedseg_large raises on purpose.
+
+    Its message has no user, password or query of any URL, whoever wrote the message.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(without_logins(a) if isinstance(a, str) else a for a in args))
 
 
 class UsageError(EmbedSegError, ValueError):
@@ -128,8 +138,13 @@ def foreign(
 
 def cause(error: BaseException) -> str:
     """Name an error of another library, in one short line that any terminal can print."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
-    return printable(text)
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return printable(without_logins(text)[:_LONGEST])
+
+
+def without_logins(text: str) -> str:
+    """Remove user, password, query and fragment from all URLs of a text: these may be secret."""
+    return _URL.sub(r"\1\2", text) if "://" in text else text
 
 
 def printable(text: str) -> str:

@@ -16,8 +16,16 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from embedseg_large.errors import EmbedSegError, ModelError, UsageError, VolumeError
+from embedseg_large.errors import (
+    EmbedSegError,
+    ModelError,
+    UsageError,
+    VolumeError,
+    printable,
+    without_logins,
+)
 
 if TYPE_CHECKING:
     from embedseg_large.runs.progress import Observer
@@ -66,7 +74,8 @@ def print_error(text: str) -> None:
     from rich.markup import escape
 
     console = stderr_console(highlight=False, soft_wrap=True)
-    console.print(f"[bold red]error:[/] {escape(' '.join(text.split()))}")
+    line = printable(without_logins(" ".join(text.split())))
+    console.print(f"[bold red]error:[/] {escape(line)}")
 
 
 def stderr_console(**options: Any) -> Console:
@@ -91,10 +100,19 @@ def set_up_logging(verbose: bool) -> None:
     from rich.logging import RichHandler
 
     handler = RichHandler(console=stderr_console(), show_path=False, rich_tracebacks=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    handler.setFormatter(_Printable())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("embedseg_large").setLevel(logging.INFO if verbose else logging.WARNING)
     if not verbose:  # read by Dask when it is imported, here and in the processes of workers
         os.environ.setdefault("DASK_DISTRIBUTED__LOGGING__DISTRIBUTED", "critical")
+
+
+class _Printable(logging.Formatter):
+    """Formats messages, in which names and values of files from elsewhere may stand."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Escape what no terminal should get."""
+        return "\n".join(map(printable, without_logins(super().format(record)).splitlines()))
 
 
 @contextmanager
@@ -147,11 +165,12 @@ def write_json(path: Path, values: Any) -> None:
 
 def print_facts(title: str | None, facts: Mapping[str, Any]) -> None:
     """Print names and values as a table."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 1))
+    heading = None if title is None else _cell(title)
+    table = Table(title=heading, title_justify="left", show_header=False, box=None, padding=(0, 1))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, str(value))
+        table.add_row(_cell(name), _cell(str(value)))
     _print(table)
 
 
@@ -161,8 +180,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_cell, row))
     _print(table)
+
+
+def _cell(text: str) -> Text:
+    """A text of a table as it is: neither markup nor what steers a terminal."""
+    return Text(printable(text))
 
 
 def _print(table: Table) -> None:

@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from embedseg_large.errors import ModelError, OutputError, UsageError
+from embedseg_large.errors import ModelError, OutputError, UsageError, foreign
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.settings import ModelSettings
 
@@ -84,36 +84,43 @@ def read_model_file(path: Path) -> StoredModel:
     ModelError
         The file is no safetensors file, of another kind or version, or its parts do not fit.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(KEY)
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{path} is no model file that this program saved ({error}); of an exported model "
-            "(.onnx, .pt, .zip) give the file it was made from"
-        ) from error
-    if header is None:
-        raise ModelError(
-            f"{path} holds tensors, but was not saved by embedseg_large; use one it saved"
-        )
-    settings, card = _parse(header, path)
-    weights = {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
-    check_weights(weights, settings.ndim, settings.channels, path)
+    what = "no model file that this program saved"
+    todo = "of an exported model (.onnx, .pt, .zip) give the file it was made from"
+    with (
+        foreign(path, what, todo=todo, kind=ModelError),
+        safetensors.safe_open(path, framework="pt") as file,
+    ):
+        header = (file.metadata() or {}).get(KEY)
+        if header is None:
+            raise ModelError(
+                f"{path} holds tensors, but was not saved by embedseg_large; use one it saved"
+            )
+        settings, card = _parse(header, path)
+        names = list(file.keys())
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        check_shapes(shapes, settings.ndim, settings.channels, path)  # before they take memory
+        weights = {name: as_weights(file.get_tensor(name)) for name in names}
     return StoredModel(weights=weights, settings=settings, card=card)
 
 
-def check_weights(weights: Mapping[str, Tensor], ndim: int, channels: int, path: Path) -> None:
+def as_weights(tensor: Tensor) -> Tensor:
+    """Return a tensor of a file as float32, unless it is one of integers."""
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def check_shapes(
+    shapes: Mapping[str, tuple[int, ...]], ndim: int, channels: int, path: Path
+) -> None:
     """Raise a ModelError unless the tensors are those of the network, by name and shape."""
     with torch.device("meta"):
         wanted = BranchedERFNet(ndim, channels).state_dict()
-    for name in [*wanted, *weights]:
-        if name not in weights:
+    for name in [*wanted, *shapes]:
+        if name not in shapes:
             problem = "is missing"
         elif name not in wanted:
             problem = "is not part of the network"
-        elif weights[name].shape != wanted[name].shape:
-            problem = f"is {tuple(weights[name].shape)} instead of {tuple(wanted[name].shape)}"
+        elif shapes[name] != tuple(wanted[name].shape):
+            problem = f"is {shapes[name]} instead of {tuple(wanted[name].shape)}"
         else:
             continue
         raise ModelError(
@@ -124,18 +131,22 @@ def check_weights(weights: Mapping[str, Tensor], ndim: int, channels: int, path:
 
 def _parse(header: str, path: Path) -> tuple[ModelSettings, dict[str, Any]]:
     """Return settings and card of the JSON header."""
-    try:
+    with foreign(path, "its header cannot be used", todo="save it again", kind=ModelError):
         values = json.loads(header)
         if values["version"] != VERSION:
             raise ModelError(
                 f"{path} has version {values['version']} of the model format, this release reads "
                 f"version {VERSION}; use the release that wrote it, or a newer one"
             )
-        return ModelSettings.from_dict(values["settings"]), dict(values["card"])
-    except ModelError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{path}: its header cannot be used ({error}); save it again") from error
+        return settings_of(values["settings"], path), dict(values["card"])
+
+
+def settings_of(values: Any, path: Path) -> ModelSettings:
+    """Read the settings of a file; what is wrong with a value is the file's fault."""
+    try:
+        return ModelSettings.from_dict(values)
+    except UsageError as error:
+        raise ModelError(f"{path}: {error}") from error
 
 
 def _narrow(tensor: Tensor) -> Tensor:

@@ -9,20 +9,18 @@ the pitch follows: the original has these in the configuration of its training. 
 from __future__ import annotations
 
 import json
-import pickle
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from embedseg_large.errors import ModelError, UsageError
-from embedseg_large.network.modelfile import StoredModel, check_weights
+from embedseg_large.errors import ModelError, UsageError, foreign
+from embedseg_large.network.modelfile import StoredModel, as_weights, check_shapes
 from embedseg_large.network.settings import ModelSettings
+from embedseg_large.network.torchfile import read_torch_file
+from embedseg_large.storage.disk import read_document
 
 WEIGHT_FILES = ("best_iou_model.pth", "checkpoint.pth")
 PROPERTIES_FILE = "data_properties.json"
@@ -72,7 +70,8 @@ def read_original_folder(
     ndim, channels = len(shape) - 2, shape[1] if len(shape) > 1 else 0
     if ndim not in (2, 3):
         raise ModelError(f"{file}: tensor {_FIRST} is {tuple(shape)}; it must have 4 or 5 axes")
-    check_weights(weights, ndim, channels, file)
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    check_shapes(shapes, ndim, channels, file)
     path = folder / PROPERTIES_FILE
     properties = _read_properties(path) | _of_each_axis(given or {}, "zyx"[-ndim:])
     settings = _settings(properties, ndim, channels, path)
@@ -81,35 +80,22 @@ def read_original_folder(
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of the network, float32, without executing anything from the file."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd pickle protocols: they end in an error anyway
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"refers to {named[1]}" if named else "holds more than tensors"
-        raise ModelError(
-            f"{path} {what}, and loading that could run code; "
-            "save only its model_state_dict again, where you trust it"
-        ) from error
-    except (RuntimeError, OSError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ModelError(f"{path} cannot be read as a torch checkpoint: {reason}") from error
+    content = read_torch_file(path)
     weights = content.get("model_state_dict") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
         raise ModelError(f"{path} has no tensors under model_state_dict; it is no checkpoint")
     # the original wraps its network in DataParallel, which adds a prefix
-    named_tensors = {name.removeprefix("module."): t for name, t in weights.items()}
-    return {k: t.float() if t.is_floating_point() else t for k, t in named_tensors.items()}
+    named_tensors = {str(name).removeprefix("module."): t for name, t in weights.items()}
+    return {name: as_weights(tensor) for name, tensor in named_tensors.items()}
 
 
 def _read_properties(path: Path) -> dict[str, Any]:
-    try:
-        properties = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing; put it beside the weights") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
+    todo = "put the one of the training there"
+    with foreign(path, "cannot be read", todo=todo, kind=ModelError):
+        try:
+            properties = json.loads(read_document(path))
+        except FileNotFoundError as error:
+            raise ModelError(f"{path} is missing; put it beside the weights") from error
     if not isinstance(properties, dict):
         raise ModelError(f"{path} is no JSON object; put the one of the training there")
     return properties
@@ -130,22 +116,26 @@ def _settings(properties: Mapping[str, Any], ndim: int, channels: int, path: Pat
     """Translate the original's properties."""
     axes = "zyx"[-ndim:]
     _check_complete(properties, axes, path)
-    try:
+    with foreign(path, "a value cannot be used", todo="correct it", kind=ModelError):
         grid, pixel = _each(properties, "grid", axes), _each(properties, "pixel", axes)
         mean = _each(properties, "avg_object_size", axes)
         voxel_size = None
         if f"voxel_size_{axes[0]}" in properties:
             voxel_size = _each(properties, "voxel_size", axes)
-        return ModelSettings.from_objects(
-            channels=channels,
-            pitch=[p / (g - 1) for p, g in zip(pixel, grid, strict=True)],
-            extent=_extent(properties, axes),
-            min_object_size=int(properties["min_object_size"]),
-            object_diameter=sum(mean[-2:]) / 2,
-            voxel_size=voxel_size,
-        )
-    except (UsageError, ValueError, TypeError, ZeroDivisionError) as error:
-        raise ModelError(f"{path}: a value cannot be used ({error}); correct it") from error
+        pitch = [p / (g - 1) for p, g in zip(pixel, grid, strict=True)]
+        extent = _extent(properties, axes)
+        smallest = int(properties["min_object_size"])
+        try:
+            return ModelSettings.from_objects(
+                channels=channels,
+                pitch=pitch,
+                extent=extent,
+                min_object_size=smallest,
+                object_diameter=sum(mean[-2:]) / 2,
+                voxel_size=voxel_size,
+            )
+        except UsageError as error:
+            raise ValueError(str(error)) from error  # a mistake of the file, not of the user
 
 
 def _check_complete(properties: Mapping[str, Any], axes: str, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from embedseg_large.errors import UsageError
 from embedseg_large.network.erfnet import STRIDE
@@ -215,9 +215,34 @@ class ModelSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelSettings:
-        """Return what `as_dict` wrote; a TypeError names a field that is missing or unknown."""
+        """Return what `as_dict` wrote.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A field is missing or unknown, or of another type; names it.
+        """
+        known = get_type_hints(cls)
         fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+            name: _typed(name, known[name], value) if name in known else value
+            for name, value in values.items()
+            if name != "thresholds"
         }
-        own = fields.pop("thresholds", {})
-        return cls(**fields, thresholds=tuple(ModeThresholds(m, **t) for m, t in own.items()))
+        own = [ModeThresholds(mode, **each) for mode, each in values.get("thresholds", {}).items()]
+        return cls(**fields, thresholds=tuple(own))
+
+
+def _typed(name: str, kind: Any, value: Any) -> Any:
+    """Return a value of JSON as a field's type.
+
+    Raises
+    ------
+    ValueError
+        It is of another type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(f"{name}: {error.errors()[0]['msg']}") from error

@@ -19,16 +19,13 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from embedseg_large.errors import UsageError
+from embedseg_large.errors import UsageError, without_logins
 from embedseg_large.runs.events import Event, Recalled, RunBegun
 from embedseg_large.runs.progress import Observer
 
 logger = logging.getLogger(__name__)
 
 _PACKAGE = logging.getLogger("embedseg_large")
-_URL = re.compile(
-    r"([a-z][a-z0-9+.-]*://)(?:[^\s/@\"']*@)?([^\s?#\"'<>]*)(?:[?#][^\s\"'<>]*)?", re.I
-)
 _NAMED = re.compile(
     r"((?:secret|passw|authorization|signature|credential|access_?key|session_?token)\w*"
     r"\W{1,4})[^\s,;<>\"']+",
@@ -120,7 +117,7 @@ def _opened(path: str) -> FileIO:
 def scrubbed(values: Any) -> Any:
     """The same JSON values, without credentials in URLs and after names such as ``secret_key``."""
     if isinstance(values, str):
-        return _NAMED.sub(r"\1***", _URL.sub(r"\1\2", values))
+        return _NAMED.sub(r"\1***", without_logins(values))
     if isinstance(values, Mapping):
         return {name: scrubbed(value) for name, value in values.items()}
     if isinstance(values, list | tuple):

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import UsageError
+from embedseg_large.errors import UsageError, foreign
 from embedseg_large.runs.facts import difference
 from embedseg_large.segmentation.intensity_field import IntensityField
 from embedseg_large.segmentation.request.facts import facts_of_predictions
 from embedseg_large.segmentation.stages.predict import KEPT_SEED
 from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at
+from embedseg_large.tiling.grid import Grid
 from embedseg_large.volumes.intensity import IntensityRange
 
 if TYPE_CHECKING:
@@ -77,23 +78,37 @@ def open_kept(path: str, order: Order) -> KeptPredictions:
         When there are none, or they were made from something else than what is ordered.
     """
     folder = folder_at(path)
+    what, todo = "the predictions there cannot be used", "predict again"
     try:
-        about = json.loads(folder.read(PREDICTIONS_FILE))
+        with foreign(folder.path, what, todo=todo, kind=UsageError, unless=(FileNotFoundError,)):
+            about = json.loads(folder.read(PREDICTIONS_FILE))
+            different = difference(about["facts"], facts_of_predictions(order))
+            least = float(about["least_foreground"])
+            found = KeptPredictions(
+                folder=folder,
+                versions=_versions(folder, order),
+                intensity=tuple(IntensityRange(**values) for values in about["intensity"]),
+                fields=tuple(IntensityField.from_dict(one) for one in about.get("fields", ())),
+            )
     except FileNotFoundError as error:
         raise UsageError(
             f"{folder.path}: no predictions of a finished run; make some with --keep-predictions"
         ) from error
-    different = difference(about["facts"], facts_of_predictions(order))
     if different:
         raise UsageError(f"{folder.path}: these predictions had {different}; predict anew")
-    if order.settings.foreground < about["least_foreground"]:
+    if order.settings.foreground < least:
         raise UsageError(
             f"foreground is {order.settings.foreground}, but {folder.path} keeps predictions of "
-            f"voxels above {about['least_foreground']} only; choose more, or predict anew"
+            f"voxels above {least} only; choose more, or predict anew"
         )
-    return KeptPredictions(
-        folder=folder,
-        versions=np.load(BytesIO(folder.read(_VERSIONS))),
-        intensity=tuple(IntensityRange(**values) for values in about["intensity"]),
-        fields=tuple(IntensityField.from_dict(values) for values in about.get("fields", ())),
-    )
+    return found
+
+
+def _versions(folder: Folder, order: Order) -> NDArray[np.uint32]:
+    """Version of each prediction tile."""
+    versions: NDArray[np.uint32]
+    versions = np.load(BytesIO(folder.read(_VERSIONS)), allow_pickle=False)
+    counts = Grid(order.shape, order.settings.tile, order.settings.context, padded=True).counts
+    if versions.dtype != np.uint32 or versions.shape != counts:
+        raise ValueError(f"{versions.dtype} {versions.shape} for tiles {counts}")
+    return versions

@@ -6,12 +6,14 @@ import errno
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
-from embedseg_large.errors import OutputError, PlaceError, RunError, UnreachableError
+from embedseg_large.errors import OutputError, PlaceError, RunError, UnreachableError, cause
 from embedseg_large.storage.folder import checked_name
 
 
@@ -61,6 +63,28 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a read-only disk refuses even to remove what is not there
             begun.unlink(missing_ok=True)
+
+
+MOST = 1 << 28
+"""Bytes of a document: settings, metadata, a list."""
+
+
+def read_document(path: str | os.PathLike[str], most: int = MOST) -> bytes:
+    """Read a small file that anyone may have written.
+
+    Raises
+    ------
+    ValueError
+        If it is a device, a pipe or the like, or has more than `most` bytes.
+    OSError
+        If it is not there, or cannot be read.
+    """
+    about = Path(path).stat()
+    if not S_ISREG(about.st_mode):
+        raise ValueError("a folder" if S_ISDIR(about.st_mode) else "a device, not a file")
+    if about.st_size > most:
+        raise ValueError(f"{about.st_size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f}")
+    return Path(path).read_bytes()
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -189,11 +213,11 @@ class LocalFolder:
         """Read a file."""
         file = self._file(name)
         try:
-            return file.read_bytes()
+            return read_document(file, sys.maxsize)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(f"{file}: there is no such file") from error
-        except OSError as error:
-            raise UnreachableError(f"{file}: cannot be read ({error.strerror})") from error
+        except (OSError, ValueError) as error:
+            raise UnreachableError(f"{file}: cannot be read ({cause(error)})") from error
 
     def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
         """Read files one after the other."""

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from embedseg_large.errors import MetadataError
-from embedseg_large.storage.disk import output_errors
+from embedseg_large.errors import MetadataError, foreign
+from embedseg_large.storage.disk import output_errors, read_document
 
 Document = dict[str, Any]
 
@@ -48,7 +48,10 @@ def read_json(file: Path) -> Document:
     MetadataError
         If the file is not a JSON object.
     """
-    return parse_document(file.read_bytes(), str(file)) if file.exists() else {}
+    if not file.exists():
+        return {}
+    with foreign(file, "not a JSON document", todo="restore it", kind=MetadataError):
+        return parse_document(read_document(file), str(file))
 
 
 def parse_document(data: bytes, where: str) -> Document:
@@ -59,10 +62,8 @@ def parse_document(data: bytes, where: str) -> Document:
     MetadataError
         If they are none.
     """
-    try:
+    with foreign(where, "not a JSON document", todo="restore it", kind=MetadataError):
         document = json.loads(data)
-    except ValueError as error:
-        raise MetadataError(f"{where}: not a JSON document ({error}); restore it") from error
     if not isinstance(document, dict):
         raise MetadataError(f"{where}: not a JSON object; restore it")
     return document
@@ -79,7 +80,7 @@ def read_attributes(folder: Path) -> Document:
     """Read the attributes of a group; empty where there is no group."""
     document = read_json(folder / "zarr.json")
     attributes = document.get("attributes", {}) if document else read_json(folder / ".zattrs")
-    return dict(attributes)
+    return dict(attributes) if isinstance(attributes, dict) else {}
 
 
 def write_group(folder: Path, zarr_format: int, attributes: Document) -> None:
@@ -102,7 +103,8 @@ def write_group(folder: Path, zarr_format: int, attributes: Document) -> None:
 
 def ngff_content(attributes: Document) -> Document:
     """Find the NGFF metadata among the attributes of a group, wherever its version keeps them."""
-    return dict(attributes.get("ome", attributes))
+    content = attributes.get("ome", attributes)
+    return dict(content) if isinstance(content, dict) else {}
 
 
 def ngff_version(attributes: Document) -> str | None:
@@ -111,9 +113,10 @@ def ngff_version(attributes: Document) -> str | None:
     Versions before 0.4 are often not written down; "0.1" stands for all of those.
     """
     content = ngff_content(attributes)
-    if not content.get("multiscales"):
-        return None
-    return str(content.get("version") or content["multiscales"][0].get("version") or "0.1")
+    match content:
+        case {"multiscales": [{**first}, *_]}:
+            return str(content.get("version") or first.get("version") or "0.1")
+    return None
 
 
 def refresh_consolidated(folder: Path) -> None:

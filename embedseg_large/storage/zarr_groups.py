@@ -43,8 +43,9 @@ def group_format(folder: Folder) -> int | None:
 
 def read_attributes(folder: Folder) -> Document:
     """Read the attributes of a group; empty where there is no group."""
-    document = read_document(folder, "zarr.json")
-    return dict(document.get("attributes", {})) or read_document(folder, ".zattrs")
+    attributes = read_document(folder, "zarr.json").get("attributes", {})
+    found = dict(attributes) if isinstance(attributes, dict) else {}
+    return found or read_document(folder, ".zattrs")
 
 
 def write_group(folder: Folder, zarr_format: int, attributes: Document) -> None:

@@ -7,17 +7,20 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import torch
 
-from embedseg_large.errors import ModelError
+from embedseg_large.errors import ModelError, foreign
+from embedseg_large.network.torchfile import read_torch_file
 
 VERSION = 2
 """Of the format; 1 had none of its own."""
 
 STATE = "last.pt"
 """File of the state in the folder of a training run."""
+
+_NONE = "is not the state of a training run"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,15 +79,15 @@ def load_state(path: Path, facts: str, processes: int = 1) -> TrainState:
     """
     if not path.exists():
         raise ModelError(f"there is no training to resume: {path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+    content = read_torch_file(path, _NONE)
+    with foreign(path, _NONE, todo="train another out", kind=ModelError):
         _check_version(path, content)
         state = TrainState(**content)
-    except (RuntimeError, TypeError, EOFError, OSError) as error:
-        raise ModelError(f"{path} is not the state of a training run") from error
+        _check_types(state)
+        different = "" if state.facts == facts else _difference(state.facts, facts)
     if state.facts != facts:
         raise ModelError(
-            f"{path} was made with {_difference(state.facts, facts)}; resume with the same data "
+            f"{path} was made with {different}; resume with the same data "
             "and settings, or choose another out"
         )
     if state.processes != processes:
@@ -105,6 +108,14 @@ def _check_version(path: Path, content: Any) -> None:
             f"has format {VERSION}; resume with the version that began it, or train another out "
             f"--from {path.with_name('best.safetensors')}"
         )
+
+
+def _check_types(state: TrainState) -> None:
+    """Refuse fields that are not what they should be."""
+    for name, kind in get_type_hints(TrainState).items():
+        value = getattr(state, name)
+        if not isinstance(value, get_origin(kind) or kind):
+            raise TypeError(f"{name} is a {type(value).__name__}")
 
 
 def _difference(then: str, now: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from embedseg_large.errors import ModelError, foreign
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
 from embedseg_large.training.data.dataset import CropDataset
@@ -102,7 +103,9 @@ class Trainer:
         state = load_state(self.folder / STATE, self._facts, us.world)
         self._epoch, self._best, self._waiting = state.epoch, state.best, state.waiting
         fields = {name: getattr(state, name) for name in self.learner.state()}
-        self.learner.restore(fields, state.random_of(us.rank))
+        todo = "resume with the model that began it, or train another out"
+        with foreign(self.folder / STATE, "does not fit", todo=todo, kind=ModelError):
+            self.learner.restore(fields, state.random_of(us.rank))
 
     def run(self) -> Model:
         """Train to the end, and give the best model."""

@@ -1,0 +1,59 @@
+"""Files of torch from elsewhere: tensors and plain values, without running anything of theirs."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
+
+import torch
+
+from embedseg_large.errors import ModelError, foreign
+
+
+def read_torch_file(path: Path, what: str = "cannot be read as a torch checkpoint") -> Any:
+    """Read what `torch.save` wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+    what
+        What to say of a file that is no such thing.
+
+    Raises
+    ------
+    ModelError
+        It cannot be read, refers to more than tensors and plain values, or unpacks to more than it
+        is large.
+    """
+    with foreign(path, what, todo="use another file, or save it again", kind=ModelError):
+        if not path.is_file():
+            raise ValueError("no file")
+        _check_unpacked(path)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of odd pickle protocols: they end in an error
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            named = re.search(r"GLOBAL (\S+)", str(error))
+            more = f"refers to {named[1]}" if named else "holds more than tensors"
+            raise ModelError(
+                f"{path} {more}, and loading that could run code; "
+                "save only its model_state_dict again, where you trust it"
+            ) from error
+
+
+def _check_unpacked(path: Path) -> None:
+    """Refuse archives with compressed members: torch writes none, and they may unpack to TBs."""
+    if not is_zipfile(path):
+        return
+    with ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != ZIP_STORED for member in members):
+        raise ValueError("its members are compressed")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("its members are larger than the file")
