@@ -9,11 +9,12 @@ import pytest
 
 PACKAGE = "embedseg_large"
 ROOT = Path(__file__).parents[1] / PACKAGE
-VALUES = {"errors", "geometry", "symmetry", "embedding"}
+VALUES = {"documents", "errors", "geometry", "symmetry", "embedding"}
 BELOW = {"clustering", "labels", "network", "runs", "stitching", "storage", "tiling", "volumes"}
 """All that a segmentation is made of."""
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "documents": set(),
     "geometry": set(),
     "symmetry": {"errors"},
     "embedding": {"errors", "symmetry"},

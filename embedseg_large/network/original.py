@@ -16,11 +16,11 @@ from typing import Any
 
 from torch import Tensor
 
+from embedseg_large.documents import read_document
 from embedseg_large.errors import ModelError, UsageError, foreign
 from embedseg_large.network.modelfile import StoredModel, as_weights, check_shapes
 from embedseg_large.network.settings import ModelSettings
 from embedseg_large.network.torchfile import read_torch_file
-from embedseg_large.storage.disk import read_document
 
 WEIGHT_FILES = ("best_iou_model.pth", "checkpoint.pth")
 PROPERTIES_FILE = "data_properties.json"

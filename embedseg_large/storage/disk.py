@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
 
+from embedseg_large.documents import read_document
 from embedseg_large.errors import OutputError, PlaceError, RunError, UnreachableError, cause
 from embedseg_large.storage.folder import checked_name
 
@@ -63,28 +63,6 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a read-only disk refuses even to remove what is not there
             begun.unlink(missing_ok=True)
-
-
-MOST = 1 << 28
-"""Bytes of a document: settings, metadata, a list."""
-
-
-def read_document(path: str | os.PathLike[str], most: int = MOST) -> bytes:
-    """Read a small file that anyone may have written.
-
-    Raises
-    ------
-    ValueError
-        If it is a device, a pipe or the like, or has more than `most` bytes.
-    OSError
-        If it is not there, or cannot be read.
-    """
-    about = Path(path).stat()
-    if not S_ISREG(about.st_mode):
-        raise ValueError("a folder" if S_ISDIR(about.st_mode) else "a device, not a file")
-    if about.st_size > most:
-        raise ValueError(f"{about.st_size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f}")
-    return Path(path).read_bytes()
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)

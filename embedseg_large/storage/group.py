@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from embedseg_large.documents import read_document
 from embedseg_large.errors import MetadataError, foreign
-from embedseg_large.storage.disk import output_errors, read_document
+from embedseg_large.storage.disk import output_errors
 
 Document = dict[str, Any]
 
