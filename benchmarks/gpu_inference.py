@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedseg_large.embedding import quantise
+from embedseg_large.embedding import quantise, raw_fields
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.model import Model
 from embedseg_large.network.roofline import copy_rate, flops_per_voxel, matmul_rate
@@ -95,7 +95,11 @@ def through(forward: Callable[[Tensor], Tensor], device: str, batch: int) -> Pre
     def predict(image: np.ndarray, tta: str) -> np.ndarray:
         moved = torch.from_numpy(image[None]).to(device)
         elements = group(tta, image.ndim)
-        return mean_raw(forward, moved, elements, map, batch=batch).cpu().numpy()
+        return (
+            mean_raw(forward, moved, raw_fields(image.ndim), elements, map, batch=batch)
+            .cpu()
+            .numpy()
+        )
 
     return predict
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import embedseg_large as es
+from embedseg_large.embedding import raw_fields
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.lanes import in_order
 from embedseg_large.network.model import Model
@@ -41,7 +42,8 @@ def reference(network: BranchedERFNet, image: np.ndarray, tta: str) -> np.ndarra
     """Raw channels, transfers included."""
     device = next(network.parameters()).device
     moved = torch.from_numpy(image[None]).to(device)
-    return mean_raw(network, moved, group(tta, network.ndim), map).cpu().numpy()
+    fields, elements = raw_fields(network.ndim), group(tta, network.ndim)
+    return mean_raw(network, moved, fields, elements, map).cpu().numpy()
 
 
 def answers_side_by_side(model: Model, image: np.ndarray) -> None:

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
-from embedseg_large.symmetry import SignedPermutation
+from embedseg_large.fields import Field
 
 _LARGEST = np.finfo(np.float16).max  # clipping to it keeps stored values finite
 _LOG_SIGMA_RANGE = (-87.0, 88.0)  # whose exponentials are normal float32 numbers
@@ -121,20 +121,14 @@ def raw_layout(ndim: int) -> tuple[tuple[int, int, int], list[int]]:
     return (ndim, ndim, 1), list(reversed(range(ndim)))
 
 
-def turned_channels(p: SignedPermutation) -> tuple[list[int], list[int]]:
-    """Say what a symmetry does to the raw channels besides moving the voxels.
-
-    Offsets are exchanged and negated like vectors, sigmas exchanged, the seed stays.
-
-    Returns
-    -------
-    source, sign
-        Raw channel ``c`` of the turned field is ``sign[c]`` times raw channel ``source[c]``.
-    """
-    # raw components run x, y, z: the reverse of the axes
-    order = [p.ndim - 1 - d for d in reversed(p.axes)]
-    source = order + [p.ndim + c for c in order] + [2 * p.ndim]
-    return source, list(reversed(p.signs)) + [1] * (p.ndim + 1)
+def raw_fields(ndim: int) -> tuple[Field, ...]:
+    """Return what the raw channels mean, in their order."""
+    axes = tuple(reversed(range(ndim)))  # raw components run x, y, z
+    return (
+        Field(name="offsets", kind="vector", axes=axes),
+        Field(name="sigmas", kind="magnitude", axes=axes),
+        Field(name="seed", kind="scalar", head=1),
+    )
 
 
 def quantise(raw: NDArray[np.floating], pitch: Sequence[float]) -> NDArray[np.float16]:

@@ -9,15 +9,17 @@ import pytest
 
 PACKAGE = "embedseg_large"
 ROOT = Path(__file__).parents[1] / PACKAGE
-VALUES = {"documents", "errors", "geometry", "symmetry", "embedding"}
-BELOW = {"clustering", "labels", "network", "runs", "stitching", "storage", "tiling", "volumes"}
+VALUES = {"documents", "errors", "geometry", "symmetry", "fields", "embedding"}
+BELOW = {"clustering", "labels", "methods", "network", "runs"}
+BELOW |= {"stitching", "storage", "tiling", "volumes"}
 """All that a segmentation is made of."""
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "documents": set(),
     "geometry": set(),
     "symmetry": {"errors"},
-    "embedding": {"errors", "symmetry"},
+    "fields": {"errors", "symmetry"},
+    "embedding": {"errors", "fields", "symmetry"},
     "models": set(),
     "storage": VALUES,
     "tiling": VALUES,
@@ -28,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "volumes": VALUES | {"storage"},
     "labels": VALUES | {"storage", "volumes"},
     "network": VALUES | {"models"},
+    "methods": VALUES | {"clustering", "stitching"},
     "runs": VALUES | {"storage"},
     "conversion": VALUES | {"runs", "storage", "volumes"},
     "evaluation": VALUES | {"labels", "runs", "storage", "volumes"},
@@ -35,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "segmentation": VALUES | BELOW | {"conversion"},
     "pictures": VALUES | {"evaluation"},
     "training": VALUES
-    | {"clustering", "evaluation", "network", "storage", "synthesis", "tiling", "volumes"}
+    | {"clustering", "evaluation", "methods", "network", "storage", "synthesis", "tiling"}
+    | {"volumes"}
     | {"pictures"},  # a sheet each few epochs
     "data": VALUES | {"conversion", "labels", "volumes"},
     "viewing": VALUES | {"labels", "pictures", "storage", "volumes"},
@@ -52,7 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Of a room, or of a file beside the rooms, which others its files may import."""
 USERS = {
     "distributed": {"runs/dask"},
-    "torch": {"network", "training"},
+    "torch": {"methods", "network", "training"},
+    "bioimage_cpp": {"methods"},
     "tornado": {"viewing"},
     "magicgui": {"napari"},
     "napari": {"napari"},

@@ -25,7 +25,7 @@ from embedseg_large.network.lanes import in_order
 from embedseg_large.network.modelfile import StoredModel, write_model_file
 from embedseg_large.network.settings import ModelSettings, Thresholds
 from embedseg_large.network.tta import mean_raw
-from embedseg_large.symmetry import MODES, SignedPermutation, group, obstacle
+from embedseg_large.symmetry import MODES, SignedPermutation, group
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -193,7 +193,7 @@ class Model:
     def tta_modes(self) -> tuple[str, ...]:
         """Test-time augmentations that this model can use, smallest first."""
         names = MODES if self.ndim == 3 else MODES[:3]
-        return tuple(m for m in names if obstacle(m, self.pitch, self.voxel_size) is None)
+        return tuple(m for m in names if self.settings.obstacle(m) is None)
 
     def tta_mode(self, tta: bool | int | str) -> str:
         """Name the test-time augmentation that is meant.
@@ -213,7 +213,7 @@ class Model:
             default = {mode for mode in self.tta_modes if mode != "48"} if tta else {"none"}
             return max(default, key=MODES.index)
         try:
-            reason = obstacle(tta, self.pitch, self.voxel_size)
+            reason = self.settings.obstacle(tta)
         except ValueError as error:
             raise UsageError(f"test-time augmentation: {error}") from None
         if reason is not None:
@@ -331,14 +331,15 @@ class Model:
 
     def _mean(self, image: Tensor, elements: Sequence[SignedPermutation]) -> Tensor:
         """Average over a group; where memory is short, with half as much at a time, down to one."""
+        fields = self.settings.channel_fields
         width = self._passes_at_once(image, len(elements))
         while True:
             try:
                 # a GPU is filled by a batch, a CPU by passes side by side
                 if self._is_on_cpu:
                     each = partial(in_order, lanes=width)
-                    return mean_raw(self._forward, image, elements, each)
-                return mean_raw(self._forward, image, elements, map, batch=width)
+                    return mean_raw(self._forward, image, fields, elements, each)
+                return mean_raw(self._forward, image, fields, elements, map, batch=width)
             except (MemoryError, RuntimeError) as error:
                 if not _is_lack_of_memory(error):
                     raise

@@ -7,9 +7,16 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any, NamedTuple, get_type_hints
 
+from embedseg_large.embedding import raw_fields
 from embedseg_large.errors import UsageError
+from embedseg_large.fields import Field, direction_obstacle, heads
 from embedseg_large.network.erfnet import STRIDE
-from embedseg_large.symmetry import MODES
+from embedseg_large.symmetry import MODES, obstacle
+
+EMBEDSEG = "embedseg"
+"""The method of the paper, which is meant where a model file names none."""
+ERFNET = "erfnet"
+"""Its backbone, likewise."""
 
 DEFAULT_TILE = {2: (512, 512), 3: (64, 128, 128)}
 DEFAULT_CONTEXT = 24
@@ -98,6 +105,19 @@ class ModelSettings:
     fill_holes: bool = False
     """Whether background that one instance encloses becomes its own."""
 
+    method: str = EMBEDSEG
+    """What the network predicts, and how instances come of it: see `embedseg_large.methods`."""
+
+    backbone: str = ERFNET
+    """The network between the image and the fields: see `embedseg_large.network.backbones`."""
+
+    fields: tuple[Field, ...] = ()
+    """What the channels of the network mean, in their order; none: those of EmbedSeg."""
+
+    knobs: tuple[tuple[str, float], ...] = ()
+    """What validation found to be best for the thresholds of another method than EmbedSeg, by
+    name; those that are not named are the method's own."""
+
     def __post_init__(self) -> None:
         if self.ndim not in (2, 3):
             raise UsageError(f"ndim is {self.ndim}; a model has 2 or 3 spatial axes")
@@ -107,6 +127,11 @@ class ModelSettings:
                 "they must be at least 1 and 0"
             )
         self._check_thresholds()
+        if (self.method == EMBEDSEG) == bool(self.fields):
+            raise UsageError(
+                f"method is {self.method} with {len(self.fields)} fields; all methods but "
+                f"{EMBEDSEG} list theirs"
+            )
         for name in ("pitch", "extent", "tile", "reach"):
             self._check(name, above_zero=True)
         for name in ("context", "halo"):
@@ -130,6 +155,27 @@ class ModelSettings:
                 raise UsageError(f"seed is {seed}; it must be above 0 and at most 1")
             if not 0 < margin < 1:
                 raise UsageError(f"margin is {margin}; it must be above 0 and below 1")
+
+    @property
+    def channel_fields(self) -> tuple[Field, ...]:
+        """What the channels of the network mean, in their order."""
+        return self.fields or raw_fields(self.ndim)
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Channels of each decoder of the network."""
+        return heads(self.channel_fields)
+
+    def obstacle(self, mode: str | int) -> str | None:
+        """Say why the model cannot use a test-time augmentation; None where it can.
+
+        Raises
+        ------
+        ValueError
+            No such mode, or not for that many axes.
+        """
+        reason = obstacle(mode, self.pitch, self.voxel_size)
+        return reason or direction_obstacle(mode, self.channel_fields, self.ndim)
 
     def thresholds_of(self, mode: str) -> Thresholds:
         """Return the thresholds of a test-time augmentation: none, 4, 8, 16 or 48."""
@@ -202,6 +248,8 @@ class ModelSettings:
         values["thresholds"] = {
             own.mode: {"seed": own.seed, "margin": own.margin} for own in self.thresholds
         }
+        values["fields"] = [field.as_dict() for field in self.fields]
+        values["knobs"] = [list(knob) for knob in self.knobs]
         return values
 
     def deciding(self) -> dict[str, Any]:
@@ -210,7 +258,11 @@ class ModelSettings:
         What was added later and only decides what is made of predictions is left out: a run
         records it by itself, and models keep their fingerprints.
         """
-        later = {"margin", "thresholds", "keep_largest_piece", "fill_holes"}
+        later = {"margin", "thresholds", "keep_largest_piece", "fill_holes", "knobs"}
+        if self.method == EMBEDSEG:
+            later |= {"method", "fields"}
+        if self.backbone == ERFNET:
+            later |= {"backbone"}
         return {k: v for k, v in self.as_dict().items() if k not in later}
 
     @classmethod

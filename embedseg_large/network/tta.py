@@ -8,7 +8,7 @@ from itertools import chain, groupby
 import torch
 from torch import Tensor
 
-from embedseg_large.embedding import turned_channels
+from embedseg_large.fields import Field, channel_turns, shifted_slices
 from embedseg_large.symmetry import SignedPermutation
 
 Forward = Callable[[Tensor], Tensor]
@@ -23,15 +23,19 @@ def turn(tensor: Tensor, p: SignedPermutation) -> Tensor:
     return turned.flip([leading + d for d, flip in enumerate(p.flips) if flip]).contiguous()
 
 
-def turn_raw(raw: Tensor, p: SignedPermutation) -> Tensor:
-    """Turn raw channels ``(2·ndim + 1, *spatial)``: voxels, offset vectors and sigmas."""
-    source, signs = turned_channels(p)
+def turn_raw(raw: Tensor, fields: Sequence[Field], p: SignedPermutation) -> Tensor:
+    """Turn raw channels ``(channels, *spatial)``, as `embedseg_large.fields.turn_fields` does."""
     flipped = [d for d, flip in enumerate(p.flips) if flip]
     turned = raw.new_empty(len(raw), *(raw.shape[1 + d] for d in p.axes))
     # a channel at a time stays in the cache between being reversed and being transposed
-    for channel, (origin, sign) in enumerate(zip(source, signs, strict=True)):
-        view = raw[origin].permute(p.axes)
-        torch.mul(view.flip(flipped) if flipped else view, sign, out=turned[channel])
+    for channel, (source, sign, shift) in enumerate(channel_turns(fields, p)):
+        view = raw[source].permute(p.axes)
+        view = view.flip(flipped) if flipped else view
+        if shift is None:
+            torch.mul(view, sign, out=turned[channel])
+        else:
+            near, far = shifted_slices(shift, view.shape)
+            turned[channel].zero_()[near] = view[far]
     return turned
 
 
@@ -62,6 +66,7 @@ def batches(
 def mean_raw(
     forward: Forward,
     image: Tensor,
+    fields: Sequence[Field],
     elements: Sequence[SignedPermutation],
     each: Each,
     batch: int = 1,
@@ -73,9 +78,11 @@ def mean_raw(
     Parameters
     ----------
     forward
-        Maps ``(n, c, *spatial)`` to raw channels ``(n, 2·ndim + 1, *spatial)``, float32.
+        Maps ``(n, c, *spatial)`` to raw channels ``(n, channels, *spatial)``, float32.
     image
         float32 ``(c, *spatial)``.
+    fields
+        What the raw channels mean.
     elements
         The group.
     each
@@ -87,7 +94,7 @@ def mean_raw(
     @torch.inference_mode()  # is a property of the thread, and `each` may use others
     def turned_passes(together: Batch) -> list[Tensor]:
         raws = forward(torch.stack([turn(image, p) for p in together]))
-        return [turn_raw(raw, p.inverse) for raw, p in zip(raws, together, strict=True)]
+        return [turn_raw(raw, fields, p.inverse) for raw, p in zip(raws, together, strict=True)]
 
     # added up in one order, whatever the batches: sums of sums would have other bits
     results = chain.from_iterable(each(turned_passes, batches(elements, image.shape[1:], batch)))

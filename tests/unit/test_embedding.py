@@ -11,11 +11,12 @@ from embedseg_large.embedding import (
     background,
     dequantise,
     quantise,
+    raw_fields,
     seeds_of,
     sigmas_of,
-    turned_channels,
 )
 from embedseg_large.errors import UsageError
+from embedseg_large.fields import turn_fields
 from embedseg_large.symmetry import SignedPermutation, group
 
 PITCH = (0.1, 0.05, 0.02)
@@ -102,8 +103,7 @@ def test_what_was_not_predicted_is_never_foreground() -> None:
 @pytest.mark.parametrize("p", group(48, 3))
 def test_turning_raw_channels_turns_the_vectors(p: SignedPermutation) -> None:
     raw, pitch = some_raw((3, 3, 3)), (0.1, 0.1, 0.1)
-    source, sign = turned_channels(p)
-    turned = p.apply(raw)[source] * np.array(sign, np.float32).reshape(-1, 1, 1, 1)
+    turned = turn_fields(raw, raw_fields(3), p)
     plain, result = Embedding.from_raw(raw, pitch), Embedding.from_raw(turned, pitch)
     np.testing.assert_array_equal(result.offsets, p.apply_vectors(plain.offsets))
     np.testing.assert_array_equal(result.sigmas, p.apply_magnitudes(plain.sigmas))

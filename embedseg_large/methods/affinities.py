@@ -1,0 +1,170 @@
+"""Affinities: whether voxels near and far apart belong together, cut by a mutex watershed.
+
+Near neighbours are merged in the order of their affinity, and pairs farther apart forbid it where
+they do not belong together. No threshold and no seed is needed.
+
+*Assumes* little: objects of any shape, in one piece. *Fails* where an object is thinner than the
+far offsets are long in its surroundings, so that few pairs vote for it.
+
+The method is that of Wolf et al. (2018, 2019), by the library bioimage-cpp. In a sequence of merges
+one decision may depend on another one far away. Nothing is proven of it: tiles that agree at all
+seams are evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.clustering.cluster import Clustering, OpenFaces
+from embedseg_large.errors import UsageError
+from embedseg_large.fields import Field, Offset, shifted_slices
+from embedseg_large.methods.naming import unproven
+from embedseg_large.methods.protocol import (
+    IGNORED,
+    Knob,
+    Knobs,
+    Promise,
+    Scale,
+    Targets,
+    logit,
+    value_of,
+)
+from embedseg_large.methods.storing import as_float16
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FAR = (0.25, 0.5)
+"""Lengths of the far offsets, in largest extents."""
+
+FOREGROUND_KNOB = Knob(
+    name="foreground",
+    meaning="Minimum probability for a voxel to be part of an object",
+    default=0.5,
+    values=(0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+)
+APART_KNOB = Knob(
+    name="apart",
+    meaning="Advantage, as a logit, of pairs that do not belong together",
+    default=0.0,
+    values=(-2.0, -1.0, 0.0, 1.0, 2.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Affinities:
+    """Voxels that belong together."""
+
+    scale: Scale
+    name: str = "affinities"
+    promise: Promise = Promise.LOCAL
+    learns_overlaps: bool = False
+    knobs: tuple[Knob, ...] = (FOREGROUND_KNOB, APART_KNOB)
+
+    @property
+    def offsets(self) -> tuple[Offset, ...]:
+        """To the next voxel along each axis, then to those far away; in 2D also on diagonals.
+
+        They are as long along axes whose voxels are, so that these can be exchanged.
+        """
+        ndim, spacing = self.scale.ndim, self.scale.spacing
+        axes = [tuple(int(d == axis) for d in range(ndim)) for axis in range(ndim)]
+        largest = max(e * s for e, s in zip(self.scale.extent, spacing, strict=True))
+        found = dict.fromkeys(axes)
+        for share in FAR:
+            steps = [max(2, round(share * largest / s)) for s in spacing]
+            ways = list(axes)
+            if ndim == 2:
+                ways += [(1, 1), (1, -1)]
+            found.update(
+                dict.fromkeys(tuple(n * s for n, s in zip(w, steps, strict=True)) for w in ways)
+            )
+        return tuple(found)
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Logits of belonging together, and of foreground."""
+        return (
+            Field(name="affinities", kind="edges", directions=self.offsets),
+            Field(name="foreground", kind="scalar", head=1),
+        )
+
+    @property
+    def halo(self) -> tuple[int, ...]:
+        """An object."""
+        return self.scale.extent
+
+    def targets(self, labels: NDArray[np.integer]) -> Targets:
+        """int8 ``affinities`` ``(offsets, *spatial)`` and ``foreground``; -1 does not count.
+
+        1 within an object, 0 between two or between one and background; pairs of background do not
+        count, nor do those of which one is ignored or outside.
+        """
+        pairs = np.stack([_together(labels, offset) for offset in self.offsets])
+        return {"affinities": pairs, "foreground": np.sign(labels).astype(np.int8)}
+
+    def loss(self, raw: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the cross-entropies."""
+        from embedseg_large.methods import losses
+
+        return {
+            "affinities": losses.of_probability(raw[:, :-1], targets["affinities"]),
+            "foreground": losses.of_probability(raw[:, -1], targets["foreground"]),
+        }
+
+    def ideal(self, targets: Targets) -> NDArray[np.float32]:
+        """Return logits of ±5, 0 where a pair does not count."""
+        wanted = targets["affinities"]
+        pairs = np.where(wanted == IGNORED, 0, np.where(wanted > 0, 5, -5))
+        foreground = np.where(targets["foreground"] > 0, 5, -5)
+        return np.concatenate([pairs, foreground[np.newaxis]]).astype(np.float32)
+
+    def stored(self, raw: NDArray[np.floating]) -> NDArray[np.float16]:
+        """Return the logits as they are."""
+        return as_float16(raw)
+
+    def decode(
+        self, stored: NDArray[np.float16], open_faces: OpenFaces, knobs: Knobs
+    ) -> Clustering:
+        """Merge and forbid, the clearest first."""
+        cut = mutex_watershed()
+        logits = stored.astype(np.float32)
+        inside = logits[-1] > logit(value_of(FOREGROUND_KNOB, knobs))
+        ndim = self.scale.ndim
+        weights = np.ascontiguousarray(logits[:-1])
+        weights[ndim:] = np.float32(value_of(APART_KNOB, knobs)) - weights[ndim:]
+        found = cut(weights, list(map(list, self.offsets)), ndim, mask=inside)
+        return unproven(found, logits[-1], self.scale.min_object_size, open_faces)
+
+
+def _together(labels: NDArray[np.integer], offset: Offset) -> NDArray[np.int8]:
+    """Whether each voxel and the one at an offset are of one object."""
+    pairs = np.full(labels.shape, IGNORED, np.int8)
+    near, far = shifted_slices(offset, labels.shape)
+    a, b = labels[near], labels[far]
+    known = (a != IGNORED) & (b != IGNORED) & ((a > 0) | (b > 0))
+    pairs[near] = np.where(known, a == b, IGNORED)
+    return pairs
+
+
+def mutex_watershed() -> Callable[..., NDArray[Any]]:
+    """Return the function of bioimage-cpp.
+
+    Raises
+    ------
+    UsageError
+        It is not installed.
+    """
+    try:
+        from bioimage_cpp.segmentation import mutex_watershed as cut
+    except ModuleNotFoundError:
+        raise UsageError(
+            'the method affinities needs bioimage-cpp; pip install "embedseg-large[affinities]"'
+        ) from None
+    function: Callable[..., NDArray[Any]] = cut
+    return function

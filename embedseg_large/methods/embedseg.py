@@ -1,0 +1,86 @@
+"""EmbedSeg: offsets, bandwidths and a seediness, clustered greedily and certified.
+
+*Assumes* objects in one piece that some point tells from all others. *Fails* for objects that are
+much larger than those of the training, whose offsets are longer than the model believes.
+
+The method is that of Lalit et al. (2021). It was here first: targets, loss and tuning are in
+`embedseg_large.training`, units in `embedseg_large.embedding`, the rule in
+`embedseg_large.clustering`. This module only says the same as a `Method`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.clustering.cluster import Clustering, OpenFaces, cluster_points
+from embedseg_large.clustering.points import AXES, points_of_stored
+from embedseg_large.clustering.settings import DEFAULT_MARGIN, ClusterSettings
+from embedseg_large.embedding import quantise, raw_fields
+from embedseg_large.fields import Field
+from embedseg_large.methods.protocol import Knob, Knobs, Promise, Scale, value_of
+
+SEED_KNOB = Knob(
+    name="seed",
+    meaning="Minimum seediness for a voxel to seed an instance",
+    default=0.9,
+    values=(0.5, 0.6, 0.7, 0.8, 0.9),
+)
+MARGIN_KNOB = Knob(
+    name="margin",
+    meaning="A voxel belongs to an instance when the seed's Gaussian is above this",
+    default=DEFAULT_MARGIN,
+    values=(0.3, 0.4, 0.5, 0.6, 0.7),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSeg:
+    """Spatial embeddings."""
+
+    scale: Scale
+    pitch: Sequence[float]
+    """Size of a voxel along each axis (z, y, x) in the network's units."""
+    reach: tuple[float, ...] | None = None
+    """Longest believable offset along each axis, in voxels; None: any."""
+    name: str = "embedseg"
+    promise: Promise = Promise.EXACT
+    learns_overlaps: bool = True
+    knobs: tuple[Knob, ...] = (SEED_KNOB, MARGIN_KNOB)
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Offsets, sigmas and seed, in the original's order."""
+        return raw_fields(self.scale.ndim)
+
+    @property
+    def halo(self) -> tuple[int, ...]:
+        """An object."""
+        return self.scale.extent
+
+    def stored(self, raw: NDArray[np.floating]) -> NDArray[np.float16]:
+        """Return the embedding in voxels, see `embedseg_large.embedding.quantise`."""
+        return quantise(raw, self.pitch)
+
+    def decode(
+        self, stored: NDArray[np.float16], open_faces: OpenFaces, knobs: Knobs
+    ) -> Clustering:
+        """Cluster greedily, see `embedseg_large.clustering.greedy`."""
+        rule = ClusterSettings(
+            min_object_size=self.scale.min_object_size,
+            seed=value_of(SEED_KNOB, knobs),
+            margin=value_of(MARGIN_KNOB, knobs),
+            reach=self.reach,
+        )
+        faces = ((False, False),) * (AXES - len(open_faces)) + tuple(open_faces)
+        found = cluster_points(points_of_stored(stored, rule), rule, faces)
+        return Clustering(
+            labels=found.labels.reshape(stored.shape[1:]),
+            seeds=found.seeds,
+            seediness=found.seediness,
+            certain=found.certain,
+            doubtful=found.doubtful,
+        )

@@ -1,0 +1,206 @@
+"""Pieces of a mask, flooded layer by layer: the same labels whatever region they are seen in.
+
+::
+
+    1  pieces     connected voxels of a mask, each named by the voxel in its middle
+    2  layers     voxels of a wider mask that touch a labelled one get its label, a layer at a time;
+                  of several labels the one whose name is smallest
+
+A flood by priority or from a queue breaks ties by the order in which voxels were met, which depends
+on where a region begins. Layers and names do not. And since the number of layers is limited, what a
+region does not show can change no more than what lies near its border: the rest is certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from embedseg_large.clustering.cluster import Clustering, OpenFaces
+from embedseg_large.stitching.middle import middles, numbered
+
+AXES = 3
+
+
+def flooded(
+    pieces: NDArray[np.bool_],
+    foreground: NDArray[np.bool_],
+    seediness: NDArray[np.float32],
+    *,
+    layers: int,
+    least: int,
+    open_faces: OpenFaces,
+) -> Clustering:
+    """Find pieces of a mask, and give them what surrounds them.
+
+    Parameters
+    ----------
+    pieces
+        ``(*region)``: connected by faces they are one instance.
+    foreground
+        ``(*region)``: what an instance may grow into; of no matter where it is a piece.
+    seediness
+        ``(*region)``: 0 to 1, recorded of the voxel that names an instance.
+    layers
+        How far instances grow, in voxels along the axes.
+    least
+        Instances have more voxels than this; those that may have more are kept.
+    open_faces
+        Of each axis: does the volume go on below the low face, above the high face?
+    """
+    labels, seeds = named_pieces(pieces)
+    mask = foreground | pieces
+    doubt = _doubt(labels, mask, layers, open_faces)
+    grown = flood(labels, mask, layers)
+    return settled(grown, seeds, doubt, seediness, least)
+
+
+def named_pieces(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Number connected pieces by the place of their names, ascending.
+
+    Returns
+    -------
+    labels, seeds
+        int32 ``(*region)``, 1..n; ``(n,)`` positions in the raveled region, ascending.
+    """
+    found, count = numbered(ndimage.label(mask)[0])
+    middle = middles(found, count)
+    order = np.argsort(middle)
+    numbers = np.zeros(count + 1, np.int32)
+    numbers[order + 1] = np.arange(1, count + 1)
+    return numbers[found], middle[order]
+
+
+def flood(labels: NDArray[np.int32], mask: NDArray[np.bool_], layers: int) -> NDArray[np.int32]:
+    """Grow labels into a mask by so many layers; of several labels the smallest wins."""
+    grown = labels.copy()
+    _flood(grown.reshape(_three_axes(labels)), mask.reshape(_three_axes(mask)), layers)
+    return grown
+
+
+def _three_axes(array: NDArray[Any]) -> tuple[int, ...]:
+    return (1,) * (AXES - array.ndim) + array.shape
+
+
+@numba.njit(cache=True, nogil=True)
+def _flood(
+    labels: NDArray[np.int32], mask: NDArray[np.bool_], layers: int
+) -> None:  # pragma: no cover - compiled
+    shape = labels.shape
+    step = (shape[1] * shape[2], shape[2], 1)
+    flat, inside = labels.reshape(-1), mask.reshape(-1)
+    offered = np.zeros(flat.size, np.int32)
+    front = np.flatnonzero(flat)
+    for _ in range(layers):
+        reached = np.empty(min(2 * AXES * front.size, flat.size), np.int64)
+        count = 0
+        for i in front:
+            for axis in range(AXES):
+                at = i // step[axis] % shape[axis]
+                for side in (-1, 1):
+                    if not 0 <= at + side < shape[axis]:
+                        continue
+                    j = i + side * step[axis]
+                    if flat[j] or not inside[j]:
+                        continue
+                    if offered[j] == 0:
+                        offered[j] = flat[i]
+                        reached[count] = j
+                        count += 1
+                    elif flat[i] < offered[j]:
+                        offered[j] = flat[i]
+        front = reached[:count]
+        if count == 0:
+            break
+        for j in front:
+            flat[j] = offered[j]
+
+
+def _doubt(
+    labels: NDArray[np.int32], mask: NDArray[np.bool_], layers: int, open_faces: OpenFaces
+) -> NDArray[np.bool_]:
+    """Voxels whose label something beyond the open faces could change, ``(*region)``.
+
+    A piece at such a face may be larger, and has another name then. From there, and from what is
+    not seen, it takes one layer for each voxel.
+    """
+    border = at_open_faces(labels.shape, open_faces)
+    cut = np.unique(labels[border])
+    unsure = np.isin(labels, cut[cut > 0])
+    near = flood(unsure.astype(np.int32), mask, layers) > 0
+    if layers:
+        near |= flood((border & mask).astype(np.int32), mask, layers - 1) > 0
+    return near
+
+
+def at_open_faces(shape: tuple[int, ...], open_faces: OpenFaces) -> NDArray[np.bool_]:
+    """Voxels of a region that lie at a face beyond which the volume goes on."""
+    border = np.zeros(shape, np.bool_)
+    for axis, faces in enumerate(open_faces[-len(shape) :]):
+        for end, is_open in zip((0, -1), faces, strict=True):
+            if is_open:
+                border[(slice(None),) * axis + (end,)] = True
+    return border
+
+
+def near_open_faces(
+    shape: tuple[int, ...], reach: Sequence[int], open_faces: OpenFaces
+) -> NDArray[np.bool_]:
+    """Voxels of a region that one from beyond an open face could reach, or touch from there."""
+    near = np.zeros(shape, np.bool_)
+    for axis, (faces, far) in enumerate(zip(open_faces[-len(shape) :], reach, strict=True)):
+        every = (slice(None),) * axis
+        low, high = faces
+        if low:
+            near[(*every, slice(0, far + 1))] = True
+        if high:
+            near[(*every, slice(max(0, shape[axis] - far - 1), None))] = True
+    return near
+
+
+def settled(
+    labels: NDArray[np.int32],
+    seeds: NDArray[np.int64],
+    doubt: NDArray[np.bool_],
+    seediness: NDArray[np.float32],
+    least: int,
+) -> Clustering:
+    """Drop what is too small, and say what is certain.
+
+    An instance is certain if no voxel of it or beside it is in doubt: it could neither lose nor
+    gain any. Of others the size is not known, so that all their voxels are in doubt, and they stay.
+
+    Parameters
+    ----------
+    labels
+        ``(*region)`` 1..n.
+    seeds
+        ``(n,)`` positions of the voxels that name them.
+    doubt
+        ``(*region)``: voxels whose label is not certain.
+    seediness
+        ``(*region)``: 0 to 1.
+    least
+        Instances have more voxels than this.
+    """
+    near = ndimage.binary_dilation(doubt) if doubt.any() else doubt
+    certain = np.ones(seeds.size + 1, np.bool_)
+    certain[labels[near]] = False
+    sizes = np.bincount(labels.reshape(-1), minlength=seeds.size + 1)
+    kept = (sizes > least) | ~certain
+    kept[0] = False
+    doubt = doubt | (~certain[labels] & (labels > 0))
+    numbers = np.where(kept, np.cumsum(kept), 0).astype(np.uint32)
+    at = seeds[kept[1:]]
+    return Clustering(
+        labels=numbers[labels],
+        seeds=at,
+        seediness=seediness.reshape(-1)[at],
+        certain=certain[1:][kept[1:]],
+        doubtful=np.flatnonzero(doubt),
+    )

@@ -1,0 +1,51 @@
+"""The middle of objects, and labels that say nothing of certainty as instances with names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.clustering.cluster import Clustering, OpenFaces
+from embedseg_large.methods.storing import probability
+from embedseg_large.stitching.middle import middles, numbered
+
+
+def unproven(
+    labels: NDArray[Any], logits: NDArray[np.float32], least: int, open_faces: OpenFaces
+) -> Clustering:
+    """Name each label by the voxel in its middle; nothing of it is certain.
+
+    Parameters
+    ----------
+    labels
+        ``(*region)`` integers, 0 for background.
+    logits
+        ``(*region)``: of foreground; its probability at the middle is recorded.
+    least
+        Instances have more voxels than this; those at an open face are kept.
+    open_faces
+        Of each axis: does the volume go on below the low face, above the high face?
+    """
+    found, count = numbered(labels, least, open_faces[-labels.ndim :])
+    seeds = middles(found, count)
+    return Clustering(
+        labels=found,
+        seeds=seeds,
+        seediness=probability(logits.reshape(-1)[seeds]),
+        certain=np.zeros(count, np.bool_),
+        doubtful=np.arange(found.size),
+    )
+
+
+def most_central(own: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the voxels of a mask that are nearest to its centroid: of several as near, all.
+
+    In exact arithmetic, so that a mask and its mirror image have them at the same places.
+    """
+    at = np.argwhere(own)
+    square = ((len(at) * at - at.sum(axis=0)) ** 2).sum(axis=1)
+    middle = np.zeros(own.shape, np.bool_)
+    middle[tuple(at[square == square.min()].T)] = True
+    return middle

@@ -1,0 +1,137 @@
+"""Background, interior, boundary: the U-Net baseline of the field.
+
+Interiors of touching objects are apart, since the outermost voxels of each object are boundary. An
+instance is a connected interior; the boundary around it is flooded from there.
+
+*Assumes* that objects are more than two voxels thick along every axis, and in one piece.
+*Fails* where the boundary between two objects has a gap of a single voxel: they become one; and
+where an object has a neck, at which it becomes two.
+
+The method is that of Caicedo et al. (2019) and others, with a flood in layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.clustering.cluster import Clustering, OpenFaces
+from embedseg_large.fields import Field
+from embedseg_large.methods.flood import flooded
+from embedseg_large.methods.naming import most_central
+from embedseg_large.methods.protocol import (
+    IGNORED,
+    Knob,
+    Knobs,
+    Promise,
+    Scale,
+    Targets,
+    logit,
+    value_of,
+)
+from embedseg_large.methods.storing import as_float16, probability
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BACKGROUND, INTERIOR, BOUNDARY = range(3)
+
+BOUNDARY_WEIGHT = 4.0
+"""Of the boundary in the loss: it is thin, and a gap in it merges two objects."""
+
+INTERIOR_KNOB = Knob(
+    name="interior",
+    meaning="Minimum probability for a voxel to be part of an interior",
+    default=0.5,
+    values=(0.3, 0.4, 0.5, 0.6, 0.7),
+)
+FOREGROUND_KNOB = Knob(
+    name="foreground",
+    meaning="Minimum probability for a voxel to be part of any object",
+    default=0.5,
+    values=(0.3, 0.4, 0.5, 0.6, 0.7),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ThreeClass:
+    """Interiors, and what surrounds them."""
+
+    scale: Scale
+    name: str = "three-class"
+    promise: Promise = Promise.EXACT
+    learns_overlaps: bool = False
+    fields: tuple[Field, ...] = (Field(name="classes", kind="scalar", count=3),)
+    """Background, interior, boundary."""
+    knobs: tuple[Knob, ...] = (INTERIOR_KNOB, FOREGROUND_KNOB)
+
+    @property
+    def layers(self) -> int:
+        """Voxels that an interior grows: a quarter of an object, at least 3."""
+        return max(3, max(self.scale.extent) // 4)
+
+    @property
+    def halo(self) -> tuple[int, ...]:
+        """An object, and as far as others may grow into it."""
+        return tuple(e + self.layers for e in self.scale.extent)
+
+    def targets(self, labels: NDArray[np.integer]) -> Targets:
+        """Class of each voxel: int8 ``classes``, -1 ignored."""
+        classes = np.where(labels > 0, INTERIOR, labels).astype(np.int8)
+        classes[boundary(labels)] = BOUNDARY
+        lost = np.setdiff1d(np.unique(labels[labels > 0]), labels[classes == INTERIOR])
+        for number in lost:  # too thin: what is nearest to the middle has to do
+            classes[most_central(labels == number)] = INTERIOR
+        return {"classes": classes}
+
+    def loss(self, raw: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the cross-entropy, in which the boundary weighs more."""
+        from embedseg_large.methods import losses
+
+        return {"classes": losses.of_classes(raw, targets["classes"], (1, 1, BOUNDARY_WEIGHT))}
+
+    def ideal(self, targets: Targets) -> NDArray[np.float32]:
+        """Return logits of ±5; background where nothing is annotated."""
+        classes = np.where(targets["classes"] == IGNORED, BACKGROUND, targets["classes"])
+        every = np.arange(3).reshape(-1, *(1,) * classes.ndim)
+        return np.where(classes == every, 5, -5).astype(np.float32)
+
+    def stored(self, raw: NDArray[np.floating]) -> NDArray[np.float16]:
+        """Return the logits of interior against all else, and of interior or boundary."""
+        background, interior, edge = np.asarray(raw, np.float32)
+        inner = interior - np.logaddexp(background, edge)
+        return as_float16(np.stack([inner, np.logaddexp(interior, edge) - background]))
+
+    def decode(
+        self, stored: NDArray[np.float16], open_faces: OpenFaces, knobs: Knobs
+    ) -> Clustering:
+        """Flood the foreground from each connected interior."""
+        interior, foreground = stored.astype(np.float32)
+        inside = foreground > logit(value_of(FOREGROUND_KNOB, knobs))
+        return flooded(
+            inside & (interior > logit(value_of(INTERIOR_KNOB, knobs))),
+            inside,
+            probability(foreground),
+            layers=self.layers,
+            least=self.scale.min_object_size,
+            open_faces=open_faces,
+        )
+
+
+def boundary(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Voxels of objects that touch another object or background over a face."""
+    found = np.zeros(labels.shape, np.bool_)
+    for axis in range(labels.ndim):
+        low, high = (
+            tuple(slice(None) if d != axis else part for d in range(labels.ndim))
+            for part in (slice(None, -1), slice(1, None))
+        )
+        a, b = labels[low], labels[high]
+        differ = (a != b) & (a != IGNORED) & (b != IGNORED)
+        found[low] |= differ & (a > 0)
+        found[high] |= differ & (b > 0)
+    return found

@@ -1,0 +1,90 @@
+"""Foreground and background: each connected piece of foreground is an instance.
+
+*Assumes* that objects do not touch. *Fails* wherever they do: they become one instance.
+
+Pieces may be larger than any tile. What several tiles see of one piece is joined by the voxels that
+they share, which are foreground to all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.clustering.cluster import Clustering, OpenFaces
+from embedseg_large.fields import Field
+from embedseg_large.methods.flood import flooded
+from embedseg_large.methods.protocol import (
+    Knob,
+    Knobs,
+    Promise,
+    Scale,
+    Targets,
+    logit,
+    value_of,
+)
+from embedseg_large.methods.storing import as_float16, probability
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FOREGROUND_KNOB = Knob(
+    name="foreground",
+    meaning="Minimum probability for a voxel to be part of an object",
+    default=0.5,
+    values=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TwoClass:
+    """Connected pieces of foreground."""
+
+    scale: Scale
+    name: str = "two-class"
+    promise: Promise = Promise.JOINED
+    learns_overlaps: bool = False
+    fields: tuple[Field, ...] = (Field(name="foreground", kind="scalar"),)
+    knobs: tuple[Knob, ...] = (FOREGROUND_KNOB,)
+
+    @property
+    def halo(self) -> tuple[int, ...]:
+        """An object."""
+        return self.scale.extent
+
+    def targets(self, labels: NDArray[np.integer]) -> Targets:
+        """Whether a voxel is foreground: int8 ``foreground``, -1 ignored."""
+        return {"foreground": np.sign(labels).astype(np.int8)}
+
+    def loss(self, raw: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the cross-entropy."""
+        from embedseg_large.methods import losses
+
+        return {"foreground": losses.of_probability(raw[:, 0], targets["foreground"])}
+
+    def ideal(self, targets: Targets) -> NDArray[np.float32]:
+        """Return logits of ±5; background where nothing is annotated."""
+        return np.where(targets["foreground"] > 0, 5, -5).astype(np.float32)[np.newaxis]
+
+    def stored(self, raw: NDArray[np.floating]) -> NDArray[np.float16]:
+        """Return the logit as it is."""
+        return as_float16(raw)
+
+    def decode(
+        self, stored: NDArray[np.float16], open_faces: OpenFaces, knobs: Knobs
+    ) -> Clustering:
+        """Number connected pieces."""
+        foreground = stored[0].astype(np.float32)
+        inside = foreground > logit(value_of(FOREGROUND_KNOB, knobs))
+        return flooded(
+            inside,
+            inside,
+            probability(foreground),
+            layers=0,
+            least=self.scale.min_object_size,
+            open_faces=open_faces,
+        )
