@@ -81,9 +81,17 @@ class Target:
         bool | None,
         typer.Option(
             "--labels/--no-labels",
-            help="The voxels are labels: coarse levels are samples, not means. Default: as found.",
+            help="The voxels are labels: coarse levels are samples, not means, and whole numbers "
+            "saved as float become integers. Default: as found.",
         ),
     ] = None
+    components: Annotated[
+        bool,
+        typer.Option(
+            "--components",
+            help="The source is a mask: number its connected pieces, and write these as labels.",
+        ),
+    ] = False
 
 
 @reported(INTERRUPTED)

@@ -61,6 +61,9 @@ def evaluate(
     axes: Annotated[
         str | None, typer.Option(help="Letters of the axes, where a file has none: zyx.")
     ] = None,
+    ignore_label: Annotated[
+        int, typer.Option(help="True value of what is not annotated; negative ones never are.")
+    ] = -1,
     as_json: Json = False,
     where: Workers,
 ) -> None:
@@ -69,7 +72,12 @@ def evaluate(
 
     if run and errors:
         raise UsageError("--errors tells of one prediction; leave out --run")
-    options: dict[str, Any] = {"axes": axes, "localisation": localisation, **asdict(where)}
+    options: dict[str, Any] = {
+        "axes": axes,
+        "ignore": ignore_label,
+        "localisation": localisation,
+        **asdict(where),
+    }
     if boundary_width is not None:
         options["boundary_width"] = boundary_width
     wanted = thresholds or engine.THRESHOLDS

@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Unpack
 
+from embedseg_large.conversion.components import components as numbered
 from embedseg_large.conversion.file_stack import StackedFiles, open_source
 from embedseg_large.conversion.plan import Conversion, Place, Step, plan_conversion
 from embedseg_large.errors import EmbedSegError, UsageError
@@ -56,6 +57,7 @@ def convert(
     chunks: Sequence[int] | None = None,
     channel_names: Sequence[str] | None = None,
     labels: bool | None = None,
+    components: bool = False,
     allow_missing: bool = False,
     series: int | None = None,
     overwrite: bool = False,
@@ -89,6 +91,10 @@ def convert(
     labels
         Whether the voxels are labels, of which coarse levels are samples, not means. Default: what
         the source says; of a source that says nothing, what looks like labels is sampled, too.
+        Labels that were saved as float become integers.
+    components
+        Whether the source is a mask whose connected pieces become labels, see
+        `embedseg_large.conversion.components`.
     series
         Which of several images in a TIFF; default: the largest.
     allow_missing
@@ -121,6 +127,8 @@ def convert(
         allow_missing=allow_missing,
         series=series,
     )
+    if components:
+        volume = numbered(volume)
     plan = plan_conversion(
         volume,
         out,
@@ -128,7 +136,7 @@ def convert(
         chunks=chunks,
         channel_names=_channel_names(volume) if channel_names is None else channel_names,
         overwrite=overwrite,
-        labels=labels,
+        labels=components or labels,
     )
     run_conversion(plan, Progress(watcher), **workers)
 
@@ -271,6 +279,7 @@ def _facts(plan: Conversion) -> Facts:
         "channel_names": list(plan.channel_names),
         "image": volume.image,
         "labels": plan.labels,
+        "type": plan.dtype.name,
         "sampled": plan.sampled,
         "regions": [list(s.cut) for s in plan.steps(plan.store(plan.final))],  # notes are of these
         "versions": {name: version(name) for name in _LIBRARIES},

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from embedseg_large.errors import UsageError
+from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.storage.disk import check_writable, output_errors, replaced
 from embedseg_large.storage.group import group_format, write_group
@@ -154,6 +155,13 @@ class Conversion:
     sampled: bool = False
     """Whether coarse levels are samples, not means: of labels, and what looks like them."""
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a voxel: the source's, but integers for labels that were saved as float."""
+        own = self.volume.dtype
+        whole = self.labels and own.kind == "f"
+        return np.dtype(np.int32 if own.itemsize <= 4 else np.int64) if whole else own
+
     def store(self, folder: Path) -> MultiscaleStore:
         """The group in a hidden folder; in micrometres where the voxel size is known."""
         volume = self.volume
@@ -164,7 +172,7 @@ class Conversion:
             ngff_version=self.ngff_version,
             axes=volume.axes,
             units=tuple((stored | known)[a] for a in volume.axes),
-            dtype=volume.dtype.name,
+            dtype=self.dtype.name,
             levels=tuple(_levels(volume)),
             chunks=self.chunks,
             content="labels" if self.labels else "image",
@@ -328,7 +336,32 @@ class _Copy:
         lead, box = place
         at = dict(zip(self.store.axes, lead, strict=False))
         one = replace(self.volume, channel=at["c"]) if "c" in at else self.volume
-        self.store.write(0, box, one.read(box, at.get("t")), lead)
+        voxels = one.read(box, at.get("t"))
+        if voxels.dtype.kind == "f" and np.dtype(self.store.dtype).kind == "i":
+            voxels = _whole_numbers(voxels, np.dtype(self.store.dtype), self.volume.name, box)
+        self.store.write(0, box, voxels, lead)
+
+
+def _whole_numbers(
+    voxels: NDArray[Any], dtype: np.dtype[Any], where: str, box: Box
+) -> NDArray[Any]:
+    """Turn labels that were saved as float into integers.
+
+    Raises
+    ------
+    VolumeError
+        One is no whole number, or too large; names the voxel.
+    """
+    limits = np.iinfo(dtype)
+    wrong = ~((voxels == np.rint(voxels)) & (voxels >= limits.min) & (voxels < limits.max))
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        voxel = tuple(a + i for a, i in zip(box.start, at, strict=True))
+        raise VolumeError(
+            f"{where}: voxel {voxel} is {voxels[at]:g}, which is no label: labels are whole "
+            "numbers; give the label image, or leave out --labels"
+        )
+    return voxels.astype(dtype)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from embedseg_large.evaluation.pairs import LabelPair
 from embedseg_large.geometry import Box
 from embedseg_large.runs.blockwise import EDGE, Sum
 from embedseg_large.runs.tasks import Call, Each, Recording, Task
-from embedseg_large.volumes.volume import Volume
+from embedseg_large.volumes.label_images import unannotated
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +84,29 @@ def _call(pair: LabelPair, width: int | None, errors: bool, box: Box) -> Call:
 
 
 def _compare_box(pair: LabelPair, box: Box, width: int | None, errors: bool) -> Compared:
-    prediction, p_shell = _read(pair.prediction, box, width, pair.compared)
-    truth, t_shell = _read(pair.truth, box, width, pair.compared)
-    located = Contingency.of(p_shell, t_shell)
+    whole = _read(pair, box, width)
+    shells = whole if width is None else [shell(labels, width) for labels in whole]
+    located = Contingency.of(*shells)
     if not errors:
         return Compared(located, None)
+    if width is not None:
+        whole = [labels[(slice(width, -width),) * box.ndim] for labels in whole]
+    prediction, truth = whole
     overlap = located if width is None else Contingency.of(prediction, truth)
     positions = (Positions.of(labels, box.start) for labels in (prediction, truth))
     return Compared(located, Found(overlap, *positions))
 
 
-def _read(
-    volume: Volume, box: Box, width: int | None, whole: Box
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Read the labels of a box, and what is compared of them: the same, or their shells.
+def _read(pair: LabelPair, box: Box, width: int | None) -> list[NDArray[Any]]:
+    """Read what is predicted and what is true in a box, with a margin for shells.
 
-    Beyond `whole`, all that is compared, there is background.
+    Beyond all that is compared there is background, and so there is on both sides where the truth
+    is not annotated.
     """
-    if width is None:
-        labels = volume.read(box)
-        return labels, labels
-    margin = box.grow((width,) * box.ndim)
-    there = margin.intersect(whole)
-    labels = volume.read(there)
-    padded = np.pad(labels, margin.widths_around(there))
-    return labels[box.slices_in(there)], shell(padded, width)
+    margin = box if width is None else box.grow((width,) * box.ndim)
+    there = margin.intersect(pair.compared)
+    sides = [pair.prediction.read(there), pair.truth.read(there)]
+    unknown = unannotated(sides[1], pair.ignore)
+    if unknown is not None:
+        sides = [np.where(unknown, 0, labels).astype(labels.dtype) for labels in sides]
+    return [np.pad(labels, margin.widths_around(there)) for labels in sides]

@@ -95,6 +95,7 @@ def evaluate(
     thresholds: Sequence[float] = THRESHOLDS,
     *,
     axes: str | None = None,
+    ignore: int = -1,
     localisation: Localisation = "iou",
     boundary_width: int = BOUNDARY_WIDTH,
     errors: str | os.PathLike[str] | None = None,
@@ -114,6 +115,9 @@ def evaluate(
         Value of `localisation` from which a pair of instances counts as found.
     axes
         Letters of the axes of files that do not say it, such as ``zyx`` for a plain TIFF.
+    ignore
+        Value of true voxels that are not annotated, as for `train`; negative ones never are. They
+        do not count: of what is predicted there, only the part outside of them does.
     localisation
         ``"iou"`` of masks, ``"boundary"`` IoU (Cheng et al. 2021), or ``"reference"``: intersection
         over the true instance.
@@ -153,6 +157,7 @@ def evaluate(
         truth,
         thresholds,
         axes=axes,
+        ignore=ignore,
         localisation=localisation,
         boundary_width=boundary_width,
         errors=errors,
@@ -167,6 +172,7 @@ def evaluate_images(
     thresholds: Sequence[float] = THRESHOLDS,
     *,
     axes: str | None = None,
+    ignore: int = -1,
     localisation: Localisation = "iou",
     boundary_width: int = BOUNDARY_WIDTH,
     errors: str | os.PathLike[str] | None = None,
@@ -178,7 +184,7 @@ def evaluate_images(
 
     Parameters
     ----------
-    predictions, truths, thresholds, axes, localisation, boundary_width, errors, error_rule
+    predictions, truths, thresholds, axes, ignore, localisation, boundary_width, errors, error_rule
         As for `evaluate`, and so is `workers`.
     count_errors
         Count errors even if no table of them is written.
@@ -195,7 +201,7 @@ def evaluate_images(
     wanted = count_errors or errors is not None
     width = boundary_width if localisation == "boundary" else None
     images, tables = [], []
-    pairs = list(open_label_pairs(predictions, truths, axes))
+    pairs = list(open_label_pairs(predictions, truths, axes, ignore))
     volumes = [volume for pair in pairs for volume in (pair.prediction, pair.truth)]
     with readers_of([volume.path for volume in volumes], **workers) as able:
         for pair in pairs:
@@ -226,7 +232,7 @@ def evaluate_runs(
     truth, thresholds
         As for `evaluate`.
     **options
-        `axes`, `localisation`, `boundary_width` and `workers` of `evaluate`.
+        `axes`, `ignore`, `localisation`, `boundary_width` and `workers` of `evaluate`.
 
     Raises
     ------

@@ -12,6 +12,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.labels.published import label_names, labelled_part
 from embedseg_large.storage.connection import joined
 from embedseg_large.volumes.folders import is_folder_of_images, name_of, pair_by_stem
+from embedseg_large.volumes.label_images import check_label_type, check_label_voxels
 from embedseg_large.volumes.volume import Volume, open_volume
 
 
@@ -31,6 +32,8 @@ class LabelPair:
     truth: Volume
     region: Box | None = None
     """What is compared: the part that labels of a preview are of; None: all."""
+    ignore: int = -1
+    """Value of true voxels that are not annotated, besides negative ones: they do not count."""
 
     def __post_init__(self) -> None:
         if self.prediction.shape != self.truth.shape:
@@ -55,7 +58,9 @@ class LabelPair:
         return self.truth.voxel_size or self.prediction.voxel_size
 
 
-def open_label_pairs(predictions: Any, truths: Any, axes: str | None = None) -> list[LabelPair]:
+def open_label_pairs(
+    predictions: Any, truths: Any, axes: str | None = None, ignore: int = -1
+) -> list[LabelPair]:
     """Open two volumes, two lists by position, or two folders by stem.
 
     Parameters
@@ -64,6 +69,8 @@ def open_label_pairs(predictions: Any, truths: Any, axes: str | None = None) -> 
         As for `embedseg_large.evaluate`.
     axes
         Letters of the axes of files that do not say it.
+    ignore
+        Value of true voxels that are not annotated, besides negative ones.
 
     Raises
     ------
@@ -89,10 +96,13 @@ def open_label_pairs(predictions: Any, truths: Any, axes: str | None = None) -> 
         sources = _by_position(predictions, truths)
     else:
         sources = [(name_of(truths, 0), predictions, truths)]
-    return [_pair(name, _labels(p, axes), _labels(t, axes)) for name, p, t in sources]
+    return [
+        _pair(name, _labels(p, axes, truth=False), _labels(t, axes, truth=True), ignore)
+        for name, p, t in sources
+    ]
 
 
-def _pair(name: str, prediction: Volume, truth: Volume) -> LabelPair:
+def _pair(name: str, prediction: Volume, truth: Volume, ignore: int) -> LabelPair:
     """Put two sides together; where either is a preview, outside of it there is nothing to score.
 
     Raises
@@ -107,7 +117,7 @@ def _pair(name: str, prediction: Volume, truth: Volume) -> LabelPair:
             f"{name}: the labels are of the regions {regions[0]} and {regions[1]}, which have no "
             "voxel in common; segment the same one"
         )
-    return LabelPair(name, prediction, truth, common)
+    return LabelPair(name, prediction, truth, common, ignore)
 
 
 def _kind(source: Any) -> str:
@@ -136,16 +146,12 @@ def _opened(source: Any, axes: str | None) -> Volume:
     return own if own.ngff_version is not None else open_volume(source, channel=None, axes=axes)
 
 
-def _labels(source: Any, axes: str | None) -> Volume:
-    """Open a label volume; refuse an image that has labels inside."""
+def _labels(source: Any, axes: str | None, *, truth: bool) -> Volume:
+    """Open a label volume; refuse an image, with labels inside or not."""
     volume = source if isinstance(source, Volume) else _opened(source, axes)
-    if volume.n_channels > 1:
-        raise UsageError(
-            f"{volume.name}: {volume.n_channels} channels (axes {volume.stored_axes}, shape "
-            f"{volume.stored_shape}), as a coloured picture has; a label image has one, with an "
-            "integer for each object: save the labels themselves, not their colours"
-        )
+    check_label_type(volume)
     if not volume.is_labels and volume.path is not None and label_names(volume.path):
         labels = joined(volume.name, "labels/NAME")
         raise UsageError(f"{volume.name} is an image; give its labels: {labels}")
+    check_label_voxels(volume, strict=truth)
     return volume

@@ -73,7 +73,7 @@ def _unit_sizes(volume: Volume, axes: str, base: Level) -> tuple[float, ...]:
     known = dict(zip(volume.spatial_axes, volume.voxel_size, strict=True))
     steps = base.scale or (1.0,) * len(volume.stored_axes)
     stored = dict(zip(volume.stored_axes, steps, strict=True))
-    return tuple(known[a] / stored[a] if a in known and stored[a] > 0 else 1.0 for a in axes)
+    return tuple(known[a] / abs(stored[a]) if a in known and stored[a] else 1.0 for a in axes)
 
 
 def label_units(volume: Volume, axes: str) -> tuple[str | None, ...]:

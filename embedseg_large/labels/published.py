@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from embedseg_large.errors import UsageError, VolumeError
+from embedseg_large.errors import UnreachableError, UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.folder import PROVENANCE as PROVENANCE
 from embedseg_large.storage.connection import joined, shown
+from embedseg_large.storage.failures import is_denied
 from embedseg_large.storage.group import ngff_content
 from embedseg_large.storage.open import folder_at
 from embedseg_large.storage.zarr_groups import read_attributes
@@ -114,8 +115,13 @@ def label_names(store: str) -> list[str]:
     UnreachableError
         If a server gives no proper answer.
     """
-    listed = ngff_content(read_attributes(folder_at(joined(store, "labels")))).get("labels", [])
-    return sorted(map(str, listed))
+    try:
+        about = read_attributes(folder_at(joined(store, "labels")))
+    except UnreachableError as error:
+        if not is_denied(error):  # which a bucket that does not list says of what is not there
+            raise
+        return []
+    return sorted(map(str, ngff_content(about).get("labels", [])))
 
 
 def provenance_of(labels: str) -> dict[str, Any]:

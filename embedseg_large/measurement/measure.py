@@ -34,6 +34,11 @@ from embedseg_large.runs.dask.backend import Workers, readers_of
 from embedseg_large.runs.tasks import Call, Each, Recording, Task
 from embedseg_large.storage.connection import shown
 from embedseg_large.storage.tables import Table, stacked
+from embedseg_large.volumes.label_images import (
+    check_label_type,
+    check_label_voxels,
+    unannotated,
+)
 from embedseg_large.volumes.volume import Volume, open_volume
 
 _PROPERTIES = (
@@ -93,7 +98,8 @@ def measure(
     ----------
     source
         Path or URL of an OME-Zarr image with labels inside; or the labels themselves: a label group
-        (``STORE/labels/NAME``), a TIFF, or an array of integers, 0 for background.
+        (``STORE/labels/NAME``), a TIFF, or an array of integers, 0 for background. Negative voxels
+        are not annotated, and as good as background.
     labels
         Name of the labels in the image; None: the only ones, or `source` is the labels themselves.
     image
@@ -129,7 +135,7 @@ def measure(
     Raises
     ------
     VolumeError
-        If something cannot be read, labels are no integers or negative, or the shapes or voxel
+        If something cannot be read, labels are no label image, or the shapes or voxel
         sizes of image and labels differ.
     UsageError
         If there are several labels and none is named, there is no image where one is expected, or
@@ -227,7 +233,11 @@ def _read_cells(labels: Volume, timepoint: int, core: Box) -> NDArray[Any]:
     """Read the labels that a box needs; 0 outside of the volume."""
     wanted = cells_of(core)
     there = wanted.clip(labels.spatial_shape)
-    return np.pad(_read(labels, timepoint, there), wanted.widths_around(there))
+    voxels = _read(labels, timepoint, there)
+    unknown = unannotated(voxels)
+    if unknown is not None:
+        voxels = np.where(unknown, 0, voxels)
+    return np.pad(voxels, wanted.widths_around(there))
 
 
 def _read(volume: Volume, timepoint: int, box: Box) -> NDArray[Any]:
@@ -316,13 +326,8 @@ def _open_labels(
         found = open_volume(place, channel=None, level=level, axes=axes, voxel_size=voxel_size)
     except VolumeNotFoundError as error:
         raise VolumeNotFoundError(f"{error}{other_labels(str(place))}") from error
-    if found.dtype.kind not in "iu":
-        raise VolumeError(
-            f"{found.name}: voxels are {found.dtype}; labels are integers, one an instance: "
-            "convert them first"
-        )
-    if "c" in found.axes:
-        raise VolumeError(f"{found.name}: {found.n_channels} channels; labels have none")
+    check_label_type(found)
+    check_label_voxels(found, strict=False)
     return found
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 from embedseg_large.errors import EmbedSegError, MetadataError, VolumeError, cause, foreign
 from embedseg_large.storage.connection import Address, Retries, is_remote, shown
 from embedseg_large.storage.open import folder_at
 
+logger = logging.getLogger(__name__)
+
+_LOOKED_AT = 1000
+"""Entries of a folder."""
 _DOCUMENTS = (".zattrs", ".zarray", "zarr.json")  # in the order of writing: an array is whole
 
 
@@ -46,7 +53,35 @@ def open_array(
     where = shown(os.fspath(path))
     with _damaged(where):
         array = zarr.open_array(**_place(path), mode=mode, zarr_format=zarr_format)
-        return checked(array, where)
+        return checked(_separated(array, os.fspath(path)), where)
+
+
+def _separated(array: Any, path: str) -> Any:
+    """Correct the separator of the chunks' names, where metadata of zarr v2 do not name it.
+
+    They mean a dot then. Stores of nested folders that leave it out would read as the fill value.
+    """
+    from dataclasses import replace as changed
+
+    import zarr
+
+    about = array.metadata
+    if about.zarr_format != 2 or about.dimension_separator != "." or array.ndim < 2:
+        return array
+    if is_remote(path) or not _is_nested(Path(path)):
+        return array
+    logger.info("%s: chunks are in nested folders, though the metadata do not say so", path)
+    nested = changed(about, dimension_separator="/")
+    return zarr.Array(changed(array.async_array, metadata=nested))
+
+
+def _is_nested(folder: Path) -> bool:
+    """Whether chunks are in folders of numbers; most stores have a first chunk to tell by."""
+    if (folder / "0").is_dir():
+        return True
+    with os.scandir(folder) as entries:
+        first = next((e for e in islice(entries, _LOOKED_AT) if e.name[:1].isdigit()), None)
+    return first is not None and first.is_dir() and first.name.isdigit()
 
 
 def open_group(path: str | os.PathLike[str]) -> Any:

@@ -9,6 +9,7 @@ processes, and is shown nowhere.
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -186,8 +187,21 @@ def _connected(root: str, retries: Retries, variables: frozenset[tuple[str, str]
     plain = any("ENDPOINT" in name and end.startswith("http://") for name, end in variables)
     client = _client(retries, allow_http=plain or root.startswith("http://"))
     if root.startswith(READ_ONLY):  # never guessed to be a bucket, which would want credentials
+        root, login = _login(root)
+        if login:
+            client["default_headers"] = {"Authorization": login}
         return HTTPStore.from_url(root, client_options=client, retry_config=_again(retries))
     return from_url(root, client_options=client, retry_config=_again(retries))
+
+
+def _login(root: str) -> tuple[str, str]:
+    """Take user and password out of a web server's URL, as a header says them."""
+    parts = urlsplit(root)
+    login, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return root, ""
+    packed = b64encode(unquote(login).encode()).decode()
+    return parts._replace(netloc=host).geturl(), f"Basic {packed}"
 
 
 def _client(retries: Retries, *, allow_http: bool) -> ClientConfig:

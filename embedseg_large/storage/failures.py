@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from embedseg_large.errors import EmbedSegError, OutputError, UnreachableError
 
 _TRANSIENT = re.compile(r"status code: (5\d\d|429|408|409)|HTTP error: [a-z]|SlowDown")
+_BUCKETS = re.compile(
+    r"Generic (S3|GCS|MicrosoftAzure) error|AWS|amazonaws|<Code>|windows.net|googleapis"
+)
 _DENIED = re.compile(r"status code: 40[13]")
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]*)*)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
@@ -128,6 +131,11 @@ def reason(error: BaseException) -> str:
         return (
             "the server sends no ranges of files, which sharded images need; "
             "use another server, or a copy on a disk"
+        )
+    if "status code: 401" in text and not _BUCKETS.search(text):
+        return (
+            f"access denied ({detail}); put USER:PASSWORD@ before the server's name in the URL, "
+            "or give a signed one"
         )
     if _DENIED.search(text):
         return f"access denied ({detail}); check the credentials in the environment"

@@ -10,16 +10,20 @@ from typing import Any
 
 from zarr.storage import ObjectStore
 
-from embedseg_large.errors import PlaceError
+from embedseg_large.errors import PlaceError, UnreachableError
 from embedseg_large.storage.codecs import asked, check_size
 from embedseg_large.storage.connection import READ_ONLY, Address, Retries, open_store
 from embedseg_large.storage.failures import (
     failures,
+    is_denied,
     is_transient,
     is_without_ranges,
     reading,
     writing,
 )
+
+_PROBED = (".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json")
+"""Documents that are asked for to find out what is there."""
 
 
 class PatientStore(ObjectStore[Any]):
@@ -59,6 +63,15 @@ class PatientStore(ObjectStore[Any]):
         ValueError
             If the object is shorter than the part that is asked for.
         """
+        try:
+            return await self._get(key, prototype, byte_range)
+        except UnreachableError as error:
+            # Buckets that do not list say so of all that is not there.
+            if key.rpartition("/")[2] in _PROBED and is_denied(error):
+                return None
+            raise
+
+    async def _get(self, key: str, prototype: Any, byte_range: Any) -> Any:
         pauses = self._retries.pauses()
         where = f"{self._server}/{key}"
         check_size(asked(byte_range), self.most, where)

@@ -43,9 +43,21 @@ def group_format(folder: Folder) -> int | None:
 
 def read_attributes(folder: Folder) -> Document:
     """Read the attributes of a group; empty where there is no group."""
-    attributes = read_document(folder, "zarr.json").get("attributes", {})
-    found = dict(attributes) if isinstance(attributes, dict) else {}
-    return found or read_document(folder, ".zattrs")
+    denied = None
+    for name in ("zarr.json", ".zattrs"):
+        try:
+            document = read_document(folder, name)
+        except UnreachableError as error:  # as buckets that do not list say of what is not there
+            if not is_denied(error):
+                raise
+            denied = error
+            continue
+        found = document.get("attributes", {}) if name == "zarr.json" else document
+        if found and isinstance(found, dict):
+            return dict(found)
+    if denied is not None:
+        raise denied
+    return {}
 
 
 def write_group(folder: Folder, zarr_format: int, attributes: Document) -> None:

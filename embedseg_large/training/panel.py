@@ -80,7 +80,10 @@ class PanelSet:
             The images cannot be used; the set and the file are named.
         """
         options = {n: getattr(self, n) for n in ("labels", "channel", "level", "axes")}
-        return find_pairs(self.images, self.masks, ndim=ndim, **options)[: self.most]
+        found = find_pairs(self.images, self.masks, ndim=ndim, **options)[: self.most]
+        for pair in found:
+            pair.check_mask()
+        return found
 
     def examples(self, pairs: Sequence[Pair]) -> list[Example]:
         """Measure the intensities of the images."""

@@ -175,6 +175,8 @@ def train(
         pairs, held = split(pairs, validation, chosen.seed)
     else:
         held = find_pairs(validation_images, validation_masks, **more)
+    for pair in (*pairs, *held):
+        pair.check_mask()
     kind = (pairs[0].ndim, pairs[0].channels) if drawn is None else (drawn.settings.ndim, 1)
     _check_alike(kind, held, model)
     check_panel(sets, model)

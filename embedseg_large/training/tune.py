@@ -89,6 +89,7 @@ def tune(
     panel = [find_pairs(images, masks, **options) for images, masks in sets]
     for pair in (pair for pairs in panel for pair in pairs):
         _check_channels(pair, loaded)
+        pair.check_mask()
     modes = list(dict.fromkeys(loaded.tta_mode(m) for m in tta or ("none", True)))
     settings = _cleaned(loaded, keep_largest_piece, fill_holes)
     found = [_tuned(loaded, panel, mode, settings, watcher) for mode in modes]

@@ -75,7 +75,8 @@ def voxel_size_um(
         return None
     factors = {a: micrometers(unit) for a, unit in zip(axes, units, strict=True)}
     steps = dict(zip(axes, scale, strict=True))
-    sizes = [None if (f := factors[a]) is None else steps[a] * f for a in SPATIAL if a in axes]
+    # a flipped axis has a negative step
+    sizes = [None if (f := factors[a]) is None else abs(steps[a]) * f for a in SPATIAL if a in axes]
     return None if None in sizes else tuple(float(size) for size in sizes if size is not None)
 
 
@@ -91,7 +92,7 @@ def parse_axes(axes: str, shape: Sequence[int]) -> str:
     if len(letters) != len(shape):
         raise UsageError(
             f"axes {axes!r} name {len(letters)} axes, the array has {len(shape)} {tuple(shape)}; "
-            "give one letter of t, c, z, y, x for each"
+            "give one letter of t, c, z, y, x for each (axes of length 1 may have been left out)"
         )
     if set(letters) - set(CANONICAL) or len(set(letters)) < len(letters):
         raise UsageError(f"axes {axes!r} are not letters of t, c, z, y, x, each at most once")

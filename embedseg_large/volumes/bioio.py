@@ -23,8 +23,20 @@ READERS = {
     ".dv": "bioio-dv",
     ".r3d": "bioio-dv",
     ".sldy": "bioio-sldy",
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".gif", ".bmp"), "bioio-imageio"),
 }
 """Packages that read a format; Bio-Formats reads most others."""
+
+_HINTS = {
+    ".zip": "unzip it first: the folder inside is the store",
+    ".npy": "in Python: open_volume(numpy.load(FILE, mmap_mode='r')); or save it as TIFF",
+    ".npz": "in Python: open_volume(numpy.load(FILE)[NAME]); or save it as TIFF",
+    ".h5": "in Python: open_volume(h5py.File(FILE)[NAME]); or export it as OME-Zarr or TIFF",
+    ".n5": "write it as OME-Zarr, such as with Fiji",
+    ".ims": "install bioio and bioio-bioformats, or export it as OME-TIFF from Imaris",
+}
+"""What to do with files that neither we nor the usual readers of bioio open."""
+_HINTS |= dict.fromkeys((".hdf5", ".hdf", ".he5"), _HINTS[".h5"])
 
 _TIFF = (".tif", ".tiff", ".btf", ".lsm", ".stk")
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big TIFF, of either byte order
@@ -57,7 +69,7 @@ def open_foreign(path: str, level: int) -> tuple[Header, StoredArray]:
     """
     image = _image(path)
     with foreign(path, "bioio cannot read it"):
-        header = _header(image)
+        header = _header(image, path)
         pick_level(header.levels, level, path)
         return header, wrap_array(image.dask_data, partial(_voxels, path), path)
 
@@ -66,9 +78,31 @@ def _voxels(path: str) -> Any:
     return _image(path).dask_data
 
 
+def _axes(image: Any, path: str) -> str:
+    """Letters of the axes; red, green and blue (samples, the last axis) are channels."""
+    shape = image.dask_data.shape
+    if len(shape) == len(CANONICAL):
+        return CANONICAL
+    if len(shape) == len(CANONICAL) + 1 and shape[1] == 1:
+        return "t_zyxc"
+    raise VolumeError(
+        f"{path}: {shape[1]} channels of {shape[-1]} colours each; save the channels themselves"
+    )
+
+
+def _channel_names(image: Any, count: int) -> tuple[str, ...]:
+    """Names of the channels; none unless there is one for each."""
+    names = getattr(image, "channel_names", None) or ()
+    return tuple(map(str, names)) if len(names) == count and count > 1 else ()
+
+
 def _image(path: str) -> Any:
     suffix = Path(path).suffix
     command = f'pip install "embedseg-large[bioio]" {READERS.get(suffix, "bioio-bioformats")}'
+    hint = _HINTS.get(suffix.lower())
+    if hint is not None and suffix.lower() != ".ims":
+        raise VolumeError(f"{path}: neither a zarr store nor a TIFF; {hint}")
+    command = command if hint is None else hint
     try:
         bioio = import_module("bioio")
     except ImportError as error:
@@ -85,13 +119,17 @@ def _image(path: str) -> Any:
         ) from error
 
 
-def _header(image: Any) -> Header:
+def _header(image: Any, path: str) -> Header:
     """Axes and sizes; an image of one plane has no z axis."""
     shape = tuple(int(n) for n in image.dask_data.shape)
     sizes = dict(zip(SPATIAL, image.physical_pixel_sizes, strict=True))
-    axes = "".join(
-        OTHER if a == "z" and n == 1 else a for a, n in zip(CANONICAL, shape, strict=True)
-    )
+    letters = _axes(image, path)
+    axes = "".join(OTHER if a == "z" and n == 1 else a for a, n in zip(letters, shape, strict=True))
     scale = tuple(float(sizes.get(a) or 1.0) for a in axes)
     units = tuple("micrometer" if sizes.get(a) else None for a in axes)
-    return Header(axes=axes, units=units, levels=(Level(path="", shape=shape, scale=scale),))
+    return Header(
+        axes=axes,
+        units=units,
+        levels=(Level(path="", shape=shape, scale=scale),),
+        channels=_channel_names(image, dict(zip(axes, shape, strict=True)).get("c", 1)),
+    )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
 from embedseg_large.volumes.volume import Volume
@@ -30,21 +32,36 @@ def looks_like_labels(volume: Volume) -> bool:
     if volume.dtype.kind not in "ui":
         return False
     equal = pairs = 0
-    for box in _places(volume):
-        values = volume.read(box, 0 if volume.timepoint is None else None)
-        for axis in (-1, -2):
-            first, second = (np.moveaxis(values, axis, 0)[s] for s in (slice(1, None), slice(-1)))
-            inside = (first != 0) & (second != 0)
-            pairs += int(np.count_nonzero(inside))
-            equal += int(np.count_nonzero(inside & (first == second)))
+    for box in places(volume):
+        found = equal_neighbours(voxels_at(volume, box))
+        equal, pairs = equal + found[0], pairs + found[1]
     return pairs >= _PAIRS and equal >= _EQUAL * pairs
 
 
-def _places(volume: Volume) -> Iterator[Box]:
+def voxels_at(volume: Volume, box: Box) -> NDArray[Any]:
+    """Read a place of the first timepoint."""
+    return volume.read(box, 0 if volume.timepoint is None else None)
+
+
+def equal_neighbours(voxels: NDArray[Any]) -> tuple[int, int]:
+    """Count neighbours along y and x that are equal, and all, where neither is 0."""
+    equal = pairs = 0
+    for axis in (-1, -2):
+        first, second = (np.moveaxis(voxels, axis, 0)[s] for s in (slice(1, None), slice(-1)))
+        inside = (first != 0) & (second != 0)
+        pairs += int(np.count_nonzero(inside))
+        equal += int(np.count_nonzero(inside & (first == second)))
+    return equal, pairs
+
+
+def places(volume: Volume) -> Iterator[Box]:
     """The middle of the volume, and the middles of its halves."""
     shape, edge = volume.spatial_shape, _EDGE[volume.ndim]
     starts = (
-        sorted({max(0, min(n * at // 4 - edge // 2, n - edge)) for at in (1, 2, 3)}) for n in shape
+        sorted({max(0, min(n * at // 4 - edge // 2, n - edge)) for at in (1, 2, 3)})
+        if n > 2 * edge
+        else [max(0, n - edge) // 2]
+        for n in shape
     )
     for start in product(*starts):
         yield Box(start, tuple(a + edge for a in start)).clip(shape)

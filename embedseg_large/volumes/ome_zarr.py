@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from embedseg_large.errors import (
@@ -91,10 +92,36 @@ def _open_node(path: str) -> Any:
             return open_group(path)
     except FileNotFoundError as error:
         if is_remote(path):
+            _refuse_denied(path)
             raise VolumeNotFoundError(f"{where}: there is no zarr store") from error
-        raise VolumeError(f"{where}: neither a zarr store nor a TIFF") from error
+        raise VolumeError(f"{where}: neither a zarr store nor a TIFF{_other(path)}") from error
     except zarr.errors.NodeTypeValidationError as error:
         raise MetadataError(f"{where}: neither a zarr array nor a group; restore it") from error
+
+
+def _refuse_denied(path: str) -> None:
+    """Say that nothing may be read, where that is why nothing was found."""
+    folder = folder_at(path)
+    for name in ("zarr.json", ".zgroup", ".zarray"):
+        with suppress(FileNotFoundError):
+            folder.read(name)
+
+
+def _other(path: str) -> str:
+    """Say what a local folder is instead, and what to do with it."""
+    folder = Path(path)
+    if (folder / "attributes.json").is_file():
+        return (
+            "; it is N5, which is not read: write it as OME-Zarr, such as with Fiji (N5 plugin) or "
+            "`n5-utils`"
+        )
+    count = sum(1 for file in folder.iterdir() if file.suffix.lower() in (".tif", ".tiff"))
+    if count:
+        return (
+            f"; it is a folder of {count:,} TIFFs: make one image of them with "
+            f"embedseg-large convert {path} OUT.ome.zarr --stack z"
+        )
+    return ""
 
 
 def read_header(group: Any, path: str) -> Header:
@@ -215,11 +242,23 @@ def _validated(multiscale: dict[str, Any], version: str, path: str) -> Any:
         field = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in first["loc"])
         raise MetadataError(
             f"{path}: multiscales[0]{field} is not valid NGFF {version} ({_flat(first['msg'])})"
+            f"{_array_instead(multiscale, path)}"
         ) from error
     except LookupError as error:  # the models compare scales before they compare their lengths
         raise MetadataError(
             f"{path}: multiscales[0].datasets have scales of different lengths"
         ) from error
+
+
+def _array_instead(multiscale: dict[str, Any], path: str) -> str:
+    """How to open an array of an image whose metadata are of no use."""
+    match multiscale.get("datasets"):
+        case [{"path": str(first)}, *_] if is_inside(first):
+            return (
+                f"; correct the metadata, or open one of its arrays and say what its axes are: "
+                f"{joined(path, first)} with --axes"
+            )
+    return ""
 
 
 def _level(group: Any, where: str, multiscale: Any, dataset: Any, scaled: bool) -> Level:
@@ -229,7 +268,7 @@ def _level(group: Any, where: str, multiscale: Any, dataset: Any, scaled: bool) 
     factor, offset = _transform(multiscale.coordinateTransformations or (), n, where)
     moved = [s * f + o for s, f, o in zip(shift, factor, offset, strict=True)]
     sizes = [s * f for s, f in zip(scale, factor, strict=True)]
-    if scaled and not all(isfinite(size) and size > 0 for size in sizes):
+    if scaled and not all(isfinite(size) and size != 0 for size in sizes):
         logger.warning(
             "%s: scale %s of %s is no size of voxels: ignored", where, sizes, dataset.path
         )
@@ -265,6 +304,17 @@ def _shape(group: Any, path: str) -> tuple[int, ...] | None:
         raise
     except Exception:  # of a level that nobody may ask for
         return None
+
+
+def described_group(path: str) -> str:
+    """Words on what a group is, for a message about something that is not in it."""
+    with suppress(VolumeError, OSError):
+        group = open_group(path)
+        attributes = group.attrs.asdict()
+        ome = attributes.get("ome") or attributes
+        if isinstance(ome, dict) and not ome.get("multiscales"):
+            return f"; {path} is there: {_what_else(group, ome, path)}"
+    return ""
 
 
 def _what_else(group: Any, ome: dict[str, Any], path: str) -> str:

@@ -44,6 +44,8 @@ class StoredArray:
     fill_value: Any = None
     """Value of voxels that were never written; None where the format has no such thing."""
     zarr_format: int | None = None
+    members: tuple[str, ...] = ()
+    """Paths of other files that hold voxels, of an image in a set of files."""
 
     @property
     def ndim(self) -> int:
@@ -134,7 +136,7 @@ class StoredArray:
         object stores, where it would take a request a chunk: see `digest`.
         """
         if self.zarr_format is None:
-            paths = [Path(self.location)]
+            paths = [Path(self.location), *map(Path, self.members)]
         elif Path(self.location).is_dir():
             paths = [Path(self._name(cell)) for cell in self._files(index)]
         else:

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from math import inf, prod
 from threading import get_ident
@@ -97,10 +98,11 @@ def open_tiff(
         header = _header(file, number)
         if not allow_missing:
             _check_whole(file, number, path, complaints)
+        members = _members(file, number)
     pick_level(header.levels, level, path)
     opener = partial(TiffArray, path, level, number)
     with foreign(path, f"level {level} of this TIFF cannot be read"):
-        return header, wrap_array(opener(), opener, path)
+        return header, replace(wrap_array(opener(), opener, path), members=members)
 
 
 def tiff_content(path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -202,6 +204,15 @@ def _cut_off(file: Any, series: Any) -> Iterator[str]:
     ends = [a + n for a, n in zip(last.dataoffsets, last.databytecounts, strict=False)]
     if ends and max(ends) > size:
         yield f"{max(ends) - size:,} bytes are missing at its end"
+
+
+def _members(file: Any, number: int) -> tuple[str, ...]:
+    """Paths of the other files of a set that an image is in."""
+    if not file.is_ome:  # no other TIFF names files
+        return ()
+    own = file.filehandle.path
+    parents = (getattr(page, "parent", None) for page in file.series[number].pages)
+    return tuple(sorted({p.filehandle.path for p in parents if p is not None} - {own}))
 
 
 @contextmanager

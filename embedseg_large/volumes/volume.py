@@ -478,10 +478,22 @@ def _is_file(path: str) -> bool:
     with foreign(path, "cannot be opened", todo="check the path"):
         mode = _mode(path)
     if mode is None:
-        raise VolumeNotFoundError(f"{path}: there is no such file or folder")
+        raise VolumeNotFoundError(f"{path}: there is no such file or folder{_above(path)}")
     if not S_ISREG(mode) and not S_ISDIR(mode):
         raise VolumeError(f"{path}: neither a file nor a folder; give an image")
     return S_ISREG(mode)
+
+
+def _above(path: str) -> str:
+    """Say what the nearest zarr group is that a path would lie in; empty if there is none."""
+    for parent in Path(path).parents:
+        if parent.is_dir():
+            if not any((parent / name).exists() for name in (".zgroup", "zarr.json")):
+                return ""
+            from embedseg_large.volumes import ome_zarr
+
+            return ome_zarr.described_group(str(parent))
+    return ""
 
 
 def _mode(path: str) -> int | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import embedseg_large as es
 from embedseg_large.conversion.convert import convert
 from embedseg_large.conversion.plan import write_image
-from embedseg_large.errors import UsageError
+from embedseg_large.errors import VolumeError
 from embedseg_large.labels.levels import label_levels, label_units
 from embedseg_large.volumes.look import looks_like_labels
 from embedseg_large.volumes.volume import Volume, open_volume
@@ -118,5 +118,37 @@ def test_a_coloured_picture_is_no_label_image(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "t.tif", labels)
     tifffile.imwrite(tmp_path / "m.tif", colours[labels], photometric="rgb")
     for sides in (("t.tif", "m.tif"), ("m.tif", "t.tif")):
-        with pytest.raises(UsageError, match=r"m\.tif: 3 channels .*a label image has one"):
+        with pytest.raises(VolumeError, match=r"m\.tif: 3 channels .*a label image has one"):
             es.evaluate(tmp_path / sides[0], tmp_path / sides[1], [0.5])
+
+
+def test_labels_of_a_flipped_image_are_flipped_like_it(tmp_path: Path) -> None:
+    volume = placed(tmp_path / "a.zarr", "micrometer", factor=-1.0)
+    assert volume.voxel_size == (2.0, 0.5, 0.5)
+    (level,) = label_levels(volume, "zyx")
+    assert level.scale == (-2.0, -0.5, -0.5)
+    assert level.translation == (-10.0, -20.0, 0.0)
+    assert label_units(volume, "zyx") == ("micrometer",) * 3
+
+
+def test_labels_of_an_image_in_another_order_of_axes_lie_on_it(tmp_path: Path) -> None:
+    import json
+
+    import zarr
+
+    axes = [{"name": a, "type": "space", "unit": "micrometer"} for a in "xyz"]
+    moves = [
+        {"type": "scale", "scale": [0.5, 0.4, 2.0]},
+        {"type": "translation", "translation": [3.0, 2.0, 1.0]},
+    ]
+    datasets = [{"path": "0", "coordinateTransformations": moves}]
+    about = {"multiscales": [{"version": "0.4", "axes": axes, "datasets": datasets}]}
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / ".zgroup").write_text('{"zarr_format": 2}')
+    (tmp_path / "a.zarr" / ".zattrs").write_text(json.dumps(about))
+    zarr.create_array(str(tmp_path / "a.zarr" / "0"), shape=(8, 6, 4), dtype="u2", zarr_format=2)
+    volume = open_volume(tmp_path / "a.zarr")
+    assert (volume.shape, volume.voxel_size) == ((4, 6, 8), (2.0, 0.4, 0.5))
+    (level,) = label_levels(volume, "zyx")
+    assert (level.shape, level.scale) == ((4, 6, 8), (2.0, 0.4, 0.5))
+    assert level.translation == (1.0, 2.0, 3.0)

@@ -35,6 +35,7 @@ from embedseg_large.volumes.folders import (
     stem,
 )
 from embedseg_large.volumes.intensity import IntensityRange, normalise_channels
+from embedseg_large.volumes.label_images import check_label_type, check_label_voxels
 from embedseg_large.volumes.volume import Volume, open_volume
 
 Labels = NDArray[np.signedinteger[Any]]
@@ -66,16 +67,20 @@ class Pair:
                 raise UsageError(
                     f"{self._named(volume)}: {volume.n_timepoints} timepoints; choose one"
                 )
-        if self.mask.dtype.kind == "f":
-            raise VolumeError(
-                f"{self.where}: voxels of the mask are {self.mask.dtype}; save it as integers"
-            )
-        if self._planes is None and self.mask.dtype.kind == "b":
-            raise VolumeError(
-                f"{self.where}: the mask only says where objects are, not which voxel is whose; "
-                "give each object an integer of its own"
-            )
+        if self._planes is None or self.mask.dtype.kind == "f":
+            check_label_type(self.mask)
         self._check_shape()
+
+    def check_mask(self) -> None:
+        """Look at a few places of the mask.
+
+        Raises
+        ------
+        VolumeError
+            It is a mask of yes and no, or an image.
+        """
+        if not self.stacked:
+            check_label_voxels(self.mask, strict=True)
 
     @property
     def where(self) -> str:

@@ -80,9 +80,8 @@ def test_a_stated_diameter_brings_the_objects_to_the_models_scale(tmp_path: Path
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
         for name in "ab":
-            tifffile.imwrite(
-                tmp_path / kind / f"{name}.tif", np.arange(600, dtype=np.uint16).reshape(20, 30)
-            )
+            voxels = (np.arange(600) // 10).astype(np.uint16).reshape(20, 30)
+            tifffile.imwrite(tmp_path / kind / f"{name}.tif", voxels)
     (stated,) = read_panel([f"a={tmp_path}/images,{tmp_path}/masks,object_diameter=16,most=1"])
     (example,) = stated.examples(stated.pairs(2))
     model: Any = Half()

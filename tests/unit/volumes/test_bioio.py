@@ -97,3 +97,40 @@ def test_without_a_reader_the_package_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.xyz").write_text("something")
     with pytest.raises(VolumeError, match=r"no reader for.*bioio-bioformats$"):
         open_volume(tmp_path / "a.xyz")
+
+
+@pytest.mark.usefixtures("bioio")
+def test_colours_of_a_picture_are_channels(
+    bioio: type[BioImage], czi: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colours = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(1, 1, 1, 6, 8, 3)
+    monkeypatch.setattr(bioio, "voxels", colours)
+    monkeypatch.setattr(bioio, "dask_data", property(lambda self: da.from_array(self.voxels)))
+    volume = open_volume(czi, channel=1)
+    assert (volume.axes, volume.n_channels) == ("yx", 3)
+    np.testing.assert_array_equal(volume.data.compute(), colours[0, 0, 0, ..., 1])
+
+
+@pytest.mark.usefixtures("bioio")
+def test_channels_have_the_names_that_bioio_says(
+    bioio: type[BioImage], czi: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bioio, "channel_names", ["GFP", "DAPI", "RFP"], raising=False)
+    assert open_volume(czi, channel="dapi").channel == 1
+    assert open_volume(czi, channel=None).describe()["channel_names"] == ["GFP", "DAPI", "RFP"]
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("a.ome.zarr.zip", "unzip it first"),
+        ("a.npy", "numpy.load"),
+        ("a.h5", "h5py.File"),
+        ("a.ims", "OME-TIFF"),
+        ("a.png", "bioio-imageio"),
+    ],
+)
+def test_other_formats_come_with_a_way_out(tmp_path: Path, name: str, way_out: str) -> None:
+    (tmp_path / name).write_bytes(b"whatever")
+    with pytest.raises(VolumeError, match=f"neither a zarr store nor a TIFF.*{way_out}"):
+        open_volume(tmp_path / name)

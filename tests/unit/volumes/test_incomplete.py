@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,17 @@ def test_a_length_that_is_none_is_not_known(tmp_path: Path, length: str) -> None
     tifffile.imwrite(path, np.zeros((5, 8, 8), np.uint8), description=xml, metadata=None)
     assert open_volume(path).voxel_size is None
     assert open_volume(path, voxel_size=(1, 2, 3)).voxel_size == (1, 2, 3)
+
+
+def test_a_member_that_changes_changes_the_stamp_of_the_set(tmp_path: Path) -> None:
+    names = [f"set_T{t}.ome.tif" for t in range(3)]
+    for t, name in enumerate(names):
+        member(tmp_path / name, t, names)
+    storage = open_volume(tmp_path / names[0]).storage
+    assert storage.members == tuple(str(tmp_path / name) for name in names[1:])
+    whole = (slice(None),) * 4
+    before = storage.stamp(whole)
+    assert open_volume(tmp_path / names[0]).storage.stamp(whole) == before
+    (tmp_path / names[2]).touch()
+    os.utime(tmp_path / names[2], (0, 0))
+    assert storage.stamp(whole) != before

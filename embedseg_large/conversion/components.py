@@ -1,0 +1,99 @@
+"""The connected pieces of a mask, numbered: how a mask of yes and no becomes a label image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import UsageError, VolumeError
+from embedseg_large.geometry import Box
+from embedseg_large.volumes.stored_array import wrap_array
+from embedseg_large.volumes.volume import Volume
+
+MOST_VOXELS = 2**31
+"""Of a mask, which is in memory as a whole."""
+MOST_VALUES = 64
+"""Of a mask: classes; more are labels already, or an image."""
+
+
+def components(volume: Volume) -> Volume:
+    """Number the connected pieces of a mask.
+
+    Pieces touch by faces (in 2D by edges); two values never make one piece. Numbers ascend with
+    the first voxel of a piece in raster order, from 1 in every timepoint.
+
+    Parameters
+    ----------
+    volume
+        Without a channel axis.
+
+    Returns
+    -------
+    The same volume of uint32, which knows its place, and is computed when it is read.
+
+    Raises
+    ------
+    UsageError
+        It has several channels, or is too large.
+    """
+    if volume.n_channels > 1:
+        raise UsageError(
+            f"{volume.name}: {volume.n_channels} channels, a mask has one; choose one, or save it"
+        )
+    if prod(volume.stored_shape) > MOST_VOXELS:
+        raise UsageError(
+            f"{volume.name}: {volume.stored_shape} voxels are more than are numbered in memory; "
+            "segment the image instead, or number parts of the mask"
+        )
+    opener = partial(_numbered, volume)
+    shape = volume.stored_shape
+    storage = wrap_array(_Declared(shape), opener, volume.storage.location)
+    return replace(volume, storage=storage)
+
+
+class _Declared:
+    """Shape and type of what is not computed yet."""
+
+    dtype = np.dtype(np.uint32)
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+
+def _numbered(volume: Volume) -> NDArray[np.uint32]:
+    one = replace(volume, channel=0)
+    whole = Box.whole(volume.spatial_shape)
+    times = range(volume.n_timepoints)
+    frames = [_pieces(one.read(whole, None if one.timepoint == t else t), one) for t in times]
+    letters = f"t{volume.spatial_axes}"
+    order = [letters.index(a) for a in volume.stored_axes if a in letters]
+    found = np.stack(frames)
+    found = (
+        found.transpose(order)
+        if "t" in volume.stored_axes
+        else found[0].transpose([i - 1 for i in order])
+    )
+    return found.reshape(volume.stored_shape)
+
+
+def _pieces(mask: NDArray[Any], volume: Volume) -> NDArray[np.uint32]:
+    from scipy import ndimage
+
+    values = np.unique(mask)
+    values = values[values > 0]
+    if values.size > MOST_VALUES:
+        raise VolumeError(
+            f"{volume.name}: {values.size:,} values above 0; a mask has few: 1, or one per class"
+        )
+    labels = np.zeros(mask.shape, np.uint32)
+    count = 0
+    for value in values:
+        found, more = ndimage.label(mask == value)
+        labels += np.where(found > 0, found + count, 0).astype(np.uint32)
+        count += more
+    return labels
