@@ -1,7 +1,7 @@
 """A cell list: points sorted into cubic cells, so that a neighbourhood is a few short runs.
 
-The cells only decide where to look. Which points lie in reach of which is decided by exact
-arithmetic elsewhere, so the size of a cell changes the speed and nothing else.
+Cells only limit where to look. Exact arithmetic elsewhere decides which points are within reach of
+each other, so the size of a cell affects nothing but speed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class CellList:
     """Points grouped by cell; cells in raster order, so that those along x are one run."""
 
     shape: NDArray[np.int64]
-    """(3,) number of cells an axis."""
+    """(3,) number of cells per axis."""
     size: NDArray[np.float64]
     """(3,) edge of a cell in voxels."""
     first: NDArray[np.int64]
@@ -32,9 +32,9 @@ class CellList:
     number: NDArray[np.int32]
     """(n,) cell of each grouped point."""
     origin: NDArray[np.int32]
-    """(n,) place of each grouped point in the order it was given."""
+    """(n,) index of each grouped point in the original order."""
     place: NDArray[np.int32]
-    """(n,) place of each given point in the grouped order."""
+    """(n,) index of each original point in the grouped order."""
 
 
 def build_cells(
@@ -42,7 +42,7 @@ def build_cells(
 ) -> CellList:
     """Group points, (n, 3) in voxels, into cells that cover `region`.
 
-    Points outside the region belong to the cell of its border nearest to them.
+    Points outside the region belong to the nearest border cell.
     """
     extent = np.asarray(region, dtype=np.float64)
     size = np.clip(size, 1.0, np.maximum(extent, 1.0))
@@ -74,7 +74,7 @@ def _group(
     NDArray[np.int32],
     NDArray[np.int32],
 ]:  # pragma: no cover - compiled
-    """Counting sort by cell, keeping the given order within each."""
+    """Counting sort by cell that keeps the original order within each cell."""
     n = len(points)
     cell = np.empty(n, np.int32)
     first = np.zeros(shape[0] * shape[1] * shape[2] + 1, np.int64)

@@ -1,13 +1,13 @@
 """The classical method: threshold, distance transform, seeded watershed.
 
-1. The image is smoothed a little, and what is brighter than the threshold is foreground.
+1. The image is slightly smoothed; voxels brighter than the threshold are foreground.
 2. Each foreground voxel gets its distance to the background, in object diameters. Along an axis
-   with longer voxels an object has fewer of them, so that distances are right there, too.
-3. Maxima of the smoothed distance, half a radius apart, are the seeds.
-4. Each seed floods downhill: touching objects are cut where they are narrow.
+with longer voxels an object has fewer of them, so distances are correct there too. 3. Maxima of the
+smoothed distance, half a radius apart, are the seeds. 4. Each seed floods downhill: touching
+objects are separated at their narrowest place.
 
-All of it is local to about an object and a half. Only the flooding of a voxel that several seeds
-reach equally soon may depend on what is farther away.
+All of it is local to about one and a half objects. Only the assignment of a voxel that several
+seeds reach at the same time may depend on more distant voxels.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from embedseg_large.errors import UsageError
 SMOOTHING = 0.04
 """Standard deviation of the filter on the image and on the distance, in diameters."""
 SEED_DISTANCE = 0.25
-"""Two seeds are farther apart along some axis, in diameters."""
+"""Minimum distance between two seeds along at least one axis, in diameters."""
 FARTHEST = 1.0
-"""Distances end here, in diameters: what is deeper is no matter, and too far away to be seen."""
+"""Maximum distance, in diameters: greater depth does not matter, and is beyond the halo."""
 
 
 def watershed(
@@ -39,7 +39,7 @@ def watershed(
     image
         ``(*spatial)``, 2D or 3D.
     diameter
-        Of an object along each axis, in voxels.
+        Diameter of an object along each axis, in voxels.
     threshold
         Intensity above which a voxel is foreground, after smoothing.
 
@@ -50,7 +50,7 @@ def watershed(
     Raises
     ------
     UsageError
-        A diameter that is not positive, or not one for each axis; scikit-image is missing.
+        If a diameter is not positive or missing for an axis, or scikit-image is not installed.
     """
     if len(diameter) != image.ndim or not all(d > 0 for d in diameter):
         raise UsageError(f"diameter is {tuple(diameter)}; it needs {image.ndim} positive numbers")
@@ -68,8 +68,8 @@ def watershed(
 def _distances(
     foreground: NDArray[np.bool_], diameter: Sequence[float], sigma: Sequence[float]
 ) -> NDArray[np.float32]:
-    """Smoothed distance to the background, in diameters; 0 beside it, too."""
-    if foreground.all():  # there is no background that a distance could be to
+    """Smoothed distance to the background, in diameters; also 0 next to it."""
+    if foreground.all():  # no background to measure a distance to
         return np.full(foreground.shape, FARTHEST, np.float32)
     pitch = [1 / d for d in diameter]
     distance = ndimage.distance_transform_edt(foreground, sampling=pitch).astype(np.float32)
@@ -86,7 +86,7 @@ def _imported() -> Any:
 
 
 def missing_extra() -> UsageError:
-    """What to tell a user without scikit-image."""
+    """The message for a user without scikit-image."""
     return UsageError(
         'the classical method needs scikit-image; pip install "embedseg-large[classical]"'
     )

@@ -1,15 +1,15 @@
-"""Clean masks: drop loose pieces of an instance, fill the holes in it.
+"""Clean masks: drop loose pieces of an instance and fill its holes.
 
-1. *Pieces* are connected by faces, edges and corners. The largest is kept (ties: that of the first
-   voxel in raster order); the others become background.
-2. A *hole* is what an instance encloses: voxels that are not its own, from which no walk over faces
-   leads out of its bounding box. So a cavity that is open at the border of the volume is no hole.
-   Background in it becomes the instance's, loose pieces that were dropped included; voxels of other
-   instances stay theirs. Of two instances that enclose a voxel, that with the smaller hole, which
-   lies within the other's, gets it.
+1. *Pieces* are connected by faces, edges and corners. The largest is kept (ties: the one with the
+first voxel in raster order); the others become background. 2. A *hole* consists of voxels enclosed
+by an instance: voxels of other labels from which no path over faces leads out of its bounding box.
+A cavity that is open at the border of the volume is therefore not a hole. Background in a hole is
+assigned to the instance, including dropped loose pieces; voxels of other instances keep their
+labels. Of two instances that enclose a voxel, the one with the smaller hole, which lies within the
+other's, gets it.
 
-Both are decided on the whole instance, so that tiles leave no trace: `changes_of` says what becomes
-of some instances, from an array that holds them whole, and `apply` makes it so in any part.
+Both are decided for the whole instance, so tiles leave no trace: `changes_of` computes the changes
+of some instances from an array that contains them completely, and `apply` applies them to any part.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ class CleanSettings:
     """Whether only the largest connected piece of each instance is kept."""
 
     fill_holes: bool = False
-    """Whether background that one instance encloses becomes its own."""
+    """Whether background enclosed by one instance becomes part of it."""
 
     def __bool__(self) -> bool:
         return self.keep_largest_piece or self.fill_holes
 
 
 class Changes(NamedTuple):
-    """What becomes of some instances; d voxels dropped, e voxels enclosed."""
+    """Changes of some instances; d voxels dropped, e voxels enclosed."""
 
     dropped: NDArray[np.int64]
     """(d,) positions of voxels of loose pieces in the raveled array."""
     enclosed: NDArray[np.int64]
-    """(e,) positions of voxels that an instance encloses, whosever they are."""
+    """(e,) positions of voxels that an instance encloses, of any label."""
     numbers: NDArray[np.int64]
-    """(e,) the instance that does."""
+    """(e,) the enclosing instance."""
     holes: NDArray[np.int64]
     """(e,) size of the hole they lie in, in voxels."""
     pieces: int
-    """Pieces that are dropped."""
+    """Number of dropped pieces."""
     instances: int
-    """Instances that lose some."""
+    """Number of instances that lose pieces."""
 
 
 def clean(
@@ -68,20 +68,22 @@ def clean(
     labels
         ``(*spatial)`` integers, 2D or 3D, 0 for background; not changed.
     keep_largest_piece
-        Keep only the largest piece of each instance. Pieces are connected by faces, edges and
-        corners; of equal ones that of the first voxel in raster order is kept.
+        Keep only the largest piece of each instance. Voxels of a piece are connected by faces,
+        edges and corners; of equally large pieces, the one with the first voxel in raster order is
+        kept.
     fill_holes
-        Give background that one instance encloses, so that no walk over faces leads out, to it.
-        Cavities that are open at the border of the array stay. It is done after the first.
+        Assign background that is enclosed by one instance, so that no path over faces leads out, to
+        that instance. Cavities that are open at the border of the array are not filled. Applied
+        after `keep_largest_piece`.
 
     Returns
     -------
-    The dtype and shape of `labels`. Every instance stays, under its label.
+    An array with the dtype and shape of `labels`. Every instance remains, with its label.
 
     Raises
     ------
     UsageError
-        When labels are no integers.
+        If labels are not integers.
     """
     if labels.dtype.kind not in "bui":
         raise UsageError(f"labels are {labels.dtype}; pass integers")
@@ -95,12 +97,12 @@ def clean(
 
 
 def changes_of(numbers: NDArray[np.integer[Any]], settings: CleanSettings) -> Changes:
-    """Find what becomes of instances.
+    """Compute the changes of instances.
 
     Parameters
     ----------
     numbers
-        ``(*region)`` 1..n, each of them whole; 0 for all else.
+        ``(*region)`` 1..n, each complete; 0 elsewhere.
     settings
         What is cleaned.
     """
@@ -125,7 +127,7 @@ def changes_of(numbers: NDArray[np.integer[Any]], settings: CleanSettings) -> Ch
 def cut_by(
     numbers: NDArray[np.integer[Any]], open_faces: Sequence[tuple[bool, bool]], count: int
 ) -> NDArray[np.bool_]:
-    """Find the instances that reach a face of an array behind which there is more.
+    """Find the instances that reach a face of an array behind which the volume continues.
 
     Parameters
     ----------
@@ -151,26 +153,26 @@ def cut_by(
 
 
 def apply(labels: NDArray[Any], changes: Changes) -> NDArray[Any]:
-    """Make changes so, in place.
+    """Apply changes in place.
 
     Parameters
     ----------
     labels
-        ``(*region)`` contiguous, with the `numbers` of the changes, or other names that these were
-        replaced by; positions are of this array.
+        ``(*region)`` contiguous, with the `numbers` of the changes, or with names that replaced
+        them; positions refer to this array.
     changes
-        Of all instances that have some there.
+        Changes of all instances with voxels there.
 
     Returns
     -------
-    ``(f,)`` the instance that each voxel which was filled has gone to.
+    ``(f,)`` the instance to which each filled voxel was assigned.
     """
     flat = labels.reshape(-1)
     flat[changes.dropped] = 0
     free = np.flatnonzero(flat[changes.enclosed] == 0)
     at, numbers = changes.enclosed[free], changes.numbers[free]
     order = np.lexsort((numbers, changes.holes[free], at))
-    at, first = np.unique(at[order], return_index=True)  # of each voxel, the smallest hole
+    at, first = np.unique(at[order], return_index=True)  # for each voxel, the smallest hole
     filled: NDArray[Any] = numbers[order][first]
     flat[at] = filled
     return filled
@@ -179,7 +181,7 @@ def apply(labels: NDArray[Any], changes: Changes) -> NDArray[Any]:
 def _largest(
     own: NDArray[np.bool_], settings: CleanSettings
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], int]:
-    """Split an instance into its largest piece and the rest, of so many pieces."""
+    """Split an instance into its largest piece and the rest, with the number of other pieces."""
     if settings.keep_largest_piece:
         pieces, count = ndimage.label(own, np.ones((3,) * own.ndim))
         if count > 1:
@@ -192,7 +194,7 @@ def _largest(
 
 
 def _holes(own: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Find what an instance encloses in its bounding box, and the size of the hole of each voxel.
+    """Find the voxels that an instance encloses in its bounding box, and the sizes of their holes.
 
     Sizes are in raster order of the voxels.
     """
@@ -204,7 +206,7 @@ def _holes(own: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.int64]
 
 
 def _positions(mask: NDArray[np.bool_], box: Slices, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Where the voxels of a mask of a box are in the raveled array."""
+    """Positions of the voxels of a box's mask in the raveled array."""
     at = tuple(a + s.start for a, s in zip(np.nonzero(mask), box, strict=True))
     positions: NDArray[np.int64] = np.ravel_multi_index(at, shape)
     return positions

@@ -15,7 +15,7 @@ from embedseg_large.embedding import Embedding, nan_voxel
 from embedseg_large.errors import UsageError
 
 OpenFaces = tuple[tuple[bool, bool], ...]
-"""Per axis: does the volume go on below the low face, above the high face of a region?"""
+"""Per axis: whether the volume continues below the low face and above the high face of a region."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Clustering:
     seeds: NDArray[np.int64]
     """(m,) position of each instance's seed voxel in the raveled region, in order of seediness."""
     seediness: NDArray[np.float32]
-    """(m,) of each seed voxel."""
+    """(m,) seediness of each seed voxel."""
     certain: NDArray[np.bool_]
     """(m,) whether nothing outside the region could have changed the instance."""
     doubtful: NDArray[np.int64]
@@ -62,7 +62,7 @@ def cluster(
     Raises
     ------
     UsageError
-        When a threshold is out of its range, or the embedding is not a number somewhere.
+        If a threshold is out of range, or the embedding contains NaN.
 
     Notes
     -----
@@ -87,12 +87,12 @@ def _refuse_nan(embedding: Embedding) -> None:
         if voxel is not None:
             raise UsageError(
                 f"the {name} of the embedding are NaN (not a number) at voxel {voxel}; "
-                "mend what computed them"
+                "fix what computed them"
             )
 
 
 def cluster_points(points: Points, settings: ClusterSettings, open_faces: OpenFaces) -> Clustering:
-    """Cluster the foreground of a region, and say which instances are certain.
+    """Cluster the foreground of a region, and determine which instances are certain.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def cluster_points(points: Points, settings: ClusterSettings, open_faces: OpenFa
     settings
         Thresholds.
     open_faces
-        Faces beyond which the volume goes on unseen, three axes.
+        Faces beyond which the volume continues unseen, three axes.
     """
     cells = build_cells(points.embedding, points.shape, _cell_size(points, settings))
     uncertain = _uncertain(points, settings, open_faces)[cells.origin]
@@ -109,13 +109,13 @@ def cluster_points(points: Points, settings: ClusterSettings, open_faces: OpenFa
     grown = grow(cells, points.sigma, turns, uncertain, settings)
     labels = np.zeros(points.shape, dtype=np.uint32)
     labels.reshape(-1)[points.index] = grown.label[cells.place]
-    doubtful = points.index[uncertain[cells.place]]  # grow added to what was uncertain at first
+    doubtful = points.index[uncertain[cells.place]]  # `grow` added to those uncertain at first
     seeds = cells.origin[grown.seed]
     return Clustering(labels, points.index[seeds], points.seed[seeds], grown.certain, doubtful)
 
 
 def _cell_size(points: Points, settings: ClusterSettings) -> NDArray[np.float64]:
-    """Half a typical bandwidth: a neighbourhood is then about five cells wide."""
+    """Half a typical bandwidth, so that a neighbourhood is about five cells wide."""
     seeds = np.flatnonzero(points.seed >= np.float32(settings.seed))
     if seeds.size == 0:
         return np.ones(AXES)
@@ -125,7 +125,7 @@ def _cell_size(points: Points, settings: ClusterSettings) -> NDArray[np.float64]
 
 
 def _turns(seeds: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
-    """Points of at least the threshold, best first, ties in raster order.
+    """Points of at least the threshold, in descending order, ties in raster order.
 
     Positive floats sort like their bits. A stable sort of 16-bit integers is numpy's radix sort, so
     two of them, low half first, sort in linear time.
@@ -143,8 +143,9 @@ def _uncertain(
 ) -> NDArray[np.bool_]:
     """Points that a voxel beyond an open face could claim.
 
-    Such a voxel lies at -1 or below (at n or above), its embedding within reach of that, and it
-    claims within its bandwidth. The sums are exact: embeddings are multiples of a tiny float16.
+    Such a voxel lies at -1 or below (at n or above), its embedding within reach of that position,
+    and it claims within its bandwidth. The sums are exact: embeddings are multiples of a tiny
+    float16.
     """
     uncertain = np.zeros(points.index.size, dtype=np.bool_)
     if not any(face for faces in open_faces for face in faces):

@@ -6,11 +6,11 @@
    unclaimed, the seed itself counting as claimed. An accepted proposal overwrites older labels.
 4. Claim the proposal either way.
 
-*Certainty.* A region may be a part of a volume, and what lies outside is not seen. Points that an
-unseen voxel could claim are uncertain from the start. A seed is uncertain when its proposal holds
-an uncertain point, and all of that proposal is uncertain from then on. A point that was claimed,
-but uncertainly, might be a seed in truth: at its turn its would-be proposal is uncertain too.
-By induction over the seed order, all that stays certain is what the whole volume would give.
+*Certainty.* A region may be part of a volume, and what lies outside is unseen. Points that an
+unseen voxel could claim are uncertain from the start. A seed is uncertain if its proposal contains
+an uncertain point, and from then on all of that proposal is uncertain. A point with an uncertain
+claim on it might in truth be a seed: in its turn, the proposal it would make becomes uncertain too.
+By induction over the seed order, everything that stays certain is what the whole volume would give.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Grown(NamedTuple):
     label: NDArray[np.int32]
     """(n,) 1-based number of the instance, in order of seediness; 0 for none."""
     seed: NDArray[np.int64]
-    """(m,) the point each instance grew from."""
+    """(m,) the seed point of each instance."""
     certain: NDArray[np.bool_]
     """(m,) whether nothing unseen could have changed the instance."""
 
@@ -52,9 +52,9 @@ def grow(
     sigma
         (n, 3) float32 in voxels, in the order the points were given to the cell list.
     turns
-        Points that may become seeds, best first.
+        Points that may become seeds, in descending order of seediness.
     uncertain
-        (n,) points that something unseen could claim. Changed in place.
+        (n,) whether something unseen could claim the point. Changed in place.
     settings
         Thresholds.
     """
@@ -91,9 +91,9 @@ def _propose(
     radius: float,
     found: NDArray[np.int64],
 ) -> int:  # pragma: no cover - compiled
-    """Write the points at which the Gaussian of point `at` is above the margin; return how many.
+    """Write the points where the Gaussian of point `at` is above the margin; return their number.
 
-    Cells with fewer than `least_sure` certain points are passed over.
+    Cells with fewer than `least_sure` certain points are skipped.
     """
     c0, c1, c2 = embedding[at, 0], embedding[at, 1], embedding[at, 2]
     s0, s1, s2 = np.float64(sigma[0]), np.float64(sigma[1]), np.float64(sigma[2])
@@ -140,13 +140,13 @@ def _grow(
     claimed = np.zeros(n, np.bool_)
     found = np.empty(n, np.int64)
     seed = np.empty(turns.size, np.int64)
-    certain = np.ones(turns.size + 1, np.bool_)  # at 0: background, of no interest
+    certain = np.ones(turns.size + 1, np.bool_)  # at 0: background, ignored
     instances = 0
     for at in turns:
         if claimed[at] and not uncertain[at]:
             continue
         doubtful = uncertain[at]
-        # Whoever was claimed can only cast doubt, and that on certain points only.
+        # A claimed point can only cast doubt, and only on certain points.
         least_sure = 1 if claimed[at] else 0
         own = sigma[origin[at]]
         count = _propose(

@@ -26,9 +26,9 @@ _INFINITY = 0xFC00
 class Points:
     """Foreground voxels in raster order.
 
-    The embedding of a voxel is formed in float64 from its integer coordinate and its offset. An
-    offset that was stored as float16 loses nothing by it, so that differences of embeddings, and
-    all that follows from them, are the same bits wherever the region begins.
+    The embedding of a voxel is formed in float64 from its integer coordinate and its offset. This
+    loses nothing of an offset that was stored as float16, so differences of embeddings, and
+    everything derived from them, are bit-identical wherever the region begins.
     """
 
     shape: tuple[int, int, int]
@@ -75,7 +75,7 @@ class _Parts(NamedTuple):
 
 @cache
 def _tables() -> _Parts:
-    """What every float16 stands for as an offset, a log sigma and a seed logit, by its bits."""
+    """The offset, sigma and seediness that each float16 represents, indexed by its bits."""
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     return _Parts(every.astype(np.float32), sigmas_of(every), seeds_of(every))
 
@@ -91,7 +91,7 @@ def _least_key(foreground: float) -> int:
 
 @numba.njit(cache=True)
 def _key(bits: int) -> int:  # pragma: no cover - compiled
-    """Integers in the order of the float16 with these bits."""
+    """Integers that sort like the float16 with these bits."""
     return bits ^ 0xFFFF if bits & 0x8000 else bits | 0x8000
 
 
@@ -143,9 +143,9 @@ def _compact(
 ) -> tuple[
     NDArray[np.int64], NDArray[np.float64], NDArray[np.float32], NDArray[np.float32]
 ]:  # pragma: no cover - compiled
-    """Gather the voxels whose offsets are believable; add coordinates, cap sigmas.
+    """Gather the voxels with acceptable offsets; add coordinates, cap sigmas.
 
-    Where there is a table, a value is an index into it.
+    If there is a table, values are indices into it.
     """
     ndim = len(offsets)
     missing = 3 - ndim
@@ -155,7 +155,7 @@ def _compact(
     embedding = np.empty((n, 3))
     sigma = np.ones((n, 3), np.float32)
     kept = 0
-    z, y, row = 0, 0, 0  # of the current row, and the index it begins with
+    z, y, row = 0, 0, 0  # the current row, and its first index
     for at in index:
         while at >= row + columns:  # positions ascend: no division
             row += columns
@@ -169,7 +169,7 @@ def _compact(
         for axis in range(ndim):
             offset = offsets[axis, at] if offset_table is None else offset_table[offsets[axis, at]]
             width = sigmas[axis, at] if sigma_table is None else sigma_table[sigmas[axis, at]]
-            # not so for NaN and infinity, which could not be put into a cell
+            # excludes NaN and infinity, which fit into no cell
             finite = abs(offset) < np.inf and 0 < width < np.inf
             believable &= finite and abs(offset) <= reach[missing + axis]
             embedding[kept, missing + axis] += offset

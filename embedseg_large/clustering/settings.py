@@ -1,4 +1,4 @@
-"""What decides which voxels become which instance."""
+"""Settings that decide which voxels form an instance."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from embedseg_large.errors import UsageError
 
 DEFAULT_MARGIN = 0.5
-"""That of the paper."""
+"""The margin of the paper."""
 _OUTWARDS = 1.0 + 2.0**-40
-"""Times a bound: more than the few roundings of float64 behind it could ever take away."""
+"""Factor on a bound: more than the few float64 roundings behind it could ever remove."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class ClusterSettings:
     Raises
     ------
     UsageError
-        When a value is out of its range.
+        If a value is out of range.
     """
 
     min_object_size: int = 1
@@ -39,7 +39,7 @@ class ClusterSettings:
     (between 0 and 1, exclusive). Lower makes objects larger."""
 
     reach: tuple[float, ...] | None = None
-    """Longest believable offset along each axis, in voxels; None: no limit.
+    """Longest accepted offset along each axis, in voxels; None: no limit.
 
     A voxel with a longer offset is not foreground. The reach is one and a half times the largest
     object; as a bandwidth spans a radius where an offset spans a diameter, a Gaussian is capped to
@@ -76,11 +76,11 @@ class ClusterSettings:
     def largest_sigma(self) -> tuple[np.float32, ...] | None:
         """Cap of a sigma along each axis, in voxels: the bandwidth's, rounded to a float32.
 
-        A property of the rule: it may lie above or below what it was rounded from.
+        This is part of the rule: it may lie above or below the unrounded value.
         """
         if self.bandwidth is None:
             return None
-        least = float(np.finfo(np.float32).tiny)  # its square is no zero
+        least = float(np.finfo(np.float32).tiny)  # its square is not zero
         with np.errstate(over="ignore"):
             return tuple(np.float32(max(b / self.radius, least)) for b in self.bandwidth)
 
@@ -89,7 +89,7 @@ class ClusterSettings:
         """Farthest along each axis, in voxels, from a voxel to an embedding that it may claim.
 
         The reach, and the distance at which the largest sigma *as it is used* falls to the margin,
-        rounded outwards. Where it is used to decide what is certain, nothing may lie beyond it.
+        rounded outwards. It decides what is certain, so nothing may lie beyond it.
         """
         if self.reach is None or self.largest_sigma is None:
             return None

@@ -20,24 +20,24 @@ def load_model(name_or_path: str | os.PathLike[str], device: str = "cpu") -> Mod
     ----------
     name_or_path
         Name of a bundled model, a file saved by `Model.save`, or the folder of a checkpoint of the
-        original EmbedSeg program. A bundled name goes before a path of that name; write ``./NAME``
-        for the path.
+        original EmbedSeg program. A bundled name takes precedence over a path of that name; write
+        ``./NAME`` for the path.
     device
         ``cpu``, ``cuda`` or ``cuda:INDEX``.
 
     Raises
     ------
     ModelError
-        There is no such model, or what is there is none.
+        If there is no such model, or it is not a model.
     UsageError
-        The device is not there.
+        If the device is not available.
     """
     stored = _find(name_or_path)
     return Model(stored.weights, stored.settings, card=stored.card, device=device)
 
 
 def _find(name_or_path: str | os.PathLike[str]) -> StoredModel:
-    """Read a model from wherever it is."""
+    """Read a model from a name or path."""
     if name_or_path in bundled_models():
         with as_file(files("embedseg_large.models") / f"{name_or_path}{SUFFIX}") as path:
             return read_model_file(path)

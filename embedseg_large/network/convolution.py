@@ -1,9 +1,9 @@
 """Convolutions for inference: batch normalisation folded in, residual and ReLU fused.
 
-On the CPU a convolution of this network is short of memory bandwidth as often as of arithmetic, and
-each ReLU or sum after it reads and writes everything once more. oneDNN does both while a value is
-in a register. Torch has operators for that, made for its compiler; they are called directly, which
-takes no compilation. Where they are missing, the same is computed in place.
+On the CPU, a convolution of this network is limited by memory bandwidth as often as by arithmetic,
+and each ReLU or sum after it reads and writes everything again. oneDNN does both while a value is
+in a register. Torch has operators for that, made for its compiler; they are called directly,
+without compilation. If they are missing, the same is computed in place.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {2: F.conv_transpose2d, 3: F
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Return ``(n, c, *spatial)`` with the channels of a voxel side by side in memory."""
+    """Return ``(n, c, *spatial)`` with the channels of a voxel adjacent in memory."""
     return x.contiguous(memory_format=_LAYOUTS[x.ndim - 2])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Convolution:
-    """A convolution, transposed or not, and what follows it."""
+    """A convolution, transposed or not, and the operations that follow it."""
 
     weight: Tensor
     """``(outputs, inputs, *kernel)``; ``(inputs, outputs, *kernel)`` if transposed."""
@@ -98,7 +98,7 @@ def fold(
 ) -> Convolution:
     """Return a convolution that includes the batch normalisation after it.
 
-    A batch normalisation of more channels than the convolution has is applied with its first ones.
+    If the batch normalisation has more channels than the convolution, its first channels apply.
     The weights are folded in float64 and rounded once.
 
     Parameters
@@ -110,7 +110,7 @@ def fold(
     relu
         Whether a ReLU follows.
     device, dtype
-        Where and as what the weights are kept.
+        Device and number format of the weights.
     """
     assert isinstance(conv, nn.modules.conv._ConvNd)
     weight, bias = conv.weight.double(), conv.get_parameter("bias").double()
@@ -146,10 +146,10 @@ def scale_and_shift(bn: nn.Module) -> tuple[Tensor, Tensor]:
 
 @cache
 def has_fused_operators(dtype: torch.dtype) -> bool:
-    """Tell whether torch's fused operators are here, and compute what the plain ones do.
+    """Whether torch's fused operators are available and compute the same as the plain ones.
 
-    They are made for torch's own compiler, so that another release may change them. Processors
-    without AVX2 have no kernels for channels that lie side by side.
+    They are made for torch's compiler, so another release may change them. Processors without AVX2
+    have no kernels for adjacent channels.
     """
     if torch.backends.cpu.get_cpu_capability() not in {"AVX2", "AVX512"}:
         return False

@@ -9,12 +9,12 @@ import torch
 from embedseg_large.errors import UsageError
 
 # Activations and workspaces of one pass on a GPU, per voxel of its input, in float32. Estimated
-# from the CPU's; too small a number costs an attempt that is repeated with half the batch.
+# from the CPU's; if the number is too small, an attempt fails and is repeated with half the batch.
 CUDA_BYTES_PER_VOXEL = 200
 _SHARE_OF_FREE = 0.8
 _MOST_BYTES = 4e9
-"""Memory that a batch may take: enough to fill a GPU, and what nearly every GPU has, so that the
-batch, and with it the choice of kernels, is the same on all workers of a run."""
+"""Memory that a batch may take: enough to keep a GPU busy, and available on nearly every GPU, so
+that the batch size, and with it the choice of kernels, is the same on all workers of a run."""
 
 
 def available_cores() -> int:
@@ -24,23 +24,23 @@ def available_cores() -> int:
 
 
 def default_device() -> str:
-    """Return ``cuda`` where torch finds a CUDA device, else ``cpu``."""
+    """Return ``cuda`` if torch finds a CUDA device, else ``cpu``."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def default_dtype(device: str) -> str:
     """Return the fastest number format whose labels are those of float32: float16 on a GPU.
 
-    Labels of float16 agreed with those of float32 to AP 1.000 at IoU 0.9 on real embryos, those of
-    bfloat16 did not to 0.99, in spite of its speed on some CPUs: 8 bits are too few.
+    On real embryos, labels from float16 agreed with those from float32 with AP 1.000 at IoU 0.9;
+    those from bfloat16 did not reach 0.99: 8 bits are too few, even though it is fast on some CPUs.
     """
     return "float16" if device_kind(device) == "cuda" else "float32"
 
 
 def native_bfloat16(device: str) -> bool:
-    """Whether a device multiplies bfloat16 itself, and faster than float32.
+    """Whether a device supports bfloat16 natively, which is faster than float32.
 
-    On a CPU that are AVX512-BF16 and AMX; elsewhere torch converts back and forth, and is slower.
+    On CPUs this means AVX512-BF16 or AMX; elsewhere torch converts back and forth, which is slower.
     """
     if device_kind(device) == "cuda":
         # 8.0 is the first architecture with bfloat16 units; torch also claims emulated ones
@@ -50,12 +50,12 @@ def native_bfloat16(device: str) -> bool:
 
 
 def training_dtype(device: str) -> str:
-    """Return the number format of a training: bfloat16 where the device has it, else float32."""
+    """Return the number format for training: bfloat16 if the device supports it, else float32."""
     return "bfloat16" if native_bfloat16(device) else "float32"
 
 
 def device_kind(device: str) -> str:
-    """Return ``cpu`` or ``cuda``, whether it is there or not; a UsageError for all others."""
+    """Return ``cpu`` or ``cuda``, available or not; raise a UsageError for anything else."""
     try:
         kind = torch.device(device).type
     except RuntimeError:
@@ -66,16 +66,16 @@ def device_kind(device: str) -> str:
 
 
 def checked_device(device: str) -> str:
-    """Return the device if it is there; a UsageError otherwise."""
+    """Return the device if it is available; raise a UsageError otherwise."""
     if device_kind(device) == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device is {device!r}, but torch finds no CUDA device here; use cpu")
     return device
 
 
 def passes_that_fit(device: str, voxels: int, most: int) -> int:
-    """Count the passes that a GPU computes together: a power of two, at least 1.
+    """Return the number of passes that a GPU computes together: a power of two, at least 1.
 
-    As many as 4 GB hold, or fewer where less is free.
+    As many as fit into 4 GB, or fewer if less memory is free.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def passes_that_fit(device: str, voxels: int, most: int) -> int:
     voxels
         Size of the input of one pass.
     most
-        No more than this are needed.
+        The most that are needed.
     """
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = torch.cuda.mem_get_info(device)[0] + unused  # torch keeps what it no longer uses

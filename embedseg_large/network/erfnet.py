@@ -27,7 +27,7 @@ STRIDE = 8
 
 
 class Encoder(nn.Module):
-    """Three halvings; dilated residual layers at the coarsest scale look far around."""
+    """Three halvings; dilated residual layers at the coarsest scale see far."""
 
     def __init__(self, ndim: int, in_channels: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Encoder(nn.Module):
                 ),
             ]
         )
-        # never used, yet part of every checkpoint of the original
+        # never used, but part of every checkpoint of the original
         self.output_conv = conv(ndim, 128, channel_count(ndim), kernel_size=1)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""The network in the form in which it answers: the same function as `erfnet`, faster.
+"""The network in its inference form: the same function as `erfnet`, but faster.
 
-What training needs and answering does not is gone: dropout, batch normalisations of their own, the
+Everything that only training needs is removed: dropout, separate batch normalisations, the
 encoder's output layer. Convolutions, ReLUs and residuals are one step each
-(`embedseg_large.network.convolution`), and the channels of a voxel lie side by side.
+(`embedseg_large.network.convolution`), and the channels of a voxel are adjacent in memory.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class _Fold(Protocol):
 
 
 class InferenceNetwork:
-    """A `BranchedERFNet` for answers only.
+    """A `BranchedERFNet` for inference only.
 
     Parameters
     ----------
     network
-        The network, in evaluation mode; it is left as it is, and nothing is shared with it.
+        The network, in evaluation mode; it is not changed, and nothing is shared with it.
     device
         ``cpu``, ``cuda`` or ``cuda:INDEX``.
     dtype
         Number format of all layers but the output layers. Those are float32: the raw sigma is
-        multiplied by 10 and exponentiated, so that its rounding counts ten times.
+        multiplied by 10 and exponentiated, so its rounding error counts ten times.
     """
 
     def __init__(self, network: BranchedERFNet, device: str, dtype: torch.dtype) -> None:
@@ -84,10 +84,10 @@ def inference_network(
     weights: Mapping[str, Tensor], *, ndim: int, channels: int, device: str, dtype: torch.dtype
 ) -> InferenceNetwork:
     """Return the network with these weights of a `BranchedERFNet`."""
-    with torch.device("meta"):  # no random weights, whose drawing takes time and changes the state
+    with torch.device("meta"):  # random weights take time and change the random state
         network = BranchedERFNet(ndim, channels)
     network.load_state_dict(dict(weights), assign=True)
-    # the tensors are small: on a busy machine threads would wait for each other most of the time
+    # the tensors are small: on a busy machine, threads would mostly wait for each other
     [made] = in_order(lambda net: InferenceNetwork(net, device, dtype), [network.eval()], lanes=1)
     return made
 
@@ -119,8 +119,9 @@ def _decoder(decoder: nn.Module, made: _Fold, device: str) -> tuple[list[_Layer]
 class _Downsampling:
     """`Downsampler`: a strided convolution beside a max pooling.
 
-    Joining the two copies both. Where the pooling has few channels, the convolution makes room for
-    them instead: it gets as many kernels of zeros, and is rather faster for the rounder number.
+    Concatenating the two copies both. If the pooling has few channels, the convolution makes room
+    for them instead: it gets as many additional kernels of zeros, and the rounder number of
+    channels even makes it faster.
     """
 
     def __init__(self, layer: Downsampler, made: _Fold) -> None:
@@ -145,7 +146,7 @@ class _Downsampling:
 
 
 def _with_zero_kernels(conv: Convolution, count: int) -> Convolution:
-    """Add channels to the output, for the time being 0."""
+    """Add output channels that are 0 for now."""
     shape = (count, *conv.weight.shape[1:])
     return replace(
         conv,
@@ -189,7 +190,7 @@ class _Output:
     """The transposed convolution with kernel and stride 2 at the end of a decoder.
 
     Its kernels do not overlap: each voxel becomes ``2 ** ndim`` by one matrix product, whose rows
-    are then put in their places.
+    are then put into place.
     """
 
     weight: Tensor

@@ -1,7 +1,7 @@
-"""Passes of the network side by side on the CPU, with results that do not depend on how many.
+"""Passes of the network side by side on the CPU, with results that do not depend on their number.
 
 A convolution on the CPU sums in an order that depends on its number of threads, and so do the last
-bits of its result. Hence every pass has *one* thread, and several passes run at a time instead.
+bits of its result. Therefore every pass has *one* thread, and several passes run at a time.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def in_order(
 ) -> Iterator[Result]:
     """Yield ``function(item)`` for each item, in order, computed on `lanes` threads.
 
-    Inside the function torch has one thread. No more than `lanes` items are worked on or wait to
-    be yielded, so that memory does not grow with their number.
+    Inside the function torch has one thread. At most `lanes` items are being processed or waiting
+    to be yielded, so memory does not grow with the number of items.
     """
     threads = torch.get_num_threads()
     waiting = iter(items)
@@ -36,15 +36,15 @@ def in_order(
                 running.extend(pool.submit(function, item) for item in islice(waiting, 1))
                 yield result
     finally:
-        # torch sets the number for one thread and for all that begin later: undo the latter
+        # torch sets the number for this thread and for all threads started later: undo the latter
         torch.set_num_threads(threads)
 
 
 def _use_one_thread() -> None:
-    """Give torch one thread in the calling thread, for good.
+    """Give torch one thread in the calling thread, permanently.
 
-    A thread takes over the process's number at its first look at it. Looking before setting keeps
-    another thread, which may change that number meanwhile, from having the last word.
+    A thread adopts the process's number when it first reads it. Reading before setting prevents
+    another thread, which may change that number in the meantime, from overriding it.
     """
     torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
 """The three layers of ERFNet, for any number of spatial axes.
 
-Tensors are ``(n, c, *spatial)`` with spatial axes z, y, x or y, x. Modules and attributes carry the
-names they have in checkpoints of the original program, so that those load as they are.
+Tensors are ``(n, c, *spatial)`` with spatial axes z, y, x or y, x. Modules and attributes have the
+names they have in checkpoints of the original program, so that these load unchanged.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Downsampler(nn.Module):
 class NonBottleneck1D(nn.Module):
     """A residual layer of convolutions along one axis at a time, the second round dilated.
 
-    Dilation keeps the number of voxels while each sees farther; padding equals dilation.
+    Dilation widens the view of each voxel and keeps their number; padding equals dilation.
     """
 
     def __init__(self, ndim: int, channels: int, dropout: float, dilation: int) -> None:

@@ -29,8 +29,8 @@ from embedseg_large.symmetry import MODES, SignedPermutation, group
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Measured on the CPU at 64 x 96 x 96 voxels with 16 transforms, as growth of the resident memory
-# (226, 309 and 470 with 1, 2 and 4 lanes), and a tenth more.
+# Measured on the CPU at 64 x 96 x 96 voxels with 16 transforms, measured as the growth of resident
+# memory (226, 309 and 470 with 1, 2 and 4 lanes), plus a tenth.
 BYTES_PER_VOXEL = 250.0
 BYTES_PER_VOXEL_AND_LANE = 90.0
 
@@ -51,13 +51,13 @@ class Model:
     dtype
         Number format of the convolutions: float32, bfloat16 or float16. Results are float32.
     lanes
-        Passes of the network that run at a time on the CPU, each on one thread; by default as many
-        as there are cores. It changes speed and memory, never a bit of the result.
+        Number of passes of the network that run concurrently on the CPU, each on one thread;
+        default: the number of cores. It affects speed and memory, but no bit of the result.
 
     Raises
     ------
     UsageError
-        A device, dtype or number of lanes that cannot be used.
+        If the device, dtype or number of lanes cannot be used.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Model:
         self.device = checked_device(device)
         self.dtype = dtype
         self.lanes = lanes or available_cores()
-        # as they were given: the network's own have other things folded into them
+        # as they were passed: those of the network have normalisations folded into them
         self._weights = {name: t.detach().to("cpu", copy=True) for name, t in weights.items()}
         self._network = inference_network(
             self._weights,
@@ -132,7 +132,7 @@ class Model:
 
     @property
     def reach(self) -> tuple[float, ...]:
-        """Longest believable offset, in voxels (z, y, x)."""
+        """Longest offset that is accepted, in voxels (z, y, x)."""
         return self.settings.reach
 
     @property
@@ -156,17 +156,17 @@ class Model:
         return self.settings.keep_largest_piece, self.settings.fill_holes
 
     def thresholds_of(self, tta: bool | int | str) -> Thresholds:
-        """Return the seed and the margin that suit a test-time augmentation, see `tta_mode`."""
+        """Return the seed and the margin for a test-time augmentation (see `tta_mode`)."""
         return self.settings.thresholds_of(self.tta_mode(tta))
 
     @property
     def object_diameter(self) -> float | None:
-        """Mean extent of the training objects along y and x, in voxels; None where not known."""
+        """Mean extent of the training objects along y and x, in voxels; None if unknown."""
         return self.settings.object_diameter
 
     @property
     def voxel_size(self) -> tuple[float, ...] | None:
-        """Voxel size of the training images in µm (z, y, x); None where not known."""
+        """Voxel size of the training images in µm (z, y, x); None if unknown."""
         return self.settings.voxel_size
 
     @property
@@ -196,18 +196,18 @@ class Model:
         return tuple(m for m in names if self.settings.obstacle(m) is None)
 
     def tta_mode(self, tta: bool | int | str) -> str:
-        """Name the test-time augmentation that is meant.
+        """Return the name of a test-time augmentation.
 
         Parameters
         ----------
         tta
-            False for none; True for 16 transforms in 3D and 8 in 2D, or none where the model cannot
+            False for none; True for 16 transforms in 3D and 8 in 2D, or none if the model cannot
             exchange y and x; or ``none``, 4, 8, 16, 48.
 
         Raises
         ------
         UsageError
-            No such mode, or one that this model cannot use.
+            If there is no such mode, or this model cannot use it.
         """
         if isinstance(tta, bool):
             default = {mode for mode in self.tta_modes if mode != "48"} if tta else {"none"}
@@ -242,7 +242,7 @@ class Model:
         Parameters
         ----------
         path
-            The file; one that exists is replaced.
+            The file; an existing one is replaced.
         dtype
             float32, or float16 to halve the size.
         """
@@ -258,22 +258,23 @@ class Model:
         ----------
         image
             Normalised floating-point image, ``(*spatial)`` or ``(channels, *spatial)``, of any
-            size: it is padded at its far end and the result cropped.
+            size: it is padded at the far end and the result is cropped.
         tta
             Test-time augmentation, see `tta_mode`.
 
         Returns
         -------
-        float32 ``(2·ndim + 1, *spatial)``: offset x, y, z, sigma x, y, z, seed, not activated.
+        float32 ``(2·ndim + 1, *spatial)``: offset x, y, z, sigma x, y, z, seed, without
+        activations.
 
         Raises
         ------
         UsageError
-            The image or the augmentation does not fit the model.
+            If the image or the augmentation does not suit the model.
         ModelError
-            The network answers with infinities or NaN.
+            If the network returns infinities or NaN.
         RunError
-            There is not enough memory, even for one pass at a time.
+            If there is not enough memory even for one pass at a time.
         """
         elements = group(self.tta_mode(tta), self.ndim)
         channels = self._checked(image)
@@ -282,7 +283,7 @@ class Model:
         raw = self._mean(padded, elements)
         if not torch.isfinite(raw).all():
             raise ModelError(
-                f"the network answers with infinities or NaN in {self.dtype}; "
+                f"the network returns infinities or NaN in {self.dtype}; "
                 "use float32, or another model"
             )
         return raw.cpu().numpy()[(slice(None), *Box.whole(shape).slices)]
@@ -290,7 +291,7 @@ class Model:
     def predict_stored(
         self, image: NDArray[np.floating], tta: bool | int | str = True
     ) -> NDArray[np.float16]:
-        """Predict in the form that is stored, see `embedseg_large.embedding.quantise`."""
+        """Predict in the stored form (see `embedseg_large.embedding.quantise`)."""
         return quantise(self.predict_raw(image, tta), self.pitch)
 
     def predict_tile(
@@ -303,7 +304,7 @@ class Model:
         return self.predict_stored(image, tta)
 
     def predict(self, image: NDArray[np.floating], tta: bool | int | str = True) -> Embedding:
-        """Predict the embedding of an image, rounded as it is when a whole volume is segmented.
+        """Predict the embedding of an image, rounded as when a whole volume is segmented.
 
         Parameters and exceptions as for `predict_raw`.
         """
@@ -325,12 +326,12 @@ class Model:
 
     def _forward(self, images: Tensor) -> Tensor:
         """Run one pass: (n, channels, *spatial) to float32 (n, 2·ndim + 1, *spatial)."""
-        # float32 is to mean float32 on a GPU too, and the same input is to give the same bits
+        # float32 must mean float32 on a GPU too, and the same input must give the same bits
         with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
             return self._network(images)
 
     def _mean(self, image: Tensor, elements: Sequence[SignedPermutation]) -> Tensor:
-        """Average over a group; where memory is short, with half as much at a time, down to one."""
+        """Average over a group; if memory runs out, with half the batch size, down to one."""
         fields = self.settings.channel_fields
         width = self._passes_at_once(image, len(elements))
         while True:
@@ -343,7 +344,7 @@ class Model:
             except (MemoryError, RuntimeError) as error:
                 if not _is_lack_of_memory(error):
                     raise
-                # outside of this clause the failed passes hold no tensors any more
+                # outside this clause the failed passes no longer hold tensors
                 reason = str(error).partition("\n")[0]
             if not self._is_on_cpu:
                 torch.cuda.empty_cache()
@@ -360,14 +361,14 @@ class Model:
         return torch.device(self.device).type == "cpu"
 
     def _passes_at_once(self, image: Tensor, most: int) -> int:
-        """Count the passes of an augmentation to begin with."""
+        """Return the initial number of passes per batch of an augmentation."""
         if self._is_on_cpu:
             return self.lanes
         return passes_that_fit(self.device, image.numel() // len(image), most)
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:
-    """Tell whether torch or numpy could not get memory; on the CPU torch has no class for it."""
+    """Whether torch or numpy ran out of memory; on the CPU torch has no class for this error."""
     is_named = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return is_named or "DefaultCPUAllocator" in str(error)
 
@@ -375,7 +376,7 @@ def _is_lack_of_memory(error: BaseException) -> bool:
 def _pad(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """Pad the far end of each spatial axis of (channels, *spatial) to a multiple of 8.
 
-    By reflection, or with the last voxel where the axis is too thin to be reflected.
+    By reflection, or by repeating the last voxel if the axis is too thin to be reflected.
     """
     for axis, length in enumerate(image.shape[1:], start=1):
         widths = [(0, -length % STRIDE if d == axis else 0) for d in range(image.ndim)]

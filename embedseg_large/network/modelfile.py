@@ -31,30 +31,30 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredModel:
-    """What a file holds, checked to fit together."""
+    """The content of a model file, checked for consistency."""
 
     weights: Mapping[str, Tensor]
     """Tensors of a `BranchedERFNet`, float32, by name."""
 
     settings: ModelSettings
-    """What the model knows besides its weights."""
+    """Everything the model knows apart from its weights."""
 
     card: Mapping[str, Any] = field(default_factory=dict)
     """For people: training data, scores, limits, licence."""
 
 
 def write_model_file(stored: StoredModel, path: Path, dtype: str = "float32") -> None:
-    """Write a model so that the file is there entirely or not at all.
+    """Write a model; the file appears complete or not at all.
 
     Parameters
     ----------
     stored
         The model.
     path
-        The file; one that exists is replaced.
+        The file; an existing one is replaced.
     dtype
-        float32, or float16 for half the size: only convolution kernels are rounded, for biases and
-        the statistics of batch normalisation are small and some would vanish.
+        float32, or float16 for half the size: only convolution kernels are rounded, because biases
+        and the statistics of batch normalisation are small and some would vanish.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def read_model_file(path: Path) -> StoredModel:
     Raises
     ------
     ModelError
-        The file is no safetensors file, of another kind or version, or its parts do not fit.
+        If the file is not a safetensors file, is of another kind or version, or is inconsistent.
     """
     what = "no model file that this program saved"
     todo = "of an exported model (.onnx, .pt, .zip) give the file it was made from"
@@ -125,12 +125,12 @@ def check_shapes(
             continue
         raise ModelError(
             f"{path}: tensor {name} {problem}; it is not a {ndim}D EmbedSeg network "
-            f"of {channels} image channels"
+            f"with {channels} image channels"
         )
 
 
 def _parse(header: str, path: Path) -> tuple[ModelSettings, dict[str, Any]]:
-    """Return settings and card of the JSON header."""
+    """Return the settings and the card from the JSON header."""
     with foreign(path, "its header cannot be used", todo="save it again", kind=ModelError):
         values = json.loads(header)
         if values["version"] != VERSION:
@@ -157,7 +157,7 @@ def _narrow(tensor: Tensor) -> Tensor:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write beside the file, then rename: a reader never meets half of it."""
+    """Write beside the file, then rename: a reader never sees an incomplete file."""
     draft = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         with draft.open("wb") as file:

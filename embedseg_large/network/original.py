@@ -29,7 +29,7 @@ _FIRST = "encoder.initial_block.conv.weight"
 
 
 def weights_file(folder: Path) -> Path:
-    """Return the file with the weights: the best ones, or else the last.
+    """Return the file with the weights: the best ones, or otherwise the last ones.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def weights_file(folder: Path) -> Path:
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
-    raise ModelError(f"{folder} has neither {' nor '.join(WEIGHT_FILES)}; it is no checkpoint")
+    raise ModelError(f"{folder} has neither {' nor '.join(WEIGHT_FILES)}; it is not a checkpoint")
 
 
 def read_original_folder(
@@ -52,7 +52,7 @@ def read_original_folder(
     folder
         The checkpoint.
     given
-        Properties of each axis (z, y, x) that the folder lacks, or that it has wrong: ``grid``,
+        Properties per axis (z, y, x) that are missing in the folder, or wrong: ``grid``,
         ``pixel``, ``extent``, ``voxel_size``.
 
     Raises
@@ -65,7 +65,7 @@ def read_original_folder(
     file = weights_file(folder)
     weights = _read_weights(file)
     if _FIRST not in weights:
-        raise ModelError(f"{file}: tensor {_FIRST} is missing; it is no EmbedSeg checkpoint")
+        raise ModelError(f"{file}: tensor {_FIRST} is missing; it is not an EmbedSeg checkpoint")
     shape = weights[_FIRST].shape
     ndim, channels = len(shape) - 2, shape[1] if len(shape) > 1 else 0
     if ndim not in (2, 3):
@@ -83,7 +83,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     content = read_torch_file(path)
     weights = content.get("model_state_dict") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
-        raise ModelError(f"{path} has no tensors under model_state_dict; it is no checkpoint")
+        raise ModelError(f"{path} has no tensors under model_state_dict; it is not a checkpoint")
     # the original wraps its network in DataParallel, which adds a prefix
     named_tensors = {str(name).removeprefix("module."): t for name, t in weights.items()}
     return {name: as_weights(tensor) for name, tensor in named_tensors.items()}
@@ -97,12 +97,12 @@ def _read_properties(path: Path) -> dict[str, Any]:
         except FileNotFoundError as error:
             raise ModelError(f"{path} is missing; put it beside the weights") from error
     if not isinstance(properties, dict):
-        raise ModelError(f"{path} is no JSON object; put the one of the training there")
+        raise ModelError(f"{path} is not a JSON object; use the file of the training")
     return properties
 
 
 def _of_each_axis(given: Mapping[str, Sequence[float]], axes: str) -> dict[str, float]:
-    """Name the numbers as the original does: ``grid_z``."""
+    """Return the numbers under the original's names: ``grid_z``."""
     for name, values in given.items():
         if len(values) != len(axes):
             raise UsageError(
@@ -139,7 +139,7 @@ def _settings(properties: Mapping[str, Any], ndim: int, channels: int, path: Pat
 
 
 def _check_complete(properties: Mapping[str, Any], axes: str, path: Path) -> None:
-    """Name all properties that are missing."""
+    """Raise an error that names all missing properties."""
     kinds = ["grid", "pixel", "avg_object_size"]
     kinds.append("extent" if f"extent_{axes[0]}" in properties else "stdev_object_size")
     if f"voxel_size_{axes[0]}" in properties:
@@ -159,8 +159,8 @@ def _extent(properties: Mapping[str, Any], axes: str) -> list[int]:
 
     It records mean and standard deviation. Three deviations above the mean hold 9 of 10 objects
     whatever their distribution (Cantelli) and nearly all of a bell-shaped one. Half a training crop
-    would say less: crops are chosen for memory. Too small an estimate costs time, not labels: a
-    halo that does not suffice is doubled where neighbouring tiles disagree.
+    would be less informative, because crops are chosen for memory. Too small an estimate costs
+    time, not labels: an insufficient halo is doubled where neighbouring tiles disagree.
     """
     if f"extent_{axes[0]}" in properties:
         return [ceil(e) for e in _each(properties, "extent", axes)]
@@ -170,5 +170,5 @@ def _extent(properties: Mapping[str, Any], axes: str) -> list[int]:
 
 
 def _each(properties: Mapping[str, Any], name: str, axes: str) -> list[float]:
-    """Return the numbers of a property of every axis."""
+    """Return the values of a property along all axes."""
     return [float(properties[f"{name}_{axis}"]) for axis in axes]

@@ -1,9 +1,9 @@
 """How fast a network could be: what it computes, and what the machine can compute and move.
 
-A program that does ``f`` floating-point operations on a machine that does ``r`` of them a second
+A program that does ``f`` floating-point operations on a machine that does ``r`` of them per second
 takes at least ``f / r`` seconds (the flat part of the roofline of Williams et al. 2009). Here ``r``
-is what the library reaches in products of large matrices, in the number format of the network, and
-not what a data sheet says; so what is left of it is the doing of the network alone.
+is measured: what the library reaches in products of large matrices in the network's number format,
+not a figure from a data sheet. The remaining gap is therefore due to the network alone.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from embedseg_large.network.erfnet import STRIDE, BranchedERFNet
 _EDGE = {"cpu": 1024, "cuda": 8192}
 """Rows and columns of the matrices that are multiplied: large enough to be bound by arithmetic."""
 _COPIED = {"cpu": 2**27, "cuda": 2**30}
-"""Bytes that are copied: more than caches hold."""
+"""Bytes that are copied: more than fit into caches."""
 _SECONDS = 0.3
 _COUNTED_EDGE = 8 * STRIDE
 
 
 def flops_per_voxel(ndim: int, channels: int) -> float:
-    """Count the floating-point operations of one pass of the network for a voxel of its input.
+    """Count the floating-point operations of one pass of the network per voxel of its input.
 
-    A multiplication and an addition are two. Only convolutions count: all else is 1 % of them.
+    A multiplication and an addition count as two. Only convolutions are counted: everything else is
+    1 % of them.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ def flops_per_voxel(ndim: int, channels: int) -> float:
 
 
 def matmul_rate(device: str, dtype: str, threads: int) -> float:
-    """Measure floating-point operations a second in products of large matrices.
+    """Measure floating-point operations per second in products of large matrices.
 
     Parameters
     ----------
@@ -56,12 +57,12 @@ def matmul_rate(device: str, dtype: str, threads: int) -> float:
     dtype
         float32, bfloat16 or float16.
     threads
-        Of the CPU.
+        Threads of the CPU.
 
     Raises
     ------
     UsageError
-        If the device is not there.
+        If the device is not available.
     """
     edge = _EDGE[_kind(device)]
     a, b = (torch.full((edge, edge), 0.5, device=device, dtype=_dtype(dtype)) for _ in range(2))
@@ -71,7 +72,7 @@ def matmul_rate(device: str, dtype: str, threads: int) -> float:
 
 
 def copy_rate(device: str, dtype: str, threads: int) -> float:
-    """Measure bytes a second, read and written, in copies of a large tensor.
+    """Measure bytes per second, read and written, in copies of a large tensor.
 
     Parameters and exceptions as for `matmul_rate`.
     """
@@ -94,7 +95,7 @@ def _dtype(name: str) -> torch.dtype:
 
 @contextmanager
 def _using(threads: int) -> Iterator[None]:
-    """Let torch use that many threads of the CPU, for a while."""
+    """Let torch use that many CPU threads in this context."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -104,7 +105,7 @@ def _using(threads: int) -> Iterator[None]:
 
 
 def _least_seconds(call: Callable[[], object], device: str) -> float:
-    """Time of the fastest of several calls: what else the machine does only makes them slower."""
+    """Time of the fastest of several calls: other work on the machine only slows them down."""
     call()
     least, began = float("inf"), time.perf_counter()
     while least == float("inf") or time.perf_counter() - began < _SECONDS:

@@ -1,4 +1,4 @@
-"""What a model knows besides its weights."""
+"""Everything a model knows apart from its weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEFAULT_REACH = 1.5  # times the largest extent: an offset to a centre spans abo
 
 
 class Thresholds(NamedTuple):
-    """Which voxels found instances, and which belong to them."""
+    """Which voxels seed instances, and which belong to them."""
 
     seed: float
     """Minimum seediness for a voxel to seed an instance."""
@@ -45,12 +45,12 @@ class ModeThresholds(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
-    """Plain values, one an axis (z, y, x) where they are tuples.
+    """Plain values; tuples have one value per axis (z, y, x).
 
     Raises
     ------
     UsageError
-        A value cannot be used; the message names it.
+        If a value cannot be used; the message names it.
     """
 
     ndim: int
@@ -63,11 +63,11 @@ class ModelSettings:
     """Size of a voxel in the units of the network's raw offsets."""
 
     extent: tuple[int, ...]
-    """Largest extent of an object of the training data that is in one piece, in voxels."""
+    """Largest extent of any connected object in the training data, in voxels."""
 
     tile: tuple[int, ...]
     """Core of a prediction tile, in voxels; multiples of 8. It belongs to the model, not to the
-    machine, for labels depend on it."""
+    machine, because labels depend on it."""
 
     context: tuple[int, ...]
     """Voxels the network should see on each side of a core; multiples of 8."""
@@ -76,16 +76,16 @@ class ModelSettings:
     """Voxels of predictions that clustering should see on each side of a core."""
 
     reach: tuple[float, ...]
-    """Longest believable offset, in voxels; a voxel that points farther is not foreground."""
+    """Longest accepted offset, in voxels; a voxel that points farther is not foreground."""
 
     min_object_size: int
     """Instances have more voxels than this."""
 
     object_diameter: float | None
-    """Mean extent of the training objects along y and x, in voxels; None where not known."""
+    """Mean extent of the training objects along y and x, in voxels; None if unknown."""
 
     voxel_size: tuple[float, ...] | None
-    """Voxel size of the training images in micrometres; None where not known."""
+    """Voxel size of the training images in micrometres; None if unknown."""
 
     seed: float = 0.9
     """Minimum seediness for a voxel to seed an instance: 0.9 in the paper, or what validation found
@@ -96,14 +96,15 @@ class ModelSettings:
     in the paper, or what validation found to be best for one pass of the network."""
 
     thresholds: tuple[ModeThresholds, ...] = ()
-    """Seed and margin of test-time augmentations that have their own: the mean of many passes is
-    less sure than one. Others take those of one pass. In the order of their numbers of passes."""
+    """Seed and margin for test-time augmentations that need different ones: the mean of many passes
+    is less certain than a single pass. All others use those of one pass. Ordered by number of
+    passes."""
 
     keep_largest_piece: bool = False
     """Whether only the largest connected piece of each instance is kept."""
 
     fill_holes: bool = False
-    """Whether background that one instance encloses becomes its own."""
+    """Whether background enclosed by one instance becomes part of it."""
 
     method: str = EMBEDSEG
     """What the network predicts, and how instances come of it: see `embedseg_large.methods`."""
@@ -143,11 +144,11 @@ class ModelSettings:
             self._check("voxel_size", above_zero=True)
 
     def _check_thresholds(self) -> None:
-        """Refuse thresholds that cannot be used, and modes that do not exist or stand twice."""
+        """Refuse unusable thresholds, and modes that do not exist or occur twice."""
         modes = [own.mode for own in self.thresholds]
         if modes != sorted({m for m in modes if m in MODES[1:]}, key=MODES.index):
             raise UsageError(
-                f"thresholds are of test-time augmentations {modes}; give each of "
+                f"thresholds are for test-time augmentations {modes}; give each of "
                 f"{', '.join(MODES[1:])} at most once, in this order"
             )
         for seed, margin in [(self.seed, self.margin), *(own[1:] for own in self.thresholds)]:
@@ -188,7 +189,7 @@ class ModelSettings:
         Parameters
         ----------
         found
-            Thresholds by mode: none, 4, 8, 16, 48. Those of modes that are not named stay.
+            Thresholds by mode: none, 4, 8, 16, 48. Other modes keep theirs.
         """
         known = {mode: self.thresholds_of(mode) for mode in MODES} | dict(found)
         stated = {own.mode for own in self.thresholds} | found.keys()
@@ -205,7 +206,7 @@ class ModelSettings:
         good = all(isfinite(v) and (v > 0 if above_zero else v >= 0) for v in values)
         if len(values) != self.ndim or not good:
             sign = "positive" if above_zero else "non-negative"
-            raise UsageError(f"{name} is {values}; pass {self.ndim} {sign} numbers, one an axis")
+            raise UsageError(f"{name} is {values}; pass {self.ndim} {sign} numbers, one per axis")
 
     @classmethod
     def from_objects(
@@ -255,8 +256,8 @@ class ModelSettings:
     def deciding(self) -> dict[str, Any]:
         """What decides the predictions, for the fingerprint of a model.
 
-        What was added later and only decides what is made of predictions is left out: a run
-        records it by itself, and models keep their fingerprints.
+        Later additions that only affect the use of predictions are left out: a run records them
+        separately, and models keep their fingerprints.
         """
         later = {"margin", "thresholds", "keep_largest_piece", "fill_holes", "knobs"}
         if self.method == EMBEDSEG:

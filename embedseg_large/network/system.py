@@ -15,8 +15,8 @@ def torch_facts() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``torch`` and ``cuda`` versions, ``cores`` this process may use, ``device`` and ``dtype`` of
-        a run that is not told them, and ``devices``: name, total and free memory in bytes.
+        ``torch`` and ``cuda`` versions, ``cores`` this process may use, the default ``device`` and
+        ``dtype`` of a run, and ``devices``: name, total and free memory in bytes.
     """
     return {
         "torch": torch.__version__,

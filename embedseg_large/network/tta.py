@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean of what the network says about an image turned every way."""
+"""Test-time augmentation: the mean of the network's outputs for an image in all orientations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def turn_raw(raw: Tensor, fields: Sequence[Field], p: SignedPermutation) -> Tens
     """Turn raw channels ``(channels, *spatial)``, as `embedseg_large.fields.turn_fields` does."""
     flipped = [d for d, flip in enumerate(p.flips) if flip]
     turned = raw.new_empty(len(raw), *(raw.shape[1 + d] for d in p.axes))
-    # a channel at a time stays in the cache between being reversed and being transposed
+    # one channel at a time stays in the cache between reversal and transposition
     for channel, (source, sign, shift) in enumerate(channel_turns(fields, p)):
         view = raw[source].permute(p.axes)
         view = view.flip(flipped) if flipped else view
@@ -51,7 +51,7 @@ def batches(
     shape
         Spatial shape of the image.
     size
-        At least 1. The order does not depend on it.
+        At least 1. It does not affect the order.
     """
 
     def turned(p: SignedPermutation) -> tuple[int, ...]:
@@ -73,7 +73,7 @@ def mean_raw(
 ) -> Tensor:
     """Average the raw channels over a group, each turned back before it is added.
 
-    Everything stays where the image is: on its device.
+    Everything stays on the device of the image.
 
     Parameters
     ----------
@@ -88,15 +88,15 @@ def mean_raw(
     each
         How the passes are run: like `map`, it must keep the order.
     batch
-        Most turned images of a pass.
+        Maximum number of turned images per pass.
     """
 
-    @torch.inference_mode()  # is a property of the thread, and `each` may use others
+    @torch.inference_mode()  # is a property of the thread, and `each` may use other threads
     def turned_passes(together: Batch) -> list[Tensor]:
         raws = forward(torch.stack([turn(image, p) for p in together]))
         return [turn_raw(raw, fields, p.inverse) for raw, p in zip(raws, together, strict=True)]
 
-    # added up in one order, whatever the batches: sums of sums would have other bits
+    # added in one order for any batches: sums of sums would have other bits
     results = chain.from_iterable(each(turned_passes, batches(elements, image.shape[1:], batch)))
     total = next(results)
     for raw in results:

@@ -1,4 +1,4 @@
-"""The last resort: join by overlap what tiles could not agree on.
+"""The last resort: join by overlap the objects that tiles could not agree on.
 
 Only objects larger than the largest halo come here. Each of the two views of a seam has its own
 name for such an object; names are joined when one lies mostly on the other.
@@ -22,17 +22,17 @@ class Joins:
     """Names that stand for the same object."""
 
     ids: NDArray[np.uint64]
-    """(j,) names that take another's place, ascending."""
+    """(j,) names that are replaced, ascending."""
     representative: NDArray[np.uint64]
-    """(j,) the name each of them takes: the smallest of its object."""
+    """(j,) the replacement of each: the smallest name of its object."""
 
     @classmethod
     def none(cls) -> Joins:
-        """No name takes another's place."""
+        """No names are replaced."""
         return cls(np.empty(0, np.uint64), np.empty(0, np.uint64))
 
     def apply(self, ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """Replace every name by the one that stands for it."""
+        """Replace every name by the one that represents it."""
         if self.ids.size == 0 or ids.size == 0:
             return ids
         at = np.minimum(np.searchsorted(self.ids, ids), self.ids.size - 1)
@@ -54,11 +54,11 @@ def join(
     comparisons
         The seams.
     proven
-        Names in cores that are as in the whole volume, and so of different objects: no two of them
-        are joined, and whatever is joined with one takes its name. The pairs that overlap most are
-        joined first.
+        Names in cores that equal those of the whole volume, and which therefore denote different
+        objects: no two of them are joined, and whatever is joined with one takes its name. Pairs
+        with the largest overlap are joined first.
     complete
-        Names of which every voxel is known: nothing is joined with them.
+        Names whose every voxel is known: nothing is joined with them.
     """
     edges = [
         edge
@@ -79,8 +79,8 @@ def join(
 def _join_apart(
     a: NDArray[np.uint64], b: NDArray[np.uint64], overlap: NDArray[np.int64], proven: set[int]
 ) -> Joins:
-    """Join names, no two of which are proven; the pairs that overlap most first."""
-    first: dict[int, int] = {}  # towards the name that stands for the object
+    """Join names, but no two proven ones; pairs with the largest overlap first."""
+    first: dict[int, int] = {}  # towards the name that represents the object
 
     def standing(name: int) -> int:
         while (above := first.setdefault(name, name)) != name:
@@ -99,7 +99,7 @@ def _join_apart(
 
 
 def join_pairs(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> Joins:
-    """Join names that are of the same object, (p,) and (p,): connected components."""
+    """Join names of the same object, (p,) and (p,): connected components."""
     if a.size == 0:
         return Joins.none()
     ids, numbers = np.unique(np.concatenate([a, b]), return_inverse=True)
@@ -116,9 +116,9 @@ def join_pairs(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> Joins:
 def _best(
     one: NDArray[np.uint64], other: NDArray[np.uint64], overlap: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64]]:
-    """For each id of one view, the id of the other that covers most of it, where they differ.
+    """For each id of one view, the id of the other view that covers most of it, if they differ.
 
-    Returns both, and the voxels that they share.
+    Return both, and the number of voxels they share.
     """
     order = np.lexsort((other, -overlap, one))
     ids, first = np.unique(one[order], return_index=True)

@@ -1,8 +1,8 @@
-"""Name objects that another program has found: by the voxel in their middle.
+"""Name objects found by another program by the voxel in their middle.
 
-EmbedSeg's instances have a seed voxel; objects of a segmenter that is not ours are just voxels. The
-voxel nearest to the centroid serves as well: two tiles that see the same object alike, wherever
-their regions begin, find the same one.
+EmbedSeg's instances have a seed voxel; objects of an external segmenter are just voxels. The
+voxel nearest to the centroid serves the same purpose: two tiles that see the same object find the
+same voxel, wherever their regions begin.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FRACTION = 8
-"""Centroids are rounded down to this part of a voxel, so that all arithmetic is in integers."""
+"""Centroids are rounded down to this fraction of a voxel, so that all arithmetic uses integers."""
 
 
 def numbered(
@@ -29,8 +29,8 @@ def numbered(
     least
         Objects have more voxels than this.
     open_faces
-        Per axis: does the volume go on below the low face, above the high face? Objects that reach
-        such a face are kept, as they may be larger than what there is of them.
+        Per axis: whether the volume continues below the low face and above the high face. Objects
+        that reach such a face are kept, because they may be larger than the visible part.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def numbered(
 
 
 def _at(open_faces: Sequence[tuple[bool, bool]], labels: NDArray[Any]) -> NDArray[Any]:
-    """Labels that occur at some faces of an array."""
+    """Return the labels that occur at some faces of an array."""
     at = [np.empty(0, labels.dtype)]
     for axis, (low, high) in enumerate(open_faces):
         at += [
@@ -55,7 +55,7 @@ def _at(open_faces: Sequence[tuple[bool, bool]], labels: NDArray[Any]) -> NDArra
 
 
 def middles(labels: NDArray[np.uint32], count: int) -> NDArray[np.int64]:
-    """Find the voxel of each object that is nearest to the object's centroid.
+    """Find the voxel of each object that is closest to its centroid.
 
     Parameters
     ----------
@@ -66,8 +66,8 @@ def middles(labels: NDArray[np.uint32], count: int) -> NDArray[np.int64]:
 
     Returns
     -------
-    (count,) positions in the raveled array. Of several that are as near, the first. The result
-    moves with the objects: neither shape nor origin of the array matter.
+    (count,) positions in the raveled array. If several are equally close, the first. The result
+    moves with the objects: neither the shape nor the origin of the array matters.
     """
     at = np.flatnonzero(labels)
     number = labels.reshape(-1)[at].astype(np.int64) - 1

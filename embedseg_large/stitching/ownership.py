@@ -1,22 +1,22 @@
-"""Ownership: one tile decides about all voxels of an object, and its neighbours follow.
+"""Ownership: one tile decides for all voxels of an object, and its neighbours follow.
 
-For objects that tiles still describe differently, whatever they see: those of a segmenter that is
-not quite local. Tiles take turns, so that neighbours never decide at the same time::
+For objects that tiles describe differently at any halo: those of a segmenter that is not quite
+local. Tiles take turns, so that neighbours never decide at the same time::
 
     0 1 0 1     a tile's turn follows from whether its place along each axis is odd or even:
     2 3 2 3     2^ndim turns for any number of tiles
     0 1 0 1
 
 1. A tile may claim the objects that reach into its core and have their middle in it, or in the core
-   of a tile that had its turn and left them. At first only those that its region holds. When all
-   tiles had their turn, each has another one for those that are cut by its region: what some tile
-   sees whole is never divided among others.
-2. An object that is mostly claimed already, within the region of an earlier tile, is that tile's:
-   its other voxels there are background. What lies beyond that region is the same object, which the
-   earlier tile saw the end of only, and is claimed under its name.
-3. Any other object is claimed, but for voxels that are taken.
+of a tile that had its turn and left them. At first it claims only objects that its region contains
+completely. When all tiles have had their turn, each gets a second one for objects that are cut by
+its region: an object that some tile sees whole is never divided among others. 2. An object that is
+already mostly claimed, within the region of an earlier tile, belongs to that tile: its other voxels
+there become background. What lies beyond that region is the same object, of which the earlier tile
+saw only a part, and is claimed under its name. 3. Any other object is claimed, except for voxels
+that are taken.
 
-So an object is never doubled, and lost only if the tile that owns it does not see it.
+An object is therefore never duplicated, and is lost only if the tile that owns it does not see it.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Claims:
     ids: NDArray[np.uint64]
     """(*region) the name of the object that each voxel is claimed for; 0 for none."""
     given: NDArray[np.uint64]
-    """Names that are the tile's own, ascending; the others are those of earlier tiles."""
+    """New names given by this tile, ascending; all others are names of earlier tiles."""
     same: NDArray[np.uint64]
-    """(p, 2) names of earlier tiles that turned out to be of one object."""
+    """(p, 2) names of earlier tiles that turned out to denote one object."""
 
 
 def turn(index: Sequence[int]) -> int:
-    """When a tile may claim: 0, 1, ... 2^ndim - 1."""
+    """The turn in which a tile may claim: 0, 1, ... 2^ndim - 1."""
     return sum((place & 1) << axis for axis, place in enumerate(reversed(index)))
 
 
@@ -71,7 +71,7 @@ def claim(
     taken
         (*region) names that earlier tiles claimed voxels for, 0 for none.
     earlier
-        What each of them saw of the region, and claimed there.
+        The part of the region that each of them saw, and what it claimed there.
     """
     sizes = np.bincount(labels.reshape(-1), minlength=names.size + 1)
     known_as = np.concatenate([np.zeros(1, np.uint64), names])
@@ -97,12 +97,13 @@ def claim(
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """How much of each own label is taken in a part of the region; (m + 1,), first background."""
+    """Voxels of each label that are taken in a part of the region; (m + 1,), background first."""
 
     inside: NDArray[np.int64]
     covered: NDArray[np.bool_]
     partner: NDArray[np.uint64]
-    """Of those that are mostly taken: the name that has most of it; ties go to the smallest."""
+    """For labels that are mostly taken, the name that has the largest part; ties go to the
+    smallest."""
 
 
 def _mostly_taken(

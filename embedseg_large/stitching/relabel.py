@@ -55,7 +55,7 @@ class Ranking:
         Raises
         ------
         RunError
-            When an id is unknown, which would be an error of this program.
+            If an id is unknown, which would be a bug.
         """
         labels = np.zeros(ids.shape, dtype=np.uint64)
         layer = self.layers.of(ids)
@@ -84,7 +84,7 @@ def rename(labels: NDArray[Any], names: NDArray[Any], into: NDArray[Any]) -> Non
     labels
         Unsigned integers below the length of `names`.
     names
-        What each label becomes.
+        The new value of each label.
     into
         Dtype of `names`; need not be contiguous.
     """
@@ -120,7 +120,7 @@ def label_dtype(count: int) -> np.dtype[np.unsignedinteger]:
 
 
 def offsets(counts: Sequence[int]) -> NDArray[np.int64]:
-    """Instances before each layer, and in all, from the number in each."""
+    """Number of instances before each layer, and in total, from the number in each layer."""
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
@@ -131,7 +131,7 @@ def settle(
     joins: Joins,
     joined_alive: NDArray[np.uint64],
 ) -> NDArray[np.uint64]:
-    """Ids of a layer after joining: those replaced go, those that stand for others come.
+    """Ids of a layer after joining: replaced ids are removed, ids that represent others are added.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Compare what two tiles say about the same seam."""
+"""Compare the results of two tiles for the same seam."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class Comparison:
     high: NDArray[np.uint64]
     """(p,) id in the view of the tile above."""
     overlap: NDArray[np.int64]
-    """(p,) voxels they share. Pairs of ids that agree everywhere are left out."""
+    """(p,) voxels they share. Pairs that agree everywhere are left out."""
 
     @property
     def ids(self) -> NDArray[np.uint64]:
-        """Ids that are not the same in both views, ascending."""
+        """Ids that differ between the two views, ascending."""
         differ = self.low != self.high
         ids = np.unique(np.concatenate([self.low[differ], self.high[differ]]))
         return ids[ids > 0]
 
 
 def compare(low: NDArray[np.uint64], high: NDArray[np.uint64]) -> Comparison:
-    """Compare the ids that two tiles give to the voxels of a seam.
+    """Compare the ids that two tiles assign to the voxels of a seam.
 
     Parameters
     ----------

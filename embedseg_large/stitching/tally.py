@@ -1,4 +1,4 @@
-"""Account for every instance: one owner, and as many voxels as its owner saw."""
+"""Account for every instance: it has one owner, and as many voxels as its owner saw."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from embedseg_large.stitching.relabel import Layers
 
 
 class Roster(NamedTuple):
-    """The instances of one layer: n that own a voxel."""
+    """The n instances of one layer that keep a voxel."""
 
     ids: NDArray[np.uint64]
     """(n,) names, ascending."""
     sure: NDArray[np.bool_]
     """(n,) whether every tile that holds a voxel of each is certain of it, and so is its owner."""
     seediness: NDArray[np.float32]
-    """(n,) of each seed voxel; NaN where it is not known."""
+    """(n,) seediness of each seed voxel; NaN if unknown."""
 
     def of(self, ids: NDArray[np.uint64]) -> Roster:
-        """What is known of any ascending ids: of those that are not in it, nothing."""
+        """Return what is known of some ascending ids; unknown for those not in it."""
         sure = np.zeros(ids.size, np.bool_)
         seediness = np.full(ids.size, np.nan, np.float32)
         _, here, there = np.intersect1d(ids, self.ids, assume_unique=True, return_indices=True)
@@ -33,7 +33,7 @@ class Roster(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """What tiles say about instances of one layer; e statements, one an instance and tile."""
+    """What tiles state about instances of one layer; e statements, one per instance and tile."""
 
     ids: NDArray[np.uint64]
     sizes: NDArray[np.int64]
@@ -42,7 +42,7 @@ class Entries:
     certain: NDArray[np.bool_]
     seediness: NDArray[np.float32]
     tile: NDArray[np.int64]
-    """(e,) number of the tile that says so."""
+    """(e,) number of the tile that makes the statement."""
 
     def select(self, kept: NDArray[np.bool_]) -> Entries:
         """The statements for which `kept` is true."""
@@ -82,9 +82,10 @@ class Tally:
     alive: Roster
     """Instances with at least one voxel in the cores."""
     wrong: NDArray[np.uint64]
-    """Ids without an owner, or with another number of voxels than their owner saw, ascending."""
+    """Ids without an owner, or whose number of voxels differs from what their owner saw,
+    ascending."""
     wrong_tiles: NDArray[np.int64]
-    """Numbers of the tiles that speak of them, ascending."""
+    """Numbers of the tiles with statements about them, ascending."""
 
 
 def tally(
@@ -95,12 +96,12 @@ def tally(
     Parameters
     ----------
     entries
-        Statements of every tile whose region reaches into the layer; others are passed over.
+        Statements of every tile whose region reaches into the layer; others are ignored.
     layers, layer
-        The cut into layers, and which of them.
+        The division into layers, and the layer.
     ownerless
-        Ids whose seed lies in no core, of a run over a part of the volume: there is no account of
-        their voxels.
+        Ids whose seed lies in no core, in a run over part of the volume: their voxels are not
+        accounted for.
     """
     here = entries.select(layers.of(entries.ids) == layer)
     ids, number = np.unique(here.ids, return_inverse=True)
@@ -114,7 +115,7 @@ def tally(
     certain[number[here.owned & here.certain]] = True
     certain[number[(here.core_sizes > 0) & ~here.certain]] = False
     seediness = np.empty(ids.size, dtype=np.float32)
-    seediness[number] = here.seediness  # everybody says the same: it is that of one voxel
+    seediness[number] = here.seediness  # all tiles agree: it is the value of one voxel
 
     alive = voxels > 0
     wrong = (alive & (owners != 1)) | (voxels != expected)

@@ -1,4 +1,4 @@
-"""What one tile says about its core and the seams around it."""
+"""A tile's result for its core and the seams around it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embedseg_large.geometry import Box
 
 @dataclass(frozen=True, slots=True)
 class TileView:
-    """Instances as one tile sees them; m instances that touch the core or a seam, or begin in it.
+    """Instances as seen by one tile: m that touch the core or a seam, or have their seed in it.
 
     Labels are local, 1..m in ascending order of `ids`; 0 is background.
     """
@@ -21,21 +21,21 @@ class TileView:
     core: NDArray[np.uint32]
     """(*core) local labels of the core."""
     seams: tuple[NDArray[np.uint32], ...]
-    """Local labels of the seam regions around the core, in the order they were asked for."""
+    """Local labels of the seam regions around the core, in the requested order."""
     ids: NDArray[np.uint64]
     """(m,) name of each instance: the global index of its seed voxel, plus one; ascending."""
     sizes: NDArray[np.int64]
-    """(m,) voxels of the instance in all the tile sees of the cores of all tiles."""
+    """(m,) voxels of the instance in the visible part of the cores of all tiles."""
     core_sizes: NDArray[np.int64]
     """(m,) voxels of the instance in the core."""
     owned: NDArray[np.bool_]
     """(m,) whether the seed voxel lies in the core."""
     certain: NDArray[np.bool_]
-    """(m,) whether nothing the tile did not see could have changed the instance."""
+    """(m,) whether nothing unseen by the tile could have changed the instance."""
     seediness: NDArray[np.float32]
-    """(m,) of the seed voxel, which is the same in every view; NaN where nobody predicted it."""
+    """(m,) seediness of the seed voxel, the same in every view; NaN if it was not predicted."""
     exact: bool
-    """Whether nothing the tile did not see could have changed any voxel of the core."""
+    """Whether nothing unseen by the tile could have changed any voxel of the core."""
 
 
 def make_view(
@@ -51,7 +51,7 @@ def make_view(
     volume_shape: Sequence[int],
     covered: Box | None = None,
 ) -> TileView:
-    """Cut a clustered region down to what its tile has to say.
+    """Reduce a clustered region to the view of its tile.
 
     Parameters
     ----------
@@ -64,13 +64,13 @@ def make_view(
     doubtful
         Positions in the raveled region of voxels that something unseen could change.
     seediness
-        (k,) of each seed voxel; None: nobody predicted it.
+        (k,) seediness of each seed voxel; None: not predicted.
     region, core, seams
-        What was clustered, what the tile owns, and where it will be compared, in the volume.
+        The clustered region, the core, and the seams that will be compared, in the volume.
     volume_shape
         Shape of the volume, which gives each voxel its global index.
     covered
-        What the cores of all tiles cover, if that is not the volume.
+        The part covered by the cores of all tiles, if not the whole volume.
     """
     at = np.unravel_index(seeds, region.shape)
     voxel = tuple(a + start for a, start in zip(at, region.start, strict=True))
@@ -104,7 +104,7 @@ def make_view(
 
 
 def _inside(at: Sequence[NDArray[np.int64]], region: Box, core: Box) -> NDArray[np.bool_]:
-    """Which places of a region lie in the core."""
+    """Return which positions of a region lie in the core."""
     inside = np.ones(at[0].size, dtype=np.bool_)
     for a, origin, start, stop in zip(at, region.start, core.start, core.stop, strict=True):
         inside &= (a + origin >= start) & (a + origin < stop)

@@ -31,7 +31,7 @@ def count(length: int, step: int) -> int:
 
 
 def balance(length: int, step: int, multiple: int = STRIDE) -> int:
-    """Core length, at most `step`, that cuts an axis into as many but nearly equal cores."""
+    """Core length, at most `step`, that cuts an axis into the same number of nearly equal cores."""
     return min(step, round_up(-(-length // count(length, step)), multiple))
 
 
@@ -73,11 +73,11 @@ def _sum(first: int, end: int) -> int:
 
 
 def padded_sources(start: int, stop: int, length: int) -> NDArray[np.int64]:
-    """Where the values of ``[start, stop)`` of the padded axis are found in the axis itself.
+    """Indices of the axis that hold the values of ``[start, stop)`` of the padded axis.
 
     The axis is padded once, at its far end, to a multiple of the stride: by reflection without
-    repeating the last voxel, or with the last voxel where the axis is too thin to be reflected.
-    That depends on the length of the axis only, so that every tile sees the same padding.
+    repeating the last voxel, or with the last voxel if the axis is too thin to be reflected. This
+    depends only on the length of the axis, so every tile sees the same padding.
     """
     index = np.arange(start, stop)
     thin = round_up(length, STRIDE) - length > length - 1

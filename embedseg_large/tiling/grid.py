@@ -6,8 +6,8 @@
            │  core  │            margin   context (extra input) or halo (extra predictions)
     margin └────────┘ margin     region   core + margin, clipped to the volume
 
-Of a grid for a part of the volume (`Grid.within`) nothing is ever done for all tiles of the whole:
-a preview of a terabyte costs what a preview of a megabyte costs.
+A grid for part of the volume (`Grid.within`) never iterates over all tiles of the whole: a preview
+of a terabyte costs as much as a preview of a megabyte.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.tiling import axis as ax
 
 Index = tuple[int, ...]
-"""Place of a tile in its grid, one number an axis."""
+"""Position of a tile in its grid, one number per axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,12 @@ class Grid:
     step: tuple[int, ...]
     """Shape of a core; those at the far end may be smaller."""
     margin: tuple[int, ...]
-    """Voxels seen beyond the core, on each side of each axis."""
+    """Voxels seen around the core, on each side of each axis."""
     padded: bool = False
     """Whether regions may reach into the padding to a multiple of the network's stride."""
     within: Box | None = None
-    """The part that is wanted: only tiles whose core shares a voxel with it are in the grid, and
-    cores are clipped to it. Indices are those of the whole grid. None: all of the volume."""
+    """The requested part: the grid contains only tiles whose core shares a voxel with it, and cores
+    are clipped to it. Indices are those of the whole grid. None: the whole volume."""
 
     @property
     def counts(self) -> Index:
@@ -65,7 +65,7 @@ class Grid:
 
     @property
     def covered(self) -> Box:
-        """What the cores cover."""
+        """The part covered by the cores."""
         whole = Box.whole(self.shape)
         return whole if self.within is None else self.within.intersect(whole)
 
@@ -82,29 +82,30 @@ class Grid:
         return tuple(ax.round_up(n, ax.STRIDE) for n in self.shape) if self.padded else self.shape
 
     def number(self, index: Index) -> int:
-        """Place of a tile in raster order."""
+        """Index of a tile in raster order."""
         number = 0
         for i, count in zip(index, self.counts, strict=True):
             number = number * count + i
         return number
 
     def tile(self, index: Index) -> Tile:
-        """The tile at a place of the grid."""
+        """The tile at a position of the grid."""
         core = Box(*zip(*map(ax.core, index, self.shape, self.step), strict=True))
         if self.within is not None:
             core = core.intersect(self.within)
-        # A core that ends an axis sees all of the padding, which is the volume's, not the tile's.
+        # The last core of an axis sees all of the padding, which belongs to the volume, not to the
+        # tile.
         ends = zip(core.stop, self.shape, self.bounds, strict=True)
         stops = tuple(bound if stop == length else stop for stop, length, bound in ends)
         region = Box(*zip(*map(ax.grown, core.start, stops, self.margin, self.bounds), strict=True))
         return Tile(index, core, region)
 
     def with_margin(self, margin: tuple[int, ...]) -> Grid:
-        """The same cores with another margin."""
+        """The same cores with a different margin."""
         return replace(self, margin=margin)
 
     def entire(self) -> Grid:
-        """The grid of the whole volume, which this is a part of."""
+        """The grid of the whole volume, of which this is a part."""
         return replace(self, within=None)
 
     def seen(self) -> Box:

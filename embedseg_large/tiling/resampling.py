@@ -5,8 +5,8 @@ Voxels are intervals, and both ends of an axis stay where they are::
     source  |  0  |  1  |  2  |  3  |  4  |  5  |      6 voxels
     target  |    0    |    1    |    2    |  3  |      4 voxels: each spans 6/4 = 1.5 of the others
 
-What a voxel gets depends on its place in the whole grid alone, to the last bit, and not on the box
-that it is computed with. So tiles may be resampled one by one.
+The value of a voxel depends only on its position in the whole grid, to the last bit, and not on the
+box in which it is computed. Tiles can therefore be resampled one by one.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 def nearest_voxels(start: int, stop: int, n_in: int, n_out: int) -> NDArray[np.intp]:
-    """Return the voxel of an axis of `n_in` that holds the middle of each of `n_out` voxels.
+    """Return the voxel of an axis of `n_in` that contains the centre of each of `n_out` voxels.
 
-    A middle between two voxels belongs to the later one.
+    A centre on the boundary between two voxels belongs to the later one.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def nearest_voxels(start: int, stop: int, n_in: int, n_out: int) -> NDArray[np.i
 def linear_weights(
     n_in: int, n_out: int, start: int = 0, stop: int | None = None
 ) -> tuple[int, csr_array]:
-    """Return the weights of linear resampling, free of aliases.
+    """Return the weights of linear resampling without aliasing.
 
     The filter is a triangle of a half-width of one voxel of the coarser grid (as in Pillow's
     reducing resize); at the ends its remaining weights are scaled to add up to 1.
@@ -59,8 +59,8 @@ def linear_weights(
     Returns
     -------
     first, weights
-        The first voxel before that is needed, and float32 ``(stop - start, needed voxels)``; every
-        row adds up to 1. Its sums are formed in the same order whatever range is asked for.
+        The first voxel needed before resampling, and float32 ``(stop - start, needed voxels)``;
+        every row adds up to 1. Sums are formed in the same order for any requested range.
     """
     from scipy.sparse import csr_array
 
@@ -72,7 +72,7 @@ def linear_weights(
     weights = np.maximum(0.0, 1 - np.abs(taps - centers[:, np.newaxis]) / width)
     weights[(taps < 0) | (taps >= n_in)] = 0
     weights /= weights.sum(axis=1, keepdims=True)
-    # what has no weight is looked up where something has: no voxel is needed for nothing
+    # indices without weight repeat those with weight, so that no unneeded voxel is read
     middle = np.clip(np.rint(centers), 0, n_in - 1)[:, np.newaxis]
     index = np.where(weights > 0, taps, middle).astype(np.intp)
     first, rows = int(index.min()), np.arange(len(index) + 1) * index.shape[1]
@@ -83,7 +83,7 @@ def linear_weights(
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """A source grid, as stored, and a target grid, as a network wants it; both of the same space.
+    """A source grid, as stored, and a target grid, as the network requires it, over the same space.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class Resampling:
 
     @property
     def zoom(self) -> tuple[float, ...]:
-        """Voxels of the target for each of the source."""
+        """Voxels of the target per voxel of the source."""
         return tuple(b / a for a, b in zip(self.source, self.target, strict=True))
 
     def needed(self, box: Box) -> Box:
@@ -119,7 +119,7 @@ class Resampling:
         return Box(*zip(*spans, strict=True))
 
     def image(self, voxels: NDArray[np.float32], box: Box) -> NDArray[np.float32]:
-        """Compute a box of the target, without aliases.
+        """Compute a box of the target, without aliasing.
 
         Parameters
         ----------
@@ -140,7 +140,7 @@ class Resampling:
         return image
 
     def nearest(self, voxels: NDArray[Any], box: Box) -> NDArray[Any]:
-        """Look up the voxels of the source that hold the middles of a box of the target.
+        """Look up the voxels of the source that contain the centres of a box of the target.
 
         Parameters
         ----------
@@ -157,7 +157,7 @@ class Resampling:
         return voxels
 
     def covering(self, box: Box) -> Box:
-        """Return the voxels of the target that hold the middles of a box of the source."""
+        """Return the voxels of the target that contain the centres of a box of the source."""
         index = self._nearest(box)
         return Box(tuple(int(i[0]) for i in index), tuple(int(i[-1]) + 1 for i in index))
 
@@ -184,8 +184,8 @@ class Resampling:
 def _along(image: NDArray[np.float32], weights: csr_array, axis: int) -> NDArray[np.float32]:
     """Multiply all lines along one axis by a matrix.
 
-    A sparse one: it adds up the few terms of a voxel in their order, whatever else is computed with
-    it, where BLAS would group them by the shape of the whole.
+    The matrix is sparse: the few terms of a voxel are added in a fixed order, whatever else is
+    computed, whereas BLAS would group them depending on the overall shape.
     """
     before, after = image.shape[:axis], image.shape[axis + 1 :]
     if not after:  # all lines at once

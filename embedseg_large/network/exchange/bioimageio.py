@@ -3,16 +3,16 @@
 ::
 
     rdf.yaml                what is in here, in the words of the model specification 0.5
-    weights.torchscript.pt  the network; raw channels, for they must be clustered elsewhere
+    weights.torchscript.pt  the network; raw channels, to be clustered elsewhere
     weights.onnx            the same
-    model.safetensors       our own model file, for those who then want instances
+    model.safetensors       our model file, for anyone who needs instances
     README.md               how to get from channels to instances; the card
     image.npy               a test input, not normalised, and
-    embedding.npy           what the network makes of it
+    embedding.npy           the network's output for it
     cover.png               both
 
 The specification knows the normalisation, the sizes that the network accepts and the context it
-needs (as a halo), but neither augmentation nor this clustering: they are described in the README.
+needs (as a halo), but neither augmentation nor this clustering: so the README describes them.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ _COVER_EDGE = 320
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sample:
-    """An image that the package is tested with, and which is published in it."""
+    """An image with which the package is tested, and which is published in it."""
 
     image: NDArray[Any]
-    """``(*spatial)`` or ``(channels, *spatial)``, any numbers, not normalised; its middle is used,
-    and mirrored where it is too small."""
+    """``(*spatial)`` or ``(channels, *spatial)``, any numbers, not normalised; its centre is used,
+    and mirrored if it is too small."""
 
     source: str
-    """Where it is from, and its licence."""
+    """Source and licence of the image."""
 
 
 def write_package(
@@ -85,7 +85,7 @@ def write_package(
     about
         Name, authors, licence.
     folder
-        An empty folder for its files; the package is put there, too.
+        An empty folder for the files of the package, and for the package.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def write_package(
     Raises
     ------
     UsageError
-        If an extra is not installed, or the image or the licence cannot be used.
+        If an extra is not installed, or the image or the licence is not usable.
     RunError
         If the package does not pass the test.
     """
@@ -128,16 +128,16 @@ def write_package(
 
 
 def check_licence(licence: str | None) -> None:
-    """Raise a UsageError unless the licence is None or an identifier of SPDX."""
+    """Raise a UsageError unless the licence is None or an SPDX identifier."""
     if licence is not None and not is_licence(licence):
         raise UsageError(
-            f"licence is {licence!r}; use an identifier of SPDX (spdx.org/licenses), "
+            f"licence is {licence!r}; use an SPDX identifier (spdx.org/licenses), "
             "such as CC-BY-4.0 or BSD-3-Clause"
         )
 
 
 def is_licence(text: str) -> bool:
-    """Whether a text is an identifier of SPDX."""
+    """Whether a text is an SPDX identifier."""
     from bioimageio.spec.generic.v0_3 import LicenseId
     from pydantic import TypeAdapter, ValidationError
 
@@ -149,7 +149,7 @@ def is_licence(text: str) -> bool:
 
 
 def needed_of(shape: Sequence[int], settings: ModelSettings) -> Box:
-    """Return the part of an image that a package takes as its test image: the middle.
+    """Return the part of an image that becomes the test image of a package: its centre.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def needed_of(shape: Sequence[int], settings: ModelSettings) -> Box:
 
 
 def _test_image(image: NDArray[Any], model: PortableModel) -> NDArray[np.float32]:
-    """Cut out the middle: float32 ``(1, channels, *spatial)`` of sizes that are valid."""
+    """Cut out the centre: float32 ``(1, channels, *spatial)`` with valid sizes."""
     settings = model.settings
     channels = image[None] if image.ndim == settings.ndim else image
     if channels.ndim != settings.ndim + 1 or len(channels) != settings.channels:
@@ -186,7 +186,7 @@ def _test_image(image: NDArray[Any], model: PortableModel) -> NDArray[np.float32
 
 
 def _raw(model: PortableModel, image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Normalise as the description says, and run the network."""
+    """Normalise as described in ``rdf.yaml``, and run the network."""
     spatial = tuple(range(2, image.ndim))
     low, high = np.percentile(image, PERCENTILES, axis=spatial, keepdims=True)
     if not (high > low).all():
@@ -198,7 +198,7 @@ def _raw(model: PortableModel, image: NDArray[np.float32]) -> NDArray[np.float32
 
 
 def _draw_cover(image: NDArray[Any], logits: NDArray[Any], path: Path) -> None:
-    """Draw the plane of most seediness and that, side by side: twice as wide as high."""
+    """Draw the plane with the highest seediness beside its seediness: twice as wide as high."""
     from matplotlib import colormaps
     from matplotlib.image import imsave
 
@@ -212,7 +212,7 @@ def _draw_cover(image: NDArray[Any], logits: NDArray[Any], path: Path) -> None:
 
 
 def _squared(plane: NDArray[Any]) -> NDArray[Any]:
-    """Show the largest square in the middle of a plane, enlarged."""
+    """Return the largest square in the centre of a plane, enlarged."""
     edge = min(plane.shape)
     first = [(n - edge) // 2 for n in plane.shape]
     square = plane[first[0] : first[0] + edge, first[1] : first[1] + edge]
@@ -225,7 +225,7 @@ def _squared(plane: NDArray[Any]) -> NDArray[Any]:
 
 
 def _packed(described: dict[str, Any], folder: Path) -> Path:
-    """Pack the files of a folder and their description."""
+    """Pack the files of a folder with their description."""
     import yaml
 
     out = folder / "package.zip"
@@ -239,9 +239,9 @@ def _packed(described: dict[str, Any], folder: Path) -> Path:
 
 
 def tests_of(package: Path) -> dict[str, str]:
-    """Have bioimageio.core test a package: its form, its test output, other sizes and batches.
+    """Let bioimageio.core test a package: format, test output, other sizes and batches.
 
-    In a process of its own, as a stranger would: the test seeds generators and leaves files open.
+    The test runs in a separate process because it seeds generators and leaves files open.
 
     Parameters
     ----------
@@ -250,7 +250,7 @@ def tests_of(package: Path) -> dict[str, str]:
 
     Returns
     -------
-    What failed in each test, empty where it passed, by the test's name.
+    The failure of each test by the test's name; empty if it passed.
     """
     with TemporaryDirectory() as folder:
         path = Path(folder) / "summary.json"
@@ -265,7 +265,7 @@ def tests_of(package: Path) -> dict[str, str]:
 
 
 def _problem(detail: dict[str, Any]) -> str:
-    """Say in one line why a test failed; nothing if it passed."""
+    """Return in one line why a test failed; empty if it passed."""
     if detail["status"] != "failed":
         return ""
     return " ".join("; ".join(error["msg"] for error in detail["errors"]).split()) or "failed"

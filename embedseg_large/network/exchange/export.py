@@ -25,7 +25,7 @@ from embedseg_large.network.exchange.torchscript import torchscript_of
 from embedseg_large.network.model import Model
 
 FORMATS = {"bioimageio": (".zip",), "onnx": (".onnx",), "torchscript": (".pt", ".pth", ".ts")}
-"""What can be written, and how such files end."""
+"""Formats that can be written, and their suffixes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,19 +39,19 @@ class Exported:
     """One of `FORMATS`."""
 
     size: int
-    """In bytes."""
+    """Size in bytes."""
 
     difference: float | None = None
-    """ONNX: largest difference from torch, as a part of the output's deviation."""
+    """For ONNX: largest difference from torch, as a fraction of the output's standard deviation."""
 
     tests: Sequence[str] = ()
-    """A package of bioimage.io: the tests of bioimageio.core that it passed, all there are."""
+    """For a bioimage.io package: the tests of bioimageio.core, all of which it passed."""
 
     authors: Sequence[str] = ()
-    """A package: who it says made the model."""
+    """For a package: its authors."""
 
     licence: str | None = None
-    """A package: the licence it states."""
+    """For a package: its licence."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return values that JSON can hold."""
@@ -78,40 +78,40 @@ def export_model(
 ) -> Exported:
     """Write a model for other programs: the network, and notes on how to use it.
 
-    What such programs compute are the raw channels. Test-time augmentation, clustering and tiles
-    are not part of any of these formats.
+    Other programs compute the raw channels. Test-time augmentation, clustering and tiling are not
+    part of any of these formats.
 
     Parameters
     ----------
     model
         The model.
     out
-        File to write. It appears whole, after it was checked, or not at all.
+        File to write. It appears only after it has been checked, and complete.
     format
-        ``bioimageio`` (a package that bioimageio.core has tested), ``onnx`` (compared with torch)
-        or ``torchscript``. Default: by the suffix of `out`, ``.zip``, ``.onnx`` or ``.pt``.
+        ``bioimageio`` (a package tested by bioimageio.core), ``onnx`` (compared with torch) or
+        ``torchscript``. Default: by the suffix of `out`, ``.zip``, ``.onnx`` or ``.pt``.
     sample, sample_source
-        For ``bioimageio``, and needed there: an image ``(*spatial)`` or ``(channels, *spatial)`` of
-        any intensities, not normalised, whose middle the package is tested with and shows; and
-        where it is from, with its licence.
+        For ``bioimageio``, and needed there: an image ``(*spatial)`` or ``(channels, *spatial)``
+        with any intensities, not normalised, whose centre becomes the test image of the package;
+        and its source and licence.
     name, authors, licence
-        For ``bioimageio``. Default: what the model's card says. The licence is an identifier of
-        SPDX, such as ``CC-BY-4.0``.
+        For ``bioimageio``. Default: those of the model's card. The licence is an SPDX identifier,
+        such as ``CC-BY-4.0``.
     overwrite
-        Whether a file that is there may be replaced.
+        Whether an existing file may be replaced.
 
     Returns
     -------
-    Where it is, how large, and what was checked.
+    Path, size, and what was checked.
 
     Raises
     ------
     UsageError
-        An argument cannot be used, the file exists, or an extra is not installed.
+        If an argument cannot be used, the file exists, or an extra is not installed.
     RunError
-        What was made does not give the model's numbers, or does not pass the test.
+        If the result does not reproduce the model's numbers, or does not pass the test.
     OutputError
-        The file cannot be written.
+        If the file cannot be written.
     """
     path = Path(out)
     kind = format_of(path, format)
@@ -123,7 +123,7 @@ def export_model(
         content, difference = onnx_of(parts)
         return _written(path, kind, content, difference=difference)
     if sample is None:
-        raise UsageError("a package of bioimage.io holds a test image; pass a sample")
+        raise UsageError("a bioimage.io package contains a test image; pass a sample")
     need(("bioimageio.core", "onnx", "onnxscript", "onnxruntime"), "a package of bioimage.io")
     about = _about(model, path, name, authors, licence)
     with TemporaryDirectory() as folder:
@@ -134,19 +134,19 @@ def export_model(
 
 
 def format_of(path: Path, asked: str | None) -> str:
-    """Return the format that is meant: the one asked for, or else by the ending of the path.
+    """Return the format: the one requested, or else the one of the path's suffix.
 
     Raises
     ------
     UsageError
-        There is no such format, or the ending names none.
+        If there is no such format, or the suffix does not name one.
     """
     if asked is not None and asked not in FORMATS:
         raise UsageError(f"format is {asked!r}; use one of {', '.join(FORMATS)}")
     by_suffix = next((f for f, known in FORMATS.items() if path.suffix.lower() in known), None)
     if asked is None and by_suffix is None:
         raise UsageError(
-            f"{path}: its ending names no format; use .zip, .onnx or .pt, or say the format: "
+            f"{path}: its suffix names no format; use .zip, .onnx or .pt, or pass the format: "
             f"{', '.join(FORMATS)}"
         )
     return asked or by_suffix or ""
@@ -155,7 +155,7 @@ def format_of(path: Path, asked: str | None) -> str:
 def _about(
     model: Model, path: Path, name: str | None, authors: Sequence[str], licence: str | None
 ) -> About:
-    """Choose what was said, or else what the card says."""
+    """Return what was passed, or else the value of the card."""
     check_licence(licence)
     card = model.card
     written = card.get("licence")

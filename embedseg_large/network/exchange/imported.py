@@ -1,4 +1,4 @@
-"""Models from elsewhere, as files of ours."""
+"""Models from other programs, as model files of ours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from embedseg_large.network.exchange.rdf import OWN
 from embedseg_large.network.modelfile import StoredModel, read_model_file, write_model_file
 from embedseg_large.network.original import read_original_folder, weights_file
 
-UNKNOWN_LICENCE = "unknown; ask whoever trained it before you publish or sell anything made with it"
+UNKNOWN_LICENCE = "unknown; ask the author before you publish or sell anything made with it"
 
 
 def import_model(
@@ -29,24 +29,24 @@ def import_model(
     licence: str | None = None,
     overwrite: bool = False,
 ) -> StoredModel:
-    """Write a model from elsewhere as one file, for `load_model`.
+    """Write a model from another program as one file, for `load_model`.
 
     Parameters
     ----------
     source
-        Folder of a checkpoint of the original EmbedSeg, or a package of bioimage.io that
-        `export_model` wrote.
+        Folder of a checkpoint of the original EmbedSeg, or a bioimage.io package written by
+        `export_model`.
     out
         File to write, ``.safetensors``.
     grid, pixel
-        Of a checkpoint, where its ``data_properties.json`` lacks them: ``grid_*`` and ``pixel_*``
-        of the training's configuration, in the order z, y, x.
+        For a checkpoint whose ``data_properties.json`` lacks them: ``grid_*`` and ``pixel_*`` of
+        the training configuration, in the order z, y, x.
     voxel_size
-        Of a checkpoint: of its training images, in µm along z, y, x.
+        For a checkpoint: voxel size of the training images, in µm along z, y, x.
     licence
-        Of the weights. Default: unknown, and the card says so.
+        Licence of the weights. Default: unknown, as the card then states.
     overwrite
-        Whether a file that is there may be replaced.
+        Whether an existing file may be replaced.
 
     Returns
     -------
@@ -55,11 +55,11 @@ def import_model(
     Raises
     ------
     ModelError
-        There is no model, or something of it is missing; names all of it.
+        If there is no model, or parts of it are missing; the message names all of them.
     UsageError
-        The file exists, or an argument does not fit the checkpoint.
+        If the file exists, or an argument does not suit the checkpoint.
     OutputError
-        The file cannot be written.
+        If the file cannot be written.
     """
     folder, path = Path(source), Path(out)
     check_target(path, overwrite)
@@ -70,7 +70,7 @@ def import_model(
     elif folder.is_dir():
         stored = read_original_folder(folder, known)
     else:
-        raise ModelError(f"{folder}: there is no such folder; name that of an EmbedSeg checkpoint")
+        raise ModelError(f"{folder}: there is no such folder; pass that of an EmbedSeg checkpoint")
     card = dict(stored.card) if folder.is_file() else _card(folder, path)
     if licence is not None:
         card["licence"] = licence
@@ -92,11 +92,11 @@ def _from_package(path: Path) -> StoredModel:
 
 
 def _card(folder: Path, out: Path) -> dict[str, Any]:
-    """Say where a checkpoint is from, and what is not known about it."""
+    """Describe where a checkpoint is from, and what is unknown about it."""
     file = weights_file(folder)
     return {
         "name": out.stem,
-        "summary": "A model that was trained with the original EmbedSeg.",
+        "summary": "A model trained with the original EmbedSeg.",
         "origin": "EmbedSeg checkpoint",
         "source": {
             "folder": folder.absolute().name,

@@ -1,4 +1,4 @@
-"""The page that explains an exported model to whoever finds it: Markdown, from its card."""
+"""The README of an exported model: Markdown, from its card."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TOLD = {
     "limits": "Limits",
     "data_licence": "Licence of the data",
 }
-"""Entries of a card that are texts, and what they are called here."""
+"""Text entries of a card, and their headings here."""
 
 
 def page_of(
@@ -38,9 +38,9 @@ def page_of(
     model_file
         Name of our model file in the package.
     licence
-        Of the weights, where it is known.
+        Licence of the weights, if known.
     sample_source
-        Where the test image is from, and its licence.
+        Source and licence of the test image.
     """
     parts = [
         f"# {title}",
@@ -50,7 +50,7 @@ def page_of(
         _training(model.card),
         _validation(model.card),
         "## Licence and source",
-        f"Weights: {licence or model.card.get('licence', 'the model does not say')}. "
+        f"Weights: {licence or model.card.get('licence', 'not stated')}. "
         f"Test image: {sample_source}.",
         f"Cite: {CITATION} https://doi.org/{DOI}",
     ]
@@ -62,20 +62,20 @@ def _use(model: PortableModel, model_file: str) -> str:
     context = ", ".join(map(str, model.settings.context))
     return f"""## Use
 
-This package holds the *network*. To get instances from its channels they must be clustered, which
-no program of bioimage.io does: use embedseg-large, with the model file that is in this package.
+This package holds the *network*. To get instances, its output channels must be clustered, which
+no program of bioimage.io does: use embedseg-large with the model file in this package.
 
 ```sh
 pip install embedseg-large
 embedseg-large segment embryo.ome.zarr --model {model_file}
 ```
 
-It does what is missing here: test-time augmentation, clustering, and volumes of any size without
+It adds what is missing here: test-time augmentation, clustering, and volumes of any size without
 seams. {_size(model)}
 
 Images: {model.settings.channels} channel(s); percentiles {low} and {high} of each channel of the
 whole image become 0 and 1, without clipping. Sizes are multiples of 8. The outermost {context}
-voxels ({", ".join(model.axes)}) of what the network is shown lack context: the declared halo."""
+voxels ({", ".join(model.axes)}) of the network's input lack context: this is the declared halo."""
 
 
 def _size(model: PortableModel) -> str:
@@ -99,9 +99,10 @@ Channels are raw, in this order: {", ".join(f"`{n}`" for n in model.channel_name
 
 Instances are found greedily: the unclaimed voxel of highest seediness, of at least
 {model.settings.seed:g}, is a centre; voxels of seediness above 0.5 whose position plus offset
-lies so near to the centre's that the Gaussian of its bandwidth is above
-{model.settings.margin:g} are its instance, if they are more than {model.settings.min_object_size}
-and more than half of them are unclaimed."""
+lies so close to the centre's that the Gaussian of its bandwidth is above
+
+{model.settings.margin:g} form its instance, if there are more than {model.settings.min_object_size}
+of them and more than half of them are unclaimed."""
 
 
 def _training(card: Mapping[str, Any]) -> str:
@@ -110,15 +111,15 @@ def _training(card: Mapping[str, Any]) -> str:
 
 
 def _validation(card: Mapping[str, Any]) -> str:
-    """Return the scores, and how to get others: bioimage.io asks for this section."""
+    """Return the scores, and how to compute others: bioimage.io requires this section."""
     lines = ["## Validation", "", "AP = TP / (TP + FP + FN) of whole images, at each IoU.", ""]
     scores = card.get("scores") or list(_trained(card))
     lines += list(_table(scores)) if scores else ["No scores are recorded."]
-    return "\n".join([*lines, "", "On your own: `embedseg-large evaluate PREDICTION TRUTH`."])
+    return "\n".join([*lines, "", "On your own data: `embedseg-large evaluate PREDICTION TRUTH`."])
 
 
 def _trained(card: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give the scores that training leaves, in the form of those of a bundled model."""
+    """Return the scores recorded by training, in the form of those of a bundled model."""
     if found := card.get("validation"):
         yield {"data": "validation", "tta": "none", "ap": found["ap"]}
 

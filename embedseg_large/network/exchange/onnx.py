@@ -1,7 +1,8 @@
-"""A model as ONNX: runs where torch is not.
+"""A model as ONNX, which runs without torch.
 
-Batch and spatial axes are free, the latter in multiples of 8. What is needed besides the graph is
-in ``metadata_props``: the notes of `PortableModel`, each name after ``embedseg_large.``.
+Batch and spatial axes are free, the latter in multiples of 8. Everything needed apart from the
+graph is in ``metadata_props``: the notes of `PortableModel`, with each name prefixed by
+``embedseg_large.``.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ OPSET = 18
 """Version of ONNX's operators; the one that torch's exporter is written in."""
 
 TOLERANCE = 1e-4
-"""Largest difference from torch that is accepted, as a part of the output's deviation."""
+"""Largest accepted difference from torch, as a fraction of the output's standard deviation."""
 
 
 def onnx_of(model: PortableModel) -> tuple[bytes, float]:
-    """Return the network as an ONNX file that was compared with torch.
+    """Return the network as an ONNX file that has been compared with torch.
 
     Returns
     -------
@@ -41,7 +42,7 @@ def onnx_of(model: PortableModel) -> tuple[bytes, float]:
     UsageError
         If onnx, onnxscript or onnxruntime is not installed.
     RunError
-        If the graph is not valid, or gives other numbers than torch does.
+        If the graph is not valid, or its results differ from torch's.
     """
     need(("onnx", "onnxscript", "onnxruntime"), "ONNX")
     import onnx
@@ -58,7 +59,7 @@ def onnx_of(model: PortableModel) -> tuple[bytes, float]:
             external_data=False,
             verbose=False,
         )
-    assert program is not None  # as it always is with dynamo
+    assert program is not None  # as always with dynamo
     proto = program.model_proto
     notes = {f"embedseg_large.{name}": text for name, text in model.notes().items()}
     onnx.helper.set_model_props(proto, notes)
@@ -71,17 +72,17 @@ def onnx_of(model: PortableModel) -> tuple[bytes, float]:
 
 
 def _free_axes(axes: str) -> dict[int, Any]:
-    """Name the axes that may have any length, or any multiple of 8."""
+    """Return the axes that may have any length, or any multiple of 8."""
     sizes = {2 + d: STRIDE * torch.export.Dim(axis) for d, axis in enumerate(axes)}
     return {0: torch.export.Dim("batch"), **sizes}
 
 
 def checked_difference(model: PortableModel, content: bytes) -> float:
-    """Compare with torch on the shape the graph was made from and on another.
+    """Compare with torch on the shape from which the graph was made and on another one.
 
     Returns
     -------
-    The largest difference, as a part of the output's standard deviation.
+    The largest difference, as a fraction of the output's standard deviation.
 
     Raises
     ------
@@ -93,7 +94,7 @@ def checked_difference(model: PortableModel, content: bytes) -> float:
     found = max(_difference(model, content, image) for image in (made_from, other))
     if not found <= TOLERANCE:
         raise RunError(
-            f"ONNX differs from torch by {found:.1e} of the output's deviation, more than "
+            f"ONNX differs from torch by {found:.1e} of the output's standard deviation, more than "
             f"{TOLERANCE:g}; try other versions of torch and onnxruntime"
         )
     return found
@@ -112,7 +113,7 @@ def run_onnx(content: bytes, image: NDArray[np.float32]) -> NDArray[np.float32]:
     Parameters
     ----------
     content
-        Of the file.
+        Content of the file.
     image
         Normalised, ``(n, channels, *spatial)``.
 
@@ -129,7 +130,7 @@ def run_onnx(content: bytes, image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what the exporter says about its own insides from people."""
+    """Hide the exporter's messages about its internals."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

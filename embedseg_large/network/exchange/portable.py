@@ -1,7 +1,7 @@
-"""A model in the form that other programs can be given.
+"""A model in a form suitable for other programs.
 
-The network that predictions are made with has its normalisations folded in and calls operators of
-one library; what leaves this package is made from the plain network, as the paper draws it.
+The network used for prediction has its normalisations folded in and calls operators of one library;
+exported models are made from the plain network, as described in the paper.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from embedseg_large.network.settings import ModelSettings
 INPUT = "image"
 OUTPUT = "embedding"
 PERCENTILES = (1.0, 99.8)
-"""Of the whole image: what becomes 0 and 1. Nothing is clipped."""
+"""Percentiles of the whole image that become 0 and 1. Nothing is clipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PortableModel:
-    """A model that is about to be written for other programs."""
+    """A model that will be written for other programs."""
 
     network: BranchedERFNet
-    """With its weights, on the CPU, for inference: normalised image in, raw channels out."""
+    """The network with its weights, on the CPU, for inference: normalised image in, raw channels
+    out."""
 
     settings: ModelSettings
     """Pitch, sizes and the like."""
@@ -69,19 +70,20 @@ class PortableModel:
         return [f"{kind}_{self.axes[d]}" for kind in kinds for d in order] + ["seed"]
 
     def example(self, batch: int = 2) -> torch.Tensor:
-        """Return a small input, of another length along each axis."""
+        """Return a small input with a different length along each axis."""
         shape = [32 + 8 * d for d in range(self.settings.ndim)]
         numbers = torch.Generator().manual_seed(0)
         return torch.rand((batch, self.settings.channels, *shape), generator=numbers)
 
     def notes(self) -> dict[str, str]:
-        """Return what a program needs to make instances of the channels, as names and texts.
+        """Return what a program needs to obtain instances from the channels, as names and texts.
 
-        Everything that is not a plain text is JSON.
+        Values that are not plain text are JSON.
         """
         normalisation = {"percentiles": PERCENTILES, "of": "the whole image", "clipped": False}
         return {
-            "axes": f"{INPUT}: batch, channel, {', '.join(self.axes)}; all but the first two are "
+            "axes": f"{INPUT}: batch, channel, {', '.join(self.axes)}; all but the first two must "
+            "be "
             "multiples of 8",
             "output_channels": json.dumps(self.channel_names),
             "normalisation": json.dumps(normalisation),
@@ -93,12 +95,12 @@ class PortableModel:
 
 
 def need(packages: Sequence[str], purpose: str) -> None:
-    """Import packages that are an extra.
+    """Import packages of an extra.
 
     Raises
     ------
     UsageError
-        One is not installed; the message has the command that installs it.
+        If one is not installed; the message has the command that installs it.
     """
     for name in packages:
         try:
@@ -110,16 +112,16 @@ def need(packages: Sequence[str], purpose: str) -> None:
 
 
 def check_target(path: Path, overwrite: bool) -> None:
-    """Refuse a file that could not be written, before the work.
+    """Refuse a file that cannot be written, before any work.
 
     Raises
     ------
     UsageError
-        It exists and is not to be replaced, is a folder, or there is no folder for it.
+        If it exists and must not be replaced, is a folder, or its folder does not exist.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file in it")
     if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
+        raise UsageError(f"{path}: there is no folder {path.parent}; create it first")
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists; choose another name, or --overwrite (overwrite=True)")

@@ -1,4 +1,4 @@
-"""What a package of bioimage.io says about itself: ``rdf.yaml``, as its specification wants it."""
+"""The description of a bioimage.io package: ``rdf.yaml``, as its specification requires."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ OWN = f"model{SUFFIX}"
 EPS = 1e-6
 """Added to the difference of the percentiles by the specification."""
 
-_UNSTATED = "not stated"  # the specification wants a name
+_UNSTATED = "not stated"  # the specification requires a name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What the package says about itself besides the model's card."""
+    """Statements of the package in addition to the model's card."""
 
     name: str
-    """Of the model."""
+    """Name of the model."""
 
     authors: Sequence[str]
-    """Names of those who made the model."""
+    """Names of the authors of the model."""
 
     licence: str | None = None
-    """Identifier of SPDX, such as CC-BY-4.0."""
+    """SPDX identifier, such as CC-BY-4.0."""
 
 
 def smallest(context: int) -> int:
-    """Return the least length of an axis: one cell of the network between two halos."""
+    """Return the minimum length of an axis: one cell of the network between two halos."""
     return 2 * context + STRIDE
 
 
@@ -49,7 +49,7 @@ def description_of(model: PortableModel, about: About, folder: Path) -> dict[str
     """Return the content of ``rdf.yaml`` for the files in a folder."""
     described: dict[str, Any] = {
         "type": "model",
-        "format_version": "0.5.3",  # has all that is needed, and older programs know it
+        "format_version": "0.5.3",  # has everything needed, and older programs support it
         "name": _name(about.name),
         "description": str(model.card.get("summary", "Instance segmentation by embeddings."))[:512],
         "documentation": PAGE,
@@ -68,13 +68,13 @@ def description_of(model: PortableModel, about: About, folder: Path) -> dict[str
 
 
 def _name(name: str) -> str:
-    """Return a title of the letters that the specification allows, and neither short nor long."""
+    """Return a title with the characters and the length that the specification allows."""
     allowed = "".join(c if (c.isascii() and c.isalnum()) or c in "_+- ()" else "-" for c in name)
     return f"EmbedSeg {allowed}"[:64]
 
 
 def _space(model: PortableModel, number: int) -> dict[str, Any]:
-    """Return what both tensors say about a spatial axis."""
+    """Return the description of a spatial axis, which both tensors share."""
     axis: dict[str, Any] = {"type": "space", "id": model.axes[number]}
     if model.settings.voxel_size is not None:
         axis |= {"unit": "micrometer", "scale": model.settings.voxel_size[number]}
@@ -96,7 +96,7 @@ def _input(model: PortableModel) -> dict[str, Any]:
         "data": {"type": "float32"},
         "preprocessing": [
             {"id": "ensure_dtype", "kwargs": {"dtype": "float32"}},
-            {"id": "scale_range", "kwargs": scaled},  # without the batch axis: of each image
+            {"id": "scale_range", "kwargs": scaled},  # not batch: each image by itself
         ],
     }
 
@@ -125,5 +125,5 @@ def _weights(folder: Path) -> dict[str, Any]:
 
 
 def _file(path: Path) -> dict[str, str]:
-    """Name a file of the package, with its content's checksum."""
+    """Describe a file of the package, with the checksum of its content."""
     return {"source": path.name, "sha256": sha256(path.read_bytes()).hexdigest()}

@@ -1,4 +1,4 @@
-"""A model as TorchScript: runs where torch is, without this package.
+"""A model as TorchScript, which runs with torch but without this package.
 
 The file also holds ``embedseg_large.json``, the notes of `PortableModel`; read it with
 ``torch.jit.load(path, _extra_files={"embedseg_large.json": ""})``.
@@ -22,7 +22,7 @@ def torchscript_of(model: PortableModel) -> bytes:
     """Return the network as a TorchScript archive, for any batch and any multiples of 8."""
     stream = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        # deprecated in torch for want of users, yet what programs of bioimage.io can load
+        # deprecated in torch, but what programs of bioimage.io can load
         warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
         trace: Any = torch.jit.trace  # has no annotations
         traced = trace(model.network, model.example(), check_trace=False)

@@ -223,7 +223,7 @@ def test_onnx_that_gives_other_numbers_is_refused(monkeypatch: pytest.MonkeyPatc
         return raw * np.float32(1.001)
 
     monkeypatch.setattr(onnx, "run_onnx", slightly_wrong)
-    with pytest.raises(RunError, match=r"ONNX differs from torch by .* of the output's deviation"):
+    with pytest.raises(RunError, match=r"ONNX differs from torch by .* of the output's standard deviation"):
         onnx.checked_difference(model, b"")
 
 
@@ -276,7 +276,7 @@ def test_a_checkpoint_becomes_one_file_with_a_card(checkpoint: Path, tmp_path: P
     given = ("--grid", "513,1025", "--pixel", "1,1", "--voxel-size", ".4,.4")
     code, told, error = run("import", checkpoint, out, *given)
     assert code == 0, error
-    assert "licence     unknown; ask whoever trained it" in told
+    assert "licence     unknown; ask the author" in told
     model = load_model(out)
     assert model.pitch == (1 / 512, 1 / 1024)
     assert model.voxel_size == (0.4, 0.4)
@@ -313,12 +313,12 @@ def test_a_real_checkpoint_is_imported_as_it_is_loaded(shared_data: Path, tmp_pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("export", "nuclei-2d", "model.tar"), "its ending names no format; use .zip, .onnx or"),
+        (("export", "nuclei-2d", "model.tar"), "its suffix names no format; use .zip, .onnx or"),
         (("export", "nuclei-2d", "model.pt", "--format", "keras"), "format is 'keras'; use one of"),
-        (("export", "nuclei-2d", "nowhere/model.pt"), "there is no folder nowhere; make it"),
+        (("export", "nuclei-2d", "nowhere/model.pt"), "there is no folder nowhere; create it"),
         (("export", "nuclei-2d", "taken.pt"), "taken.pt exists; choose another name, or --over"),
         (("export", "nuclei-9d", "model.pt"), "no model 'nuclei-9d'"),
-        (("export", "nuclei-2d", "a.zip", "--licence", "mine"), "use an identifier of SPDX"),
+        (("export", "nuclei-2d", "a.zip", "--licence", "mine"), "use an SPDX identifier"),
         (("export", "nuclei-2d", "a.zip", "--sample", "no.tif"), "no.tif: there is no such file"),
         (("import", "nowhere", "model.safetensors"), "nowhere: there is no such folder"),
         (("import", "taken.pt", "model.safetensors"), "nor a package that embedseg-large exported"),

@@ -250,7 +250,7 @@ def test_a_damaged_checkpoint_is_refused(folder: Path) -> None:
         ("decoders.1.output_conv.bias", None, "decoders.1.output_conv.bias is missing"),
         ("decoders.1.output_conv.bias", torch.zeros(3), r"is \(3,\) instead of \(1,\)"),
         ("decoders.2.output_conv.bias", torch.zeros(3), "is not part of the network"),
-        ("encoder.initial_block.conv.weight", None, "it is no EmbedSeg checkpoint"),
+        ("encoder.initial_block.conv.weight", None, "it is not an EmbedSeg checkpoint"),
         ("encoder.initial_block.conv.weight", torch.zeros(2), "must have 4 or 5 axes"),
     ],
 )
@@ -282,7 +282,7 @@ def test_properties_that_cannot_be_used_are_named(
         load_model(folder)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "cannot be read"), ("[]", "no JSON object")])
+@pytest.mark.parametrize(("text", "message"), [("{", "cannot be read"), ("[]", "not a JSON object")])
 def test_properties_that_are_not_an_object_are_refused(
     folder: Path, text: str, message: str
 ) -> None:
