@@ -1,4 +1,4 @@
-"""The command line. Heavy libraries are imported by the commands that need them, when they run."""
+"""The command line. Commands import heavy libraries only when they run."""
 
 from __future__ import annotations
 

@@ -71,5 +71,5 @@ COMMANDS = (
     benchmark.benchmark,
 )
 for command in COMMANDS:
-    # import_: the word without the underscore is Python's
+    # import_: a keyword without the underscore
     app.command(command.__name__.removesuffix("_"), cls=Command)(command)

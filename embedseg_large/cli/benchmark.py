@@ -41,10 +41,10 @@ def benchmark(
         typer.Option(help="Test-time augmentation: none, 4, 8, 16 or 48. Default: the model's."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")
+        str | None, typer.Option(help="cpu or cuda. Default: cuda if available.")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16. Default: as of segment.")
+        str | None, typer.Option(help="float32, bfloat16 or float16. Default: as for segment.")
     ] = None,
     workers: Annotated[
         int | None,
@@ -53,11 +53,11 @@ def benchmark(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure how fast this machine segments, and what of its speed the network uses.
+    """Measure how fast this machine segments, and how much of its peak speed the network reaches.
 
-    Segments a small volume, made of the embryo that comes with the package, in a folder that is
-    removed, and says what each stage took. Beside it stand the rates of matrix products and copies,
-    measured on the same device in the same number format.
+    Segments a small volume made from the demo embryo in a temporary folder, and prints the time of
+    each stage, together with the rates of matrix products and copies, measured on the same device
+    in the same number format.
     """
     set_up_logging(verbose)
     from embedseg_large.network.checkpoint import load_model
@@ -84,7 +84,7 @@ def _image(edge: int, ndim: int, channels: int) -> NDArray[Any]:
     Raises
     ------
     UsageError
-        If the edge is too small to say anything, or too large to be a benchmark.
+        If the edge is too small to be meaningful, or too large for a benchmark.
     """
     import numpy as np
 
@@ -102,7 +102,7 @@ def _image(edge: int, ndim: int, channels: int) -> NDArray[Any]:
 
 
 def _print(result: Benchmark) -> None:
-    """Print tables of the stages and of the machine, and what limits."""
+    """Print tables of the stages and of the machine, and the bottleneck."""
     rows = [
         [
             stage.name,
@@ -134,7 +134,7 @@ def _facts(result: Benchmark) -> dict[str, str]:
         "volume": " x ".join(map(str, result.shape)) + f" voxels, {result.instances:,} instances",
         "device": f"{result.device}, {result.dtype}, "
         + (f"{result.workers} worker processes" if result.workers else "this process"),
-        "network": f"{network.flops_per_voxel / 1e3:.1f} kFLOP a voxel and pass, "
+        "network": f"{network.flops_per_voxel / 1e3:.1f} kFLOP per voxel and pass, "
         f"{network.passes} {'pass' if network.passes == 1 else 'passes'} over "
         f"{network.input_voxels:,} voxels with context",
         "roofline": f"{network.flops_per_second / 1e9:,.0f} GFLOP/s, "

@@ -1,4 +1,4 @@
-"""The form of all commands: mistakes are told in one line, help is narrow."""
+"""The base of all commands: mistakes are reported in one line, and help is narrow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typer.core import TyperCommand, TyperGroup
 from embedseg_large.cli.console import WRONG_USE, print_error
 
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
-"""What all wrong arguments raise: click's own, or of typer's copy of it, as typer is old or new."""
+"""The base of errors for wrong arguments: click's, or that of typer's copy, depending on its
+version."""
 
 
 class Command(TyperCommand):
@@ -24,7 +25,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """All commands under one name; wrong options are told as all other mistakes are."""
+    """All commands under one name; wrong options are reported like all other mistakes."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, as help shows them and as they are read."""
@@ -41,7 +42,7 @@ class Group(TyperGroup):
         except _USAGE_ERROR as error:
             if told := _told(error):
                 print_error(told)
-            else:  # no arguments at all: help was asked for
+            else:  # no arguments at all: show the help
                 error.show()  # type: ignore[attr-defined]  # not known of either class
             sys.exit(WRONG_USE)
         except typer.Abort:
@@ -49,7 +50,7 @@ class Group(TyperGroup):
 
 
 def _plain(parameter: Any) -> Any:
-    """Let a flag show no type, and a count not its range's: rows of help are short enough."""
+    """Show no type for flags and no range for counts: this keeps the rows of help short."""
     if getattr(parameter, "is_flag", False):
         parameter.metavar = ""
     elif parameter.metavar is None and getattr(parameter, "min", None) is not None:
@@ -58,7 +59,7 @@ def _plain(parameter: Any) -> Any:
 
 
 def _told(error: Any) -> str:
-    """What is wrong, and where to read what would be right; empty without a message."""
+    """The mistake, and where to read about correct use; empty without a message."""
     if type(error).__name__ == "NoArgsIsHelpError":
         return ""
     text = str(error.format_message()).replace(". Did", ": did").rstrip(".?")

@@ -1,4 +1,4 @@
-"""How commands speak: errors in one line, progress bars, tables."""
+"""Output of commands: errors in one line, progress bars, tables."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ T = TypeVar("T")
 WRONG_USE = 2
 FAILURE = 1
 UNPROVEN = 3
-"""Labels were written, but not proven as they were asked to be."""
+"""Exit code: labels were written, but are not proven as requested."""
 INTERRUPTED = 130
 
 
 def reported(
     interrupted: str = "interrupted; nothing was written",
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Turn what embedseg_large raises on purpose into one line and an exit code.
+    """Turn the errors of embedseg_large into one line and an exit code.
 
     Parameters
     ----------
     interrupted
-        What to say at Ctrl-C.
+        The message on Ctrl-C.
     """
 
     def decorate(command: Callable[P, T]) -> Callable[P, T]:
@@ -70,7 +70,7 @@ def reported(
 
 
 def print_error(text: str) -> None:
-    """Print to stderr, in one line, what is wrong."""
+    """Print an error to stderr, in one line."""
     from rich.markup import escape
 
     console = stderr_console(highlight=False, soft_wrap=True)
@@ -79,15 +79,16 @@ def print_error(text: str) -> None:
 
 
 def stderr_console(**options: Any) -> Console:
-    """Return a console on stderr, with colours and bars only where that is a terminal.
+    """Return a console on stderr, with colours and bars only if it is a terminal.
 
-    Rich also believes the environment, which says so of notebooks and of batch jobs that are not.
+    Rich also trusts the environment, which claims so for notebooks and batch jobs that are not
+    terminals.
     """
     return Console(stderr=True, force_terminal=sys.stderr.isatty(), **options)
 
 
 def stop_on_sigterm() -> None:
-    """Clean up at a batch system's time limit as at Ctrl-C."""
+    """Clean up at a batch system's time limit as on Ctrl-C."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -96,14 +97,14 @@ def stop_on_sigterm() -> None:
 
 
 def set_up_logging(verbose: bool) -> None:
-    """Log to stderr: warnings, or with `verbose` what is being done."""
+    """Log to stderr: warnings, and with `verbose` the progress."""
     from rich.logging import RichHandler
 
     handler = RichHandler(console=stderr_console(), show_path=False, rich_tracebacks=False)
     handler.setFormatter(_Printable())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("embedseg_large").setLevel(logging.INFO if verbose else logging.WARNING)
-    if not verbose:  # read by Dask when it is imported, here and in the processes of workers
+    if not verbose:  # read by Dask on import, here and in worker processes
         os.environ.setdefault("DASK_DISTRIBUTED__LOGGING__DISTRIBUTED", "critical")
 
 
@@ -117,7 +118,7 @@ class _Printable(logging.Formatter):
 
 @contextmanager
 def progress_bars(quiet: bool) -> Iterator[Observer | None]:
-    """Show a run on stderr: bars in a terminal, else a line now and then; None for `quiet`."""
+    """Show a run on stderr: bars in a terminal, else a line now and then; None if `quiet`."""
     if quiet:
         yield None
         return
@@ -136,7 +137,7 @@ def print_json(values: Any) -> None:
 
 
 def check_folder_of(path: Path) -> None:
-    """Refuse a file that could not be written hours later.
+    """Refuse a file that could not be written at the end of the run.
 
     Raises
     ------
@@ -149,12 +150,12 @@ def check_folder_of(path: Path) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write values as JSON to a file, which appears whole or not at all.
+    """Write values as JSON to a file, which appears complete or not at all.
 
     Raises
     ------
     OutputError
-        When it cannot be written.
+        If it cannot be written.
     """
     from embedseg_large.storage.disk import whole_file
 
@@ -175,7 +176,7 @@ def print_facts(title: str | None, facts: Mapping[str, Any]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of values, right-aligned but for the first."""
+    """Print rows of values, right-aligned except for the first column."""
     table = Table(box=None, padding=(0, 1))
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
@@ -190,7 +191,7 @@ def _cell(text: str) -> Text:
 
 
 def _print(table: Table) -> None:
-    """Print a table and an empty line; rather over the edge than cutting a number or a path."""
+    """Print a table and an empty line; numbers and paths may exceed the width but are never cut."""
     console = Console(force_terminal=sys.stdout.isatty())
     console.width = max(console.width, 100) if console.is_terminal else 1000
     with console.capture() as captured:
@@ -208,12 +209,12 @@ def readable_bytes(count: float) -> str:
 
 
 def wait_briefly() -> None:
-    """Let threads of OpenMP spin only briefly while they wait, unless the user says otherwise.
+    """Let OpenMP threads spin only briefly while they wait, unless the user has set this.
 
-    They spin for long by default. Beside other work on the same cores, spinning threads keep those
-    from running that they wait for: a training step took 14 s instead of 0.4 s. Not to spin at all
-    doubles the time of a step on a quiet machine, a brief spin costs nothing there. Has to be
-    called before torch is imported, which reads this variable.
+    By default they spin for a long time. Next to other work on the same cores, spinning threads
+    block the threads they wait for: a training step took 14 s instead of 0.4 s. Not spinning at all
+    doubles the time of a step on a quiet machine, where a brief spin costs nothing. Must be called
+    before torch is imported, because torch reads this variable on import.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")

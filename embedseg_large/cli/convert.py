@@ -19,7 +19,7 @@ from embedseg_large.cli.options import Json, Overwrite, numbers, sizes
 from embedseg_large.cli.segmentoptions import Workers
 from embedseg_large.storage.connection import shown
 
-INTERRUPTED = "interrupted; what is done is kept: the same command goes on"
+INTERRUPTED = "interrupted; finished work is kept: rerun the same command to resume"
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -29,12 +29,13 @@ def words(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What the source is, where it does not say so itself."""
+    """What the source is, if its metadata do not say."""
 
     panel: ClassVar[str | None] = "Source"
 
     axes: Annotated[
-        str | None, typer.Option(help="Letters of the axes, e.g. zyx; of a folder, of one file.")
+        str | None,
+        typer.Option(help="Letters of the axes, e.g. zyx; for a folder, those of one file."),
     ] = None
     voxel_size: Annotated[
         Any, typer.Option(parser=numbers, metavar="Z,Y,X", help="Voxel size in µm.")
@@ -43,20 +44,21 @@ class Source:
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Of a folder: names of its files, with {t}, {c}, {z} where they count, such as "
+            help="For a folder: pattern of the file names, with {t}, {c}, {z} in place of "
+            "the numbers, such as "
             "'t{t}_c{c}_z{z}.tif'.",
         ),
     ] = None
     stack: Annotated[
         str | None,
         typer.Option(
-            metavar="t|c|z", help="Of a folder: the axis that its files, in order, stand for."
+            metavar="t|c|z", help="For a folder: the axis along which its files follow each other."
         ),
     ] = None
     allow_missing: Annotated[
         bool,
         typer.Option(
-            "--allow-missing", help="Take zeros for files and planes of a TIFF that are not there."
+            "--allow-missing", help="Read missing files, and missing planes of a TIFF, as zeros."
         ),
     ] = False
     series: Annotated[
@@ -81,8 +83,8 @@ class Target:
         bool | None,
         typer.Option(
             "--labels/--no-labels",
-            help="The voxels are labels: coarse levels are samples, not means, and whole numbers "
-            "saved as float become integers. Default: as found.",
+            help="The voxels are labels: coarse levels are sampled, not averaged, and whole "
+            "numbers stored as float become integers. Default: detected.",
         ),
     ] = None
     components: Annotated[
@@ -100,7 +102,8 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="TIFF, OME-Zarr, file that bioio reads, folder of TIFFs, or 'scan/z{z}.tif'."
+            help="TIFF, OME-Zarr, a file that bioio can read, a folder of TIFFs, or "
+            "'scan/z{z}.tif'."
         ),
     ],
     out: Annotated[str, typer.Argument(help="OME-Zarr store to create.")],
@@ -111,7 +114,7 @@ def convert(
     as_json: Json = False,
     where: Workers,
 ) -> None:
-    """Convert an image to OME-Zarr, with a pyramid, without loading it; goes on if interrupted."""
+    """Convert an image of any size to OME-Zarr with a pyramid; can be resumed."""
     from embedseg_large.conversion.convert import convert as run
     from embedseg_large.volumes.volume import open_volume
 

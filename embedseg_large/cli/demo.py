@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from embedseg_large.data import DemoStore
 
 DEMO_TILE = (64, 72, 72)
-"""Small, so that the small embryo is really cut into tiles: 2 x 2 x 2 of them."""
+"""Small enough to cut the small embryo into 2 x 2 x 2 tiles."""
 
 
 @reported("interrupted; rerun the same command to resume")
@@ -29,7 +29,7 @@ def demo(
     overwrite: Overwrite = False,
     verbose: Verbose = False,
 ) -> None:
-    """Segment the embryo that comes with the package, score it, and draw it."""
+    """Segment, score and draw the embryo that ships with the package."""
     set_up_logging(verbose)
     from embedseg_large.data import load_demo
     from embedseg_large.evaluation.evaluate import evaluate
@@ -60,7 +60,7 @@ def demo(
 
 
 def store_of(path: Path, overwrite: bool) -> DemoStore:
-    """The demo volume; what a demo that was interrupted has copied is used again."""
+    """The demo volume; a copy left by an interrupted demo is reused."""
     from embedseg_large.data import DemoStore, copy_demo
 
     truth, found = (path / "labels" / name for name in ("truth", "nuclei"))

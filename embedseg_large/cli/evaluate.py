@@ -25,44 +25,51 @@ COLUMNS = ("ap", "precision", "recall", "f1", "pq", "mean_matched_iou", "tp", "f
 @grouped
 def evaluate(
     prediction: Annotated[
-        str, typer.Argument(help="STORE/labels/NAME, TIFF, zarr array, or a folder of those.")
+        str,
+        typer.Argument(help="Labels: STORE/labels/NAME, TIFF, zarr array, or a folder of those."),
     ],
     truth: Annotated[
-        str, typer.Argument(help="The same for the true labels; files in folders match by stem.")
+        str,
+        typer.Argument(
+            help="True labels, likewise; files in folders are matched by name without suffix."
+        ),
     ],
     *,
     thresholds: Annotated[
-        Any, typer.Option(parser=numbers, metavar="T,T,...", help="Thresholds, 0 to 1.")
+        Any, typer.Option(parser=numbers, metavar="T,T,...", help="Thresholds from 0 to 1.")
     ] = None,
     localisation: Annotated[
         str,
         typer.Option(
             metavar="iou|boundary|reference",
-            help="What the thresholds are of: IoU of masks, IoU of their boundaries, or "
-            "intersection over the true object.",
+            help="What thresholds apply to: the IoU of masks, the IoU of their boundaries, "
+            "or the intersection over the true object.",
         ),
     ] = "iou",
     boundary_width: Annotated[
-        int | None, typer.Option(help="Thickness of a boundary in voxels; default 2.")
+        int | None, typer.Option(help="Thickness of a boundary in voxels. Default: 2.")
     ] = None,
     errors: Annotated[
         Path | None,
         typer.Option(
-            metavar="TABLE", help="Write every object, found or not, to a .csv or .parquet."
+            metavar="TABLE", help="Write a table of all objects, found or not: .csv or .parquet."
         ),
     ] = None,
     run: Annotated[
         list[str] | None,
         typer.Option(
             metavar="PREDICTION",
-            help="Another run's prediction; repeat. Prints mean and standard deviation.",
+            help="Labels of another run; repeatable. Prints mean and standard deviation.",
         ),
     ] = None,
     axes: Annotated[
-        str | None, typer.Option(help="Letters of the axes, where a file has none: zyx.")
+        str | None, typer.Option(help="Letters of the axes, if a file has none: zyx.")
     ] = None,
     ignore_label: Annotated[
-        int, typer.Option(help="True value of what is not annotated; negative ones never are.")
+        int,
+        typer.Option(
+            help="Value of unannotated true voxels; negative values are always unannotated."
+        ),
     ] = -1,
     as_json: Json = False,
     where: Workers,
@@ -71,7 +78,7 @@ def evaluate(
     from embedseg_large.evaluation import evaluate as engine
 
     if run and errors:
-        raise UsageError("--errors tells of one prediction; leave out --run")
+        raise UsageError("--errors works with a single prediction; leave out --run")
     options: dict[str, Any] = {
         "axes": axes,
         "ignore": ignore_label,
@@ -92,13 +99,13 @@ def evaluate(
 
 
 def print_scores(scores: list[dict[str, Any]], localisation: str = "iou") -> None:
-    """Print one row a threshold."""
+    """Print one row per threshold."""
     rows = [[f"{s['threshold']:g}", *(_cell(s[c]) for c in COLUMNS)] for s in scores]
     print_table(_heads(localisation), rows)
 
 
 def _show(result: Evaluation, facts: dict[str, Any], as_json: bool) -> None:
-    """Print the pooled scores, those of many images one by one, and the counts of errors."""
+    """Print the pooled scores, the scores of each of several images, and the counts of errors."""
     scores = [s.as_dict() for s in result.scores]
     errors = {} if result.errors is None else {"errors": result.errors}
     if as_json:
@@ -124,7 +131,7 @@ def _print_images(result: Evaluation) -> None:
 
 
 def _show_runs(result: RunScores, facts: dict[str, Any], as_json: bool) -> None:
-    """Print the mean of the runs with its deviation."""
+    """Print the mean over runs with its standard deviation."""
     mean, deviation = result.mean, result.deviation
     if as_json:
         runs = [[s.as_dict() for s in run.scores] for run in result.runs]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from embedseg_large.network.model import Model
 
 OUR_NAME, OUR_LICENCE = "The embedseg_large developers", "BSD-3-Clause"
-"""Of the models that come with the package."""
+"""Authors of the bundled models."""
 
 _DENSEST = Box((30, 24, 64), (94, 88, 128))  # holds parts of 42 of the 61 nuclei
 _EXCERPT = "IDR idr0062, image 6001240, Blin et al. 2019, CC BY 4.0; halved along each axis"
@@ -32,23 +32,23 @@ def export(
     *,
     format: Annotated[
         str | None,
-        typer.Option(help="bioimageio, onnx or torchscript. Default: by the ending of OUT."),
+        typer.Option(help="bioimageio, onnx or torchscript. Default: by the suffix of OUT."),
     ] = None,
     sample: Annotated[
         str | None,
         typer.Option(
             metavar="IMAGE",
-            help="bioimageio: image whose middle becomes the test image, for all to see. "
-            "Default: a piece of the demo embryo.",
+            help="bioimageio: image whose centre becomes the published test image. Default: "
+            "a piece of the demo embryo.",
         ),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="bioimageio: of the model. Default: its card's."),
+        typer.Option(metavar="NAME", help="bioimageio: name of the model. Default: from its card."),
     ] = None,
     author: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="bioimageio: who made the model; repeat for several."),
+        typer.Option(metavar="NAME", help="bioimageio: author of the model; repeatable."),
     ] = None,
     licence: Annotated[
         str | None,
@@ -57,9 +57,9 @@ def export(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Write a model for other programs: a tested package of bioimage.io, ONNX, or TorchScript.
+    """Write a model for other programs: a tested bioimage.io package, ONNX, or TorchScript.
 
-    They get the network. Clustering its channels into instances takes this package.
+    They get the network only. Clustering its output into instances requires this package.
     """
     from embedseg_large.models import bundled_models
     from embedseg_large.network.checkpoint import load_model
@@ -71,7 +71,7 @@ def export(
     ours = model in bundled_models()
     image, source = _sample(sample, loaded) if kind == "bioimageio" else (None, "")
     if kind != "torchscript" and not as_json:
-        typer.echo("making and testing it takes a minute or two", err=True)
+        typer.echo("building and testing the package takes a minute or two", err=True)
     exported = export_model(
         loaded,
         out,
@@ -90,29 +90,31 @@ def export(
 
 
 def _check_useful(kind: str, given: dict[str, object]) -> None:
-    """Refuse what only a package of bioimage.io has a place for."""
+    """Refuse options that only apply to a bioimage.io package."""
     useless = [f"--{name}" for name, value in given.items() if value]
     if kind != "bioimageio" and useless:
         raise UsageError(
-            f"{', '.join(useless)}: {kind} has no place for it; leave it out, or write a package "
-            "of bioimage.io (OUT.zip)"
+            f"{', '.join(useless)}: not supported by {kind}; leave it out, or write a bioimage.io "
+            "package (OUT.zip)"
         )
 
 
 def _facts(exported: Exported) -> dict[str, str]:
-    """What to tell people."""
+    """The facts to print."""
     facts = {"format": exported.format, "size": readable_bytes(exported.size)}
     if exported.difference is not None:
-        facts["checked"] = f"differs from torch by {exported.difference:.0e} of the deviation"
+        facts["checked"] = (
+            f"differs from torch by {exported.difference:.0e} of the standard deviation"
+        )
     if exported.tests:
         facts["tested"] = f"by bioimageio.core: {len(exported.tests)} of {len(exported.tests)} pass"
-        facts["authors"] = ", ".join(exported.authors) or "not stated; say --author"
-        facts["licence"] = exported.licence or "not stated; say --licence"
+        facts["authors"] = ", ".join(exported.authors) or "not stated; pass --author"
+        facts["licence"] = exported.licence or "not stated; pass --licence"
     return facts
 
 
 def _sample(path: str | None, model: Model) -> tuple[NDArray[Any], str]:
-    """Read a piece of an image that is large enough, no larger than needed; say its source."""
+    """Read a piece of an image, no larger than needed, and name its source."""
     import numpy as np
 
     from embedseg_large.network.exchange.bioimageio import needed_of

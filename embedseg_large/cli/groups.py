@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def grouped(command: Callable[..., T]) -> Callable[..., T]:
-    """Let a command have parameters that are groups of options."""
+    """Allow a command to have parameters that are groups of options."""
     signature = inspect.signature(command, eval_str=True)
     groups = {n: p.annotation for n, p in signature.parameters.items() if _is_group(p.annotation)}
 

@@ -23,7 +23,7 @@ def import_(
         typer.Option(
             parser=numbers,
             metavar="Z,Y,X",
-            help="grid_z, grid_y, grid_x of the training, if data_properties.json lacks them.",
+            help="grid_z, grid_y, grid_x of the training, if not in data_properties.json.",
         ),
     ] = None,
     pixel: Annotated[
@@ -33,15 +33,18 @@ def import_(
         ),
     ] = None,
     voxel_size: Annotated[
-        Any, typer.Option(parser=numbers, metavar="Z,Y,X", help="Of the training images, in µm.")
+        Any,
+        typer.Option(
+            parser=numbers, metavar="Z,Y,X", help="Voxel size of the training images in µm."
+        ),
     ] = None,
     licence: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Of the weights. Default: unknown.")
+        str | None, typer.Option(metavar="TEXT", help="Licence of the weights. Default: unknown.")
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Make one model file of a checkpoint of the original EmbedSeg, or of an exported package."""
+    """Convert a checkpoint of the original EmbedSeg, or an exported package, to a model file."""
     from embedseg_large.network.exchange.imported import import_model
 
     stored = import_model(
@@ -67,7 +70,7 @@ def import_(
             if settings.object_diameter
             else "of unknown size",
             "voxel size": settings.voxel_size or "unknown",
-            "licence": card.get("licence", "its card does not say"),
+            "licence": card.get("licence", "not stated in its card"),
             "use it": f"embedseg-large segment STORE --model {out}",
         },
     )

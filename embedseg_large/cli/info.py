@@ -20,7 +20,7 @@ from embedseg_large.errors import UsageError
 from embedseg_large.storage.connection import shown
 
 _MANY, _FEW = 12, 3
-"""Of a list with more values than the first of these, as many as the second are shown."""
+"""A list with more values than the first number is cut to the second."""
 
 
 @reported()
@@ -31,7 +31,7 @@ def info(
     *,
     level: Annotated[int, typer.Option(help="Pyramid level of a volume.")] = 0,
     axes: Annotated[
-        str | None, typer.Option(help="Letters of the axes, where the file has none: zyx.")
+        str | None, typer.Option(help="Letters of the axes, if the file has none: zyx.")
     ] = None,
     series: Annotated[
         int | None, typer.Option(help="Which of several images in a TIFF. Default: the largest.")
@@ -39,14 +39,14 @@ def info(
     system: Annotated[
         bool,
         typer.Option(
-            "--system", help="This machine: versions, devices, memory, and which extras are there."
+            "--system", help="Describe this machine: versions, devices, memory, installed extras."
         ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what a volume or a model is, without reading its voxels, or what this machine is."""
+    """Describe a volume, without reading voxels, a model, or this machine."""
     if system == (thing is not None):
-        raise UsageError("say what to describe: a volume, a model, or --system")
+        raise UsageError("pass what to describe: a volume, a model, or --system")
     if thing is None:
         _describe_system(as_json)
         return
@@ -87,12 +87,12 @@ def _is_model(thing: str) -> bool:
 
 
 def _check_name(thing: str) -> None:
-    """Refuse a word that is neither a file here nor a bundled model.
+    """Refuse a word that is neither an existing file nor a bundled model.
 
     Raises
     ------
     UsageError
-        As the models' names are easily mistaken.
+        If there is neither.
     """
     from embedseg_large.models import bundled_models
 
@@ -102,7 +102,7 @@ def _check_name(thing: str) -> None:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file begins as safetensors do: 8 bytes of length, then a JSON object."""
+    """Whether a file starts like safetensors: 8 bytes of length, then a JSON object."""
     if not path.is_file():
         return path.suffix == ".safetensors"
     with path.open("rb") as file:
@@ -138,7 +138,7 @@ def _about_model(thing: str) -> dict[str, Any]:
 
 
 def _rows(facts: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
-    """Names and texts of what is known; of nested facts one by one, with the name around them."""
+    """Names and texts of the facts; nested ones individually, prefixed with the outer name."""
     for key, value in facts.items():
         words, text = _TOLD.get(key, (key.replace("_", " "), _text))
         name = f"{within} {words}" if within and words != within else words
@@ -149,7 +149,7 @@ def _rows(facts: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, str
 
 
 def _print_scores(scores: Sequence[Mapping[str, Any]]) -> None:
-    """Print the AP of a model, a row a set of images."""
+    """Print the AP of a model, one row per set of images."""
     limits = dict.fromkeys(limit for score in scores for limit in score["ap"])
     rows = [
         [
@@ -165,7 +165,7 @@ def _print_scores(scores: Sequence[Mapping[str, Any]]) -> None:
 
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple) and len(value) > _MANY:
-        return f"{_text(value[:_FEW])}, ... ({len(value):,} in all; --json lists them)"
+        return f"{_text(value[:_FEW])}, ... ({len(value):,} in total; --json lists them)"
     if isinstance(value, list | tuple):
         return ", ".join(_text(v) for v in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -178,4 +178,4 @@ _TOLD: dict[str, tuple[str, Callable[[Any], str]]] = {
     "thresholds": ("with TTA", _text),
     "voxel_size_um": ("voxel size", lambda sizes: f"{_text(sizes)} µm"),
 }
-"""Facts that people read otherwise than programs: their name, and how their text is made."""
+"""Facts that are shown to people differently than to programs: name, and function for the text."""

@@ -20,7 +20,7 @@ _SUMMARISED = (
     *("voxels", "volume", "pixels", "area", "surface", "sphericity", "perimeter", "circularity"),
     *("axis_", "seediness", "intensity_mean"),
 )
-"""Columns that begin so are summarised."""
+"""Prefixes of the columns that are summarised."""
 
 
 @reported(interrupted="interrupted; nothing was written")
@@ -28,20 +28,24 @@ _SUMMARISED = (
 def measure(
     store: Annotated[
         str,
-        typer.Argument(help="OME-Zarr image with labels; or the labels: STORE/labels/NAME, TIFF."),
+        typer.Argument(
+            help="OME-Zarr image with labels, or the labels themselves: STORE/labels/NAME, TIFF."
+        ),
     ],
     *,
     labels: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Labels in the image; needed if there are several."),
+        typer.Option(metavar="NAME", help="Name of the labels; required if there are several."),
     ] = None,
     image: Annotated[
         str | None,
-        typer.Option(metavar="STORE", help="The image, if it is elsewhere and not recorded."),
+        typer.Option(
+            metavar="STORE", help="The image, if it is stored elsewhere and not recorded."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="TABLE", help="Write a row an instance to a .csv or .parquet."),
+        typer.Option(metavar="TABLE", help="Write one row per instance: .csv or .parquet."),
     ] = None,
     into_store: Annotated[
         bool,
@@ -51,25 +55,28 @@ def measure(
     ] = False,
     channel: Annotated[
         Any,
-        typer.Option(parser=timepoints, metavar="C,C,...", help="Channels; default: all."),
+        typer.Option(parser=timepoints, metavar="C,C,...", help="Channels. Default: all."),
     ] = None,
     timepoint: Annotated[
         Any,
-        typer.Option(parser=timepoints, metavar="T|T,T|T:T", help="Timepoints; default: all."),
+        typer.Option(parser=timepoints, metavar="T|T,T|T:T", help="Timepoints. Default: all."),
     ] = None,
     level: Annotated[
-        int, typer.Option(help="Pyramid level of the labels; that of the image is found.")
+        int,
+        typer.Option(help="Pyramid level of the labels; the matching level of the image is found."),
     ] = 0,
     voxel_size: Annotated[
         Any,
-        typer.Option(parser=numbers, metavar="Z,Y,X", help="In µm; overrides the metadata."),
+        typer.Option(
+            parser=numbers, metavar="Z,Y,X", help="Voxel size in µm; overrides the metadata."
+        ),
     ] = None,
     axes: LabelAxes = None,
     image_axes: ImageAxes = None,
     as_json: Json = False,
     where: Workers,
 ) -> None:
-    """Measure every instance: size, place, surface, axes, intensities of each channel."""
+    """Measure every instance: size, position, surface, axes, intensities in each channel."""
     from embedseg_large.measurement import measure as engine
     from embedseg_large.storage.connection import shown
     from embedseg_large.storage.tables import check_table_path, write_table
@@ -97,7 +104,7 @@ def measure(
 
 
 def summary(table: Table) -> dict[str, Any]:
-    """Sum a table up, as values that JSON can hold; quantiles are None where nothing is known."""
+    """Summarise a table, as values that JSON can hold; quantiles are None if nothing is known."""
     import numpy as np
 
     facts: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Options that several commands have, and how their values are written."""
+"""Options shared by several commands, and the parsers of their values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 
 def sizes(text: str) -> tuple[int, ...]:
-    """Integers, one an axis: ``64,128,128``."""
+    """Integers, one per axis: ``64,128,128``."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -32,7 +32,7 @@ def pair(text: str) -> tuple[float, float]:
 
 
 def timepoints(text: str) -> int | tuple[int, ...]:
-    """One number, several, or a range without its end: ``3``, ``0,5,9`` or ``0:10``."""
+    """One number, several, or a range with exclusive end: ``3``, ``0,5,9`` or ``0:10``."""
     try:
         if ":" in text:
             start, stop = (int(part) for part in text.split(":"))
@@ -44,7 +44,7 @@ def timepoints(text: str) -> int | tuple[int, ...]:
 
 
 def ranges(text: str) -> tuple[tuple[int | None, int | None], ...]:
-    """A range of voxels for each axis: ``0:64,100:300,:``; without a number up to the end."""
+    """A range of voxels per axis: ``0:64,100:300,:``; without a number it extends to the end."""
     try:
         found = [
             [int(end) if end.strip() else None for end in r.split(":")] for r in text.split(",")
@@ -56,11 +56,9 @@ def ranges(text: str) -> tuple[tuple[int | None, int | None], ...]:
 
 LabelAxes = Annotated[
     str | None,
-    typer.Option("--axes", help="Letters of the labels' axes, where a file has none: zyx."),
+    typer.Option("--axes", help="Letters of the labels' axes, if a file has none: zyx."),
 ]
-ImageAxes = Annotated[str | None, typer.Option(help="The same for the image: czyx.")]
+ImageAxes = Annotated[str | None, typer.Option(help="Likewise for the image: czyx.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Say what is being done, on stderr.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log progress to stderr.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]

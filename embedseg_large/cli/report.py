@@ -19,7 +19,9 @@ from embedseg_large.cli.segmentoptions import Workers
 def report(
     store: Annotated[
         str,
-        typer.Argument(help="OME-Zarr image with labels; or the labels: STORE/labels/NAME, TIFF."),
+        typer.Argument(
+            help="OME-Zarr image with labels, or the labels themselves: STORE/labels/NAME, TIFF."
+        ),
     ],
     *,
     labels: Annotated[
@@ -40,17 +42,21 @@ def report(
     ] = None,
     voxel_size: Annotated[
         Any,
-        typer.Option(parser=numbers, metavar="Z,Y,X", help="In µm; overrides the metadata."),
+        typer.Option(
+            parser=numbers, metavar="Z,Y,X", help="Voxel size in µm; overrides the metadata."
+        ),
     ] = None,
     axes: LabelAxes = None,
     image_axes: ImageAxes = None,
     model: Annotated[
         str | None,
-        typer.Option(help="The model, for its card. Default: bundled ones are recognised."),
+        typer.Option(help="The model, for its card. Bundled ones are recognised automatically."),
     ] = None,
     log: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="What segment --log wrote, for the time of each tile."),
+        typer.Option(
+            metavar="FILE", help="File written by segment --log, for the time of each tile."
+        ),
     ] = None,
     as_json: Json = False,
     where: Workers,
@@ -76,7 +82,7 @@ def report(
         print_json(written.as_dict())
         return
     joined = {} if written.joined is None else {"joined at seams": f"{written.joined:,}"}
-    pictures = {} if written.has_image else {"pictures": "none, there is no image that can be read"}
+    pictures = {} if written.has_image else {"pictures": "none, because there is no readable image"}
     size = readable_bytes(written.bytes)
     facts = {"instances": f"{written.n_instances:,}", **joined, **pictures}
     print_facts(None, facts | {"report": f"{written.path} ({size})"})

@@ -1,4 +1,4 @@
-"""How a run shows itself: bars in a terminal, a line now and then in the log of a batch job."""
+"""Progress of a run: bars in a terminal, a line now and then in the log of a batch job."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from embedseg_large.runs.forecast import Forecast, StageForecast
 from embedseg_large.runs.progress import Observer
 
 LINE_SECONDS = 30.0
-"""Between two lines, where there is no terminal."""
+"""Seconds between two lines if there is no terminal."""
 
 
 class RunBars(Observer, AbstractContextManager["RunBars"]):
-    """One bar a stage, and when all will be done."""
+    """One bar per stage, and the estimated end."""
 
     def __init__(self, console: Console) -> None:
         self._forecast = Forecast()
@@ -35,7 +35,7 @@ class RunBars(Observer, AbstractContextManager["RunBars"]):
         self._bars.stop()
 
     def notice(self, event: Event) -> None:
-        """Move what moved."""
+        """Update the bars that changed."""
         self._forecast.notice(event)
         match event:
             case Planned():
@@ -72,7 +72,7 @@ class _Bars(Progress):
             TextColumn("{task.fields[rate]}", justify="right"),
             TimeElapsedColumn(),
             console=console,
-            refresh_per_second=4,  # the cores are for the run
+            refresh_per_second=4,  # leave the cores to the run
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:
@@ -82,12 +82,12 @@ class _Bars(Progress):
 
 
 class RunLines(Observer, AbstractContextManager["RunLines"]):
-    """A line every so many seconds, as long as there is something to say.
+    """A line every so many seconds, as long as there is progress.
 
     Parameters
     ----------
     write
-        Takes a line, without its end.
+        Function that writes a line, without its end.
     every
         Seconds.
     """
@@ -108,7 +108,7 @@ class RunLines(Observer, AbstractContextManager["RunLines"]):
         self._voice.join()
 
     def notice(self, event: Event) -> None:
-        """Remember it for the next line."""
+        """Store the progress for the next line."""
         self._forecast.notice(event)
 
     def _speak(self) -> None:
@@ -118,7 +118,7 @@ class RunLines(Observer, AbstractContextManager["RunLines"]):
 
 
 def progress_line(forecast: Forecast) -> str:
-    """What is being done and how fast, in one line; empty between two stages."""
+    """The current stage and its speed, in one line; empty between two stages."""
     stages = [
         f"{name} {_counts(stage)} {_rate(stage)}".rstrip()
         for name, stage in tuple(forecast.stages.items())
@@ -143,7 +143,7 @@ def _times(forecast: Forecast) -> str:
         return f"{elapsed}, waiting for workers ..."
     if not forecast.has_work:
         return elapsed
-    return f"{elapsed}, " + ("time left not known yet" if left is None else f"{_clock(left)} left")
+    return f"{elapsed}, " + ("time left unknown so far" if left is None else f"{_clock(left)} left")
 
 
 def _clock(seconds: float) -> str:

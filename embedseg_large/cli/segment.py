@@ -43,15 +43,16 @@ def segment(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Bundled name, model file, or original EmbedSeg folder; or classical: threshold "
-            "and watershed, which need an --object-diameter and no training. "
+            help="Bundled name, model file, or folder of an original EmbedSeg checkpoint; "
+            "or classical: threshold and watershed, which needs --object-diameter and "
+            "no training. "
             "Default: nuclei-3d, or nuclei-2d for a 2D image.",
         ),
     ] = None,
     overwrite: Overwrite = False,
     objects: Objects,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what it would take, and stop.")
+        bool, typer.Option("--dry-run", help="Print tiles, scratch space and memory, and stop.")
     ] = False,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -63,14 +64,14 @@ def segment(
     tiles: Tiles,
     watching: Watching,
 ) -> None:
-    """Find every nucleus or cell of a volume, and write one label volume.
+    """Find every nucleus or cell in a volume, and write one label volume.
 
-    Labels go to labels/NAME in the image's own store, or under --output. They do not depend on
-    how the work was cut up: every run checks it, and says so in the seam report. A run that was
-    stopped, by whatever, goes on where it was when the same command is given again.
+    Labels are written to labels/NAME in the image's store, or under --output. They do not depend on
+    how the work was cut up: every run checks this and reports it in the seam report. To resume a
+    run that was stopped for any reason, rerun the same command.
 
-    Exit codes: 0 done; 1 failed; 2 wrong use; 3 done, but --strict was given and not all tiles are
-    proven exact; 130 interrupted.
+    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 done, but with --strict and not all tiles proven
+    exact; 130 interrupted.
     """
     set_up_logging(verbose)
     stop_on_sigterm()
@@ -97,12 +98,12 @@ def segment(
 
 
 def _given(*groups: object) -> dict[str, Any]:
-    """The options that have a value; the others are for the engine to choose."""
+    """The options that have a value; the engine chooses the others."""
     return {n: v for group in groups for n, v in vars(group).items() if v is not None}
 
 
 def _run(store: str, model: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    """Segment, and show how it goes."""
+    """Segment, and show the progress."""
     from embedseg_large.segmentation.segment import segment as run
 
     with progress_bars(False) as watcher:
@@ -110,7 +111,7 @@ def _run(store: str, model: str | None, options: dict[str, Any]) -> dict[str, An
 
 
 def _run_and_report(store: str, model: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    """Segment in silence; should it fail, print why, and which tasks did."""
+    """Segment silently; on failure, print the reason and the failed tasks."""
     from embedseg_large.runs.progress import FailedTasks
     from embedseg_large.segmentation.segment import segment as run
 
@@ -134,7 +135,9 @@ def _print_plan(store: str, model: str | None, options: dict[str, Any], as_json:
         print_json({"plan": plan.as_dict(), "settings": settings, "labels": order.target.path})
         return
     raised = ",".join(map(str, order.settings.max_halo))
-    most = max(plan.worker_bytes, plan.raised_bytes)  # the network may need more than any halo
+    most = max(
+        plan.worker_bytes, plan.raised_bytes
+    )  # the network may need more than the largest halo
     told = voxel_size_warning(order.volume, order.network, order.resampling)
     region = {} if order.region is None else {"region": str(order.region)}
     print_facts(
@@ -150,7 +153,7 @@ def _print_plan(store: str, model: str | None, options: dict[str, Any], as_json:
             **_prediction(order, plan),
             "clustering tiles": f"{plan.cluster_tiles} of {_text(order.settings.cluster_tile)}",
             "scratch space": f"at most {readable_bytes(plan.scratch_bytes)}",
-            "memory": f"{readable_bytes(plan.worker_bytes)} a worker",
+            "memory": f"{readable_bytes(plan.worker_bytes)} per worker",
             "memory, largest halo": f"{readable_bytes(most)} (halo {raised})",
             **({} if told is None else {"look out": told}),
         },
@@ -158,20 +161,20 @@ def _print_plan(store: str, model: str | None, options: dict[str, Any], as_json:
 
 
 def _read_from(volume: dict[str, Any]) -> str:
-    """Which part of an image labels are of, from their provenance."""
+    """The part of an image to which labels belong, from their provenance."""
     chosen = ((name, volume[name]) for name in ("channel", "timepoint", "level"))
     return ", ".join(f"{name} {value}" for name, value in chosen if value is not None)
 
 
 def _sizes(scale: dict[str, Any]) -> str:
-    """How wide objects are, and how wide the model knows them."""
+    """The width of the objects, and of those in the training data."""
     known = scale["model_diameter"]
-    trained = "" if known is None else f"; those of the training {known:.0f}"
+    trained = "" if known is None else f"; in the training data {known:.0f}"
     return f"about {scale['found_diameter']:.0f} voxels wide{trained}"
 
 
 def _region(region: dict[str, Any]) -> str:
-    """A region as it was given."""
+    """A region as the user wrote it."""
     ends = zip(region["start"], region["stop"], strict=True)
     return ",".join(f"{a}:{b}" for a, b in ends) + " only; the rest of the labels is 0"
 
@@ -187,7 +190,7 @@ def _light(field: str) -> dict[str, str]:
 
 
 def _prediction(order: Any, plan: Any) -> dict[str, str]:
-    """What a network would have to do; nothing, where there is none."""
+    """The work of the network; empty if there is none."""
     if order.segments:
         return {}
     return {
@@ -198,7 +201,7 @@ def _prediction(order: Any, plan: Any) -> dict[str, str]:
 
 def _cleaned(told: dict[str, int]) -> str:
     """What was dropped and filled."""
-    left = f"; {told['left']:,} instances left as they are" if told["left"] else ""
+    left = f"; {told['left']:,} instances left unchanged" if told["left"] else ""
     return (
         f"{told['pieces_dropped']:,} loose pieces dropped ({told['voxels_dropped']:,} voxels), "
         f"holes filled in {told['instances_with_holes']:,} instances "
@@ -207,7 +210,7 @@ def _cleaned(told: dict[str, int]) -> str:
 
 
 def _ranges(found: list[Any]) -> str:
-    """Which intensities became 0 and 1 in each channel, and how much of the image counted."""
+    """The intensities that became 0 and 1 in each channel, and the share of the image counted."""
     channels = found[0] if isinstance(found[0], list) else found
     texts = [f"{c['low']:g} to {c['high']:g}" for c in channels]
     more = ", of the first timepoint" if channels is not found else ""
@@ -220,11 +223,11 @@ def _ranges(found: list[Any]) -> str:
 def _why_joined(summary: dict[str, Any]) -> str:
     if summary["segmenter"] is None:
         return "larger than the largest halo"
-    return f"{summary['segmenter']} finds them differently in neighbouring tiles"
+    return f"{summary['segmenter']} segments them differently in neighbouring tiles"
 
 
 def _about(volume: Any) -> str:
-    """What of an image is segmented."""
+    """The segmented part of an image."""
     parts = [f"{_text(volume.spatial_shape)} voxels"]
     if volume.n_channels > 1 and volume.channel is not None:
         parts.append(f"channel {volume.channel} of 0..{volume.n_channels - 1}")
@@ -242,7 +245,7 @@ def _text(sizes: Sequence[int]) -> str:
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """Print what a run found, how its seams look, and what its stages took."""
+    """Print the results of a run, its seams, and the time of its stages."""
     from embedseg_large.segmentation.intensity_field import described
     from embedseg_large.segmentation.request.auto_scale import described_scale, table_of
 
@@ -273,7 +276,7 @@ def print_summary(summary: dict[str, Any]) -> None:
         done = ", ".join(f"{n:,} {stage}" for stage, n in summary["resumed"].items())
         facts["done before"] = f"{done} tasks"
     if summary["scale"]["automatic_level"]:
-        facts["image"] += " (automatic: its voxels are nearest to the model's in size)"
+        facts["image"] += " (automatic: its voxel size is closest to the model's)"
     if summary["volume"]["grid"] != summary["volume"]["shape"]:
         facts["image"] += f", resampled to {_text(summary['volume']['grid'])} voxels"
     if seams["joined"]:

@@ -1,4 +1,4 @@
-"""The options of ``embedseg-large segment``, by what they are about."""
+"""The options of ``embedseg-large segment``, by topic."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Objects:
         float | None,
         typer.Option(
             metavar="I",
-            help="Of --model classical: intensity above which a voxel is foreground. "
+            help="With --model classical: intensity above which a voxel is foreground. "
             "Default: Otsu's threshold of the whole volume.",
         ),
     ] = None
@@ -40,23 +40,23 @@ class Objects:
     margin: Annotated[
         float | None,
         typer.Option(
-            help="A voxel belongs to an object when its Gaussian is above this there, from 0 to 1: "
-            "lower makes objects larger. Default: the model's."
+            help="Gaussian value (0 to 1) above which a voxel belongs to an object; lower "
+            "makes objects larger. Default: the model's."
         ),
     ] = None
     keep_largest_piece: Annotated[
         bool | None,
         typer.Option(
             "--keep-largest-piece/--no-keep-largest-piece",
-            help="Drop loose pieces of an object. Default: the model's choice, mostly no.",
+            help="Drop loose pieces of objects. Default: the model's setting, usually no.",
         ),
     ] = None
     fill_holes: Annotated[
         bool | None,
         typer.Option(
             "--fill-holes/--no-fill-holes",
-            help="Give background that an object encloses to it. Default: the model's choice, "
-            "mostly no.",
+            help="Fill background that is enclosed by an object. Default: the model's "
+            "setting, usually no.",
         ),
     ] = None
     tta: Annotated[
@@ -73,7 +73,8 @@ class Output:
 
     labels: Annotated[str, typer.Option(help="Name of the labels.")] = "nuclei"
     output: Annotated[
-        str | None, typer.Option(help="Store for the labels, if the image's own cannot have them.")
+        str | None,
+        typer.Option(help="Store for the labels, if they cannot go into the image's store."),
     ] = None
     ngff_version: Annotated[
         str | None, typer.Option(help="Format of a new output store: 0.5 or 0.4.")
@@ -82,11 +83,11 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """Which part of the image, and what it is like."""
+    """Which part of the image to use, and how to interpret it."""
 
     panel: ClassVar[str | None] = "Input"
 
-    channel: Annotated[str, typer.Option(metavar="C", help="Channel: its number or name.")] = "0"
+    channel: Annotated[str, typer.Option(metavar="C", help="Channel, by number or name.")] = "0"
     series: Annotated[
         int | None, typer.Option(help="Which of several images in a TIFF. Default: the largest.")
     ] = None
@@ -101,8 +102,8 @@ class Input:
     level: Annotated[
         int | None,
         typer.Option(
-            help="Pyramid level, 0 is the finest. Default: the one nearest to the model's voxel "
-            "size, if image and model know theirs, else 0.",
+            help="Pyramid level; 0 is the finest. Default: the one closest to the model's "
+            "voxel size if both sizes are known, else 0.",
         ),
     ] = None
     region: Annotated[
@@ -110,46 +111,48 @@ class Input:
         typer.Option(
             parser=ranges,
             metavar="Z0:Z1,Y0:Y1,X0:X1",
-            help="Preview: only these voxels of that level. They get the labels that the whole "
-            "volume would get there; the rest stays 0.",
+            help="Preview: segment only these voxels of that level. They get the same "
+            "labels as in a run over the whole volume; the rest stays 0.",
         ),
     ] = None
     axes: Annotated[
-        str | None, typer.Option(help="Letters of the axes, where the file has none: zyx.")
+        str | None, typer.Option(help="Letters of the axes, if the file has none: zyx.")
     ] = None
     voxel_size: Annotated[
         Any,
         typer.Option(
-            parser=numbers, metavar="Z,Y,X", help="Voxel size in µm, where the file has none."
+            parser=numbers, metavar="Z,Y,X", help="Voxel size in µm, if the file has none."
         ),
     ] = None
     nodata: Annotated[
         str | None,
         typer.Option(
             metavar="VALUE",
-            help="Value of voxels without data: nan, 65535, ...; none: all hold data. Default "
-            "(auto): blank planes and regions, and chunks that were never written, hold none.",
+            help="Value of voxels without data: nan, 65535, ...; none: all voxels hold "
+            "data. Default (auto): blank planes and regions, and chunks that were "
+            "never written, hold no data.",
         ),
     ] = None
     object_diameter: Annotated[
         str | None,
         typer.Option(
             metavar="D",
-            help="Diameter of your objects along y and x, if it is not the model's: 30 (voxels), "
-            "12um, or voxel-size (image and model know theirs); or auto, to keep the scale of six "
-            "at which the model is most consistent on a sample. With --model classical always.",
+            help="Diameter of your objects along y and x, if it differs from the model's: "
+            "30 (voxels), 12um, or voxel-size (if known for image and model); auto "
+            "chooses the scale, of six, at which the model is most consistent on a "
+            "sample. Required with --model classical.",
         ),
     ] = None
     mask: Annotated[
         str | None,
         typer.Option(
-            metavar="STORE", help="Labels or a mask, at any level: look only where it is not 0."
+            metavar="STORE", help="Labels or a mask, at any level: segment only where it is not 0."
         ),
     ] = None
     dark_below: Annotated[
         float | None,
         typer.Option(
-            metavar="I", help="Skip tiles in which a coarse level has nothing brighter than this."
+            metavar="I", help="Skip tiles in which a coarse level has no brighter voxel than this."
         ),
     ] = None
     intensity_range: Annotated[
@@ -161,19 +164,21 @@ class Input:
         ),
     ] = None
     intensity_sample: Annotated[
-        float | None, typer.Option(help="Fraction of the volume to take percentiles of.")
+        float | None,
+        typer.Option(help="Fraction of the volume from which percentiles are computed."),
     ] = None
     intensity_per_timepoint: Annotated[
         bool,
         typer.Option(
-            "--intensity-per-timepoint", help="Percentiles of each timepoint, not of all together."
+            "--intensity-per-timepoint",
+            help="Compute percentiles per timepoint, not over all timepoints.",
         ),
     ] = False
     intensity_field: Annotated[
         str | None,
         typer.Option(
             metavar="FIELD",
-            help="Even out light that fades: none, depth (along z) or smooth (along all axes). "
+            help="Even out uneven light: none, depth (along z) or smooth (along all axes). "
             "Default: none.",
         ),
     ] = None
@@ -185,9 +190,9 @@ class Computing:
 
     panel: ClassVar[str | None] = "Work"
 
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")
-    ] = None
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda if available.")] = (
+        None
+    )
     dtype: Annotated[
         str | None,
         typer.Option(help="float32, bfloat16 or float16. Default: float16 on a GPU, else float32."),
@@ -196,7 +201,7 @@ class Computing:
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """Who does the work; one of these at most."""
+    """Which processes do the work; at most one of these options."""
 
     panel: ClassVar[str | None] = "Work"
 
@@ -204,19 +209,21 @@ class Workers:
         int | None,
         typer.Option(min=1, help="Local worker processes to start. Default: this process alone."),
     ] = None
-    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None
+    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = (
+        None
+    )
     cluster_config: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Settings of a cluster to start or to use: local, cuda, slurm, scheduler.",
+            help="YAML file of a cluster to start or use: local, cuda, slurm, scheduler.",
         ),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Keeping:
-    """What the run keeps, and what it takes from others."""
+    """What the run keeps, and what it reuses."""
 
     panel: ClassVar[str | None] = "Work"
 
@@ -224,20 +231,20 @@ class Keeping:
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Folder for what the run keeps until it is finished. Default: beside the store.",
+            help="Folder for the files of an unfinished run. Default: beside the store.",
         ),
     ] = None
     keep_predictions: Annotated[
         bool,
         typer.Option(
-            "--keep-predictions", help="Leave the predictions there, for --from-predictions."
+            "--keep-predictions", help="Keep the predictions there for --from-predictions."
         ),
     ] = False
     from_predictions: Annotated[
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Cluster predictions that were kept, with other thresholds, without the network.",
+            help="Cluster kept predictions with other thresholds, without running the network.",
         ),
     ] = None
 
@@ -253,23 +260,28 @@ class Tiles:
     panel: ClassVar[str | None] = "Tiles (automatic)"
 
     tile: Annotated[Any, _sizes("--tile", "Core of a prediction tile.")] = None
-    context: Annotated[Any, _sizes("--context", "Input seen around it.")] = None
+    context: Annotated[
+        Any, _sizes("--context", "Image context that the network sees around a prediction tile.")
+    ] = None
     cluster_tile: Annotated[Any, _sizes("--cluster-tile", "Core of a clustering tile.")] = None
-    halo: Annotated[Any, _sizes("--halo", "Predictions seen around it at first.")] = None
-    max_halo: Annotated[Any, _sizes("--max-halo", "The same for tiles that disagree.")] = None
+    halo: Annotated[Any, _sizes("--halo", "Initial halo around a clustering tile.")] = None
+    max_halo: Annotated[
+        Any, _sizes("--max-halo", "Maximum halo for tiles that disagree with a neighbour.")
+    ] = None
     strict: Annotated[
         bool,
         typer.Option(
             "--strict",
-            help="Ask for proof: tiles that are only uncertain see more, too. Exit code 3 if some "
-            "are not proven at the largest halo; labels are written all the same.",
+            help="Demand proof: also enlarge the halo of tiles that are merely uncertain. "
+            "Exit code 3 if some are not proven at the largest halo; the labels are "
+            "still written.",
         ),
     ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watching:
-    """What the run writes about itself."""
+    """Logs and reports of the run."""
 
     panel: ClassVar[str | None] = "Watching"
 
@@ -277,18 +289,19 @@ class Watching:
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Append all that happens, one JSON object a line: tasks, failures, tracebacks.",
+            help="Append all events, one JSON object per line: tasks, failures, tracebacks.",
         ),
     ] = None
     summary: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Write what --json prints to a file, once the labels are there."
+            metavar="FILE",
+            help="Write the output of --json to a file once the labels are published.",
         ),
     ] = None
     performance_report: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE.html", help="Dask's report of what the workers did. Needs bokeh."
+            metavar="FILE.html", help="Write Dask's performance report of the workers. Needs bokeh."
         ),
     ] = None

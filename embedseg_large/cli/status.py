@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 @reported()
 def status(
     store: Annotated[
-        str, typer.Argument(help="Store that gets the labels, or the folder of a run.")
+        str, typer.Argument(help="Store that receives the labels, or the folder of a run.")
     ],
     labels: Annotated[str, typer.Option(help="Name of the labels.")] = "nuclei",
     scratch: Annotated[
-        str | None, typer.Option(metavar="DIR", help="As it was given to the run.")
+        str | None, typer.Option(metavar="DIR", help="As passed to the run.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell how far a run is that was begun, here or elsewhere, and who is at it; or its labels."""
+    """Show the progress of a run started here or elsewhere, or its finished labels."""
     from embedseg_large.segmentation.status import Finished, run_status
 
     found = run_status(store, labels, scratch)
@@ -38,15 +38,15 @@ def status(
 
 
 def _finished(found: Finished) -> str:
-    """What is known of labels that are there, in a line."""
+    """Describe existing labels in one line."""
     if found.n_instances is None:
-        return "none; the labels are there, another program made them"
+        return "none; the labels exist, but were made by another program"
     made = "" if found.made is None else f", made {_minute(found.made)}"
     return f"finished, {found.n_instances:,} instances{made}"
 
 
 def _minute(made: str) -> str:
-    """A time as the clock of this place shows it."""
+    """A time in the local time zone."""
     return f"{datetime.fromisoformat(made).astimezone():%Y-%m-%d %H:%M}"
 
 

@@ -26,29 +26,29 @@ def suggest(
         typer.Option(
             parser=ranges,
             metavar="Z0:Z1,Y0:Y1,X0:X1",
-            help="Where to look. Default: where much is bright.",
+            help="Where to sample. Default: the brightest places.",
         ),
     ] = None,
-    channel: Annotated[str, typer.Option(metavar="C", help="Channel: its number or name.")] = "0",
+    channel: Annotated[str, typer.Option(metavar="C", help="Channel, by number or name.")] = "0",
     timepoint: Annotated[int | None, typer.Option(help="Timepoint. Default: the first.")] = None,
     level: Annotated[
-        int | None, typer.Option(help="Pyramid level; its voxels are meant. Default: 0.")
+        int | None, typer.Option(help="Pyramid level to which voxel counts refer. Default: 0.")
     ] = None,
     axes: Annotated[
-        str | None, typer.Option(help="Letters of the axes, where the file has none: zyx.")
+        str | None, typer.Option(help="Letters of the axes, if the file has none: zyx.")
     ] = None,
     voxel_size: Annotated[
         Any,
         typer.Option(
-            parser=numbers, metavar="Z,Y,X", help="Voxel size in µm, where the file has none."
+            parser=numbers, metavar="Z,Y,X", help="Voxel size in µm, if the file has none."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find the scale at which the model suits your image best, on a sample, in seconds.
+    """Find the scale that suits the model best, on a sample of the image, in seconds.
 
-    Predicts a few places at six scales, and shows how consistent the model is at each: the same
-    choice as segment --object-diameter auto makes.
+    Predicts a few places at six scales, and shows how consistent the model is at each. `segment
+    --object-diameter auto` makes the same choice.
     """
     from embedseg_large.segmentation.request.auto_scale import table_of
     from embedseg_large.segmentation.request.suggest import suggest_diameter
@@ -74,7 +74,7 @@ def suggest(
 
 
 def _command(store: str, given: dict[str, Any], found: Suggestion) -> str:
-    """The command to run."""
+    """The suggested command."""
     words = ["embedseg-large", "segment", store]
     for name, value in given.items():
         if value is not None and (name, value) != ("channel", "0"):

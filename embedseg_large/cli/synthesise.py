@@ -11,15 +11,14 @@ from embedseg_large.cli.console import print_facts, print_json, reported, stderr
 from embedseg_large.cli.options import Json, Overwrite
 
 
-@reported("interrupted; the volumes written so far are whole")
+@reported("interrupted; the volumes written so far are complete")
 def synthesise(
     out: Annotated[Path, typer.Argument(help="Folder to write to.")],
     count: Annotated[int, typer.Option(help="Number of volumes.", min=1)] = 24,
     settings: Annotated[
         str | None,
         typer.Option(
-            help="What they are like: diameter=12:30,anisotropy=2 (voxels), or a YAML or JSON "
-            "file.",
+            help="Properties: diameter=12:30,anisotropy=2 (voxels), or a YAML or JSON file.",
             metavar="FILE|WORDS",
         ),
     ] = None,
@@ -28,9 +27,9 @@ def synthesise(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Write synthetic images of nuclei and their masks, to look at or to train on.
+    """Write synthetic images of nuclei and their masks, for viewing or training.
 
-    OUT/images and OUT/masks hold TIFFs of the same names, OUT/settings.yaml all settings.
+    OUT/images and OUT/masks hold TIFFs with matching names, and OUT/settings.yaml all settings.
     """
     from embedseg_large.synthesis.files import synthesise as write
 

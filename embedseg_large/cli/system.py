@@ -1,4 +1,4 @@
-"""What ``embedseg-large info --system`` tells: for a bug report, and before a large run."""
+"""The facts of ``embedseg-large info --system``: for bug reports, and before a large run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from embedseg_large.cli.console import print_facts, print_table, readable_bytes
 
 PACKAGES = ("numpy", "numba", "zarr", "dask", "distributed")
-"""Whose versions are told, besides torch's."""
+"""Packages whose versions are shown, apart from torch."""
 
 _DEVELOPMENT = {"dev", "docs"}
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+).*extra == ['\"](?P<extra>[\w.-]+)['\"]")
@@ -19,7 +19,7 @@ _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+).*extra == ['\"](?P<extra>[\w.-]+)[
 
 def system_facts() -> dict[str, Any]:
     """Describe this machine and what is installed, as values that JSON can hold."""
-    import psutil  # comes with distributed
+    import psutil  # a dependency of distributed
 
     from embedseg_large.network.system import torch_facts
 
@@ -38,7 +38,7 @@ def system_facts() -> dict[str, Any]:
 
 
 def print_system(facts: dict[str, Any]) -> None:
-    """Print what `system_facts` found."""
+    """Print the result of `system_facts`."""
     packages = facts["packages"] | {"torch": facts["torch"]}
     print_facts(
         f"embedseg-large {facts['embedseg-large']}",
@@ -79,7 +79,7 @@ def _missing() -> dict[str, list[str]]:
 
 
 def _optional() -> Iterator[tuple[str, str]]:
-    """Each extra and a package that it asks for."""
+    """Each extra and a package that it requires."""
     for requirement in requires("embedseg-large") or ():
         if found := _REQUIREMENT.match(requirement):
             yield found["extra"], found["name"]

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 @reported()
 @grouped
 def train(
-    out: Annotated[str, typer.Option(help="File of the model to make.")],
+    out: Annotated[str, typer.Option(help="Model file to write.")],
     images: Annotated[str | None, typer.Option(help="Folder of images: TIFF or OME-Zarr.")] = None,
     masks: Annotated[
         str | None,
-        typer.Option(help="Folder of masks, one for each image, of the same file name."),
+        typer.Option(help="Folder of masks with the same file names as the images."),
     ] = None,
     start: Annotated[
         str | None,
@@ -50,13 +50,13 @@ def train(
     recipe: Annotated[
         str,
         typer.Option(
-            help="Settings to begin with: paper, or robust: for images of other microscopes and "
-            "sizes than those of the training."
+            help="Set of defaults: paper, or robust for images with other microscopes and "
+            "object sizes than the training data."
         ),
     ] = DEFAULT_RECIPE,
     robust: Annotated[bool, typer.Option("--robust", hidden=True)] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the training of --out that was cut off.")
+        bool, typer.Option("--resume", help="Resume the interrupted training of --out.")
     ] = False,
     *,
     data: Data,
@@ -71,11 +71,11 @@ def train(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a model on images and masks, or fine-tune one; or on synthetic volumes.
+    """Train or fine-tune a model on images and masks, or on synthetic volumes.
 
-    OUT.training keeps what --resume needs, the best model so far, log.jsonl with one line per
+    OUT.training holds the state for --resume, the best model so far, log.jsonl with one line per
     epoch, and pictures/. On several GPUs: `torchrun --nproc-per-node N -m embedseg_large train
-    ...`; a step then sees N times as many crops.
+    ...`; a step then processes N times as many crops.
     """
     set_up_logging(verbose)
     stop_on_sigterm()
@@ -118,12 +118,12 @@ def _what_is_kept(out: str) -> str:
     from embedseg_large.training.train import is_resumable
 
     if is_resumable(out):
-        return "with --resume it goes on after the last epoch"
-    return "no epoch had ended, so the same command begins again"
+        return "use --resume to continue after the last finished epoch"
+    return "no epoch was finished; rerun the same command to start over"
 
 
 def _show(out: str, model: Model, as_json: bool) -> None:
-    """Print what was made."""
+    """Print the result."""
     if as_json:
         print_json({"model": out, "settings": model.settings.as_dict(), "card": model.card})
         return

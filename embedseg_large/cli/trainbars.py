@@ -1,4 +1,4 @@
-"""How a training shows itself in a terminal: facts, a bar, and a line for each epoch."""
+"""Progress of a training in a terminal: facts, a bar, and a line per epoch."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from embedseg_large.cli.console import stderr_console
 from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
 
 _TERMS = (("loss", "total"), ("instance", "instance"), ("variance", "variance"), ("seed", "seed"))
-_SLOW = 3600.0  # seconds that are looked back on to say what is left: validations count, too
+_SLOW = 3600.0  # seconds of history for the estimate of the time left: includes validations
 
 
 class TrainBars(TrainWatcher, AbstractContextManager["TrainBars"]):
-    """Writes to stderr; the bar only where there is a terminal.
+    """Writes to stderr; the bar only in a terminal.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class TrainBars(TrainWatcher, AbstractContextManager["TrainBars"]):
             TimeRemainingColumn(),
             TextColumn("left"),
             console=self._console,
-            refresh_per_second=2,  # the cores are for the training
+            refresh_per_second=2,  # leave the cores to the training
             transient=True,
             speed_estimate_period=_SLOW,
             disable=quiet or not self._console.is_terminal,
@@ -62,7 +62,7 @@ class TrainBars(TrainWatcher, AbstractContextManager["TrainBars"]):
         self._progress.stop()
 
     def begin(self, start: TrainStart) -> None:
-        """Print the facts, and the heads of the epochs' numbers."""
+        """Print the facts, and the header of the table of epochs."""
         self._reading.stop()
         table = Table(show_header=False, box=None, padding=(0, 1))
         table.add_column(style="dim")
@@ -80,7 +80,7 @@ class TrainBars(TrainWatcher, AbstractContextManager["TrainBars"]):
         if self._task is None:
             batches = (self._epochs - self._before) * of
             self._task = self._progress.add_task("", total=batches, batch="")
-        now = f"batch {done}/{of} loss {loss:.2f}" if done < of else "checking the model"
+        now = f"batch {done}/{of} loss {loss:.2f}" if done < of else "validating the model"
         self._progress.update(
             self._task, advance=1, description=f"epoch {epoch} of {self._epochs}", batch=now
         )

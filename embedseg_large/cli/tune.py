@@ -25,16 +25,16 @@ def tune(
     images: Annotated[
         list[str],
         typer.Option(
-            help="Folder of annotated images; repeat for several sets, which count alike."
+            help="Folder of annotated images; repeatable for several sets of equal weight."
         ),
     ],
     masks: Annotated[
         list[str],
-        typer.Option(help="Folder of their masks, of the same file names; as often as --images."),
+        typer.Option(help="Folder of their masks with the same file names; once per --images."),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Model to write. Default: only print what is found."),
+        typer.Option(metavar="FILE", help="Model to write. Default: only print the result."),
     ] = None,
     tta: Annotated[
         str | None,
@@ -47,14 +47,14 @@ def tune(
         bool | None,
         typer.Option(
             "--keep-largest-piece/--no-keep-largest-piece",
-            help="Have the model drop loose pieces of objects by default, or not.",
+            help="Make the model drop loose pieces of objects by default, or not.",
         ),
     ] = None,
     fill_holes: Annotated[
         bool | None,
         typer.Option(
             "--fill-holes/--no-fill-holes",
-            help="Have the model fill holes of objects by default, or not.",
+            help="Make the model fill holes of objects by default, or not.",
         ),
     ] = None,
     channel: Annotated[
@@ -65,13 +65,14 @@ def tune(
 ) -> None:
     """Find the best --seed and --margin of a model on annotated images, without training.
 
-    Of all pairs of a grid, for one pass and for each augmentation, the one with the highest mean
-    AP over IoU 0.5 to 0.9 is kept; within 0.005 of it the lowest seed. The model that --out writes
-    has the same weights, and `segment` uses these thresholds where none are given.
+    For one pass and for each augmentation, the pair of a grid with the highest mean AP over IoU 0.5
+    to 0.9 is chosen; within 0.005 of it, the one with the lowest seed. The model written to --out
+    has the same weights, and `segment` uses these thresholds by default.
     """
     if len(images) != len(masks):
         raise UsageError(
-            f"{len(images)} --images and {len(masks)} --masks; give a folder of masks to each"
+            f"{len(images)} --images and {len(masks)} --masks; pass one folder of masks per "
+            "folder of images"
         )
     if out is not None:
         _check(out, overwrite)
@@ -99,7 +100,7 @@ def tune(
 
 
 def _check(out: Path, overwrite: bool) -> None:
-    """Refuse a file that cannot be written, before any work."""
+    """Refuse an unwritable file before any work."""
     check_folder_of(out)
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists; choose another --out, or pass --overwrite")

@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 @reported("stopped")
 def view(
-    store: Annotated[str, typer.Argument(help="Image, or labels in it: STORE/labels/NAME.")],
+    store: Annotated[str, typer.Argument(help="Image, or its labels: STORE/labels/NAME.")],
     labels: Annotated[
         str | None,
-        typer.Option(help="Name of labels, or path of a label group elsewhere. Default: all."),
+        typer.Option(help="Name of the labels, or path of another label group. Default: all."),
     ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the page; 0: one that is free.")
+        int, typer.Option(min=0, max=65535, help="Port of the page; 0: any free port.")
     ] = 0,
     no_browser: Annotated[
-        bool, typer.Option("--no-browser", help="Only print the address of the page.")
+        bool, typer.Option("--no-browser", help="Print the address of the page without opening it.")
     ] = False,
     web: Annotated[
         bool, typer.Option("--web", help="Serve the page even if napari is installed.")
     ] = False,
 ) -> None:
-    """Look at an image and its labels: in napari if installed, else in the browser."""
+    """View an image and its labels in napari if installed, else in the browser."""
     from embedseg_large.viewing import napari_window
     from embedseg_large.viewing.scene import open_scene
 
@@ -44,7 +44,7 @@ def view(
 
 
 def _print_link(scene: Scene) -> None:
-    """Print where neuroglancer shows a store that any browser can read."""
+    """Print a neuroglancer link for a store that any browser can read."""
     from embedseg_large.errors import VolumeError
     from embedseg_large.viewing.neuroglancer import VERSIONS, link
 
@@ -55,11 +55,11 @@ def _print_link(scene: Scene) -> None:
             "install napari, or convert a local copy"
         )
     print_facts(None, {"store": scene.image.finest.name})
-    typer.echo(found)  # in one piece, however long: a folded link does not open
+    typer.echo(found)  # in one line, however long: a wrapped link does not open
 
 
 def _serve(scene: Scene, port: int, *, opens: bool) -> None:
-    """Serve a scene until Ctrl-C, which is how to end it."""
+    """Serve a scene until Ctrl-C."""
     import asyncio
     import logging
     import webbrowser
@@ -75,7 +75,9 @@ def _serve(scene: Scene, port: int, *, opens: bool) -> None:
             webbrowser.open(url)
 
     stop_on_sigterm()
-    logging.getLogger("tornado.general").setLevel(logging.ERROR)  # a wrong request has its answer
+    logging.getLogger("tornado.general").setLevel(
+        logging.ERROR
+    )  # wrong requests have been answered
     try:
         asyncio.run(serve(site, port, ready))
     except KeyboardInterrupt:

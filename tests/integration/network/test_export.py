@@ -223,7 +223,9 @@ def test_onnx_that_gives_other_numbers_is_refused(monkeypatch: pytest.MonkeyPatc
         return raw * np.float32(1.001)
 
     monkeypatch.setattr(onnx, "run_onnx", slightly_wrong)
-    with pytest.raises(RunError, match=r"ONNX differs from torch by .* of the output's standard deviation"):
+    with pytest.raises(
+        RunError, match=r"ONNX differs from torch by .* of the output's standard deviation"
+    ):
         onnx.checked_difference(model, b"")
 
 

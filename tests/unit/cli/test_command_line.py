@@ -116,7 +116,8 @@ def test_a_demo_that_was_interrupted_goes_on_with_what_it_has_copied(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("kept", "advice"), [(False, "the same command begins again"), (True, "with --resume it goes")]
+    ("kept", "advice"),
+    [(False, "rerun the same command to start over"), (True, "use --resume to continue")],
 )
 def test_a_training_that_was_interrupted_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool, advice: str
@@ -161,4 +162,4 @@ def test_options_that_a_format_has_no_place_for_are_refused(tmp_path: Path) -> N
     command = ["export", "nuclei-2d", str(tmp_path / "a.onnx"), "--sample", "nope.tif"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2
-    assert "--sample: onnx has no place for it" in result.stderr
+    assert "--sample: not supported by onnx" in result.stderr

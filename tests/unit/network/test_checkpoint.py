@@ -282,7 +282,9 @@ def test_properties_that_cannot_be_used_are_named(
         load_model(folder)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "cannot be read"), ("[]", "not a JSON object")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "cannot be read"), ("[]", "not a JSON object")]
+)
 def test_properties_that_are_not_an_object_are_refused(
     folder: Path, text: str, message: str
 ) -> None:

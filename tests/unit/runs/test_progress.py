@@ -253,7 +253,7 @@ def test_a_line_says_what_is_done_how_fast_and_until_when() -> None:
     assert progress_line(run.forecast) == ""
     run.tell(Planned(tasks={"predict": 1200, "check": 7}), begun("predict", 1200))
     assert (
-        progress_line(run.forecast) == "predict 0/1,200 · 0:00:00 elapsed, time left not known yet"
+        progress_line(run.forecast) == "predict 0/1,200 · 0:00:00 elapsed, time left unknown so far"
     )
     run.work("predict", 100, seconds=0.4)
     run.tell(TaskFailed(stage="predict", worker="", error="no"))
