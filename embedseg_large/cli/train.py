@@ -92,6 +92,7 @@ def train(
                 masks,
                 out=out,
                 ndim=data.ndim,
+                also=data.also,
                 start=start,
                 resume=resume,
                 recipe="robust" if robust else recipe,

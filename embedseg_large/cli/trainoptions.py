@@ -20,6 +20,15 @@ class Data:
         str | None,
         typer.Option(help="Instead of --masks: name of the labels inside each OME-Zarr image."),
     ] = None
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A further set of annotated images with its own share of the crops; repeat for "
+            "several: NAME=IMAGES,MASKS or NAME=IMAGES,labels=NAME, then share=, channel=, "
+            "level=, axes=, most=; or a YAML file. Default share: equal parts.",
+            metavar="NAME=IMAGES,MASKS[,...]",
+        ),
+    ] = None
     ndim: Annotated[
         int | None, typer.Option(help="2 or 3: refuse images with another number of axes.")
     ] = None

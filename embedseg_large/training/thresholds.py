@@ -5,6 +5,9 @@ objects of a set of images; of several sets the mean, so that a large one does n
 *Ties*: of all that come within `TOLERANCE` of the best, those with the lowest seed, as a network is
 less sure of images unlike those of its training, and a high one loses what it does find; of these
 the margin nearest to the paper's, and of two as near the better one.
+*Augmentation*: the mean of several maps is lower than one map, so that at the same seed it loses
+objects. Only thresholds count with which it finds, in every set, at least `KEPT` of the objects that
+one pass finds with its own.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ MARGINS = (0.3, 0.4, 0.5, 0.6, 0.7)
 TOLERANCE = 0.005
 """Of the criterion, that a lower seed may cost."""
 
+KEPT = 0.99
+"""Of the instances that one pass finds, what a test-time augmentation must find, too."""
+
 Counts = Mapping[Thresholds, NDArray[np.int64]]
 """(IOUS, 3) true positives, false positives and false negatives, for each pair of thresholds."""
 
@@ -52,13 +58,35 @@ class Sweep:
         """The criterion."""
         return float(np.mean(list(self.ap(at).values())))
 
+    def found(self, at: Thresholds) -> tuple[int, ...]:
+        """Return the number of instances found in each set."""
+        return tuple(int(counts[at][0, :2].sum()) for counts in self.sets)
+
     @property
     def best(self) -> Thresholds:
         """The thresholds to use, see the top of this file."""
-        tried = {at: self.score(at) for at in self.sets[0]}
+        return self.best_with((0,) * len(self.sets))
+
+    def best_with(self, least: Sequence[int]) -> Thresholds:
+        """Return the best thresholds that lose no instances.
+
+        Parameters
+        ----------
+        least
+            Instances that one pass finds in each set. Where no thresholds find `KEPT` of them in
+            every set, those count that come nearest.
+        """
+        kept = {at: self._kept(at, least) for at in self.sets[0]}
+        limit = min(KEPT, max(kept.values()))
+        tried = {at: self.score(at) for at in kept if kept[at] >= limit}
         enough = max(tried.values()) - TOLERANCE
         good = [at for at, score in tried.items() if score >= enough]
         return min(good, key=lambda at: (at.seed, abs(at.margin - DEFAULT_MARGIN), -tried[at]))
+
+    def _kept(self, at: Thresholds, least: Sequence[int]) -> float:
+        """Return the smallest fraction of the instances of one pass that a set keeps, at most 1."""
+        parts = zip(self.found(at), least, strict=True)
+        return min(1.0, *(found / one if one else 1.0 for found, one in parts), 1.0)
 
 
 def sweep(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -27,10 +27,16 @@ from embedseg_large.training.data.properties import (
     common_voxel_size,
     measure,
 )
+from embedseg_large.training.data.sets import Stated as StatedSets
+from embedseg_large.training.data.sets import TrainingSet, read_sets, shares_of
 from embedseg_large.training.data.sources import Pair, find_pairs
-from embedseg_large.training.data.supply import CACHE_BYTES, AnnotatedSource, Mixture
+from embedseg_large.training.data.supply import (
+    CACHE_BYTES,
+    AnnotatedSource,
+    CropSource,
+    Mixture,
+)
 from embedseg_large.training.data.synthetic import SyntheticSource
-from embedseg_large.training.panel import Stated as PanelStated
 from embedseg_large.training.panel import check_panel, read_panel
 from embedseg_large.training.processes import Processes
 from embedseg_large.training.record import LogWatcher, TrainWatcher
@@ -53,13 +59,14 @@ def train(
     *,
     out: str | os.PathLike[str],
     ndim: int | None = None,
+    also: StatedSets = None,
     synthetic: int | None = None,
     synthetic_settings: Stated = None,
     synthetic_share: float | None = None,
     validation: float | None = None,
     validation_images: Any = None,
     validation_masks: Any = None,
-    panel: PanelStated = None,
+    panel: StatedSets = None,
     tune_thresholds: bool = False,
     start: str | os.PathLike[str] | Model | None = None,
     resume: bool = False,
@@ -88,6 +95,9 @@ def train(
         log, the best model so far, pictures, and the state to resume from.
     ndim
         2 or 3, where it should be checked; of synthetic volumes alone, 3 unless stated.
+    also
+        Further sets of annotated images, each with its own share of the crops, so that a large set
+        does not crowd out a small one; see `embedseg_large.training.data.sets`.
     synthetic
         Number of distinct synthetic volumes to train on, drawn from the seed as they are needed.
     synthetic_settings
@@ -95,7 +105,7 @@ def train(
     synthetic_share
         Fraction of the crops that are cut from them, beside annotated images; default: half.
     validation
-        Fraction of the images to validate on, drawn by the seed; 0: none. Where that leaves no
+        Fraction of the images of each set to validate on, drawn by the seed; 0: none. Where that leaves no
         image, synthetic volumes that are not trained on. Default: 0.15, with a panel 0.
     validation_images, validation_masks
         Images to validate on instead.
@@ -147,7 +157,7 @@ def train(
         There is nothing to resume, or `start` does not fit the data.
     """
     chosen = TrainSettings.of_recipe(recipe, **settings)
-    sets = read_panel(panel)
+    sets, further = read_panel(panel), read_sets(also, TrainingSet)
     if validation is None:
         validation = 0.0 if sets else 0.15
     if center not in get_args(CenterMethod):
@@ -166,27 +176,30 @@ def train(
     model = load_model(start) if isinstance(start, str | os.PathLike) else start
     more = dict(pairing or {}, ndim=ndim)
     _check_sources(
-        images, masks, more.get("labels"), synthetic, synthetic_settings, synthetic_share
+        images, masks, more.get("labels"), synthetic, synthetic_settings, synthetic_share, further
     )
-    pairs = [] if images is None else find_pairs(images, masks, **more)
+    annotated = _annotated(images, masks, more, further)
+    pairs = [pair for each in annotated for pair in each.pairs]
     size = common_voxel_size(pairs) if pairs else more.get("voxel_size")
     drawn = _drawn(synthetic, synthetic_settings, pairs, ndim, center, chosen.seed, size)
-    if validation_images is None:
-        pairs, held = split(pairs, validation, chosen.seed)
-    else:
-        held = find_pairs(validation_images, validation_masks, **more)
-    for pair in (*pairs, *held):
-        pair.check_mask()
     kind = (pairs[0].ndim, pairs[0].channels) if drawn is None else (drawn.settings.ndim, 1)
-    _check_alike(kind, held, model)
+    for each in annotated[1:]:
+        _check_alike(kind, each.pairs, None, f"images of {each.name}")
+    if validation_images is None:
+        annotated, held = _split(annotated, validation, chosen.seed, named=bool(sets or further))
+    else:
+        name = "held out" if sets else ""
+        held = [
+            (name, p) for p in _checked(find_pairs(validation_images, validation_masks, **more))
+        ]
+    _check_alike(kind, [pair for _, pair in held], model)
     check_panel(sets, model)
     opened = [(each, each.pairs(kind[0])) for each in sets]
     _check_mixed(chosen, kind[0], bool(pairs), drawn is not None)
     with processes.together():
-        mixed = _Mixed(pairs, drawn, SHARE if synthetic_share is None else synthetic_share)
+        mixed = _Mixed(annotated, drawn, SHARE if synthetic_share is None else synthetic_share)
         crops = _crops(mixed, chosen, model, augment, center, crop, processes.world)
-        own = "held out" if sets else ""
-        whole = [Example.whole(pair, intensity_ranges(pair.image), set=own) for pair in held]
+        whole = [Example.whole(p, intensity_ranges(p.image), set=name) for name, p in held]
         whole += [example for each, found in opened for example in each.examples(found)]
         if not whole and drawn is not None:
             whole = [
@@ -222,6 +235,49 @@ def split(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], li
     chosen = set(np.random.default_rng(seed).permutation(len(pairs))[:count].tolist())
     held = [pair for i, pair in enumerate(pairs) if i in chosen]
     return [pair for i, pair in enumerate(pairs) if i not in chosen], held
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Annotated:
+    """Images with masks that have a share of their own."""
+
+    name: str
+    pairs: Sequence[Pair]
+    share: float
+    """Fraction of the crops from annotated images."""
+
+
+def _annotated(
+    images: Any, masks: Any, pairing: Mapping[str, Any], further: Sequence[TrainingSet]
+) -> list[_Annotated]:
+    """Open the images of all sets, the unnamed one first."""
+    if images is None:
+        return []
+    first, *others = shares_of(further)
+    found = [_Annotated("annotated", _checked(find_pairs(images, masks, **pairing)), first)]
+    ndim = found[0].pairs[0].ndim
+    parts = zip(further, others, strict=True)
+    return found + [_Annotated(each.name, each.pairs(ndim), share) for each, share in parts]
+
+
+def _checked(pairs: list[Pair]) -> list[Pair]:
+    """Return the pairs, unless a mask is no label image."""
+    for pair in pairs:
+        pair.check_mask()
+    return pairs
+
+
+def _split(
+    annotated: Sequence[_Annotated], fraction: float, seed: int, *, named: bool
+) -> tuple[list[_Annotated], list[tuple[str, Pair]]]:
+    """Draw the images of each set to validate on, each with the name of what it is counted with."""
+    learnt, held = [], []
+    for each in annotated:
+        pairs, own = split(list(each.pairs), fraction, seed)
+        learnt.append(replace(each, pairs=pairs))
+        name = each.name if each is not annotated[0] else "held out" if named else ""
+        held += [(name, pair) for pair in own]
+    return learnt, held
 
 
 def _folder(out: Path) -> Path:
@@ -285,8 +341,14 @@ def _check_sources(
     synthetic: int | None,
     settings: Stated,
     share: float | None,
+    further: Sequence[TrainingSet],
 ) -> None:
     """Refuse a training on nothing, and options without what they are about."""
+    if images is None and further:
+        raise UsageError(
+            f"training set {further[0].name} is given without images; pass the first set as "
+            "images and masks"
+        )
     if synthetic is None:
         for name, value in (("synthetic_settings", settings), ("synthetic_share", share)):
             if value is not None:
@@ -325,13 +387,18 @@ def _drawn(
     )
 
 
-def _check_alike(kind: tuple[int, int], held: Sequence[Pair], model: Model | None) -> None:
-    """Refuse validation images and a model that are not for images like the training data."""
-    if held and (held[0].ndim, held[0].channels) != kind:
+def _check_alike(
+    kind: tuple[int, int],
+    others: Sequence[Pair],
+    model: Model | None,
+    what: str = "validation images",
+) -> None:
+    """Refuse other images and a model that are not for images like the training data."""
+    if others and (others[0].ndim, others[0].channels) != kind:
         raise UsageError(
-            f"{held[0].image_where}: validation images are {held[0].ndim}D with "
-            f"{held[0].channels} channels, training images {kind[0]}D with {kind[1]}; "
-            "validate on images of the same kind"
+            f"{others[0].image_where}: {what} are {others[0].ndim}D with "
+            f"{others[0].channels} channels, training images {kind[0]}D with {kind[1]}; "
+            "pass images of the same kind"
         )
     if model is not None and (model.ndim, model.channels) != kind:
         raise ModelError(
@@ -358,36 +425,61 @@ def _check_mixed(settings: TrainSettings, ndim: int, annotated: bool, synthetic:
 class _Mixed:
     """Annotated images, synthetic volumes, or both."""
 
-    pairs: Sequence[Pair]
+    annotated: Sequence[_Annotated]
     drawn: SyntheticSource | None
     share: float
     """Of crops from synthetic volumes, where there are both."""
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """All annotated images, set after set."""
+        return [pair for each in self.annotated for pair in each.pairs]
 
     @property
     def measured(self) -> list[Pair]:
         """What properties are derived from: annotated images first."""
         return [*self.pairs, *(self.drawn.sample() if self.drawn is not None else ())]
 
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Fraction of the crops from each source, the synthetic one last."""
+        return self.shares_with(self.share)
+
+    def shares_with(self, synthetic: float) -> tuple[float, ...]:
+        """Return the same where synthetic volumes have another share."""
+        if self.drawn is None:
+            return tuple(each.share for each in self.annotated)
+        if not self.annotated:
+            return (1.0,)
+        return (*((1 - synthetic) * each.share for each in self.annotated), synthetic)
+
     def mixture(
         self, properties: Properties, center: CenterMethod, settings: TrainSettings
     ) -> Mixture:
         """Put the sources together, annotated images first."""
-        if self.drawn is not None and not self.pairs:
-            return Mixture((self.drawn,))
-        objects = properties.objects
-        rows = objects.part(slice(0, objects.rows_of(len(self.pairs) - 1).stop))
-        centers = find_centers(self.pairs, rows, center)
-        annotated = AnnotatedSource(
-            self.pairs,
-            properties,
-            centers,
-            cache_bytes=CACHE_BYTES if self.drawn is None else CACHE_BYTES // 2,
-            hard_share=settings.hard_share,
-            small_objects=settings.small_objects,
-        )
-        if self.drawn is None:
-            return Mixture((annotated,))
-        return Mixture((annotated, self.drawn), (1 - self.share, self.share))
+        sources: list[CropSource] = list(self._sources(properties, center, settings))
+        return Mixture((*sources, *(() if self.drawn is None else (self.drawn,))), self.shares)
+
+    def _sources(
+        self, properties: Properties, center: CenterMethod, settings: TrainSettings
+    ) -> Iterator[AnnotatedSource]:
+        """Share out the memory of the cache, and find the centres of the objects."""
+        objects, first = properties.objects, 0
+        memory = CACHE_BYTES if self.drawn is None else CACHE_BYTES // 2
+        for each in self.annotated:
+            numbers = range(first, first + len(each.pairs))
+            own = slice(objects.rows_of(numbers[0]).start, objects.rows_of(numbers[-1]).stop)
+            yield AnnotatedSource(
+                each.pairs,
+                properties,
+                find_centers(each.pairs, objects.part(own).renumbered(first), center),
+                cache_bytes=memory // len(self.annotated),
+                hard_share=settings.hard_share if first == 0 else 0.0,
+                small_objects=settings.small_objects,
+                name=each.name,
+                first=first,
+            )
+            first = numbers.stop
 
 
 def _crops(
@@ -409,7 +501,7 @@ def _crops(
     if model is not None:
         smallest = min(properties.min_object_size, model.min_object_size)
         properties = replace(properties, min_object_size=smallest)
-    elif mixed.drawn is not None and not mixed.pairs and properties.voxel_size is None:
+    elif mixed.drawn is not None and not mixed.annotated and properties.voxel_size is None:
         properties = replace(properties, pitch=mixed.drawn.pitch_of(properties.pitch))
     return CropDataset(
         mixed.mixture(properties, center, settings),
@@ -420,7 +512,7 @@ def _crops(
         repeat=settings.steps is not None,
         empty_share=settings.empty_share,
         synthetic_ranges=settings.synthetic_ranges,
-        late=_late(settings),
+        late=_late(settings, mixed),
     )
 
 
@@ -431,7 +523,7 @@ def _epoch_crops(settings: TrainSettings, world: int) -> int | None:
     return steps * settings.batch * settings.accumulate * world
 
 
-def _late(settings: TrainSettings) -> Late | None:
+def _late(settings: TrainSettings, mixed: _Mixed) -> Late | None:
     if settings.first_late == settings.n_epochs:
         return None
     share = settings.late_synthetic_share
@@ -439,7 +531,7 @@ def _late(settings: TrainSettings) -> Late | None:
         epoch=settings.first_late,
         crop=settings.late_crop,
         ranges=settings.late_ranges,
-        shares=None if share is None else (1 - share, share),
+        shares=None if share is None else mixed.shares_with(share),
     )
 
 

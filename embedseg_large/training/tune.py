@@ -37,12 +37,16 @@ class Tuned:
     ap_before: dict[float, float]
     """At each IoU threshold, mean over the sets of images."""
     ap_after: dict[float, float]
+    """The same."""
+    found: tuple[int, ...]
+    """Instances of each set with the best thresholds."""
 
     def as_dict(self) -> dict[str, Any]:
         """The values as JSON can hold them."""
         return {
             "before": self.before._asdict() | {"ap": _by_text(self.ap_before)},
             "after": self.after._asdict() | {"ap": _by_text(self.ap_after)},
+            "found": list(self.found),
         }
 
 
@@ -65,7 +69,8 @@ def tune(
     sets
         Images and masks of each set, as for `find_pairs`; sets count alike, whatever their size.
     tta
-        Augmentations; default: none, and what the model uses by default.
+        Augmentations, besides one pass; default: what the model uses by default. None of them may
+        find fewer instances than one pass, see `embedseg_large.training.thresholds`.
     keep_largest_piece, fill_holes
         Whether instances are cleaned, and are by default from now on; None: as the model says.
     pairing
@@ -90,9 +95,12 @@ def tune(
     for pair in (pair for pairs in panel for pair in pairs):
         _check_channels(pair, loaded)
         pair.check_mask()
-    modes = list(dict.fromkeys(loaded.tta_mode(m) for m in tta or ("none", True)))
+    modes = list(dict.fromkeys(loaded.tta_mode(m) for m in ("none", *(tta or (True,)))))
     settings = _cleaned(loaded, keep_largest_piece, fill_holes)
-    found = [_tuned(loaded, panel, mode, settings, watcher) for mode in modes]
+    found: list[Tuned] = []
+    for mode in modes:  # one pass first: no augmentation may find less
+        least = found[0].found if found else None
+        found.append(_tuned(loaded, panel, mode, settings, watcher, least))
     best = {one.mode: one.after for one in found}
     names = [[pair.name for pair in pairs] for pairs in panel]
     told = {"images": names, "tta": {one.mode: one.as_dict() for one in found}}
@@ -129,10 +137,14 @@ def tuned_on(model: Model, examples: Sequence[Example]) -> Model:
     modes = dict.fromkeys(model.tta_mode(tta) for tta in ("none", True))
     cleaning = _cleaned(model, None, None)
     rule = ClusterSettings(min_object_size=model.min_object_size, reach=model.reach)
-    best = {}
+    best: dict[str, Thresholds] = {}
+    least: tuple[int, ...] = (0,) * len(sets)
     for mode in modes:
         found = [_stored(model, several, mode) for several in sets.values()]
-        best[mode] = sweep(found, rule, cleaning, more=[model.thresholds_of(mode)]).best
+        swept = sweep(found, rule, cleaning, more=[model.thresholds_of(mode)])
+        best[mode] = swept.best_with(least)
+        if mode == "none":
+            least = swept.found(best[mode])
     settings = model.settings.with_thresholds(best)
     return Model(model.weights, settings, card=model.card, device=model.device)
 
@@ -169,18 +181,20 @@ def _tuned(
     mode: str,
     cleaning: CleanSettings,
     watcher: Callable[[str], None],
+    least: tuple[int, ...] | None,
 ) -> Tuned:
     sets = [_predicted(model, pairs, mode, watcher) for pairs in panel]
     rule = ClusterSettings(min_object_size=model.min_object_size, reach=model.reach)
     before = model.thresholds_of(mode)
     swept = sweep(sets, rule, cleaning, more=[before])
-    after = swept.best
+    after = swept.best if least is None else swept.best_with(least)
     return Tuned(
         mode=mode,
         before=before,
         after=after,
         ap_before=swept.ap(before),
         ap_after=swept.ap(after),
+        found=swept.found(after),
     )
 
 

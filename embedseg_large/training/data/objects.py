@@ -11,7 +11,7 @@ Memory is that of one tile and of the table, whatever the size of the mask and o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,10 @@ class Objects:
         """Some of the rows."""
         columns = (self.images, self.ids, self.sizes, self.starts, self.stops)
         return Objects(*(column[rows] for column in columns))
+
+    def renumbered(self, first: int) -> Objects:
+        """The same objects, where image `first` is image 0."""
+        return replace(self, images=self.images - first)
 
     @classmethod
     def joined(cls, tables: Sequence[Objects]) -> Objects:

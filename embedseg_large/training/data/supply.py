@@ -100,8 +100,7 @@ class AnnotatedSource:
     Parameters
     ----------
     pairs, properties
-        Images and masks, and what `measure` found in them; further images that were measured
-        along with them, after them, do not matter.
+        Images and masks, and what `measure` found in them and in others measured along with them.
     centers
         float64 ``(n, ndim)``: what `find_centers` found for the objects of these pairs.
     cache_bytes
@@ -110,14 +109,16 @@ class AnnotatedSource:
         Fraction of the crops from images whose error is among the largest 30 %.
     small_objects
         How many times as often an object below half the median size is drawn.
+    name
+        What the source is called.
+    first
+        Number of the first of `pairs` among the images that `properties` are of.
 
     Raises
     ------
     UsageError
         `centers` do not belong to the objects.
     """
-
-    name = "annotated"
 
     errors: NDArray[np.float64]
     """Current error of each image, 0 to 1, by which hard ones are chosen; set it between epochs."""
@@ -131,30 +132,36 @@ class AnnotatedSource:
         cache_bytes: int = CACHE_BYTES,
         hard_share: float = 0.0,
         small_objects: float = 1.0,
+        name: str = "annotated",
+        first: int = 0,
     ) -> None:
         objects = properties.objects
-        rows = [objects.rows_of(i) for i in range(len(pairs))]
-        count = rows[-1].stop if rows else 0
+        numbers = range(first, first + len(pairs))
+        rows = [objects.rows_of(i) for i in numbers]
+        own = slice(rows[0].start, rows[-1].stop) if rows else slice(0, 0)
+        count = own.stop - own.start
         if centers.shape != (count, objects.starts.shape[1]):
             raise UsageError(f"centers {centers.shape} for {count} objects; find them again")
-        self._images = objects.images[:count]
-        self._firsts = np.array([of.start for of in rows])
+        self.name = name
+        self._images = objects.images[own] - first
+        self._firsts = np.array([of.start - own.start for of in rows])
         self._volumes = [
             LabelledVolume(
                 AnnotatedImage(
                     pair,
                     properties.ranges[i],
                     objects.ids[of],
-                    centers[of],
+                    centers[of.start - own.start : of.stop - own.start],
                     None if properties.tables is None else properties.tables[i],
                 ),
                 objects.part(of),
             )
-            for i, (pair, of) in enumerate(zip(pairs, rows, strict=True))
+            for i, pair, of in zip(numbers, pairs, rows, strict=True)
         ]
         self._cache = Cache(cache_bytes)
         self._hard_share = hard_share
-        is_small = objects.sizes[:count] < 0.5 * np.median(objects.sizes[:count])
+        sizes = objects.sizes[own]
+        is_small = sizes < 0.5 * np.median(sizes)
         self._weights = np.where(is_small, small_objects, 1.0)
         self.errors = np.ones(len(pairs))
 
@@ -300,8 +307,8 @@ class Mixture:
         return found
 
     def described(self) -> dict[str, str]:
-        """Describe each source; nothing where there are only annotated images."""
-        if all(isinstance(source, AnnotatedSource) for source in self.sources):
+        """Describe each source; nothing where there is only one, of annotated images."""
+        if len(self.sources) == 1 and isinstance(self.sources[0], AnnotatedSource):
             return {}
         parts = zip(self.sources, self.shares, strict=True)
         return {s.name: f"{s.described()}, {share:.0%} of the crops" for s, share in parts}

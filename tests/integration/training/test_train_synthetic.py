@@ -14,6 +14,7 @@ import embedseg_large as es
 from embedseg_large.cli.app import app
 from embedseg_large.errors import ModelError, UsageError
 from embedseg_large.testing.synthetic import render, synthetic_embryo
+from embedseg_large.training.data.sets import TrainingSet
 from embedseg_large.training.record import TrainStart, TrainWatcher
 
 SMALL = "ndim=2,shape=64x64,diameter=10:16"
@@ -97,6 +98,39 @@ def test_a_training_goes_on_with_the_same_bits_whoever_draws(tmp_path: Path) -> 
         es.train(out=tmp_path / "cut", watcher=Cut(), **FEW)
     resumed = es.train(out=tmp_path / "cut", resume=True, workers=2, **FEW)
     assert same(whole, resumed)
+
+
+def test_several_annotated_sets_have_their_shares_and_validate_on_their_own(tmp_path: Path) -> None:
+    masks = [synthetic_embryo((64, 64), n_objects=6, diameter=14, seed=n) for n in range(6)]
+    images = [render(mask, seed=n) for n, mask in enumerate(masks)]
+    further = TrainingSet(name="others", images=images[4:], masks=masks[4:], share=0.25)
+    few = FEW | {"synthetic_settings": "shape=64x64,diameter=10:16", "epochs": 1}
+    log = Log()
+    model = es.train(
+        images[:4],
+        masks[:4],
+        out=tmp_path / "m",
+        also=[further],
+        validation=0.25,
+        synthetic_share=0.2,
+        watcher=log,
+        **few,
+    )
+    (start,) = log.starts
+    assert start.sources["annotated"] == "3 images, 18 objects, 60% of the crops"
+    assert start.sources["others"] == "1 images, 6 objects, 20% of the crops"
+    assert model.card["data"]["others_share"] == pytest.approx(0.2)
+    assert set(model.card["validation"]["sets"]) == {"held out", "others"}
+
+
+def test_a_set_of_other_images_is_refused(tmp_path: Path) -> None:
+    volume = np.zeros((8, 32, 32), np.float32)
+    plane = synthetic_embryo((64, 64), n_objects=6, diameter=14, seed=0)
+    deep = TrainingSet(name="deep", images=[volume], masks=[volume.astype(np.int32)])
+    with pytest.raises(es.EmbedSegError, match="deep"):
+        es.train([render(plane, seed=0)], [plane], out=tmp_path / "m", also=[deep])
+    with pytest.raises(UsageError, match="deep is given without images"):
+        es.train(out=tmp_path / "m", also=[deep], synthetic=2)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,17 @@ def test_the_best_thresholds_cost_hardly_anything(
     assert swept(scores).best == best
 
 
+def test_an_augmentation_may_not_lose_what_one_pass_finds() -> None:
+    tried = swept({(0.5, 0.5): 690, (0.6, 0.5): 660, (0.8, 0.5): 650})
+    better = dict(tried.sets[0])
+    better[Thresholds(0.8, 0.5)] = np.array([[650, 0, 100]] * len(IOUS))  # better, but finds fewer
+    found = Sweep((better,))
+    assert found.best == (0.8, 0.5)
+    assert found.best_with([655]) == (0.8, 0.5)  # less than 1 % fewer
+    assert found.best_with([680]) == (0.5, 0.5)
+    assert found.best_with([2000]) == (0.5, 0.5)  # none finds enough: the most
+
+
 def test_sets_count_alike_and_objects_of_a_set_are_pooled() -> None:
     at = Thresholds(0.6, 0.5)
     small, large = np.array([[1, 0, 0]] * 5), np.array([[250, 250, 500]] * 5)
