@@ -21,7 +21,7 @@ from typing import Any, ClassVar, TypeVar
 
 import yaml
 
-from embedseg_large.errors import UsageError
+from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.training.data.sources import Pair, find_pairs
 
 Stated = Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str] | None
@@ -87,13 +87,16 @@ class ImageSet:
         Raises
         ------
         UsageError, VolumeError
-            The images cannot be used; the file is named.
+            The images cannot be used; the set and the file are named.
         """
         options = {n: getattr(self, n) for n in ("labels", "channel", "level", "axes")}
-        found = find_pairs(self.images, self.masks, ndim=ndim, **options)[: self.most]
-        for pair in found:
-            pair.check_mask()
-        return found
+        try:
+            found = find_pairs(self.images, self.masks, ndim=ndim, **options)[: self.most]
+            for pair in found:
+                pair.check_mask()
+            return found
+        except (UsageError, VolumeError) as error:
+            raise type(error)(f"{self.role} {self.name}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
