@@ -5,9 +5,9 @@ objects of a set of images; of several sets the mean, so that a large one does n
 *Ties*: of all that come within `TOLERANCE` of the best, those with the lowest seed, as a network is
 less sure of images unlike those of its training, and a high one loses what it does find; of these
 the margin nearest to the paper's, and of two as near the better one.
-*Augmentation*: the mean of several maps is lower than one map, so that at the same seed it loses
-objects. Only thresholds count with which it finds, in every set, at least `KEPT` of the objects that
-one pass finds with its own.
+*Augmentation*: the mean of several maps is lower than one map, so at the same seed it loses objects.
+Only those thresholds qualify that find, in every set, at least `KEPT` of the objects that one pass
+finds.
 """
 
 from __future__ import annotations

@@ -105,8 +105,8 @@ def train(
     synthetic_share
         Fraction of the crops that are cut from them, beside annotated images; default: half.
     validation
-        Fraction of the images of each set to validate on, drawn by the seed; 0: none. Where that leaves no
-        image, synthetic volumes that are not trained on. Default: 0.15, with a panel 0.
+        Fraction of the images of each set to validate on, drawn by the seed; 0: none. Where that
+        leaves no image, synthetic volumes that are not trained on. Default: 0.15, with a panel 0.
     validation_images, validation_masks
         Images to validate on instead.
     panel

@@ -1,4 +1,4 @@
-"""Named sets of annotated images: those that a training is judged by, and further ones to learn from.
+"""Named sets of annotated images: those that judge a training, and further ones to learn from.
 
 ::
 
