@@ -5,7 +5,7 @@ objects of a set of images; of several sets the mean, so that a large one does n
 *Ties*: of all that come within `TOLERANCE` of the best, those with the lowest seed, as a network is
 less sure of images unlike those of its training, and a high one loses what it does find; of these
 the margin nearest to the paper's, and of two as near the better one.
-*Augmentation*: the mean of several maps is lower than one map, so at the same seed it loses objects.
+*Augmentation*: the mean of several maps is lower than one, so at the same seed it loses objects.
 Only those thresholds qualify that find, in every set, at least `KEPT` of the objects that one pass
 finds.
 """
