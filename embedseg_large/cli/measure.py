@@ -43,9 +43,19 @@ def measure(
             metavar="STORE", help="The image, if it is stored elsewhere and not recorded."
         ),
     ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS",
+            help="Other labels of the image, as labels/cells: adds the parent of each instance and "
+            "how much of it lies in there.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="TABLE", help="Write one row per instance: .csv or .parquet."),
+        typer.Option(
+            metavar="TABLE", help="Write one row per instance: .csv, .parquet or .h5ad."
+        ),
     ] = None,
     into_store: Annotated[
         bool,
@@ -93,11 +103,12 @@ def measure(
         axes=axes,
         image_axes=image_axes,
         voxel_size=voxel_size,
+        within=within,
         into_store=into_store,
         **asdict(where),
     )
     if out is not None:
-        write_table(out, table.columns)
+        write_table(out, table.columns, table.region)
     stored = None if table.stored is None else shown(table.stored)
     facts = summary(table) | {"table": None if out is None else str(out), "stored": stored}
     _show(facts, as_json)

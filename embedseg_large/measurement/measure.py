@@ -29,11 +29,13 @@ from embedseg_large.labels.published import (
 from embedseg_large.labels.tables import check_store, write_label_table
 from embedseg_large.measurement.regions import Regions, cells_of
 from embedseg_large.measurement.shapes import columns_of
+from embedseg_large.measurement.within import open_parents, parents_of
 from embedseg_large.runs.blockwise import EDGE, Sum
 from embedseg_large.runs.dask.backend import Workers, readers_of
 from embedseg_large.runs.tasks import Call, Each, Recording, Task
 from embedseg_large.storage.connection import shown
 from embedseg_large.storage.tables import Table, stacked
+from embedseg_large.volumes.folders import stem
 from embedseg_large.volumes.label_images import (
     check_label_type,
     check_label_voxels,
@@ -89,6 +91,7 @@ def measure(
     axes: str | None = None,
     image_axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
+    within: Any = None,
     into_store: bool = False,
     **workers: Unpack[Workers],
 ) -> Table:
@@ -116,6 +119,9 @@ def measure(
         Letters of the axes of files that do not say it, such as ``zyx`` for a plain TIFF.
     voxel_size
         In µm along (z,) y, x of this level; overrides the metadata.
+    within
+        Other labels of the same image, in which each instance has its parent: an array, a path, or
+        the name of labels in the same store (``"cells"``).
     into_store
         Also write the table into the store of the labels, see `embedseg_large.labels.tables`.
     **workers
@@ -130,7 +136,9 @@ def measure(
         by `segment`, ``seam``: "repaired" or "joined" where the seam report lists the instance;
         ``seediness``, float32 of its seed voxel (no such column if they are of another segmenter);
         ``certified``, whether it is proven to be what the untiled volume would give. Of labels that
-        were added later NaN and False. About 1 KB of memory an instance.
+        were added later NaN and False. With `within`, ``parent``: the label of the other volume
+        that the instance shares most voxels with, 0 if none; ``parent_overlap``: the fraction of
+        its voxels in there. About 1 KB of memory an instance.
 
     Raises
     ------
@@ -156,21 +164,31 @@ def measure(
         voxel_size=voxel_size,
     )
     timepoints = _timepoints(subject, timepoint)
+    parents = None if within is None else open_parents(within, place, subject.labels, axes)
     told = _told(subject.labels)
     if into_store:
         check_store(store, name)
-    paths = [volume.path for volume in (subject.labels, *subject.channels)]
+    opened = (subject.labels, *subject.channels, *(() if parents is None else (parents,)))
+    paths = [volume.path for volume in opened]
     tables = []
     with readers_of(paths, **workers) as able:
         for t in timepoints:
             regions = sum_regions(subject, t, able)
-            tables.append(_columns(subject, t, regions, told))
-    table = Table(stacked(tables))
+            columns = _columns(subject, t, regions, told)
+            if parents is not None:
+                columns |= parents_of(regions.ids, subject.labels, parents, t, able)
+            tables.append(columns)
+    table = Table(stacked(tables), region=_region(place))
     if not into_store:
         return table
     shown_first = [column for column in table.columns if column.startswith(_PROPERTIES)]
     stored = write_label_table(store, name, table.columns, shown_first)
     return replace(table, stored=stored)
+
+
+def _region(place: Any) -> str:
+    """What tables call the labels: their own name."""
+    return stem(place) if isinstance(place, str | os.PathLike) else "labels"
 
 
 def _check_store(source: Any, place: Any, level: int) -> tuple[str, str]:

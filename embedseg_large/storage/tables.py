@@ -1,4 +1,4 @@
-"""Tables as columns: in memory, as CSV, as Parquet."""
+"""Tables as columns: in memory, as CSV, as Parquet, as AnnData."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
+from embedseg_large.storage.anndata_tables import anndata_of, check_anndata, write_h5ad
 from embedseg_large.storage.disk import check_file, whole_file
 
 _ROWS = 10_000  # written at a time; as Python numbers they take ten times the memory
@@ -28,6 +29,8 @@ class Table:
     """By name, in their order."""
     stored: str | None = None
     """Path or URL of the file in the store of the labels, if it was written there."""
+    region: str = "labels"
+    """Name of the labels that the rows are of."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -47,6 +50,20 @@ class Table:
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write a file that ends in .parquet; see `write_table`."""
         _write_as(".parquet", path, self.columns)
+
+    def to_h5ad(self, path: str | os.PathLike[str]) -> None:
+        """Write a file that ends in .h5ad; see `embedseg_large.storage.anndata_tables`."""
+        _write_as(".h5ad", path, self.columns, self.region)
+
+    def to_anndata(self) -> Any:
+        """Return the table as an `anndata.AnnData`, see `embedseg_large.storage.anndata_tables`.
+
+        Raises
+        ------
+        UsageError
+            If anndata is not installed.
+        """
+        return anndata_of(self.columns, self.region)
 
     def to_pandas(self) -> Any:
         """Return the table as a `pandas.DataFrame`.
@@ -68,10 +85,12 @@ def stacked(tables: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[A
     return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
-def _write_as(ending: str, path: str | os.PathLike[str], columns: Mapping[str, Any]) -> None:
+def _write_as(
+    ending: str, path: str | os.PathLike[str], columns: Mapping[str, Any], region: str = "labels"
+) -> None:
     if Path(path).suffix != ending:
         raise UsageError(f"{path}: the name of the file must end in {ending}")
-    write_table(path, columns)
+    write_table(path, columns, region)
 
 
 def check_table_path(path: str | os.PathLike[str]) -> None:
@@ -80,24 +99,28 @@ def check_table_path(path: str | os.PathLike[str]) -> None:
     Raises
     ------
     UsageError
-        If the ending is not .csv or .parquet, nothing is installed that writes Parquet, or there is
-        no such folder.
+        If the ending is not .csv, .parquet or .h5ad, nothing is installed that writes it, or there
+        is no such folder.
     OutputError
         If no file can be made there.
     """
     file = Path(path)
-    if file.suffix not in (".csv", ".parquet"):
-        raise UsageError(f"{path}: tables are written as .csv or .parquet; end the name so")
+    if file.suffix not in (".csv", ".parquet", ".h5ad"):
+        raise UsageError(f"{path}: tables are written as .csv, .parquet or .h5ad; end the name so")
     if file.suffix == ".parquet":
         _pyarrow(path)
+    elif file.suffix == ".h5ad":
+        check_anndata(path)
     check_file(path)
 
 
-def write_table(path: str | os.PathLike[str], columns: Mapping[str, NDArray[Any]]) -> None:
-    """Write columns of one length as CSV or, by the ending of the path, as Parquet.
+def write_table(
+    path: str | os.PathLike[str], columns: Mapping[str, NDArray[Any]], region: str = "labels"
+) -> None:
+    """Write columns of one length as CSV or, by the ending of the path, as Parquet or AnnData.
 
     What is NaN is empty in CSV and null in Parquet. Floats have 7 significant digits in CSV and all
-    in Parquet. A file that is there is replaced.
+    in Parquet. A file that is there is replaced. An AnnData says of which labels (`region`) it is.
 
     Raises
     ------
@@ -106,9 +129,12 @@ def write_table(path: str | os.PathLike[str], columns: Mapping[str, NDArray[Any]
     """
     check_table_path(path)
     file = Path(path)
-    write = _write_csv if file.suffix == ".csv" else _write_parquet
     with whole_file(file) as unfinished:
-        write(unfinished, columns)
+        if file.suffix == ".h5ad":
+            write_h5ad(unfinished, columns, region)
+        else:
+            write = _write_csv if file.suffix == ".csv" else _write_parquet
+            write(unfinished, columns)
 
 
 def _write_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:

@@ -1,0 +1,148 @@
+"""Which instance of another label volume each instance lies in: nuclei in cells, cells in tissues.
+
+The *parent* of an instance is the one that it shares most voxels with (the smaller label of two
+that share as many), and its *overlap* the fraction of its voxels that the parent holds. Counts of
+shared voxels add up over boxes, so that the result does not depend on them.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import UsageError, VolumeError
+from embedseg_large.evaluation.contingency import Contingency
+from embedseg_large.geometry import Box
+from embedseg_large.labels.published import label_names
+from embedseg_large.runs.blockwise import EDGE, Sum
+from embedseg_large.runs.tasks import Call, Each, Recording, Task
+from embedseg_large.storage.connection import joined
+from embedseg_large.volumes.volume import Volume, open_volume
+
+
+def open_parents(within: Any, place: Any, labels: Volume, axes: str | None = None) -> Volume:
+    """Open the label volume of the parents, at the level that has the shape of the labels.
+
+    Parameters
+    ----------
+    within
+        Array, path or URL; or the name of labels in the same store, as ``cells`` or
+        ``labels/cells``.
+    place
+        Where the labels are that are measured.
+    labels
+        These.
+    axes
+        Letters of the axes of a file that does not say it.
+
+    Raises
+    ------
+    VolumeError
+        If they cannot be read, are no labels, or have another shape.
+    UsageError
+        If they are the labels that are measured.
+    """
+    source = _in_same_store(within, place)
+    if _is_same(source, place):
+        raise UsageError(f"{labels.name}: instances lie in themselves; name other labels")
+    whole = open_volume(source, channel=None, axes=axes)
+    if whole.dtype.kind not in "iu" or "c" in whole.axes:
+        raise VolumeError(
+            f"{whole.name}: {whole.axes} {whole.dtype} is no label volume; give STORE/labels/NAME"
+        )
+    at = [whole.stored_axes.index(axis) for axis in whole.spatial_axes]
+    shapes = [level.shape and tuple(level.shape[i] for i in at) for level in whole.levels]
+    if labels.spatial_shape not in shapes or whole.n_timepoints != labels.n_timepoints:
+        raise VolumeError(
+            f"{labels.name} has shape {labels.spatial_shape} and {labels.n_timepoints} timepoints, "
+            f"{whole.name} {', '.join(map(str, filter(None, shapes)))} and {whole.n_timepoints}; "
+            "give labels of the same image"
+        )
+    level = shapes.index(labels.spatial_shape)
+    return open_volume(source, channel=None, axes=axes, level=level) if level else whole
+
+
+def parents_of(
+    ids: NDArray[np.uint64],
+    labels: Volume,
+    parents: Volume,
+    timepoint: int,
+    workers: Recording | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Find the parent of every instance of a timepoint.
+
+    Parameters
+    ----------
+    ids
+        The instances, ascending.
+    labels, parents
+        Label volumes of one shape.
+    timepoint
+        Which.
+    workers
+        Do the boxes; None: this process.
+
+    Returns
+    -------
+    parent
+        uint64, 0 where an instance meets none.
+    parent_overlap
+        float64, from 0 to 1.
+    """
+    shared = _shared(labels, parents, timepoint, workers)
+    order = np.lexsort((shared.truth_ids, -shared.counts, shared.prediction_ids))
+    inside = order[(shared.truth_ids[order] > 0) & (shared.prediction_ids[order] > 0)]
+    of, first = np.unique(shared.prediction_ids[inside], return_index=True)
+    rows = np.searchsorted(ids, of)
+    parent, held = np.zeros(ids.size, np.uint64), np.zeros(ids.size, np.int64)
+    parent[rows], held[rows] = shared.truth_ids[inside[first]], shared.counts[inside[first]]
+    owners, where = np.unique(shared.prediction_ids, return_inverse=True)
+    sizes = np.bincount(where, weights=shared.counts)[np.isin(owners, ids)]
+    return {"parent": parent, "parent_overlap": held / np.maximum(sizes, 1)}
+
+
+def _shared(
+    labels: Volume, parents: Volume, timepoint: int, workers: Recording | None
+) -> Contingency:
+    """Count the voxels that instances of the two volumes share."""
+    boxes = Box.whole(labels.spatial_shape).split((EDGE[labels.ndim],) * labels.ndim)
+    total = Sum(Contingency.empty())
+    if workers is None:
+        for box in boxes:
+            total.add(_shared_in_box(labels, parents, timepoint, box))
+        return total.whole()
+    make = partial(_call, labels, parents, timepoint)
+    tasks = (Task(stage="relate", make=partial(make, box)) for box in boxes)
+    workers.run(Each(tasks, lambda _, part: total.add(part)))
+    return total.whole()
+
+
+def _call(labels: Volume, parents: Volume, timepoint: int, box: Box) -> Call:
+    where = f"{labels.name} {box}"
+    return Call(_shared_in_box, (labels, parents, timepoint, box), where=where, voxels=box.size)
+
+
+def _shared_in_box(labels: Volume, parents: Volume, timepoint: int, box: Box) -> Contingency:
+    mine, theirs = (v.read(box, timepoint if "t" in v.axes else None) for v in (labels, parents))
+    return Contingency.of(mine, theirs)
+
+
+def _in_same_store(within: Any, place: Any) -> Any:
+    """The place of labels that are named by what they are called in the store."""
+    if not isinstance(within, str) or not isinstance(place, str | os.PathLike):
+        return within
+    store, inside, _ = os.fspath(place).rpartition("/labels/")
+    name = within.removeprefix("labels/").rstrip("/")
+    if inside and "/" not in name and name in label_names(store):
+        return joined(store, f"labels/{name}")
+    return within
+
+
+def _is_same(source: Any, place: Any) -> bool:
+    if isinstance(source, str | os.PathLike) and isinstance(place, str | os.PathLike):
+        return os.fspath(source).rstrip("/") == os.fspath(place).rstrip("/")
+    return source is place

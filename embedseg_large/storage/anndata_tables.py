@@ -1,0 +1,120 @@
+"""Tables of instances as AnnData (.h5ad), which scanpy, squidpy and SpatialData read.
+
+::
+
+    X                   (instances, features) float32: sizes, shapes, intensities
+    var_names           their names
+    obs                 label, timepoint, parent, flags, texts; instance_id and region
+    obsm["spatial"]     (instances, 2 or 3) float64: x, y(, z) of the centroid, in µm where known
+    uns["spatialdata_attrs"]   which labels the rows are of: the table annotates an element of that
+                        name in a SpatialData object as it is
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import UsageError
+
+REGION, INSTANCE = "region", "instance_id"
+"""Columns of obs that SpatialData asks for: of which labels, and which of these."""
+
+_IDENTITY = ("label", "timepoint", "parent")
+"""Integers that name something, and measure nothing."""
+
+
+def check_anndata(path: str | os.PathLike[str]) -> None:
+    """Refuse an .h5ad where nothing is installed that writes it.
+
+    Raises
+    ------
+    UsageError
+        If anndata is missing.
+    """
+    _anndata(path)
+
+
+def anndata_of(columns: Mapping[str, NDArray[Any]], region: str) -> Any:
+    """Make an AnnData of the columns of instances.
+
+    Parameters
+    ----------
+    columns
+        Of one length; ``label`` names the instances.
+    region
+        Name of the labels.
+
+    Raises
+    ------
+    UsageError
+        If anndata is missing.
+    """
+    anndata, pandas = _anndata("the table"), import_module("pandas")
+    features = [n for n, values in columns.items() if _is_feature(n, values)]
+    rows = next((values.size for values in columns.values()), 0)
+    x = np.empty((rows, len(features)), np.float32)
+    for number, name in enumerate(features):
+        x[:, number] = columns[name]
+    about = {n: values for n, values in columns.items() if n not in features}
+    obs = pandas.DataFrame(about, index=_names(columns, rows))
+    obs[REGION] = pandas.Categorical([region] * rows, categories=[region])
+    obs[INSTANCE] = columns.get("label", np.arange(1, rows + 1)).astype(np.int64)
+    table = anndata.AnnData(X=x, obs=obs, var=pandas.DataFrame(index=features))
+    if (spatial := _positions(columns)) is not None:
+        table.obsm["spatial"] = spatial
+    table.uns["spatialdata_attrs"] = {
+        "region": region,
+        "region_key": REGION,
+        "instance_key": INSTANCE,
+    }
+    return table
+
+
+def write_h5ad(path: Path, columns: Mapping[str, NDArray[Any]], region: str) -> None:
+    """Write columns as an .h5ad; see `anndata_of`."""
+    anndata_of(columns, region).write_h5ad(path, compression="gzip")
+
+
+def _is_feature(name: str, values: NDArray[Any]) -> bool:
+    """Whether a column measures something, rather than naming or placing it."""
+    if name in _IDENTITY or values.dtype.kind not in "iuf":
+        return False
+    axis, _, rest = name.partition("_")
+    return axis not in ("z", "y", "x") or rest not in ("", "um", *_ENDS)
+
+
+_ENDS = ("start", "stop", "start_um", "stop_um")
+
+
+def _names(columns: Mapping[str, NDArray[Any]], rows: int) -> list[str]:
+    """Unique names of the rows: the label, after the timepoint where there are several."""
+    labels = columns.get("label", np.arange(1, rows + 1))
+    times = columns.get("timepoint", np.zeros(rows, int))
+    if np.unique(labels).size == rows:
+        return [str(label) for label in labels]
+    return [f"{t}-{label}-{n}" for n, (t, label) in enumerate(zip(times, labels, strict=True))]
+
+
+def _positions(columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64] | None:
+    """Centroids in the order x, y(, z); None where the table has none."""
+    for unit in ("_um", ""):
+        axes = [f"{axis}{unit}" for axis in "xyz" if f"{axis}{unit}" in columns]
+        if len(axes) >= 2:
+            return np.stack([columns[axis].astype(np.float64) for axis in axes], axis=1)
+    return None
+
+
+def _anndata(path: object) -> Any:
+    try:
+        return import_module("anndata")
+    except ImportError:
+        raise UsageError(
+            f"{path}: AnnData needs anndata: pip install 'embedseg-large[anndata]', or write .csv"
+        ) from None
