@@ -1,3 +1,6 @@
+from .batch.segment_images import BatchResult as BatchResult
+from .batch.segment_images import ImageResult as ImageResult
+from .batch.segment_images import segment_images as segment_images
 from .clustering.clean import clean as clean
 from .clustering.cluster import cluster as cluster
 from .conversion.convert import convert as convert
@@ -5,6 +8,8 @@ from .embedding import Embedding as Embedding
 from .errors import EmbedSegError as EmbedSegError
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.scores import Score as Score
+from .exporting.export_labels import ExportedLabels as ExportedLabels
+from .exporting.export_labels import export_labels as export_labels
 from .measurement.measure import measure as measure
 from .network.checkpoint import load_model as load_model
 from .network.exchange.export import export_model as export_model

@@ -388,9 +388,9 @@ class Canvas:
         FigureCanvasAgg(figure)
         return cls(figure, width, height)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a PNG file."""
-        self.figure.savefig(path, dpi=_DPI, facecolor=_PAPER, format="png")
+    def save(self, path: str | os.PathLike[str], format: str = "png") -> None:
+        """Write a PNG file, or one of another format."""
+        self.figure.savefig(path, dpi=_DPI, facecolor=_PAPER, format=format)
 
     def show(self, pixels: Rgb, panel: Panel) -> None:
         """Put the pixels of a panel into their place, one to one."""

@@ -29,6 +29,7 @@ GUIDES = {
     "measure": "guides/measure",
     "report": "tutorials/review",
     "view": "quickstart",
+    "export-labels": "guides/export_labels",
     "export": "guides/models",
     "import": "guides/models",
 }

@@ -10,6 +10,7 @@ from embedseg_large.cli import (
     demo,
     evaluate,
     export,
+    export_labels,
     import_,
     info,
     measure,
@@ -66,10 +67,11 @@ COMMANDS = (
     measure.measure,
     report.report,
     view.view,
+    export_labels.export_labels,
     export.export,
     import_.import_,
     benchmark.benchmark,
 )
 for command in COMMANDS:
     # import_: a keyword without the underscore
-    app.command(command.__name__.removesuffix("_"), cls=Command)(command)
+    app.command(command.__name__.removesuffix("_").replace("_", "-"), cls=Command)(command)

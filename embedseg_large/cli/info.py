@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,9 @@ from embedseg_large.cli.options import Json
 from embedseg_large.errors import UsageError
 from embedseg_large.storage.connection import shown
 
+_KINDS = {"plate": "plate", "well": "well of a plate", "series": "several images of one file"}
+_LISTED = 24
+"""Images of a container that are shown."""
 _MANY, _FEW = 12, 3
 """A list with more values than the first number is cut to the second."""
 
@@ -26,7 +30,7 @@ _MANY, _FEW = 12, 3
 @reported()
 def info(
     thing: Annotated[
-        str | None, typer.Argument(help="Image or label volume, model file or name.")
+        str | None, typer.Argument(help="Image or label volume, plate, model file or name.")
     ] = None,
     *,
     level: Annotated[int, typer.Option(help="Pyramid level of a volume.")] = 0,
@@ -52,12 +56,18 @@ def info(
         return
     if not _is_model(thing):
         _check_name(thing)
-    facts = _about_model(thing) if _is_model(thing) else _about_volume(thing, level, axes, series)
+    if _is_model(thing):
+        facts = _about_model(thing)
+    else:
+        facts = _about_container(thing) or _about_volume(thing, level, axes, series)
     if as_json:
         print_json(facts)
         return
     levels, scores = facts.pop("levels", None), facts.pop("scores", None)
+    listed = facts.pop("listed", None)
     print_facts(shown(thing), dict(_rows(facts)))
+    if listed:
+        _print_images(listed)
     if scores:
         _print_scores(scores)
     if levels:
@@ -124,6 +134,38 @@ def _about_volume(thing: str, level: int, axes: str | None, series: int | None) 
     return facts
 
 
+def _about_container(thing: str) -> dict[str, Any] | None:
+    """The images of a plate, a well or a converted file, and what the first of them is like."""
+    from embedseg_large.batch.images import container_of
+    from embedseg_large.volumes.volume import open_volume
+
+    container = container_of(thing)
+    if container is None:
+        return None
+    there = [image for image in container.images if not image.missing]
+    wells = {image.well for image in container.images if image.well}
+    return {
+        "kind": _KINDS[container.kind],
+        "wells": len(wells) or None,
+        "n_images": len(there),
+        "missing": [image.missing for image in container.missing],
+        "first": str(open_volume(there[0].path, channel=None)) if there else None,
+        "listed": [
+            {k: v for k, v in asdict(image).items() if v} | {"path": shown(image.path)}
+            for image in container.images
+        ],
+    }
+
+
+def _print_images(images: Sequence[Mapping[str, Any]]) -> None:
+    """Print a row an image; of many, the first."""
+    keys = [key for key in ("name", "well", "field", "path") if any(key in i for i in images)]
+    rows = [[str(image.get(key, "")) for key in keys] for image in images[:_LISTED]]
+    print_table(keys, rows)
+    if len(images) > _LISTED:
+        typer.echo(f" ... {len(images):,} images in all; --json lists them\n")
+
+
 def _about_model(thing: str) -> dict[str, Any]:
     from embedseg_large.network.checkpoint import load_model
 
@@ -174,6 +216,7 @@ def _text(value: Any) -> str:
 _TOLD: dict[str, tuple[str, Callable[[Any], str]]] = {
     "bytes": ("size", readable_bytes),
     "images": ("images in the file", lambda images: "; ".join(images) + " (choose with --series)"),
+    "n_images": ("images", _text),
     "is_labels": ("kind", lambda labels: "labels" if labels else "image"),
     "thresholds": ("with TTA", _text),
     "voxel_size_um": ("voxel size", lambda sizes: f"{_text(sizes)} µm"),

@@ -23,6 +23,14 @@ def numbers(text: str) -> tuple[float, ...]:
         raise typer.BadParameter(f"{text!r} is not like 0.5,0.75") from None
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Names: ``B03,C*``."""
+    found = tuple(word.strip() for word in text.split(","))
+    if not all(found):
+        raise typer.BadParameter(f"{text!r} is not like B03,C04")
+    return found
+
+
 def pair(text: str) -> tuple[float, float]:
     """Two numbers: ``100,2000``."""
     values = numbers(text)

@@ -22,23 +22,27 @@ from embedseg_large.cli.console import (
 )
 from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, Overwrite, Verbose
+from embedseg_large.cli.segmentmany import exit_code, is_many, segment_many
 from embedseg_large.cli.segmentoptions import (
     Computing,
     Input,
     Keeping,
+    Many,
     Objects,
     Output,
     Tiles,
     Watching,
     Workers,
 )
-from embedseg_large.errors import EmbedSegError
+from embedseg_large.errors import EmbedSegError, UsageError
 
 
 @reported("interrupted; rerun the same command to resume")
 @grouped
 def segment(
-    store: Annotated[str, typer.Argument(help="OME-Zarr image, or TIFF.")],
+    store: Annotated[
+        str, typer.Argument(help="OME-Zarr image, TIFF or PNG; or a folder of these, or a plate.")
+    ],
     *,
     model: Annotated[
         str | None,
@@ -57,6 +61,7 @@ def segment(
     as_json: Json = False,
     verbose: Verbose = False,
     output: Output,
+    many: Many,
     part: Input,
     computing: Computing,
     workers: Workers,
@@ -70,12 +75,18 @@ def segment(
     how the work was cut up: every run checks this and reports it in the seam report. To resume a
     run that was stopped for any reason, rerun the same command.
 
-    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 done, but with --strict and not all tiles proven
-    exact; 130 interrupted.
+    For a folder of images or a plate, every image is segmented: one mask each with --out FOLDER.
+    The same command skips the images that are finished.
+
+    Exit codes: 0 done; 1 failed, or some of several images failed; 2 wrong usage; 3 done, but with
+    --strict and not all tiles proven exact; 130 interrupted.
     """
     set_up_logging(verbose)
     stop_on_sigterm()
     options = _given(output, part, computing, keeping, tiles, objects) | {"overwrite": overwrite}
+    if is_many(store, many):
+        _segment_many(store, model, many, options | _given(workers), watching, dry_run, as_json)
+        return
     if dry_run:
         _print_plan(store, model, options, as_json)
         return
@@ -95,6 +106,28 @@ def segment(
     strict = summary["seams"]["strict"]
     if strict is not None and strict["reached"] < strict["aim"]:
         raise typer.Exit(UNPROVEN)
+
+
+def _segment_many(
+    store: str,
+    model: str | None,
+    many: Many,
+    options: dict[str, Any],
+    watching: Watching,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Segment a folder or a plate; the exit code says whether any image failed."""
+    if dry_run or watching.log or watching.performance_report:
+        raise UsageError(
+            "--dry-run, --log and --performance-report are for a single image; leave them out"
+        )
+    if watching.summary is not None:
+        check_folder_of(watching.summary)
+    summary = segment_many(store, model, many, options, as_json=as_json)
+    if watching.summary is not None:
+        write_json(watching.summary, summary)
+    raise typer.Exit(exit_code(summary))
 
 
 def _given(*groups: object) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from embedseg_large.cli.options import numbers, pair, ranges, sizes, timepoints
+from embedseg_large.cli.options import names, numbers, pair, ranges, sizes, timepoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,37 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Many:
+    """Many images at once."""
+
+    panel: ClassVar[str | None] = "Folders and plates"
+
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for one mask per image, a table and a contact sheet. Default: labels go "
+            "into the images' own OME-Zarr stores.",
+        ),
+    ] = None
+    mask_format: Annotated[
+        str, typer.Option(metavar="tiff|ome-zarr", help="Format of the masks in that folder.")
+    ] = "tiff"
+    pattern: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Only files of a folder that match, as '*_dapi.tif'."),
+    ] = None
+    wells: Annotated[
+        Any,
+        typer.Option(parser=names, metavar="WELL,...", help="Only these wells, as 'B03,C*'."),
+    ] = None
+    field: Annotated[
+        Any,
+        typer.Option(parser=names, metavar="FIELD,...", help="Only these fields of each well."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Input:
     """Which part of the image to use, and how to interpret it."""
 
@@ -89,7 +120,11 @@ class Input:
 
     channel: Annotated[str, typer.Option(metavar="C", help="Channel, by number or name.")] = "0"
     series: Annotated[
-        int | None, typer.Option(help="Which of several images in a TIFF. Default: the largest.")
+        int | None,
+        typer.Option(
+            help="Which of several images in a file. Default: the largest of a TIFF, all series of "
+            "a converted file."
+        ),
     ] = None
     timepoint: Annotated[
         Any,

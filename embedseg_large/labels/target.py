@@ -34,6 +34,7 @@ from embedseg_large.volumes.multiscale import (
     LevelSpec,
     MultiscaleStore,
     Reader,
+    check_store_name,
     check_version,
     ngff_attributes,
 )
@@ -383,6 +384,7 @@ def _own_store(volume: Volume) -> tuple[LabelFolder, str]:
 
 
 def _output_store(output: str) -> tuple[LabelFolder, str | None]:
+    check_store_name(output)
     folder = _writable(output)
     folder_at(output).greet()
     image, zarr_format = ngff_version(folder.attributes()), folder.zarr_format()

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from embedseg_large.errors import UsageError
 
-SUFFIXES = (".ome.zarr", ".ome.tiff", ".ome.tif", ".zarr", ".tiff", ".tif")
+SUFFIXES = (".ome.zarr", ".ome.tiff", ".ome.tif", ".zarr", ".tiff", ".tif", ".png")
 """Endings of images, in any case; what is before them is the stem."""
 
 EXAMPLES = 3
@@ -48,11 +49,18 @@ def name_of(source: Any, index: int) -> str:
     return stem(source) if is_path(source) else f"image {index}"
 
 
-def images_by_stem(folder: str | os.PathLike[str]) -> dict[str, Path]:
+def images_by_stem(folder: str | os.PathLike[str], pattern: str | None = None) -> dict[str, Path]:
     """Find the images in a folder, in the order of their names.
 
     Hidden files and files with other endings do not count; folders inside are images only if they
     end like one.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    pattern
+        Wildcards that the names of files must match, such as ``"*_dapi.tif"``; default: all.
 
     Raises
     ------
@@ -64,13 +72,18 @@ def images_by_stem(folder: str | os.PathLike[str]) -> dict[str, Path]:
         known_as = stem(path)
         if path.name.startswith(".") or known_as == path.name:
             continue
+        if pattern is not None and not fnmatchcase(path.name, pattern):
+            continue
         if known_as in found:
             raise UsageError(
                 f"{found[known_as]} and {path.name} have the same stem; keep one of them"
             )
         found[known_as] = path
     if not found:
-        raise UsageError(f"{folder}: no images in this folder; they end in {', '.join(SUFFIXES)}")
+        named = "" if pattern is None else f" are named {pattern}"
+        raise UsageError(
+            f"{folder}: no images in this folder{named}; they end in {', '.join(SUFFIXES)}"
+        )
     return found
 
 

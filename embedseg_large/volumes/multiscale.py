@@ -396,14 +396,43 @@ def check_version(ngff_version: str) -> str:
     return ngff_version
 
 
+_FILES = (
+    *(".tif", ".tiff", ".btf", ".png", ".jpg", ".jpeg", ".gif", ".zip", ".tar", ".gz", ".ozx"),
+    *(".h5", ".hdf5", ".ims", ".nd2", ".czi", ".lif", ".lsm", ".nrrd", ".mrc", ".nii", ".npy"),
+    *(".csv", ".parquet", ".json", ".n5"),
+)
+"""Endings that a folder of zarr must not have: other programs would take it for a file."""
+
+
+def check_store_name(place: str) -> None:
+    """Refuse the name of a file for a store, which is a folder.
+
+    Raises
+    ------
+    UsageError
+        If it ends like a file of another format.
+    """
+    name = place.rstrip("/").rpartition("/")[2]
+    ending = next((end for end in _FILES if name.lower().endswith(end)), None)
+    if ending is not None:
+        stem = name[: -len(ending)].removesuffix(".zarr").removesuffix(".ome")
+        raise UsageError(
+            f"{shown(place)}: an OME-Zarr store is a folder and no {ending} file; name it "
+            f"{stem}.ome.zarr (labels become TIFFs with export-labels)"
+        )
+
+
 def check_local(place: str) -> Path:
     """Make the path of a place to write to absolute.
 
     Raises
     ------
+    UsageError
+        If it is named like a file.
     PlaceError
         If it is a URL.
     """
+    check_store_name(place)
     if is_remote(place):
         raise PlaceError(
             f"{shown(place)}: images are not written to object stores; give a local folder, and "

@@ -321,9 +321,10 @@ def _what_else(group: Any, ome: dict[str, Any], path: str) -> str:
     """Say what a group is that is no image, and what to open in its place."""
     match ome:
         case {"plate": {"wells": [{"path": well}, *_]}}:
-            return f"this is a plate; open one of its images, such as {joined(path, well)}/0"
+            image = f"{joined(path, well)}/0"
+            return f"this is a plate: segment takes all of it; or open an image, such as {image}"
         case {"plate": _}:
-            return "this is a plate; open one of its images"
+            return "this is a plate: segment takes all of it; or open one of its images"
         case {"well": {"images": [{"path": image}, *_]}}:
             return f"this is a well of a plate; open one of its images: {joined(path, image)}"
         case {"bioformats2raw.layout": _}:

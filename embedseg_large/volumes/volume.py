@@ -322,9 +322,9 @@ def open_volume(
     ----------
     source
         Path or URL of an OME-Zarr image (NGFF 0.1 to 0.5), of one of its label groups
-        (``image.ome.zarr/labels/NAME``) or of a plain zarr array; path of a TIFF, or of a file that
-        `bioio` reads; or a zarr, dask or numpy array. Of several multiscales or scenes the first is
-        taken.
+        (``image.ome.zarr/labels/NAME``) or of a plain zarr array; path of a TIFF, of a PNG, or of a
+        file that `bioio` reads; or a zarr, dask or numpy array. Of several multiscales or scenes
+        the first is taken.
     channel
         The channel to take, by its number or its name; None keeps all of several channels.
     timepoint
@@ -506,9 +506,11 @@ def _mode(path: str) -> int | None:
 def _open_file(
     path: str, level: int, allow_missing: bool, series: int | None
 ) -> tuple[Header, StoredArray]:
-    """Open a TIFF, or a file of another format with bioio."""
-    from embedseg_large.volumes import bioio, tiff
+    """Open a TIFF, a PNG, or a file of another format with bioio."""
+    from embedseg_large.volumes import bioio, png, tiff
 
+    if png.is_png(path):
+        return png.open_png(path, level)
     if bioio.is_foreign(path):
         return bioio.open_foreign(path, level)
     return tiff.open_tiff(path, level, allow_missing, series)

@@ -14,6 +14,7 @@ import yaozarrs
 import zarr
 from numpy.typing import NDArray
 
+import embedseg_large as es
 from embedseg_large.conversion.convert import convert
 from embedseg_large.conversion.plan import Place, write_image
 from embedseg_large.errors import OutputError, UsageError
@@ -182,3 +183,12 @@ def test_a_failure_leaves_the_older_image_and_nothing_else(tmp_path: Path) -> No
         write_image(place, random_image(9, 9), overwrite=True, map=broken)
     assert voxels_of(place).shape == (8, 8)
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+
+
+@pytest.mark.parametrize("name", ["out.tif", "OUT.TIFF", "x.ome.zarr.zip", "a.h5", "a.png/"])
+def test_a_store_is_not_given_the_name_of_a_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"is a folder and no \.\w+ file; name it \w+\.ome\.zarr"):
+        convert(np.zeros((8, 8), np.uint8), f"{tmp_path}/{name}")
+    with pytest.raises(UsageError, match=r"is a folder and no"):
+        es.segment(np.zeros((8, 8), np.uint8), output=f"{tmp_path}/{name}")
+    assert not list(tmp_path.iterdir())

@@ -98,6 +98,6 @@ def test_two_files_of_one_stem_are_not_guessed_between(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_images_says_what_images_end_in(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path / "images", "a.png")
-    with pytest.raises(UsageError, match=r"images: no images .* \.ome\.zarr, .*\.tif$"):
+    folder = folder_of(tmp_path / "images", "a.jpg")
+    with pytest.raises(UsageError, match=r"images: no images .* \.ome\.zarr, .*\.png$"):
         images_by_stem(folder)

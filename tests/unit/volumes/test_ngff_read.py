@@ -280,7 +280,7 @@ def test_a_voxel_size_that_is_no_size_is_as_good_as_missing(write_image: WriteIm
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"plate": {"wells": [{"path": "B/3"}]}}, r"a plate; open .*image\.ome\.zarr/B/3/0"),
+        ({"plate": {"wells": [{"path": "B/3"}]}}, r"a plate: .* such as .*image\.ome\.zarr/B/3/0"),
         ({"well": {"images": [{"path": "0"}]}}, r"a well of a plate; open .*ome\.zarr/0"),
         ({"bioformats2raw.layout": 3}, r"bioformats2raw container; open .*ome\.zarr/0"),
         ({"labels": ["nuclei"]}, r"a list of labels; open .*NAME being one of \['nuclei'\]"),

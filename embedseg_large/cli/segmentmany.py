@@ -1,0 +1,133 @@
+"""``embedseg-large segment`` of a folder or a plate: what is shown of many images."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from embedseg_large.cli.console import (
+    FAILURE,
+    print_error,
+    print_facts,
+    print_json,
+    print_table,
+    stderr_console,
+)
+from embedseg_large.errors import UsageError
+
+if TYPE_CHECKING:
+    from embedseg_large.batch.segment_images import BatchResult, ImageResult
+    from embedseg_large.cli.segmentoptions import Many
+    from embedseg_large.runs.progress import Observer
+
+_ROWS = 40
+"""Images that are listed; the table has all of them."""
+
+
+def is_many(store: str, many: Many) -> bool:
+    """Whether `segment` was called for many images.
+
+    Raises
+    ------
+    UsageError
+        If an option for many images was given for one.
+    """
+    from embedseg_large.batch.images import is_many as holds_many
+
+    if many.out is not None or holds_many(store):
+        return True
+    given = [n for n in ("pattern", "wells", "field") if getattr(many, n) is not None]
+    if given:
+        raise UsageError(f"{store} is one image; leave out {', '.join(f'--{n}' for n in given)}")
+    return False
+
+
+def segment_many(
+    store: str,
+    model: str | None,
+    many: Many,
+    options: dict[str, Any],
+    *,
+    as_json: bool,
+) -> dict[str, Any]:
+    """Segment all images, show what became of them, and return it as values for JSON."""
+    from embedseg_large.batch.segment_images import segment_images
+
+    watcher = None if as_json else BatchLines()
+    try:
+        result = segment_images(
+            store,
+            model,
+            out=many.out,
+            mask_format=many.mask_format,  # type: ignore[arg-type]  # refused if it is another
+            pattern=many.pattern,
+            wells=many.wells,
+            fields=many.field,
+            watcher=watcher,
+            **options,
+        )
+    finally:
+        if watcher is not None:
+            watcher.close()
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        _show(result)
+    for image in result.failed:
+        print_error(f"{image.name}: {image.error}")
+    return result.as_dict()
+
+
+def exit_code(summary: dict[str, Any]) -> int:
+    """What the command ends with: failure, if any image failed."""
+    return FAILURE if summary["failed"] else 0
+
+
+class BatchLines:
+    """Shows a batch on stderr: a line per image, and in a terminal the bars of the current one."""
+
+    def __init__(self) -> None:
+        self._console = stderr_console(highlight=False, markup=False, soft_wrap=True)
+        self._bars = ExitStack()
+        self._at = ""
+
+    def begins(self, name: str, number: int, count: int) -> Observer | None:
+        """Show the bars of an image."""
+        from embedseg_large.cli.runbars import RunBars
+
+        self._at = f"{number}/{count} "
+        if not self._console.is_terminal:
+            return None
+        self._console.print(f"{self._at}{name}")
+        return self._bars.enter_context(RunBars(stderr_console()))
+
+    def ended(self, image: ImageResult) -> None:
+        """Show what became of it."""
+        self._bars.close()
+        if image.status == "finished before":
+            return
+        found = "failed" if image.n_instances is None else f"{image.n_instances:,} instances"
+        took = "" if image.seconds is None else f", {image.seconds:.1f} s"
+        self._console.print(f"{self._at}{image.name}: {found}{took}")
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._bars.close()
+
+
+def _show(result: BatchResult) -> None:
+    rows = [
+        [image.name, image.status, "" if image.n_instances is None else f"{image.n_instances:,}"]
+        for image in result.images[:_ROWS]
+    ]
+    print_table(["image", "", "instances"], rows)
+    left = len(result) - len(rows)
+    counts = (("done", "done"), ("finished before", "finished before"), ("failed", "failed"))
+    facts = {
+        "images": ", ".join(f"{n:,} {text}" for key, text in counts if (n := result.count(key))),  # type: ignore[arg-type]
+        "instances": f"{sum(image.n_instances or 0 for image in result.images):,}",
+        "masks": result.out,
+        "table": result.table + (f" ({left:,} more images)" if left else ""),
+        **({} if result.contact_sheet is None else {"contact sheet": result.contact_sheet}),
+    }
+    print_facts(None, facts)

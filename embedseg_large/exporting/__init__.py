@@ -1,0 +1,1 @@
+"""Labels for other programs: TIFF, ImageJ ROIs, meshes."""

@@ -1,0 +1,307 @@
+"""Write a label volume for other programs: TIFF, ImageJ ROIs, OBJ or STL, by the ending."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from string import Formatter
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
+from embedseg_large.exporting.label_tiff import (
+    DRAWINGS,
+    Drawing,
+    LabelTiff,
+    dtype_for,
+    largest_label,
+    slabs,
+    timepoints_of,
+)
+from embedseg_large.exporting.meshes import check_meshes, meshes_of, write_obj, write_stl
+from embedseg_large.exporting.rois import check_rois, write_rois
+from embedseg_large.labels.published import other_labels, place_of_labels
+from embedseg_large.storage.disk import check_file
+from embedseg_large.volumes.volume import Volume, open_volume
+
+Format = Literal["tiff", "rois", "obj", "stl"]
+ENDINGS: dict[str, Format] = {
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".zip": "rois",
+    ".obj": "obj",
+    ".stl": "stl",
+}
+"""What is written, by the ending of its name."""
+_FIELDS: dict[Format, tuple[str, ...]] = {
+    "tiff": ("t",),
+    "rois": ("t",),
+    "obj": ("t", "label"),
+    "stl": ("t", "label"),
+}
+"""Fields that a name may have: a file for each timepoint, for each instance."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedLabels:
+    """What was written."""
+
+    format: Format
+    files: tuple[str, ...]
+    """Paths, in the order of timepoints and labels."""
+    count: int | None
+    """ROIs or meshes; None of TIFFs."""
+    unit: str
+    """Of lengths in the files: ``µm``, or ``voxels`` where the voxel size is not known."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as values that JSON can hold."""
+        return asdict(self) | {"files": list(self.files)}
+
+
+def export_labels(
+    labels: Any,
+    out: str | os.PathLike[str],
+    *,
+    instances: Sequence[int] | None = None,
+    timepoint: int | Sequence[int] | None = None,
+    level: int = 0,
+    draw: Drawing = "labels",
+    smooth: float = 0.0,
+    axes: str | None = None,
+    voxel_size: Sequence[float] | None = None,
+    overwrite: bool = False,
+) -> ExportedLabels:
+    """Write labels for other programs, in bounded memory.
+
+    Parameters
+    ----------
+    labels
+        Label group (``STORE/labels/NAME``), TIFF, array; or an image with one label group inside.
+    out
+        File to write; its ending says what: ``.tif`` labels, ``.zip`` ImageJ ROIs for each plane,
+        ``.obj`` or ``.stl`` meshes. With ``{t}`` in the name a file for each timepoint; of meshes
+        with ``{label}`` a file for each instance, such as ``"cells/{label:05d}.obj"``.
+    instances
+        Labels of the instances to write; None: all.
+    timepoint
+        Timepoint or timepoints; None: all.
+    level
+        Level of the labels, 0 being the finest.
+    draw
+        Of a TIFF: ``"labels"``; ``"mask"``, 255 in instances; ``"outlines"``, 255 where an instance
+        touches something else in its plane.
+    smooth
+        Of meshes: standard deviation in voxels of a Gaussian that smooths the steps of voxels.
+    axes
+        Letters of the axes of a file that does not say it.
+    voxel_size
+        In µm along (z,) y, x of this level; overrides the metadata.
+    overwrite
+        Whether files that are there may be replaced.
+
+    Returns
+    -------
+    ExportedLabels
+
+    Raises
+    ------
+    UsageError
+        Before any work: the ending, a field of the name or an option does not fit, an instance is
+        not there, a package is missing, or a file exists and `overwrite` is false.
+    VolumeError
+        If the labels cannot be read, or are no labels.
+    OutputError
+        If a file cannot be written.
+    """
+    name = os.fspath(out)
+    kind = _format(name)
+    volume = _open(labels, level, axes, voxel_size)
+    times = timepoints_of(volume, timepoint)
+    fields = _fields(name, kind, times)
+    _check_options(kind, draw, smooth, volume, Path(name))
+    keep = None if instances is None else _found(volume, times, instances)
+    files = _Files(name, fields, overwrite)
+    job = _Job(volume=volume, keep=keep, draw=draw, smooth=smooth, files=files)
+    groups = [(t,) for t in times] if "t" in fields else [times]
+    if "label" not in fields:
+        for group in groups:
+            files.check(group[0])
+    write = {"tiff": job.tiff, "rois": job.rois}.get(kind, job.meshes)
+    counts = [write(group) for group in groups]
+    return ExportedLabels(
+        format=kind,
+        files=tuple(files.written),
+        count=None if kind == "tiff" else sum(counts),
+        unit=_unit(volume),
+    )
+
+
+# Checks -----------------------------------------------------------------------------------------
+
+
+def _format(name: str) -> Format:
+    kind = ENDINGS.get(Path(name).suffix.lower())
+    if kind is None:
+        raise UsageError(
+            f"{name}: labels are written as {', '.join(ENDINGS)}; end the name in one of these"
+        )
+    return kind
+
+
+def _open(labels: Any, level: int, axes: str | None, voxel_size: Sequence[float] | None) -> Volume:
+    place = labels
+    if isinstance(labels, str | os.PathLike):
+        place = place_of_labels(os.fspath(labels), None)
+    try:
+        found = open_volume(place, channel=None, level=level, axes=axes, voxel_size=voxel_size)
+    except VolumeNotFoundError as error:
+        raise VolumeNotFoundError(f"{error}{other_labels(str(place))}") from error
+    if found.dtype.kind not in "iu" or "c" in found.axes:
+        raise VolumeError(
+            f"{found.name}: {found.axes} {found.dtype} is no label volume, which has one integer "
+            "per voxel; give STORE/labels/NAME"
+        )
+    return found
+
+
+def _fields(name: str, kind: Format, times: Sequence[int | None]) -> tuple[str, ...]:
+    """The fields of a name."""
+    try:
+        found = tuple(f for _, f, _, _ in Formatter().parse(name) if f is not None)
+        name.format(t=0, label=0)
+    except (ValueError, LookupError, AttributeError):
+        found = ("",)
+    wrong = sorted(set(found) - set(_FIELDS[kind]))
+    if wrong:
+        allowed = " or ".join(f"{{{field}}}" for field in _FIELDS[kind])
+        raise UsageError(f"{name}: a name of this kind may have {allowed}, such as {{t:03d}}")
+    if kind in ("obj", "stl") and len(times) > 1 and "t" not in found:
+        raise UsageError(
+            f"{name}: there are {len(times)} timepoints; put {{t}} into the name for a file each, "
+            "or choose one with --timepoint"
+        )
+    return found
+
+
+def _check_options(kind: Format, draw: str, smooth: float, volume: Volume, path: Path) -> None:
+    if draw not in DRAWINGS:
+        raise UsageError(f"draw is {draw!r}; use {', '.join(DRAWINGS)}")
+    if draw != "labels" and kind != "tiff":
+        raise UsageError(f"{path}: --draw is of TIFFs; leave it out")
+    if not 0 <= smooth <= 10:
+        raise UsageError(f"smooth is {smooth} voxels; use 0 to 10")
+    if smooth and kind not in ("obj", "stl"):
+        raise UsageError(f"{path}: --smooth is of meshes; leave it out")
+    if kind == "rois":
+        check_rois(path)
+    elif kind in ("obj", "stl"):
+        check_meshes(path, volume)
+
+
+def _found(
+    volume: Volume, times: Sequence[int | None], instances: Sequence[int]
+) -> NDArray[np.uint64]:
+    """The instances that are asked for, ascending; all of them have to be there."""
+    if not len(instances) or min(instances) < 1:
+        raise UsageError("instances are chosen by their labels, which are 1 or more")
+    missing = set(map(int, instances))
+    for timepoint in times:
+        for slab in slabs(volume, timepoint, 1):
+            missing -= set(np.unique(slab.labels).tolist())
+            if not missing:
+                return np.array(sorted(set(instances)), np.uint64)
+    some = ", ".join(map(str, sorted(missing)[:5]))
+    raise UsageError(f"{volume.name}: no instance {some}; choose others with --instances")
+
+
+# Work -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Names of files, and which were written."""
+
+    name: str
+    fields: tuple[str, ...]
+    overwrite: bool
+    written: list[str] = field(default_factory=list)
+
+    def path(self, timepoint: int | None, label: int = 0) -> Path:
+        """The path of a file."""
+        return Path(self.name.format(t=timepoint or 0, label=label) if self.fields else self.name)
+
+    def check(self, timepoint: int | None, label: int = 0) -> Path:
+        """The path of a file that may be written."""
+        path = self.path(timepoint, label)
+        check_file(path)
+        if path.exists() and not self.overwrite:
+            raise UsageError(f"{path} exists; choose another name, or replace it with --overwrite")
+        return path
+
+    def begun(self, timepoint: int | None, label: int = 0) -> Path:
+        """The path of a file that is about to be written."""
+        path = self.check(timepoint, label)
+        self.written.append(str(path))
+        return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What is written."""
+
+    volume: Volume
+    keep: NDArray[np.uint64] | None
+    draw: Drawing
+    smooth: float
+    files: _Files
+
+    def tiff(self, times: Sequence[int | None]) -> int:
+        """Write a TIFF of some timepoints."""
+        path = self.files.begun(times[0])
+        if self.draw != "labels":
+            dtype = np.dtype(np.uint8)
+        elif self.keep is not None:
+            dtype = dtype_for(int(self.keep[-1]), self.volume.name)
+        elif self.volume.dtype.itemsize <= 2 and self.volume.dtype.kind == "u":
+            dtype = np.dtype(np.uint16)
+        else:
+            dtype = dtype_for(largest_label(self.volume, times), self.volume.name)
+        LabelTiff(
+            labels=self.volume,
+            timepoints=tuple(times),
+            dtype=dtype,
+            draw=self.draw,
+            keep=self.keep,
+        ).write(path)
+        return 1
+
+    def rois(self, times: Sequence[int | None]) -> int:
+        """Write the ROIs of some timepoints."""
+        return write_rois(self.volume, times, self.files.begun(times[0]), self.keep)
+
+    def meshes(self, times: Sequence[int | None]) -> int:
+        """Write the meshes of a timepoint."""
+        (timepoint,) = times
+        found = meshes_of(self.volume, timepoint, self.keep, self.smooth)
+        path = self.files.path(timepoint)
+        write = write_obj if path.suffix.lower() == ".obj" else write_stl
+        if "label" not in self.files.fields:
+            return write(found, self.files.begun(timepoint), _ascii_unit(self.volume))
+        count = 0
+        for mesh in found:
+            place = self.files.begun(timepoint, mesh.label)
+            count += write(iter([mesh]), place, _ascii_unit(self.volume))
+        return count
+
+
+def _unit(volume: Volume) -> str:
+    return "voxels" if volume.voxel_size is None else "µm"
+
+
+def _ascii_unit(volume: Volume) -> str:
+    return "voxels" if volume.voxel_size is None else "micrometers"

@@ -1,0 +1,262 @@
+"""Labels as TIFF, for Fiji and every other program, in bounded memory.
+
+A file is written strip by strip: pages of OME-TIFF, compressed (zlib), in uint8, uint16 or uint32
+as the largest label needs, with the size of a voxel both in the OME-XML and, for programs that read
+no XML, in the resolution tags. Strips, not tiles, because ImageJ itself opens no tiled TIFF. Files
+that may grow beyond 4 GiB are BigTIFFs.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import UsageError
+from embedseg_large.geometry import Box
+from embedseg_large.storage.disk import whole_file
+from embedseg_large.volumes.volume import Volume
+
+Drawing = Literal["labels", "mask", "outlines"]
+DRAWINGS: tuple[Drawing, ...] = ("labels", "mask", "outlines")
+"""What a voxel holds: its label; 255 in any instance; 255 where an instance ends in its plane."""
+
+_SLAB_BYTES = 1 << 28
+"""Of the labels that are held at a time."""
+_STRIP_BYTES = 1 << 18
+_BIG = (1 << 32) - (1 << 25)
+"""Bytes from which a TIFF may not fit 32-bit offsets; pages and tags take some more."""
+_LEVEL = 6
+"""Of zlib."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelTiff:
+    """How labels are written as a TIFF."""
+
+    labels: Volume
+    """Without a channel axis."""
+    timepoints: tuple[int | None, ...]
+    """Those to write; just None where there is no time axis."""
+    dtype: np.dtype[Any]
+    """Of a voxel in the file."""
+    draw: Drawing = "labels"
+    keep: NDArray[np.uint64] | None = None
+    """Labels of the instances to write, ascending; None: all."""
+
+    @property
+    def axes(self) -> str:
+        """Letters of the axes of the file."""
+        time = "T" if len(self.timepoints) > 1 else ""
+        return time + self.labels.spatial_axes.upper()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the file's image."""
+        time = (len(self.timepoints),) if len(self.timepoints) > 1 else ()
+        return (*time, *self.labels.spatial_shape)
+
+    @property
+    def is_big(self) -> bool:
+        """Whether it needs the offsets of a BigTIFF."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize > _BIG
+
+    def write(self, path: Path) -> None:
+        """Write the file, which appears whole or not at all.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        CorruptChunkError
+            If labels cannot be read.
+        """
+        import tifffile
+
+        with (
+            whole_file(path) as begun,
+            tifffile.TiffWriter(begun, ome=True, bigtiff=self.is_big) as file,
+        ):
+            file.write(
+                self._strips(),
+                shape=self.shape,
+                dtype=self.dtype,
+                photometric="minisblack",
+                compression="zlib",
+                rowsperstrip=self._rows,
+                metadata={"axes": self.axes, **_sizes(self.labels)},
+                **_resolution(self.labels),
+            )
+
+    @property
+    def _rows(self) -> int:
+        """Rows of a strip."""
+        height, width = self.labels.spatial_shape[-2:]
+        return int(min(height, max(1, _STRIP_BYTES // (width * self.dtype.itemsize))))
+
+    def _strips(self) -> Iterator[bytes]:
+        for timepoint in self.timepoints:
+            for rows in slabs(self.labels, timepoint, self._rows):
+                drawn = self._drawn(rows.labels)[rows.kept]
+                for plane in drawn.reshape(-1, *drawn.shape[-2:]):
+                    for start in range(0, len(plane), self._rows):
+                        yield zlib.compress(plane[start : start + self._rows].tobytes(), _LEVEL)
+
+    def _drawn(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """What is written of labels."""
+        chosen = labels if self.keep is None else only(labels, self.keep)
+        if self.draw == "labels":
+            return chosen.astype(self.dtype)
+        shown = chosen != 0 if self.draw == "mask" else outlined(chosen)
+        return shown.astype(np.uint8) * np.uint8(255)
+
+
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """Labels of a few planes, or of a few rows of one plane and the row on either side."""
+
+    labels: NDArray[Any]
+    kept: tuple[slice, ...]
+    """The part that is not of the neighbouring rows."""
+    start: tuple[int, ...]
+    """Of `labels`, in the volume."""
+
+
+def slabs(volume: Volume, timepoint: int | None, rows: int) -> Iterator[Slab]:
+    """Read labels plane by plane, as many planes or rows at a time as memory allows.
+
+    Parameters
+    ----------
+    volume
+        Labels, without a channel axis.
+    timepoint
+        Which; None where there is only one.
+    rows
+        Where a plane is too large, multiples of so many rows are read.
+
+    Yields
+    ------
+    In the order of z, then y.
+    """
+    shape, itemsize = volume.spatial_shape, volume.dtype.itemsize
+    plane = shape[-2] * shape[-1] * itemsize
+    if plane <= _SLAB_BYTES:
+        deep = (volume.chunks or (1,) * volume.ndim)[0] if volume.ndim == 3 else 1
+        steps = (min(deep, _SLAB_BYTES // plane),)[: volume.ndim - 2]
+        for box in Box.whole(shape).split((*(max(1, s) for s in steps), *shape[-2:])):
+            yield Slab(volume.read(box, timepoint), (slice(None),) * volume.ndim, box.start)
+        return
+    high = max(rows, _SLAB_BYTES // (shape[-1] * itemsize) // rows * rows)
+    for box in Box.whole(shape).split((*(1,) * (volume.ndim - 2), high, shape[-1])):
+        wide = box.grow((*(0,) * (volume.ndim - 2), 1, 0)).clip(shape)
+        yield Slab(volume.read(wide, timepoint), box.slices_in(wide), wide.start)
+
+
+def outlined(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Find the voxels of instances that touch something else in their plane, by a side.
+
+    Parameters
+    ----------
+    labels
+        Integers (..., y, x). Beyond them lies what they end with: the border is no outline.
+    """
+    edge = np.zeros(labels.shape, bool)
+    for axis in (-1, -2):
+        moved = np.moveaxis(labels, axis, 0)
+        differ = moved[1:] != moved[:-1]
+        along = np.moveaxis(edge, axis, 0)
+        along[1:] |= differ
+        along[:-1] |= differ
+    found: NDArray[np.bool_] = edge & (labels != 0)
+    return found
+
+
+def only(labels: NDArray[Any], keep: NDArray[np.uint64]) -> NDArray[Any]:
+    """Set all labels but some to 0."""
+    return np.where(np.isin(labels, keep.astype(labels.dtype)), labels, labels.dtype.type(0))
+
+
+def dtype_for(largest: int, where: str) -> np.dtype[Any]:
+    """The type that labels need in a TIFF.
+
+    Raises
+    ------
+    UsageError
+        If they need 64 bits, which no program of the field reads from a TIFF.
+    """
+    for name in (np.uint16, np.uint32):
+        if largest <= np.iinfo(name).max:
+            return np.dtype(name)
+    raise UsageError(
+        f"{where}: the label {largest:,} needs 64 bits, which other programs do not read from a "
+        "TIFF; export some of the instances with --instances, or give them smaller labels first"
+    )
+
+
+def largest_label(labels: Volume, timepoints: Iterable[int | None]) -> int:
+    """Read all labels, and find the largest."""
+    boxes = (slab for t in timepoints for slab in slabs(labels, t, 1))
+    return max((int(slab.labels.max()) for slab in boxes), default=0)
+
+
+def _sizes(labels: Volume) -> dict[str, Any]:
+    """What OME-XML says about the size of a voxel."""
+    sizes: dict[str, Any] = {}
+    for axis, size in zip(labels.spatial_axes.upper(), labels.voxel_size or (), strict=False):
+        sizes |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
+    return sizes
+
+
+def _resolution(labels: Volume) -> dict[str, Any]:
+    """What the tags of a TIFF say: pixels per centimetre along x and y."""
+    size: Sequence[float] | None = labels.voxel_size
+    if size is None:
+        return {}
+    return {"resolution": (1e4 / size[-1], 1e4 / size[-2]), "resolutionunit": "CENTIMETER"}
+
+
+def timepoints_of(labels: Volume, asked: int | Sequence[int] | None) -> tuple[int | None, ...]:
+    """The timepoints to write; just None where the volume has no time axis.
+
+    Raises
+    ------
+    UsageError
+        If one is not there.
+    """
+    if "t" not in labels.axes:
+        if asked not in (None, 0, (0,)):
+            raise UsageError(f"{labels.name}: there is one timepoint, 0, and no {asked}")
+        return (None,)
+    if asked is None:
+        return tuple(range(labels.n_timepoints))
+    chosen = (asked,) if isinstance(asked, int) else tuple(asked)
+    wrong = [t for t in chosen if not 0 <= t < labels.n_timepoints]
+    if wrong or not chosen:
+        raise UsageError(
+            f"{labels.name}: no timepoint {', '.join(map(str, wrong))}; there are "
+            f"{labels.n_timepoints}, from 0"
+        )
+    return chosen
+
+
+def planes(volume: Volume, timepoint: int | None) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Read labels plane by plane, of a volume as many at a time as memory allows.
+
+    Yields
+    ------
+    z, and the labels (y, x).
+    """
+    shape = volume.spatial_shape
+    plane = shape[-2] * shape[-1] * volume.dtype.itemsize
+    deep = 1 if volume.ndim == 2 else min((volume.chunks or (1,))[0], max(1, _SLAB_BYTES // plane))
+    depth = 1 if volume.ndim == 2 else shape[0]
+    for start in range(0, depth, deep):
+        lead = () if volume.ndim == 2 else (start,)
+        ends = () if volume.ndim == 2 else (min(start + deep, depth),)
+        read = volume.read(Box((*lead, 0, 0), (*ends, *shape[-2:])), timepoint)
+        yield from enumerate(read.reshape(-1, *shape[-2:]), start)

@@ -1,0 +1,277 @@
+"""OME-Zarr stores of several images: plates, wells, and files converted with their series.
+
+::
+
+    plate.ome.zarr/          plate           PLATE/B/03/0    named B03_0
+        B/03/                well            one image per field of view
+            0/ 1/            images
+    scan.ome.zarr/           bioformats2raw.layout
+        OME/                 lists the series, if it is there
+        0/ 1/                images          named 0, 1
+
+Only the documents of the groups are read, and nothing is listed, so a container may be on a web
+server. Anyone may have written them: paths that leave the container are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import count
+from typing import Any, Literal
+
+from embedseg_large.errors import MetadataError, UsageError
+from embedseg_large.storage.connection import joined, shown
+from embedseg_large.storage.group import Document, ngff_content
+from embedseg_large.storage.open import folder_at
+from embedseg_large.storage.zarr_groups import read_attributes
+from embedseg_large.volumes.header import is_inside
+
+Kind = Literal["plate", "well", "series"]
+
+_LAYOUT = "bioformats2raw.layout"
+_ODD = re.compile(r"[^\w.+-]")
+_SHOWN = 8
+"""Names that a message lists."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainedImage:
+    """One image of a container."""
+
+    name: str
+    """Unique in the container: ``B03_0`` in a plate, else the path of the image."""
+    path: str
+    """Path or URL of its group."""
+    well: str = ""
+    """Row and column, such as ``B03``; empty outside of plates."""
+    field: str = ""
+    """Which field of view of its well; empty for series."""
+    missing: str = ""
+    """Why it cannot be opened although the container lists it; mostly empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """A store of several images."""
+
+    path: str
+    kind: Kind
+    """What it is: a plate, a single well, or series of a converted file."""
+    images: tuple[ContainedImage, ...]
+    """In the order in which the container lists them."""
+
+    @property
+    def missing(self) -> tuple[ContainedImage, ...]:
+        """Images that the container lists and that are not there."""
+        return tuple(image for image in self.images if image.missing)
+
+
+def container_at(path: str) -> Container | None:
+    """Find the images of a plate, a well or a converted file.
+
+    Parameters
+    ----------
+    path
+        Path or URL of a folder.
+
+    Returns
+    -------
+    Container or None
+        None if it is none of these.
+
+    Raises
+    ------
+    MetadataError
+        If what it says of its images cannot be used.
+    UnreachableError
+        If a server gives no proper answer.
+    """
+    content = _content(path)
+    if isinstance(content.get("plate"), dict):
+        return Container(path=path, kind="plate", images=tuple(_of_plate(path, content["plate"])))
+    if isinstance(content.get("well"), dict):
+        fields = _fields(path, content["well"])
+        images = [ContainedImage(name=_safe(f), path=joined(path, f), field=f) for f in fields]
+        return Container(path=path, kind="well", images=tuple(images))
+    if _LAYOUT in content and not content.get("multiscales"):
+        return Container(path=path, kind="series", images=tuple(_series(path)))
+    return None
+
+
+def chosen_images(
+    container: Container,
+    *,
+    wells: Sequence[str] | None = None,
+    fields: Sequence[str] | None = None,
+    series: int | None = None,
+) -> tuple[ContainedImage, ...]:
+    """Choose some of the images of a container.
+
+    Parameters
+    ----------
+    container
+        Where they are.
+    wells
+        Names of wells, with wildcards: ``B03``, ``B3``, ``C*``; None: all.
+    fields
+        Fields of view, by the name that the well gives them; None: all.
+    series
+        Which series, counted from 0; None: all.
+
+    Raises
+    ------
+    UsageError
+        If something that is asked for is not there, or there are no wells, fields or series.
+    """
+    where = shown(container.path)
+    if container.kind != "plate" and wells is not None:
+        raise UsageError(f"{where} is no plate and has no wells; leave out --wells")
+    if container.kind == "series" and fields is not None:
+        raise UsageError(f"{where} has series, not fields; choose one with --series")
+    if container.kind != "series" and series is not None:
+        raise UsageError(f"{where} has fields, not series; choose with --wells and --field")
+    images = container.images
+    if wells is not None:
+        images = _of_wells(images, wells, where)
+    if fields is not None:
+        images = _of_fields(images, fields, where)
+    if series is not None:
+        if not 0 <= series < len(images):
+            raise UsageError(f"{where}: no series {series}, there are {len(images)}, from 0")
+        images = (images[series],)
+    return images
+
+
+def _content(path: str) -> Document:
+    """What a group says of itself; empty where there is none."""
+    return ngff_content(read_attributes(folder_at(path)))
+
+
+def _of_plate(path: str, plate: Document) -> Iterator[ContainedImage]:
+    """The images of all wells."""
+    rows, columns = (_names(plate, part, path) for part in ("rows", "columns"))
+    for well in _listed(plate, "wells", path):
+        inside = _path(well, f"{shown(path)}: plate.wells")
+        row, column = (
+            _at(names, well.get(index), part)
+            for names, index, part in (
+                (rows, "rowIndex", inside.split("/")[0]),
+                (columns, "columnIndex", inside.split("/")[-1]),
+            )
+        )
+        yield from _of_well(joined(path, inside), f"{row}{column}", inside)
+
+
+def _of_well(path: str, name: str, inside: str) -> Iterator[ContainedImage]:
+    about = _content(path).get("well")
+    if not isinstance(about, dict):
+        why = f"the plate lists the well {inside}, which is not there"
+        yield ContainedImage(name=_safe(name), path=path, well=name, missing=why)
+        return
+    for field in _fields(path, about):
+        yield ContainedImage(
+            name=_safe(f"{name}_{field}"),
+            path=joined(path, field),
+            well=name,
+            field=field,
+        )
+
+
+def _fields(path: str, well: Document) -> list[str]:
+    """Paths of the images of a well."""
+    return [_path(i, f"{shown(path)}: well.images") for i in _listed(well, "images", path)]
+
+
+def _series(path: str) -> Iterator[ContainedImage]:
+    """Images of a converted file: those that it lists, or else 0, 1, ... as long as there are."""
+    listed = _content(joined(path, "OME")).get("series")
+    if isinstance(listed, list):
+        for name in map(str, listed):
+            _check_inside(name, f"{shown(path)}: OME series")
+            yield ContainedImage(name=_safe(name), path=joined(path, name))
+        return
+    for number in count():
+        place = joined(path, str(number))
+        if not _content(place).get("multiscales"):
+            return
+        yield ContainedImage(name=str(number), path=place)
+
+
+def _listed(about: Document, key: str, path: str) -> list[Document]:
+    """A list of objects."""
+    found = about.get(key)
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise MetadataError(f"{shown(path)}: {key} is no list of objects; restore the metadata")
+    return found
+
+
+def _names(plate: Document, part: str, path: str) -> list[str]:
+    """Names of the rows or columns of a plate."""
+    return [str(one.get("name", "")) for one in _listed(plate, part, path)]
+
+
+def _at(names: Sequence[str], index: Any, otherwise: str) -> str:
+    """The name of a row or column; what the path calls it, where the index is of no use."""
+    usable = isinstance(index, int) and 0 <= index < len(names) and names[index]
+    return names[index] if usable else otherwise
+
+
+def _path(about: Document, where: str) -> str:
+    path = str(about.get("path", ""))
+    _check_inside(path, where)
+    return path
+
+
+def _check_inside(path: str, where: str) -> None:
+    if not is_inside(path):
+        raise MetadataError(f"{where}: {path!r} is no path inside of it; restore the metadata")
+
+
+def _of_wells(
+    images: Sequence[ContainedImage], patterns: Sequence[str], where: str
+) -> tuple[ContainedImage, ...]:
+    """Images of the wells that any of the patterns names; each pattern has to name some."""
+    for pattern in patterns:
+        if not any(_is_well(image.well, pattern) for image in images):
+            there = list(dict.fromkeys(image.well for image in images))
+            raise UsageError(f"{where}: no well {pattern}; there are {_some(there)}")
+    return tuple(i for i in images if any(_is_well(i.well, p) for p in patterns))
+
+
+def _is_well(well: str, pattern: str) -> bool:
+    """Whether a pattern names a well; B3 and B03 are the same."""
+    return any(
+        fnmatchcase(form, wanted) for form in _forms(well) for wanted in _forms(pattern.strip())
+    )
+
+
+def _forms(well: str) -> set[str]:
+    """How the name of a well may be written."""
+    upper = well.upper().replace("/", "")
+    row = upper.rstrip("0123456789")
+    column = upper[len(row) :]
+    return {upper, f"{row}{column.lstrip('0') or column}"}
+
+
+def _of_fields(
+    images: Sequence[ContainedImage], fields: Sequence[str], where: str
+) -> tuple[ContainedImage, ...]:
+    """Images of those fields; wells that are not there stay, to be told."""
+    there = list(dict.fromkeys(image.field for image in images if image.field))
+    wrong = [field for field in fields if field not in there]
+    if wrong:
+        raise UsageError(f"{where}: no field {', '.join(wrong)}; there are {_some(there)}")
+    return tuple(image for image in images if image.field in fields or image.missing)
+
+
+def _safe(name: str) -> str:
+    """A name that files can have: anyone may have written the metadata."""
+    return _ODD.sub("_", name).lstrip(".") or "_"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f", ... ({len(names):,} in all)" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more if names else "none"

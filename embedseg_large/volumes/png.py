@@ -1,0 +1,77 @@
+"""Reading PNG: one plane of 8 or 16 bits, grey or coloured, decoded as a whole."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import VolumeError, foreign
+from embedseg_large.volumes.header import Header, Level, pick_level
+from embedseg_large.volumes.stored_array import StoredArray, wrap_array
+
+_MAGIC = b"\x89PNG\r\n\x1a\n"
+_MOST_PIXELS = 1 << 30
+"""A PNG is decoded as a whole, and its header may declare any size."""
+
+
+def is_png(path: str) -> bool:
+    """Whether a file is named like a PNG, or begins like one."""
+    if Path(path).suffix.lower() == ".png":
+        return True
+    with Path(path).open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
+def open_png(path: str, level: int) -> tuple[Header, StoredArray]:
+    """Open a PNG; red, green and blue are channels.
+
+    Parameters
+    ----------
+    path
+        Absolute path of the file.
+    level
+        0: there are no others.
+
+    Raises
+    ------
+    VolumeNotFoundError
+        If another level is asked for.
+    VolumeError
+        If the file is no PNG, is damaged, or is too large to be decoded as a whole.
+    """
+    with foreign(path, "this PNG cannot be read"):
+        _check_size(path)
+        pixels = _decoded(path)
+    axes = "yx" if pixels.ndim == 2 else "yxc"
+    header = Header(
+        axes=axes,
+        units=(None,) * pixels.ndim,
+        levels=(Level(path="", shape=pixels.shape, scale=None),),
+    )
+    pick_level(header.levels, level, path)
+    return header, wrap_array(pixels, partial(_decoded, path), path)
+
+
+def _check_size(path: str) -> None:
+    """Refuse what is no PNG, or would fill the memory."""
+    with Path(path).open("rb") as file:
+        head = file.read(24)
+    if head[:8] != _MAGIC or len(head) < 24:
+        raise VolumeError(f"{path}: this is no PNG; rename the file, or write it again")
+    width, height = (int.from_bytes(head[at : at + 4]) for at in (16, 20))
+    if width * height > _MOST_PIXELS:
+        raise VolumeError(
+            f"{path}: {width:,} x {height:,} pixels are too many for a PNG, which is decoded as a "
+            "whole; write a TIFF or an OME-Zarr"
+        )
+
+
+def _decoded(path: str) -> NDArray[Any]:
+    """All pixels, (y, x) or (y, x, channel)."""
+    from imagecodecs import png_decode
+
+    return np.asarray(png_decode(Path(path).read_bytes()))
