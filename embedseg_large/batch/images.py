@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from embedseg_large.errors import EmbedSegError, UsageError
+from embedseg_large.errors import EmbedSegError, UsageError, VolumeError
 from embedseg_large.storage.connection import is_remote, shown
 from embedseg_large.volumes.containers import Container, chosen_images, container_at
 from embedseg_large.volumes.folders import (
@@ -100,10 +100,11 @@ def list_images(source: Source, choice: Choice) -> list[BatchImage]:
         If a container cannot be used.
     """
     if not is_path(source):
-        found = [one for path in source for one in _of_path(os.fspath(path), choice, True)]
+        paths = cast(Sequence[str | os.PathLike[str]], source)
+        found = [one for path in paths for one in _of_path(os.fspath(path), choice, True)]
     elif is_folder_of_images(source):
-        paths = images_by_stem(source, choice.pattern).values()
-        found = [one for path in paths for one in _of_path(str(path), choice, True)]
+        files = images_by_stem(source, choice.pattern).values()
+        found = [one for path in files for one in _of_path(str(path), choice, True)]
     else:
         found = list(_of_path(os.fspath(source), choice, False))
     if choice.pattern is not None and not is_folder_of_images(source):
@@ -115,7 +116,7 @@ def list_images(source: Source, choice: Choice) -> list[BatchImage]:
 
 
 def open_images(images: Sequence[BatchImage], where: str, **options: Any) -> list[OpenedImage]:
-    """Open all images, and refuse a batch whose images do not have the same axes.
+    """Open all images; refuse a batch of which none can be opened, or whose axes differ.
 
     Parameters
     ----------
@@ -130,8 +131,13 @@ def open_images(images: Sequence[BatchImage], where: str, **options: Any) -> lis
     ------
     UsageError
         If axes differ.
+    VolumeError
+        If no image can be opened.
     """
     opened = [_opened(image, options) for image in images]
+    if all(one.volume is None for one in opened):
+        count = f"{where}: none of the {len(opened)} images can be opened. The first: "
+        raise VolumeError(f"{count if len(opened) > 1 else ''}{opened[0].problem}")
     by_axes: dict[str, list[str]] = defaultdict(list)
     for one in opened:
         if one.volume is not None:

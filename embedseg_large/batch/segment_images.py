@@ -88,7 +88,7 @@ class BatchWatcher(Protocol):
         Who looks at its run.
         """
 
-    def ended(self, image: ImageResult) -> None:
+    def ended(self, image: ImageResult, number: int, count: int) -> None:
         """An image is done, was finished before, or failed."""
 
 
@@ -168,8 +168,6 @@ def segment_images(
     pattern: str | None = None,
     wells: Sequence[str] | None = None,
     fields: Sequence[str] | None = None,
-    series: int | None = None,
-    overwrite: bool = False,
     client: Client | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
@@ -201,18 +199,16 @@ def segment_images(
         Wildcards that names of files in a folder must match, such as ``"*_dapi.tif"``.
     wells, fields
         Wells (``"B03"``, ``"C*"``) and fields of view of a plate; None: all.
-    series
-        Which of several images in each file; None: all of a converted file, the largest of a TIFF.
-    overwrite
-        Whether masks may be replaced that were made with other settings or of another image. A
-        mask that this batch did not write is kept as ``NAME.bak``.
     client, workers, scheduler, cluster_config
         As for `segment`; a cluster is started once for all images.
     watcher
         Is told when an image begins and ends.
     **options
         As for `segment`, but those that are of a single image: output, mask, scratch,
-        keep_predictions, from_predictions.
+        keep_predictions, from_predictions. ``series``: which of several images in each file;
+        default: all of a converted file, the largest of a TIFF. ``overwrite``: whether masks may be
+        replaced that were made with other settings or of another image; a mask that this batch did
+        not write is kept as ``NAME.bak``.
 
     Returns
     -------
@@ -224,10 +220,14 @@ def segment_images(
     UsageError
         Before any work: there are no images, names collide, axes differ, an option does not fit, or
         masks are there that may not be replaced.
+    VolumeError
+        If no image can be opened.
     OutputError
         If nothing can be written to `out`.
     """
-    _check_options(options, mask_format)
+    given: dict[str, Any] = dict(options)
+    series, overwrite = given.pop("series", None), given.pop("overwrite", False)
+    _check_options(given, mask_format)
     choice = Choice(
         pattern=pattern,
         wells=None if wells is None else tuple(wells),
@@ -236,28 +236,28 @@ def segment_images(
     )
     listed = list_images(images, choice)
     where = shown(os.fspath(images)) if is_path(images) else "the list"
-    opening = {"channel": 0} | {name: options[name] for name in _OF_OPENING if name in options}  # type: ignore[literal-required]
+    opening = {"channel": 0} | {name: given[name] for name in _OF_OPENING if name in given}
     opened = open_images(listed, where, **opening)
     place = _Place(images, out, labels, mask_format)
     _check_places(opened, place)
-    first = next((one.volume for one in opened if one.volume is not None), None)
-    network = model if first is None else load_network_of(model, first.ndim)
-    todo = _plan(opened, place, _facts(network, labels, mask_format, options), overwrite=overwrite)
+    first = next(one.volume for one in opened if one.volume is not None)
+    network = load_network_of(model, first.ndim)
+    todo = _plan(opened, place, _facts(network, labels, mask_format, given), overwrite=overwrite)
     executor = chosen(client, workers, scheduler, cluster_config)
     if isinstance(executor, ClusterSettings) and offers_gpu(executor):
-        options["device"] = options.get("device") or "cuda"
+        given["device"] = given.get("device") or "cuda"
     batch = _Batch(
         place=place,
         network=network,
         labels=labels,
-        options=options,
+        options=given,
         overwrite=overwrite,
         watcher=watcher,
     )
     with Lock(folder_at(str(place.ledger.folder / "lock")), {"run": str(place.out)}).held():
         results: list[ImageResult] = []
         try:
-            with _client(executor, options.get("device"), todo) as able:
+            with _client(executor, given.get("device"), todo) as able:
                 for number, job in enumerate(todo, 1):
                     is_first = all(r.status == "finished before" for r in results)
                     results.append(batch.do(job, number, len(todo), able, is_first=is_first))
@@ -273,7 +273,7 @@ def load_network_of(model: Network | str | os.PathLike[str] | None, ndim: int) -
     return model if model == "classical" else load_network(model, ndim)
 
 
-def _check_options(options: SegmentOptions, mask_format: str) -> None:
+def _check_options(options: Mapping[str, Any], mask_format: str) -> None:
     """Refuse what makes no sense of many images."""
     given = [name for name in _OF_ONE if options.get(name) not in (None, False)]
     if given:
@@ -437,7 +437,8 @@ class _Batch:
     place: _Place
     network: Any
     labels: str
-    options: SegmentOptions
+    options: dict[str, Any]
+    """Of `segment`."""
     overwrite: bool
     watcher: BatchWatcher | None
 
@@ -463,7 +464,7 @@ class _Batch:
                 logger.exception("%s", image.name)
                 result = self._failed(image, cause(error))
         if self.watcher is not None:
-            self.watcher.ended(result)
+            self.watcher.ended(result, number, count)
         return result
 
     def conclude(self, results: Sequence[ImageResult]) -> tuple[Path, str | None]:
@@ -491,7 +492,7 @@ class _Batch:
             logger.warning("%s is kept as %s", mask, set_aside(mask))
         work = self.place.ledger.work / image.name
         store = work / f"{token(job.facts)}.zarr"
-        where = {} if self.place.is_in_stores else {"output": store}
+        where: dict[str, Any] = {} if self.place.is_in_stores else {"output": store}
         made = segment(
             image.path,
             self.network,

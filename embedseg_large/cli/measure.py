@@ -53,9 +53,7 @@ def measure(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="TABLE", help="Write one row per instance: .csv, .parquet or .h5ad."
-        ),
+        typer.Option(metavar="TABLE", help="Write one row per instance: .csv, .parquet or .h5ad."),
     ] = None,
     into_store: Annotated[
         bool,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedseg_large.cli.console import (
@@ -89,26 +90,24 @@ class BatchLines:
     def __init__(self) -> None:
         self._console = stderr_console(highlight=False, markup=False, soft_wrap=True)
         self._bars = ExitStack()
-        self._at = ""
 
     def begins(self, name: str, number: int, count: int) -> Observer | None:
         """Show the bars of an image."""
         from embedseg_large.cli.runbars import RunBars
 
-        self._at = f"{number}/{count} "
         if not self._console.is_terminal:
             return None
-        self._console.print(f"{self._at}{name}")
+        self._console.print(f"{number}/{count} {name}")
         return self._bars.enter_context(RunBars(stderr_console()))
 
-    def ended(self, image: ImageResult) -> None:
+    def ended(self, image: ImageResult, number: int, count: int) -> None:
         """Show what became of it."""
         self._bars.close()
         if image.status == "finished before":
             return
         found = "failed" if image.n_instances is None else f"{image.n_instances:,} instances"
         took = "" if image.seconds is None else f", {image.seconds:.1f} s"
-        self._console.print(f"{self._at}{image.name}: {found}{took}")
+        self._console.print(f"{number}/{count} {image.name}: {found}{took}")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -123,10 +122,12 @@ def _show(result: BatchResult) -> None:
     print_table(["image", "", "instances"], rows)
     left = len(result) - len(rows)
     counts = (("done", "done"), ("finished before", "finished before"), ("failed", "failed"))
+    masks = [image.labels for image in result.images if image.labels]
+    in_folder = all(Path(mask).parent == Path(result.out) for mask in masks)
     facts = {
         "images": ", ".join(f"{n:,} {text}" for key, text in counts if (n := result.count(key))),  # type: ignore[arg-type]
         "instances": f"{sum(image.n_instances or 0 for image in result.images):,}",
-        "masks": result.out,
+        **({"masks": result.out} if in_folder else {"labels": f"{masks[0]}, and so on"}),
         "table": result.table + (f" ({left:,} more images)" if left else ""),
         **({} if result.contact_sheet is None else {"contact sheet": result.contact_sheet}),
     }

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
+from embedseg_large.errors import UsageError, VolumeNotFoundError
 from embedseg_large.exporting.label_tiff import (
     DRAWINGS,
     Drawing,
@@ -26,6 +26,7 @@ from embedseg_large.exporting.meshes import check_meshes, meshes_of, write_obj, 
 from embedseg_large.exporting.rois import check_rois, write_rois
 from embedseg_large.labels.published import other_labels, place_of_labels
 from embedseg_large.storage.disk import check_file
+from embedseg_large.volumes.label_images import check_label_type
 from embedseg_large.volumes.volume import Volume, open_volume
 
 Format = Literal["tiff", "rois", "obj", "stl"]
@@ -77,6 +78,8 @@ def export_labels(
     overwrite: bool = False,
 ) -> ExportedLabels:
     """Write labels for other programs, in bounded memory.
+
+    Negative labels, which stand for voxels that nobody annotated, count as background.
 
     Parameters
     ----------
@@ -161,11 +164,7 @@ def _open(labels: Any, level: int, axes: str | None, voxel_size: Sequence[float]
         found = open_volume(place, channel=None, level=level, axes=axes, voxel_size=voxel_size)
     except VolumeNotFoundError as error:
         raise VolumeNotFoundError(f"{error}{other_labels(str(place))}") from error
-    if found.dtype.kind not in "iu" or "c" in found.axes:
-        raise VolumeError(
-            f"{found.name}: {found.axes} {found.dtype} is no label volume, which has one integer "
-            "per voxel; give STORE/labels/NAME"
-        )
+    check_label_type(found)
     return found
 
 
@@ -263,6 +262,7 @@ class _Job:
     def tiff(self, times: Sequence[int | None]) -> int:
         """Write a TIFF of some timepoints."""
         path = self.files.begun(times[0])
+        dtype: np.dtype[Any]
         if self.draw != "labels":
             dtype = np.dtype(np.uint8)
         elif self.keep is not None:

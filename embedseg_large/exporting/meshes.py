@@ -8,7 +8,7 @@ no names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from io import BufferedWriter
@@ -91,8 +91,7 @@ def meshes_of(
 
 
 def _mesh(labels: Volume, timepoint: int | None, label: int, box: Box, smooth: float) -> Mesh:
-    from skimage.measure import marching_cubes
-
+    marching_cubes: Any = import_module("skimage.measure").marching_cubes
     margin = 1 + int(np.ceil(3 * smooth))
     mask = np.pad(labels.read(box, timepoint) == label, margin).astype(np.float32)
     if smooth:
@@ -159,10 +158,8 @@ def _write_head(file: BufferedWriter, unit: str, facets: int) -> None:
 def _facets(mesh: Mesh) -> NDArray[Any]:
     found = np.zeros(len(mesh.faces), _FACET)
     found["corners"] = mesh.vertices[mesh.faces]
-    edges: Sequence[NDArray[Any]] = [
-        found["corners"][:, i] - found["corners"][:, 0] for i in (1, 2)
-    ]
-    normals = np.cross(*edges)
+    first, second, third = (found["corners"][:, i] for i in range(3))
+    normals = np.cross(second - first, third - first)
     lengths = np.linalg.norm(normals, axis=1, keepdims=True)
     found["normal"] = np.divide(normals, lengths, out=np.zeros_like(normals), where=lengths > 0)
     return found

@@ -94,8 +94,7 @@ def contours_of(plane: NDArray[Any]) -> Iterator[tuple[int, list[Contour]]]:
     plane
         Integers (y, x), 0 for background.
     """
-    from skimage.measure import find_contours
-
+    find_contours: Any = import_module("skimage.measure").find_contours
     ids, numbers = np.unique(plane, return_inverse=True)
     numbers = numbers.reshape(plane.shape) + (ids[:1] != 0).sum()
     for label, box in zip(ids[ids != 0].tolist(), ndimage.find_objects(numbers), strict=True):

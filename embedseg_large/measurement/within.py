@@ -21,6 +21,7 @@ from embedseg_large.labels.published import label_names
 from embedseg_large.runs.blockwise import EDGE, Sum
 from embedseg_large.runs.tasks import Call, Each, Recording, Task
 from embedseg_large.storage.connection import joined
+from embedseg_large.volumes.label_images import check_label_type
 from embedseg_large.volumes.volume import Volume, open_volume
 
 
@@ -50,10 +51,7 @@ def open_parents(within: Any, place: Any, labels: Volume, axes: str | None = Non
     if _is_same(source, place):
         raise UsageError(f"{labels.name}: instances lie in themselves; name other labels")
     whole = open_volume(source, channel=None, axes=axes)
-    if whole.dtype.kind not in "iu" or "c" in whole.axes:
-        raise VolumeError(
-            f"{whole.name}: {whole.axes} {whole.dtype} is no label volume; give STORE/labels/NAME"
-        )
+    check_label_type(whole)
     at = [whole.stored_axes.index(axis) for axis in whole.spatial_axes]
     shapes = [level.shape and tuple(level.shape[i] for i in at) for level in whole.levels]
     if labels.spatial_shape not in shapes or whole.n_timepoints != labels.n_timepoints:

@@ -18,7 +18,7 @@ import embedseg_large as es
 from embedseg_large.batch.segment_images import SHEET, TABLE
 from embedseg_large.cli.app import app
 from embedseg_large.conversion.plan import write_image
-from embedseg_large.errors import LabelsExistError, UsageError
+from embedseg_large.errors import LabelsExistError, UsageError, VolumeError
 from embedseg_large.testing.plates import write_plate
 from embedseg_large.testing.synthetic import synthetic_embryo
 
@@ -190,6 +190,17 @@ def test_an_image_that_fails_half_way_is_told_and_the_others_are_done(
 def test_wrong_use_is_told_once_and_not_of_every_image(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="halo"):
         es.segment_images(folder, own(), out=tmp_path / "masks", halo=(1, 2, 3))
+
+
+def test_a_folder_of_which_nothing_can_be_opened_is_refused_in_one_line(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b"):
+        tifffile.imwrite(tmp_path / "images" / f"{name}.tif", cells(1, (12, 20, 20)))
+    with pytest.raises(VolumeError, match=r"none of the 2 images .*--axes zyx"):
+        es.segment_images(tmp_path / "images", own(3), out=tmp_path / "masks")
+    assert not (tmp_path / "masks").exists()
 
 
 def test_volumes_and_planes_are_not_mixed(folder: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_parents_are_found_in_the_same_store(
     ("parents", "said"),
     [
         (np.zeros((20, 40, 45), np.uint8), "labels of the same image"),
-        (np.zeros((20, 40, 44), np.float32), "no label volume"),
+        (np.zeros((20, 40, 44), np.float32), "labels are integers"),
     ],
 )
 def test_what_cannot_be_parents_is_refused(nuclei: Labels, parents: Any, said: str) -> None:

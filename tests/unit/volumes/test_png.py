@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from imagecodecs import png_encode
+from numpy.typing import NDArray
 
 import embedseg_large as es
 from embedseg_large.errors import VolumeError, VolumeNotFoundError
@@ -15,7 +17,7 @@ from embedseg_large.geometry import Box
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_grey_png_is_a_plane(tmp_path: Path, dtype: type, rng: np.random.Generator) -> None:
-    pixels = rng.integers(0, np.iinfo(dtype).max, (30, 40)).astype(dtype)
+    pixels: NDArray[Any] = rng.integers(0, np.iinfo(dtype).max, (30, 40)).astype(dtype)
     (tmp_path / "a.png").write_bytes(png_encode(pixels))
     volume = es.open_volume(tmp_path / "a.png")
     assert (volume.axes, volume.dtype, volume.voxel_size) == ("yx", np.dtype(dtype), None)

@@ -1,0 +1,15 @@
+"""Snakemake wrapper: masks of an image, or of a folder of images."""
+
+from shlex import quote
+
+from snakemake.shell import shell
+
+job = snakemake  # type: ignore[name-defined]  # noqa: F821  # Snakemake puts it here
+log = job.log_fmt_shell(stdout=True, stderr=True)
+model = job.params.get("model", "")
+words = ["embedseg-large", "segment", job.input[0], "--out", job.output[0]]
+words += ["--model", model] if model else []
+command = " ".join(quote(str(word)) for word in words)
+extra = job.params.get("extra", "")
+
+shell("{command} {extra} {log}")
