@@ -12,9 +12,14 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.errors import UsageError
+
 _SLACK = 1e-6
 """Added around a neighbourhood, in cells, so that rounding never leaves a point outside it."""
 _MAX_CELLS_PER_POINT = 2.0
+
+MOST = 2**31 - 1
+"""Points or cells: their numbers are kept in 32 bits, which halves the memory of a tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,11 @@ def build_cells(
     """Group points, (n, 3) in voxels, into cells that cover `region`.
 
     Points outside the region belong to the nearest border cell.
+
+    Raises
+    ------
+    UsageError
+        There are more points or cells than 32-bit numbers can count.
     """
     extent = np.asarray(region, dtype=np.float64)
     size = np.clip(size, 1.0, np.maximum(extent, 1.0))
@@ -51,6 +61,11 @@ def build_cells(
     if cells > crowded:  # few points in a large region: coarser cells, or their table dominates
         size = size * (cells / crowded) ** (1.0 / 3.0)
     shape = np.maximum(np.ceil(extent / size), 1.0).astype(np.int64)
+    if max(len(points), int(np.prod(shape))) > MOST:
+        raise UsageError(
+            f"{len(points):,} foreground voxels are too many to cluster in one piece, at most "
+            f"{MOST:,}; use segment(), which cuts the volume into tiles"
+        )
     return CellList(shape, size, *_group(points, shape, size))
 
 

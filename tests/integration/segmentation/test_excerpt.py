@@ -57,6 +57,18 @@ def test_the_bundled_model_finds_the_nuclei_that_its_page_tells_of(
     assert half["ap"] > more["ap"] > 0
 
 
+def test_a_strict_run_that_falls_short_ends_with_its_own_exit_code(tmp_path: Path) -> None:
+    image = copy_demo(tmp_path / "blastocyst.ome.zarr").image
+    near = ("--cluster-tile", "32,72,72", "--halo", "8,8,8", "--max-halo", "8,8,8")
+    arguments = ("segment", image, *FAST, *near, "--strict")
+    result = CliRunner().invoke(app, [*(str(a) for a in arguments), "--json"])
+    assert result.exit_code == 3, result.output
+    summary = json.loads(result.stdout)
+    strict = summary["seams"]["strict"]
+    assert strict["reached"] < strict["aim"]
+    assert Path(summary["labels"]).is_dir()  # the labels are there all the same
+
+
 def test_the_labels_belong_to_the_image(demo: DemoStore, summary: dict[str, Any]) -> None:
     image = es.open_volume(demo.image)
     labels = es.open_volume(summary["labels"])
