@@ -28,6 +28,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _LONGEST = 300  # characters of another library's message
 _URL = re.compile(
@@ -43,6 +44,10 @@ class EmbedSegError(Exception):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(without_logins(a) if isinstance(a, str) else a for a in args))
+
+    def __reduce__(self) -> tuple[type[EmbedSegError], tuple[Any, ...]]:
+        # stated, since what Dask pickles errors with would call no __init__ that is our own
+        return type(self), self.args
 
 
 class UsageError(EmbedSegError, ValueError):
