@@ -155,13 +155,19 @@ def replaced(new: Path, final: Path, aside: Path) -> Iterator[None]:
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes that ask for the same lock out of a folder while the body runs.
 
+    Windows has no such locks of folders, as some network drives: documents are replaced whole all
+    the same, but of two changes at the same moment one may be lost.
+
     Raises
     ------
     OutputError
         If the folder cannot be opened.
     """
-    import fcntl
-
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
     with output_errors(folder):
         handle = os.open(folder, os.O_RDONLY)
     try:
@@ -173,6 +179,18 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 _PART = ".part"
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
+"""What file systems without hard links say: exFAT, some network drives."""
+
+
+def _created(file: Path, data: bytes) -> bool:
+    """Write a file unless there is one; a reader may see it before it is whole."""
+    try:
+        with file.open("xb") as opened:
+            opened.write(data)
+    except FileExistsError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +231,10 @@ class LocalFolder:
                 os.link(temporary, file)
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return _created(file, data)
         return True
 
     def exists(self, name: str) -> bool:

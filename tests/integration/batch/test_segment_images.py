@@ -131,6 +131,27 @@ def test_a_second_call_does_only_what_is_not_done(folder: Path, tmp_path: Path) 
     assert again.images[0].n_instances == np.unique(cells(1)).size - 1
 
 
+class Interrupting:
+    """Ends the batch when its second image begins."""
+
+    def begins(self, name: str, number: int, count: int) -> None:
+        assert (name, count) == ("abc"[number - 1], 3)
+        if number == 2:
+            raise KeyboardInterrupt
+
+    def ended(self, image: es.ImageResult, number: int, count: int) -> None:
+        assert (image.name, count) == ("abc"[number - 1], 3)
+
+
+def test_a_batch_that_was_interrupted_is_resumed(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "masks"
+    with pytest.raises(KeyboardInterrupt):
+        es.segment_images(folder, own(), out=out, watcher=Interrupting())
+    assert [row["name"] for row in csv.DictReader((out / TABLE).read_text().splitlines())] == ["a"]
+    result = es.segment_images(folder, own(), out=out)
+    assert statuses(result) == {"a": "finished before", "b": "done", "c": "done"}
+
+
 def test_an_image_that_changed_is_made_again_only_with_overwrite(
     folder: Path, tmp_path: Path
 ) -> None:
