@@ -56,6 +56,8 @@ class BatchImage:
     """Which image of the file, of a TIFF that may hold several."""
     problem: str = ""
     """Why it cannot be opened; mostly empty."""
+    is_contained: bool = False
+    """Whether it is one of the images of a plate, a well or a converted file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +113,8 @@ def list_images(source: Source, choice: Choice) -> list[BatchImage]:
         raise UsageError("a pattern chooses files of a folder; leave out --pattern")
     if not found:
         raise UsageError("there are no images; give a folder, a plate or a list with some")
+    if choice.is_of_container and not any(image.is_contained for image in found):
+        raise UsageError("there is no plate among the images; leave out --wells and --field")
     _check_names(found)
     return found
 
@@ -165,7 +169,7 @@ def _of_path(path: str, choice: Choice, is_one_of_many: bool) -> Iterator[BatchI
     alone = not is_one_of_many and container.kind == "plate"
     for part in parts:
         name = part.name if alone else f"{known_as}_{part.name}"
-        yield BatchImage(name=name, path=part.path, problem=part.missing)
+        yield BatchImage(name=name, path=part.path, problem=part.missing, is_contained=True)
 
 
 def _check_names(images: Sequence[BatchImage]) -> None:

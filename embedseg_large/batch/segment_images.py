@@ -18,7 +18,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -470,6 +470,8 @@ class _Batch:
     def conclude(self, results: Sequence[ImageResult]) -> tuple[Path, str | None]:
         """Write the table and the contact sheet of what there is."""
         table, sheet = self.place.out / TABLE, self.place.out / SHEET
+        with suppress(OSError):  # it holds what an image that failed has left
+            self.place.ledger.work.rmdir()
         if not results:
             return table, None
         self.place.out.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from embedseg_large.cli.console import (
     reported,
 )
 from embedseg_large.cli.options import Json
-from embedseg_large.errors import UsageError
+from embedseg_large.errors import EmbedSegError, UsageError
 from embedseg_large.storage.connection import shown
 
 _KINDS = {"plate": "plate", "well": "well of a plate", "series": "several images of one file"}
@@ -137,8 +137,11 @@ def _about_volume(thing: str, level: int, axes: str | None, series: int | None) 
 def _about_container(thing: str) -> dict[str, Any] | None:
     """The images of a plate, a well or a converted file, and what the first of them is like."""
     from embedseg_large.batch.images import container_of
+    from embedseg_large.volumes.folders import is_folder_of_images
     from embedseg_large.volumes.volume import open_volume
 
+    if is_folder_of_images(thing):
+        return _about_folder(thing)
     container = container_of(thing)
     if container is None:
         return None
@@ -154,6 +157,24 @@ def _about_container(thing: str) -> dict[str, Any] | None:
             {k: v for k, v in asdict(image).items() if v} | {"path": shown(image.path)}
             for image in container.images
         ],
+    }
+
+
+def _about_folder(thing: str) -> dict[str, Any]:
+    """The images of a folder, and what the first of them is like, if it can be opened."""
+    from embedseg_large.batch.images import Choice, list_images
+    from embedseg_large.volumes.volume import open_volume
+
+    images = list_images(thing, Choice())
+    try:
+        first = str(open_volume(images[0].path, channel=None))
+    except EmbedSegError as error:
+        first = str(error)
+    return {
+        "kind": "folder of images",
+        "n_images": len(images),
+        "first": first,
+        "listed": [{"name": image.name, "path": shown(image.path)} for image in images],
     }
 
 

@@ -89,6 +89,7 @@ def test_a_folder_becomes_masks_a_table_and_a_contact_sheet(folder: Path, tmp_pa
     assert [int(row["instances"]) for row in rows] == counts
     assert result.as_dict()["n_instances"] == sum(counts)
     assert (tmp_path / "masks" / SHEET).read_bytes()[:2] == b"\xff\xd8"
+    assert not (tmp_path / "masks" / ".embedseg-large" / "work").exists()
 
 
 def test_a_mask_has_the_voxel_size_of_its_image_and_is_compressed(
@@ -247,6 +248,11 @@ def test_names_that_collide_are_refused(folder: Path, tmp_path: Path, name: str,
     shutil.copy(folder / "b.png", folder / name)
     with pytest.raises(UsageError, match=said):
         es.segment_images(folder, own(), out=tmp_path / "masks")
+
+
+def test_wells_of_a_folder_without_a_plate_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no plate among the images"):
+        es.segment_images(folder, own(), out=tmp_path / "masks", wells=["B03"])
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

@@ -129,6 +129,15 @@ def test_wells_that_are_no_list_are_refused(tmp_path: Path, wells: Any) -> None:
         container_at(str(tmp_path / "p.zarr"))
 
 
+def test_info_lists_the_images_of_a_folder(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{name}.ome.zarr", PLANE)
+    said = CliRunner().invoke(app, ["info", str(tmp_path)]).output
+    assert "folder of images" in said
+    assert "a.ome.zarr: yx 8 x 8, uint16" in said
+    assert "b.ome.zarr" in said
+
+
 def test_info_lists_the_images_of_a_plate(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["info", str(plate(tmp_path / "p.zarr"))]).output
     assert "plate" in said
