@@ -22,7 +22,7 @@ from fnmatch import fnmatchcase
 from itertools import count
 from typing import Any, Literal
 
-from embedseg_large.errors import MetadataError, UsageError
+from embedseg_large.errors import MetadataError, UnreachableError, UsageError
 from embedseg_large.storage.connection import joined, shown
 from embedseg_large.storage.group import Document, ngff_content
 from embedseg_large.storage.open import folder_at
@@ -146,8 +146,16 @@ def chosen_images(
 
 
 def _content(path: str) -> Document:
-    """What a group says of itself; empty where there is none."""
-    return ngff_content(read_attributes(folder_at(path)))
+    """What a group says of itself; empty where there is none, or nothing that can be used.
+
+    Whoever opens the place as an image reports then what is wrong with it.
+    """
+    try:
+        return ngff_content(read_attributes(folder_at(path)))
+    except UnreachableError:
+        raise
+    except (MetadataError, TypeError, ValueError):
+        return {}
 
 
 def _of_plate(path: str, plate: Document) -> Iterator[ContainedImage]:

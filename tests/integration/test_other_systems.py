@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,6 +40,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fcntl", None)
     monkeypatch.setattr(os, "link", no_link)
     monkeypatch.setattr(os, "kill", no_signal)
+    monkeypatch.setattr(psutil, "pid_exists", lambda pid: pid in psutil.pids())  # without os.kill
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(lock, "_BOOT_ID", Path("nowhere") / "boot_id")
 
@@ -92,7 +94,7 @@ def test_a_file_is_created_once_without_hard_links(tmp_path: Path) -> None:
 
 
 def test_a_holder_of_a_lock_is_asked_for_without_a_signal() -> None:
-    here = {"host": lock.platform.node(), "boot": lock._boot()}
+    here = {"host": platform.node(), "boot": lock._boot()}
     assert here["boot"]
     gone = max(psutil.pids()) + 100_000
     assert lock._is_dead(here | {"pid": gone})

@@ -105,6 +105,18 @@ def test_an_image_is_no_container(tmp_path: Path) -> None:
     assert container_at(str(tmp_path / "nowhere")) is None
 
 
+@pytest.mark.parametrize(
+    "document",
+    ["", "no JSON", "[]", '{"ome": 3}', '{"ome": "plate"}', '{"plate": []}', '{"well": 1}', "null"],
+)
+def test_metadata_that_make_no_sense_are_left_to_whoever_opens_the_image(
+    tmp_path: Path, document: str
+) -> None:
+    write_group(tmp_path / "p.zarr", 2, {})
+    (tmp_path / "p.zarr" / ".zattrs").write_text(document)
+    assert container_at(str(tmp_path / "p.zarr")) is None
+
+
 @pytest.mark.parametrize("well", ["../secret", "/etc", ""])
 def test_a_path_out_of_the_plate_is_refused(tmp_path: Path, well: str) -> None:
     about = {"rows": [{"name": "A"}], "columns": [{"name": "1"}]}
