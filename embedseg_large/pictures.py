@@ -5,10 +5,10 @@
              z slice    x slice    y slice
     image    y, x       y, z       x, z or z, x     all panels have one scale
     truth    ...
-    labels   ...                                    objects that match have the colour of the truth
+    labels   ...                                    matching objects have the colour of the truth
 
 A 2D image has one slice, and the rows stand side by side. Panels are composed pixel by pixel;
-matplotlib, which is imported on use, places them and writes the words.
+matplotlib, imported on use, places them and draws the text.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MARGIN, _GAP, _HEAD, _TITLE = 20, 8, 34, 52  # pixels; the head is the line abo
 _PAPER = "#0b0d12"
 _INK, _FAINT_INK = "#f2f4f8", "#9aa3b2"
 _PERCENTILES = (1.0, 99.8)  # of the volume, as for the network
-_GAMMA = 0.75  # of the image, so that dim objects show on a dark ground
+_GAMMA = 0.75  # of the image, so that dim objects are visible on a dark background
 _FILL = 0.6  # opacity of a label over the image; its outline is opaque
 
 Rgb = NDArray[np.float32]
@@ -61,7 +61,7 @@ class _View:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One volume that is shown in every view; without labels it is the image itself."""
+    """A volume that is shown in every view; without labels it is the image itself."""
 
     caption: str
     labels: Labels | None = None
@@ -80,7 +80,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """A picture in pixels: its panels by view and row, and its scale in pixels a micrometre."""
+    """A picture in pixels: its panels by view and row, and its scale in pixels per micrometre."""
 
     width: int
     height: int
@@ -101,13 +101,13 @@ def orthogonal_slices(
     Parameters
     ----------
     image
-        (z,) y, x; of a volume larger than memory pass a coarse level.
+        (z,) y, x; for a volume larger than memory pass a coarse level.
     truth
         True labels of that shape, or None.
     labels
         Predicted labels of that shape.
     voxel_size
-        Micrometres along (z,) y, x; None if unknown, then all are taken as equal.
+        Micrometres along (z,) y, x; None if unknown, in which case all are assumed equal.
     path
         PNG file to write, 1600 pixels wide, or less where it would be higher than 2000.
     title
@@ -147,7 +147,7 @@ def _check_shapes(image: NDArray[Any], truth: Labels | None, labels: Labels) -> 
 def _views(
     shape: tuple[int, ...], voxel_size: Sequence[float] | None, labels: Labels
 ) -> list[_View]:
-    """Choose the slices: of each axis the one that cuts the most labelled voxels."""
+    """Choose the slices: for each axis the one with the most labelled voxels."""
     steps = tuple(voxel_size) if voxel_size else (1.0,) * len(shape)
     size = [n * step for n, step in zip(shape, steps, strict=True)]
     if len(shape) == 2:
@@ -156,7 +156,7 @@ def _views(
     unit = " µm" if voxel_size else ""
     words = [f"{a} = {k * step:.0f}{unit}" for a, k, step in zip("zyx", at, steps, strict=True)]
     every, right = slice(None), "   z →"
-    # the y slice is turned to the side that leaves less of a row empty
+    # the y slice is oriented to leave less of a row empty
     z, y, x = size
     flip = (x + z + z) * max(y, x) <= (x + z + x) * max(y, z)
     high, wide = (x, z) if flip else (z, x)
@@ -208,7 +208,7 @@ def grey_of(
     Parameters
     ----------
     plane
-        Any numbers ``(rows, columns)``; interpolated where the panel is larger, smoothed where not.
+        Any numbers ``(rows, columns)``; interpolated if the panel is larger, otherwise smoothed.
     panel
         Where it is shown.
     low, high
@@ -268,7 +268,7 @@ def painted(grey: Rgb, plane: NDArray[np.intp], colours: Rgb, panel: Panel) -> R
 
 
 def outlines(labels: Labels, width: int = 1) -> NDArray[np.bool_]:
-    """Return the pixels of objects that are no farther than `width` from something else."""
+    """Return the pixels of objects that are at most `width` from another label."""
     edge = 2 * width + 1
     different = ndimage.maximum_filter(labels, edge) != ndimage.minimum_filter(labels, edge)
     found: NDArray[np.bool_] = different & (labels > 0)
@@ -306,9 +306,9 @@ def _count(name: str, ids: NDArray[Any]) -> str:
 
 
 def palette(n: int) -> Rgb:
-    """Return n + 1 colours, float32: black, then light ones, most unlike for close numbers."""
+    """Return n + 1 colours, float32: black, then light ones, most different for close numbers."""
     k = np.arange(n)
-    hue = 2 * np.pi * ((0.1 + k * 0.6180339887) % 1)  # golden steps never come close again soon
+    hue = 2 * np.pi * ((0.1 + k * 0.6180339887) % 1)  # golden-ratio steps stay far apart for long
     lightness = np.array([0.78, 0.68, 0.87])[k % 3]
     chroma = np.array([0.17, 0.21, 0.14])[k % 3]
     rgb = _srgb(lightness, chroma * np.cos(hue), chroma * np.sin(hue))
@@ -342,8 +342,8 @@ def matched_colours(
 ) -> Rgb:
     """Give each object the colour of the true one that it shares most voxels with.
 
-    Where several share most with the same true object, the largest share gets its colour; the
-    others, and those that meet none, get colours that no true object has.
+    If several share most with the same true object, the largest share gets its colour; the others,
+    and objects without a partner, get colours that no true object has.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Compare two label volumes of any size, box by box.
 
-What a box tells is a small table that adds up, so the sum is that of the whole volumes, whatever
-the boxes.
+Each box yields a small additive table, so the sum equals the table of the whole volumes for any
+boxes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from embedseg_large.volumes.label_images import unannotated
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What two label volumes have in common; that of disjoint regions adds up."""
+    """Overlaps of two label volumes; those of disjoint regions add up."""
 
     located: Contingency
     """Overlaps that are scored: of masks, or of their shells."""
@@ -53,16 +53,16 @@ def compare(
     pair
         The volumes.
     shell_width
-        Compare the shells of the objects, so many voxels thick; None compares whole masks.
+        Compare the shells of the objects, with this thickness in voxels; None: compare whole masks.
     errors
-        Also collect what `embedseg_large.evaluation.errors.find_errors` needs.
+        Also collect the input of `embedseg_large.evaluation.errors.find_errors`.
     workers
-        Do the boxes; None: this process.
+        Process the boxes; None: this process.
 
     Raises
     ------
     VolumeError
-        The voxels are no integers, or cannot be decoded.
+        If the voxels are not integers, or cannot be decoded.
     """
     ndim = pair.truth.ndim
     boxes = pair.compared.split((EDGE[ndim],) * ndim)
@@ -98,7 +98,7 @@ def _compare_box(pair: LabelPair, box: Box, width: int | None, errors: bool) -> 
 
 
 def _read(pair: LabelPair, box: Box, width: int | None) -> list[NDArray[Any]]:
-    """Read what is predicted and what is true in a box, with a margin for shells.
+    """Read the predicted and the true labels of a box, with a margin for shells.
 
     Beyond all that is compared there is background, and so there is on both sides where the truth
     is not annotated.

@@ -25,9 +25,9 @@ class Contingency:
     Parameters
     ----------
     prediction_ids, truth_ids
-        One pair an entry, uint64, sorted by prediction and then by truth, no pair twice.
+        One pair per entry, uint64, sorted by prediction and then by truth, no pair twice.
     counts
-        Voxels of each pair, int64, all positive.
+        Number of voxels of each pair, int64, all positive.
     """
 
     prediction_ids: Ids
@@ -89,11 +89,11 @@ class Contingency:
 
 
 def _check_labels(labels: NDArray[Any], name: str) -> None:
-    """Refuse what cannot be ids."""
+    """Refuse values that cannot be ids."""
     if not np.issubdtype(labels.dtype, np.integer):
         raise VolumeError(
-            f"{name} has dtype {labels.dtype}; labels are integers, one id an object: "
-            "convert them first"
+            f"{name} has dtype {labels.dtype}; labels are integers, one id per object: convert "
+            "them first"
         )
     if labels.size and np.issubdtype(labels.dtype, np.signedinteger) and labels.min() < 0:
         raise VolumeError(
@@ -102,7 +102,7 @@ def _check_labels(labels: NDArray[Any], name: str) -> None:
 
 
 def _from_runs(prediction: NDArray[Any], truth: NDArray[Any]) -> Contingency:
-    """Count pairs of flat arrays by their runs, a tenth as many as voxels in real labels."""
+    """Count pairs of flat arrays by runs, of which real labels have a tenth as many as voxels."""
     if prediction.size == 0:
         return Contingency.empty()
     changes = prediction[1:] != prediction[:-1]

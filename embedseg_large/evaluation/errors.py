@@ -1,21 +1,22 @@
-"""What became of every object: found, split, merged, missed or invented, and where it is.
+"""Classify every object as found, split, merged, missed or invented, with its position.
 
-The rule looks at masks alone. With ``|p & t|`` the voxels that prediction p shares with truth t::
+The rule uses masks only. With ``|p & t|`` the number of voxels that prediction p shares with truth
+t::
 
     p is a FRAGMENT of t   more than half of p lies in t, and makes up at least `share` of t
     t is a PART of p       more than half of t lies in p, and makes up at least `share` of p
     p MATCHES t            their intersection over union is at least `match`
 
-An object is at most one object's fragment or part. The first kind that fits is an object's kind::
+An object is a fragment or part of at most one object. Its kind is the first one that applies::
 
     true object                                     predicted object
     split          has two fragments or more        merge           has two parts or more
     merged         is a part of a merge             fragment        is a fragment of a split
-    true_positive  matches a prediction             (true_positive  matches; told with the truth)
+    true_positive  matches a prediction             (true_positive  matches; listed with the truth)
     miss           none of these                    false_positive  none of these
 
-So every object counts once: true objects = true_positive + split + merged + miss, and predicted
-ones = true_positive + merge + fragment + false_positive. `true_positive` can be less than
+Every object therefore counts once: true objects = true_positive + split + merged + miss, and
+predicted ones = true_positive + merge + fragment + false_positive. `true_positive` can be less than
 `Score.tp`, which also counts the split object of which one fragment is good enough to match.
 
 Sums of coordinates add up over regions, exactly, as contingency tables do: no volume is in memory.
@@ -40,7 +41,7 @@ Values = NDArray[np.float64]
 Names = NDArray[np.str_]
 
 KINDS = ("true_positive", "split", "merge", "miss", "false_positive", "merged", "fragment")
-"""What an object can be; `split`, `merged` and `miss` are true ones, the others predicted."""
+"""Kinds of objects; `split`, `merged` and `miss` are true objects, the others predicted."""
 
 _KIND = f"<U{max(map(len, KINDS))}"
 _AXES = ("z", "y", "x")
@@ -48,12 +49,13 @@ _AXES = ("z", "y", "x")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorRule:
-    """When objects match, and when one counts as a piece of another."""
+    """Thresholds for a match, and for a piece of another object."""
 
     match: float = 0.5
-    """Least intersection over union of a true positive, from 0.5, where partners are unique."""
+    """Minimum intersection over union of a true positive; at least 0.5, so that partners are
+    unique."""
     share: float = 0.1
-    """Least share of an object that a fragment or a part makes up; above 0, at most 0.5."""
+    """Minimum share of an object that a fragment or part makes up; above 0, at most 0.5."""
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.match <= 1:
@@ -74,7 +76,7 @@ class Positions:
     ids
         The objects, uint64, ascending, without the background.
     sizes
-        Voxels of each, int64.
+        Number of voxels of each, int64.
     sums
         ``(objects, ndim)``: sums of the indices of the voxels along (z,) y, x, int64.
     """
@@ -137,7 +139,7 @@ def _summed(ids: NDArray[Any], sizes: Integers, sums: Integers) -> Positions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """All that judging every object needs; that of disjoint regions adds up."""
+    """Everything needed to classify all objects; those of disjoint regions add up."""
 
     overlap: Contingency
     prediction: Positions
@@ -159,7 +161,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Errors:
-    """One row an object: true ones by id, then the predicted ones that are no true positives.
+    """One row per object: true ones by id, then the predicted ones that are not true positives.
 
     All fields are arrays of one length; `position` has a second axis, (z,) y, x.
     """
@@ -167,9 +169,9 @@ class Errors:
     kind: Names
     """One of `KINDS`."""
     ids: Ids
-    """Of the object: a true one's if the kind is one of true objects, else a predicted one's."""
+    """Id of the object, which is a true or a predicted one, depending on the kind."""
     partner: Ids
-    """The object of the other side with which the IoU is largest; 0 where none overlaps."""
+    """The object of the other side with the largest IoU; 0 if none overlaps."""
     best_iou: Values
     """Intersection over union with `partner`."""
     size: Integers
@@ -183,12 +185,12 @@ class Errors:
         return {kind: int(np.count_nonzero(self.kind == kind)) for kind in KINDS}
 
     def columns(self, image: str, voxel_size: Sequence[float] | None) -> dict[str, NDArray[Any]]:
-        """Name the columns of a table: those below, of all rows.
+        """Return the columns of a table by name.
 
         Parameters
         ----------
         image
-            What the first column says.
+            Value of the first column.
         voxel_size
             In µm along (z,) y, x. Without it ``z_um``, ``y_um`` and ``x_um`` are NaN, and so is
             ``z`` in 2D.
@@ -213,7 +215,7 @@ class Errors:
 
 
 def find_errors(found: Found, rule: ErrorRule = DEFAULT_RULE) -> Errors:
-    """Judge every object by the rule of this module.
+    """Classify every object by the rule of this module.
 
     Parameters
     ----------
@@ -248,10 +250,10 @@ def _kinds(
     match: NDArray[np.bool_],
     counts: tuple[int, int],
 ) -> tuple[Names, Names]:
-    """Return the kinds of the predicted and of the true objects; what is set last stands.
+    """Return the kinds of the predicted and of the true objects; the last assignment counts.
 
-    A match makes up more than half of either object, or is one of its two equal halves: it is a
-    fragment and a part as well, so no object keeps a partner that is of another kind.
+    A match makes up more than half of either object, or is one of its two equal halves: it is also
+    a fragment and a part, so no object keeps a partner of another kind.
     """
     n_prediction, n_truth = counts
     split = np.bincount(t[fragment], minlength=n_truth) > 1
@@ -272,7 +274,7 @@ def _rows(
 ) -> dict[str, NDArray[Any]]:
     """Collect the fields of `Errors` for the objects of one side."""
     partner, best = np.zeros(side.ids.size, np.uint64), np.zeros(side.ids.size)
-    order = np.lexsort((~others, iou))  # the last to be written is the best; of equals, the first
+    order = np.lexsort((~others, iou))  # the last one written is the best; of equals, the first
     partner[place[order]] = others[order]
     best[place[order]] = iou[order]
     return {

@@ -1,7 +1,7 @@
 """Compare label volumes of any size: one pair, many images, or several runs.
 
-Images are scored one by one and then pooled: their matches and faults are added up before any ratio
-is taken, so that every object counts the same.
+Images are scored one by one and then pooled: their matches and errors are added up before any ratio
+is computed, so every object has equal weight.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ class ImageScores:
     scores: list[Score]
     """One a threshold."""
     errors: dict[str, int] | None
-    """Objects of each of `embedseg_large.evaluation.errors.KINDS`, if errors were asked for."""
+    """Number of objects of each of `embedseg_large.evaluation.errors.KINDS`, if errors were
+    requested."""
     region: Box | None = None
-    """All that was scored, if the labels are a preview of a region."""
+    """The scored region, if the labels are a preview."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Evaluation:
 
     @property
     def errors(self) -> dict[str, int] | None:
-        """Objects of each kind in all images."""
+        """Number of objects of each kind in all images."""
         counts = [image.errors for image in self.images if image.errors is not None]
         return {kind: sum(c[kind] for c in counts) for kind in counts[0]} if counts else None
 
@@ -74,12 +75,12 @@ class RunScores:
 
     @property
     def mean(self) -> list[dict[str, float]]:
-        """Mean over the runs of every field of the pooled `Score`, one dict a threshold."""
+        """Mean over runs of every field of the pooled `Score`, one dict per threshold."""
         return self._each(np.mean)
 
     @property
     def deviation(self) -> list[dict[str, float]]:
-        """Standard deviation over the runs (n - 1), but the threshold itself."""
+        """Standard deviation over runs (n - 1), except for the threshold itself."""
         each = self._each(lambda values: np.std(values, ddof=1))
         return [d | {"threshold": m["threshold"]} for d, m in zip(each, self.mean, strict=True)]
 
@@ -108,49 +109,49 @@ def evaluate(
     ----------
     prediction, truth
         Integer labels of the same shape, 0 for background: arrays, or paths of label groups
-        (``STORE/labels/NAME``), TIFFs or zarr arrays. Read box by box. Or, for many images, two
-        lists of these, or two folders of files with the same stems. Of labels that `segment` made
-        of a region, only that region is compared, which a warning says.
+        (``STORE/labels/NAME``), TIFFs or zarr arrays, which are read box by box. For many images,
+        pass two lists of these, or two folders of files with the same stems. If `segment` made the
+        labels of a region, only that region is compared, with a warning.
     thresholds
-        Value of `localisation` from which a pair of instances counts as found.
+        Values of `localisation` from which a pair of instances counts as a match.
     axes
-        Letters of the axes of files that do not say it, such as ``zyx`` for a plain TIFF.
+        Letters of the axes of files that do not name them, such as ``zyx`` for a plain TIFF.
     ignore
-        Value of true voxels that are not annotated, as for `train`; negative ones never are. They
-        do not count: of what is predicted there, only the part outside of them does.
+        Value of unannotated true voxels, as for `train`; negative values are always unannotated.
+        They are ignored, and so are the parts of predicted objects that lie in them.
     localisation
         ``"iou"`` of masks, ``"boundary"`` IoU (Cheng et al. 2021), or ``"reference"``: intersection
         over the true instance.
     boundary_width
-        Of the shell that boundary IoU compares, in voxels along every axis.
+        Thickness of the shell that boundary IoU compares, in voxels along every axis.
     errors
-        Where to write a table of all instances, found, split, merged, missed or invented, with
-        positions: a path that ends in .csv or .parquet. A file that is there is replaced.
+        Path (.csv or .parquet) of a table of all instances, found, split, merged, missed or
+        invented, with positions. An existing file is replaced.
     error_rule
         Thresholds of that table; it compares masks, whatever `localisation` is.
     **workers
-        `client`, `workers`, `scheduler` or `cluster_config`, as for `segment`: who compares the
-        boxes. Default: this process.
+        `client`, `workers`, `scheduler` or `cluster_config`, as for `segment`: where the boxes are
+        compared. Default: this process.
 
     Returns
     -------
-    One `Score` a threshold: AP = TP / (TP + FP + FN), precision, recall, F1, PQ and mean IoU of
-    the pairs, from a one-to-one matching. Of many images, pooled over their instances.
+    One `Score` per threshold: AP = TP / (TP + FP + FN), precision, recall, F1, PQ and mean IoU of
+    the pairs, from a one-to-one matching. For many images, pooled over their instances.
 
     Raises
     ------
     VolumeError
-        When a side cannot be read, holds no integers, or the shapes differ.
+        If a side cannot be read or does not hold integers, or the shapes differ.
     UsageError
-        When a threshold is not between 0 and 1, a side is an image, an image has no partner, or
-        the table's ending is another one.
+        If a threshold is not between 0 and 1, a side is an image, an image has no partner, or the
+        suffix of the table is not supported.
     OutputError
-        When the table cannot be written.
+        If the table cannot be written.
 
     See Also
     --------
     evaluate_images : The same, with the scores of each image and counts of errors.
-    evaluate_runs : Mean and deviation over several predictions.
+    evaluate_runs : Mean and standard deviation over several predictions.
     """
     return evaluate_images(
         prediction,
@@ -192,10 +193,10 @@ def evaluate_images(
     Raises
     ------
     VolumeError, UsageError, OutputError
-        As `evaluate`; a message about one of many images begins with its name.
+        As for `evaluate`; a message about one of many images starts with its name.
     """
     check_localisation(localisation, boundary_width)
-    scores(Contingency.empty(), thresholds)  # refuses wrong ones before hours of reading
+    scores(Contingency.empty(), thresholds)  # refuse wrong ones before hours of reading
     if errors is not None:
         check_table_path(errors)
     wanted = count_errors or errors is not None
@@ -206,7 +207,9 @@ def evaluate_images(
     with readers_of([volume.path for volume in volumes], **workers) as able:
         for pair in pairs:
             if pair.region is not None:
-                logger.warning("%s: labels of %s only, which is scored", pair.name, pair.region)
+                logger.warning(
+                    "%s: labels of %s only; only this region is scored", pair.name, pair.region
+                )
             compared = compare(pair, shell_width=width, errors=wanted, workers=able)
             scored = localised_scores(compared.located, thresholds, localisation)
             judged = None if compared.found is None else find_errors(compared.found, error_rule)
@@ -222,13 +225,13 @@ def evaluate_images(
 def evaluate_runs(
     predictions: Sequence[Any], truth: Any, thresholds: Sequence[float] = THRESHOLDS, **options: Any
 ) -> RunScores:
-    """Score several predictions against one truth, to tell differences from chance.
+    """Score several predictions against one truth, to distinguish differences from chance.
 
     Parameters
     ----------
     predictions
-        Two or more of what `evaluate` takes as a prediction: of each run one volume, or one folder
-        or list of images.
+        Two or more predictions as for `evaluate`: for each run one volume, or one folder or list of
+        images.
     truth, thresholds
         As for `evaluate`.
     **options
@@ -237,10 +240,12 @@ def evaluate_runs(
     Raises
     ------
     VolumeError, UsageError
-        As `evaluate`; and UsageError if there are fewer than two runs.
+        As for `evaluate`; also a UsageError if there are fewer than two runs.
     """
     if len(predictions) < 2:
-        raise UsageError(f"{len(predictions)} run has no deviation; give two predictions or more")
+        raise UsageError(
+            f"{len(predictions)} run has no standard deviation; pass at least two predictions"
+        )
     return RunScores([evaluate_images(p, truth, thresholds, **options) for p in predictions])
 
 
@@ -250,7 +255,8 @@ def pooled(images: Sequence[Sequence[Score]]) -> list[Score]:
     Parameters
     ----------
     images
-        Of each image one score a threshold, the same thresholds for all; at least one image.
+        For each image one score per threshold, with the same thresholds for all; at least one
+        image.
     """
     if len(images) == 1:
         return list(images[0])

@@ -1,13 +1,13 @@
-"""How well two objects coincide: three measures beside each other, one way to score them.
+"""How well two objects coincide: three measures, scored in the same way.
 
 ================  ================================================================================
 ``"iou"``         Voxels in both masks over voxels in either: intersection over union.
 ``"boundary"``    The same of the masks' shells alone: the voxels of an object at most `width`
                   from a voxel that is not of it (Cheng et al. 2021, *Boundary IoU*).
-                  It tells good outlines from poor ones where objects are large.
-``"reference"``   Voxels in both masks over voxels of the true one. It forgives a prediction that
-                  is too large, as where the truth marks cores of objects only.
-================  ================================================================================
+                  It distinguishes good from poor outlines of large objects.
+``"reference"``   Voxels in both masks over voxels of the true one. It forgives predictions that are
+too large, as when the truth marks only the cores of objects. ================
+================================================================================
 
 Shells of different objects have no voxel in common, so a table of shells is a table of labels, and
 boundary IoU is the IoU of labels that were hollowed out by `shell`. A voxel's shell needs to know
@@ -35,26 +35,28 @@ BOUNDARY_WIDTH = 2
 
 
 def check_localisation(localisation: str, width: int) -> None:
-    """Refuse a measure that there is not, or a shell without voxels.
+    """Refuse an unknown measure, or a shell without voxels.
 
     Raises
     ------
     UsageError
-        In either case.
+        In both cases.
     """
     known = get_args(Localisation)
     if localisation not in known:
         raise UsageError(f"no localisation {localisation!r}; choose from {', '.join(known)}")
     if width < 1:
-        raise UsageError(f"boundary width {width} is not positive; give voxels, such as 2")
+        raise UsageError(
+            f"boundary width {width} is not positive; pass a number of voxels, such as 2"
+        )
 
 
 def shell(labels: NDArray[Any], width: int) -> NDArray[Any]:
     """Keep the voxels of every object that are at most `width` from its outside.
 
     Distance is the largest of the steps along the axes, as in the authors' program, which erodes
-    `width` times with a square. Other objects are outside, and so is what lies beyond a volume:
-    pad with background there.
+    `width` times with a square. Other objects count as outside, and so does everything beyond the
+    volume: pad with background.
 
     Parameters
     ----------
@@ -84,7 +86,7 @@ def localised_scores(
     thresholds
         Least value of a match, each in (0, 1].
     localisation
-        The measure. It stands in for the IoU in `Score.pq` and `Score.mean_matched_iou` as well.
+        The measure. It also replaces the IoU in `Score.pq` and `Score.mean_matched_iou`.
 
     Raises
     ------
@@ -101,8 +103,8 @@ def localised_scores(
 def _mixed(labels: NDArray[Any], width: int) -> NDArray[np.bool_]:
     """Whether the cube of ``2 * width + 1`` voxels around each voxel holds different labels.
 
-    A square is uniform if all its rows are, and the column through its centre. So one axis after
-    the other is done with, and every one costs a few passes, whatever the width.
+    A square is uniform if all its rows are, and the column through its centre. The axes are
+    therefore processed one after the other, with a few passes each, for any width.
     """
     mixed: NDArray[np.bool_] | None = None
     for axis in range(labels.ndim):
@@ -139,7 +141,7 @@ def _over_reference(contingency: Contingency) -> Overlaps:
 
 
 def _one_to_one(overlaps: Overlaps, threshold: float) -> Score:
-    """Score the matching of most pairs, each of at least the threshold."""
+    """Score the matching with the most pairs, each of at least the threshold."""
     matched = matched_iou(overlaps, threshold, exclusive=False)
     tp = matched.size
     fp, fn = overlaps.n_prediction - tp, overlaps.n_truth - tp

@@ -1,12 +1,12 @@
 """One-to-one matching of predicted and true objects by intersection over union (IoU).
 
 1. Only objects that share voxels can match: the candidates are a sparse bipartite graph.
-2. From a threshold of 1/2 on no object has a choice, so the good pairs are the matches.
-3. Below, the matching with most good pairs is wanted, and among those the one of largest total
-   IoU. Pairs that no other choice can beat are taken first; a few rounds settle nearly all.
-4. What is left falls into connected components, each solved exactly on its own.
+2. At thresholds of 1/2 and above, partners are unique, so the good pairs are the matches.
+3. Below, the goal is the matching with the most good pairs, and among those the one with the
+largest total IoU. Pairs that no alternative can beat are taken first; a few rounds settle nearly
+all. 4. The rest falls into connected components, each of which is solved exactly.
 
-No dense matrix of objects by objects is ever built.
+A dense matrix of objects by objects is never built.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite
 
 from embedseg_large.evaluation.contingency import Contingency
 
-_ROUNDS = 8  # of step 3; each costs a sort of the pairs left, and few are left after two
+_ROUNDS = 8  # of step 3; each sorts the remaining pairs, and few remain after two
 
 Places = NDArray[np.intp]
 Values = NDArray[np.float64]
@@ -34,7 +34,7 @@ class Overlaps:
     Parameters
     ----------
     prediction, truth
-        The objects of each pair, by their places 0, 1, ... among the ids in ascending order.
+        The objects of each pair, by their indices 0, 1, ... among the ascending ids.
     iou
         Intersection over union of each pair, in (0, 1].
     n_prediction, n_truth
@@ -69,8 +69,8 @@ def matched_iou(overlaps: Overlaps, threshold: float, *, exclusive: bool = True)
     threshold
         Least value of a match.
     exclusive
-        Whether no object has a choice from 1/2 on, as is true of IoU. It is not of measures that
-        forgive one side: a prediction can cover most of several objects.
+        Whether partners are unique from 1/2 on, as for IoU. For measures that forgive one side they
+        are not: a prediction can cover most of several objects.
     """
     if exclusive and threshold >= 0.5:
         return _without_choice(overlaps, threshold)
@@ -80,7 +80,7 @@ def matched_iou(overlaps: Overlaps, threshold: float, *, exclusive: bool = True)
 def _objects(
     ids: NDArray[np.uint64], counts: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint64], Places, NDArray[np.int64]]:
-    """Return the distinct ids, the place of each entry among them, and their sizes in voxels."""
+    """Return the distinct ids, the index of each entry among them, and their sizes in voxels."""
     distinct, place = np.unique(ids, return_inverse=True)
     sizes = np.zeros(distinct.size, np.int64)
     np.add.at(sizes, place, counts)
@@ -103,11 +103,11 @@ def _with_choice(overlaps: Overlaps, threshold: float) -> Values:
     """Take as many good pairs as possible, and among such choices the largest total IoU.
 
     This is StarDist's objective, in which pairs below the threshold count in the total as well,
-    although they are no matches.
+    although they are not matches.
     """
     p, t, iou = overlaps.prediction, overlaps.truth, overlaps.iou
     at_most = 2 * max(min(overlaps.n_prediction, overlaps.n_truth), 1)
-    value = (iou >= threshold) + iou / at_most  # all IoU together weigh less than one good pair
+    value = (iou >= threshold) + iou / at_most  # the sum of all IoU weighs less than one good pair
     left = np.arange(iou.size)
     taken = []
     for _ in range(_ROUNDS):
@@ -124,7 +124,7 @@ def _with_choice(overlaps: Overlaps, threshold: float) -> Values:
 def _unbeatable(p: Places, t: Places, value: Values) -> NDArray[np.bool_]:
     """Whether a pair is worth at least the best other pairs of its two objects together.
 
-    Then a best matching without it would not get worse by taking it in their stead.
+    Then replacing them by this pair does not make a best matching worse.
     """
     p_leads, p_other = _lead(p, value)
     t_leads, t_other = _lead(t, value)
@@ -144,7 +144,7 @@ def _lead(place: Places, value: Values) -> tuple[NDArray[np.bool_], Values]:
 
 
 def _components(p: Places, t: Places, left: Places) -> Iterator[Places]:
-    """Split pairs into groups that have no object in common."""
+    """Split pairs into groups without common objects."""
     if left.size == 0:
         return
     p_place = np.unique(p[left], return_inverse=True)[1]
@@ -159,8 +159,9 @@ def _components(p: Places, t: Places, left: Places) -> Iterator[Places]:
 def _best(p: Places, t: Places, value: Values) -> Places:
     """Return the pairs of a matching of largest total value.
 
-    The solver wants every row matched and no weight of zero. So each prediction may also stay
-    alone, with a private column of value zero, and every value is raised by one.
+    The solver requires every row to be matched, and no weight of zero. Each prediction may
+    therefore also stay alone, with a private column of value zero, and every value is raised by
+    one.
     """
     row = np.unique(p, return_inverse=True)[1]
     column = np.unique(t, return_inverse=True)[1]

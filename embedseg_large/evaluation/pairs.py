@@ -1,4 +1,4 @@
-"""Which predicted and true labels are of the same image: opened and checked, not yet read."""
+"""Pairs of predicted and true labels of the same image: opened and checked, but not yet read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LabelPair:
     Raises
     ------
     VolumeError
-        Their shapes differ, or they have several timepoints.
+        If their shapes differ, or they have several timepoints.
     """
 
     name: str
@@ -31,9 +31,9 @@ class LabelPair:
     prediction: Volume
     truth: Volume
     region: Box | None = None
-    """What is compared: the part that labels of a preview are of; None: all."""
+    """The part to compare: the region of a preview; None: all."""
     ignore: int = -1
-    """Value of true voxels that are not annotated, besides negative ones: they do not count."""
+    """Value of unannotated true voxels, in addition to negative values: they are ignored."""
 
     def __post_init__(self) -> None:
         if self.prediction.shape != self.truth.shape:
@@ -49,12 +49,12 @@ class LabelPair:
 
     @property
     def compared(self) -> Box:
-        """What is compared."""
+        """The part that is compared."""
         return self.region or Box.whole(self.truth.spatial_shape)
 
     @property
     def voxel_size(self) -> tuple[float, ...] | None:
-        """In µm, as the truth says, or else the prediction."""
+        """In µm, from the truth, or else from the prediction."""
         return self.truth.voxel_size or self.prediction.voxel_size
 
 
@@ -68,26 +68,27 @@ def open_label_pairs(
     predictions, truths
         As for `embedseg_large.evaluate`.
     axes
-        Letters of the axes of files that do not say it.
+        Letters of the axes of files that do not name them.
     ignore
-        Value of true voxels that are not annotated, besides negative ones.
+        Value of unannotated true voxels, in addition to negative values.
 
     Raises
     ------
     UsageError
-        The sides are of different kinds, an image has no partner, or a side is no label volume.
+        If the sides are of different kinds, an image has no partner, or a side is not a label
+        volume.
     VolumeError
-        A side cannot be read, or the shapes of a pair differ.
+        If a side cannot be read, or the shapes of a pair differ.
 
     Returns
     -------
-    The pairs. Of labels that `segment` made of a region, that region is compared.
+    The pairs. If `segment` made the labels of a region, only that region is compared.
     """
     kinds = _kind(predictions), _kind(truths)
     if kinds[0] != kinds[1]:
         raise UsageError(
             f"the prediction is a {kinds[0]} and the truth a {kinds[1]}; "
-            "give two volumes, two folders or two lists"
+            "pass two volumes, two folders or two lists"
         )
     sources: Sequence[tuple[str, Any, Any]]
     if kinds[0] == "folder":
@@ -103,19 +104,19 @@ def open_label_pairs(
 
 
 def _pair(name: str, prediction: Volume, truth: Volume, ignore: int) -> LabelPair:
-    """Put two sides together; where either is a preview, outside of it there is nothing to score.
+    """Combine two sides; if one is a preview, nothing outside it is scored.
 
     Raises
     ------
     UsageError
-        Both are previews, of regions that have nothing in common.
+        If both are previews of regions without common voxels.
     """
     regions = [r for r in map(labelled_part, (prediction, truth)) if r is not None]
     common = reduce(Box.intersect, regions) if regions else None
     if common is not None and common.size == 0:
         raise UsageError(
-            f"{name}: the labels are of the regions {regions[0]} and {regions[1]}, which have no "
-            "voxel in common; segment the same one"
+            f"{name}: the labels are of the regions {regions[0]} and {regions[1]}, which do not "
+            "overlap; segment the same region"
         )
     return LabelPair(name, prediction, truth, common, ignore)
 
@@ -129,14 +130,14 @@ def _kind(source: Any) -> str:
 def _by_position(predictions: Sequence[Any], truths: Sequence[Any]) -> list[tuple[str, Any, Any]]:
     if not predictions or len(predictions) != len(truths):
         raise UsageError(
-            f"{len(predictions)} predictions and {len(truths)} true volumes; give one for each"
+            f"{len(predictions)} predictions and {len(truths)} true volumes; pass one for each"
         )
     names = [name_of(truth, i) for i, truth in enumerate(truths)]
     return list(zip(names, predictions, truths, strict=True))
 
 
 def _opened(source: Any, axes: str | None) -> Volume:
-    """Open labels; axes that are given are those of a file that does not name its own."""
+    """Open labels; `axes` apply to files that do not name theirs."""
     if axes is None:
         return open_volume(source, channel=None)
     try:
@@ -152,6 +153,6 @@ def _labels(source: Any, axes: str | None, *, truth: bool) -> Volume:
     check_label_type(volume)
     if not volume.is_labels and volume.path is not None and label_names(volume.path):
         labels = joined(volume.name, "labels/NAME")
-        raise UsageError(f"{volume.name} is an image; give its labels: {labels}")
+        raise UsageError(f"{volume.name} is an image; pass its labels: {labels}")
     check_label_voxels(volume, strict=truth)
     return volume

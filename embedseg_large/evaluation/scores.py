@@ -1,8 +1,8 @@
 """Detection and segmentation scores from a contingency table alone.
 
 Definitions and numbers are those of ``stardist.matching.matching``: a predicted and a true object
-match where their intersection over union (IoU) is at least the threshold, each object at most
-once, such that the number of matches is largest.
+match where their intersection over union (IoU) is at least the threshold, each object at most once,
+so that the number of matches is maximal.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Score:
     Parameters
     ----------
     threshold
-        Least IoU of a match.
+        Minimum IoU of a match.
     ap
         Average precision as in the 2018 Data Science Bowl, TP / (TP + FP + FN).
     precision, recall, f1
@@ -62,7 +62,7 @@ def scores(contingency: Contingency, thresholds: Sequence[float]) -> list[Score]
     contingency
         Voxel counts of predicted and true objects.
     thresholds
-        Least IoU of a match, each in (0, 1].
+        Minimum IoU of a match, each in (0, 1].
 
     Raises
     ------
@@ -84,7 +84,7 @@ def _score(overlaps: Overlaps, threshold: float) -> Score:
 
 
 def score_of_counts(threshold: float, total: float, tp: int, fp: int, fn: int) -> Score:
-    """Make the score of known counts.
+    """Return the score of known counts.
 
     Parameters
     ----------

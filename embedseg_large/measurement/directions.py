@@ -1,16 +1,16 @@
-"""The directions along which surfaces are counted, and what a count is worth.
+"""The directions along which surfaces are counted, and the weight of a count.
 
 Crofton's formula: the area of a surface is twice the mean, over all directions u, of how many times
 lines along u cross it, per area of the plane that they are perpendicular to. On a lattice there are
-13 directions between neighbours, d; each voxel has one line along d, which stands for an area of
-V / abs(d), and for the directions nearer to d than to another::
+13 directions between neighbours, d; each voxel has one line along d, which represents an area of V
+/ abs(d), and the directions closer to d than to any other::
 
     surface = 2 · Σ_d  w_d · crossings_d · V / abs(d)         w_d: share of the half sphere
     perimeter = π/2 · Σ_d  w_d · crossings_d · A / abs(d)     2D: 4 directions, half circle
 
 Sources: Lehmann and Legland, "Efficient N-Dimensional surface estimation using Crofton formula and
-run-length encoding", Insight Journal 2012; MorphoLibJ. Crossings are integers, so that what boxes
-count adds up exactly; voxels that are no cubes only change the worth. Reflections of an axis change
+run-length encoding", Insight Journal 2012; MorphoLibJ. Crossings are integers, so the counts of
+boxes add up exactly; anisotropic voxels only change the weights. Reflecting an axis changes
 nothing, so directions that differ by signs share a count: 7 *classes*, by the axes they move along.
 """
 
@@ -38,7 +38,7 @@ CLASSES: tuple[Step, ...] = (
 
 
 def pairs_of_cell(ndim: int) -> list[tuple[Step, Step, int]]:
-    """Pairs of voxels of a 2·2·2 cell, one a direction, with the number of their class.
+    """Pairs of voxels of a 2·2·2 cell, one per direction, with the number of their class.
 
     Each pair of neighbours of a volume is a pair of exactly one cell: the one that begins at the
     smaller of their coordinates along each axis. In 2D the cell is 2·2, at z 0.
@@ -55,12 +55,12 @@ def pairs_of_cell(ndim: int) -> list[tuple[Step, Step, int]]:
 
 
 def worth_of_crossings(voxel_size: Sequence[float]) -> NDArray[np.float64]:
-    """Area (2D: length) that one crossing of each class of `CLASSES` stands for.
+    """Area (2D: length) represented by one crossing of each class of `CLASSES`.
 
     Parameters
     ----------
     voxel_size
-        Along (z,) y, x, in any unit; the worth is in its square (2D: in the unit).
+        Along (z,) y, x, in any unit; the result is in its square (2D: in the unit).
     """
     ndim = len(voxel_size)
     steps = np.array(CLASSES)[:, 3 - ndim :] * np.asarray(voxel_size, dtype=np.float64)

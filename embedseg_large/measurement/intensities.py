@@ -1,8 +1,8 @@
 """Intensities of instances in one channel, as sums that add up over boxes.
 
-Voxels of up to 16 bits are added up as integers, exactly: whatever the boxes, the bits are the
-same. Others are added up in float64, and parts are joined by their means and squares about them
-(Chan, Golub and LeVeque 1979), so that the boxes show in the last digits only.
+Voxels of up to 16 bits are added up as integers, exactly: the result is bit-identical for any
+boxes. Others are added up in float64, and parts are joined by their means and squares about them
+(Chan, Golub and LeVeque 1979), so the boxes affect only the last digits.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Intensities(Protocol):
         Parameters
         ----------
         order
-            The rows, those of an instance one after the other.
+            The rows, sorted so that those of an instance are adjacent.
         first
-            Where in `order` each instance begins.
+            Start of each instance in `order`.
         sizes
-            Voxels of each row, before they are put in order.
+            Number of voxels of each row, before sorting.
         """
 
     def and_also(self, other: Intensities) -> Intensities:
@@ -44,7 +44,7 @@ class Intensities(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExactIntensities:
-    """Of voxels of up to 16 bits."""
+    """Intensities of voxels of up to 16 bits."""
 
     sums: Integers
     """(n, 2) sums of the values, and of their squares modulo 2⁶⁴."""
@@ -94,7 +94,7 @@ class ExactIntensities:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RealIntensities:
-    """Of floats and of integers of more bits."""
+    """Intensities of floats and of integers with more bits."""
 
     means: Values
     squares: Values
@@ -108,7 +108,7 @@ class RealIntensities:
         sums, squares = np.zeros(count + 1), np.zeros(count + 1)
         low, high = np.full(count + 1, np.inf), np.full(count + 1, -np.inf)
         rows, image = rows.reshape(-1), image.reshape(-1)
-        if image.dtype == np.float16:  # numba does not know it
+        if image.dtype == np.float16:  # not supported by numba
             image = image.astype(np.float32)
         add_reals(rows, image, sums, low, high)
         means = sums / np.maximum(np.bincount(rows, minlength=count + 1), 1)
@@ -161,7 +161,7 @@ def intensities_of(rows: NDArray[np.int32], image: NDArray[Any], count: int) -> 
 
 
 def no_intensities(dtype: np.dtype[Any]) -> Intensities:
-    """Return those of no instance, for an image of that type."""
+    """Return the intensities of no instance, for an image of that type."""
     return intensities_of(np.zeros(0, np.int32), np.zeros(0, dtype), 0)
 
 

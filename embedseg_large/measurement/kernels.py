@@ -1,6 +1,6 @@
-"""Loops over voxels, compiled. Rows say which instance a voxel belongs to; row 0 is background.
+"""Compiled loops over voxels. The row of a voxel identifies its instance; row 0 is background.
 
-Sums are kept modulo 2⁶⁴, as int64 arithmetic does: what is computed from them in the end is small.
+Sums are kept modulo 2⁶⁴, as in int64 arithmetic: the values finally computed from them are small.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from embedseg_large.measurement.directions import CLASSES, pairs_of_cell
 MOMENTS = 10
 """Voxels; sums of z, y, x; of zz, zy, zx, yy, yx, xx."""
 COLUMNS = MOMENTS + len(CLASSES)
-"""Those, and crossings of the surface along each class of directions."""
+"""The moments, and crossings of the surface along each class of directions."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -71,7 +71,7 @@ def add_moments(
 
 
 def add_crossings(rows: NDArray[np.int32], ndim: int, sums: NDArray[np.int64]) -> None:
-    """Count pairs of neighbours that differ, of each cell that begins in all but the last planes.
+    """Count differing pairs of neighbours in each cell that begins in any but the last planes.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def add_squares(
     means: NDArray[np.float64],
     squares: NDArray[np.float64],
 ) -> None:
-    """Add up the squares of what the voxels differ from the mean of their row."""
+    """Add up the squared differences of voxels from the mean of their row."""
     for i in range(rows.size):
         row = rows[i]
         if row > 0:

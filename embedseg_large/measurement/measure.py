@@ -1,7 +1,7 @@
 """Measure every instance of a label volume of any size, box by box.
 
-A box tells a small table of sums, and the tables of all boxes add up to that of the volume, exactly
-and whatever the boxes: an instance that several of them share is measured as one.
+Each box yields a small table of sums, and the tables of all boxes add up exactly to that of the
+volume, for any boxes: an instance shared by several boxes is measured as one.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _PROPERTIES = (
     *("voxels", "volume", "sphericity", "pixels", "area", "circularity", "axis_"),
     *("touches_border", "seam", "certified", "seediness", "intensity_mean"),
 )
-"""Columns that begin so are worth a colour in a viewer."""
+"""Prefixes of columns that are worth colouring by in a viewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """Labels, and the image that they are of; picklable."""
+    """Labels and their image; picklable."""
 
     labels: Volume
     """Without a channel axis; with a time axis if there are several timepoints."""
@@ -69,15 +69,15 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the run that made labels says about its instances."""
+    """What the run that made the labels recorded about its instances."""
 
     traced: dict[str, NDArray[Any]] | None
-    """Labels and timepoints, (2, n), that the seam report lists, by what it says of them; the
-    timepoint is -1 where there is only one. None: there is no seam report."""
+    """Labels and timepoints, (2, n), listed in the seam report, by kind; the timepoint is -1 if
+    there is only one. None: there is no seam report."""
     known: KnownInstances | None
-    """Seediness and more of each; None: it was not kept."""
+    """Seediness and more for each instance; None: not stored."""
     part: Box | None
-    """What was segmented, if it was not all of the volume."""
+    """The segmented part, if not the whole volume."""
 
 
 def measure(
@@ -95,28 +95,28 @@ def measure(
     into_store: bool = False,
     **workers: Unpack[Workers],
 ) -> Table:
-    """Measure every instance of a label volume: size, place, shape, intensities.
+    """Measure every instance of a label volume: size, position, shape, intensities.
 
     Parameters
     ----------
     source
         Path or URL of an OME-Zarr image with labels inside; or the labels themselves: a label group
         (``STORE/labels/NAME``), a TIFF, or an array of integers, 0 for background. Negative voxels
-        are not annotated, and as good as background.
+        are unannotated, and treated as background.
     labels
         Name of the labels in the image; None: the only ones, or `source` is the labels themselves.
     image
-        The image, if it is elsewhere: what `open_volume` takes. Default: `source`, or if that holds
-        labels only, the image that their run says it segmented. Of a `source` that is the labels
-        themselves, shapes only are measured.
+        The image, if it is stored elsewhere: anything that `open_volume` accepts. Default:
+        `source`, or if that holds only labels, the image recorded by their run. If `source` is the
+        labels themselves, only shapes are measured.
     channel
         Channel or channels of the image; default: all.
     timepoint
         Timepoint or timepoints; default: all.
     level
-        Level of the labels, 0 being the finest. The level of the image is the one of this shape.
+        Level of the labels, 0 being the finest. The image level with the same shape is used.
     axes, image_axes
-        Letters of the axes of files that do not say it, such as ``zyx`` for a plain TIFF.
+        Letters of the axes of files that do not name them, such as ``zyx`` for a plain TIFF.
     voxel_size
         In µm along (z,) y, x of this level; overrides the metadata.
     within
@@ -125,29 +125,29 @@ def measure(
     into_store
         Also write the table into the store of the labels, see `embedseg_large.labels.tables`.
     **workers
-        `client`, `workers`, `scheduler` or `cluster_config`, as for `segment`: who reads the boxes.
-        Default: this process.
+        `client`, `workers`, `scheduler` or `cluster_config`, as for `segment`: where the boxes are
+        read. Default: this process.
 
     Returns
     -------
     Table
-        One row an instance and timepoint, in this order of timepoints and of labels; columns
-        ``timepoint``, those of `embedseg_large.measurement.shapes.columns_of`, and of labels made
-        by `segment`, ``seam``: "repaired" or "joined" where the seam report lists the instance;
-        ``seediness``, float32 of its seed voxel (no such column if they are of another segmenter);
-        ``certified``, whether it is proven to be what the untiled volume would give. Of labels that
-        were added later NaN and False. With `within`, ``parent``: the label of the other volume
-        that the instance shares most voxels with, 0 if none; ``parent_overlap``: the fraction of
-        its voxels in there. About 1 KB of memory an instance.
+        One row per instance and timepoint, ordered by timepoint and label; columns ``timepoint``,
+        those of `embedseg_large.measurement.shapes.columns_of`, and for labels made by `segment`,
+        ``seam``: "repaired" or "joined" where the seam report lists the instance; ``seediness``,
+        float32 of its seed voxel (missing for other segmenters); ``certified``,
+        whether it is proven to equal the untiled result. Of labels that were added
+        later NaN and False. With `within`, ``parent``: the label of the other volume that the
+        instance shares most voxels with, 0 if none; ``parent_overlap``: the fraction of its voxels
+        in there. About 1 KB of memory an instance.
 
     Raises
     ------
     VolumeError
-        If something cannot be read, labels are no label image, or the shapes or voxel
+        If something cannot be read, the labels are not a label image, or the shapes or voxel
         sizes of image and labels differ.
     UsageError
-        If there are several labels and none is named, there is no image where one is expected, or
-        an option does not fit.
+        If there are several labels and none is named, a required image is missing, or an option
+        does not apply.
     OutputError
         If the table cannot be written into the store.
     """
@@ -192,25 +192,27 @@ def _region(place: Any) -> str:
 
 
 def _check_store(source: Any, place: Any, level: int) -> tuple[str, str]:
-    """Return store and name of labels; refuse a table that would be of nothing in a store."""
+    """Return store and name of the labels; refuse a table without labels in a store."""
     if place is source:
-        raise UsageError("only a table of labels in an image goes into its store; name the labels")
+        raise UsageError(
+            "only tables of labels inside an image can be written into its store; name the labels"
+        )
     if level != 0:
         raise UsageError(
-            f"a table of level {level} would be taken for one of level 0; write a file"
+            f"a table of level {level} would be mistaken for one of level 0; write a file"
         )
     return os.fspath(source), place.rpartition("/")[2]
 
 
 def sum_regions(subject: Subject, timepoint: int, workers: Recording | None = None) -> Regions:
-    """Add up what the boxes of a timepoint tell.
+    """Add up the sums of the boxes of a timepoint.
 
     Parameters
     ----------
     subject, timepoint
         What is measured.
     workers
-        Do the boxes; None: this process.
+        Process the boxes; None: this process.
     """
     boxes = Box.whole(subject.labels.spatial_shape).split(box_shape(subject))
     total = Sum(Regions.empty([channel.dtype for channel in subject.channels]))
@@ -279,7 +281,7 @@ def _columns(
 
 
 def _told(labels: Volume) -> Told:
-    """Read what is told; nothing if other programs made the labels."""
+    """Read what the run recorded; nothing if another program made the labels."""
     if not labels.path or not labels.is_labels:
         return Told(None, None, None)
     made = provenance_of(labels.path)
@@ -287,7 +289,7 @@ def _told(labels: Volume) -> Told:
 
 
 def _traced(made: dict[str, Any]) -> dict[str, NDArray[Any]] | None:
-    """Find the instances that a seam report lists, see `Told`."""
+    """Find the instances listed in a seam report (see `Told`)."""
     if "seams" not in made:
         return None
     traced = {}
@@ -308,12 +310,12 @@ def find_subject(
     image_axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
 ) -> Subject:
-    """Open what is to be measured, and find every reason to refuse it; arguments as of `measure`.
+    """Open labels and image, and find every reason to refuse them; arguments as for `measure`.
 
     Raises
     ------
     VolumeError, UsageError
-        As `measure`.
+        As for `measure`.
     """
     place = _place(source, labels)
     found = _open_labels(place, level, axes, voxel_size)
@@ -321,19 +323,19 @@ def find_subject(
         image = _image_of(os.fspath(source), place, image_axes)
     channels = () if image is None else _open_channels(image, channel, image_axes, found)
     if not channels and channel is not None:
-        raise UsageError("there is no image to take a channel of; give one with image= (--image)")
+        raise UsageError("there is no image to take a channel from; pass one with image= (--image)")
     return Subject(
         labels=found, channels=channels, voxel_size=_voxel_size(found, channels, voxel_size)
     )
 
 
 def _place(source: Any, name: str | None) -> Any:
-    """Say where the labels are; the source itself if they are not inside of it."""
+    """Return the location of the labels; the source itself if they are not inside it."""
     if isinstance(source, str | os.PathLike):
         place = place_of_labels(os.fspath(source), name)
         return source if place == os.fspath(source) else place
     if name is not None:
-        raise UsageError("an array has no labels inside; leave labels= out")
+        raise UsageError("an array has no labels inside; leave out labels=")
     return source
 
 
@@ -361,10 +363,10 @@ def _image_of(store: str, labels: str, axes: str | None) -> str:
     found = place_of_image(labels, made, axes)
     if found is None:
         recorded = made.get("volume", {}).get("path")
-        but = f", and {shown(recorded)}, of which they are, cannot be opened" if recorded else ""
+        but = f", and their image {shown(recorded)} cannot be opened" if recorded else ""
         raise UsageError(
-            f"{shown(store)} holds labels and no image that can be read{but}; give the image with "
-            "image= (--image), or the path of the labels themselves, to measure shapes only"
+            f"{shown(store)} holds labels but no readable image{but}; pass the image with image= "
+            "(--image), or the path of the labels themselves, to measure only shapes"
         )
     return found
 
@@ -378,7 +380,7 @@ def _open_channels(
     if whole.n_timepoints != labels.n_timepoints:
         raise VolumeError(
             f"{labels.name}: {labels.n_timepoints} timepoints, and the image {whole.name} has "
-            f"{whole.n_timepoints}; give labels and image of the same times"
+            f"{whole.n_timepoints}; pass labels and image of the same timepoints"
         )
     numbers = _each(asked, range(whole.n_channels))
     return tuple(open_volume(source, channel=c, level=level, axes=axes) for c in numbers)
@@ -391,7 +393,7 @@ def _level_of_shape(image: Volume, labels: Volume) -> int:
         there = ", ".join(str(shape) for shape in shapes if shape)
         raise VolumeError(
             f"{labels.name} has shape {labels.spatial_shape}, the image {image.name} {there}; "
-            "give the image that the labels are of, or another level of the labels"
+            "pass the image of the labels, or another level of the labels"
         )
     return shapes.index(labels.spatial_shape)
 
@@ -405,8 +407,8 @@ def _voxel_size(
         return labels.voxel_size or of_image
     if not np.allclose(labels.voxel_size, of_image, rtol=0.01, atol=0):
         raise VolumeError(
-            f"{labels.name} says that voxels are {labels.voxel_size} µm, the image "
-            f"{channels[0].name} {of_image}; say which with voxel_size= (--voxel-size)"
+            f"{labels.name} has voxels of {labels.voxel_size} µm, the image "
+            f"{channels[0].name} {of_image}; choose with voxel_size= (--voxel-size)"
         )
     return labels.voxel_size
 

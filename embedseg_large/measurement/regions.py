@@ -2,7 +2,7 @@
 
 ::
 
-    0 0 0 0 0 ┊      A box sums up the voxels of its core. Its surface it counts by cells of
+    0 0 0 0 0 ┊      A box sums up the voxels of its core. It counts its surface by cells of
     0┌───────┐┊      2·2·2 voxels, those that begin in the core: it sees one more voxel above,
     0│ core  ││      and before the volume begins and after it ends, background. So every cell is
     0│       ││      one box's, and an instance is closed where the volume ends.
@@ -36,7 +36,7 @@ class Regions:
     """Sums over the voxels of n instances, by ascending id. 2D volumes have one plane, z 0."""
 
     ids: NDArray[np.uint64]
-    """(n,) without the background."""
+    """(n,) ids, without the background."""
     sums: Integers
     """(n, COLUMNS) as in `embedseg_large.measurement.kernels`, modulo 2⁶⁴."""
     low: Integers
@@ -44,7 +44,7 @@ class Regions:
     high: Integers
     """(n, 3) largest index plus one."""
     intensities: tuple[Intensities, ...] = ()
-    """One a channel."""
+    """One per channel."""
 
     @classmethod
     def empty(cls, dtypes: Sequence[np.dtype[Any]] = ()) -> Regions:
@@ -53,7 +53,7 @@ class Regions:
         Parameters
         ----------
         dtypes
-            Of each channel.
+            Dtype of each channel.
         """
         none = np.zeros((0, 3), np.int64)
         sums = np.zeros((0, COLUMNS), np.int64)
@@ -69,7 +69,7 @@ class Regions:
         labels
             Integer labels of ``cells_of(core)``, 0 for background and outside of the volume.
         core
-            Where they are, in the volume; two or three axes.
+            Position of the core in the volume; two or three axes.
         images
             Voxels of the core in each channel.
 
@@ -115,17 +115,17 @@ class Regions:
 
     @property
     def sizes(self) -> Integers:
-        """(n,) voxels."""
+        """(n,) number of voxels."""
         return self.sums[:, 0]
 
     @property
     def crossings(self) -> Integers:
-        """(n, classes) of the surface, along each of `directions.CLASSES`."""
+        """(n, classes) crossings of the surface along each of `directions.CLASSES`."""
         return self.sums[:, MOMENTS:]
 
 
 def cells_of(core: Box) -> Box:
-    """The region whose cells belong to a box; at the ends of the volume it reaches one voxel out.
+    """The region whose cells belong to a box; at the volume's borders, one voxel beyond.
 
     Parameters
     ----------

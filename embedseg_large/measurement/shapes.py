@@ -1,4 +1,4 @@
-"""Size, place and shape of instances, from their sums.
+"""Size, position and shape of instances, from their sums.
 
 Lengths of principal axes are those of the ellipsoid (2D: ellipse) with the same second moments,
 ``2 · sqrt((ndim + 2) · eigenvalue of the covariance)``, as in scikit-image. Sphericity is
@@ -32,17 +32,17 @@ def columns_of(
     channels: Sequence[int] = (),
     part: Box | None = None,
 ) -> Columns:
-    """Describe instances: columns of one length, one row an instance, by ascending label.
+    """Describe instances: columns of equal length, one row per instance, by ascending label.
 
     Parameters
     ----------
     regions
         Sums over a whole volume.
     shape
-        Of the volume, (z,) y, x.
+        Shape of the volume, (z,) y, x.
     voxel_size
         In µm along (z,) y, x. Without it there are no columns in µm, and lengths are in voxels,
-        which are taken for cubes.
+        which are assumed to be cubes.
     channels
         Number of each channel of `regions.intensities`.
     part
@@ -62,10 +62,10 @@ def columns_of(
         In 2D ``perimeter_um`` and ``circularity``; see `embedseg_large.measurement.directions`.
         Objects of a few voxels can have more than 1.
     axis_major_um, axis_middle_um, axis_minor_um
-        Lengths of the principal axes; in 2D without the middle one. Where the voxel size is
-        unknown, the names lack the unit.
+        Lengths of the principal axes; in 2D without the middle one. If the voxel size is unknown,
+        the names have no unit.
     touches_border
-        Whether the instance touches an end of the volume or of the part, where it may be cut.
+        Whether the instance touches the border of the volume or of the part, where it may be cut.
     intensity_mean_0, intensity_min_0, intensity_max_0, intensity_std_0
         Of each channel.
     """
@@ -93,8 +93,8 @@ def columns_of(
 def _moments(regions: Regions, ndim: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Centroid (n, ndim) and covariance (n, ndim, ndim) in voxels.
 
-    About the voxel nearest to the centroid all sums are small: there they are what they are modulo
-    2⁶⁴, exactly. Where even these could be too large, the covariance is NaN.
+    Relative to the voxel nearest to the centroid all sums are small, and therefore exact modulo
+    2⁶⁴. If even these could be too large, the covariance is NaN.
     """
     n, axes = regions.sizes, range(3 - ndim, 3)
     middle = np.rint(regions.sums[:, 1:4] / n[:, np.newaxis]).astype(np.int64)
@@ -113,7 +113,7 @@ def _moments(regions: Regions, ndim: int) -> tuple[NDArray[np.float64], NDArray[
 def _places(
     regions: Regions, centroids: NDArray[np.float64], voxel_size: Sequence[float] | None
 ) -> Columns:
-    """Name the columns of centroids and bounding boxes."""
+    """Return the columns of centroids and bounding boxes."""
     ndim = centroids.shape[1]
     names = _AXES[3 - ndim :]
     starts, stops = regions.low[:, 3 - ndim :], regions.high[:, 3 - ndim :]
@@ -135,7 +135,7 @@ def _surfaces(
     regions: Regions, volumes: NDArray[np.float64], size: Sequence[float], units: Sequence[str]
 ) -> Columns:
     """Surface and sphericity; in 2D perimeter and circularity."""
-    # Term by term: a product of matrices may add up in another order for another number of rows.
+    # Term by term: a matrix product may add in a different order for a different number of rows.
     worth = worth_of_crossings(size)
     surface = sum((c * w for c, w in zip(regions.crossings.T, worth, strict=True)), np.zeros(1))
     surface = np.broadcast_to(surface, volumes.shape)

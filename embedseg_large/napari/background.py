@@ -1,4 +1,4 @@
-"""Work off the GUI's thread: progress in napari's activity dock, cancelling, errors in one line."""
+"""Work outside the GUI's thread: progress in napari's activity dock, cancelling, errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from embedseg_large.napari.wording import in_words_of_panel
 T = TypeVar("T")
 
 _LOOK_MILLISECONDS = 200
-"""Between two looks at how far it is."""
+"""Seconds between two updates of the progress."""
 _STEPS = 100
 
 logger = logging.getLogger(__name__)
@@ -29,20 +29,20 @@ class Outcome(Generic[T]):
     """How work ended."""
 
     value: T | None
-    """None: it did not come to its end."""
+    """The result; None: it did not finish."""
     message: str = ""
-    """Why not."""
+    """The reason if it did not finish."""
 
 
 def attempt(work: Callable[[], T], layer: str = "the layer") -> Outcome[T]:
-    """Do something, and say in one line what is wrong if it cannot be done.
+    """Do something, and report an error in one line.
 
     Parameters
     ----------
     work
-        What to do.
+        The function to call.
     layer
-        Name of the one that it is done on.
+        Name of the processed layer.
     """
     try:
         return Outcome(work())
@@ -52,21 +52,21 @@ def attempt(work: Callable[[], T], layer: str = "the layer") -> Outcome[T]:
         return Outcome(None, in_words_of_panel(str(error), layer))
     except MemoryError:
         return Outcome(None, "there is not enough memory; choose a smaller region")
-    except Exception as error:  # nobody above could say it to the user
+    except Exception as error:  # nothing above could show it to the user
         logger.exception("in the background of napari")
         first = f"{type(error).__name__}: {error}".splitlines()[0]
         return Outcome(None, f"unexpected {first}; the log has more")
 
 
 class Background:
-    """Does one thing at a time in a thread.
+    """Runs one function at a time in a thread.
 
     Parameters
     ----------
     changed
         Called in the GUI's thread whenever work begins or ends.
     show
-        Takes what is to be said, in the GUI's thread.
+        Shows a message, in the GUI's thread.
     """
 
     def __init__(self, changed: Callable[[], None], show: Callable[[str], None]) -> None:
@@ -80,7 +80,7 @@ class Background:
 
     @property
     def is_busy(self) -> bool:
-        """Whether something is being done."""
+        """Whether something is running."""
         return self._told is not None
 
     def run(
@@ -92,7 +92,7 @@ class Background:
         *,
         layer: str,
     ) -> None:
-        """Begin; `done` gets the result, in the GUI's thread, if there is one."""
+        """Start; `done` is called with the result, if any, in the GUI's thread."""
         self._told = told
         self._bar = progress(total=_STEPS, desc=title)
         self._worker = create_worker(attempt, work, layer)
@@ -103,7 +103,7 @@ class Background:
         self._look()
 
     def cancel(self) -> None:
-        """Have it end as soon as it can."""
+        """Ask the work to end as soon as possible."""
         if self._told is not None:
             self._told.cancel()
             self._look()

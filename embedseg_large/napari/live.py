@@ -16,11 +16,11 @@ from embedseg_large.napari.background import Outcome, attempt
 from embedseg_large.napari.recording import Kept
 
 _PAUSE_MILLISECONDS = 120
-"""In which a slider must not move before it counts."""
+"""Seconds without movement of a slider before it takes effect."""
 
 
 class Live:
-    """Clusters again, in a thread, for what was asked last.
+    """Clusters again, in a thread, for the latest request.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class Live:
     layer
         The labels layer that shows them.
     show
-        Takes what is to be said.
+        Shows a message.
     """
 
     def __init__(self, kept: Kept, layer: Any, show: Callable[[str], None]) -> None:
@@ -45,9 +45,9 @@ class Live:
         layer.events.paint.connect(self._edited)
 
     def ask(self, thresholds: ClusterSettings) -> None:
-        """Have the labels of some thresholds, soon."""
+        """Request the labels of some thresholds."""
         if self._is_edited:
-            self._show(f"{self.layer.name} was edited by hand and is left alone; segment again")
+            self._show(f"{self.layer.name} was edited by hand and is not changed; segment again")
             return
         self._wanted = thresholds
         self._pause.start()

@@ -1,4 +1,4 @@
-"""Which model: one of a list, to which files can be added, and that follows the axes of images."""
+"""Choice of the model from a list, which can be extended and follows the axes of images."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from embedseg_large.network.model import Model
 
 
 class ModelChoice:
-    """A list of models, and a field for the file of another one.
+    """A list of models, and a field for another model file.
 
-    A bundled model gives way to the other one while an image has too few axes for it; the one that
-    the user meant comes back with the next image that it fits.
+    A bundled model is replaced by the other one while an image has too few axes for it; the user's
+    choice returns with the next suitable image.
 
     Parameters
     ----------
     changed
         Called when another model is in use.
     show
-        Takes what is to be said.
+        Shows a message.
     """
 
     def __init__(self, changed: Callable[[], None], show: Callable[[str], None]) -> None:
         self._changed, self._show = changed, show
         self.names = sorted(bundled_models(), reverse=True)  # the 3D one first
-        """Names and files that are offered."""
+        """Names and files in the list."""
         self.field = ComboBox(choices=lambda _: self.names)
         self.file = FileEdit(mode="r", filter="*.safetensors", nullable=True)
         self._name: str = self.field.value
         self.model = load_model(self._name)
-        """The one in use."""
+        """The model in use."""
         self._meant, self._meant_ndim = self._name, self.model.ndim
         self.field.changed.connect(self._choose)
         self.file.changed.connect(self._use_file)
 
     def add(self, path: Path) -> None:
-        """Offer the model of a file, and choose it; a file that is none is said, and left out."""
+        """Add the model of a file and select it; report a file that is not a model."""
         if str(path) not in self.names:
             self.names.append(str(path))
             with self.field.changed.blocked():
@@ -50,7 +50,7 @@ class ModelChoice:
         self.field.value = str(path)
 
     def fit(self, ndim: int) -> None:
-        """Use the model that is meant, or in its place the bundled one for an image of few axes.
+        """Use the chosen model, or the bundled one for an image with few axes.
 
         Parameters
         ----------
@@ -67,7 +67,7 @@ class ModelChoice:
         return instead if is_ours and ndim < self._meant_ndim else self._meant
 
     def _choose(self) -> None:
-        """Mean the model that the user has chosen, unless it cannot be loaded."""
+        """Adopt the model that the user has chosen, unless it cannot be loaded."""
         name: str = self.field.value
         found = attempt(partial(load_model, name))
         if found.value is None:

@@ -1,7 +1,7 @@
 """Training on labels that were painted, or corrected, in napari.
 
-The labels may cover a part of the image only, as those of a segmented region do: what is outside
-of them is not annotated, and takes no part in the training.
+The labels may cover only part of the image, like those of a segmented region: everything outside is
+unannotated and not used in training.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from embedseg_large.training.record import TrainWatcher
 from embedseg_large.training.train import best_so_far, train
 
 MOST_VOXELS = 2**29
-"""Of an image that is trained on: its mask takes 2 GiB."""
+"""Maximum voxels of a training image: its mask takes 2 GiB."""
 RIM = 6
-"""Voxels around a painted object that are background, where the rest is not annotated."""
+"""Width of the rim around painted objects that is background, if the rest is unannotated."""
 LEARNING_RATE = 1e-4
 """For fine-tuning: a fifth of that for a new model."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Painted:
-    """An image, and labels of all or a part of it."""
+    """An image, and labels of all or part of it."""
 
     image: Source
     labels: Source
@@ -50,22 +50,22 @@ class Painted:
         Parameters
         ----------
         all_painted
-            Whether every object under the labels is painted, so that the rest is background. If
-            not, only a rim around those that are painted is background.
+            Whether every object within the labels is painted, so that the rest is background. If
+            not, only a rim around painted objects is background.
 
         Returns
         -------
-        int32, as large as the image: 0 background, above 0 objects, -1 not annotated.
+        int32, as large as the image: 0 background, above 0 objects, -1 unannotated.
 
         Raises
         ------
         UsageError
-            The image is too large, or nothing is painted.
+            If the image is too large, or nothing is painted.
         """
         if prod(self.image.shape) > MOST_VOXELS:
             raise UsageError(
                 f"{self.image.name} has {prod(self.image.shape):,} voxels, more than the "
-                f"{MOST_VOXELS:,} that are trained on in a window; crop it, or run "
+                f"{MOST_VOXELS:,} that can be trained on in napari; crop it, or run "
                 "`embedseg-large train` on files"
             )
         painted = np.asarray(self.labels.array).astype(np.int32)
@@ -73,7 +73,7 @@ class Painted:
             raise UsageError(
                 f"nothing is painted in {self.labels.name}"
                 + (f" at {self.labels.leading}" if self.labels.leading else "")
-                + "; paint some whole objects, each with a number of its own"
+                + "; paint some complete objects, each with a different number"
             )
         if not all_painted:
             painted = _with_rim(painted)
@@ -84,7 +84,7 @@ class Painted:
 
 
 def painted_on(image: Any, labels: Any, ndim: int, point: Sequence[float]) -> Painted:
-    """Find out which voxels of an image layer a labels layer is about.
+    """Find the voxels of an image layer to which a labels layer belongs.
 
     Parameters
     ----------
@@ -111,8 +111,8 @@ def painted_on(image: Any, labels: Any, ndim: int, point: Sequence[float]) -> Pa
                 break
             return Painted(image=source, labels=truth, box=box)
     raise UsageError(
-        f"{labels.name} does not lie on voxels of {image.name}; choose the image that it was "
-        "painted on, or make new labels for this one"
+        f"{labels.name} does not match the voxels of {image.name}; choose the image on which it "
+        "was painted, or make new labels for this one"
     )
 
 
@@ -138,7 +138,7 @@ def _shift(image: Source, labels: Source) -> NDArray[np.float64]:
 
 
 def _with_rim(painted: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Labels in which background is annotated near objects only."""
+    """Labels in which background is annotated only near objects."""
     known = ndimage.binary_dilation(painted != 0, iterations=RIM)
     return np.where(known, painted, np.int32(IGNORED))
 
@@ -159,23 +159,23 @@ def train_on(
     painted
         Image and labels.
     start
-        Model to begin with: a bundled name or a path.
+        Model to start from: a bundled name or a path.
     out
-        File of the new model; nothing may be there.
+        File of the new model; must not exist.
     epochs
         Passes over the painted objects.
     all_painted
         See `Painted.mask`.
     watcher
-        Is told; what it raises ends the training. If that is a `CancelledError`, the model of the
-        last epoch that was done is saved.
+        Notified of progress; an exception from it ends the training. After a `CancelledError`, the
+        model of the last finished epoch is saved.
 
     Raises
     ------
     CancelledError
-        Before an epoch was done.
+        If cancelled before an epoch was finished.
     UsageError, VolumeError, ModelError, OutputError
-        It cannot be done like that.
+        If the data or the settings cannot be used.
     """
     check_out(out)
     model = load_model(start)
@@ -217,8 +217,8 @@ def _tuned(
 
 
 def check_out(out: Path) -> None:
-    """Refuse a place for a model before it is trained."""
+    """Refuse an unusable model path before training."""
     if out.exists():
         raise UsageError(f"{out} exists; choose another name for the new model")
     if not out.absolute().parent.is_dir():
-        raise OutputError(f"{out.parent} is not a folder; make it, or choose another one")
+        raise OutputError(f"{out.parent} is not a folder; create it, or choose another one")

@@ -1,7 +1,8 @@
-"""Predictions that stay in memory, to be clustered again with other thresholds.
+"""Predictions kept in memory, to be clustered again with other thresholds.
 
-A run of the engine asks its network for tiles. `Recording` answers as the model does and keeps the
-core of every tile; what was kept is clustered in one piece, without tiles and without the network::
+A run of the engine asks its network for tiles. `Recording` responds like the model and keeps the
+core of every tile; the kept predictions are clustered as a whole, without tiles and without the
+network::
 
     run        ──tile──▶  Recording  ──tile──▶  Model
                               │
@@ -29,7 +30,7 @@ from embedseg_large.tiling.grid import Grid
 from embedseg_large.tiling.resampling import Resampling
 
 MOST_BYTES = 2**30
-"""Predictions that are kept: 77 million voxels in 3D, 107 million in 2D."""
+"""Maximum size of kept predictions: 77 million voxels in 3D, 107 million in 2D."""
 
 _CLOSED: OpenFaces = ((False, False),) * AXES
 
@@ -37,18 +38,18 @@ Span = tuple[int, int]
 
 
 class Recording:
-    """A network whose predictions stay.
+    """A network whose predictions are kept.
 
-    Everything but `predict_tile` is the network's own.
+    Everything except `predict_tile` is delegated to the network.
 
     Parameters
     ----------
     network
         Answers.
     grid
-        The prediction tiles that will be asked for.
+        The prediction tiles that will be requested.
     most_bytes
-        If there are more predictions than that, none are kept.
+        If the predictions need more, none are kept.
     """
 
     def __init__(self, network: Network, grid: Grid, most_bytes: int = MOST_BYTES) -> None:
@@ -69,12 +70,12 @@ class Recording:
         return stored
 
     def predictions(self, wanted: Box) -> tuple[Box, NDArray[np.float16]] | None:
-        """What was predicted, in one piece; None if that was too much.
+        """All predictions as one array; None if there were too many.
 
         Parameters
         ----------
         wanted
-            A part of the grid that the piece has to hold.
+            The part of the grid that the array must cover.
 
         Returns
         -------
@@ -132,7 +133,7 @@ class Kept:
     region: Box
     """Of the layer's grid: where labels are wanted."""
     reach: tuple[float, ...]
-    """Longest believable offset."""
+    """Longest accepted offset."""
     cleaning: CleanSettings = field(default_factory=CleanSettings)
     """What is cleaned."""
     _numbers: dict[int, int] = field(default_factory=dict)
@@ -149,8 +150,8 @@ class Kept:
         Returns
         -------
         uint32, ``region.shape``. An instance that is found again, from the same seed voxel, keeps
-        its number, and so its colour; those of the first call are numbered in raster order of
-        their seed voxels, as by `segment`.
+        its number and therefore its colour; in the first call, instances are numbered in raster
+        order of their seed voxels, as in `segment`.
         """
         size = round(thresholds.min_object_size * prod(self.resampling.zoom))
         settings = replace(thresholds, min_object_size=size, reach=self.reach)
@@ -164,7 +165,7 @@ class Kept:
     def _cleaned(
         self, labels: NDArray[np.uint32], seeds: NDArray[np.int64], wanted: Box
     ) -> NDArray[np.uint32]:
-        """Clean what a run on that part would clean: whole instances that begin in it."""
+        """Clean what a run on that part would clean: whole instances whose seed is in it."""
         shape = self.resampling.target
         faces = [(a > 0, b < n) for a, b, n in zip(wanted.start, wanted.stop, shape, strict=True)]
         left = cut_by(labels, faces, seeds.size)

@@ -1,4 +1,4 @@
-"""The tab that segments: what, with which model, and how; then thresholds, live."""
+"""The tab that segments: image, model and settings; then live thresholds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from embedseg_large.segmentation.request.auto_scale import AUTO
 
 WHOLE, VIEW, SHAPES = "the whole layer", "what is in view", "drawn shapes"
 _SIZES = 20
-"""The slider of the smallest size goes up to so many times the model's."""
+"""The slider of the smallest size extends to this multiple of the model's value."""
 _MOST_PLANES = 10**6
 
 
@@ -77,10 +77,10 @@ class SegmentPanel:
         self.last = SpinBox(min=0, max=_MOST_PLANES)
         self.extent = message_line()
         self.begin, self.stop = PushButton(text="Segment"), PushButton(text="Cancel")
-        self.tta.tooltip = "Passes of the network over turned and mirrored images"
-        self.diameter.tooltip = "Of the objects in y and x, in voxels; 0: as large as the model's"
-        self.auto.tooltip = "Compare six scales on a sample first, and keep the most consistent one"
-        self.light.tooltip = "Even out light that fades: with depth, or along all axes"
+        self.tta.tooltip = "Passes of the network over rotated and flipped images"
+        self.diameter.tooltip = "Diameter of the objects in y and x, in voxels; 0: the model's"
+        self.auto.tooltip = "Compare six scales on a sample first, and use the most consistent one"
+        self.light.tooltip = "Even out uneven light: with depth, or along all axes"
         self.first.tooltip = self.last.tooltip = "First and last plane to segment"
 
     def _make_thresholds(self) -> None:
@@ -89,9 +89,11 @@ class SegmentPanel:
         self.margin = FloatSlider(min=0.05, max=0.95, step=0.01, value=0.5)
         self.size = Slider(min=0, max=100)
         self.status = message_line()
-        self.seed.tooltip = "Seediness that an object begins with: lower finds more objects"
-        self.foreground.tooltip = "Seediness of an object's voxels: lower makes them fatter"
-        self.margin.tooltip = "How surely a voxel must belong: lower makes objects larger"
+        self.seed.tooltip = "Minimum seediness of a seed: lower finds more objects"
+        self.foreground.tooltip = (
+            "Minimum seediness of an object's voxels: lower makes objects thicker"
+        )
+        self.margin.tooltip = "Minimum Gaussian value of a voxel: lower makes objects larger"
         self.size.tooltip = "Objects have more voxels than this"
 
     def _rows(self) -> list[tuple[str, Any]]:
@@ -126,22 +128,22 @@ class SegmentPanel:
         self.stop.changed.connect(self.background.cancel)
 
     def models(self) -> list[str]:
-        """Names and files of the models that are offered."""
+        """Names and files of the models in the list."""
         return self._models.names
 
     def add_model(self, path: Path) -> None:
-        """Offer the model of a file, and choose it."""
+        """Add the model of a file, and select it."""
         self._models.add(path)
 
     def reset_choices(self) -> None:
-        """Offer the layers that there are now, and let go of predictions of one that is not."""
+        """List the current layers, and drop predictions of removed ones."""
         self.image.reset_choices()
         self.shapes.reset_choices()
         if self._live is not None and self._live.layer not in self._viewer.layers:
             self._live = None
 
     def thresholds(self) -> ClusterSettings:
-        """What the sliders say."""
+        """Values of the sliders."""
         return ClusterSettings(
             min_object_size=self.size.value,
             foreground=self.foreground.value,
@@ -150,12 +152,12 @@ class SegmentPanel:
         )
 
     def selected(self) -> tuple[Source, Box]:
-        """Find the image and the part of it that are chosen.
+        """Return the chosen image and the part of it.
 
         Raises
         ------
         UsageError
-            There is nothing that can be segmented.
+            If there is nothing to segment.
         """
         if self.image.value is None:
             raise UsageError("there is no image layer; open an image")
@@ -163,7 +165,7 @@ class SegmentPanel:
         return source, within_planes(self._region(source), (self.first.value, self.last.value))
 
     def segment(self) -> None:
-        """Begin to segment what is chosen."""
+        """Start to segment the chosen part."""
         self.describe()  # the view may have moved
         chosen = attempt(self.selected)
         if chosen.value is None:
@@ -182,7 +184,7 @@ class SegmentPanel:
         )
 
     def describe(self) -> None:
-        """Say what would be segmented."""
+        """Show what would be segmented."""
         self._show_state()
         chosen = attempt(self.selected)
         if chosen.value is None:
@@ -213,7 +215,7 @@ class SegmentPanel:
         return [layer for layer in self._viewer.layers if isinstance(layer, kind)]
 
     def _add(self, source: Source, box: Box, name: str, found: Segmentation) -> None:
-        """Show what was found, and let the sliders change it."""
+        """Show the result, and connect the sliders to it."""
         layer = self._viewer.add_labels(
             source.in_front(found.labels), name=name, **source.placed(box)
         )
@@ -226,8 +228,8 @@ class SegmentPanel:
             self._live.ask(self.thresholds())
 
     def _use_model(self) -> None:
-        """Offer what the model can do, with its own thresholds."""
-        self._live = None  # the sliders are of this model from now on
+        """Show the options of the model, with its thresholds."""
+        self._live = None  # from now on, the sliders belong to this model
         model = self._models.model
         self.tta.choices = model.tta_modes
         self.light.choices = [m for m in MODES if m != "depth" or model.ndim == 3]
@@ -237,23 +239,23 @@ class SegmentPanel:
         self._use_image()
 
     def _use_augmentation(self) -> None:
-        """Take the model's own thresholds for the passes that are chosen."""
+        """Set the model's thresholds for the chosen passes."""
         if self.tta.value not in self._models.model.tta_modes:
             return
         own = self._models.model.thresholds_of(self.tta.value)
         if own != (self.seed.value, self.margin.value):
-            self._live = None  # the sliders are of other passes from now on
+            self._live = None  # from now on, the sliders belong to other passes
             self.seed.value, self.margin.value = own
 
     def _use_image(self) -> None:
-        """Take a model that fits, and all planes."""
+        """Select a suitable model, and all planes."""
         if self.image.value is not None:
             self._models.fit(self.image.value.ndim)
         self.first.value, self.last.value = 0, self._planes() - 1
         self.describe()
 
     def _use_shapes(self) -> None:
-        """Follow what is drawn."""
+        """Follow the drawn shapes."""
         if self.shapes.value is not None:
             self.shapes.value.events.data.connect(self.describe)
         self.describe()
@@ -268,7 +270,7 @@ class SegmentPanel:
         self.status.setText(text)
 
     def _show_state(self) -> None:
-        """Show the fields that mean something now."""
+        """Show the fields that currently apply."""
         self.begin.enabled = not self.background.is_busy
         self.stop.enabled = self.background.is_busy
         self._form.show("shapes", visible=self.where.value == SHAPES)

@@ -1,4 +1,4 @@
-"""A run of the engine on a part of a layer; its labels and predictions come back in memory."""
+"""A run of the engine on part of a layer; labels and predictions are returned in memory."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from embedseg_large.tiling.grid import Grid
 from embedseg_large.volumes.volume import Volume, open_volume
 
 MOST_VOXELS = 2**30
-"""Of a region: its labels take 4 GiB, and are to be painted on."""
+"""Maximum voxels of a region: its labels take 4 GiB, and must be editable."""
 _SAMPLED = 2**28
-"""Voxels that are read for the percentiles; of a larger layer, tiles spread over it."""
+"""Voxels that are read for the percentiles; for a larger layer, from tiles spread over it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """How a user wants it."""
+    """Settings chosen by the user."""
 
     model: str
     """Bundled name, or path."""
@@ -51,27 +51,27 @@ class Wish:
     object_diameter: float | str | None = None
     """In voxels of the level, or ``auto``; None: as large as the model's."""
     intensity_field: str = "none"
-    """How uneven light is evened out."""
+    """Correction of uneven light."""
     thresholds: ClusterSettings
     """`min_object_size` in voxels of the level."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Segmentation:
-    """What a run has found."""
+    """The result of a run."""
 
     labels: NDArray[Any]
     """Of the region."""
     n_instances: int
     seconds: float
     warnings: tuple[str, ...]
-    """In one line each, in the words of the panel."""
+    """Warnings, one line each, in the words of the panel."""
     kept: Kept | None
-    """The predictions; None if there are too many for the memory."""
+    """The predictions; None if there are too many for memory."""
 
     @property
     def summary(self) -> str:
-        """What was found, in a line or two."""
+        """Summary of the result, in a line or two."""
         live = "" if self.kept else "; too many predictions to keep, so the sliders need a new run"
         return "\n".join(
             [f"{self.n_instances} found in {self.seconds:.0f} s{live}", *self.warnings]
@@ -79,7 +79,7 @@ class Segmentation:
 
 
 def segment_part(source: Source, box: Box, wish: Wish, watcher: Observer) -> Segmentation:
-    """Segment a box of an image, with the intensities of all of it.
+    """Segment a box of an image, normalised with the intensities of the whole image.
 
     Labels are those that a run on the whole image would give there, up to their numbers.
 
@@ -92,17 +92,17 @@ def segment_part(source: Source, box: Box, wish: Wish, watcher: Observer) -> Seg
     wish
         Model and settings.
     watcher
-        Is told; what it raises ends the run.
+        Notified of progress; an exception from it ends the run.
 
     Raises
     ------
     UsageError, VolumeError, ModelError
-        It cannot be done like that.
+        If the input or the settings cannot be used.
     """
     if box.size > MOST_VOXELS:
         raise UsageError(
-            f"the region has {box.size:,} voxels, more than the {MOST_VOXELS:,} that are handled "
-            "in a window; choose a smaller one, or run `embedseg-large segment` on the file"
+            f"the region has {box.size:,} voxels, more than the {MOST_VOXELS:,} that napari can "
+            "handle; choose a smaller one, or run `embedseg-large segment` on the file"
         )
     began = time.perf_counter()
     volume = open_volume(source.array, axes="zyx"[-source.ndim :], voxel_size=source.voxel_size)
@@ -144,7 +144,7 @@ def segment_part(source: Source, box: Box, wish: Wish, watcher: Observer) -> Seg
 
 
 def _found_scale(volume: Volume, model: Model, wish: Wish) -> ScaleChoice | None:
-    """The scale that suits the whole layer, if it is to be found."""
+    """The scale that suits the whole layer, if requested."""
     if wish.object_diameter != AUTO:
         return None
     one = wish.thresholds
@@ -177,7 +177,7 @@ def _kept(recording: Recording, volume: Volume, model: Model, wish: Wish, box: B
         reach=model.reach,
         cleaning=CleanSettings(keep_largest_piece=model.cleaning[0], fill_holes=model.cleaning[1]),
     )
-    kept.labels(wish.thresholds)  # from now on instances have their numbers
+    kept.labels(wish.thresholds)  # from now on, instances keep their numbers
     return kept
 
 

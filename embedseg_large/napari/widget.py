@@ -1,4 +1,4 @@
-"""What the plugin docks into napari's window."""
+"""The widget that the plugin docks into napari's window."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the engine says, in the words of the panel.
+"""Messages of the engine, in the words of the panel.
 
-Messages of the engine advise options of the command line, which has more of them than the panel,
-and to run a command again. Here the same advice names the fields and buttons that there are.
+Messages of the engine recommend options of the command line, of which the panel has fewer, and to
+rerun a command. Here the same advice names the fields and buttons of the panel.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _WORDS = (
     (r"run the same command again", "try again"),
     (r" \(--[^)]*\)", ""),
 )
-"""Patterns of the engine's, and what to say in their place; the first ones first."""
+"""Patterns in messages of the engine and their replacements, applied in this order."""
 
 
 def in_words_of_panel(message: str, layer: str = "the layer") -> str:
-    """Say in one line what an error or a warning of the engine says.
+    """Return an error or a warning of the engine in one line.
 
     Parameters
     ----------
     message
-        The engine's.
+        The message of the engine.
     layer
-        Name of the layer that was worked on; the engine knows it as "the array".
+        Name of the processed layer; the engine calls it "the array".
     """
     text = " ".join(message.split())
     for pattern, words in _WORDS:

@@ -1,1 +1,1 @@
-"""One HTML file of a run: what was found, what to look at again, and how it was made."""
+"""One HTML file about a run: results, instances to check, and how they were made."""

@@ -1,4 +1,4 @@
-"""The command that gives the same labels again, from what their run recorded."""
+"""The command that reproduces the labels, from the record of their run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _VALUES = ("tta", "device", "dtype", "min_object_size", "foreground", "seed", "m
 
 
 def command(made: Mapping[str, Any], model: str) -> str:
-    """Write the command, in lines that fit a terminal; empty where none can say what was done.
+    """Return the command, in lines that fit a terminal; empty if no command can express the run.
 
     Parameters
     ----------
     made
-        What a run of `segment` recorded.
+        The record of a run of `segment`.
     model
         Name or path of the model.
     """
@@ -65,7 +65,7 @@ def _place(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _part(volume: Mapping[str, Any], region: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
-    """What of the image: channel, level, timepoints, region."""
+    """The part of the image: channel, level, timepoints, region."""
     for name in ("channel", "level"):
         if volume.get(name) is not None:
             yield _flag(name), str(volume[name])
@@ -85,7 +85,7 @@ def _foreground(where: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _intensity(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The range, if it was given and not found: a list a channel, or in a series a timepoint."""
+    """The range, if it was given: a list per channel, or per timepoint of a series."""
     found = made.get("intensity") or [None]
     if isinstance(found[0], list):
         yield "--intensity-per-timepoint", ""
@@ -98,7 +98,7 @@ def _intensity(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _scale(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The diameter that was asked for, where tiles were resampled."""
+    """The requested diameter, if tiles were resampled."""
     volume, diameter = made["volume"], made.get("scale", {}).get("model_diameter")
     if diameter is not None and volume.get("grid") != volume.get("shape"):
         yield "--object-diameter", str(diameter)

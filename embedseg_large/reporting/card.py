@@ -1,4 +1,4 @@
-"""The card of the model that made labels, found again by its fingerprint."""
+"""The card of the model that made the labels, found by its fingerprint."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from embedseg_large.models import bundled_models
 from embedseg_large.reporting.facts import Fact
 
 _WORDS = ("summary", "data", "split", "limits", "data_licence")
-"""Of a card, what is worth reading beside a result."""
+"""Entries of a card worth reading beside a result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """What made the labels."""
+    """The model that made the labels."""
 
     name: str
-    """As `segment --model` takes it; "..." for a model that is not known by name."""
+    """Value for `segment --model`; "..." for a model without a known name."""
     facts: tuple[Fact, ...]
 
 
@@ -30,14 +30,14 @@ def card_of(made: Mapping[str, Any], model: str | os.PathLike[str] | None = None
     Parameters
     ----------
     made
-        What the run recorded; it names the model by its fingerprint only.
+        The record of the run, which identifies the model only by its fingerprint.
     model
-        Name, file or folder of the model; None: see whether it is a bundled one.
+        Name, file or folder of the model; None: try the bundled ones.
 
     Raises
     ------
     UsageError
-        If `model` is another one.
+        If `model` is a different one.
     ModelError
         If there is no such model.
     """
@@ -60,4 +60,6 @@ def _facts(model: Any) -> Iterator[Fact]:
         if model.card.get(name):
             yield Fact(name=name.replace("_", " "), value=str(model.card[name]))
     if model.object_diameter:
-        yield Fact(name="objects it learned from", value=f"{model.object_diameter:.3g} voxels wide")
+        yield Fact(
+            name="objects in its training data", value=f"{model.object_diameter:.3g} voxels wide"
+        )

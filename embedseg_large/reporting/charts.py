@@ -1,4 +1,4 @@
-"""Histograms and heat maps as geometry; the page draws them, in colours of its own."""
+"""Histograms and heat maps as geometry; the page draws them in its colours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BINS = 8, 48
 """Fewest and most."""
 _ROUND = (2, 4, 6, 8, 10, 12, 16, 20, 30, 40, 50, 60, 80, 100)
 MOST_CELLS = 40
-"""Of a heat map along an axis; where there are more tiles, a cell is several of them."""
+"""Maximum number of cells of a heat map along an axis; with more tiles, a cell covers several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +66,13 @@ def histogram(
     Parameters
     ----------
     values
-        Those that are not finite are left out; positive if logarithmic.
+        Non-finite values are ignored; must be positive if logarithmic.
     title, unit, note
         In words.
     logarithmic
         Whether the axis is.
     marks
-        Values to draw a line at, and what they are; left out where the axis does not reach.
+        Values to mark with a line, and their names; omitted if outside the axis.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def histogram(
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """From values to places along the plot."""
+    """Map values to positions along the plot."""
 
     low: float
     high: float
@@ -153,7 +153,7 @@ def _tick_values(scale: _Scale) -> list[float]:
 
 
 def _nice_top(most: int) -> int:
-    """The next round number that a count does not exceed; half of it is a number, too."""
+    """The next round number not below a count; its half is an integer too."""
     step = int(10 ** max(0, len(str(most)) - 2))
     return max(2, next(k for f in _ROUND if (k := f * step) >= most))
 
@@ -175,7 +175,7 @@ class Cell:
     width: float
     height: float
     share: float
-    """Of the largest value, from 0 to 1."""
+    """Fraction of the largest value, from 0 to 1."""
     text: str
     tip: str
 
@@ -203,7 +203,7 @@ def tile_lattice(shape: Sequence[int], tile: Sequence[float]) -> tuple[NDArray[n
     shape
         Of the volume, (z,) y, x.
     tile
-        The same of a tile, which need not be whole numbers.
+        Shape of a tile, not necessarily integers.
     """
     edges = []
     for length, step in zip(shape[-2:], tile[-2:], strict=True):

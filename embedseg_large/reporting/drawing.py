@@ -1,6 +1,6 @@
-"""Pictures that a page holds itself: a grey image, and outlines that lie over it and can be hidden.
+"""Embedded pictures of a page: a grey image with outlines on top that can be hidden.
 
-An instance has one colour on the whole page, chosen by its place among all labels.
+An instance has the same colour on the whole page, determined by its index among all labels.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from embedseg_large.pictures import Labels, Panel, Rgb, outlines, palette
 
 QUALITY = 80
-"""Of WebP pictures of the image, up to 100; outlines are kept without loss."""
+"""Quality of WebP pictures of the image, up to 100; outlines are lossless."""
 _FAINT = 0.55
 """Opacity of the neighbours of a chosen instance."""
 _BOLD = 3
-"""How many times wider its own outline is."""
+"""Factor by which its outline is wider."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Picture:
     width: int
     height: int
     alt: str
-    """In words, for who does not see it."""
+    """Text alternative of the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Inks:
         return cls(ids, palette(ids.size))
 
     def numbers(self, labels: Labels) -> NDArray[np.intp]:
-        """Number labels from 1; those that are unknown are 0, as the background is."""
+        """Number labels from 1; unknown ones are 0, like the background."""
         wanted = labels.astype(np.uint64)
         at = np.searchsorted(self.ids, wanted).clip(max=self.ids.size - 1)
         numbers: NDArray[np.intp] = np.where(self.ids[at] == wanted, at + 1, 0)
@@ -65,13 +65,13 @@ def overlay(
     plane
         Labels ``(rows, columns)``.
     panel
-        Where they are shown.
+        The panel in which they are shown.
     inks
         The colours.
     chosen
-        A label to draw bold, and its neighbours faint; None: all alike.
+        A label to draw bold, with faint neighbours; None: all equal.
     width
-        Of outlines, in pixels; they lie inside.
+        Width of outlines in pixels; they lie inside the objects.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""A run in words and numbers: what its seams say, what it was told, how long it took."""
+"""A run in words and numbers: seam report, settings, times."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from embedseg_large.segmentation.request.auto_scale import described_scale, tabl
 from embedseg_large.storage.tables import Table
 
 BY = " \N{MULTIPLICATION SIGN} "
-"""Between the lengths of a size."""
+"""Separator between the lengths of a size."""
 _SUMMARISED = (
     *("voxels", "volume_", "pixels", "area_", "surface_", "perimeter_", "sphericity"),
     *("circularity", "axis_", "intensity_mean", "seediness"),
 )
-"""Columns of the table that begin so are summed up."""
+"""Prefixes of the table columns that are summarised."""
 _MOST_TRACED = 100
-"""Instances of the seam report that are listed."""
+"""Maximum number of listed instances of the seam report."""
 _NAMES = {
     "tta": "test-time augmentation",
     "tile": "prediction tile",
@@ -31,7 +31,7 @@ _NAMES = {
     "foreground": "seediness of the foreground above",
     "seed": "seediness of a seed from",
     "margin": "Gaussian of an instance's voxels above",
-    "reach": "longest believable offset",
+    "reach": "longest accepted offset",
     "dtype": "number format",
 }
 _STAGES = {
@@ -74,24 +74,24 @@ class Seams:
     facts: tuple[Fact, ...]
     objects: tuple[Traced, ...]
     more: int
-    """Listed by the run and not here."""
+    """Listed by the run, but not here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """What a stage cost."""
+    """The cost of a stage."""
 
     name: str
     tasks: int
     seconds: float
     share: float
-    """Of the time of all stages."""
+    """Share of the time of all stages."""
     speed: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A column of the table of instances, summed up."""
+    """Summary of a column of the table of instances."""
 
     name: str
     low: str
@@ -129,16 +129,16 @@ def _verdict(said: Mapping[str, Any], *, is_ours: bool) -> str:
     joined, faces, voxels = (int(said[name]) for name in ("joined", "faces", "voxels"))
     if joined and is_ours:
         return (
-            f"{joined:,} instance{'s were' if joined > 1 else ' was'} put together at a seam and "
-            "may be wrong there: look at them below. --max-halo lets tiles see more."
+            f"{joined:,} instance{'s were' if joined > 1 else ' was'} joined at a seam and may be "
+            "wrong there: look at them below. --max-halo raises the limit of the halo."
         )
     if joined:
         return (
-            f"Tiles describe {joined:,} instance{'s' * (joined > 1)} differently; each is as the "
-            "tile that owns it describes it: look at them below. A larger halo lets tiles see more."
+            f"Tiles describe {joined:,} instance{'s' * (joined > 1)} differently; each is taken "
+            "from the tile that owns it: look at them below. A larger halo may help."
         )
     if not faces:
-        return "Clustering saw all of it at once: there are no seams."
+        return "Everything was clustered at once: there are no seams."
     return (
         f"Tiles left no trace: {voxels:,} voxels on both sides of {faces:,} "
         f"face{'s' * (faces > 1)} were compared, and nothing had to be joined."
@@ -147,10 +147,10 @@ def _verdict(said: Mapping[str, Any], *, is_ours: bool) -> str:
 
 def _counts(said: Mapping[str, Any]) -> Iterator[tuple[str, int, str]]:
     meanings = {
-        "certified": "nothing that a tile did not see could have changed them",
-        "agreed": "all tiles that see them describe them alike",
-        "repaired": "so they do, after tiles saw more",
-        "joined": "tiles disagree whatever they see",
+        "certified": "nothing unseen by a tile could have changed them",
+        "agreed": "all tiles that see them describe them identically",
+        "repaired": "tiles describe them identically since they were given a larger halo",
+        "joined": "tiles disagree at any halo",
     }
     return ((kind, int(said[kind]), meaning) for kind, meaning in meanings.items())
 
@@ -163,7 +163,7 @@ def _seam_facts(said: Mapping[str, Any]) -> Iterator[Fact]:
 
 
 def _cleaning_facts(said: Mapping[str, int]) -> Iterator[Fact]:
-    """What was dropped and filled, where masks were cleaned."""
+    """What was dropped and filled, if masks were cleaned."""
     if said:
         pieces, inside = said["pieces_dropped"], said["instances_with_pieces"]
         told = f"{pieces:,} of {inside:,} instances, {said['voxels_dropped']:,} voxels"
@@ -174,7 +174,7 @@ def _cleaning_facts(said: Mapping[str, int]) -> Iterator[Fact]:
 
 
 def settings_of(made: Mapping[str, Any]) -> list[Fact]:
-    """List what the run was told."""
+    """List the settings of the run."""
     facts = [
         Fact(name=_NAMES.get(name, name.replace("_", " ")), value=_text(value))
         for name, value in made.get("settings", {}).items()
@@ -195,7 +195,7 @@ def _intensities(made: Mapping[str, Any]) -> Iterator[Fact]:
 
 
 def _scales(made: Mapping[str, Any]) -> Iterator[Fact]:
-    """The scales that were tried, where the scale was found by itself."""
+    """The scales that were tried, if the scale was chosen automatically."""
     said = made.get("object_diameter")
     if not isinstance(said, Mapping):
         return
@@ -218,7 +218,7 @@ def _text(value: Any) -> str:
 
 
 def stages_of(made: Mapping[str, Any]) -> list[Stage]:
-    """List what stages cost, in seconds of all workers together."""
+    """List the cost of stages, in seconds of all workers together."""
     stages = made.get("stages", {})
     total = sum(stage["seconds"] for stage in stages.values()) or 1.0
     return [
@@ -238,12 +238,12 @@ def _speed(voxels: float) -> str:
 
 
 def versions_of(made: Mapping[str, Any]) -> list[Fact]:
-    """List the versions of programs that decide the labels."""
+    """List the versions of programs that affect the labels."""
     return [Fact(name=n, value=str(v)) for n, v in made.get("versions", {}).items()]
 
 
 def summary_of(table: Table) -> list[Row]:
-    """Sum up sizes, shapes and intensities of a table of instances."""
+    """Summarise sizes, shapes and intensities of a table of instances."""
     rows = []
     for name, column in table.columns.items():
         values = column.astype(np.float64) if name.startswith(_SUMMARISED) else np.empty(0)
@@ -259,7 +259,7 @@ def _number(value: float) -> str:
 
 
 def _words(name: str) -> str:
-    """A column's name as people write it."""
+    """A column's name for display."""
     units = {"_um3": " (µm³)", "_um2": " (µm²)", "_um": " (µm)"}
     for ending, unit in units.items():
         if name.endswith(ending):

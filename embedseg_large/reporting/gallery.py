@@ -1,4 +1,4 @@
-"""Instances to look at: some at random, and those that are doubtful for a reason.
+"""Instances to look at: some at random, and doubtful ones with the reason.
 
 Size outliers are those whose logarithm of the size has a modified z-score beyond 3.5, which is
 0.6745 · (value - median) / median absolute deviation (Iglewicz and Hoaglin 1993).
@@ -23,18 +23,19 @@ from embedseg_large.viewing.scene import Range
 OUTLIER = 3.5
 """Modified z-score beyond which a size is unusual."""
 _LEAST_FOR_OUTLIERS = 8
-"""Instances; of fewer nobody knows what is usual."""
+"""Number of instances below which outliers are not determined."""
 PANEL = 210
 """Edge of a panel of a card, in pixels."""
 _GAP = 2
 _LINE = 90
 """Grey of the gap between panels."""
 _VIEW = 1.9
-"""Edge of what a card shows, in largest extents of the instance."""
+"""Edge of the field of view of a card, in largest extents of the instance."""
 _BRIGHTEST = 99.8
-"""Percentile that a card shows white."""
+"""Percentile that is white on a card."""
 _LEAST_CONTRAST = 0.25
-"""Of a card, as a part of the whole volume's: noise does not look like nuclei."""
+"""Minimum contrast of a card, as a fraction of the whole volume's, so that noise does not look like
+nuclei."""
 _LONGEST = 192
 """Voxels that a card shows at most along an axis."""
 
@@ -50,9 +51,9 @@ class Group:
     why: str
     """A sentence."""
     total: int
-    """Instances that it holds for."""
+    """Number of instances to which it applies."""
     rows: Rows
-    """Of the table: those that are shown."""
+    """Rows of the table that are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,33 +81,33 @@ def find_groups(table: Table) -> list[Group]:
     Parameters
     ----------
     table
-        Of `embedseg_large.measurement.measure`, of one timepoint, with at least one row.
+        A table from `embedseg_large.measurement.measure` of one timepoint, with at least one row.
     """
     sizes = table[size_column(table)].astype(np.float64)
     small, large = _outliers(sizes, table["touches_border"])
     chosen = np.random.default_rng(0).permutation(sizes.size)[:12]  # the same in each report
     groups = [
-        _group("random", "At random", "What is typical.", np.sort(chosen), 12, sizes.size),
+        _group("random", "At random", "Typical instances.", np.sort(chosen), 12, sizes.size),
         *_of_seediness(table),
         *_of_seams(table),
         _group(
             "large",
             "Unusually large",
-            "Perhaps neighbours that were taken for one.",
+            "Perhaps neighbours that were merged.",
             large[np.argsort(-sizes[large], kind="stable")],
             6,
         ),
         _group(
             "small",
             "Unusually small",
-            "Perhaps pieces or debris; --min-object-size leaves them out.",
+            "Perhaps pieces or debris; --min-object-size removes them.",
             small[np.argsort(sizes[small], kind="stable")],
             6,
         ),
         _group(
             "border",
             "At the border",
-            "Perhaps cut: sizes and shapes are of the part inside.",
+            "Perhaps cut: sizes and shapes describe only the visible part.",
             np.flatnonzero(table["touches_border"]),
             6,
         ),
@@ -117,7 +118,7 @@ def find_groups(table: Table) -> list[Group]:
 def _group(
     key: str, title: str, why: str, rows: Rows, most: int, total: int | None = None
 ) -> Group:
-    """Take the first of the rows, or where they are in no order, some that are spread out."""
+    """Take the first rows, or if they are unordered, some that are spread out."""
     spread = key == "border" and rows.size > most
     shown = rows[np.linspace(0, rows.size - 1, most).astype(np.intp)] if spread else rows[:most]
     count = rows.size if total is None else total
@@ -128,15 +129,15 @@ def _of_seediness(table: Table) -> Iterator[Group]:
     if "seediness" in table.columns:
         known = np.flatnonzero(np.isfinite(table["seediness"]))
         order = known[np.argsort(table["seediness"][known], kind="stable")]
-        why = "The network was least sure of these."
+        why = "The network was least certain of these."
         yield _group("seediness", "Lowest seediness", why, order, 6)
 
 
 def _of_seams(table: Table) -> Iterator[Group]:
     if "seam" not in table.columns:
         return
-    joined = "Tiles never agreed on these, and they were put together: check them."
-    repaired = "Tiles described these differently at first, and alike once they saw more."
+    joined = "Tiles never agreed on these, and they were joined: check them."
+    repaired = "Tiles described these differently at first, and identically with a larger halo."
     for key, why, most in (("joined", joined, 8), ("repaired", repaired, 4)):
         rows = np.flatnonzero(table["seam"] == key)
         yield _group(key, f"{key.capitalize()} at a seam", why, rows, most)
@@ -178,7 +179,7 @@ def _seediness(table: Table, row: int) -> str:
 
 
 def size_text(table: Table, row: int) -> str:
-    """Say how large an instance is."""
+    """Describe the size of an instance."""
     for name, unit in (("volume_um3", "µm³"), ("area_um2", "µm²")):
         if name in table.columns:
             return f"{table[name][row]:,.0f} {unit}"
@@ -194,14 +195,14 @@ def _marks(table: Table, row: int) -> Iterator[str]:
 
 
 def _picture(row: int, subject: Subject, table: Table, inks: Inks) -> Picture:
-    """A plane of y and x, and beside it in 3D one of z and x, through the most of an instance."""
+    """A yx plane, and in 3D a zx plane beside it, where the instance is largest."""
     label = int(table["label"][row])
     box = _view_of(row, subject, table)
     labels_level, image_level = subject.pairs()[0]
     labels = _padded(subject, labels_level, box)
     image = _padded(subject, image_level, box)
     greys, lines = [], []
-    for axis in range(max(1, box.ndim - 1)):  # of 3D z and y, of 2D the image itself
+    for axis in range(max(1, box.ndim - 1)):  # 3D: z and y; 2D: the image itself
         at = _fullest_of(labels, label, axis)
         grey, line = (v if box.ndim == 2 else v.take(at, axis) for v in (image, labels))
         panel = _panel(grey.shape, subject.steps, axis)
@@ -218,7 +219,7 @@ def _contrast(subject: Subject, plane: NDArray[Any]) -> Range:
 
 
 def _view_of(row: int, subject: Subject, table: Table) -> Box:
-    """What a card shows: as long along each axis, around the middle of the bounding box."""
+    """The field of view of a card: a cube around the centre of the bounding box."""
     axes = "zyx"[-len(subject.shape) :]
     start = np.array([table[f"{axis}_start"][row] for axis in axes])
     stop = np.array([table[f"{axis}_stop"][row] for axis in axes])
@@ -232,7 +233,7 @@ def _view_of(row: int, subject: Subject, table: Table) -> Box:
 
 
 def _padded(subject: Subject, volume: Any, box: Box) -> NDArray[Any]:
-    """Read a region; 0 where it leaves the volume."""
+    """Read a region; 0 outside the volume."""
     inside = box.clip(volume.spatial_shape)
     whole: NDArray[Any] = np.zeros(box.shape, volume.dtype)
     whole[inside.slices_in(box)] = subject.read(volume, inside)
@@ -240,7 +241,7 @@ def _padded(subject: Subject, volume: Any, box: Box) -> NDArray[Any]:
 
 
 def _fullest_of(labels: Labels, label: int, axis: int) -> int:
-    """The plane that has the most of an instance; the middle one if it has left the crop."""
+    """The plane in which an instance is largest; the middle one if it is outside the crop."""
     others = tuple(d for d in range(labels.ndim) if d != axis)
     counts = np.count_nonzero(labels == label, axis=others)
     return int(counts.argmax()) if counts.any() else labels.shape[axis] // 2

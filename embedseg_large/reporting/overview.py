@@ -24,17 +24,18 @@ from embedseg_large.reporting.subject import Subject
 from embedseg_large.volumes.volume import Volume
 
 MOST_VOXELS = 2**25
-"""Of image and labels that are read; of a larger coarsest level the middle."""
+"""Maximum number of voxels read of image and labels; of a larger coarsest level, the centre is
+read."""
 SIDE = 1400
-"""Of all panels together, in pixels."""
+"""Width of all panels together, in pixels."""
 _CLEAR = 18
-"""Pixels across from which outlines of an instance do not hide it."""
+"""Diameter in pixels from which outlines do not hide an instance."""
 _PIXELS_PER_VOXEL = 8
-"""At most: more would show nothing more."""
+"""Maximum magnification: more would not show more."""
 _CLOSEUP = 9
-"""Edge of what a close-up shows, in diameters of a typical instance."""
+"""Edge of a close-up, in diameters of a typical instance."""
 _BRIGHTEST = 99.8
-"""Percentile of a projection that is shown white: it is brighter than planes are."""
+"""Percentile of a projection that is shown white: projections are brighter than planes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ class Overview:
     ruler: str
     """Length of the scale bar."""
     ruler_share: float
-    """The same, as a part of the width of the first slice."""
+    """Length of the scale bar as a fraction of the width of the first slice."""
     diameter: float
     """Of a typical instance, in pixels."""
     where: str
@@ -90,7 +91,7 @@ def overview(subject: Subject, inks: Inks, diameter: float) -> Overview | None:
     Parameters
     ----------
     subject, inks
-        What, and in which colours.
+        What is drawn, and the colours.
     diameter
         Of a typical instance, in µm or where the voxel size is unknown in voxels: outlines are
         wide if it is large, and faint if it is very small.
@@ -106,7 +107,7 @@ def overview(subject: Subject, inks: Inks, diameter: float) -> Overview | None:
 def closeup(
     subject: Subject, inks: Inks, diameter: float, centroids: NDArray[np.float64]
 ) -> Overview | None:
-    """Draw a part of the finest level where there are many instances; None if there is no image.
+    """Draw a part of the finest level with many instances; None if there is no image.
 
     Parameters
     ----------
@@ -159,7 +160,7 @@ def _drawn(
 
 
 def middle(shape: Sequence[int], most: int) -> Box:
-    """The middle of a volume, with at most about that many voxels; all of it if it has no more."""
+    """The centre of a volume, with at most about that many voxels; all of it if it has no more."""
     whole = Box.whole(shape)
     factor = min(1.0, (most / whole.size) ** (1 / len(shape)))
     lengths = [max(1, int(n * factor)) for n in shape]
@@ -185,7 +186,7 @@ def _panels(sight: _Sight) -> dict[int, Panel]:
 
 
 def _scale(sight: _Sight) -> float:
-    """Pixels a µm."""
+    """Pixels per µm."""
     z, y, x = (0.0, *(n * s for n, s in zip(sight.box.shape, sight.steps, strict=True)))[-3:]
     return min(SIDE / (x + z), SIDE / (y + z), _PIXELS_PER_VOXEL / min(sight.steps))
 
@@ -244,7 +245,7 @@ def _view(
 
 
 def _turned(plane: NDArray[Any], axis: int) -> NDArray[Any]:
-    """Lay a plane as its panel is: y down, and z to the right in that of x."""
+    """Orient a plane like its panel: y down, and z to the right in that of x."""
     return plane.T if axis == 2 else plane
 
 

@@ -1,4 +1,4 @@
-"""The page: a template filled with values; everything that comes from outside is escaped."""
+"""The page: a template filled with values; all external text is escaped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def render(**values: Any) -> str:
     Parameters
     ----------
     **values
-        What ``page.html`` names; one that is missing is an error.
+        The variables of ``page.html``; a missing one is an error.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -28,7 +28,7 @@ def render(**values: Any) -> str:
 
 
 def seconds(value: float) -> str:
-    """Write a time as people say it."""
+    """Format a duration for people."""
     if value < 90:
         return f"{value:.3g} s"
     minutes = value / 60

@@ -1,4 +1,4 @@
-"""What the page plots: histograms of a table of instances, maps of where they are."""
+"""The plots of the page: histograms of a table of instances, and maps of their positions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def histograms(subject: Subject, table: Table) -> list[Histogram]:
 
 
 def _least(subject: Subject) -> float:
-    """Smallest size that the run allowed, if it saw the voxels that the labels have; else 0."""
+    """Smallest size that the run allowed, if it saw the voxels of the labels; else 0."""
     is_native = subject.made.get("volume", {}).get("grid") == list(subject.shape)
     return float(subject.made["settings"]["min_object_size"]) if is_native else 0.0
 
@@ -64,7 +64,7 @@ def maps(subject: Subject, table: Table, times: dict[Column, float] | None) -> l
     maps = [heat_map(counts, edges, title, "instances", subject.steps)]
     if times and _is_tiled(subject):
         spent = _spent(times, edges, tile)
-        maps.append(heat_map(spent, edges, "Seconds of the network by tile", "s", subject.steps))
+        maps.append(heat_map(spent, edges, "Network seconds by tile", "s", subject.steps))
     return maps
 
 
@@ -101,7 +101,7 @@ def _is_tiled(subject: Subject) -> bool:
 
 
 def _cells(subject: Subject) -> tuple[float, ...]:
-    """Cells of a map along y and x: tiles, or squares where there are too few."""
+    """Cells of a map along y and x: tiles, or squares if there are too few tiles."""
     tile = _tiles(subject)
     if tile is not None and _is_tiled(subject):
         return tile

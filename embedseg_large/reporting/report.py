@@ -1,6 +1,6 @@
-"""`report`: look at labels, choose what to show, write the page.
+"""`report`: read labels, choose what to show, write the page.
 
-1. Open labels, image and what the run recorded, and refuse what cannot be shown.
+1. Open labels, image and the record of the run, and refuse what cannot be shown.
 2. Measure all instances, out of core.
 3. Draw a level that fits into memory, and a few instances at full resolution.
 4. Fill the page.
@@ -37,7 +37,7 @@ from embedseg_large.storage.disk import check_file, whole_file
 from embedseg_large.storage.tables import Table
 
 _SMALL = 30
-"""Pixels of a typical instance in the overview below which there is a close-up."""
+"""If a typical instance has fewer pixels than this in the overview, there is a close-up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +54,9 @@ class Report:
     overview_level: int | None
     """Of the labels; None if there is no overview."""
     joined: int | None
-    """Instances that were joined at a seam; None if that is not known."""
+    """Number of instances joined at a seam; None if unknown."""
     gallery: dict[str, list[int]]
-    """Labels that are shown, by why."""
+    """Labels that are shown, by reason."""
 
     def as_dict(self) -> dict[str, Any]:
         """The report as values that JSON can hold."""
@@ -88,39 +88,41 @@ def report(
     labels
         Name of the labels; None: the only ones.
     out
-        The file; it needs no other, and no network. One that exists is replaced.
+        The file, which is self-contained and works offline. An existing file is replaced.
     image
-        The image, if it is elsewhere. Default: the one around the labels, or the one that the run
-        says it segmented. Without any, there are no pictures.
+        The image, if it is stored elsewhere. Default: the one around the labels, or the one
+        recorded by the run. Without an image there are no pictures.
     channel
-        Of the image; default: the one that was segmented, or the first.
+        Channel of the image; default: the one that was segmented, or the first.
     timepoint
-        Of a series; default: the first that was segmented.
+        Timepoint of a series; default: the first that was segmented.
     axes, image_axes
-        Letters of the axes of labels and image that do not say it: ``zyx`` for a plain TIFF.
+        Letters of the axes of labels and image, if the files do not name them: ``zyx`` for a plain
+        TIFF.
     voxel_size
         In µm along (z,) y, x; overrides the metadata.
     model
         Name, file or folder of the model, for its card; bundled ones are recognised.
     log
-        Log of the run (`segment` with `log`), for the time that tiles took.
+        Log of the run (`segment` with `log`), for the time of each tile.
     **workers
-        `client`, `workers`, `scheduler` or `cluster_config`, as for `measure`: who measures.
+        `client`, `workers`, `scheduler` or `cluster_config`, as for `measure`: where instances are
+        measured.
 
     Returns
     -------
     Report
-        Where it is, and what it shows.
+        Its location and content.
 
     Raises
     ------
     UsageError
-        If labels, timepoint, model or log are not there, or not of that run, or there is no folder
-        for the file.
+        If labels, timepoint, model or log do not exist or do not belong to that run, or the folder
+        of the file does not exist.
     VolumeError
-        If something cannot be read, labels and image do not fit, or there is no instance.
+        If something cannot be read, labels and image do not match, or there is no instance.
     OutputError
-        If the file cannot be written; that is tried first.
+        If the file cannot be written; this is checked first.
     """
     if Path(out).suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{os.fspath(out)}: a report is an HTML file; name it .html")
@@ -211,7 +213,7 @@ def _labels_of(group: Group, table: Table) -> list[int]:
 
 
 def _write(path: Path, text: str) -> int:
-    """Write a file, which appears whole or not at all; returns its length in bytes."""
+    """Write a file, which appears complete or not at all; return its length in bytes."""
     content = text.encode()
     with whole_file(path) as begun:
         begun.write_bytes(content)
@@ -222,7 +224,7 @@ def _write(path: Path, text: str) -> int:
 
 
 def _about(subject: Subject) -> list[str]:
-    """What the labels are of, below the title."""
+    """The description of the labels below the title."""
     volume = subject.labels.finest
     about = [f"{facts.BY.join(map(str, subject.shape))} {subject.unit}s"]
     if subject.voxel_size is not None:
@@ -239,7 +241,7 @@ def _about(subject: Subject) -> list[str]:
 
 
 def _headline(subject: Subject, table: Table) -> list[facts.Fact]:
-    """The few numbers that everybody asks for."""
+    """The key figures."""
     size = table[size_column(table)]
     middle = int(np.argsort(size, kind="stable")[size.size // 2])
     at_border = int(np.count_nonzero(table["touches_border"]))
@@ -257,7 +259,7 @@ def _headline(subject: Subject, table: Table) -> list[facts.Fact]:
 
 
 def _level_note(seen: Overview | None, subject: Subject) -> str:
-    """Say what of the volume is shown."""
+    """Describe which part of the volume is shown."""
     if seen is None:
         return ""
     size = facts.BY.join(map(str, seen.shape))
@@ -266,4 +268,4 @@ def _level_note(seen: Overview | None, subject: Subject) -> str:
         if seen.shape == subject.shape
         else f"A coarser level ({size} voxels)"
     )
-    return words + (", of which the middle is shown." if seen.is_part else ".")
+    return words + (", of which the centre is shown." if seen.is_part else ".")

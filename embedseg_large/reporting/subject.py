@@ -1,4 +1,4 @@
-"""What a report is about: labels, the image that they are of, and what their run said of them."""
+"""The subject of a report: labels, their image, and the record of their run."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Subject:
     image: tuple[Volume, ...]
     """The channel at all levels, finest first; none if there is no image."""
     contrast: Range
-    """Intensities that are shown black and white."""
+    """Intensities that are shown as black and white."""
     channel: int
     timepoint: int
     voxel_size: tuple[float, ...] | None
     """In µm along (z,) y, x of the labels' finest level."""
     made: Mapping[str, Any]
-    """What the run said of itself; empty for labels of other programs."""
+    """The record of the run; empty for labels of other programs."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -65,7 +65,7 @@ class Subject:
 
     @property
     def place(self) -> str:
-        """Where the labels are, to be shown to people."""
+        """Location of the labels, for display."""
         return self.labels.finest.name
 
     def pairs(self) -> list[tuple[Volume, Volume]]:
@@ -93,7 +93,7 @@ def find_subject(
     image_axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
 ) -> Subject:
-    """Open what is to be reported, and find every reason to refuse it.
+    """Open labels and image, and find every reason to refuse them.
 
     Parameters
     ----------
@@ -102,12 +102,12 @@ def find_subject(
     labels
         Name of the labels in the image; None: the only ones.
     image
-        The image, if it is elsewhere. None: the one around the labels, or else the one that the run
-        says it segmented.
+        The image, if it is stored elsewhere. None: the one around the labels, or else the one
+        recorded by the run.
     channel, timepoint
         None: those of the run, or else the first.
     axes, image_axes
-        Letters of the axes of labels and image that do not say it.
+        Letters of the axes of labels and image, if the files do not name them.
     voxel_size
         In µm along (z,) y, x; overrides the metadata.
 
@@ -116,7 +116,7 @@ def find_subject(
     UsageError
         If there are no such labels, several to choose from, or no such timepoint.
     VolumeError
-        If something cannot be read, the labels are no integers, or do not fit the image.
+        If something cannot be read, the labels are not integers, or do not match the image.
     """
     place = _place(os.fspath(source), labels, axes, has_image=image is not None)
     name = place.rstrip("/").rpartition("/")[2]
@@ -126,7 +126,7 @@ def find_subject(
     chosen = made.get("volume", {}).get("channel") if channel is None else channel
     if where is None and channel is not None:
         raise UsageError(
-            f"{layer.finest.name}: no image to take a channel of; give it with --image"
+            f"{layer.finest.name}: no image to take a channel from; pass it with --image"
         )
     found = measure.find_subject(
         place,
@@ -150,7 +150,7 @@ def find_subject(
 
 
 def _number(channel: Any) -> int:
-    """The channel; runs on several have none to single out."""
+    """The channel; None for runs on several channels."""
     return channel if isinstance(channel, int) else 0
 
 
@@ -163,14 +163,14 @@ def _place(source: str, name: str | None, axes: str | None, *, has_image: bool) 
         return place
     if not open_volume(source, channel=None, axes=axes).is_labels:
         raise UsageError(
-            f"{shown(source)} has no labels inside; segment it first, or if these are labels, give "
-            "their image with --image"
+            f"{shown(source)} has no labels inside; segment it first, or if these are labels, "
+            "pass their image with --image"
         )
     return source
 
 
 def _open_named(place: str, name: str, axes: str | None) -> Layer:
-    """Open labels of a store; says which there are instead."""
+    """Open labels of a store; if missing, the error lists those that exist."""
     try:
         return open_layer(place, name, axes)
     except VolumeNotFoundError as error:

@@ -1,4 +1,4 @@
-"""How long each tile took, from the log of a run (`segment --log FILE`)."""
+"""The duration of each tile, from the log of a run (`segment --log FILE`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from embedseg_large.errors import UsageError
 
 Column = tuple[int, int]
-"""Place of tiles along y and x, whatever their z."""
+"""Position of tiles along y and x, for any z."""
 
 
 def read_times(
@@ -23,18 +23,18 @@ def read_times(
     Parameters
     ----------
     path
-        A log, which may tell of other runs as well.
+        A log, which may also contain other runs.
     made
-        What the run recorded; its token says which of the log is meant.
+        The record of the run, whose token identifies it in the log.
     timepoint
-        Of a series: others do not count.
+        Timepoint of a series; others are ignored.
     stage
-        Whose tiles.
+        The stage of the tiles.
 
     Raises
     ------
     UsageError
-        If it cannot be read, or does not tell of that run.
+        If it cannot be read, or does not contain that run.
     """
     runs: set[Any] = set()
     seconds: dict[Column, float] = defaultdict(float)
@@ -45,19 +45,19 @@ def read_times(
             y, x = line["tile"][-2:]
             seconds[y, x] += float(line["seconds"])
     if not runs:
-        raise UsageError(f"{path}: it does not tell of the run that made these labels")
+        raise UsageError(f"{path}: it does not contain the run that made these labels")
     return dict(seconds)
 
 
 def _counts(line: Mapping[str, Any], runs: set[Any], stage: str, timepoint: int) -> bool:
-    """Whether a line says that a tile of the stage is done."""
+    """Whether a line reports a finished tile of the stage."""
     is_task = line.get("event") == "task done" and line.get("run") in runs
     is_then = line.get("section", "") in ("", f"t{timepoint:05d}")
     return is_task and line.get("stage") == stage and bool(line.get("tile")) and is_then
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines that are JSON; a kill may have left half of one."""
+    """The lines that are JSON; a killed run may have left an incomplete one."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             for text in file:
@@ -68,4 +68,4 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 if isinstance(line, dict):
                     yield line
     except OSError as error:
-        raise UsageError(f"{path}: no log can be read there ({error.strerror})") from error
+        raise UsageError(f"{path}: the log cannot be read ({error.strerror})") from error

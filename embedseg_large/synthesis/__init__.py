@@ -1,8 +1,8 @@
 """Synthetic volumes: images of nuclei that were never stained, with exact labels.
 
-A volume is a pure function of settings, a seed and its number: any worker draws the same bits, in
-any order. `draw_volume` draws one, `SynthesisSettings` says what it may be like, `read_settings`
-reads that from a file or from a few words.
+A volume is a pure function of settings, a seed and its number: any worker generates the same bits,
+in any order. `draw_volume` generates one, `SynthesisSettings` holds its settings, `read_settings`
+reads them from a file or a short text.
 """
 
 from embedseg_large.synthesis.reading import read_settings

@@ -1,4 +1,4 @@
-"""Synthetic volumes as files: to look at, or to train on with any program."""
+"""Synthetic volumes as files, for viewing or for training with any program."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SETTINGS = "settings.yaml"
 """File of all settings, which ``--settings`` and ``--synthetic-settings`` read."""
 
 Tell = Callable[[int, int], None]
-"""Is called after each volume: how many are written, and how many there will be."""
+"""Called after each volume with the number written and the total."""
 
 
 def synthesise(
@@ -34,7 +34,7 @@ def synthesise(
     """Write synthetic images and their masks as TIFFs.
 
     ``OUT/images/0000.tif`` and ``OUT/masks/0000.tif`` are volume 0, as training with this seed
-    would draw it; ``OUT/settings.yaml`` holds the settings.
+    would generate it; ``OUT/settings.yaml`` holds the settings.
 
     Parameters
     ----------
@@ -43,13 +43,13 @@ def synthesise(
     count
         Number of volumes.
     settings
-        What they are like; see `embedseg_large.synthesis.read_settings`.
+        Their properties; see `embedseg_large.synthesis.read_settings`.
     ndim
         2 or 3; None: what the settings state, or 3.
     seed
         Which ones.
     overwrite
-        Whether to replace volumes that are there.
+        Whether to replace existing volumes.
     tell
         Is notified of progress.
 
@@ -60,9 +60,9 @@ def synthesise(
     Raises
     ------
     UsageError
-        A setting is wrong, or there are volumes already.
+        If a setting is wrong, or volumes already exist.
     OutputError
-        The files cannot be written.
+        If the files cannot be written.
     """
     if count < 1:
         raise UsageError(f"count is {count}; write at least 1 volume")
@@ -87,9 +87,9 @@ def synthesise(
 
 
 def _folder(out: Path, overwrite: bool) -> Path:
-    """Refuse a place where nothing can be written, or where there is something."""
+    """Refuse a folder that is not writable or not empty."""
     if not out.absolute().parent.is_dir():
-        raise PlaceError(f"{out}: there is no folder {out.absolute().parent}; make it first")
+        raise PlaceError(f"{out}: there is no folder {out.absolute().parent}; create it first")
     if out.exists() and not out.is_dir():
         raise PlaceError(f"{out} is a file; name a folder")
     kinds = [out / kind for kind in ("images", "masks")]
@@ -107,7 +107,7 @@ def _narrow(labels: NDArray[np.int32]) -> NDArray[np.unsignedinteger]:
 
 
 def _write(path: Path, array: NDArray[np.generic]) -> None:
-    """Write a TIFF that appears whole."""
+    """Write a TIFF, which appears complete or not at all."""
     import tifffile
 
     part = path.with_suffix(".part")

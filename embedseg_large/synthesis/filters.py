@@ -1,11 +1,11 @@
-"""Smoothing, resampling and smooth noise: all as one narrow band of weights for each axis.
+"""Smoothing, resampling and smooth noise, each as one narrow band of weights per axis.
 
 ::
 
     out[i] = sum_t weights[i, t] * in[first[i] + t]        along one axis
 
-A Gaussian, the mean of blocks, and cubic B-splines between coarse samples are such bands. What is
-smooth is computed on a coarse grid: a blur of 10 voxels costs no more than one of 1.
+A Gaussian, the mean of blocks, and cubic B-splines between coarse samples are such bands. Smooth
+results are computed on a coarse grid: a blur of 10 voxels costs no more than one of 1.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Band:
 
 
 def gaussian_band(n: int, sigma: float) -> Band:
-    """Return a Gaussian; at the edges only what is inside counts."""
+    """Return a Gaussian; at the edges only inside voxels count."""
     radius = max(1, ceil(_RADIUS * sigma))
     taps = min(2 * radius + 1, n)
     first = np.clip(np.arange(n) - radius, 0, n - taps)
@@ -117,14 +117,14 @@ def blurred(image: Image, sigmas: Sequence[float]) -> Image:
     Parameters
     ----------
     image
-        What to blur; not changed.
+        Image to blur; not changed.
     sigmas
-        Standard deviation along each axis, in voxels; axes of one voxel are left alone.
+        Standard deviation along each axis, in voxels; axes of one voxel are skipped.
     """
     shape = image.shape
     sizes = [_size(n, sigma) for n, sigma in zip(shape, sigmas, strict=True)]
     for axis, (sigma, size) in enumerate(zip(sigmas, sizes, strict=True)):
-        if size > 1:  # what the means and the splines blur need not be blurred again
+        if size > 1:  # subtract the blur of the means and the splines
             image = filtered(image, axis, mean_band(shape[axis], size))
             rest = (sigma / size) ** 2 - 1 / 12 - _SPLINE**2
             image = filtered(image, axis, gaussian_band(image.shape[axis], sqrt(rest)))
@@ -138,7 +138,7 @@ def blurred(image: Image, sigmas: Sequence[float]) -> Image:
 
 
 def _size(n: int, sigma: float) -> int:
-    """Return the voxels that one coarse sample stands for; 0: there is nothing to blur."""
+    """Return the number of voxels per coarse sample; 0: there is nothing to blur."""
     if n == 1 or sigma < _SHARP:
         return 0
     return max(1, min(int(sigma / _FINE), n // 4))
@@ -160,7 +160,9 @@ def smooth_noise(shape: Sequence[int], sigmas: Sequence[float], rng: np.random.G
     steps = [max(1.0, sigma / _SPLINE) for sigma in sigmas]
     samples = [ceil(n / step) + 4 if n > 1 else 1 for n, step in zip(shape, steps, strict=True)]
     noise = rng.standard_normal(samples, np.float32)
-    starts = 1 + rng.random(len(samples))  # or all fields would have their samples in one place
+    starts = 1 + rng.random(
+        len(samples)
+    )  # otherwise all fields would have their samples at the same places
     for axis, n in enumerate(shape):
         if n > 1:
             band = spline_band(n, steps[axis], float(starts[axis]), samples[axis])

@@ -1,4 +1,4 @@
-"""Where nuclei are."""
+"""Positions of nuclei."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def draw_centres(
     Parameters
     ----------
     settings
-        How often there is which.
+        Frequencies of the layouts.
     size
         Edges of the volume in pixels, ``(ndim,)``. Some centres lie outside of it.
     diameter
@@ -49,7 +49,7 @@ def draw_centres(
 
 
 def _grid(size: Points, diameter: float, rng: np.random.Generator) -> Points:
-    """Return a disturbed grid whose rows are shifted against each other, with holes."""
+    """Return a perturbed grid with holes, whose rows are shifted against each other."""
     step = diameter * rng.uniform(0.85, 1.25)
     axes = [np.arange(-step, n + step, step) for n in size]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
@@ -61,7 +61,7 @@ def _grid(size: Points, diameter: float, rng: np.random.Generator) -> Points:
 
 
 def _darts(size: Points, diameter: float, rng: np.random.Generator) -> Points:
-    """Throw darts, also just outside of the volume, from where nuclei reach in."""
+    """Throw darts, also just outside the volume, from where nuclei reach in."""
     wanted = np.prod(size + 0.4 * diameter) / diameter ** len(size)
     count = round(min(_MOST, max(3.0, float(wanted) * rng.uniform(0.8, 2.5))))
     return rng.uniform(-0.2 * diameter, size + 0.2 * diameter, (count, len(size)))

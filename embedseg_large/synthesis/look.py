@@ -1,4 +1,4 @@
-"""How nuclei and their surroundings shine, before there is a microscope."""
+"""The light of nuclei and their surroundings, before the microscope."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from embedseg_large.synthesis.nuclei import Labels
 from embedseg_large.synthesis.settings import SynthesisSettings
 
 _CONDENSED = 1.5  # brightness of dividing nuclei, over others
-_SPOT_DEPTH = 0.75  # where the middles of spots may be at most
+_SPOT_DEPTH = 0.75  # maximum position of the centres of spots
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """What is to be imaged: arrays ``(z, y, x)``.
+    """The scene to be imaged: arrays ``(z, y, x)``.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class Scene:
     diameter
         Mean one, in pixels.
     anisotropy
-        Distance of two planes in pixels.
+        Distance between planes in pixels.
     """
 
     labels: Labels
@@ -97,7 +97,7 @@ def _spots(scene: Scene, rng: np.random.Generator) -> Image:
 def _surrounded(
     settings: SynthesisSettings, scene: Scene, image: Image, rng: np.random.Generator
 ) -> Image:
-    """Add what is not in nuclei: tissue, cytoplasm, debris."""
+    """Add light outside nuclei: tissue, cytoplasm, debris."""
     shape, d = image.shape, scene.diameter
     level = rng.uniform(*settings.background)
     smooth = smooth_noise(shape, scene.sigmas(d * rng.uniform(0.5, 2)), rng)

@@ -1,4 +1,4 @@
-"""What optics and a camera make of a scene, in the order in which light meets them."""
+"""The effects of optics and camera on a scene, in the order of the light path."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from embedseg_large.synthesis.filters import (
 from embedseg_large.synthesis.look import Scene
 from embedseg_large.synthesis.settings import SynthesisSettings
 
-_LOSSLESS = 1e6  # photons from which on their number does not matter
-_COUNTED = 30.0  # photons up to which they come in whole numbers that one can see
+_LOSSLESS = 1e6  # number of photons beyond which shot noise does not matter
+_COUNTED = 30.0  # number of photons up to which their discreteness is visible
 _SMALL = 14.0  # diameter of nuclei in pixels below which the optics are sharper in proportion
 
 
@@ -41,7 +41,7 @@ def project(
 
 
 def record(settings: SynthesisSettings, image: Image, rng: np.random.Generator) -> Image:
-    """Turn light into numbers: photons, noise, stripes, and what programs do with them."""
+    """Turn light into numbers: photons, noise, stripes, and processing."""
     image = np.maximum(image / max(_percentile(image, 99.8), 1e-6), 0)
     image += np.float32(rng.uniform(*settings.offset) * (rng.random() < 0.6))
     photons = np.exp(rng.uniform(*np.log(settings.photons)))

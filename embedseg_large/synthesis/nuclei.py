@@ -1,10 +1,10 @@
 """Nuclei as ellipsoids with an uneven surface, and the voxels that belong to each.
 
-1. Every nucleus is an ellipsoid of its own radii and orientation. One of a few is dividing: a thin
+1. Every nucleus is an ellipsoid with individual radii and orientation. A few are dividing: a thin
    plate (metaphase), or two small ones side by side (anaphase).
 2. The depth of a voxel in a nucleus is its distance in the norm of the ellipsoid, 0 in the middle
    and 1 at the surface, plus smooth noise, which makes the surface uneven.
-3. A voxel belongs to the nucleus it is deepest in. Nuclei that overlap so share a wall.
+3. A voxel belongs to the nucleus in which it is deepest. Overlapping nuclei therefore share a wall.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Nuclei:
     radii
         float64 ``(n,)``: longest one.
     condensed
-        bool ``(n,)``: of a dividing cell, brighter and without texture.
+        bool ``(n,)``: whether it belongs to a dividing cell, which is brighter and has no texture.
     """
 
     centres: Floats
@@ -61,7 +61,7 @@ def draw_nuclei(
     Parameters
     ----------
     settings
-        What they may be like.
+        Settings of the volume.
     centres
         ``(n, ndim)``.
     diameter
@@ -111,7 +111,7 @@ def rotations(count: int, ndim: int, rng: np.random.Generator) -> Floats:
 
 
 def paint(nuclei: Nuclei, uneven: Image, anisotropy: float) -> tuple[Labels, Image]:
-    """Return whose voxel each is, counted from 1, and how deep it is in its nucleus.
+    """Return the nucleus of each voxel, counted from 1, and its depth in it.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def paint(nuclei: Nuclei, uneven: Image, anisotropy: float) -> tuple[Labels, Ima
     uneven
         What is added to the distance from the middle, ``(z, y, x)``.
     anisotropy
-        Distance of two planes in pixels.
+        Distance between planes in pixels.
 
     Returns
     -------
@@ -138,13 +138,13 @@ def paint(nuclei: Nuclei, uneven: Image, anisotropy: float) -> tuple[Labels, Ima
 
 
 def separate(labels: Labels) -> None:
-    """Make a gap between nuclei that touch: voxels beside another nucleus in the plane."""
+    """Make a gap between touching nuclei: remove voxels next to another nucleus in the plane."""
     before = labels.copy()
     _separate(before, labels)
 
 
 def keep_pieces(labels: Labels, smallest: float, smallest_cut: float) -> NDArray[np.int64]:
-    """Keep the largest piece of every object, where it is large enough, and number them from 1.
+    """Keep the largest piece of every object if it is large enough, and number them from 1.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def keep_pieces(labels: Labels, smallest: float, smallest_cut: float) -> NDArray
     smallest
         Voxels that an object must have.
     smallest_cut
-        Voxels that one at the border of the volume must have.
+        Voxels that an object at the border of the volume must have.
 
     Returns
     -------

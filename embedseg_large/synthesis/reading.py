@@ -1,4 +1,4 @@
-"""Settings of synthetic volumes as people write them: a file, or a few words.
+"""Settings of synthetic volumes as users write them: a file, or a short text.
 
 ::
 
@@ -34,13 +34,13 @@ def read_settings(stated: Stated = None, *, ndim: int | None = None) -> Synthesi
     stated
         See `Stated`.
     ndim
-        Number of spatial axes of the images that the volumes are to go with; None: any.
+        Number of spatial axes of the images used with the volumes; None: any.
 
     Raises
     ------
     UsageError
-        There is no such file, no such setting or no such value, or the number of axes is another;
-        the message names the file and the setting.
+        If there is no such file, setting or value, or the number of axes differs; the message names
+        the file and the setting.
     """
     if isinstance(stated, SynthesisSettings):
         return _of_axes(stated, ndim)
@@ -56,7 +56,7 @@ def read_settings(stated: Stated = None, *, ndim: int | None = None) -> Synthesi
 
 def _of_axes(settings: SynthesisSettings, ndim: int | None) -> SynthesisSettings:
     if ndim is not None and settings.ndim != ndim:
-        raise UsageError(f"synthetic volumes are {settings.ndim}D where {ndim}D is wanted")
+        raise UsageError(f"synthetic volumes are {settings.ndim}D, but {ndim}D is required")
     return settings
 
 

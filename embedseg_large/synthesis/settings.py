@@ -1,4 +1,4 @@
-"""What synthetic volumes are like, as ranges to draw from."""
+"""Settings of synthetic volumes, as ranges to draw from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from embedseg_large.errors import UsageError
 
 Range = tuple[float, float]
-"""A number is drawn between these two for each volume, both included."""
+"""Range from which a number is drawn for each volume, both ends included."""
 
 SHAPES = {2: (256, 256), 3: (48, 112, 112)}
 """Default shape of a volume, by its number of axes."""
@@ -22,16 +22,16 @@ LEAST_DEPTH = 2.5
 """Planes that the smallest nucleus is deep: with fewer there is no volume to segment."""
 
 LEAST_EDGE = 8
-"""Voxels along each axis of a volume, at least."""
+"""Minimum number of voxels along each axis of a volume."""
 
 MOST_VOXELS = 2**27
-"""Voxels of a volume, at most."""
+"""Maximum number of voxels of a volume."""
 
 LAYOUTS = ("dense", "sparse", "cluster", "shell", "sheet")
 """How nuclei may be arranged; also the names of the settings that weight them."""
 
 
-_OTHERS = ("ndim", "shape", "anisotropy")  # checked on their own
+_OTHERS = ("ndim", "shape", "anisotropy")  # checked separately
 
 _LIMITS: dict[str, Range] = {
     "diameter": (4.0, 1e6),
@@ -48,22 +48,22 @@ _LIMITS: dict[str, Range] = {
     "offset": (0.0, 10.0),
     "gamma": (0.1, 10.0),
 }
-"""Between which numbers a range must lie."""
+"""Limits of a range."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SynthesisSettings:
     """Settings of a generator; every volume draws its own values from them.
 
-    The defaults are wide, for models that are to work on images of other people. For one kind of
-    image, state at least `diameter` and `anisotropy`.
+    The defaults are wide, for models that should work on images from other labs. For one kind of
+    image, set at least `diameter` and `anisotropy`.
 
     Lengths along an axis are in voxels; intensities are relative to that of an average nucleus.
 
     Raises
     ------
     UsageError
-        A value is not possible; the message names it.
+        If a value is not possible; the message names it.
     """
 
     ndim: int = 3
@@ -71,20 +71,20 @@ class SynthesisSettings:
     shape: tuple[int, ...] | None = None
     """Voxels along (z,) y, x; None: 48 x 112 x 112, or 256 x 256."""
 
-    # What nuclei there are
+    # Nuclei
 
     diameter: Range = (9.0, 30.0)
     """Mean diameter of a volume's nuclei along y and x, drawn uniformly in its logarithm."""
     anisotropy: Range | None = None
-    """Distance of two planes in pixels, from 1 on, drawn uniformly in its logarithm; where the
-    range begins at 1, a third of the volumes are isotropic. None: 1 to 4; in 2D it means nothing.
+    """Distance between planes in pixels, at least 1, drawn uniformly in its logarithm; if the range
+    begins at 1, a third of the volumes are isotropic. None: 1 to 4; not used in 2D.
     """
     size_spread: Range = (0.05, 0.3)
     """Standard deviation of the logarithm of the diameter within a volume."""
     elongation: Range = (1.0, 1.9)
-    """How many times longer one axis of a nucleus is than the others; of one in five, shorter."""
+    """Factor by which one axis of a nucleus is longer than the others; in one of five, shorter."""
     roughness: Range = (0.0, 0.3)
-    """How far smooth noise moves the surface, as a fraction of the radius."""
+    """Displacement of the surface by smooth noise, as a fraction of the radius."""
     aligned: float = 0.35
     """Share of the volumes in which most nuclei have the same orientation."""
     metaphases: float = 0.03
@@ -92,12 +92,12 @@ class SynthesisSettings:
     anaphases: float = 0.02
     """Share of the nuclei that are anaphases: two objects side by side."""
     gaps: float = 0.3
-    """Share of the volumes in which nuclei that touch keep a gap of a voxel."""
+    """Share of the volumes in which touching nuclei are separated by a gap of a voxel."""
 
-    # How they are arranged: relative frequencies
+    # Arrangement: relative frequencies
 
     dense: float = 0.3
-    """Frequency of tissue: a disturbed grid, more or less filled."""
+    """Frequency of tissue: a perturbed grid, more or less filled."""
     sparse: float = 0.2
     """Frequency of a few nuclei far apart."""
     cluster: float = 0.2
@@ -107,7 +107,7 @@ class SynthesisSettings:
     sheet: float = 0.15
     """Frequency of a bent layer, such as an epithelium."""
 
-    # How they look
+    # Appearance
 
     brightness_spread: Range = (0.08, 0.5)
     """Standard deviation of the logarithm of the brightness of nuclei within a volume."""
@@ -126,15 +126,15 @@ class SynthesisSettings:
     haze: float = 0.4
     """Share of the volumes with light from the cytoplasm around nuclei."""
     debris: float = 0.25
-    """Share of the volumes with bright specks that are no nuclei."""
+    """Share of the volumes with bright specks that are not nuclei."""
 
     # The microscope
 
     blur: Range = (0.35, 1.4)
-    """Standard deviation of the point spread function along y and x, in voxels; that of nuclei
-    below 14 voxels is smaller in proportion."""
+    """Standard deviation of the point spread function along y and x, in voxels; for nuclei below 14
+    voxels it is proportionally smaller."""
     axial_blur: Range = (1.0, 4.0)
-    """How many times longer it is along z, in pixels."""
+    """Factor by which it is longer along z, in pixels."""
     out_of_focus: float = 0.5
     """Share of the volumes with a halo of light from far planes."""
     attenuation: float = 0.6
@@ -145,10 +145,10 @@ class SynthesisSettings:
     # The camera
 
     photons: Range = (12.0, 1500.0)
-    """Photons of the brightest voxels, drawn uniformly in its logarithm; from 1e6 on none is
-    lost."""
+    """Photons of the brightest voxels, drawn uniformly in its logarithm; from 1e6 on there is no
+    shot noise."""
     read_noise: Range = (0.0, 0.05)
-    """Standard deviation of the noise that is the same everywhere."""
+    """Standard deviation of the noise that does not depend on the intensity."""
     offset: Range = (0.0, 0.6)
     """Black level, of three in five volumes."""
     stripes: float = 0.15
@@ -162,8 +162,8 @@ class SynthesisSettings:
     saturation: float = 0.12
     """Share of the volumes whose brightest voxels are clipped."""
     black: float = 0.2
-    """Share of the volumes whose darkest voxels are clipped, as where a background was subtracted:
-    large parts of them are one value."""
+    """Share of the volumes whose darkest voxels are clipped, as after background subtraction: large
+    parts of them have a single value."""
 
     def __post_init__(self) -> None:
         if self.ndim not in SHAPES:
@@ -173,7 +173,7 @@ class SynthesisSettings:
         self._check_anisotropy()
         self._check_shape()
         if not any(getattr(self, name) for name in LAYOUTS):
-            raise UsageError(f"{', '.join(LAYOUTS)} are all 0; give one of them a frequency")
+            raise UsageError(f"{', '.join(LAYOUTS)} are all 0; set the frequency of at least one")
 
     @property
     def volume_shape(self) -> tuple[int, ...]:
@@ -195,7 +195,7 @@ class SynthesisSettings:
         }
 
     def _check(self, name: str, value: Any) -> None:
-        """Refuse a range, a frequency or a share that is none."""
+        """Refuse an invalid range, frequency or share."""
         if name in _LIMITS:
             _check_range(name, value, *_LIMITS[name])
         elif name in LAYOUTS:
@@ -208,7 +208,7 @@ class SynthesisSettings:
         if self.anisotropy is None:
             return
         if self.ndim == 2:
-            raise UsageError("anisotropy means nothing in 2D; leave it out")
+            raise UsageError("anisotropy has no meaning in 2D; leave it out")
         _check_range("anisotropy", self.anisotropy, 1.0, 100.0)
         deepest = self.diameter[1] / self.anisotropy[0]
         if deepest < LEAST_DEPTH:

@@ -5,7 +5,7 @@
     centres ─► nuclei ─► labels, depth ─► light ─► microscope ─► image
     layout     nuclei    (exact)          look     microscope
 
-All is drawn in three axes; an image of two is a volume of one plane, whose nuclei lie in it.
+Everything is generated in three axes; a 2D image is a volume of one plane that contains its nuclei.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from embedseg_large.synthesis.nuclei import (
 )
 from embedseg_large.synthesis.settings import LEAST_DEPTH, SynthesisSettings
 
-_ATTEMPTS = 100  # to draw a volume that is not empty
-_STREAMS = 5  # of random numbers: a stage that needs more of them leaves the others as they are
-_ISOTROPIC = 0.35  # share of volumes, where the range begins at 1
+_ATTEMPTS = 100  # attempts to generate a volume that is not empty
+_STREAMS = (
+    5  # streams of random numbers: a stage that needs more of them does not affect the others
+)
+_ISOTROPIC = 0.35  # share of isotropic volumes, if the range begins at 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +51,7 @@ class SyntheticVolume:
     anisotropy
         Distance of two planes in pixels; 1 in 2D.
     facts
-        What was drawn for it, as values that JSON can hold.
+        The values drawn for it, as values that JSON can hold.
     """
 
     image: NDArray[np.float32]
@@ -64,15 +66,15 @@ def draw_volume(settings: SynthesisSettings, seed: int, index: int) -> Synthetic
     Parameters
     ----------
     settings
-        What it may be like.
+        Settings of the volume.
     seed, index
-        Which one, both from 0 on. Nothing else decides its voxels: not what was drawn before, nor
-        in which process.
+        Its seed and index, both from 0. Nothing else affects its voxels, neither earlier volumes
+        nor the process.
 
     Raises
     ------
     UsageError
-        Seed or index is negative, or the settings only give empty volumes.
+        If seed or index is negative, or the settings only give empty volumes.
     """
     if seed < 0 or index < 0:
         raise UsageError(f"volume {index} of seed {seed}; pass numbers from 0 on")
@@ -109,7 +111,7 @@ def _draw(
 def _scene(
     settings: SynthesisSettings, shape: tuple[int, ...], streams: list[np.random.Generator]
 ) -> tuple[Scene, dict[str, Any]]:
-    """Draw nuclei, and find out whose voxel each is."""
+    """Draw nuclei, and determine the nucleus of each voxel."""
     rng, ndim = streams[0], settings.ndim
     diameter = float(np.exp(rng.uniform(*np.log(settings.diameter))))
     anisotropy = _anisotropy(settings, diameter, rng)
@@ -130,7 +132,7 @@ def _scene(
 
 
 def _anisotropy(settings: SynthesisSettings, diameter: float, rng: np.random.Generator) -> float:
-    """Draw the distance of planes, not so large that nuclei would have no depth."""
+    """Draw the distance between planes, limited so that nuclei have some depth."""
     low, high = settings.anisotropies
     isotropic, where = rng.random(2)
     if low == 1 and isotropic < _ISOTROPIC:

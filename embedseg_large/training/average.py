@@ -1,7 +1,7 @@
-"""The running mean of a network's weights, which is better than the last of them.
+"""The running mean of a network's weights, which is better than the last weights.
 
-Steps on small batches jump about a good place; their mean lies nearer to it (Polyak and Juditsky
-1992; Tarvainen and Valpola 2017), most of all in short trainings.
+Steps on small batches scatter around a good solution; their mean is closer to it (Polyak and
+Juditsky 1992; Tarvainen and Valpola 2017), most of all in short trainings.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def averaged(network: nn.Module, steps: int) -> AveragedModel:
     network
         Where the mean starts.
     steps
-        Steps that the mean reaches back. It is exponential, and shorter at first: a tenth of the
-        steps so far.
+        Number of steps that the mean covers. It is exponential, and shorter at first: a tenth of
+        the steps so far.
     """
     return AveragedModel(network, multi_avg_fn=exponential(steps), use_buffers=True)
 
@@ -30,7 +30,7 @@ def averaged(network: nn.Module, steps: int) -> AveragedModel:
 def exponential(
     steps: int,
 ) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
-    """Return the update of a mean: the share of what is new falls to ``1 / steps``."""
+    """Return the update of a mean: the weight of new values falls to ``1 / steps``."""
 
     @torch.no_grad()
     def update(mean: Sequence[Tensor], new: Sequence[Tensor], count: Tensor | int) -> None:

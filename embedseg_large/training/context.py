@@ -1,8 +1,8 @@
-"""How much of its surroundings a trained network looks at.
+"""How much context a trained network uses.
 
-Formally it sees hundreds of voxels, but a trained one looks near. The context of a prediction tile
-is the smallest with which an image that is predicted in tiles gets the labels of one that is
-predicted at once::
+Formally it sees hundreds of voxels, but a trained network relies on nearby ones. The context of a
+prediction tile is the smallest with which an image that is predicted in tiles gets the labels of
+one that is predicted at once::
 
     whole image ───────────────────────► clustered ─► labels
     cores, each with context ─► put together ─► clustered ─► the same labels?
@@ -25,16 +25,17 @@ from embedseg_large.tiling.axis import STRIDE
 from embedseg_large.tiling.grid import Grid
 
 CONTEXTS = (8, 16, 24, 32)
-"""What is tried, in voxels."""
+"""Contexts that are tried, in voxels."""
 
 TOLERANCE = 0.01
-"""AP at IoU 0.9, of labels from tiles against the others, that a smaller context may cost."""
+"""Loss of AP at IoU 0.9, of labels from tiles against the others, accepted for a smaller
+context."""
 
 CORE = {2: (96, 96), 3: (24, 40, 40)}
 """Cores of the tiles: small, so that an image has many seams."""
 
 LARGEST = {2: (384, 384), 3: (72, 160, 160)}
-"""Of a larger image the middle is taken."""
+"""Maximum edge of the image; a larger one is cropped to its centre."""
 
 
 def measure_context(model: Model, image: NDArray[np.float32]) -> int | None:
@@ -50,8 +51,8 @@ def measure_context(model: Model, image: NDArray[np.float32]) -> int | None:
     Returns
     -------
     int
-        Voxels on each side: the least of `CONTEXTS` after which labels hardly change. None if the
-        image is one tile, or nothing is found.
+        Voxels on each side: the smallest of `CONTEXTS` beyond which labels hardly change. None if
+        the image is a single tile, or nothing is found.
     """
     part = middle(image, LARGEST[model.ndim])
     shape = part.shape[1:]
@@ -70,7 +71,7 @@ def measure_context(model: Model, image: NDArray[np.float32]) -> int | None:
 
 
 def middle(image: NDArray[np.float32], largest: Sequence[int]) -> NDArray[np.float32]:
-    """Cut the middle out of an image; its edges are multiples of the network's stride."""
+    """Crop an image to its centre; its edges are multiples of the network's stride."""
     edges = [
         max(min(n, e) // STRIDE * STRIDE, 1) for n, e in zip(image.shape[1:], largest, strict=True)
     ]

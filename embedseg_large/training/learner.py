@@ -39,15 +39,15 @@ from embedseg_large.training.settings import TrainSettings
 TERMS = ("total", "instance", "variance", "seed")
 
 FORGET = 0.7
-"""What remains of the earlier error of an image after each crop of it."""
+"""Weight that remains of the earlier error of an image after each of its crops."""
 
 Tell = Callable[[int, int, float], None]
-"""Is told that a batch is done: its number from 1 on, how many there are, its loss."""
+"""Called after a batch with its number from 1, the number of batches, and its loss."""
 
 
 @dataclass(frozen=True, slots=True)
 class EpochMeans:
-    """What an epoch was like, over the crops of all processes."""
+    """Result of an epoch, over the crops of all processes."""
 
     loss: dict[str, float]
     """Mean of each term over the batches."""
@@ -63,16 +63,16 @@ class Learner:
     crops
         The training data.
     settings
-        How to train; its dtype is a number format, not ``auto``.
+        Settings; the dtype is a number format, not ``auto``.
     start
-        A model to begin with; None: from scratch.
+        A model to start from; None: from scratch.
     processes
-        Those that train together.
+        The processes that train together.
 
     Raises
     ------
     UsageError
-        An epoch has fewer crops than there are processes.
+        If an epoch has fewer crops than there are processes.
     """
 
     network: nn.Module
@@ -103,7 +103,7 @@ class Learner:
             warmup=settings.warmup,
         )
         self.rate = self._schedule.rate(0)
-        # channels last: an eighth faster on CPUs, and what tensor cores want
+        # channels last: an eighth faster on CPUs, and suits tensor cores
         flat = crops.properties.ndim == 2
         self._layout = torch.channels_last if flat else torch.channels_last_3d
         torch.manual_seed(settings.seed)
@@ -120,7 +120,7 @@ class Learner:
         self._scaler = torch.amp.GradScaler(self._kind, enabled=settings.dtype == "float16")
         self._averaging = processes.averaging(self.network)
         self.threads = settings.threads or processes.cores
-        if not processes.first:  # every process drops out other channels
+        if not processes.first:  # every process drops out different channels
             torch.manual_seed(settings.seed + processes.rank)
 
     def _new_network(self, start: Model | None) -> nn.Module:
@@ -153,11 +153,11 @@ class Learner:
         return torch.cuda.default_generators[index]
 
     def steps_done(self, epochs: int) -> int:
-        """Return the steps of so many epochs."""
+        """Return the number of steps in so many epochs."""
         return min(epochs * self._schedule.epoch_steps, self._schedule.steps)
 
     def state(self) -> dict[str, Any]:
-        """Return what else decides how training goes on, as fields of a `TrainState`."""
+        """Return what else determines how training continues, as fields of a `TrainState`."""
         return {
             "network": self.network.state_dict(),
             "optimiser": self._optimiser.state_dict(),
@@ -168,7 +168,7 @@ class Learner:
         }
 
     def restore(self, state: Mapping[str, Any], random: Tensor) -> None:
-        """Go on with what `state` and `random` returned."""
+        """Restore what `state` and `random` returned."""
         self.network.load_state_dict(state["network"])
         self._optimiser.load_state_dict(state["optimiser"])
         if state["scaler"]:
@@ -181,19 +181,19 @@ class Learner:
         self._generator.set_state(random)
 
     def _errors(self) -> Tensor:
-        """Current errors of the annotated images, where they decide what is drawn."""
+        """Current errors of the annotated images, if they affect sampling."""
         errors = self._crops.errors if self._settings.hard_share else None
         return torch.zeros(0) if errors is None else torch.from_numpy(errors.copy())
 
     def learn(self, epoch: int, tell: Tell | None = None) -> EpochMeans:
         """Go once through the crops of an epoch, counted from 0."""
-        torch.set_num_threads(self.threads)  # whatever others in this process made of it
+        torch.set_num_threads(self.threads)  # in case other code in this process changed it
         self.network.train()
         loader = self._loader(epoch)
         step = epoch * self._schedule.epoch_steps
         sums = torch.zeros(len(TERMS) + 2, dtype=torch.float64, device=self._device)
         watched = _Watched.of(self._crops) if self._settings.hard_share else None
-        # numpy's BLAS, which cuts crops, keeps its threads spinning on the cores torch wants next
+        # numpy's BLAS, used for crops, keeps its threads spinning on the cores torch needs next
         with threadpool_limits(1, user_api="blas"):
             for done, batch in enumerate(loader, start=1):
                 last = done % self._settings.accumulate == 0 or done == len(loader)
@@ -269,7 +269,7 @@ class Learner:
 
 
 class _Watched:
-    """How well the instances of each annotated image are claimed in an epoch.
+    """Overlap of the instances of each annotated image in an epoch.
 
     Parameters
     ----------
@@ -296,7 +296,7 @@ class _Watched:
                 self._sums[:, image] += torch.tensor([1 - float(mine.mean()), 1.0])
 
     def errors(self, processes: Processes) -> NDArray[np.float64]:
-        """Return the errors after the epoch; the more crops of an image, the less counts before."""
+        """Return the errors after the epoch; with more crops, the earlier error counts less."""
         total, count = processes.summed(self._sums).numpy()
         share = 1 - FORGET**count
         mean = total / np.maximum(count, 1)

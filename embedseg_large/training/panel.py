@@ -1,6 +1,6 @@
-"""A panel: several sets of annotated images that a training is judged by, each counted on its own.
+"""A panel: several sets of annotated images for validation, each scored separately.
 
-The criterion is the mean over the sets, so that a large one does not outweigh the others. How sets
+The criterion is the mean over the sets, so a large one does not outweigh the others. How sets
 are written: see `embedseg_large.training.data.sets`; ``object_diameter=30`` resamples one.
 """
 
@@ -53,7 +53,7 @@ def read_panel(stated: Stated) -> tuple[PanelSet, ...]:
 
 
 def check_panel(panel: Sequence[PanelSet], model: Model | None) -> None:
-    """Refuse a stated diameter for a model that does not know its own."""
+    """Refuse a stated diameter for a model without a known diameter."""
     for each in panel:
         if each.object_diameter and model is not None and model.object_diameter is None:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Several processes that train one network, as ``torchrun`` starts them.
+"""Several processes that train one network, started by ``torchrun``.
 
 ::
 
@@ -29,23 +29,23 @@ from embedseg_large.errors import UsageError
 from embedseg_large.network.device import available_cores, checked_device, default_device
 
 LONGEST_WAIT = timedelta(days=1)
-"""How long the others wait while rank 0 validates."""
+"""Time the others wait while rank 0 validates."""
 
 _SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """Those that train together, seen from one of them.
+    """The processes that train together, as seen from one of them.
 
     Parameters
     ----------
     device
-        Where this one computes: ``cpu`` or ``cuda:INDEX``; alone also ``cuda``.
+        Device of this process: ``cpu`` or ``cuda:INDEX``; alone also ``cuda``.
     rank, world
-        Which one it is, and how many there are.
+        Rank of this process, and number of processes.
     local_world
-        How many of them are on this machine and share its cores.
+        Number of processes on this machine, which share its cores.
     """
 
     device: str = "cpu"
@@ -55,19 +55,19 @@ class Processes:
 
     @classmethod
     def here(cls, device: str | None = None, environ: Mapping[str, str] = os.environ) -> Processes:
-        """Find out who this process is.
+        """Determine the role of this process.
 
         Parameters
         ----------
         device
-            ``cpu``, ``cuda``, ``cuda:INDEX``; None: cuda where there is one.
+            ``cpu``, ``cuda``, ``cuda:INDEX``; None: cuda if available.
         environ
-            Where ``torchrun`` left its word.
+            Environment variables set by ``torchrun``.
 
         Raises
         ------
         UsageError
-            The device is not there, or there are fewer of them than processes.
+            If the device is not available, or there are fewer devices than processes.
         """
         place = checked_device(device or default_device())
         if not all(name in environ for name in _SET_BY_TORCHRUN) or environ["WORLD_SIZE"] == "1":
@@ -78,7 +78,7 @@ class Processes:
             place = f"cuda:{local}"
             if local >= torch.cuda.device_count():
                 raise UsageError(
-                    f"process {local} of this machine has no GPU of its own, torch finds "
+                    f"process {local} of this machine has no GPU, torch finds "
                     f"{torch.cuda.device_count()}; pass torchrun a smaller --nproc-per-node"
                 )
         local_world = int(environ.get("LOCAL_WORLD_SIZE", world))
@@ -86,12 +86,12 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that validates, writes and tells."""
+        """Whether this process validates, writes and reports."""
         return self.rank == 0
 
     @property
     def alone(self) -> bool:
-        """Whether there is no other one."""
+        """Whether there is only this process."""
         return self.world == 1
 
     @property
@@ -106,13 +106,13 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Meet the others, and part in the end; a group that exists already is used and left."""
+        """Join the group of processes, and leave it at the end; an existing group is kept."""
         if self.alone or distributed.is_initialized():
             yield
             return
         if self.device_type == "cuda":
             torch.cuda.set_device(self.device)
-        # what is said on the way (agreed, gathered) goes through the CPU
+        # collective messages (agreed, gathered) go through the CPU
         backend = "gloo" if self.device_type == "cpu" else "cpu:gloo,cuda:nccl"
         distributed.init_process_group(backend, timeout=LONGEST_WAIT)
         try:
@@ -121,7 +121,7 @@ class Processes:
             distributed.destroy_process_group()
 
     def agreed(self, number: int) -> int:
-        """Return the number of the first process, as soon as it has one."""
+        """Return the number from the first process, as soon as it has one."""
         if self.alone:
             return number
         told = torch.tensor(number)
@@ -145,7 +145,7 @@ class Processes:
         return torch.stack(found)
 
     def adapted(self, network: nn.Module) -> nn.Module:
-        """Return the network with normalisation over all processes, where torch can do that."""
+        """Return the network with normalisation over all processes, if torch supports it."""
         if self.alone or self.device_type == "cpu":
             return network
         adapted = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
@@ -154,8 +154,8 @@ class Processes:
     def averaging(self, network: nn.Module) -> nn.Module:
         """Return a module that computes what the network does, and averages its gradients.
 
-        Alone it is the network itself. Parameters that do not take part must not require a
-        gradient, or the processes would wait for it.
+        With one process, it is the network itself. Unused parameters must not require a gradient,
+        or the processes would wait for it.
         """
         if self.alone:
             return network

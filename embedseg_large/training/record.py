@@ -1,4 +1,4 @@
-"""What a training tells: how it begins, its batches, its epochs."""
+"""Events of a training: its start, its batches, its epochs."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainStart:
-    """What a training begins with."""
+    """The start of a training."""
 
     data: Properties
-    """What follows from the training data."""
+    """Values derived from the training data."""
     validation: tuple[str, ...]
-    """Names of the images that are validated on."""
+    """Names of the validation images."""
     settings: TrainSettings
     crops: int
-    """Crops of an epoch."""
+    """Number of crops per epoch."""
     epochs_done: int
-    """0, or more where a training is resumed."""
+    """0, or more if a training is resumed."""
     processes: int
-    """How many train together."""
+    """Number of processes that train together."""
     device: str
     sources: Mapping[str, str] = field(default_factory=dict)
-    """What the sources of crops are, by name; empty where there are only annotated images."""
+    """Descriptions of the sources of crops, by name; empty if there are only annotated images."""
 
     def facts(self) -> dict[str, str]:
-        """Return what a user should know, and check, before the first epoch."""
+        """Return the facts that a user should check before the first epoch."""
         data, s = self.data, self.settings
         model = data.model_settings()
         step = s.batch * s.accumulate * self.processes
@@ -83,19 +83,20 @@ class EpochRecord:
     steps: int
     """Steps of the optimiser so far."""
     learning_rate: float
-    """Of the last step."""
+    """Learning rate of the last step."""
     loss: dict[str, float]
     """Mean of each term over the epoch."""
     iou: float
-    """Mean IoU of an instance's mask and what its own centre and sigma claim: the paper's."""
+    """Mean IoU of an instance's mask and the voxels that its centre and sigma claim, as in the
+    paper."""
     ap: dict[str, float] | None
-    """Validation AP at each threshold; None where the epoch was not validated."""
+    """Validation AP at each threshold; None if the epoch was not validated."""
     best: bool
     """Whether the model is the best so far."""
     sets: dict[str, dict[str, float]] = field(default_factory=dict)
-    """The same for each set of a panel, by its name; `ap` is their mean."""
+    """Validation AP of each set of a panel, by name; `ap` is their mean."""
     pictures: tuple[str, ...] = ()
-    """The sheets of pictures that were drawn after it, one per set of images."""
+    """The sheets of pictures drawn after it, one per set of images."""
 
     def append_to(self, log: Path) -> None:
         """Write it as a line of JSON."""
@@ -104,31 +105,31 @@ class EpochRecord:
 
 
 class TrainWatcher:
-    """Somebody who looks at a training: override what is of interest."""
+    """Observer of a training: override the methods of interest."""
 
     def begin(self, start: TrainStart) -> None:
-        """The data are measured, the first epoch comes next."""
+        """Called when the data are measured, before the first epoch."""
 
     def batch(self, epoch: int, done: int, of: int, loss: float) -> None:
-        """A batch is done; epochs and batches count from 1."""
+        """Called after a batch; epochs and batches count from 1."""
 
     def epoch(self, record: EpochRecord) -> None:
-        """An epoch is done, and what it brought is on disk."""
+        """Called after an epoch, when its results are on disk."""
 
     def end(self) -> None:
-        """The last epoch is done."""
+        """Called after the last epoch."""
 
 
 class LogWatcher(TrainWatcher):
-    """Says everything but batches to the log, at level INFO."""
+    """Logs everything except batches, at level INFO."""
 
     def begin(self, start: TrainStart) -> None:
-        """Say what the data are like."""
+        """Log the facts about the data."""
         for name, fact in start.facts().items():
             logger.info("%s: %s", name, fact)
 
     def epoch(self, record: EpochRecord) -> None:
-        """Say what an epoch brought."""
+        """Log the results of an epoch."""
         ap = "" if record.ap is None else "  AP " + " ".join(f"{v:.3f}" for v in record.ap.values())
         terms = "  ".join(f"{name} {value:.3f}" for name, value in record.loss.items())
         best = "  best" if record.best else ""

@@ -1,4 +1,4 @@
-"""How the learning rate goes over the steps of a training.
+"""The learning rate over the steps of a training.
 
 ::
 
@@ -17,7 +17,7 @@ SCHEDULES = ("polynomial", "cosine")
 POWER = 0.9
 
 MOST_WARMUP = 0.1
-"""Largest share of a training that is warm-up, so that a short one learns, too."""
+"""Maximum share of warm-up, so that short trainings learn too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +27,13 @@ class Schedule:
     shape: str
     """One of `SCHEDULES`."""
     peak: float
-    """The largest rate."""
+    """The maximum rate."""
     steps: int
     """Steps of the whole training."""
     epoch_steps: int
     """Steps of an epoch, over which a polynomial is constant."""
     warmup: int = 0
-    """Steps over which the rate grows linearly to what it would be; at most a tenth of all."""
+    """Steps over which the rate grows linearly to its value; at most a tenth of all steps."""
 
     def rate(self, step: int) -> float:
         """Return the rate of a step, counted from 0."""

@@ -26,10 +26,10 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "synthetic_ranges": 0.3,
     },
 }
-"""Settings by the name of a recipe, where they are not the paper's."""
+"""Settings of each recipe, where they differ from the paper's."""
 
 DEFAULT_RECIPE = "paper"
-"""The recipe of a training for which none is chosen."""
+"""The default recipe."""
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -41,99 +41,100 @@ class TrainSettings:
     Raises
     ------
     UsageError
-        A value is out of its range; the message names it.
+        If a value is out of range; the message names it.
     """
 
     epochs: int = 200
-    """Passes over all annotated objects, where no number of steps is stated."""
+    """Passes over all annotated objects, if no number of steps is given."""
 
     steps: int | None = None
-    """Steps of the optimiser, whatever the number of objects; an epoch is then `epoch_steps` long.
-    None: as many as the epochs have."""
+    """Number of optimiser steps, for any number of objects; an epoch then has `epoch_steps`. None:
+    determined by the epochs."""
 
     epoch_steps: int = 500
-    """Steps after which, where `steps` is stated, the state is saved and validation may be due."""
+    """With `steps`: number of steps after which the state is saved and validation may run."""
 
     batch: int = 2
-    """Crops a pass of the network sees at once."""
+    """Crops per pass of the network."""
 
     accumulate: int = 8
-    """Batches whose gradients make one step of the optimiser."""
+    """Batches whose gradients are accumulated for one optimiser step."""
 
     epoch_crops: int | None = None
-    """Crops of an epoch, fewer than there are objects; None: every annotated object once. They are
-    drawn so that an image's share grows with the square root of its number of objects."""
+    """Crops per epoch, fewer than there are objects; None: every annotated object once. They are
+    sampled so that an image's share grows with the square root of its number of objects."""
 
     learning_rate: float = 5e-4
-    """The largest learning rate, from which it falls to 0."""
+    """The maximum learning rate, from which it falls to 0."""
 
     schedule: str = "polynomial"
     """How the learning rate falls: polynomial, as (1 - epoch / epochs) ** 0.9, or cosine."""
 
     warmup: int = 0
-    """Steps over which the learning rate first grows; at most a tenth of all."""
+    """Steps over which the learning rate initially grows; at most a tenth of all."""
 
     clip: float | None = None
-    """Largest norm of the gradient; longer ones are shortened to it. None: any."""
+    """Maximum norm of the gradient; longer ones are scaled down to it. None: unlimited."""
 
     weight_decay: float = 1e-4
-    """Of Adam, L2."""
+    """Weight decay of Adam (L2)."""
 
     average_steps: int = 0
-    """Steps that the running mean of the weights reaches back, which is validated and kept instead
-    of the last weights; 0: none."""
+    """Number of steps covered by the running mean of the weights, which is validated and kept
+    instead of the last weights; 0: no mean."""
 
     empty_share: float = 0.0
-    """Fraction of the crops that are cut where there are no or hardly any objects."""
+    """Fraction of the crops from places with no object, or hardly any."""
 
     hard_share: float = 0.0
-    """Fraction of the crops from annotated images with the largest current error; the others are
-    cut from all images."""
+    """Fraction of the crops from the annotated images with the largest current error; the others
+    come from all images."""
 
     small_objects: float = 1.0
-    """How many times as often an annotated object is drawn if it has less than half the voxels of
-    the median object."""
+    """Factor by which an annotated object with less than half the voxels of the median object is
+    sampled more often."""
 
     synthetic_ranges: float = 1.0
-    """Part of the ranges of augmentation that crops of synthetic volumes get, which vary by
-    themselves; 0 to 1."""
+    """Factor on the ranges of augmentation for crops of synthetic volumes, which already vary; 0 to
+    1."""
 
     late_share: float = 0.0
-    """Last part of the training that is different, rounded to whole epochs; 0: none."""
+    """Share of the training at its end that uses different settings, rounded to whole epochs; 0:
+    none."""
 
     late_crop: tuple[int, ...] | None = None
-    """Shape of a crop in that part; None: as before."""
+    """Shape of a crop in that part; None: unchanged."""
 
     late_ranges: float = 1.0
-    """Part of the ranges of augmentation that is left then; 0 to 1."""
+    """Factor on the ranges of augmentation in that part; 0 to 1."""
 
     late_synthetic_share: float | None = None
-    """Fraction of the crops from synthetic volumes then; None: as before."""
+    """Fraction of the crops from synthetic volumes in that part; None: unchanged."""
 
     seed: int = 0
-    """Chooses weights, crops, augmentation and dropout."""
+    """Seed of weights, crops, augmentation and dropout."""
 
     dtype: str = "auto"
-    """Number format of the convolutions: float32, bfloat16, float16; auto: bfloat16 where the
-    processor computes it natively, else float32. Batch normalisation and loss are float32."""
+    """Number format of the convolutions: float32, bfloat16, float16; auto: bfloat16 if the
+    processor supports it natively, else float32. Batch normalisation and loss are float32."""
 
     workers: int = 0
-    """Processes that cut crops beside the training; 0: none."""
+    """Processes that prepare crops during training; 0: none."""
 
     threads: int | None = None
-    """Threads of torch on the CPU; None: one per core. Fewer are faster beside other work."""
+    """Threads of torch on the CPU; None: one per core. Fewer are faster next to other work."""
 
     validate_every: int = 1
-    """Epochs between two validations."""
+    """Number of epochs between validations."""
 
     pictures_every: int = 5
-    """Epochs between two sheets of pictures, of which the last epoch has one, too; 0: none."""
+    """Number of epochs between sheets of pictures, plus one after the last epoch; 0: none."""
 
     patience: int | None = None
-    """Validations without a better one after which training stops; None: never."""
+    """Number of validations without improvement after which training stops; None: never."""
 
     freeze_encoder: bool = False
-    """Whether only the decoders learn; for fine-tuning on very few objects."""
+    """Whether only the decoders are trained; for fine-tuning on very few objects."""
 
     def __post_init__(self) -> None:
         whole = ("epochs", "steps", "epoch_steps", "batch", "accumulate", "epoch_crops")
@@ -159,7 +160,7 @@ class TrainSettings:
         if self.late_crop is not None and any(n < 8 or n % 8 for n in self.late_crop):
             raise UsageError(f"late_crop is {self.late_crop}; pass multiples of 8")
         if self.late_share == 0 and (self.late_crop or self.late_synthetic_share is not None):
-            raise UsageError("late_share is 0, so nothing is different later; pass a late_share")
+            raise UsageError("late_share is 0, so there is no late part; pass a late_share")
 
     def _check(self, name: str, *, least: float, most: float = float("inf")) -> None:
         value = getattr(self, name)
@@ -169,19 +170,19 @@ class TrainSettings:
 
     @classmethod
     def of_recipe(cls, recipe: str, **given: Any) -> TrainSettings:
-        """Return the settings of a recipe, with others in the place of some.
+        """Return the settings of a recipe, some of them replaced.
 
         Parameters
         ----------
         recipe
-            ``paper`` or ``robust``, see `RECIPES`.
+            ``paper`` or ``robust`` (see `RECIPES`).
         given
-            Fields of this class. With `epochs`, no number of steps is stated.
+            Fields of this class. `epochs` replaces a number of steps.
 
         Raises
         ------
         UsageError
-            There is no such recipe, no such setting, or a value is out of its range.
+            If there is no such recipe or setting, or a value is out of range.
         """
         if recipe not in RECIPES:
             raise UsageError(f"recipe is {recipe!r}; use {_listed(tuple(RECIPES))}")
@@ -200,12 +201,12 @@ class TrainSettings:
 
     @property
     def n_epochs(self) -> int:
-        """Epochs of the training, stated or by the number of steps."""
+        """Number of epochs, stated or derived from the number of steps."""
         return self.epochs if self.steps is None else ceil(self.steps / self.epoch_steps)
 
     @property
     def first_late(self) -> int:
-        """The first epoch of the late part, counted from 0; `n_epochs` where there is none."""
+        """The first epoch of the late part, counted from 0; `n_epochs` if there is none."""
         return self.n_epochs - round(self.late_share * self.n_epochs)
 
     def as_dict(self) -> dict[str, Any]:
@@ -214,7 +215,7 @@ class TrainSettings:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def deciding(self) -> dict[str, Any]:
-        """Those that decide what is learnt: not who computes it, nor what is drawn."""
+        """The settings that affect what is learned, without those on hardware and pictures."""
         values = self.as_dict() | {"workers": 0, "threads": None}
         del values["pictures_every"]
         return values

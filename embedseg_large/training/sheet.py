@@ -1,4 +1,4 @@
-"""A sheet of pictures: what a model makes of a few images while it is trained.
+"""A sheet of pictures: results of a model on a few images during training.
 
 ::
 
@@ -41,8 +41,8 @@ _COLUMNS = ("input", "truth", "seed map", "found")
 _MARGIN, _GAP, _TITLE, _COLUMN_HEAD, _ROW_HEAD = 20, 8, 48, 34, 38  # pixels
 _PANEL = (WIDTH - 2 * _MARGIN - 3 * _GAP) // 4  # largest height and width of a panel, in pixels
 _SEED_COLOURS = "inferno"
-_UNKNOWN = 0.35  # brightness of what is not annotated
-_SAMPLES = 256  # pixels along an axis that are looked at to choose a plane
+_UNKNOWN = 0.35  # brightness of unannotated voxels
+_SAMPLES = 256  # pixels along an axis that are examined to choose a plane
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +71,7 @@ class SheetRow:
 
     @classmethod
     def of(cls, found: Segmented) -> SheetRow:
-        """Show a segmented image, or of a volume its fullest plane; the lightest channel counts."""
+        """Show a segmented image, or the fullest plane of a volume; the lightest channel counts."""
         name, image = found.example.pair.name, found.image.max(axis=0)
         if found.truth.ndim == 2:
             return cls(name, image, found.truth, found.seeds, found.labels)
@@ -82,7 +82,7 @@ class SheetRow:
 
 
 def fullest_plane(labels: Labels) -> int:
-    """Return the z of the plane ``(y, x)`` with the most objects, the middlemost of equal ones."""
+    """Return the z of the plane ``(y, x)`` with the most objects; if equal, the most central."""
     steps = (slice(None, None, max(1, n // _SAMPLES)) for n in labels.shape[1:])
     sampled = labels[(slice(None), *steps)]
     counts = np.array([np.count_nonzero(np.unique(plane) > 0) for plane in sampled])
@@ -91,7 +91,7 @@ def fullest_plane(labels: Labels) -> int:
 
 
 def draw_sheet(rows: Sequence[SheetRow], title: str, path: Path) -> None:
-    """Write a sheet as a PNG file, 1600 pixels wide; its folder is made."""
+    """Write a sheet as a PNG file, 1600 pixels wide, creating its folder."""
     shapes = [_panel_shape(row) for row in rows]
     top = _TITLE + _COLUMN_HEAD
     canvas = Canvas.blank(WIDTH, top + sum(h + _ROW_HEAD for h, _ in shapes) + _MARGIN)

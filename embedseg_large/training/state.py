@@ -1,4 +1,4 @@
-"""The state of a training run on disk: enough to go on as if nothing had happened."""
+"""The state of a training run on disk: enough to continue as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from embedseg_large.errors import ModelError, foreign
 from embedseg_large.network.torchfile import read_torch_file
 
 VERSION = 2
-"""Of the format; 1 had none of its own."""
+"""Version of the format; version 1 did not record it."""
 
 STATE = "last.pt"
 """File of the state in the folder of a training run."""
@@ -25,31 +25,32 @@ _NONE = "is not the state of a training run"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainState:
-    """Everything that decides how training goes on."""
+    """Everything that determines how training continues."""
 
     network: dict[str, torch.Tensor]
     """Weights and running statistics."""
     optimiser: dict[str, Any]
     epoch: int
-    """Epochs that are complete."""
+    """Number of completed epochs."""
     best: float
     """Best validation score so far."""
     waiting: int
-    """Validations since then."""
+    """Number of validations since then."""
     threads: int
     """Threads of torch on the CPU: the last bits of a convolution depend on their number."""
     random: torch.Tensor
-    """States of the generators that dropout draws from, uint8: those of all processes in a row."""
+    """States of the dropout generators, uint8: those of all processes concatenated."""
     facts: str
-    """Data and settings as JSON; training goes on with the same ones only."""
+    """Data and settings as JSON; training can be resumed only with the same ones."""
     processes: int = 1
-    """How many train together; training goes on with as many, for a step sees a batch of each."""
+    """Number of processes; training can be resumed only with the same number, because a step sees a
+    batch of each."""
     scaler: dict[str, Any] = field(default_factory=dict)
     """Scale of the gradients in float16."""
     average: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Running mean of the weights; empty where none is formed."""
+    """Running mean of the weights; empty if none is used."""
     errors: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
-    """Current error of each annotated image; empty where it does not matter."""
+    """Current error of each annotated image; empty if not needed."""
     version: int = VERSION
     """Of this format."""
 
@@ -59,7 +60,7 @@ class TrainState:
 
 
 def save_state(path: Path, state: TrainState) -> None:
-    """Write a state in the place of an older one, whole or not at all."""
+    """Replace a state, completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
         torch.save({name: getattr(state, name) for name in TrainState.__slots__}, file)
@@ -74,7 +75,7 @@ def load_state(path: Path, facts: str, processes: int = 1) -> TrainState:
     Raises
     ------
     ModelError
-        There is none, it is of another kind, or was made with other data or settings, or by
+        If there is none, it is of another kind, or it was made with other data or settings, or by
         another number of processes.
     """
     if not path.exists():
@@ -92,8 +93,8 @@ def load_state(path: Path, facts: str, processes: int = 1) -> TrainState:
         )
     if state.processes != processes:
         raise ModelError(
-            f"{path} was made by {state.processes} processes, here are {processes}; "
-            f"resume with {state.processes}, or choose another out"
+            f"{path} was made by {state.processes} processes, not {processes}; resume with "
+            f"{state.processes}, or choose another out"
         )
     return state
 
@@ -105,13 +106,13 @@ def _check_version(path: Path, content: Any) -> None:
     if found != VERSION:
         raise ModelError(
             f"{path} is the state of a training in format {found}, this version of the program "
-            f"has format {VERSION}; resume with the version that began it, or train another out "
+            f"has format {VERSION}; resume with the version that started it, or train another out "
             f"--from {path.with_name('best.safetensors')}"
         )
 
 
 def _check_types(state: TrainState) -> None:
-    """Refuse fields that are not what they should be."""
+    """Refuse fields of the wrong type."""
     for name, kind in get_type_hints(TrainState).items():
         value = getattr(state, name)
         if not isinstance(value, get_origin(kind) or kind):
@@ -119,7 +120,7 @@ def _check_types(state: TrainState) -> None:
 
 
 def _difference(then: str, now: str) -> str:
-    """Name what is not the same, with its value then and now."""
+    """Describe what differs, with its value then and now."""
     before, after = _flat(json.loads(then)), _flat(json.loads(now))
     names = [name for name in sorted(before | after) if before.get(name) != after.get(name)]
     return ", ".join(f"{name} {before.get(name)}, not {after.get(name)}" for name in names[:3])

@@ -1,4 +1,4 @@
-"""What a training tells, for TensorBoard; needs the extra of that name."""
+"""Events of a training, for TensorBoard; needs the extra of that name."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class TensorBoardWatcher(TrainWatcher):
     Parameters
     ----------
     folder
-        What ``tensorboard --logdir`` is to show; made when training begins.
+        Folder for ``tensorboard --logdir``; created when training begins.
 
     Raises
     ------
     UsageError
-        The package is not installed.
+        If the package is not installed.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -35,10 +35,10 @@ class TensorBoardWatcher(TrainWatcher):
         self._writer: Any = None
 
     def begin(self, start: TrainStart) -> None:
-        """Open the folder, and write down what is known of the data."""
+        """Open the folder, and write the facts about the data."""
         from torch.utils.tensorboard import SummaryWriter
 
-        # what an earlier run wrote after the epoch it is resumed from is replaced
+        # replaces what an earlier run wrote after the epoch from which it is resumed
         self._writer = SummaryWriter(self._folder, purge_step=start.epochs_done + 1)
         rows = "\n".join(f"| {name} | {fact} |" for name, fact in start.facts().items())
         self._writer.add_text("data", f"| | |\n|---|---|\n{rows}", start.epochs_done)

@@ -50,7 +50,7 @@ from embedseg_large.training.validation import Example
 from embedseg_large.volumes.intensity import intensity_ranges
 
 SHARE = 0.5
-"""Of crops from synthetic volumes, beside annotated images."""
+"""Share of crops from synthetic volumes, with annotated images."""
 
 
 def train(
@@ -82,79 +82,77 @@ def train(
 ) -> Model:
     """Train a model on annotated images, on synthetic volumes, or on both.
 
-    In processes that ``torchrun`` started, they train together; see
-    `embedseg_large.training.processes`.
+    Processes started by ``torchrun`` train together; see `embedseg_large.training.processes`.
 
     Parameters
     ----------
     images, masks
         Folders, or lists of paths or arrays; see `embedseg_large.training.data.sources.find_pairs`.
-        None, with `synthetic`: nothing annotated is needed.
+        None with `synthetic`: no annotation is needed.
     out
-        File of the model. What training keeps on the way is in the folder ``OUT.training``: the
-        log, the best model so far, pictures, and the state to resume from.
+        File of the model. The folder ``OUT.training`` holds the log, the best model so far,
+        pictures, and the state to resume from.
     ndim
-        2 or 3, where it should be checked; of synthetic volumes alone, 3 unless stated.
+        2 or 3, to check the images; for synthetic volumes alone, default 3.
     also
         Further sets of annotated images, each with its own share of the crops, so that a large set
         does not crowd out a small one; see `embedseg_large.training.data.sets`.
     synthetic
-        Number of distinct synthetic volumes to train on, drawn from the seed as they are needed.
+        Number of distinct synthetic volumes to train on, generated from the seed on demand.
     synthetic_settings
-        What they are like; see `embedseg_large.synthesis.read_settings`.
+        Their properties; see `embedseg_large.synthesis.read_settings`.
     synthetic_share
-        Fraction of the crops that are cut from them, beside annotated images; default: half.
+        Fraction of the crops taken from them, with annotated images; default: half.
     validation
         Fraction of the images of each set to validate on, drawn by the seed; 0: none. Where that
         leaves no image, synthetic volumes that are not trained on. Default: 0.15, with a panel 0.
     validation_images, validation_masks
-        Images to validate on instead.
+        Other images to validate on.
     panel
-        Sets of images that are validated on, too, each counted on its own; the model with the best
+        Additional sets of images to validate on, each scored separately; the model with the best
         mean over all sets is kept. See `embedseg_large.training.panel`.
     tune_thresholds
-        Whether seed and margin of the best model are found at the end on what was validated on,
+        Whether seed and margin of the best model are chosen at the end on the validation images,
         for one pass and for its default test-time augmentation.
     start
         A model to fine-tune; its pitch and crop units are kept.
     resume
-        Go on with the training that `out` already has.
+        Resume the interrupted training of `out`.
     recipe
-        Which settings are taken where none are given: ``paper`` (Lalit et al. 2021) or ``robust``,
-        for models that should work on other images than those of the training; see
-        `embedseg_large.training.settings.RECIPES`.
+        Set of defaults: ``paper`` (Lalit et al. 2021) or ``robust``, for models that should work on
+        images unlike the training data; see `embedseg_large.training.settings.RECIPES`.
     augment
-        What happens to crops; default: turns and flips, and with the robust recipe
-        `AugmentSettings.robust`.
+        Augmentation of crops; default: rotations and flips, or `AugmentSettings.robust` with the
+        robust recipe.
     center
         medoid, approximate-medoid or centroid.
     crop
         Shape of a crop; default: from the objects.
     device
-        ``cpu`` or ``cuda``; None: cuda where there is one.
+        ``cpu`` or ``cuda``; None: cuda if available.
     watcher
-        Is told how training begins, of batches and epochs; None: the log is, at level INFO.
+        Notified of the start, of batches and of epochs; None: they are logged at level INFO.
     tensorboard
-        Folder to write for TensorBoard.
+        Folder for TensorBoard logs.
     pairing
-        More arguments of `find_pairs`: labels, channel, ignore, axes, voxel_size ...
+        Additional arguments of `find_pairs`: labels, channel, ignore, axes, voxel_size ...
     **settings
-        See `embedseg_large.training.settings.TrainSettings`; those that are not given are the
-        recipe's.
+        See `embedseg_large.training.settings.TrainSettings`; the recipe provides the others.
 
     Returns
     -------
     Model
-        The best model, which `out` holds too.
+        The best model, also saved to `out`.
 
     Raises
     ------
     UsageError, VolumeError
-        The data or settings cannot be trained with; the file is named, nothing has begun.
+        If the data or settings cannot be used for training; the message names the file, and nothing
+        has started.
     OutputError
-        `out` cannot be written.
+        If `out` cannot be written.
     ModelError
-        There is nothing to resume, or `start` does not fit the data.
+        If there is nothing to resume, or `start` does not match the data.
     """
     chosen = TrainSettings.of_recipe(recipe, **settings)
     sets, further = read_panel(panel), read_sets(also, TrainingSet)
@@ -228,7 +226,7 @@ def train(
 
 
 def split(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Draw images to validate on; at least one if there are two or more."""
+    """Choose images to validate on; at least one if there are two or more."""
     if not 0 <= fraction < 1:
         raise UsageError(f"validation is {fraction}; pass a fraction from 0 to below 1")
     count = min(max(0, len(pairs) - 1), max(1, round(fraction * len(pairs)))) if fraction else 0
@@ -281,43 +279,43 @@ def _split(
 
 
 def _folder(out: Path) -> Path:
-    """The folder of what training keeps on the way."""
+    """The folder for the files of the training."""
     return out.with_name(f"{out.name}.training")
 
 
 def is_resumable(out: str | os.PathLike[str]) -> bool:
-    """Whether a training of that model has ended an epoch."""
+    """Whether a training of that model has finished an epoch."""
     return (_folder(Path(out)) / STATE).exists()
 
 
 def best_so_far(out: str | os.PathLike[str], start: Model) -> Model | None:
-    """Load the best model of a fine-tuning that was ended early.
+    """Load the best model of a fine-tuning that was stopped early.
 
     Parameters
     ----------
     out
-        As it was for `train`.
+        As for `train`.
     start
-        The model that was tuned.
+        The model that was fine-tuned.
 
     Returns
     -------
     Model or None
-        None: no epoch was done.
+        None: no epoch was finished.
     """
     best = _folder(Path(out)) / BEST
     return _with_context(load_model(best), (), start) if best.exists() else None
 
 
 def _check_place(out: Path, resume: bool) -> None:
-    """Refuse a place that cannot be written, that is taken, or that has nothing to resume."""
+    """Refuse an output that cannot be written, is taken, or has nothing to resume."""
     parent = out.absolute().parent
     if not parent.is_dir():
-        raise UsageError(f"{parent} is not a folder; make it, or choose another out")
+        raise UsageError(f"{parent} is not a folder; create it, or choose another out")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"{parent} cannot be written to; choose another out")
     if out.is_dir():
-        raise UsageError(f"{out} is a folder; out is the file of the model, choose another one")
+        raise UsageError(f"{out} is a folder; out must be a file, choose another one")
     state = _folder(out) / STATE
     if resume:
         if not state.exists():
@@ -327,8 +325,8 @@ def _check_place(out: Path, resume: bool) -> None:
         return
     if state.exists():
         raise UsageError(
-            f"{state} is of a training with this out; go on with it (--resume), delete "
-            f"{state.parent} to begin anew, or choose another out"
+            f"{state} belongs to a training with this out; resume it (--resume), delete "
+            f"{state.parent} to start over, or choose another out"
         )
     if out.exists():
         raise UsageError(f"{out} exists; choose another out, or delete it")
@@ -343,7 +341,7 @@ def _check_sources(
     share: float | None,
     further: Sequence[TrainingSet],
 ) -> None:
-    """Refuse a training on nothing, and options without what they are about."""
+    """Refuse a training without data, and options without their subject."""
     if images is None and further:
         raise UsageError(
             f"training set {further[0].name} is given without images; pass the first set as "
@@ -356,9 +354,11 @@ def _check_sources(
         if images is None:
             raise UsageError("nothing to train on; pass images and masks, or synthetic=N")
     if images is None and (masks is not None or labels is not None):
-        raise UsageError("masks or labels are given without images; pass the images, too")
+        raise UsageError("masks or labels are given without images; pass the images too")
     if share is not None and images is None:
-        raise UsageError("synthetic_share is given without images; alone, synthetic has all crops")
+        raise UsageError(
+            "synthetic_share is given without images; then all crops are synthetic, leave it out"
+        )
     if share is not None and not 0 < share < 1:
         raise UsageError(f"synthetic_share is {share}; pass a fraction between 0 and 1")
 
@@ -408,7 +408,7 @@ def _check_alike(
 
 
 def _check_mixed(settings: TrainSettings, ndim: int, annotated: bool, synthetic: bool) -> None:
-    """Refuse settings that the sources of crops do not fit."""
+    """Refuse settings that do not match the sources of crops."""
     if settings.late_crop is not None and len(settings.late_crop) != ndim:
         raise UsageError(f"late_crop is {settings.late_crop}; pass {ndim} multiples of {STRIDE}")
     share = settings.late_synthetic_share
@@ -418,7 +418,7 @@ def _check_mixed(settings: TrainSettings, ndim: int, annotated: bool, synthetic:
             "and synthetic"
         )
     if not annotated and (settings.hard_share or settings.small_objects != 1):
-        raise UsageError("hard_share and small_objects are about annotated images; pass some")
+        raise UsageError("hard_share and small_objects apply to annotated images; pass some")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -456,7 +456,7 @@ class _Mixed:
     def mixture(
         self, properties: Properties, center: CenterMethod, settings: TrainSettings
     ) -> Mixture:
-        """Put the sources together, annotated images first."""
+        """Combine the sources, annotated images first."""
         sources: list[CropSource] = list(self._sources(properties, center, settings))
         return Mixture((*sources, *(() if self.drawn is None else (self.drawn,))), self.shares)
 
@@ -491,7 +491,7 @@ def _crops(
     crop: Sequence[int] | None,
     world: int,
 ) -> CropDataset:
-    """Measure the training data; a few examples do not say how small other objects may be."""
+    """Measure the training data; a few examples do not determine how small other objects may be."""
     properties = measure(
         mixed.measured,
         crop=crop,
@@ -536,7 +536,7 @@ def _late(settings: TrainSettings, mixed: _Mixed) -> Late | None:
 
 
 def _with_context(model: Model, examples: Sequence[Example], start: Model | None) -> Model:
-    """Give a model the context that it needs; one that was tuned keeps what was not measured."""
+    """Set the context that a model needs; a fine-tuned one keeps what was not measured."""
     settings = model.settings
     if start is None:
         largest = max(examples, key=lambda example: example.box.size)
@@ -551,5 +551,5 @@ def _with_context(model: Model, examples: Sequence[Example], start: Model | None
 
 
 def _excerpts(pairs: Sequence[Pair], properties: Properties) -> list[Example]:
-    """Parts of training images, to be drawn where there is no validation."""
+    """Parts of training images, to be drawn if there is no validation."""
     return [Example.excerpt(pairs, properties, i) for i in range(len(pairs[:ROWS]))]

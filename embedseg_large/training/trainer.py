@@ -36,7 +36,7 @@ from embedseg_large.training.validation import (
 )
 
 BEST = "best.safetensors"
-"""File of the best model so far, in the folder of a training."""
+"""File name of the best model so far, in the folder of a training."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,19 +49,19 @@ class Trainer:
     crops
         The training data.
     validation
-        What to score the model on after epochs; without it the last model is the best.
+        Examples to score the model on after epochs; without them the last model is the best.
     settings
         How to train.
     folder
-        For the state, the log, the pictures and the best model.
+        Folder for the state, the log, the pictures and the best model.
     start
-        A model to begin with; None: from scratch.
+        A model to start from; None: from scratch.
     pictured
-        What to draw where there is no validation.
+        Examples to draw if there is no validation.
     processes
-        Those that train together; the group has met.
+        The processes that train together; their group is initialised.
     watchers
-        Are told what happens, in the first process.
+        Notified of events, in the first process.
     """
 
     def __init__(
@@ -92,23 +92,23 @@ class Trainer:
         return self.folder / BEST
 
     def resume(self) -> None:
-        """Go on where an earlier run of the same data, settings and number of processes was.
+        """Resume an earlier run with the same data, settings and number of processes.
 
         Raises
         ------
         ModelError
-            There is none.
+            If there is none.
         """
         us = self._processes
         state = load_state(self.folder / STATE, self._facts, us.world)
         self._epoch, self._best, self._waiting = state.epoch, state.best, state.waiting
         fields = {name: getattr(state, name) for name in self.learner.state()}
-        todo = "resume with the model that began it, or train another out"
+        todo = "resume with the model it was started from, or train another out"
         with foreign(self.folder / STATE, "does not fit", todo=todo, kind=ModelError):
             self.learner.restore(fields, state.random_of(us.rank))
 
     def run(self) -> Model:
-        """Train to the end, and give the best model."""
+        """Train to the end, and return the best model."""
         self._begin()
         patience = self.settings.patience
         while self._epoch < self.settings.n_epochs:
@@ -140,7 +140,7 @@ class Trainer:
         self._epoch += 1
         if self._processes.first:
             self._conclude(means, random)
-        self._waiting = self._processes.agreed(self._waiting)  # here the others wait
+        self._waiting = self._processes.agreed(self._waiting)  # the others wait here
 
     def _tell(self) -> Tell | None:
         if not self._watchers:
@@ -153,7 +153,7 @@ class Trainer:
         return tell
 
     def _conclude(self, means: EpochMeans, random: Tensor) -> None:
-        """Look at the network, and write what is worth it."""
+        """Validate the network, and write the results."""
         self.folder.mkdir(parents=True, exist_ok=True)
         found, pictures = self._look()
         record = EpochRecord(
@@ -167,7 +167,7 @@ class Trainer:
             sets={} if found is None else _sets(found),
             pictures=tuple(map(str, pictures)),
         )
-        # the log first: after a kill a line may come twice, but none is missing
+        # the log first: after a kill a line may occur twice, but none is missing
         record.append_to(self.folder / "log.jsonl")
         self._save_state(random)
         for watcher in self._watchers:
@@ -202,7 +202,7 @@ class Trainer:
         return path
 
     def _due(self, every: int) -> bool:
-        """Whether something is to happen after this epoch."""
+        """Whether something is due after this epoch."""
         return every > 0 and (self._epoch % every == 0 or self._epoch == self.settings.n_epochs)
 
     def _judge(self, found: Validation | None) -> bool:
@@ -284,7 +284,7 @@ def _title(epoch: int, name: str, found: Validation | None) -> str:
 
 
 def _facts(crops: CropDataset, settings: TrainSettings, start: Model | None) -> str:
-    """What decides how training goes, as JSON."""
+    """What determines the course of the training, as JSON."""
     facts = {
         "settings": settings.deciding(),
         "data": crops.properties.as_dict(),

@@ -1,4 +1,4 @@
-"""Find the thresholds of a model that is there already, on annotated images."""
+"""Find the thresholds of an existing model on annotated images."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from embedseg_large.volumes.intensity import intensity_ranges
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
-    """What was found for one test-time augmentation."""
+    """Result for one test-time augmentation."""
 
     mode: str
     """none, 4, 8, 16 or 48."""
     before: Thresholds
-    """The model's own."""
+    """The model's thresholds."""
     after: Thresholds
-    """The best."""
+    """The best thresholds."""
     ap_before: dict[float, float]
     """At each IoU threshold, mean over the sets of images."""
     ap_after: dict[float, float]
@@ -67,26 +67,28 @@ def tune(
     model
         The model, a bundled name, or a file.
     sets
-        Images and masks of each set, as for `find_pairs`; sets count alike, whatever their size.
+        Images and masks of each set, as for `find_pairs`; sets have equal weight, regardless of
+        size.
     tta
         Augmentations, besides one pass; default: what the model uses by default. None of them may
         find fewer instances than one pass, see `embedseg_large.training.thresholds`.
     keep_largest_piece, fill_holes
-        Whether instances are cleaned, and are by default from now on; None: as the model says.
+        Whether instances are cleaned, now and by default in the written model; None: the model's
+        setting.
     pairing
-        More arguments of `find_pairs`.
+        Additional arguments of `find_pairs`.
     watcher
-        Is told of each image, in words.
+        Called with a text for each image.
 
     Returns
     -------
     model, found
-        The model with these thresholds, and its card with what was found.
+        The model with these thresholds and the result in its card, and the result.
 
     Raises
     ------
     UsageError, VolumeError
-        The images or the augmentations cannot be used; nothing has been computed then.
+        If the images or the augmentations cannot be used; raised before any computation.
     """
     loaded = load_model(model) if isinstance(model, str | os.PathLike) else model
     channel = {"channel": None} if loaded.channels > 1 else {}
@@ -118,14 +120,14 @@ def tune(
 
 
 def tuned_on(model: Model, examples: Sequence[Example]) -> Model:
-    """Give a model that was just trained the thresholds that suit it.
+    """Choose the thresholds of a newly trained model.
 
     Parameters
     ----------
     model
         The model.
     examples
-        What it was validated on; sets count alike.
+        The validation examples; sets have equal weight.
 
     Returns
     -------
@@ -162,7 +164,7 @@ def _stored(
 
 
 def is_rounded(model: Model) -> bool:
-    """Whether weights are float16 numbers, so that a file of half the size holds the same model."""
+    """Whether all weights are float16 numbers, so that a file of half the size suffices."""
     kernels = (t for t in model.weights.values() if t.ndim > 1)
     return all(bool((t.half().float() == t).all()) for t in kernels)
 
@@ -213,7 +215,7 @@ def _check_channels(pair: Pair, model: Model) -> None:
     if channels != model.channels:
         raise UsageError(
             f"{pair.name}: {channels} channel(s), the model takes {model.channels}; "
-            "give images of as many, or choose one with channel (--channel)"
+            "use matching images, or choose a channel (--channel)"
         )
 
 

@@ -1,4 +1,4 @@
-"""How good a model is on whole images, by the instances it finds."""
+"""Scores of a model on whole images, by the instances it finds."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from embedseg_large.volumes.intensity import IntensityRange
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 SEEDS = (0.5, 0.6, 0.7, 0.8, 0.9)
-"""Seediness from which a voxel may found an instance: what is tried."""
+"""Minimum seediness for a voxel to seed an instance: the values that are tried."""
 
 SEED_TOLERANCE = 0.01
-"""AP at IoU 0.5 that a lower threshold may cost."""
+"""Loss of AP at IoU 0.5 that is accepted for a lower threshold."""
 
 EXCERPT = {2: (512, 512), 3: (32, 256, 256)}
-"""Largest part of a training image that is segmented to be looked at."""
+"""Largest part of a training image that is segmented for a picture."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """An annotated image, or a part of one, to try a model on.
+    """An annotated image, or part of one, for validating a model.
 
     Parameters
     ----------
@@ -44,10 +44,10 @@ class Example:
     box
         The part, (z,) y, x.
     set
-        The set of images that it is counted with.
+        Name of its set of images.
     diameter
-        Width of its objects in voxels, if it is to be resampled to the model's scale; None: it is
-        segmented as it is.
+        Width of its objects in voxels, if it is to be resampled to the model's scale; None: not
+        resampled.
     """
 
     pair: Pair
@@ -102,12 +102,12 @@ class Example:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segmented:
-    """What a model makes of an example.
+    """The result of a model for an example.
 
     Parameters
     ----------
     example
-        What was segmented.
+        The segmented example.
     image
         float32 ``(channels, *spatial)``, normalised.
     truth
@@ -138,7 +138,7 @@ class Validation:
 
     @classmethod
     def of_sets(cls, by_set: Mapping[str, dict[float, dict[float, float]]]) -> Validation:
-        """Take the mean over sets, each of which counts alike."""
+        """Return the mean over sets with equal weight."""
         mean = {
             seed: {
                 iou: float(np.mean([s[seed][iou] for s in by_set.values()])) for iou in THRESHOLDS
@@ -154,10 +154,10 @@ class Validation:
 
     @property
     def seed(self) -> float:
-        """The seediness to ask of a seed.
+        """The best minimum seediness of a seed.
 
-        The lowest with an AP at IoU 0.5 that is hardly below the best: in images unlike those of
-        the training a network is less sure, and a high threshold loses what it does find.
+        The lowest value with an AP at IoU 0.5 hardly below the best: on images unlike the training
+        data a network is less certain, and a high threshold loses objects that it does find.
         """
         first = {seed: ap[THRESHOLDS[0]] for seed, ap in self.by_seed.items()}
         best = max(first.values())
@@ -170,7 +170,7 @@ class Validation:
 
     @property
     def score(self) -> float:
-        """Mean of `ap` over the IoU thresholds 0.5 to 0.9: what the best model has most of."""
+        """Mean of `ap` over the IoU thresholds 0.5 to 0.9: the criterion for the best model."""
         return float(np.mean(list(self.ap.values())))
 
 
@@ -207,11 +207,11 @@ def validate(
     model
         The model.
     examples
-        What to score it on.
+        Examples to score it on.
     tta
         Whether to predict with test-time augmentation.
     seen
-        Is given what was found in each example, in their order.
+        Called with the result of each example, in order.
     """
     found: dict[str, list[dict[float, list[Score]]]] = {}
     for example in examples:

@@ -44,13 +44,13 @@ def add_layers(viewer: Any, scene: Scene) -> None:
 
 
 def _pyramid(layer: Layer) -> Any:
-    """Lazy arrays, finest first; napari wants a single one bare."""
+    """Lazy arrays, finest first; napari expects a single one without a list."""
     data = [level.data for level in layer.levels]
     return data if len(data) > 1 else data[0]
 
 
 def _placed(layer: Layer) -> dict[str, Any]:
-    """Scale and units of the axes but the channels'."""
+    """Scale and units of all axes except channels."""
     volume = layer.finest
     before = [a for a in volume.axes if a == "t"]
     size = volume.voxel_size or (1.0,) * volume.ndim

@@ -15,7 +15,7 @@ from embedseg_large.volumes.volume import Volume
 
 SITE = "https://neuroglancer-demo.appspot.com"
 VERSIONS = ("0.4", "0.5")
-"""Of OME-Zarr that neuroglancer reads with axes and scales."""
+"""Versions of OME-Zarr that neuroglancer reads with axes and scales."""
 
 _PANEL = 400
 """Edge of a panel in pixels."""
@@ -35,7 +35,7 @@ def link(scene: Scene, url_of: Callable[[Layer], str]) -> str | None:
     scene
         What to show; labels that cannot be read are left out.
     url_of
-        Where a browser finds a layer.
+        Returns the URL at which a browser finds a layer.
     """
     if not is_readable(scene.image):
         return None
@@ -67,7 +67,7 @@ def state(scene: Scene, url_of: Callable[[Layer], str]) -> dict[str, Any]:
 
 
 def _view(volume: Volume) -> dict[str, Any]:
-    """Show planes of y and x first, as large as fits a quarter of a window."""
+    """Show yx planes first, sized to fit a quarter of a window."""
     size = volume.voxel_size or (1.0,) * volume.ndim
     length = max(n * s for n, s in zip(volume.spatial_shape, size, strict=True)) / min(size)
     unit = (1e-6, "m") if volume.voxel_size else (1.0, "")

@@ -17,25 +17,25 @@ from embedseg_large.viewing.scene import Layer, Scene
 from embedseg_large.volumes.volume import Volume
 
 LEVEL_VOXELS = 2**25
-"""Of the level that is shown, if there is one so small."""
+"""Preferred maximum number of voxels of the level that is shown."""
 TOO_MANY_VOXELS = 2**28
-"""To be held in memory at all."""
+"""Absolute maximum number of voxels held in memory."""
 LONGEST_SIDE = {2: 1400, 3: 640}
 """Of the longest plane, in pixels, by ndim."""
 KEPT = 4
-"""Arrays in memory: an image and labels, and those seen before."""
+"""Number of arrays in memory: an image and labels, and previous ones."""
 
 Style = Literal["filled", "outlines"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which plane, and what of it."""
+    """Which plane, and what to show of it."""
 
     axis: str
-    """``"z"``, ``"y"`` or ``"x"``: the one that it is a plane of."""
+    """Axis that the plane is perpendicular to: ``"z"``, ``"y"`` or ``"x"``."""
     index: int
-    """Along that axis, in voxels of the level that is shown."""
+    """Position along that axis, in voxels of the level that is shown."""
     timepoint: int = 0
     channel: int = 0
     labels: str = ""
@@ -57,8 +57,8 @@ class Planes:
         self._volume = scene.image.level_of(LEVEL_VOXELS)
         if Box.whole(self._volume.spatial_shape).size > TOO_MANY_VOXELS:
             raise VolumeError(
-                f"{self._volume.name}: no level small enough to look at; embedseg-large convert "
-                "makes an image with a pyramid"
+                f"{self._volume.name}: no level is small enough to display; embedseg-large "
+                "convert makes an image with a pyramid"
             )
         self._labels = {layer.name: layer for layer in scene.labels}
         self._image = lru_cache(KEPT)(self._read_image)
@@ -80,11 +80,11 @@ class Planes:
         return self._volume.voxel_size or (1.0,) * self._volume.ndim
 
     def cut_axes(self) -> str:
-        """Axes that there are planes of; of a 2D image z, with the image as the only one."""
+        """Axes along which there are planes; for a 2D image z, with the image as the only plane."""
         return self.axes if len(self.axes) == 3 else "z"
 
     def panel(self, axis: str) -> Panel:
-        """Size of the planes of an axis: all have one scale."""
+        """Size of the planes of an axis; all have the same scale."""
         sides = [n * s for n, s in zip(self.shape, self.voxel_size, strict=True)]
         scale = LONGEST_SIDE[len(sides)] / max(sides)
         height, width = (s for a, s in zip(self.axes, sides, strict=True) if a != axis)
@@ -134,7 +134,7 @@ class Planes:
             raise UsageError(f"no labels {wanted.labels!r}")
 
     def _cut(self, voxels: NDArray[Any], wanted: Wanted, shape: tuple[int, ...]) -> NDArray[Any]:
-        """Take a plane of an array over the same space, which may have other voxels."""
+        """Take a plane of an array over the same space, which may have a different resolution."""
         if len(shape) == 2:
             return voxels
         axis = self.axes.index(wanted.axis)
@@ -156,14 +156,14 @@ class Planes:
 
 
 def _read(volume: Volume, timepoint: int) -> NDArray[Any]:
-    """Read all of a timepoint; labels of a single one are those of all."""
+    """Read a whole timepoint; labels with a single timepoint apply to all."""
     return volume.read(
         Box.whole(volume.spatial_shape), timepoint if volume.timepoint is None else None
     )
 
 
 def _level_for(layer: Layer, shape: tuple[int, ...]) -> Volume:
-    """The level of labels that fits a level of the image, or else one that fits into memory."""
+    """The level of labels that matches one of the image, or else one that fits into memory."""
     for level in layer.levels:
         if level.spatial_shape == shape:
             return level

@@ -1,4 +1,4 @@
-"""What there is to see: an image, its labels, and between which intensities."""
+"""What is displayed: an image, its labels, and the intensity range."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from embedseg_large.storage.zarr_groups import read_attributes
 from embedseg_large.volumes.volume import Volume, open_volume
 
 PERCENTILES = (1.0, 99.8)
-"""Of the coarsest level, where nothing says what is dark and what is bright."""
+"""Percentiles of the coarsest level, used if no display range is recorded."""
 MOST_VOXELS = 2**25
-"""That are read to find out."""
+"""Maximum number of voxels read for these percentiles."""
 
 Range = tuple[float, float]
-"""Intensities that are shown black and white."""
+"""Intensities that are shown as black and white."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Layer:
 
     @property
     def finest(self) -> Volume:
-        """The level that has all details."""
+        """The level with full detail."""
         return self.levels[0]
 
     @property
@@ -47,7 +47,7 @@ class Layer:
         return self.finest.path
 
     def level_of(self, most_voxels: int) -> Volume:
-        """The finest level with no more voxels in a channel and timepoint, or else the coarsest."""
+        """The finest level with at most so many voxels per timepoint, or else the coarsest."""
         sizes = (Box.whole(level.spatial_shape).size for level in self.levels)
         pairs = zip(self.levels, sizes, strict=True)
         return next((level for level, size in pairs if size <= most_voxels), self.levels[-1])
@@ -71,19 +71,19 @@ def open_scene(store: str, labels: str | None = None) -> Scene:
     store
         Path or URL of an image, or of one of its label groups (``STORE/labels/NAME``).
     labels
-        Name of labels in the store, or path of a label group elsewhere; None: all that there are.
+        Name of labels in the store, or path of a label group elsewhere; None: all of them.
 
     Raises
     ------
     UsageError
-        If there are no labels of that name: lists those there are.
+        If there are no labels of that name; the message lists those that exist.
     VolumeError
         If something cannot be read.
     """
     image = open_layer(store, "image")
     if image.finest.is_labels:
         if labels is not None:
-            raise UsageError(f"{store}: these are labels themselves; leave out --labels")
+            raise UsageError(f"{store}: this is a label volume itself; leave out --labels")
         store, _, labels = image.path.partition("/labels/")
         image = open_layer(store, "image")
     found = tuple(_labels(image, labels))
@@ -93,7 +93,7 @@ def open_scene(store: str, labels: str | None = None) -> Scene:
 def open_layer(path: str, name: str, axes: str | None = None) -> Layer:
     """Open an image or labels at all levels that have an array, under a name; reads no voxels.
 
-    A file that does not say what its `axes` are needs their letters.
+    `axes` are the letters of the axes of a file that does not name them.
     """
     finest = open_volume(path, channel=None, axes=axes)
     there = [k for k, level in enumerate(finest.levels) if level.shape is not None]
@@ -112,7 +112,7 @@ def _labels(image: Layer, asked: str | None) -> Iterator[Layer]:
         there = f"there are {', '.join(names)}" if names else "there are none"
         raise UsageError(f"{image.finest.name}: no labels {asked!r}, {there}")
     for name in names if asked is None else [asked]:
-        # a list may have outlived its labels, which matters to who asks for them only
+        # a list may name deleted labels, which matters only if they are requested
         with nullcontext() if asked else suppress(VolumeNotFoundError):
             yield open_layer(joined(image.path, f"labels/{name}"), name)
 
@@ -132,7 +132,7 @@ def _check_fits(labels: Layer, image: Layer) -> None:
 
 
 def contrasts(image: Layer, labels: Sequence[Layer]) -> Iterator[Range]:
-    """The range of each channel: what the network saw, what the image says, or percentiles."""
+    """The range of each channel: the network's, that of the metadata, or percentiles."""
     seen = _seen_by_network(labels)
     stored = _stored_windows(image)
     for channel in range(image.finest.n_channels):
@@ -140,7 +140,7 @@ def contrasts(image: Layer, labels: Sequence[Layer]) -> Iterator[Range]:
 
 
 def _seen_by_network(labels: Sequence[Layer]) -> dict[int, Range]:
-    """What labels say of the intensities that became 0 and 1, by channel."""
+    """The intensities that became 0 and 1 according to the labels, by channel."""
     found: dict[int, Range] = {}
     for layer in labels:
         made = provenance_of(layer.path) if layer.finest.ngff_version else {}
@@ -151,7 +151,7 @@ def _seen_by_network(labels: Sequence[Layer]) -> dict[int, Range]:
 
 
 def _stored_windows(image: Layer) -> dict[int, Range]:
-    """Display ranges that the metadata have, by channel."""
+    """Display ranges in the metadata, by channel."""
     if image.finest.ngff_version is None:
         return {}
     omero: Any = ngff_content(read_attributes(folder_at(image.path))).get("omero") or {}
@@ -164,7 +164,7 @@ def _stored_windows(image: Layer) -> dict[int, Range]:
 
 
 def _measured(image: Layer, channel: int) -> Range:
-    """Percentiles of a coarse level, of the first timepoint; of a plane if it is too large."""
+    """Percentiles of a coarse level, or of a plane of it, of the first timepoint."""
     level = image.level_of(MOST_VOXELS)
     whole = Box.whole(level.spatial_shape)
     if whole.size > MOST_VOXELS:

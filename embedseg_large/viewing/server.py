@@ -1,15 +1,15 @@
-"""A scene on localhost: a page of our own, and the stores for neuroglancer.
+"""A scene on localhost: a built-in page, and the stores for neuroglancer.
 
 ::
 
     /KEY/                the page
     /KEY/scene.json      what it can show
     /KEY/plane           ?axis=z&index=10&labels=nuclei: a PNG
-    /KEY/data/0/...      files of the image's store; data/1/... of labels that are elsewhere
+    /KEY/data/0/...      files of the image's store; data/1/... for labels stored elsewhere
 
-Only this machine is served, and only requests that call it by a local name, so that no web site can
-reach in under a name of its own; only neuroglancer's site may read what comes back. Other users of
-the machine do not know the key, which is made anew for every site.
+Only this machine is served, and only requests with a local host name, so that no web site can reach
+in under its own name; only neuroglancer's site may read the responses. Other users of the machine
+do not know the key, which is generated for every site.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Site:
 
     @cached_property
     def folders(self) -> tuple[str, ...]:
-        """Stores whose files are served: of the image, and of labels that are not in it."""
+        """Stores whose files are served: the image's, and those of labels stored elsewhere."""
         found: list[str] = []
         for layer in (self.scene.image, *self.scene.labels):
             path = layer.path
@@ -64,7 +64,7 @@ class Site:
         return tuple(found)
 
     def url_of(self, layer: Layer, base: str) -> str:
-        """Where a browser finds the files of a layer."""
+        """The URL at which a browser finds the files of a layer."""
         for number, folder in enumerate(self.folders):
             if layer.path == folder or layer.path.startswith(f"{folder}/"):
                 return f"{base}/data/{number}{layer.path[len(folder) :]}"
@@ -75,7 +75,7 @@ class Site:
         return neuroglancer.link(self.scene, lambda layer: self.url_of(layer, base))
 
     def describe(self, base: str) -> dict[str, Any]:
-        """What the page needs to know."""
+        """The data of the page."""
         planes, volume = self.planes, self.scene.image.finest
         sizes = {axis: planes.panel(axis) for axis in planes.cut_axes()}
         return {
@@ -109,7 +109,7 @@ def application(site: Site) -> tornado.web.Application:
 
 
 def _say_nothing(_: tornado.web.RequestHandler) -> None:
-    """Requests are of no interest to who looks at a page; a server of others would log them."""
+    """Do not log requests, which are of no interest to the viewer of a page."""
 
 
 async def serve(site: Site, port: int, ready: Callable[[str], None]) -> None:
@@ -120,9 +120,9 @@ async def serve(site: Site, port: int, ready: Callable[[str], None]) -> None:
     site
         What to serve.
     port
-        TCP port; 0 for one that is free.
+        TCP port; 0 for any free one.
     ready
-        Is told the address when it answers.
+        Called with the address once the server responds.
 
     Raises
     ------
@@ -206,11 +206,11 @@ class _Files(tornado.web.StaticFileHandler):
 
     @classmethod
     def get_content_version(cls, abspath: str) -> str:
-        """Tell versions of a file apart without reading it: shards may be large."""
+        """Distinguish versions of a file without reading it: shards may be large."""
         about = Path(abspath).stat()
         return f"{about.st_size:x}-{about.st_mtime_ns:x}"
 
     def options(self, path: str) -> None:  # noqa: ARG002
-        """Answer what a browser asks before it reads."""
+        """Answer the preflight request of a browser."""
         self.set_status(204)
         self.finish()

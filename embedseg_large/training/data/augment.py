@@ -1,7 +1,7 @@
-"""Random views of a crop: how it is turned and magnified before the network sees it.
+"""Random views of a crop: its orientation and magnification before the network sees it.
 
 A `View` is a value, drawn from settings and a random generator before anything is read, because it
-decides what is read: the box in the image is as large as what is left of it needs to be::
+decides what is read: the box in the image is just large enough for the crop::
 
     image ─ box ─► padded ─ magnified by `zoom` ─► turned by `symmetry` ─► crop
              source_shape(crop, view)                                      crop
@@ -26,7 +26,7 @@ from embedseg_large.training.data.intensities import IntensitySettings, Range
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentSettings:
-    """What may happen to a crop; by default what the paper does: axis-aligned turns and flips.
+    """Augmentation of crops; by default that of the paper: axis-aligned rotations and flips.
 
     Raises
     ------
@@ -62,9 +62,9 @@ class AugmentSettings:
         return cls(scale=(0.5, 2.2), stretch=1.3, intensity=IntensitySettings.robust())
 
     def narrowed(self, share: float) -> AugmentSettings:
-        """Return ranges that are so much closer to no change: 1 as they are, 0 none.
+        """Return ranges scaled towards no change: 1 unchanged, 0 none.
 
-        Turns and flips stay, and so does how often intensities are changed.
+        Rotations, flips and the probabilities of intensity changes stay the same.
         """
         if share == 1:
             return self
@@ -103,7 +103,7 @@ def allowed_symmetries(
 ) -> tuple[SignedPermutation, ...]:
     """List the symmetries to draw from.
 
-    Axes are exchanged only where the network cannot tell them apart: their pitch and the voxel
+    Axes are exchanged only if the network cannot distinguish them: their pitch and the voxel
     size of the images are equal. Flips are always possible.
 
     Parameters
@@ -117,7 +117,7 @@ def allowed_symmetries(
     Raises
     ------
     UsageError
-        There is no such mode, or the data do not allow it.
+        If there is no such mode, or the data do not allow it.
     """
     ndim = len(pitch)
     size = None if voxel_size is None else tuple(voxel_size)

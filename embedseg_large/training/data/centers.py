@@ -14,9 +14,9 @@ everywhere (a cutting plane, Kelley 1960)::
 
     S(z) >= S(y) + grad S(y) · (z - y)
 
-Voxels are tried in order of least bound until no bound is below the best sum: some dozens of
-passes over a compact object instead of n. In the worst case, a hollow sphere, every voxel of its
-inner surface is about equally good and has to be tried. Memory is that of a few coordinates.
+Voxels are tried in order of least bound until no bound is below the best sum: a few dozen passes
+over a compact object instead of n. In the worst case, a hollow sphere, every voxel of the inner
+surface is about equally good and has to be tried. Memory is needed only for a few coordinates.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def center(
     method
         ``"medoid"``, ``"approximate-medoid"`` or ``"centroid"`` (rounded half to even).
     spacing
-        Size of a voxel along each axis, in any unit; equal sizes by default. It decides what is
-        near for the two medoids.
+        Size of a voxel along each axis, in any unit; equal sizes by default. It determines
+        distances for the two medoids.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def center(
     Raises
     ------
     UsageError
-        The object is empty, the spacing does not fit, or there is no such method.
+        If the object is empty, the spacing does not match, or there is no such method.
     """
     n, ndim = coordinates.shape
     sizes = np.ones(ndim) if spacing is None else np.asarray(spacing, np.float64)

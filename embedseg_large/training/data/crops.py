@@ -1,14 +1,14 @@
 """One training crop, cut from an image on the fly.
 
 1. `place` puts a box around an object, inside the image.
-2. The box of the image is read and normalised, the same box of the mask is read.
-3. Where the image is thinner than the crop, it is padded at its far side by reflection, as in
-   prediction, and the mask with voxels to ignore.
-4. Both are magnified and turned as a `View` says; intensities are changed.
-5. The labels that are left are numbered 1 to K, and their centres are mapped into the crop.
+2. The box of the image is read and normalised, and the same box of the mask is read.
+3. If the image is thinner than the crop, it is padded at its far side by reflection, as in
+prediction, and the mask with ignored voxels. 4. Both are magnified and turned as a `View` says;
+intensities are changed. 5. The remaining labels are numbered 1 to K, and their centres are mapped
+into the crop.
 
 Centres are those of whole objects in the whole image. The centre of an object that is cut by the
-crop is where it would be, if that is in the crop, and otherwise not known.
+crop stays at its position if that is in the crop, and is otherwise unknown.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ CenterMap = Callable[
 
 
 class Cache:
-    """Reads boxes, and keeps whole volumes in memory as long as they fit into a budget.
+    """Reads boxes, and keeps whole volumes in memory as far as they fit into a budget.
 
-    What is kept stays: with crops in random order, throwing out the oldest would throw out what is
-    needed next. Pickles without what it keeps.
+    Kept volumes are never evicted: with crops in random order, evicting the oldest would evict what
+    is needed next. Pickled without its content.
 
     Parameters
     ----------
     total
-        Bytes that may be kept; 0 keeps nothing.
+        Maximum number of bytes to keep; 0: nothing is kept.
     """
 
     def __init__(self, total: int) -> None:
@@ -69,7 +69,7 @@ class Cache:
             if volume.chunks is None or size > self._left:  # in memory already, or too large
                 return volume.read(box)
             self._left -= size
-            # the volume is kept as well, so that no other one gets its id
+            # keep the volume too, so that no other one gets its id
             self._kept[id(volume)] = (volume, volume.read(Box.whole(volume.spatial_shape)))
         index: tuple[Any, ...] = (..., *box.slices)
         voxels: NDArray[Any] = self._kept[id(volume)][1][index]
@@ -81,7 +81,7 @@ class Cache:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnnotatedImage:
-    """A pair with all that is known about it.
+    """A pair with everything known about it.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class AnnotatedImage:
         float64 ``(n, ndim)``: centres of its objects, in voxels of the image; NaN where unknown.
     tables
         Intensities at `embedseg_large.training.data.intensities.QUANTILES`, for each channel; None
-        where they were not measured.
+        if not measured.
     """
 
     pair: Pair
@@ -123,7 +123,7 @@ def find_centers(
     method
         As for `embedseg_large.training.data.centers.center`.
     map
-        Applies a picklable function to one task an image, here or in other processes, in order.
+        Applies a picklable function to one task per image, here or in other processes, in order.
 
     Returns
     -------
@@ -178,7 +178,7 @@ def emptiest(
     read: Reader = Volume.read,
     tries: int = 8,
 ) -> Box:
-    """Find a box of an image with hardly any or no objects in it.
+    """Find a box of an image with few objects, or none.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def emptiest(
     read
         Reads a box of a volume.
     tries
-        Places that are looked at.
+        Number of places to try.
     """
     pair = source.pair
     edges = np.minimum(shape, pair.shape)
@@ -225,7 +225,7 @@ def cut(
     shape
         Shape of the crop, after everything.
     view
-        How it is turned and magnified.
+        Its orientation and magnification.
     read
         Reads a box of a volume.
 

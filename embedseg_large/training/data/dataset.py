@@ -1,9 +1,8 @@
-"""Crops as a torch dataset: the same crops in the same order, whoever cuts them.
+"""Crops as a torch dataset: the same crops in the same order in any process.
 
-Sample ``i`` of epoch ``e`` depends on the seed, on ``e`` and on ``i``, and on nothing else: not on
-the workers, not on the process, not on what was cut before. The key of a sample is the pair
-``(e, i)``, so workers that live for many epochs need not be told which one it is, and training
-continues in the middle of an epoch::
+Sample ``i`` of epoch ``e`` depends only on the seed, on ``e`` and on ``i``: not on the workers, the
+process, or earlier crops. The key of a sample is the pair ``(e, i)``, so workers that live for many
+epochs need not know the current one, and training continues in the middle of an epoch::
 
     source = AnnotatedSource(pairs, properties, find_centers(pairs, properties.objects))
     data = CropDataset(Mixture((source,)), properties, seed=1)
@@ -50,47 +49,47 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Late:
-    """What is different in the last epochs of a training."""
+    """Settings that differ in the last epochs of a training."""
 
     epoch: int
-    """The first of them, counted from 0."""
+    """The first of these epochs, counted from 0."""
     crop: tuple[int, ...] | None = None
-    """Shape of a crop; None: as before."""
+    """Shape of a crop; None: unchanged."""
     ranges: float = 1.0
-    """Part of the ranges of augmentation that is left."""
+    """Factor on the ranges of augmentation."""
     shares: tuple[float, ...] | None = None
-    """Fractions of the crops from each source; None: as before."""
+    """Fractions of the crops from each source; None: unchanged."""
 
 
 class CropDataset(Dataset[Sample]):
-    """Crops around objects: of annotated images alone, every object once an epoch.
+    """Crops around objects: for annotated images alone, every object once per epoch.
 
     Parameters
     ----------
     mixture
-        Where the crops come from.
+        The sources of the crops.
     properties
         What `measure` found in the training data.
     augment
-        What happens to crops; None leaves them as they are.
+        Augmentation of crops; None: none.
     seed
-        Of the order of the objects and of all that is random about crops.
+        Seed of the order of objects and of everything random about crops.
     epoch_crops
-        Crops of an epoch; None: those that show the first source once. Of annotated images alone
-        there are never more than that, unless they `repeat`.
+        Crops per epoch; None: enough to show the first source once. For annotated images alone that
+        is also the maximum, unless they `repeat`.
     repeat
         Whether an epoch may show an object several times.
     empty_share
-        Fraction of the crops that are cut where there are hardly any objects or none.
+        Fraction of the crops from places with hardly any objects, or none.
     synthetic_ranges
-        Part of the ranges of augmentation that crops from volumes get that vary by themselves.
+        Factor on the ranges of augmentation for crops from volumes that already vary.
     late
-        What is different in the last epochs; None: nothing.
+        Settings of the last epochs; None: unchanged.
 
     Raises
     ------
     UsageError
-        The data do not allow the symmetries.
+        If the data do not allow the symmetries.
     """
 
     def __init__(
@@ -191,7 +190,7 @@ class CropDataset(Dataset[Sample]):
         return None if self._late is None or epoch < self._late.epoch else self._late
 
     def _augment_of(self, number: int, epoch: int) -> AugmentSettings:
-        """Return what happens to crops from a source, in an epoch."""
+        """Return the augmentation of crops from a source in an epoch."""
         late = self._late_in(epoch)
         ranges = 1.0 if late is None else late.ranges
         if not isinstance(self.mixture.sources[number], AnnotatedSource):
@@ -211,7 +210,7 @@ class CropDataset(Dataset[Sample]):
         return self._order[1]
 
     def _enter_worker(self) -> None:
-        """In a worker process, take the sources as they are for one of several."""
+        """In a worker process, use the sources prepared for one of several processes."""
         info = get_worker_info()
         if info is None or self._worker == info.id:
             return
@@ -220,19 +219,19 @@ class CropDataset(Dataset[Sample]):
 
 
 class EpochSampler(Sampler[Key]):
-    """Keys of one epoch, or of what is left of it.
+    """Keys of one epoch, or of the rest of it.
 
     Parameters
     ----------
     length
         Samples of an epoch, at most the length of the dataset.
     rank, world
-        Which of how many processes trains with these keys; all get equally many.
+        Rank of the process, and number of processes; all get the same number of keys.
 
     Raises
     ------
     UsageError
-        There are fewer samples than processes.
+        If there are fewer samples than processes.
     """
 
     epoch: int
@@ -244,7 +243,7 @@ class EpochSampler(Sampler[Key]):
 
     def __init__(self, length: int, *, rank: int = 0, world: int = 1) -> None:
         if not 0 <= rank < world <= length:
-            raise UsageError(f"{length} samples an epoch for process {rank} of {world}; use fewer")
+            raise UsageError(f"{length} samples per epoch for process {rank} of {world}; use fewer")
         self.epoch = 0
         self.start = 0
         self.stop = None

@@ -1,4 +1,4 @@
-"""Random intensities: another stain, another lamp, another camera, another focus.
+"""Random intensities: a different stain, lamp, camera or focus.
 
 In the order in which a microscope distorts an image::
 
@@ -37,10 +37,10 @@ from embedseg_large.volumes.intensity import PERCENTILES, IntensityRange, quanti
 from embedseg_large.volumes.volume import Volume
 
 Range = tuple[float, float]
-"""A number is drawn between these two, uniformly or, for factors, uniformly in its logarithm."""
+"""Range from which a number is drawn, uniformly or, for factors, uniformly in its logarithm."""
 
 QUANTILES = (0.1, 0.2, 0.5, 1, 2, 4, 8, 12, 88, 92, 96, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.98)
-"""Percentiles that are known of an image; those between them are interpolated."""
+"""Percentiles that are measured for an image; those between them are interpolated."""
 
 _ORDER = ("objects", "gradient", "blur", "coarse_z", "gamma", "gain", "offset", "shot", "noise")
 """Changes of a crop, in the order of the table above."""
@@ -50,7 +50,7 @@ _FACTORS = ("objects", "coarse_z", "gamma", "gain")
 
 _NEUTRAL = {"objects": 1.0, "coarse_z": 1.0, "gamma": 1.0, "gain": 1.0}
 _NEUTRAL |= {"low_percentile": PERCENTILES[0], "high_percentile": PERCENTILES[1]}
-"""What changes nothing; 0 for all others."""
+"""Neutral values; 0 for all others."""
 
 _LIMITS = {
     "objects": (1e-3, 1e3),
@@ -96,7 +96,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntensitySettings:
-    """What may happen to intensities; by default nothing.
+    """Changes of intensities; none by default.
 
     Raises
     ------
@@ -109,11 +109,11 @@ class IntensitySettings:
     objects_share: Range = (0.05, 0.6)
     """Share of the objects of a crop that `objects` changes, drawn anew for each crop."""
     gradient: Change | None = None
-    """Deviation of a smooth random field by which the crop is multiplied."""
+    """Standard deviation of a smooth random field by which the crop is multiplied."""
     blur: Change | None = None
     """Standard deviation of a Gaussian along y and x, in voxels."""
     blur_z: Range = (1.0, 1.0)
-    """Its deviation along z, as a multiple of that along y and x."""
+    """Its standard deviation along z, as a multiple of that along y and x."""
     coarse_z: Change | None = None
     """Distance of the planes that are kept, in planes; the others are made from them."""
     gamma: Change | None = None
@@ -125,7 +125,7 @@ class IntensitySettings:
     shot: Change | None = None
     """Standard deviation of noise where the intensity is 1; it grows with its square root."""
     noise: Change | None = None
-    """Standard deviation of noise that is the same everywhere."""
+    """Standard deviation of noise that does not depend on the intensity."""
     low_percentile: Change | None = None
     """Percentile of the image that becomes 0, instead of 1."""
     high_percentile: Change | None = None
@@ -167,7 +167,7 @@ class IntensitySettings:
 
     @classmethod
     def robust(cls) -> IntensitySettings:
-        """Return ranges for models that should work on other people's images."""
+        """Return ranges for models that should work on images from other labs."""
         return cls(
             objects=Change(0.2, 1.0, 0.25),
             gradient=Change(0.1, 0.45, 0.3),
@@ -184,7 +184,7 @@ class IntensitySettings:
         )
 
     def narrowed(self, share: float) -> IntensitySettings:
-        """Return ranges that are so much closer to no change: 1 as they are, 0 none.
+        """Return ranges scaled towards no change: 1 unchanged, 0 none.
 
         Probabilities stay.
         """
@@ -276,7 +276,7 @@ def _distort_channel(
     rng: np.random.Generator,
     objects: NDArray[Any] | Sequence[NDArray[np.bool_]],
 ) -> NDArray[np.float32]:
-    # all numbers first, whether they are used or not: one change does not depend on another
+    # draw all numbers first, used or not, so that changes are independent of each other
     drawn = {name: _drawn(name, getattr(settings, name), rng) for name in _ORDER}
     ratio = _geometric(*settings.blur_z, rng.random())
     step, offset, repeats = drawn["coarse_z"], rng.random(), rng.random() < 0.5
@@ -337,7 +337,7 @@ def smooth_field(shape: Sequence[int], rng: np.random.Generator) -> NDArray[np.f
 
 
 def coarse_weights(n: int, step: float, offset: float, *, repeats: bool) -> Weights:
-    """Return the weights that make all planes from every `step`-th one.
+    """Return the weights that compute all planes from every `step`-th one.
 
     Parameters
     ----------
@@ -376,7 +376,7 @@ def _with_noise(
 
 
 def _drawn(name: str, change: Change | None, rng: np.random.Generator) -> float:
-    """Draw a number, or take the one that changes nothing; two random numbers in either case."""
+    """Draw a number, or return the neutral one; uses two random numbers in either case."""
     happens, where = rng.random(2)
     if change is None or happens >= change.probability:
         return _NEUTRAL.get(name, 0.0)
@@ -386,5 +386,5 @@ def _drawn(name: str, change: Change | None, rng: np.random.Generator) -> float:
 
 
 def _geometric(low: float, high: float, where: float) -> float:
-    """Return what lies between two numbers, uniformly in the logarithm."""
+    """Interpolate between two numbers in the logarithm."""
     return float(low * (high / low) ** where)

@@ -1,11 +1,11 @@
 """The objects of the training data as a table, found in one pass over the masks.
 
-1. A mask is read in tiles that follow its storage, and each tile looked at in small parts.
+1. A mask is read in tiles that follow its storage, and each tile is processed in small parts.
 2. In a part, the voxels of all objects are sorted by label; every run is one object's share: its
    number of voxels and its bounding box.
-3. Shares of one label are added up, whatever part they come from.
+3. Shares of one label are added up over all parts.
 
-Memory is that of one tile and of the table, whatever the size of the mask and of its labels.
+Memory is needed for one tile and for the table, regardless of the size of the mask and its labels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Objects:
-    """One row an object, ordered by image and then by label.
+    """One row per object, ordered by image and then by label.
 
     Parameters
     ----------
@@ -90,13 +90,13 @@ class Objects:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scan:
-    """What one pass over a mask finds."""
+    """The result of one pass over a mask."""
 
     objects: Objects
     foreground: int
     """Voxels that belong to an object."""
     background: int
-    """Voxels that belong to none; those that are not annotated are neither."""
+    """Number of background voxels; unannotated voxels are not counted."""
 
 
 def scan(pair: Pair) -> Scan:
@@ -144,8 +144,8 @@ def voxels_of(pair: Pair, number: int, box: Box) -> Int64:
 def _check(objects: Objects, pair: Pair) -> None:
     if not len(objects):
         raise VolumeError(
-            f"{pair.where}: the mask holds no objects, only background and voxels to ignore; "
-            "annotate some or leave the image out"
+            f"{pair.where}: the mask has no objects, only background and ignored voxels; annotate "
+            "some, or leave out the image"
         )
     if objects.sizes.max() < 2:
         raise VolumeError(

@@ -1,17 +1,17 @@
-"""The extents of objects, in which pieces far away do not count.
+"""The extents of objects, ignoring distant pieces.
 
 Halo, reach and crop of a model follow from the extents of its training objects. Two nuclei under
-one number, or a slip of the brush far from its object, must not make them three times too large. So
-of an object in several connected pieces only the largest counts.
+one number, or a slip of the brush far from its object, must not make them three times too large.
+For an object in several connected pieces, only the largest therefore counts.
 
-No piece is longer than its object's bounding box, so hardly any object has to be looked at:
+No piece is longer than its object's bounding box, so hardly any object has to be examined:
 
 1. The object with the longest box along an axis is read, and its extent replaced by that of its
    largest piece.
 2. This is repeated until the longest one has been read. It counts fully, however large it is.
 
 The largest extent is then that of the largest pieces of all objects, exactly. Boxes of smaller
-objects that were not read may still hold several pieces: they are not out of the ordinary.
+objects that were not read may still hold several pieces: they are not unusual.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _boxes_of_pieces(pair: Pair, objects: Objects, row: int) -> list[Box]:
 
 def _warn(pair: Pair, objects: Objects, row: int, boxes: Sequence[Box]) -> None:
     logger.warning(
-        "%s: %s %d is in %d pieces in %s; look whether it is one object: only the largest piece, "
+        "%s: %s %d is in %d pieces in %s; check whether it is one object: only the largest piece, "
         "in %s, counts for halo and crop",
         pair.where,
         "plane" if pair.stacked else "label",

@@ -1,7 +1,7 @@
-"""What the training data say about the model: sizes, crop, weights, units.
+"""Values derived from the training data: sizes, crop, weights, units.
 
-Every number that training and segmentation need and that nobody should have to guess is derived
-here from the masks, and can be overridden.
+Numbers that training and segmentation need and that users should not have to guess are derived here
+from the masks. All can be overridden.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STRIDE = 8
 """Edges of crops are multiples of it: the network halves three times."""
 
 LEAST_CROP = {2: (256, 256), 3: (32, 64, 64)}
-"""Smallest crop where the images allow it: objects see neighbours, and a crop shows many."""
+"""Smallest crop if the images allow it, so that a crop shows many objects with their neighbours."""
 
 SPECK = 0.01
 """Objects with less than this fraction of the median size are slips of the brush."""
@@ -49,7 +49,7 @@ class Properties:
     n_objects: int
     """Number of annotated objects."""
     min_object_size: int
-    """Voxels of the smallest object that is no speck, as in the original: an instance must have
+    """Voxels of the smallest object that is not a speck, as in the original: an instance must have
     more. Specks, below a hundredth of the median size, do not count, so that a slip of the brush
     does not switch the filter off."""
     mean_object_size: float
@@ -76,10 +76,10 @@ class Properties:
     ranges: tuple[tuple[IntensityRange, ...], ...]
     """Intensities that normalisation maps to 0 and 1, for each image and channel."""
     tables: tuple[tuple[tuple[float, ...], ...], ...] | None = None
-    """Intensities at `QUANTILES`, for each image and channel; None where they are not needed."""
+    """Intensities at `QUANTILES`, for each image and channel; None if not needed."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all but the tables, as values that JSON can hold."""
+        """Return everything except the tables, as values that JSON can hold."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         tables = ("objects", "ranges", "tables")
         return {
@@ -89,7 +89,7 @@ class Properties:
         }
 
     def model_settings(self) -> ModelSettings:
-        """Return what a model trained on these data knows besides its weights."""
+        """Return the settings of a model trained on these data."""
         return ModelSettings.from_objects(
             pitch=self.pitch,
             extent=self.extent_largest,
@@ -114,7 +114,7 @@ def measure(
     Parameters
     ----------
     pairs
-        At least one, all with the same number of axes and channels (`find_pairs` sees to it).
+        At least one, all with the same number of axes and channels (`find_pairs` ensures it).
     crop, pitch, min_object_size, foreground_weight
         Values to use instead of the derived ones.
     quantiles
@@ -123,9 +123,9 @@ def measure(
     Raises
     ------
     UsageError
-        There are no pairs, or the edges of `crop` are not multiples of 8.
+        If there are no pairs, or the edges of `crop` are not multiples of 8.
     VolumeError
-        A mask or an image cannot be trained on; the message begins with its name.
+        If a mask or an image cannot be used for training; the message starts with its name.
     """
     if not pairs:
         raise UsageError("no images to train on; pass some")
@@ -160,7 +160,7 @@ def measure(
 
 
 def smallest_object(objects: Objects) -> int:
-    """Return the number of voxels of the smallest object that is no speck."""
+    """Return the number of voxels of the smallest object that is not a speck."""
     no_specks = objects.sizes[objects.sizes >= SPECK * np.median(objects.sizes)]
     return int(no_specks.min())
 
@@ -205,7 +205,7 @@ def default_pitch(crop: Sequence[int], voxel_size: Sequence[float] | None) -> tu
 def weight_of_foreground(scans: Sequence[Scan], ndim: int) -> float:
     """Return 10 in 2D, and in 3D the background voxels for each foreground voxel, at least 1.
 
-    At least 1, since in a tissue without background the seeds of objects must count as well.
+    At least 1, because in tissue without background the seeds of objects must still count.
     """
     if ndim == 2:
         return FOREGROUND_WEIGHT_2D

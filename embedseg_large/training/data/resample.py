@@ -1,4 +1,4 @@
-"""Linear filters of crops as one small matrix an axis.
+"""Linear filters of crops as one small matrix per axis.
 
 Resampling and blurring are separable. A crop is so short along each axis that the whole filter of
 an axis, its edges included, is a matrix of some tens of rows, and applying it a matrix product::

@@ -1,4 +1,4 @@
-"""Named sets of annotated images: those that judge a training, and further ones to learn from.
+"""Named sets of annotated images: for validation, and additional ones for training.
 
 ::
 
@@ -6,8 +6,8 @@
     blastocyst=a.ome.zarr,labels=nuclei,channel=1       labels inside of the images
     wide=light/images,light/masks,most=4                the first four
 
-or a YAML or JSON file, ``embryos: {images: ..., masks: ..., channel: 1}``. What else a set states
-depends on what it is for: see `embedseg_large.training.panel.PanelSet` and `TrainingSet`.
+or a YAML or JSON file, ``embryos: {images: ..., masks: ..., channel: 1}``. Other settings of a set
+depend on its purpose: see `embedseg_large.training.panel.PanelSet` and `TrainingSet`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Stated = Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str] | None
 """Sets by name, the short forms of several, sets themselves, or a file; None: no set."""
 
 RESERVED = ("annotated", "synthetic", "held out")
-"""Names of the sources and sets that a training has anyway."""
+"""Names of the sources and sets that every training has."""
 
 _FILES = (".yaml", ".yml", ".json")
 _NUMBERS: Mapping[str, Any] = {
@@ -47,14 +47,14 @@ class ImageSet:
     Raises
     ------
     UsageError
-        There are no masks, or a number is not possible.
+        If there are no masks, or a number is not possible.
     """
 
     role: ClassVar[str] = "set"
-    """What messages call such a set."""
+    """Name of such a set in messages."""
 
     name: str
-    """What it is called in the log and the model's card."""
+    """Name of the set in the log and the model card."""
     images: Any
     """As for `embedseg_large.training.data.sources.find_pairs`."""
     masks: Any = None
@@ -68,7 +68,7 @@ class ImageSet:
     axes: str | None = None
     """Letters of the images' axes, where the files do not name them."""
     most: int | None = None
-    """Number of images that are taken, from the first on; None: all."""
+    """Number of images to use, starting from the first; None: all."""
 
     def __post_init__(self) -> None:
         if (self.masks is None) == (self.labels is None):
@@ -87,7 +87,7 @@ class ImageSet:
         Raises
         ------
         UsageError, VolumeError
-            The images cannot be used; the set and the file are named.
+            If the images cannot be used; the message names the set and the file.
         """
         options = {n: getattr(self, n) for n in ("labels", "channel", "level", "axes")}
         try:
@@ -101,13 +101,13 @@ class ImageSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSet(ImageSet):
-    """A further set of images to learn from, with its share of the crops."""
+    """An additional training set, with its share of the crops."""
 
     role: ClassVar[str] = "training set"
 
     share: float | None = None
-    """Fraction of the crops from annotated images; None: what the other sets leave, in equal
-    parts."""
+    """Fraction of the crops from annotated images; None: an equal part of what the other sets
+    leave."""
 
     def __post_init__(self) -> None:
         ImageSet.__post_init__(self)
@@ -123,12 +123,12 @@ Kind = TypeVar("Kind", bound=ImageSet)
 
 
 def read_sets(stated: Stated, kind: type[Kind]) -> tuple[Kind, ...]:
-    """Read named sets; see the top of this file for their forms.
+    """Read named sets; their forms are described at the top of this file.
 
     Raises
     ------
     UsageError
-        There is no such file, a set has no such setting, or two sets have the same name.
+        If there is no such file, a set has no such setting, or two sets have the same name.
     """
     if stated is None:
         return ()
@@ -141,7 +141,7 @@ def read_sets(stated: Stated, kind: type[Kind]) -> tuple[Kind, ...]:
     names = [each.name for each in found]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"two {kind.role}s are called {name!r}; give each its own name")
+            raise UsageError(f"two {kind.role}s are called {name!r}; use different names")
     return tuple(found)
 
 
@@ -151,14 +151,14 @@ def shares_of(sets: Sequence[TrainingSet]) -> tuple[float, ...]:
     Raises
     ------
     UsageError
-        The stated shares leave nothing for the sets without one.
+        If the stated shares leave nothing for the sets without one.
     """
     stated = [None, *(each.share for each in sets)]
     left = 1 - sum(share for share in stated if share is not None)
     if left <= 0:
         raise UsageError(
             f"the shares of the training sets add up to {1 - left:g}; they must leave some crops "
-            "for the images that have no share"
+            "for the images without a share"
         )
     each = left / stated.count(None)
     return tuple(each if share is None else share for share in stated)
@@ -174,8 +174,7 @@ def _sets(item: Any, kind: type[Kind]) -> list[Kind]:
     name, equals, rest = text.partition("=")
     if not equals or not name:
         raise UsageError(
-            f"{kind.role} {text!r} is neither NAME=IMAGES,MASKS nor a file that ends in .yaml or "
-            ".json"
+            f"{kind.role} {text!r} is neither NAME=IMAGES,MASKS nor a .yaml or .json file"
         )
     places = [word for word in rest.split(",") if "=" not in word]
     values: dict[str, Any] = dict(zip(("images", "masks"), places, strict=False))
@@ -213,5 +212,5 @@ def _set(name: str, values: Mapping[str, Any], kind: type[Kind]) -> Kind:
         try:
             read[key] = None if values[key] is None else _NUMBERS[key](values[key])
         except (TypeError, ValueError):
-            raise UsageError(f"{kind.role} {name}: {key} {values[key]!r} is no number") from None
+            raise UsageError(f"{kind.role} {name}: {key} {values[key]!r} is not a number") from None
     return kind(name=name, **read)

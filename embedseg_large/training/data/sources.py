@@ -1,14 +1,14 @@
-"""Where training data come from: images and their masks, paired, checked, not yet read.
+"""Training data: images and their masks, paired and checked, but not yet read.
 
-Three ways to say what belongs together::
+Three ways to specify pairs::
 
     find_pairs("images/", "masks/")                     files of the same stem
     find_pairs(["a.tif", "b.ome.zarr"], ["a_mask.tif", array])      one mask for each image
     find_pairs(["a.ome.zarr", "b.ome.zarr"], labels="nuclei")       a.ome.zarr/labels/nuclei, ...
 
 A mask is a label image of the image's shape: 0 is background, every other value one object. Voxels
-of the ignore label (-1 and every negative value, and one more value of the user's choice) are not
-annotated and take no part in training. Objects of a 2D image that overlap are a stack of masks,
+of the ignore label (-1 and every negative value, and one more value of the user's choice) are
+unannotated and not used in training. Objects of a 2D image that overlap are a stack of masks,
 ``(objects, y, x)``, in which every plane holds one object.
 """
 
@@ -49,17 +49,17 @@ class Pair:
     Raises
     ------
     VolumeError
-        Mask and image do not fit each other, or the mask cannot be one.
+        If mask and image do not match, or the mask is not usable as one.
     """
 
     name: str
-    """What the user knows the pair by: the stem of the image, or its number."""
+    """Name of the pair: the stem of the image, or its number."""
     image: Volume
     """A volume without a time axis; with a channel axis, all channels are used."""
     mask: Volume
     """Label image, or for a 2D image the stack of masks ``(objects, y, x)``."""
     ignore: int = IGNORED
-    """Value of mask voxels that are not annotated, besides all negative values."""
+    """Value of unannotated mask voxels, in addition to negative values."""
 
     def __post_init__(self) -> None:
         for volume in (self.image, self.mask):
@@ -104,7 +104,7 @@ class Pair:
 
     @property
     def channels(self) -> int:
-        """Number of image channels that are used."""
+        """Number of image channels used."""
         return self.image.n_channels if self.image.channel is None else 1
 
     @property
@@ -116,7 +116,7 @@ class Pair:
         return self.name if volume.path is None else volume.name
 
     def image_of(self, voxels: NDArray[Any]) -> NDArray[Any]:
-        """Give voxels read from `image` their axis of channels: ``(channels, *spatial)``."""
+        """Add the channel axis to voxels read from `image`: ``(channels, *spatial)``."""
         return voxels if self.image.channel is None else voxels[np.newaxis]
 
     def normalised(
@@ -138,7 +138,7 @@ class Pair:
         return image
 
     def labels_of(self, voxels: NDArray[Any]) -> Labels:
-        """Translate voxels read from `mask`.
+        """Convert voxels read from `mask`.
 
         Parameters
         ----------
@@ -147,7 +147,7 @@ class Pair:
 
         Returns
         -------
-        int32 or int64 of the same shape: -1 not annotated, 0 background, above 0 the object's id;
+        int32 or int64 of the same shape: -1 unannotated, 0 background, above 0 the object's id;
         an object of a stack has the number of its plane, counted from 1.
 
         Raises
@@ -198,7 +198,7 @@ class Pair:
         if many_channels or (self.mask.ndim != self.ndim and not self.stacked):
             raise VolumeError(
                 f"{self.where}: mask of axes {self.mask.axes} {self.mask.shape} for an image of "
-                f"axes {self.image.axes} {self.image.shape}; give one label volume for each image"
+                f"axes {self.image.axes} {self.image.shape}; pass one label volume for each image"
             )
         if self.mask.spatial_shape[-self.ndim :] != self.shape:
             raise VolumeError(
@@ -232,7 +232,7 @@ def find_pairs(
     labels
         Instead of `masks`: name of the label group inside each OME-Zarr image.
     ndim
-        Number of spatial axes that is expected, 2 or 3; None takes what is there.
+        Expected number of spatial axes, 2 or 3; None: any.
     channel
         Channel of the images; None keeps all of several.
     timepoint, level
@@ -243,9 +243,9 @@ def find_pairs(
     voxel_size
         Of the images, in µm along (z,) y, x; overrides their metadata.
     nodata
-        Value of voxels of the images that hold no data, as for `open_volume`.
+        Value of image voxels without data, as for `open_volume`.
     ignore
-        Value of mask voxels that are not annotated; negative ones never are.
+        Value of unannotated mask voxels; negative values are always unannotated.
 
     Returns
     -------
@@ -254,9 +254,10 @@ def find_pairs(
     Raises
     ------
     UsageError
-        Files without a partner, no image at all, or a different number of axes than expected.
+        If a file has no partner, there are no images, or the number of axes differs from the
+        expected one.
     VolumeError
-        A file cannot be used; the message begins with its name.
+        If a file cannot be used; the message starts with its name.
     """
     if (masks is None) == (labels is None):
         raise UsageError("masks, or else labels=, must say where the masks are, and only one")
@@ -290,14 +291,14 @@ def _open(source: Any, **options: Any) -> Volume:
         try:
             return open_volume(source, **options | {"axes": "zyx"})
         except (UsageError, VolumeError):
-            pass  # the first message says what is wrong with the file
+            pass  # the first message describes what is wrong with the file
         raise
 
 
 def _check_alike(pairs: Sequence[Pair], ndim: int | None) -> None:
     """Refuse images of other axes or channels than the first, or than what was asked for."""
     if not pairs:
-        raise UsageError("no images to train on; pass a folder or a list that holds some")
+        raise UsageError("no images to train on; pass a folder or a list with images")
     wanted = (pairs[0].ndim if ndim is None else ndim, pairs[0].channels)
     for pair in pairs:
         if (pair.ndim, pair.channels) != wanted:

@@ -1,12 +1,12 @@
-"""Where crops come from: sources of labelled volumes, and the shares in which they are mixed.
+"""Supply of crops: sources of labelled volumes, and the shares in which they are mixed.
 
 A crop is chosen in three steps, so that a source of many volumes does not crowd out one of few::
 
     mixture ── its share ──► source ── draw ──► volume ──► object ──► a box to cut around
 
-Sources are annotated images (`AnnotatedSource`), or volumes that are drawn when they are needed
+Sources are annotated images (`AnnotatedSource`), or volumes that are generated on demand
 (`embedseg_large.training.data.synthetic.SyntheticSource`); anything else that satisfies
-`CropSource` will do.
+`CropSource` works too.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class LabelledVolume:
 class CropSource(Protocol):
     """Labelled volumes that crops are cut from. Can be pickled; what is random comes from outside.
 
-    Whoever asks, and in whatever order, volume ``i`` has the same voxels and the same objects.
+    For any caller and in any order, volume ``i`` has the same voxels and the same objects.
     """
 
     @property
     def name(self) -> str:
-        """What it is called in the log, in messages and in the model's card."""
+        """Its name in the log, in messages and in the model card."""
 
     @property
     def once(self) -> int:
@@ -108,7 +108,7 @@ class AnnotatedSource:
     hard_share
         Fraction of the crops from images whose error is among the largest 30 %.
     small_objects
-        How many times as often an object below half the median size is drawn.
+        Factor by which an object below half the median size is sampled more often.
     name
         What the source is called.
     first
@@ -242,7 +242,7 @@ class Mixture:
     Raises
     ------
     UsageError
-        The shares are no fractions, or not one for each source.
+        If the shares are not fractions, or not one for each source.
     """
 
     sources: tuple[CropSource, ...]
@@ -271,7 +271,7 @@ class Mixture:
         rng
             The only source of randomness.
         empty_share
-            Fraction of the crops that are cut where there is nothing.
+            Fraction of the crops from empty places.
 
         Returns
         -------
@@ -298,7 +298,7 @@ class Mixture:
         return Mixture(tuple(s.in_worker(workers) for s in self.sources), self.shares)
 
     def facts(self) -> dict[str, Any]:
-        """Describe sources and shares; nothing where there are only annotated images."""
+        """Describe sources and shares; empty if there are only annotated images."""
         found: dict[str, Any] = {}
         for source, share in zip(self.sources, self.shares, strict=True):
             found |= source.facts()
@@ -314,7 +314,7 @@ class Mixture:
         return {s.name: f"{s.described()}, {share:.0%} of the crops" for s, share in parts}
 
     def _counts(self, count: int) -> NDArray[np.int64]:
-        """Share out a number of crops by largest remainder."""
+        """Distribute a number of crops by largest remainder."""
         wanted = np.asarray(self.shares) * count
         counts: NDArray[np.int64] = np.floor(wanted).astype(np.int64)
         most = np.argsort(counts - wanted, kind="stable")[: count - counts.sum()]

@@ -1,4 +1,4 @@
-"""Volumes that are drawn when a crop is to be cut from them."""
+"""Volumes that are generated when a crop is needed."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from embedseg_large.volumes.intensity import PERCENTILES, IntensityRange
 from embedseg_large.volumes.volume import Volume, open_volume
 
 SAMPLE = 24
-"""Volumes that sizes of objects, crop and weights are derived from."""
+"""Number of volumes from which sizes of objects, crop and weights are derived."""
 
 MOST_HELD = {2: 16, 3: 8}
-"""Most volumes to validate on: each is segmented as a whole."""
+"""Maximum number of validation volumes; each is segmented as a whole."""
 
 
 class SyntheticSource:
-    """Synthetic volumes 0 to N - 1 of a seed; those from N on are held out.
+    """Synthetic volumes 0 to N - 1 of a seed; later ones are held out.
 
-    Every volume is shown equally often, then every one of its objects.
+    Every volume is shown equally often, and within it every object.
 
     Parameters
     ----------
     settings
         What they are like.
     count
-        How many.
+        Number of volumes.
     seed
-        Which ones.
+        Seed of the volumes.
     voxel_size
-        In µm, that of the images the volumes are to go with; None: not known.
+        In µm, that of the images used with them; None: unknown.
     center
         How centres of objects are found; medoids are approximate.
     cache_bytes
-        Volumes are kept in memory up to this many bytes, shared out among the workers; others are
-        drawn again.
+        Volumes are kept in memory up to this many bytes, divided among the workers; others are
+        generated again.
 
     Raises
     ------
     UsageError
-        `count` is below 1.
+        If `count` is below 1.
     """
 
     name = "synthetic"
@@ -89,7 +89,7 @@ class SyntheticSource:
         return np.stack([volumes, np.full(count, ANY)], axis=-1)
 
     def volume(self, index: int) -> LabelledVolume:
-        """Draw a volume, or take it from memory."""
+        """Generate a volume, or take it from memory."""
         if index in self._kept:
             return self._kept[index]
         found = self._labelled(index)
@@ -124,11 +124,11 @@ class SyntheticSource:
         return f"{self.count:,} volumes of {shape} voxels"
 
     def sample(self) -> list[Pair]:
-        """Draw the volumes that properties are measured on."""
+        """Generate the volumes on which properties are measured."""
         return [self.volume(i).image.pair for i in range(min(self.count, SAMPLE))]
 
     def held_out(self, fraction: float) -> list[LabelledVolume]:
-        """Draw volumes to validate on: a fraction of the number to train on, and not too many."""
+        """Generate volumes to validate on: a fraction of those to train on, but not too many."""
         most = MOST_HELD[self.settings.ndim]
         count = min(most, max(1, round(fraction * self.count))) if fraction else 0
         return [self._labelled(self.count + i) for i in range(count)]

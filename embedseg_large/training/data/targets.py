@@ -1,7 +1,7 @@
-"""What a training crop holds, and how crops become the batch that network and loss read.
+"""Training crops, and the batch of them that network and loss read.
 
 A batch stores which voxel belongs to which instance as a list of *memberships*, grouped by
-instance, instead of one mask an instance. Overlapping objects are then nothing special (a voxel
+instance, instead of one mask per instance. Overlapping objects then need no special case (a voxel
 appears once for each), and sums over instances are segmented sums, without loops::
 
     voxels     17 18 33 34 | 18 19 35 | 70 71       flat index into (samples, *spatial)
@@ -25,7 +25,7 @@ from torch import Tensor
 from embedseg_large.errors import UsageError
 
 IGNORED = -1
-"""Label of voxels that are not annotated or padding: they take no part in any term of the loss."""
+"""Label of voxels that are unannotated or padding, which no term of the loss uses."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +40,7 @@ class Sample:
         int32 ``(*spatial)``: 0 background, 1 to K the instances of the crop, -1 ignored.
     masks
         bool ``(K, *spatial)`` where objects overlap, otherwise None. With masks, `labels` only
-        tells what is ignored (-1), background (0) and foreground (above 0).
+        distinguishes ignored (-1), background (0) and foreground (above 0).
     centers
         float32 ``(K, ndim)``: z, y, x of each instance's centre in voxels of the crop. NaN where
         the centre is outside the crop or not in its instance: it becomes the mean of the
@@ -74,7 +74,7 @@ class Sample:
 class Batch:
     """Crops of one shape, and the memberships of their K instances.
 
-    Instances without a voxel that counts are not in the batch. Grouped by sample, then in the
+    Instances without a voxel that counts are left out. Grouped by sample, then in the
     order of the sample's labels or masks.
 
     Parameters

@@ -1,8 +1,8 @@
 """The instance term: the Lovász hinge of every instance's Gaussian against its mask.
 
-Two routes to the same numbers: on the CPU one compiled pass gives value and gradient; elsewhere
-tensors hold the pairs of voxel and instance that count, and autograd does the rest. Why most pairs
-can be left out is told in `embedseg_large.training.loss.instance_cpu`.
+Two implementations of the same numbers: on the CPU, one compiled pass computes value and gradient;
+elsewhere, tensors hold the pairs of voxel and instance that count, and autograd does the rest.
+`embedseg_large.training.loss.instance_cpu` explains why most pairs can be left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from embedseg_large.training.loss.lovasz import lovasz_hinge
 
 
 class InstanceTerm(NamedTuple):
-    """The instance term, and what comes with it at no cost; only `total` has a gradient."""
+    """The instance term, and by-products at no extra cost; only `total` has a gradient."""
 
     total: Tensor
     """Scalar: sum over instances of weight times Lovász hinge."""
@@ -51,7 +51,7 @@ def instance_loss(
 
 
 class _CompiledTerm(torch.autograd.Function):
-    """The route of the CPU; the gradient is computed with the value."""
+    """The CPU implementation; the gradient is computed with the value."""
 
     @staticmethod
     def forward(
@@ -87,7 +87,7 @@ class _CompiledTerm(torch.autograd.Function):
 def tensor_term(
     embedding: Tensor, centers: Tensor, precisions: Tensor, batch: Batch, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return total, Gaussians and overlaps: the route of accelerators, right on any device."""
+    """Return total, Gaussians and overlaps: for accelerators, but correct on any device."""
     with torch.no_grad():
         voxels, instances = _others(embedding, centers, precisions, batch)
     own = len(batch.voxels)
@@ -120,7 +120,7 @@ def _others(
 ) -> tuple[Tensor, Tensor]:
     """Return voxel and instance of the pairs outside the masks that count.
 
-    Every instance is compared with its crop at once: some ten bytes a pair.
+    Every instance is compared with its crop at once, at about ten bytes per pair.
     """
     (count, ndim, size), k = embedding.shape, len(centers)
     places = torch.bincount(batch.samples, minlength=count)

@@ -1,10 +1,11 @@
-"""The instance term on the CPU: value and gradient together, compiled, in memory of one crop.
+"""The instance term on the CPU: value and gradient together, compiled, in the memory of one crop.
 
 The term compares every instance with every voxel of its crop, 5.8 million pairs for two crops of
-32 x 64 x 64 voxels with 22 objects each, and sorts them by error. Most are left out *exactly*. With
-phi the Gaussian of a pair, hinge errors are 2 (1 - phi) in the instance's mask and 2 phi outside,
-and once all voxels of the mask have been passed in descending order of error, the Jaccard index has
-reached its end and every further weight is 0. So a voxel outside the mask counts only if
+32 x 64 x 64 voxels with 22 objects each, and sorts them by error. Most of them can be left out
+*exactly*. With phi the Gaussian of a pair, hinge errors are 2 (1 - phi) in the instance's mask and
+2 phi outside, and once all voxels of the mask have been passed in descending order of error, the
+Jaccard index has reached its end and every further weight is 0. So a voxel outside the mask counts
+only if
 
     phi > 1 - (the largest phi in the mask)   and   2 phi - 1 > -1 in the numbers at hand.
 
@@ -41,7 +42,7 @@ _DIGIT = 12
 
 
 class Gaussians(NamedTuple):
-    """What the instance term is computed from, in the network's unit of length.
+    """Input of the instance term, in the network's unit of length.
 
     Instance k has the Gaussian ``exp(-sum_d precisions[k, d] (embedding[:, d] - centers[k, d])²)``.
     """
@@ -62,7 +63,7 @@ class Members(NamedTuple):
     voxels: Ints
     """``(memberships,)``: flat index into ``(samples, voxels)``, grouped by instance."""
     starts: Ints
-    """``(K + 1,)``: number of memberships before each instance; ascending, every one has some."""
+    """``(K + 1,)``: number of memberships before each instance; ascending, none is empty."""
     samples: Ints
     """``(K,)``, ascending."""
 
@@ -91,7 +92,7 @@ class _One(NamedTuple):
 
 
 class _Scratch(NamedTuple):
-    """Memory that instances use one after the other, each ``(voxels,)``."""
+    """Buffers that instances use in turn, each ``(voxels,)``."""
 
     skipped: NDArray[np.bool_]
     voxels: NDArray[np.int32]
@@ -101,8 +102,8 @@ class _Scratch(NamedTuple):
 def instance_term(gaussians: Gaussians, members: Members, weights: Floats, threads: int) -> Outcome:
     """Compute the Lovász hinge of all instances, and the gradient of its sum with `weights` (K,).
 
-    Samples are spread over threads. Each is handled by one of them, instance by instance, so that
-    the result does not depend on the number of threads.
+    Samples are distributed over threads. Each sample is processed by one thread, instance by
+    instance, so the result does not depend on the number of threads.
     """
     dtype = gaussians.embedding.dtype
     outcome = Outcome(
@@ -161,7 +162,7 @@ def _instance(
     inside = _own_gaussian(one, own, phi, mirrored)
     n = _collect(one, _reach(mirrored), scratch)
     others, exponents = scratch.voxels[:n], scratch.exponents[:n]
-    # where no voxel of the mask is inside, others may be missing, and the overlap is 0 anyway
+    # if no voxel of the mask is inside, others may be missing, but the overlap is 0 anyway
     overlap = inside / (len(own) + (exponents < np.log(2.0)).sum())
     slopes = np.empty_like(mirrored), np.empty_like(exponents)
     loss = _walk(mirrored, np.argsort(mirrored), exponents, _argsort(exponents), slopes)

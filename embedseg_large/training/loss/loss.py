@@ -13,8 +13,8 @@ sigmas of its voxels (all lengths in the network's unit, in which a voxel spans 
     total    = 1 · instance + 10 · variance + 1 · seed
 
 each the mean over the samples of the batch; no gradient flows from the seed term into phi. A sample
-without instances has instance and variance 0. Voxels that are ignored take no part, as if the crop
-were smaller.
+without instances has instance and variance 0. Ignored voxels have no effect, as if the crop were
+smaller.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from embedseg_large.training.loss.instance import instance_loss
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossWeights:
-    """How much each term counts in the total; the paper's by default."""
+    """Weight of each term in the total; default: the paper's."""
 
     instance: float = 1
     variance: float = 10
@@ -67,9 +67,10 @@ def embedding_loss(
     Parameters
     ----------
     raw
-        ``(samples, 2·ndim + 1, *spatial)``: the network's channels, in its order, not activated.
+        ``(samples, 2·ndim + 1, *spatial)``: the network's channels, in its order, without
+        activations.
     batch
-        What they should have been; on the device of `raw`.
+        The targets, on the device of `raw`.
     pitch
         Size of a voxel along each axis (z, y, x) in the network's unit.
     foreground_weight
@@ -80,7 +81,7 @@ def embedding_loss(
     Raises
     ------
     UsageError
-        The shape of `raw` does not fit the batch, or the pitch does not fit its axes.
+        If the shape of `raw` does not match the batch, or the pitch does not match its axes.
     """
     ndim = batch.centers.shape[1]
     wanted = (len(batch.image), channel_count(ndim), *batch.image.shape[2:])
@@ -96,11 +97,12 @@ def embedding_loss(
 
 @cache
 def _choose_kernels() -> None:
-    """Have MKL choose its kernels of tanh and exp on one thread, once in a process.
+    """Make MKL choose its kernels for tanh and exp on one thread, once per process.
 
-    It does so when a function is first called. Where two threads of torch made that call together,
-    each for half of a tensor, the first half now and then came from the kernel of lowest accuracy
-    (tanh wrong by 1e-5, torch 2.13), and a training was not repeatable to the last bit.
+    It chooses when a function is first called. If two threads of torch made that call
+    simultaneously, each for half of a tensor, the first half occasionally came from the kernel of
+    lowest accuracy (tanh off by 1e-5, torch 2.13), and a training was not repeatable to the last
+    bit.
     """
     for dtype in (torch.float32, torch.float64):
         number = torch.zeros(1, dtype=dtype)
@@ -120,7 +122,7 @@ def _loss(
     offsets, sigmas, logits = torch.split(raw.flatten(2), list(sizes), dim=1)
     shares = _shares(batch).to(raw.dtype)
     own = _own_sigmas(sigmas, batch)
-    # "unsafe" skips a check of the lengths that fails where there are none
+    # "unsafe" skips a check of the lengths that fails if there are none
     means = torch.segment_reduce(own, "mean", lengths=batch.sizes, axis=0, unsafe=True)
     gaussians = instance_loss(
         offsets.tanh() + _places(raw, [pitch[d] for d in axes], axes),

@@ -347,14 +347,14 @@ def test_labels_without_their_image_are_refused(
     pending = label_target(es.open_volume(store), "nuclei", output=output).create(labels.dtype)
     pending.publish({})
     said = fails(output, "--labels", "nuclei")
-    assert "holds labels and no image" in said
+    assert "holds labels but no readable image" in said
     assert "--image" in said
     assert run(output, "--labels", "nuclei", "--image", store).exit_code == 0
     assert run(output / "labels" / "nuclei").exit_code == 0
     pending = label_target(es.open_volume(store), "lost", output=output).create(labels.dtype)
     pending.publish({"volume": {"path": str(tmp_path / "gone.zarr")}})
-    assert "gone.zarr, of which they are, cannot be opened" in fails(output, "--labels", "lost")
-    assert "no image to take a channel of" in fails(output / "labels" / "nuclei", "--channel", 0)
+    assert "gone.zarr cannot be opened" in fails(output, "--labels", "lost")
+    assert "no image to take a channel from" in fails(output / "labels" / "nuclei", "--channel", 0)
 
 
 def test_the_image_that_a_run_recorded_is_measured(
@@ -379,7 +379,7 @@ def test_an_image_of_another_shape_scale_or_length_is_refused(
     assert "(29, 40, 44)" in said
     wide = tmp_path / "wide.ome.zarr"
     write_image(wide, image, "czyx", (2, 0.5, 0.6))
-    assert "say which with voxel_size= (--voxel-size)" in fails(place, "--image", wide)
+    assert "choose with voxel_size= (--voxel-size)" in fails(place, "--image", wide)
     assert run(place, "--image", wide, "--voxel-size", "2,.5,.6").exit_code == 0
     series = tmp_path / "series.ome.zarr"
     write_image(series, image, "tzyx", SIZE)
@@ -402,7 +402,7 @@ def test_places_that_cannot_be_written_are_refused_before_the_work(
     named = (store, "--labels", "nuclei")
     assert "end the name so" in fails(*named, "--out", tmp_path / "table.xlsx")
     assert "there is no folder" in fails(*named, "--out", tmp_path / "nowhere" / "table.csv")
-    assert "level 1 would be taken" in fails(*named, "--into-store", "--level", 1)
+    assert "level 1 would be mistaken" in fails(*named, "--into-store", "--level", 1)
     assert "name the labels" in fails(store / "labels" / "nuclei", "--into-store")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     said = fails(*named, "--out", tmp_path / "table.parquet")

@@ -162,7 +162,7 @@ def test_it_shows_what_is_doubtful_with_coordinates(written: Written, store: Pat
     assert found["n_instances"] == 20
     assert found["gallery"]["joined"] == [5]
     assert found["gallery"]["repaired"] == [2]
-    assert "1 instance was put together at a seam" in page.text
+    assert "1 instance was joined at a seam" in page.text
     assert "z 6 y 7 x 8" in page.text
     table = es.measure(store, "nuclei")
     touching = set(table["label"][table["touches_border"]].tolist())
@@ -278,7 +278,7 @@ def test_a_real_run_with_its_model_its_command_and_the_time_of_tiles(tmp_path: P
         "fingerprint",
     ):
         assert words in page.text
-    assert "Seconds of the network by tile" in page.text
+    assert "Network seconds by tile" in page.text
     assert "Instances by tile" in page.text
     assert "nuclei-3d is not the model" in fails(path, "--model", "nuclei-3d")
 

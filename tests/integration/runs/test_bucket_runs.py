@@ -123,7 +123,7 @@ def test_labels_in_a_bucket_are_those_on_a_disk_and_nothing_else_is_left(
     assert table["seediness"].min() > 0.5
     (score,) = es.evaluate(result.path, undisturbed, thresholds=[0.5])
     assert score.f1 == 1
-    with pytest.raises(UsageError, match=f"is an image; give its labels: {IMAGE}/labels/NAME"):
+    with pytest.raises(UsageError, match=f"is an image; pass its labels: {IMAGE}/labels/NAME"):
         es.evaluate(IMAGE, undisturbed)
 
 

@@ -145,7 +145,7 @@ def test_a_set_of_other_images_is_refused(tmp_path: Path) -> None:
         ({"synthetic": 4, "synthetic_settings": "diameter=30:12"}, "descends; pass 12:30"),
         ({"synthetic": 4, "synthetic_settings": "anisotropy=0.5"}, "between 1 and 100"),
         ({"synthetic": 4, "synthetic_settings": "diametr=12"}, "did you mean diameter"),
-        ({"synthetic": 4, "synthetic_settings": "ndim=2", "ndim": 3}, "2D where 3D is wanted"),
+        ({"synthetic": 4, "synthetic_settings": "ndim=2", "ndim": 3}, "2D, but 3D is required"),
         ({"synthetic": 4, "synthetic_settings": "absent.yaml"}, "absent.yaml: No such file"),
         ({"synthetic": 4, "start": "nuclei-2d"}, "for 2D images"),
     ],

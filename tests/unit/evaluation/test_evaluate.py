@@ -206,7 +206,7 @@ def test_runs_of_folders_are_pooled_each(folders: tuple[Path, Path]) -> None:
 
 
 def test_one_run_has_no_deviation() -> None:
-    with pytest.raises(UsageError, match="two predictions or more"):
+    with pytest.raises(UsageError, match="at least two predictions"):
         evaluate_runs([ONE], TWO)
 
 

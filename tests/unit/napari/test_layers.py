@@ -220,7 +220,7 @@ def test_labels_find_the_level_that_they_were_painted_on() -> None:
     "placed", [{"scale": (3, 3)}, {"translate": (0.4, 0)}, {"translate": (100, 0)}]
 )
 def test_labels_of_another_image_are_refused(placed: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="does not lie on voxels of embryo"):
+    with pytest.raises(UsageError, match="does not match the voxels of embryo"):
         painted_on(FakeLayer(volume(24, 24)), FakeLayer(painted(3, 3), **placed), 2, (0, 0))
 
 

@@ -183,7 +183,7 @@ def test_the_seam_report_in_words() -> None:
     seams = facts.seams_of(MADE, 0)
     assert seams is not None
     assert not seams.is_clean
-    assert "1 instance was put together" in seams.verdict
+    assert "1 instance was joined" in seams.verdict
     assert [(o.label, o.kind, o.seed) for o in seams.objects] == [
         (5, "joined", "z 4 y 5 x 6"),
         (2, "repaired", "z 1 y 2 x 3"),
@@ -213,9 +213,9 @@ def test_the_time_of_tiles_is_read_from_the_lines_of_that_run(tmp_path: Path) ->
     log.write_text("\n".join(map(json.dumps, lines)) + '\n{"event": "task do')
     assert read_times(log, MADE, 0) == {(0, 1): 5.0}
     assert read_times(log, MADE, 1) == {(0, 1): 5.0, (1, 1): 2.0}
-    with pytest.raises(UsageError, match="does not tell of the run"):
+    with pytest.raises(UsageError, match="does not contain the run"):
         read_times(log, {"token": "none"}, 0)
-    with pytest.raises(UsageError, match="no log can be read"):
+    with pytest.raises(UsageError, match="the log cannot be read"):
         read_times(tmp_path, MADE, 0)
 
 

@@ -182,7 +182,7 @@ def test_settings_are_read_from_words_files_and_mappings(tmp_path: Path) -> None
         ("diameter=12,diamter=3", "did you mean diameter"),
         ("anisotropy=0.5", "between 1 and 100"),
         ("diameter=9,anisotropy=8", "at most 1.1 planes deep.*anisotropy up to 3.6"),
-        ("ndim=2,anisotropy=2", "means nothing in 2D"),
+        ("ndim=2,anisotropy=2", "has no meaning in 2D"),
         ("ndim=4", "2 or 3 axes"),
         ("shape=48x48", "pass 3 sizes"),
         ("haze=2", "a share, from 0 to 1"),

@@ -36,13 +36,13 @@ def test_a_file_says_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
-        (["images,masks"], "neither NAME=IMAGES,MASKS nor a file"),
+        (["images,masks"], "neither NAME=IMAGES,MASKS nor a .yaml"),
         (["a="], "masks or labels"),
         (["a=i"], "masks or labels"),
         (["a=i,m,x"], "is not like"),
         (["a=i,m,labels=n"], "only one of them"),
         (["a=i,m,diameter=3"], "did you mean object_diameter"),
-        (["a=i,m,most=few"], "most 'few' is no number"),
+        (["a=i,m,most=few"], "most 'few' is not a number"),
         (["a=i,m,object_diameter=0"], "must be positive"),
         (["a=i,m", "a=j,n"], "own name"),
         (["absent.yaml"], "absent.yaml"),

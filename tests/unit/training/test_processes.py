@@ -45,7 +45,7 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     us = Processes.here(None, TORCHRUN)
     assert us.device == "cuda:1"
     assert us.device_type == "cuda"
-    with pytest.raises(UsageError, match="no GPU of its own, torch finds 2"):
+    with pytest.raises(UsageError, match="no GPU, torch finds 2"):
         Processes.here("cuda", TORCHRUN | {"LOCAL_RANK": "2"})
 
 

@@ -75,7 +75,7 @@ def test_labels_that_are_not_there_are_answered_with_those_that_are(store: Path)
     add_labels(store, "nuclei")
     with pytest.raises(UsageError, match="no labels 'x', there are nuclei"):
         open_scene(str(store), "x")
-    with pytest.raises(UsageError, match="labels themselves"):
+    with pytest.raises(UsageError, match="a label volume itself"):
         open_scene(str(store / "labels" / "nuclei"), "nuclei")
     with pytest.raises(VolumeNotFoundError, match="no such file"):
         open_scene(str(store.parent / "absent"))

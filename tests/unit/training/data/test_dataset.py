@@ -201,7 +201,7 @@ def test_an_epoch_goes_on_where_it_was_left() -> None:
 
 @pytest.mark.parametrize(("length", "rank", "world"), [(2, 0, 3), (5, 3, 3), (0, 0, 1)])
 def test_epochs_too_short_for_the_processes_are_refused(length: int, rank: int, world: int) -> None:
-    with pytest.raises(UsageError, match="samples an epoch"):
+    with pytest.raises(UsageError, match="samples per epoch"):
         EpochSampler(length, rank=rank, world=world)
 
 

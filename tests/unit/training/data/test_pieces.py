@@ -86,7 +86,7 @@ def test_a_slip_of_the_brush_does_not_stretch_the_halo(caplog: pytest.LogCapture
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        "image 0: label 2 is in 2 pieces in [2:21, 2:51, 12:71]; look whether it is one object: "
+        "image 0: label 2 is in 2 pieces in [2:21, 2:51, 12:71]; check whether it is one object: "
         "only the largest piece, in [2:8, 2:8, 12:18], counts for halo and crop"
     )
 

@@ -86,8 +86,8 @@ def test_rows_of_an_image_are_those_of_its_objects() -> None:
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.zeros((4, 8, 8), np.uint8), "holds no objects"),
-        (np.full((4, 8, 8), -1, np.int8), "holds no objects"),
+        (np.zeros((4, 8, 8), np.uint8), "has no objects"),
+        (np.full((4, 8, 8), -1, np.int8), "has no objects"),
         (1 + np.arange(256, dtype=np.uint16).reshape(4, 8, 8), "256 objects are smaller than 2"),
     ],
 )

@@ -40,7 +40,7 @@ def test_sets_without_a_share_divide_what_is_left() -> None:
     [
         (["images,masks"], "training set 'images,masks' is neither"),
         (["a=i,m,share=1"], "share is 1.0"),
-        (["a=i,m,share=much"], "share 'much' is no number"),
+        (["a=i,m,share=much"], "share 'much' is not a number"),
         (["a=i,m,object_diameter=3"], "no setting 'object_diameter'"),
         (["synthetic=i,m"], "this name is taken"),
         (["a=i,m", "a=j,n"], "two training sets"),
