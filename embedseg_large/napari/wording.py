@@ -13,9 +13,12 @@ _WORDS = (
     (r", or give an --intensity-range", ""),
     (r"choose with --channel", "choose another model"),
     (r"write somewhere else with --output", "let TMPDIR name another folder"),
-    (r"\. The rest is done: mend this, and run the same command", "; then try"),
-    (r"what is done is kept, the same command goes on", "try again"),
-    (r"run the same command again", "try again"),
+    (
+        r"\. All other tasks are finished\. Fix the cause and rerun the same command to resume",
+        "; then try again",
+    ),
+    (r"finished work is kept: rerun the same command to resume", "try again"),
+    (r"rerun the same command", "try again"),
     (r" \(--[^)]*\)", ""),
 )
 """Patterns in messages of the engine and their replacements, applied in this order."""

@@ -1,18 +1,18 @@
-"""Adding up what boxes tell."""
+"""Sums over boxes."""
 
 from __future__ import annotations
 
 from typing import Any, Generic, Protocol, TypeVar
 
 EDGE = {2: 4096, 3: 256}
-"""Of the boxes that are read at a time, in voxels, by ndim."""
+"""Edge of the boxes that are read at a time, in voxels, by ndim."""
 
 
 class Addable(Protocol):
-    """Something that adds up to more of the same; the order does not matter."""
+    """A value that can be added to others of its kind, in any order."""
 
     def __add__(self, other: Any, /) -> Any:
-        """Return both together."""
+        """Return the sum of both."""
 
 
 T = TypeVar("T", bound=Addable)

@@ -1,4 +1,4 @@
-"""What happens in a run, as values: what bars, the log, and whoever else looks on are told.
+"""Events of a run, as values for progress bars, the log, and other observers.
 
 ::
 
@@ -7,9 +7,9 @@
     ├── StageBegun, StageEnded                       a stage; it may begin and end several times
     ├── WorkersGone, WorkersBack                     the cluster; the run waits in between
     └── TaskEvent                                    a task
-        ├── Recalled                                 an earlier attempt of the run has done it
+        ├── Recalled                                 done by an earlier attempt of the run
         ├── TaskDone
-        ├── AttemptFailed                            it is tried again, unless TaskFailed follows
+        ├── AttemptFailed                            it is retried, unless TaskFailed follows
         └── TaskFailed
 """
 
@@ -23,52 +23,52 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened; the base of all."""
+    """An event; the base of all."""
 
     name: ClassVar[str] = ""
-    """What, in the log."""
+    """Name in the log."""
     level: ClassVar[int] = logging.INFO
-    """How much it matters, as in `logging`."""
+    """Level, as in `logging`."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields that say something, as values that JSON can hold."""
+        """The fields with content, as values that JSON can hold."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value not in (None, "", {})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunBegun(Event):
-    """A process has begun a run, or goes on with one."""
+    """A process has started or resumed a run."""
 
     name: ClassVar[str] = "run begins"
 
     labels: str
-    """What it will write, without credentials."""
+    """Its output, without credentials."""
     run: str
-    """Name of the run, of all its attempts."""
+    """Name of the run, common to all its attempts."""
     resumed: bool
-    """Whether an earlier attempt has begun it."""
+    """Whether an earlier attempt has started it."""
     token: str
     """Hash of `facts`."""
     facts: Mapping[str, Any]
-    """All that decides the labels: settings, model, volume, versions."""
+    """Everything that determines the labels: settings, model, volume, versions."""
     host: str
     process: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned(Event):
-    """What stages will begin with from now on, if no tile disagrees with another."""
+    """Tasks of the stages from now on, if no tile disagrees with another."""
 
     name: ClassVar[str] = "planned"
 
     tasks: Mapping[str, int]
-    """By stage, of this timepoint and all that follow."""
+    """Number of tasks by stage, for this timepoint and all later ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published(Event):
-    """The labels are in their place."""
+    """The labels are published."""
 
     name: ClassVar[str] = "published"
 
@@ -79,7 +79,7 @@ class Published(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFailed(Event):
-    """The run has ended without labels; what was done is kept."""
+    """The run has ended without labels; finished work is kept."""
 
     name: ClassVar[str] = "run failed"
     level: ClassVar[int] = logging.ERROR
@@ -96,12 +96,12 @@ class StageBegun(Event):
 
     stage: str
     tasks: int
-    """That many more."""
+    """Number of additional tasks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageEnded(Event):
-    """A stage has nothing to do, for now. Sums are over all times that it began."""
+    """A stage has nothing to do for now. Sums include all its earlier periods."""
 
     name: ClassVar[str] = "stage ends"
 
@@ -110,14 +110,14 @@ class StageEnded(Event):
     recalled: int
     """Of these, done in an earlier attempt."""
     voxels: int
-    """Of tasks done in this attempt."""
+    """Voxels of tasks done in this attempt."""
     seconds: float
     """The same, inside tasks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersGone(Event):
-    """The cluster has no workers any more, and the run waits for some to come."""
+    """The cluster has no workers, and the run waits for some."""
 
     name: ClassVar[str] = "waiting for workers"
     level: ClassVar[int] = logging.WARNING
@@ -125,25 +125,25 @@ class WorkersGone(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersBack(Event):
-    """The cluster has workers again, and the run goes on."""
+    """The cluster has workers again, and the run continues."""
 
     name: ClassVar[str] = "workers are back"
 
     threads: int
-    """Tasks that they do at a time."""
+    """Number of tasks that they run at a time."""
     seconds: float
-    """For which there were none."""
+    """Seconds without workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEvent(Event):
-    """Something that happened to a task."""
+    """An event of a task."""
 
     stage: str
     section: str = ""
     """Timepoint of a series, as it names files and ledgers: ``t00003``."""
     tile: tuple[int, ...] | None = None
-    """Place in the stage's grid, for stages that have tiles."""
+    """Index in the stage's grid, for stages with tiles."""
     where: str = ""
     """Region in voxels, in words: ``tile [0:64, 64:128, 0:64]``."""
 
@@ -183,7 +183,7 @@ class AttemptFailed(TaskEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFailed(TaskEvent):
-    """A task raised as often as it is tried, or killed its workers: the run will fail."""
+    """A task failed in all attempts, or killed its workers: the run will fail."""
 
     name: ClassVar[str] = "task failed"
     level: ClassVar[int] = logging.ERROR

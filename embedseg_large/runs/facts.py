@@ -1,4 +1,4 @@
-"""What a run is of: facts, their token, and what differs between two sets of them."""
+"""The facts of a run, their token, and the differences between two sets of them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def token(facts: Facts) -> str:
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What is not the same in two sets of facts, in words; empty if all is.
+    """The differences between two sets of facts, in words; empty if there are none.
 
-    A fact that is not there and an empty one are the same: older versions did not tell all of them.
+    A missing fact equals an empty one: older versions did not record all of them.
     """
     before, after = dict(_flat(then)), dict(_flat(now))
     names = [n for n in sorted(before.keys() | after.keys()) if before.get(n) != after.get(n)]

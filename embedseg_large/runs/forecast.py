@@ -1,14 +1,14 @@
-"""How fast a run is, and when it will be done.
+"""Speed of a run, and an estimate of its end.
 
-Stages overlap: some tiles are clustered while others are still predicted. What is left of all of
-them is counted in one currency, seconds inside tasks, and spent at the pace at which tasks as a
-whole have been spending it:
+Stages overlap: some tiles are clustered while others are still predicted. The remaining work of all
+stages is measured in seconds inside tasks, and is assumed to be done at the recent pace of all
+tasks together:
 
     time left = sum over stages (tasks left * mean seconds of its tasks) / pace
-    pace      = seconds inside tasks per second of time, of late: the number of busy workers
+    pace      = recent seconds inside tasks per second of time: the number of busy workers
 
-What earlier attempts did counts as done and nowhere else. A stage none of whose tasks is done in
-this attempt counts as nothing, so that at first the time left is a lower bound.
+Work of earlier attempts only counts as done. A stage without finished tasks in this attempt counts
+as nothing, so at first the time left is a lower bound.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from embedseg_large.runs.events import (
 from embedseg_large.runs.progress import Observer
 
 MEMORY_SECONDS = 300.0
-"""Within this time a change of pace, such as by workers that join, is believed."""
+"""Time in which the estimate follows a change of pace, such as new workers."""
 
 
 @dataclass(slots=True)
 class Pace:
-    """An amount per second, older seconds counting exponentially less."""
+    """An amount per second, with exponentially decreasing weight of older seconds."""
 
     since: float
-    """Until when everything is counted."""
+    """End of the counted time."""
     _amount: float = 0.0
     _seconds: float = 0.0
 
@@ -63,7 +63,7 @@ class Pace:
 
 @dataclass(slots=True)
 class StageForecast:
-    """What is known of a stage."""
+    """What is known about a stage."""
 
     voxels: Pace
     """Voxels per second of time, by all workers together."""
@@ -71,7 +71,7 @@ class StageForecast:
     """Tasks that will be announced."""
     announced: int = 0
     done: int = 0
-    """In this attempt or an earlier one."""
+    """Tasks done in this attempt or an earlier one."""
     failed: int = 0
     _worked: int = 0
     _seconds: float = 0.0
@@ -83,7 +83,7 @@ class StageForecast:
 
     @property
     def is_active(self) -> bool:
-        """Whether it has begun and is not done."""
+        """Whether it has started and is not finished."""
         return self.done + self.failed < self.announced
 
     @property
@@ -116,7 +116,7 @@ class StageForecast:
 
 @dataclass(slots=True)
 class Forecast(Observer):
-    """Follows a run, and foretells its end."""
+    """Follows a run, and estimates its end."""
 
     clock: Callable[[], float] = time.monotonic
     stages: dict[str, StageForecast] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class Forecast(Observer):
 
     @property
     def left(self) -> float | None:
-        """Seconds until the end, of all stages that are known; None while there is no telling."""
+        """Seconds until the end of all known stages; None while there is no estimate."""
         known = [stage.work_left for stage in tuple(self.stages.values())]
         work = sum(seconds for seconds in known if seconds is not None)
         if not self._work.rate or (not work and None in known):
@@ -173,7 +173,7 @@ class Forecast(Observer):
                 self._go_on(now)
 
     def _go_on(self, now: float) -> None:
-        """Leave out the time in which there was nobody to work."""
+        """Leave out the time without workers."""
         self.is_waiting = False
         for pace in (self._work, *(stage.voxels for stage in self.stages.values())):
             pace.skip(now)

@@ -1,13 +1,13 @@
-"""What a run has done, so that it can go on after anything.
+"""The finished work of a run, from which it resumes after any interruption.
 
-The client alone writes it, after a task has returned, which is after its files were written. Each
-result is one line, ``["cluster/0", 57, 8812]`` or with more behind it; lines are gathered for some
-seconds and written as one small file that is never changed. A killed client loses the last seconds'
-notes, and does those tiles again. 10⁶ tiles are some ten thousand files instead of millions, and
-nothing has to be listed or read while the run is going.
+Only the client writes it, after a task has returned and therefore after its files were written.
+Each result is one line, ``["cluster/0", 57, 8812]`` or with more values at the end; lines are
+collected for a few seconds and written as one small file that is never changed. A killed client
+loses the entries of the last seconds, and repeats those tiles. 10⁶ tiles make about ten thousand
+files instead of millions, and nothing has to be listed or read during the run.
 
-In memory a *ledger*, the results of one stage, takes 4 bytes a tile, or 8; only results that are
-more than two numbers take more.
+In memory a *ledger*, the results of one stage, takes 4 or 8 bytes per tile; only results with more
+than two numbers take more.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ FLUSH_SECONDS = 2.0
 FLUSH_LINES = 10_000
 
 Note = tuple[int, Any]
-"""A result: a number from 0 to 2³² - 2, and what else there is to it: None, another number below
-2³², or JSON values."""
+"""A result: a number from 0 to 2³² - 2, and an optional addition: None, another number below 2³²,
+or JSON values."""
 
 
 @dataclass(slots=True)
@@ -39,13 +39,13 @@ class Ledger:
     _values: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(1024, np.uint32))
     """One more than the value; 0: not done."""
     _numbers: NDArray[np.uint32] | None = None
-    """What else there is, where it is one number."""
+    """The addition, if it is one number."""
     _more: dict[int, Any] = field(default_factory=dict)
     count: int = 0
-    """Tasks that are done."""
+    """Number of finished tasks."""
 
     def put(self, number: int, note: Note) -> None:
-        """Note a result; a second one of the same task replaces the first."""
+        """Record a result; a second one of the same task replaces the first."""
         value, more = note
         if number >= self._values.size:
             self._grow(max(number + 1, 2 * self._values.size) - self._values.size)
@@ -83,7 +83,7 @@ class Journal:
     session
         Number of this client; a later one has a higher number.
     guard
-        Is called before anything is written, and raises if this client has lost the run.
+        Called before anything is written; raises if this client has lost the run.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Journal:
         self._flushed = time.monotonic()
 
     def load(self) -> Journal:
-        """Read what earlier clients noted."""
+        """Read the entries of earlier clients."""
         names = list(self._folder.names())
         for name, data in zip(names, self._folder.read_all(names), strict=True):
             self._read(name, data.decode().splitlines())
@@ -111,7 +111,7 @@ class Journal:
             except ValueError as error:
                 raise RunError(
                     f"{self._folder.path}/{name}: not a journal ({error}); "
-                    "begin anew with overwrite (--overwrite)"
+                    "start over with overwrite (--overwrite)"
                 ) from error
             self._ledger(ledger).put(number, (value, more[0] if more else None))
 
@@ -129,7 +129,7 @@ class Journal:
         return None if found is None else found.get(number)
 
     def note(self, ledger: str, number: int, note: Note) -> None:
-        """Note a result, and write what has gathered if it is time to."""
+        """Record a result, and write collected entries when due."""
         value, more = note
         self._ledger(ledger).put(number, note)
         line = [ledger, number, value] if more is None else [ledger, number, value, more]
@@ -144,9 +144,9 @@ class Journal:
         Raises
         ------
         OutputError
-            When it cannot be written.
+            If it cannot be written.
         RunError
-            When another client has taken over the run.
+            If another client has taken over the run.
         """
         self._guard()
         self._flushed = time.monotonic()

@@ -11,7 +11,7 @@ from embedseg_large.runs.devices import THREADS_BESIDE_GPU
 from embedseg_large.runs.tasks import Done, Failed, Task, Work, perform
 
 Running: TypeAlias = deque[tuple[Task, Future[Done | Failed]]]
-"""Tasks under way, the oldest first."""
+"""Running tasks, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +19,10 @@ class SerialExecutor:
     """Runs tasks one after another in this process; on a CPU the network has all of its cores."""
 
     network: Any = None
-    """None where no task needs one."""
+    """None if no task needs one."""
 
     def run(self, work: Work) -> None:
-        """Do all tasks."""
+        """Run all tasks."""
         while (task := work.next()) is not None:
             work.finished(task, perform(task.call, self._needed_network))
 
@@ -41,14 +41,14 @@ class OverlappingExecutor(SerialExecutor):
         tile 2         read     NETWORK          write
         tile 3                  read     NETWORK          write
 
-    Tasks end, for the journal and whoever looks on, in the order in which they were given, so that
-    a run tells the same each time. Those behind a slow one go on meanwhile, for one more round.
+    For the journal and observers, tasks end in the order in which they were given, so every run
+    reports the same. Tasks behind a slow one continue meanwhile, for one more round.
     """
 
     threads: int = THREADS_BESIDE_GPU
 
     def run(self, work: Work) -> None:
-        """Do all tasks; when the run fails, those that are under way end first."""
+        """Run all tasks; if the run fails, running tasks finish first."""
         running: Running = deque()
         with ThreadPoolExecutor(self.threads, "task") as pool:
             try:

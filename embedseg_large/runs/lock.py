@@ -1,9 +1,10 @@
 """One run at a time on one output.
 
-Each client that takes the lock creates the next of ``LOCK/000001``, ``LOCK/000002``, ...: to create
-a file that must not exist yet is the one step that only one of several can win, on a disk and in a
-bucket. The holder of the highest number has the lock, and changes its file every few seconds. Who
-comes next watches whether the file changes; clocks of different machines are never compared.
+Each client that takes the lock creates the next of ``LOCK/000001``, ``LOCK/000002``, ...: creating
+a file that must not exist yet is the one operation that only one of several clients can win, on a
+disk and in a bucket. The holder of the highest number has the lock, and changes its file every few
+seconds. The next client watches whether the file changes; clocks of different machines are never
+compared.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from embedseg_large.storage.folder import Folder
 
 BEAT_SECONDS = 5.0
 PATIENCE = 3
-"""Beats that may fail to come before a holder counts as dead."""
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # of Linux
+"""Number of missed beats after which a holder counts as dead."""
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # on Linux
 
 
 class Lock:
@@ -35,11 +36,11 @@ class Lock:
     Parameters
     ----------
     folder
-        Holds the lock's files and nothing else.
+        Folder for the files of the lock and nothing else.
     about
-        JSON values that others may read: where the run is.
+        JSON values for others: where the run executes.
     beat
-        Seconds between two signs of life.
+        Seconds between signs of life.
     """
 
     def __init__(self, folder: Folder, about: dict[str, Any], beat: float = BEAT_SECONDS) -> None:
@@ -64,7 +65,7 @@ class Lock:
         Raises
         ------
         UsageError
-            When another run has it and is alive.
+            If another run holds it and is alive.
         """
         self._take()
         self._heart = threading.Thread(target=self._keep_beating, daemon=True)
@@ -74,22 +75,22 @@ class Lock:
         finally:
             self._stop.set()
             self._heart.join()
-            with suppress(EmbedSegError):  # it is a dead one for others, if it stays
+            with suppress(EmbedSegError):  # if it stays, others will see it as dead
                 if not self._is_superseded():
                     self._folder.remove_all()
 
     def check(self) -> None:
-        """Make sure that the lock is still held.
+        """Ensure that the lock is still held.
 
         Raises
         ------
         RunError
-            When another run has taken it.
+            If another run has taken it.
         """
         if self._lost.is_set():
             raise RunError(
-                f"{self._folder.path}: another run has taken over, since this one gave no sign of "
-                "life; nothing was published by this one"
+                f"{self._folder.path}: another run has taken over because this one gave no sign "
+                "of life; this one published nothing"
             )
 
     def check_now(self) -> None:
@@ -104,7 +105,7 @@ class Lock:
             self._wait_for_sign(last)
         self.number = 1 if last is None else _number(last) + 1
         if not self._folder.create(self._name, self._document()):
-            raise UsageError(f"{self._folder.path}: another run has just begun; wait for it")
+            raise UsageError(f"{self._folder.path}: another run has just started; wait for it")
 
     def _wait_for_sign(self, name: str) -> None:
         """Refuse if the holder is alive; return once it must be dead."""
@@ -136,7 +137,7 @@ class Lock:
 
     def _keep_beating(self) -> None:
         while not self._stop.wait(self._beat):
-            # a disk that does not answer now may do so at the next beat
+            # a disk that does not respond now may do so at the next beat
             with suppress(EmbedSegError):
                 if self._is_superseded():
                     self._lost.set()
@@ -146,9 +147,9 @@ class Lock:
 
 
 def holder(folder: Folder) -> dict[str, Any] | None:
-    """What the last holder of a lock says about itself; None if nobody holds it.
+    """The record of the last holder of a lock; None if it is not held.
 
-    Says nothing about whether that run is alive, except that a dead process of this machine holds
+    Does not tell whether that run is alive, except that a dead process of this machine holds
     nothing.
     """
     last = _last(folder)
@@ -172,17 +173,17 @@ def _read(folder: Folder, name: str) -> dict[str, Any] | None:
 
 
 def _is_dead(about: dict[str, Any]) -> bool:
-    """Whether the process is one of this machine that is not there any more."""
+    """Whether the process ran on this machine and no longer exists."""
     if (about.get("host"), about.get("boot")) != (platform.node(), _boot()):
         return False
     return not bool(psutil.pid_exists(int(about["pid"])))  # os.kill would end it on Windows
 
 
 def _boot() -> str:
-    """What tells this boot of this machine from others.
+    """Identifier of this boot of this machine.
 
-    Where the system gives it no name, its time, which may shift by a second: a holder is then
-    watched as if it were of another machine.
+    If the system provides none, the boot time, which may shift by a second: a holder is then
+    watched as if it were on another machine.
     """
     try:
         return _BOOT_ID.read_text().strip()

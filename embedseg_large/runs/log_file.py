@@ -1,9 +1,9 @@
-"""The log of runs: one JSON object a line, appended to whatever the file holds already.
+"""The log of runs: one JSON object per line, appended to the file.
 
-A line has ``time`` (ISO 8601, UTC), ``level``, ``event``, ``run`` (once it is known) and what the
-event says, see `embedseg_large.runs.events`; messages of this package are there as ``message``.
-A line is one write of a few hundred bytes, so that several processes may share a file, and a kill
-costs at most the last line. The log never ends a run: if it cannot be written, a warning says so.
+A line has ``time`` (ISO 8601, UTC), ``level``, ``event``, ``run`` (once it is known) and the fields
+of the event (see `embedseg_large.runs.events`); messages of this package are logged as ``message``.
+A line is one write of a few hundred bytes, so several processes may share a file, and a kill loses
+at most the last line. The log never ends a run: if it cannot be written, there is a warning.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NAMED = re.compile(
 
 
 class LogFile(Observer):
-    """Writes what happens to a file.
+    """Writes events to a file.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class LogFile(Observer):
         self._common: dict[str, Any] = {}
 
     def notice(self, event: Event) -> None:
-        """Write a line; what earlier attempts did is in their lines, and is not written again."""
+        """Write a line; work of earlier attempts is already logged and not repeated."""
         if isinstance(event, RunBegun):
             self._common = {"run": event.run}
         if not isinstance(event, Recalled):
@@ -63,12 +63,12 @@ class LogFile(Observer):
         try:
             self._file.write(f"{text}\n".encode())
         except OSError as error:
-            self._file = None  # before the warning, which would be written here, too
-            logger.warning("the log ends here, it cannot be written: %s", error)
+            self._file = None  # before the warning, which would be written here too
+            logger.warning("logging stopped, the log cannot be written: %s", error)
 
 
 class _Messages(logging.Handler):
-    """Puts what this package logs into a log file."""
+    """Writes the log messages of this package into a log file."""
 
     def __init__(self, log: LogFile) -> None:
         super().__init__()
@@ -82,12 +82,12 @@ class _Messages(logging.Handler):
 
 @contextmanager
 def log_to(path: str | os.PathLike[str] | None) -> Iterator[LogFile | None]:
-    """Open a log, new or with lines of earlier runs; None for None.
+    """Open a log, new or with lines of earlier runs; returns None for None.
 
     Raises
     ------
     UsageError
-        When it cannot be opened, or is not a local file.
+        If it cannot be opened, or is not a local file.
     """
     if path is None:
         yield None
@@ -104,13 +104,15 @@ def log_to(path: str | os.PathLike[str] | None) -> Iterator[LogFile | None]:
 
 def _opened(path: str) -> FileIO:
     if "://" in path:
-        raise UsageError("the log must be a local file, since it is appended to; choose a path")
+        raise UsageError("the log must be a local file because it is appended to; choose a path")
     try:
         file = FileIO(path, "a+")
         if file.seek(0, os.SEEK_END) and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
-            file.write(b"\n")  # a killed run left half a line
+            file.write(b"\n")  # a killed run left an incomplete line
     except OSError as error:
-        raise UsageError(f"{Path(path)}: no log can be written there ({error.strerror})") from error
+        raise UsageError(
+            f"{Path(path)}: the log cannot be written there ({error.strerror})"
+        ) from error
     return file
 
 

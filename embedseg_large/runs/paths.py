@@ -1,14 +1,14 @@
-"""Where a run keeps its files: names that a later attempt finds again.
+"""Where a run keeps its files, under names that a later attempt finds again.
 
 ::
 
     FOLDER/x.ome.zarr                    the store
-    FOLDER/.x.ome.zarr-NAME.run/         what the run of the labels NAME keeps until its end
-    FOLDER/.x.ome.zarr-NAME.lock/        who is at it
+    FOLDER/.x.ome.zarr-NAME.run/         files of the run of the labels NAME until it is finished
+    FOLDER/.x.ome.zarr-NAME.lock/        who is working on it
     FOLDER/x.ome.zarr-NAME.predictions/  predictions that outlive it
 
-FOLDER is a folder of a disk or a prefix of a bucket. A store that is a whole bucket has nothing
-beside it, and gets them inside, without its name.
+FOLDER is a folder of a disk or a prefix of a bucket. A store that is a whole bucket has no
+surrounding folder, and gets them inside, without its name.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def scratch_path(given: str | os.PathLike[str] | None, store: str, labels: str) 
     """The folder of the run that writes some labels: under the one given, or beside the store."""
     if given is None:
         return _beside(store, f"{labels}.run")
-    # stores of one name in several folders may share a scratch folder
+    # stores with the same name in several folders may share a scratch folder
     mark = hashlib.sha256(store.encode()).hexdigest()[:8]
     return f"{folder_at(given).path}/.{store.rpartition('/')[2]}-{labels}-{mark}.run"
 
 
 def predictions_path(given: str | os.PathLike[str] | None, store: str, labels: str) -> str:
-    """The folder of predictions that are kept: where the run's would be, and not hidden."""
+    """The folder of kept predictions: beside that of the run, but not hidden."""
     parent, _, name = scratch_path(given, store, labels).rpartition("/")
     return f"{parent}/{name.removeprefix('.').removesuffix('.run')}.predictions"
 

@@ -1,4 +1,4 @@
-"""How a run tells what it is doing."""
+"""How a run reports its progress."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from embedseg_large.runs.events import (
 
 
 class Watcher(Protocol):
-    """Somebody who looks at a run, and wants to count."""
+    """Observer of a run that counts tiles."""
 
     def begin(self, stage: str, tiles: int) -> None:
-        """A stage has more tiles to do (again, if it comes back to work)."""
+        """Called when a stage gets tiles to do, possibly several times."""
 
     def advance(self, stage: str) -> None:
-        """One tile of a stage is done, in this attempt or an earlier one."""
+        """Called when a tile of a stage is done, in this attempt or an earlier one."""
 
 
 class Observer(ABC):
-    """Somebody who looks at a run, and wants to know everything."""
+    """Observer of a run that receives all events."""
 
     @abstractmethod
     def notice(self, event: Event) -> None:
-        """Something happened; called in the order of events, always by the same thread."""
+        """Called for each event, in order, always from the same thread."""
 
 
 class FailedTasks(Observer):
-    """Keeps what cannot be done."""
+    """Keeps the failed tasks."""
 
     def __init__(self) -> None:
         self.failed: list[TaskFailed] = []
 
     def notice(self, event: Event) -> None:
-        """Keep it, if it is a failure."""
+        """Keep the event if it is a failure."""
         if isinstance(event, TaskFailed):
             self.failed.append(event)
 
 
 class _Counted(Observer):
-    """What a watcher is told of all that."""
+    """Forwards to a watcher."""
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
@@ -66,14 +66,14 @@ class _Counted(Observer):
 
 @dataclass(slots=True)
 class StageClock:
-    """What a stage has cost so far."""
+    """The cost of a stage so far."""
 
     announced: int = 0
-    """Tiles that it has, as far as is known."""
+    """Number of tiles, as far as known."""
     tiles: int = 0
-    """Done, in this run or an earlier attempt."""
+    """Number done, in this attempt or an earlier one."""
     recalled: int = 0
-    """Of these, done in an earlier attempt."""
+    """Number of these done in an earlier attempt."""
     voxels: int = 0
     seconds: float = 0.0
     """Time inside tasks, added up over workers."""
@@ -90,11 +90,11 @@ class StageClock:
 
 @dataclass(slots=True)
 class Progress:
-    """Counts the work of each stage, and tells who looks on."""
+    """Counts the work of each stage, and notifies observers."""
 
     watcher: Watcher | Observer | None = None
     log: Observer | None = None
-    """Is told before the watcher, which may end the run."""
+    """Notified before the watcher, which may end the run."""
     clocks: dict[str, StageClock] = field(default_factory=dict)
     _observers: list[Observer] = field(init=False)
 
@@ -106,12 +106,12 @@ class Progress:
             self._observers.append(_Counted(self.watcher))
 
     def tell(self, event: Event) -> None:
-        """Tell who looks on."""
+        """Notify the observers."""
         for observer in self._observers:
             observer.notice(event)
 
     def plan(self, tasks: Mapping[str, int]) -> None:
-        """Say how many tasks stages will begin with from now on."""
+        """Announce the initial number of tasks of later stages."""
         self.tell(Planned(tasks=dict(tasks)))
 
     def begin(self, stage: str, tiles: int) -> None:
@@ -152,7 +152,7 @@ class Progress:
 
     @contextmanager
     def telling_failure(self) -> Iterator[Progress]:
-        """Tell of what the body raises, an interruption included."""
+        """Report an exception of the body, including interruptions."""
         try:
             yield self
         except BaseException as error:

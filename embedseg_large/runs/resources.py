@@ -1,4 +1,4 @@
-"""What tasks need and what is too large to travel with each of them: a network, for instance."""
+"""Resources of tasks that are too large to send with each task, such as a network."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 
 class ResourceSpec(Protocol):
-    """How a worker gets the resource; picklable."""
+    """How a worker obtains the resource; picklable."""
 
     @property
     def device(self) -> str:
-        """What it computes on: cpu, cuda or cuda:N."""
+        """Device: cpu, cuda or cuda:N."""
 
     def load(self) -> Any:
         """The resource; threads may use it at the same time."""
@@ -19,7 +19,7 @@ class ResourceSpec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NoResource:
-    """Of runs whose tasks need nothing."""
+    """The resource of runs whose tasks need none."""
 
     device: str = "cpu"
 

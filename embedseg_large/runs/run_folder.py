@@ -1,8 +1,8 @@
-"""A run on one output, from its beginning to its end, over as many attempts as it takes.
+"""A run on one output, from start to end, over as many attempts as it takes.
 
 A run is a folder beside the output, with a lock beside it. The same command finds the folder and
-goes on; another one is refused, or with overwrite begins anew. The folder goes when the labels are
-published, and when nothing was done.
+resumes; another one is refused, or with overwrite starts over. The folder is deleted when the
+labels are published, or if nothing was done.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ logger = logging.getLogger(__name__)
 
 
 class Output(Protocol):
-    """What a run writes in the end."""
+    """The output of a run."""
 
     @property
     def store(self) -> str:
-        """Path or URL of the store it goes into."""
+        """Path or URL of its store."""
 
     @property
     def name(self) -> str:
-        """What it is called there."""
+        """Its name in the store."""
 
     @property
     def path(self) -> str:
@@ -45,26 +45,26 @@ class Output(Protocol):
 
     @property
     def overwrite(self) -> bool:
-        """Whether an older one may be replaced, and an unfinished run be begun anew."""
+        """Whether an older one may be replaced, and an unfinished run started over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run that this process holds the lock of."""
+    """A run whose lock this process holds."""
 
     name: str
-    """Of this run, and of no other on this output."""
+    """Token of this run, and of no other on this output."""
     facts: Facts
-    """All that decides its labels."""
+    """Everything that determines its labels."""
     folder: Folder
     """Its scratch folder."""
     journal: Journal
     lock: Lock
     resumed: bool
-    """Whether an earlier attempt has begun it."""
+    """Whether an earlier attempt has started it."""
 
     def tell(self, more: Mapping[str, Any]) -> None:
-        """Add to what `embedseg-large status` can read."""
+        """Add to the record that `embedseg-large status` reads."""
         write_about(self.folder, read_about(self.folder) | dict(more))
 
 
@@ -72,23 +72,23 @@ class Run:
 def open_run(
     path: str, output: Output, facts: Facts, prepare: Callable[[], None] = lambda: None
 ) -> Iterator[Run]:
-    """Begin a run, or go on with one.
+    """Start a run, or resume one.
 
     Parameters
     ----------
     path
-        Of its scratch folder.
+        Path of its scratch folder.
     output
-        What it writes; one run at a time does.
+        Its output, on which one run works at a time.
     facts
-        All that decides what it writes.
+        Everything that determines the output.
     prepare
-        Called before a run begins, but not before one goes on.
+        Called before a run starts, but not before one resumes.
 
     Raises
     ------
     UsageError
-        When another run is at work on this output, or began with other settings.
+        If another run is working on this output, or was started with other settings.
     """
     folder = folder_at(path)
     lock = Lock(lock_folder(output.store, output.name), {"run": folder.path})
@@ -115,25 +115,25 @@ def open_run(
 
 
 def _find(folder: Folder, output: Output, facts: Facts) -> dict[str, Any]:
-    """What an unfinished run to go on with says; removes one that is to be begun anew."""
+    """The record of an unfinished run to resume; removes one that is to start over."""
     about = read_about(folder)
     if not about:
         return {}
     different = difference(about["facts"], facts)
     if not different and (about["overwrite"] or not output.overwrite):
-        logger.info("going on with the run in %s", folder.path)
+        logger.info("resuming the run in %s", folder.path)
         return about
     if not output.overwrite:
         raise UsageError(
             f"{folder.path}: an unfinished run of these labels had {different}; finish it with "
-            "those, choose another name for the labels, or begin anew with overwrite (--overwrite)"
+            "those, choose another name for the labels, or start over with overwrite (--overwrite)"
         )
     _remove(folder, about)
     return {}
 
 
 def _remove(folder: Folder, about: Mapping[str, Any]) -> None:
-    """Remove an unfinished run, and the labels it had begun to write."""
+    """Remove an unfinished run, and the labels it had started to write."""
     begun = about.get("pending", "")
     if begun.rpartition("/")[2].startswith("."):  # hidden: never published
         folder_at(begun).remove_all()
@@ -153,22 +153,22 @@ def _begin(folder: Folder, output: Output, facts: Facts) -> dict[str, Any]:
 
 
 def _leave(run: Run) -> None:
-    """Keep what was done for the next attempt; if nothing was, leave nothing."""
-    with suppress(EmbedSegError):  # the first error is the one to tell
-        run.lock.check_now()  # it may be another's by now
+    """Keep finished work for the next attempt; if there is none, leave nothing."""
+    with suppress(EmbedSegError):  # report the first error
+        run.lock.check_now()  # it may belong to another run by now
         if not any(run.journal.counts.values()):
             run.folder.remove_all()
             return
-    logger.info("what was done is kept in %s: the same command goes on", run.folder.path)
+    logger.info("finished work is kept in %s: rerun the same command to resume", run.folder.path)
 
 
 def read_about(folder: Folder) -> dict[str, Any]:
-    """What a run says about itself; empty where there is none."""
+    """The record of a run; empty if there is none."""
     try:
         about: dict[str, Any] = json.loads(folder.read(RUN_FILE))
     except FileNotFoundError:
         return {}
-    except EmbedSegError:  # no answer, or no permission: which are ValueErrors too
+    except EmbedSegError:  # no response, or no permission: these are ValueErrors too
         raise
     except ValueError as error:
         raise UsageError(f"{folder.path}/{RUN_FILE}: {error}; remove the folder") from error
@@ -176,5 +176,5 @@ def read_about(folder: Folder) -> dict[str, Any]:
 
 
 def write_about(folder: Folder, about: Mapping[str, Any]) -> None:
-    """Replace what a run says about itself."""
+    """Replace the record of a run."""
     folder.write(RUN_FILE, json.dumps(about, indent=1).encode())

@@ -1,7 +1,7 @@
-"""What stands between a source of tasks and who does them: the journal, and what failed.
+"""The layer between a source of tasks and the executor: the journal, and failures.
 
-A task that the journal knows is not done again. A task that fails does not end the run: the others
-are done, and then the run says what is missing. Doing it again later does only that.
+A task that the journal knows is not repeated. A task that fails does not end the run: the others
+are finished, and then the run reports what is missing. A later run executes only that.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from embedseg_large.runs.progress import Progress
 from embedseg_large.runs.tasks import Done, Executor, Failed, Source, Task
 
 MANY = 20
-"""Failures that end a run at once, if fewer tasks than that were done."""
+"""Number of failures that end a run at once, if fewer tasks than that were finished."""
 _SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Recorder:
-    """Does tasks on an executor, and notes them in a journal."""
+    """Runs tasks on an executor, and records them in a journal."""
 
     executor: Executor
     journal: Journal | Section | None
-    """None: nothing is noted."""
+    """None: nothing is recorded."""
     progress: Progress
 
     def within(self, section: str) -> Recorder:
-        """The same, for tasks whose ledgers have a section of the journal of their own."""
+        """The same, for tasks whose ledgers have a separate section of the journal."""
         if not section or not isinstance(self.journal, Journal):
             return self
         return replace(self, journal=Section(self.journal, section))
 
     def run(self, source: Source) -> None:
-        """Do the tasks of a source that are not done yet; see `Recording`."""
+        """Run the unfinished tasks of a source; see `Recording`."""
         work = _Noted(source, self.journal, self.progress)
         try:
             self.executor.run(work)
@@ -70,7 +70,7 @@ class _Noted:
         return None
 
     def finished(self, task: Task, outcome: Done | Failed) -> None:
-        """Note a result, or keep a failure for later."""
+        """Record a result, or keep a failure for later."""
         about = self._about(task) | {"where": task.call.where, "worker": outcome.worker}
         for number, text in enumerate(outcome.tracebacks, 1):
             self.progress.tell(AttemptFailed(attempt=number, traceback=text, **about))
@@ -90,7 +90,7 @@ class _Noted:
         self.progress.tell(event)
 
     def _about(self, task: Task) -> dict[str, Any]:
-        """Which task it is, for events."""
+        """Identification of the task, for events."""
         section = self.journal.name if isinstance(self.journal, Section) else ""
         return {"stage": task.stage, "section": section, "tile": task.index}
 
@@ -103,13 +103,17 @@ class _Noted:
 
 
 def failure(failures: list[tuple[Task, Failed]], *, noted: bool) -> EmbedSegError:
-    """One error that tells of all: of their own kind, if they are of one."""
+    """One error that summarises all, of their class if they share one."""
     kinds = {type(failed.error) for _, failed in failures}
     kind = kinds.pop() if len(kinds) == 1 else RunError
     told = [_told(task, failed) for task, failed in failures[:_SHOWN]]
     if len(failures) > _SHOWN:
         told.append(f"and {len(failures) - _SHOWN} more")
-    advice = ". The rest is done: mend this, and run the same command again" if noted else ""
+    advice = (
+        ". All other tasks are finished. Fix the cause and rerun the same command to resume"
+        if noted
+        else ""
+    )
     return kind("; ".join(told) + advice)
 
 

@@ -1,4 +1,4 @@
-"""Tasks, where they come from, and what comes of them."""
+"""Tasks, their sources, and their results."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from embedseg_large.runs.journal import Note
 from embedseg_large.runs.progress import Progress
 
 ATTEMPTS = 3
-"""How often a task is tried before it counts as failed."""
+"""Number of attempts before a task counts as failed."""
 PAUSE_SECONDS = 0.1
-"""Before the second attempt; four times as long before each further one."""
+"""Seconds before the second attempt; four times as long before each further one."""
 
 _HOPELESS = (UsageError, ModelError, OutputError, UnreachableError, RunError)
-"""What another attempt would not mend."""
+"""Errors that a retry would not fix."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,36 +37,36 @@ class Call(NamedTuple):
     """The part of a task that travels to a worker."""
 
     function: Callable[..., Any]
-    """Picklable; called as ``function(*item)``, with the network in front where it is needed."""
+    """Picklable; called as ``function(*item)``, with the network as first argument if needed."""
     item: tuple[Any, ...]
     needs_network: bool = False
     where: str = ""
-    """The region it works on, for messages."""
+    """Its region, for messages."""
     voxels: int = 0
     """Voxels it is responsible for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One call of a stage; made when it must be done, not when a journal knows its result."""
+    """One call of a stage; created only if it must run, not if the journal knows its result."""
 
     stage: str
-    """predict, cluster, ... : names the stage in progress bars and tables."""
+    """predict, cluster, ... : name of the stage in progress bars and tables."""
     make: Callable[[], Call]
     index: tuple[int, ...] | None = None
-    """The tile, of stages that have tiles."""
+    """The tile, for stages with tiles."""
     ledger: str = ""
-    """Where the journal notes its result; empty: nowhere, it is done again."""
+    """Ledger for its result in the journal; empty: none, it is repeated."""
     number: int = 0
-    """Of the task in its ledger."""
+    """Number of the task in its ledger."""
     noted: Callable[[Any], Note] = lambda result: (int(result), None)
-    """What is noted of a result."""
+    """Converts a result to a journal entry."""
     recalled: Callable[[Note], Any] = lambda note: note[0]
-    """The result, from what was noted."""
+    """Restores the result from a journal entry."""
 
     @cached_property
     def call(self) -> Call:
-        """What is to be done."""
+        """The call."""
         return self.make()
 
 
@@ -76,25 +76,25 @@ class Done(NamedTuple):
     result: Any
     seconds: float
     worker: str = ""
-    """Name of who did it; empty: the process that asked for it."""
+    """Name of the worker; empty: the requesting process."""
     tracebacks: tuple[str, ...] = ()
-    """Of attempts that failed, before the one that did not."""
+    """Tracebacks of failed attempts before the successful one."""
 
 
 class Failed(NamedTuple):
-    """A task that could not be done; picklable, whatever went wrong."""
+    """A failed task; picklable for any error."""
 
     error: EmbedSegError
     is_hopeless: bool = False
-    """Whether other tasks would fail as this one did: the run ends at once."""
+    """Whether other tasks would fail in the same way: the run ends at once."""
     worker: str = ""
     """As of `Done`."""
     tracebacks: tuple[str, ...] = ()
-    """Of all attempts that raised."""
+    """Tracebacks of all failed attempts."""
 
 
 class Source(Protocol):
-    """Gives tasks as they become possible, and learns what came of them."""
+    """Yields tasks as they become possible, and receives their results."""
 
     def next(self) -> Task | None:
         """A task that can start now, or None if there is none (yet)."""
@@ -104,16 +104,16 @@ class Source(Protocol):
 
 
 class Work(Protocol):
-    """What an executor works off; made from a `Source` by `embedseg_large.runs.runner`."""
+    """Supplies an executor with tasks; made from a `Source` by `embedseg_large.runs.runner`."""
 
     def next(self) -> Task | None:
         """A task that can start now, or None if there is none (yet)."""
 
     def finished(self, task: Task, outcome: Done | Failed) -> None:
-        """A task has ended. Raises if the run should end, too."""
+        """Called when a task has ended. Raises if the run should end too."""
 
     def tell(self, event: Event) -> None:
-        """Something happened that concerns no single task."""
+        """Called for an event that concerns no single task."""
 
 
 class Executor(Protocol):
@@ -124,24 +124,24 @@ class Executor(Protocol):
 
 
 class Recording(Protocol):
-    """Does all tasks of a source; what stages are given."""
+    """Runs all tasks of a source; passed to stages."""
 
     @property
     def progress(self) -> Progress:
-        """Is told of the work."""
+        """Notified of the work."""
 
     def run(self, source: Source) -> None:
-        """Do what is not done yet.
+        """Run all unfinished tasks.
 
         Raises
         ------
         EmbedSegError
-            When tasks failed, after all others were done.
+            If tasks failed, after all others were finished.
         """
 
 
 def perform(call: Call, network: Callable[[], Any]) -> Done | Failed:
-    """Do one call where it is, if need be again, and time it."""
+    """Run one call in this process, with retries, and time it."""
     began = time.perf_counter()
     tracebacks: tuple[str, ...] = ()
     for attempt in range(ATTEMPTS):
@@ -161,7 +161,7 @@ def perform(call: Call, network: Callable[[], Any]) -> Done | Failed:
 
 
 def _plain(error: Exception) -> EmbedSegError:
-    """An error of this package without the chain behind it, which may not travel."""
+    """An error of this package without its chain, which may not be picklable."""
     if isinstance(error, EmbedSegError):
         return type(error)(str(error))
     return RunError(f"{type(error).__name__}: {error}")
@@ -173,7 +173,7 @@ class Each:
 
     tasks: Iterator[Task]
     note: Callable[[Task, Any], None] = lambda task, result: None  # noqa: ARG005
-    """Is told of each result, in the order in which they come."""
+    """Called with each result, in order of arrival."""
 
     def next(self) -> Task | None:
         """The next task."""

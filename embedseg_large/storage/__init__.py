@@ -1,1 +1,1 @@
-"""Bytes that appear whole or not at all, on a disk or in a bucket."""
+"""Bytes that appear complete or not at all, on a disk or in a bucket."""

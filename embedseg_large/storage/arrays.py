@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 _LOOKED_AT = 1000
 """Entries of a folder."""
-_DOCUMENTS = (".zattrs", ".zarray", "zarr.json")  # in the order of writing: an array is whole
+_DOCUMENTS = (".zattrs", ".zarray", "zarr.json")  # in the order of writing: an array is complete
 
 
 def open_array(
@@ -26,7 +26,7 @@ def open_array(
     mode: Literal["r", "r+"] = "r",
     zarr_format: Literal[2, 3] | None = None,
 ) -> Any:
-    """Open the zarr array at a path or URL; of its chunks nothing is read.
+    """Open the zarr array at a path or URL, without reading chunks.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def open_array(
     mode
         ``"r"``, or ``"r+"`` to write as well.
     zarr_format
-        2 or 3 where it is known, which saves requests.
+        2 or 3 if known, which saves requests.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def open_array(
     MetadataError, VolumeError
         If its metadata are damaged, or its chunks cannot be read without danger: see `codecs`.
     UnreachableError
-        If a server does not answer.
+        If a server does not respond.
     """
     import zarr
 
@@ -57,9 +57,9 @@ def open_array(
 
 
 def _separated(array: Any, path: str) -> Any:
-    """Correct the separator of the chunks' names, where metadata of zarr v2 do not name it.
+    """Correct the separator of chunk names if zarr v2 metadata do not state it.
 
-    They mean a dot then. Stores of nested folders that leave it out would read as the fill value.
+    The default is a dot. Stores with nested folders that leave it out would read as the fill value.
     """
     from dataclasses import replace as changed
 
@@ -76,7 +76,7 @@ def _separated(array: Any, path: str) -> Any:
 
 
 def _is_nested(folder: Path) -> bool:
-    """Whether chunks are in folders of numbers; most stores have a first chunk to tell by."""
+    """Whether chunks are in numbered folders; most stores have a first chunk to check."""
     if (folder / "0").is_dir():
         return True
     with os.scandir(folder) as entries:
@@ -90,7 +90,7 @@ def open_group(path: str | os.PathLike[str]) -> Any:
     Raises
     ------
     FileNotFoundError, MetadataError, UnreachableError
-        As `open_array`.
+        As for `open_array`.
     """
     import zarr
 
@@ -100,7 +100,7 @@ def open_group(path: str | os.PathLike[str]) -> Any:
 
 @contextmanager
 def _damaged(where: str) -> Iterator[None]:
-    """Say in one line what is wrong with a node, unless there is none, or one of the other kind."""
+    """Report in one line what is wrong with a node, unless it is missing or of the other kind."""
     import zarr
 
     absent = (FileNotFoundError, zarr.errors.NodeTypeValidationError)
@@ -115,14 +115,14 @@ def _damaged(where: str) -> Iterator[None]:
 
 
 def create_array(path: str | os.PathLike[str], **options: Any) -> None:
-    """Write the metadata of an array; one that is there keeps its chunks and gets new metadata.
+    """Write the metadata of an array; an existing one keeps its chunks and gets new metadata.
 
     Parameters
     ----------
     path
         Local path, or URL of a bucket.
     **options
-        As of ``zarr.create_array``: shape, dtype, chunks, ...
+        As for ``zarr.create_array``: shape, dtype, chunks, ...
 
     Raises
     ------
@@ -131,7 +131,7 @@ def create_array(path: str | os.PathLike[str], **options: Any) -> None:
     """
     import zarr
 
-    # zarr would make every folder above the array a group, up to the bucket itself.
+    # zarr would turn every folder above the array into a group, up to the bucket itself.
     documents: dict[str, Any] = {}
     zarr.create_array(zarr.storage.MemoryStore(documents), **options)
     folder = folder_at(path)
@@ -141,7 +141,7 @@ def create_array(path: str | os.PathLike[str], **options: Any) -> None:
 
 
 def _place(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Say where a node is, in the words of zarr."""
+    """Return the location of a node for zarr."""
     text = os.fspath(path)
     if not is_remote(text):
         from embedseg_large.storage.codecs import GuardedStore

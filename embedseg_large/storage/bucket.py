@@ -1,4 +1,4 @@
-"""Objects of a bucket, or of a web server that is only read."""
+"""Objects of a bucket, or of a read-only web server."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta, PutMode
     from obstore.store import ObjectStore
 
-_LISTED = 1000  # what a request lists, and what another one deletes, at most
-_AT_ONCE = 16  # objects that are read ahead
-_FIRST_SECONDS = 5.0  # a server that is restarted comes back later: the same command goes on
+_LISTED = 1000  # maximum number of objects listed, or deleted, per request
+_AT_ONCE = 16  # number of objects that are read ahead
+_FIRST_SECONDS = 5.0  # a server that is restarted takes longer: the same command resumes
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFolder:
-    """A prefix of a bucket; `Folder` says what its methods do."""
+    """A prefix of a bucket; `Folder` describes its methods."""
 
     path: str
     """URL without credentials."""
     key: str = field(repr=False)
     """Prefix of the keys, without slashes at its ends."""
     root: str = field(repr=False)
-    """What is connected to: as in `Address`."""
+    """Target of the connection, as in `Address`."""
     retries: Retries
-    """How long requests are tried again."""
+    """How long requests are retried."""
 
     @classmethod
     def at(cls, url: str, retries: Retries | None = None) -> RemoteFolder:
@@ -68,12 +68,12 @@ class RemoteFolder:
         return cls(address.public, address.key, address.root, retries or Retries.from_environment())
 
     def greet(self) -> None:
-        """Ask for any object, with little patience for an end point where nobody is."""
+        """Request any object, with little patience for an unreachable endpoint."""
         soon = replace(self.retries, total=min(_FIRST_SECONDS, self.retries.total))
         try:
             replace(self, retries=soon).read("zarr.json")
         except FileNotFoundError:
-            return  # which is an answer, too
+            return  # which is an answer too
         except UnreachableError as error:
             if is_nobody_there(error) or is_missing_bucket(error):
                 raise
@@ -83,7 +83,7 @@ class RemoteFolder:
         return self._read(name)[0]
 
     def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
-        """Read objects, a few ahead of the one that is asked for: most of a request is waiting."""
+        """Read objects, a few ahead of the requested one: most of a request is waiting."""
         rest = iter(names)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             coming = deque(pool.submit(self.read, name) for name in islice(rest, _AT_ONCE))
@@ -118,13 +118,13 @@ class RemoteFolder:
             yield from (key[skip:] for key in keys)
 
     def digest(self) -> str:
-        """Hash names, sizes and entity tags of all objects: a request for each thousand.
+        """Hash names, sizes and entity tags of all objects, with one request per thousand.
 
-        Empty where objects cannot be listed: on web servers, and without the permission.
+        Empty if objects cannot be listed: on web servers, and without permission.
         """
         if self.path.startswith(READ_ONLY):
             return ""
-        total = 0  # a sum, since not all stores list in the same order twice
+        total = 0  # a sum, because not all stores list in the same order twice
         try:
             for about in chain.from_iterable(self._lists(self.key)):
                 text = f"{about['path']} {about['size']} {about.get('e_tag')}"
@@ -145,7 +145,7 @@ class RemoteFolder:
             self._delete(keys)
 
     def check_writable(self) -> None:
-        """Write and delete an object, since permissions cannot be asked for."""
+        """Write and delete an object, because permissions cannot be queried."""
         if not self.path.startswith(READ_ONLY):
             self.greet()
         probe = f".write-test-{token_hex(8)}"
@@ -184,11 +184,11 @@ class RemoteFolder:
         return replace(self, path=self._url(name), key=self._key(name))
 
     def anchored(self) -> RemoteFolder:
-        """Return this folder: it is there whenever something is in it."""
+        """Return this folder, which exists whenever something is in it."""
         return self
 
     def update(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
-        """Change an object on the condition that it is still the one that was read."""
+        """Change an object on the condition that it has not changed since it was read."""
         for pause in self.retries.pauses():
             try:
                 old, mode = self._read(name)
@@ -198,8 +198,8 @@ class RemoteFolder:
                 return
             sleep(pause)
         raise OutputError(
-            f"{self._url(name)}: others changed it all the time for {self.retries.total:g} s; "
-            "run the same command again"
+            f"{self._url(name)}: other processes kept changing it for {self.retries.total:g} s; "
+            "rerun the same command"
         )
 
     @property
@@ -227,8 +227,8 @@ class RemoteFolder:
     def _put_if(self, name: str, data: bytes, mode: PutMode) -> bool:
         """Write an object on a condition; False if that does not hold.
 
-        Tries are made here and not by the connection: after a lost answer the second one fails
-        *because* the first one was done, which nothing but the content can tell.
+        Attempts are made here and not by the connection: after a lost response the second attempt
+        fails *because* the first one succeeded, which only the content reveals.
         """
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
@@ -256,16 +256,16 @@ class RemoteFolder:
         with self._writing() as store:
             try:
                 store.delete(keys)
-            except FileNotFoundError:  # some stores stop at the first one that is not there
+            except FileNotFoundError:  # some stores stop at the first missing one
                 for key in keys if len(keys) > 1 else ():
                     self._delete([key])
 
     @contextmanager
     def _writing(self, name: str = "", retries: Retries | None = None) -> Iterator[ObjectStore]:
-        """Connect for the body, and turn what it raises into an `OutputError`."""
+        """Connect for the body, and turn its errors into an `OutputError`."""
         where = self._url(name) if name else self.path
         if self.path.startswith(READ_ONLY):
-            raise PlaceError(f"{where}: web servers are only read; write somewhere else")
+            raise PlaceError(f"{where}: web servers are read only; write somewhere else")
         store = open_store(self.root, retries or self.retries)
         with writing(where):
             yield store

@@ -1,9 +1,9 @@
 """Connections to object stores and web servers.
 
-Requests that fail for a reason that may pass (5xx, 429, no answer, a connection cut) are tried
-again, with pauses that double, until `Retries.total` seconds have gone by. Credentials and end
-points come from the environment, and are kept nowhere. The query of a signed URL travels to other
-processes, and is shown nowhere.
+Requests that fail for a temporary reason (5xx, 429, no response, a dropped connection) are retried,
+with pauses that double, until `Retries.total` seconds have passed. Credentials and endpoints come
+from the environment, and are not stored. The query of a signed URL is passed to other processes,
+and is never shown.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _INSTALL = 'pip install "embedseg-large[s3]"'
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How long a request is tried again."""
+    """How long a request is retried."""
 
     total: float = 60.0
-    """Seconds after which a request that failed is not tried again."""
+    """Seconds after which a failed request is no longer retried."""
     silence: float = 20.0
     """Seconds without a byte from the server, after which a request has failed."""
 
@@ -55,7 +55,7 @@ class Retries:
         Raises
         ------
         UsageError
-            If one is set and is no positive number.
+            If one is set and is not a positive number.
         """
         return cls(
             total=_seconds("EMBEDSEG_RETRY_SECONDS", cls().total),
@@ -63,14 +63,16 @@ class Retries:
         )
 
     def pauses(self) -> Iterator[float]:
-        """Give the seconds to wait before each further try; the time begins with this call."""
+        """Yield the seconds to wait before each retry; the time starts with this call."""
         return _pauses(monotonic() + self.total)
 
 
 def _pauses(end: float) -> Iterator[float]:
     pause = _FIRST_PAUSE
     while monotonic() + pause < end:
-        yield pause * (0.5 + random())  # apart from those who failed at the same moment
+        yield pause * (
+            0.5 + random()
+        )  # randomised, to separate clients that failed at the same moment
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
@@ -81,7 +83,9 @@ def _seconds(variable: str, default: float) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise UsageError(f"{variable}={text} is no positive number of seconds; correct or unset it")
+        raise UsageError(
+            f"{variable}={text} is not a positive number of seconds; correct or unset it"
+        )
     return value
 
 
@@ -90,7 +94,8 @@ class Address:
     """A URL, taken apart."""
 
     root: str
-    """What is connected to: the bucket, or the web server with its query, which may be secret."""
+    """Target of the connection: the bucket, or the web server with its query, which may be
+    secret."""
     key: str
     """Path below the root, without slashes at its ends."""
     public: str
@@ -103,14 +108,14 @@ class Address:
         Raises
         ------
         UsageError
-            If it is of a kind that cannot be opened, or names no bucket or server.
+            If its scheme is not supported, or it names no bucket or server.
         """
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
         if parts.scheme not in SCHEMES or not host:
             raise UsageError(
-                f"{parts.scheme}://{host}: such URLs cannot be opened; "
-                "give s3://BUCKET/..., gs://, az:// or https://"
+                f"{parts.scheme}://{host}: such URLs cannot be opened; use s3://BUCKET/..., "
+                "gs://, az:// or https://"
             )
         key = parts.path.strip("/")
         query = f"?{parts.query}" if parts.query and parts.scheme in READ_ONLY else ""
@@ -125,7 +130,7 @@ def _decoded(scheme: str, key: str) -> str:
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path is a URL of something else than a local file."""
+    """Whether a path is a URL of something other than a local file."""
     return "://" in path and not path.startswith("file://")
 
 
@@ -145,7 +150,7 @@ def joined(path: str, member: str) -> str:
 def open_store(root: str, retries: Retries) -> ObjectStore:
     """Connect to a bucket or web server; nothing is sent before the first request.
 
-    Connections are shared by all that a process reads and writes there.
+    Connections are shared by everything that a process reads and writes there.
 
     Parameters
     ----------
@@ -159,7 +164,7 @@ def open_store(root: str, retries: Retries) -> ObjectStore:
     UsageError
         If the extra for object stores is not installed.
     RunError
-        If the process was forked from one that had connections: these hang in it.
+        If the process was forked from one that had connections, which hang in it.
     """
     if _first_process() != os.getpid():
         raise RunError(
@@ -177,16 +182,16 @@ def _first_process() -> int:
 
 @lru_cache(maxsize=32)
 def _connected(root: str, retries: Retries, variables: frozenset[tuple[str, str]]) -> ObjectStore:
-    """Connect; what the environment says is part of the key, since obstore reads it once."""
+    """Connect; the environment is part of the key, because obstore reads it once."""
     try:
         from obstore.store import HTTPStore, from_url
     except ImportError as error:
         raise UsageError(
-            f"{Address.of(root).public}: object stores need another package; run {_INSTALL}"
+            f"{Address.of(root).public}: object stores need an additional package; run {_INSTALL}"
         ) from error
     plain = any("ENDPOINT" in name and end.startswith("http://") for name, end in variables)
     client = _client(retries, allow_http=plain or root.startswith("http://"))
-    if root.startswith(READ_ONLY):  # never guessed to be a bucket, which would want credentials
+    if root.startswith(READ_ONLY):  # never guessed to be a bucket, which would require credentials
         root, login = _login(root)
         if login:
             client["default_headers"] = {"Authorization": login}
@@ -226,12 +231,12 @@ def _again(retries: Retries) -> RetryConfig:
 
 
 def again(retries: Retries, call: Callable[[], T]) -> T:
-    """Call until it succeeds: a connection that is cut after the first bytes is our affair.
+    """Call until it succeeds: obstore does not retry a connection that drops mid-body, so we do.
 
     Raises
     ------
     Exception
-        What the last call raised, or the first one that no further try can mend.
+        The exception of the last call, or the first one that no retry can fix.
     """
     pauses = retries.pauses()
     while True:
@@ -242,7 +247,7 @@ def again(retries: Retries, call: Callable[[], T]) -> T:
 
 
 def pause_or_raise(pauses: Iterator[float], error: Exception) -> None:
-    """Wait before the next try, or raise what failed if there is none."""
+    """Wait before the next attempt, or raise the error if there is none."""
     pause = next(pauses, None) if is_transient(error) else None
     if pause is None:
         raise error

@@ -1,4 +1,4 @@
-"""Folders and files of a local disk: what is written appears whole or not at all."""
+"""Folders and files of a local disk: everything written appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from embedseg_large.storage.folder import checked_name
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
-    """Refuse a file that could not be written after hours of work; leaves nothing behind.
+    """Refuse a file that could not be written after hours of work, leaving nothing behind.
 
     Parameters
     ----------
     path
-        Local. A file that is there may be replaced.
+        Local path. An existing file may be replaced.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def check_file(path: str | os.PathLike[str]) -> None:
     """
     file = Path(path)
     if not file.parent.is_dir():
-        raise PlaceError(f"{path}: there is no folder {file.parent}; make it first")
+        raise PlaceError(f"{path}: there is no folder {file.parent}; create it first")
     if file.is_dir():
         raise PlaceError(f"{path}: it is a folder; name a file in it")
     try:
@@ -45,12 +45,12 @@ def check_file(path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a path to write to, and rename what was written to `path` if all went well.
+    """Yield a path to write to, and rename it to `path` on success.
 
     Raises
     ------
     OutputError
-        If the body or the renaming ends in an `OSError`; what was there before stays.
+        If the body or the renaming ends in an `OSError`; the previous file then stays.
     """
     file = Path(path)
     begun = file.with_name(f".{file.name}-{os.getpid()}.part")
@@ -61,7 +61,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         why = error.strerror or error
         raise OutputError(f"{path}: cannot be written ({why}); name another place") from error
     finally:
-        with suppress(OSError):  # a read-only disk refuses even to remove what is not there
+        with suppress(OSError):  # a read-only disk refuses even to remove a missing file
             begun.unlink(missing_ok=True)
 
 
@@ -75,7 +75,7 @@ def output_errors(where: str | Path) -> Iterator[None]:
     Raises
     ------
     OutputError
-        The disk is full, the place is read-only, or it cannot be written for another reason.
+        If the disk is full, read-only, or cannot be written for another reason.
     """
     try:
         yield
@@ -83,7 +83,7 @@ def output_errors(where: str | Path) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in _FULL:
-            message = "the disk is full; free some space and run the same command again"
+            message = "the disk is full; free some space and rerun the same command"
         elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             message = "read-only; write somewhere else with --output"
         else:
@@ -97,7 +97,7 @@ def check_writable(folder: Path) -> None:
     Parameters
     ----------
     folder
-        May not exist yet; its nearest existing ancestor is tried then.
+        Need not exist; its nearest existing ancestor is tried then.
 
     Raises
     ------
@@ -120,9 +120,9 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def replaced(new: Path, final: Path, aside: Path) -> Iterator[None]:
-    """Rename a finished folder to its final name, and the one that is there to `aside`.
+    """Rename a finished folder to its final name, and an existing one to `aside`.
 
-    The body commits: whatever it raises, and whatever fails before it, everything is moved back.
+    The body commits: if it, or anything before it, fails, everything is moved back.
     A process killed half-way leaves the old folder under the name of `aside`.
 
     Parameters
@@ -153,7 +153,7 @@ def replaced(new: Path, final: Path, aside: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for the same lock out of a folder while the body runs.
+    """Exclude other processes that request the same lock from a folder while the body runs.
 
     Windows has no such locks of folders, as some network drives: documents are replaced whole all
     the same, but of two changes at the same moment one may be lost.
@@ -171,7 +171,7 @@ def locked(folder: Path) -> Iterator[None]:
     with output_errors(folder):
         handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network drives have no locks
+        with suppress(OSError):  # some network drives do not support locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
@@ -195,15 +195,15 @@ def _created(file: Path, data: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LocalFolder:
-    """A folder of files; made, like the folders inside it, when something is written."""
+    """A folder of files, created like its subfolders when something is written."""
 
     path: str
     """Absolute path."""
     anchor: str | None = None
-    """Folder that is never made, only found: without it nothing is written."""
+    """Folder that is never created: if it is missing, nothing is written."""
 
     def greet(self) -> None:
-        """Do nothing: a disk answers at once."""
+        """Do nothing: a disk responds at once."""
 
     def read(self, name: str) -> bytes:
         """Read a file."""
@@ -254,13 +254,13 @@ class LocalFolder:
 
     def remove_all(self) -> None:
         """Delete the folder."""
-        shutil.rmtree(self.path, ignore_errors=True)  # a late task may write while this goes on
+        shutil.rmtree(self.path, ignore_errors=True)  # a late task may write in the meantime
         with output_errors(self.path):
             if Path(self.path).exists():
                 shutil.rmtree(self.path)
 
     def check_writable(self) -> None:
-        """Make and delete a file in the folder, or in the nearest one above it that is there."""
+        """Create and delete a file in the folder, or in its nearest existing ancestor."""
         check_writable(Path(self.path))
 
     def below(self, name: str) -> LocalFolder:
@@ -284,7 +284,7 @@ class LocalFolder:
 
     @contextmanager
     def _written(self, name: str, data: bytes) -> Iterator[tuple[Path, Path]]:
-        """Write a temporary file beside the final one, for the body to give it its name."""
+        """Write a temporary file beside the final one, which the body then renames."""
         file = self._file(name)
         temporary = file.with_name(f".{file.name}-{secrets.token_hex(4)}{_PART}")
         with output_errors(self.path):
@@ -297,12 +297,12 @@ class LocalFolder:
     def _write(self, file: Path, data: bytes) -> None:
         try:
             file.write_bytes(data)
-        except FileNotFoundError:  # asked for only now: mostly the folder is there
+        except FileNotFoundError:  # checked only now: usually the folder exists
             self._make(file.parent)
             file.write_bytes(data)
 
     def _make(self, folder: Path) -> None:
-        """Make a folder and those it lies in, up to the anchor, without a moment to slip in."""
+        """Create a folder and its ancestors, up to the anchor, without a race."""
         if self.anchor is not None and folder == Path(self.anchor):
             if not folder.is_dir():
                 raise RunError(f"{folder} is gone: the run has ended")

@@ -1,4 +1,4 @@
-"""What goes wrong with object stores and web servers, each in one line without secrets."""
+"""Errors of object stores and web servers, each in one line without secrets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SERVER = re.compile(r"Error performing [A-Z]+ (https?://)(?:[^/@\s]*@)?([^/?#\s
 _NO_RANGES = ("non-partial response", "Range request not supported")
 _TRIES = re.compile(r"after (\d+) retries")
 
-# What obstore tells only in the dump of its error, as (pattern, in words).
+# Causes that obstore reports only in the dump of its error, as (pattern, in words).
 _NOBODY_THERE = (
     (re.compile(r"kind: ConnectionRefused"), "connection refused"),
     (re.compile(r'"dns error"'), "unknown host"),
@@ -35,7 +35,7 @@ _NO_ANSWER = (
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Return the classes of what obstore raises; `FileNotFoundError` for what is not there."""
+    """Return the exception classes of obstore; `FileNotFoundError` stands for missing objects."""
     try:
         from obstore.exceptions import BaseError
     except ImportError:  # nothing of it can be raised, then
@@ -44,17 +44,17 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether a failed request may succeed if it is made again."""
+    """Whether a failed request may succeed if it is retried."""
     return bool(_TRANSIENT.search(_first_line(error)))
 
 
 def is_denied(error: BaseException) -> bool:
-    """Whether a request failed for want of permission, or what it led to is an error for that."""
+    """Whether a request, or the error it led to, failed because of missing permission."""
     return bool(_DENIED.search(str(error.__cause__ or error)))
 
 
 def is_nobody_there(error: BaseException) -> bool:
-    """Whether there is no such server, or none that can be talked to, at the end point."""
+    """Whether no usable server responds at the endpoint."""
     return _words(_NOBODY_THERE, str(error.__cause__ or error)) is not None
 
 
@@ -64,13 +64,13 @@ def is_missing_bucket(error: BaseException) -> bool:
 
 
 def is_without_ranges(error: BaseException) -> bool:
-    """Whether the server sends whole files only."""
+    """Whether the server sends only complete files."""
     return any(said in str(error) for said in _NO_RANGES)
 
 
 @contextmanager
 def reading(where: str) -> Iterator[None]:
-    """Turn errors of obstore into an `UnreachableError`; what is not there stays so.
+    """Turn errors of obstore into an `UnreachableError`, except for missing objects.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def writing(where: str) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Say in one line why a request failed; of URLs only the server, and so no secrets."""
+    """Return in one line why a request failed; of URLs only the server, and so no secrets."""
     text = str(error)
     code = _CODE.search(text)
     detail = ", ".join(_details(text))
@@ -126,23 +126,23 @@ def reason(error: BaseException) -> str:
             "or AWS_SKIP_SIGNATURE=true for a public bucket"
         )
     if code and code[1] == "RequestTimeTooSkewed":
-        return "the clock of this machine is wrong by minutes; set it and run the command again"
+        return "the clock of this machine is wrong by minutes; set it and rerun the command"
     if is_without_ranges(error):
         return (
-            "the server sends no ranges of files, which sharded images need; "
-            "use another server, or a copy on a disk"
+            "the server does not support range requests, which sharded images need; use another "
+            "server, or a copy on a disk"
         )
     if "status code: 401" in text and not _BUCKETS.search(text):
         return (
             f"access denied ({detail}); put USER:PASSWORD@ before the server's name in the URL, "
-            "or give a signed one"
+            "or use a signed one"
         )
     if _DENIED.search(text):
         return f"access denied ({detail}); check the credentials in the environment"
     if is_nobody_there(error):
-        return f"no proper answer ({detail}); start the server, or correct {end_point}"
+        return f"no proper response ({detail}); start the server, or correct {end_point}"
     if is_transient(error):
-        return f"no proper answer ({detail}); run the same command again later"
+        return f"no proper response ({detail}); rerun the same command later"
     return f"the request failed ({detail or type(error).__name__})"
 
 

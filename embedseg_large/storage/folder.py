@@ -1,11 +1,11 @@
-"""Named byte strings ("objects") below one folder, on a disk or in a bucket.
+"""Named byte strings ("objects") in a folder, on a disk or in a bucket.
 
-The journal, scratch files and locks of a run need no more than this: an object appears whole or
-not at all, can be created once, and can be changed without losing what another process changed.
+The journal, scratch files and locks of a run need no more than this: an object appears complete or
+not at all, can be created exclusively, and can be changed without losing a concurrent change.
 
 ::
 
-    Folder            what the two have in common
+    Folder            the common protocol
     ├── LocalFolder   files, replaced by renaming
     └── RemoteFolder  objects of S3, Google Cloud or Azure, or of an https server (read only)
 """
@@ -21,8 +21,8 @@ from embedseg_large.errors import UsageError
 class Folder(Protocol):
     """A folder of objects; frozen and picklable, opened anew in every process.
 
-    Names are relative, with slashes between their parts. Everything that writes raises
-    `OutputError` where that fails; everything that reads raises `UnreachableError`.
+    Names are relative, with slashes between their parts. Failed writes raise `OutputError`; failed
+    reads raise `UnreachableError`.
     """
 
     @property
@@ -30,9 +30,9 @@ class Folder(Protocol):
         """Absolute local path, or URL without credentials."""
 
     def greet(self) -> None:
-        """Ask for any object, and give up soon where another try is no help; nothing on a disk.
+        """Request any object, and give up early if retrying is pointless; does nothing on a disk.
 
-        Whatever else goes wrong is left to the requests that follow, which are more patient.
+        All other errors are left to later requests, which are more patient.
 
         Raises
         ------
@@ -46,7 +46,7 @@ class Folder(Protocol):
         Raises
         ------
         FileNotFoundError
-            If there is none of that name.
+            If there is no object of that name.
         """
 
     def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
@@ -55,14 +55,14 @@ class Folder(Protocol):
         Raises
         ------
         FileNotFoundError
-            If there is none of a name.
+            If there is no object of a name.
         """
 
     def write(self, name: str, data: bytes) -> None:
-        """Write an object at once, in place of the one that may be there."""
+        """Write an object atomically, replacing an existing one."""
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write an object unless there is one; of several processes, one succeeds.
+        """Write an object unless it exists; of several processes, exactly one succeeds.
 
         Returns
         -------
@@ -77,7 +77,7 @@ class Folder(Protocol):
         """List the objects below ``prefix/``, at any depth, ascending by their whole name."""
 
     def remove(self, name: str) -> None:
-        """Delete an object; one that is not there is deleted already."""
+        """Delete an object; a missing one is ignored."""
 
     def remove_all(self) -> None:
         """Delete the folder and everything in it."""
@@ -90,7 +90,7 @@ class Folder(Protocol):
         PlaceError
             If that is not allowed, or cannot be done at such a place.
         OutputError
-            If the disk is full or broken, or a server does not answer.
+            If the disk is full or broken, or a server does not respond.
         UnreachableError
             If there is no such server or bucket.
         """
@@ -99,23 +99,23 @@ class Folder(Protocol):
         """Return the folder `name` inside this one."""
 
     def anchored(self) -> Folder:
-        """Return the same folder, but one that must be there to be written to.
+        """Return the same folder, but one that must exist to be written to.
 
-        A task that outlived its run must not begin the run's folder anew: writing to an anchored
-        local folder, or below it, raises `RunError` once it is gone. Object stores have no
-        folders; there it changes nothing, and late objects are removed by whoever comes next.
+        A task that outlived its run must not recreate the run's folder: writing to an anchored
+        local folder, or below it, raises `RunError` once it is gone. Object stores have no folders;
+        there it changes nothing, and late objects are removed by the next run.
         """
 
     def update(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
-        """Replace an object by a function of its content, without losing another's change.
+        """Replace an object by a function of its content, without losing concurrent changes.
 
         Parameters
         ----------
         name
             Name of the object.
         change
-            Gets the content, None where there is no object, and returns the new one. It may be
-            called several times, and after a lost answer of a server even on its own result.
+            Receives the content, None if there is no object, and returns the new content. It may be
+            called several times, and after a lost response even on its own result.
         """
 
 
@@ -128,5 +128,7 @@ def checked_name(name: str) -> str:
         If a part of it is empty, ``.`` or ``..``.
     """
     if {"", ".", ".."} & set(name.split("/")):
-        raise UsageError(f"{name!r} cannot name an object; give parts with one slash between")
+        raise UsageError(
+            f"{name!r} is not a valid object name; use parts separated by single slashes"
+        )
     return name

@@ -1,8 +1,8 @@
 """Local zarr groups as the JSON documents that they are.
 
-Documents are replaced by a rename, so a reader sees the old or the new one and never half of one.
-Consolidated metadata (a copy of all documents, kept by the root) is kept in step: readers that
-trust it would not see a new label group otherwise.
+Documents are replaced by a rename, so a reader sees the old or the new one and never an incomplete
+one. Consolidated metadata (a copy of all documents in the root) is kept up to date: readers that
+trust it would otherwise not see a new label group.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _V2_DOCUMENTS = (".zgroup", ".zarray", ".zattrs")
 
 
 def write_json(file: Path, document: Document) -> None:
-    """Replace a JSON file at once.
+    """Replace a JSON file atomically.
 
     Raises
     ------
     OutputError
-        If it cannot be written; the old file is still there then.
+        If it cannot be written; the old file then remains.
     """
     temporary = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
     with output_errors(file):
@@ -42,7 +42,7 @@ def write_json(file: Path, document: Document) -> None:
 
 
 def read_json(file: Path) -> Document:
-    """Read a JSON object; a file that is not there is an empty one.
+    """Read a JSON object; a missing file counts as empty.
 
     Raises
     ------
@@ -71,21 +71,21 @@ def parse_document(data: bytes, where: str) -> Document:
 
 
 def group_format(folder: Path) -> int | None:
-    """Tell the zarr format (2 or 3) of the group in a folder; None where there is no group."""
+    """Return the zarr format (2 or 3) of the group in a folder; None if there is no group."""
     if read_json(folder / "zarr.json").get("node_type") == "group":
         return 3
     return 2 if (folder / ".zgroup").exists() else None
 
 
 def read_attributes(folder: Path) -> Document:
-    """Read the attributes of a group; empty where there is no group."""
+    """Read the attributes of a group; empty if there is no group."""
     document = read_json(folder / "zarr.json")
     attributes = document.get("attributes", {}) if document else read_json(folder / ".zattrs")
     return dict(attributes) if isinstance(attributes, dict) else {}
 
 
 def write_group(folder: Path, zarr_format: int, attributes: Document) -> None:
-    """Make a folder a zarr group with these attributes, replacing those it has.
+    """Turn a folder into a zarr group with these attributes, replacing existing ones.
 
     Raises
     ------
@@ -103,13 +103,13 @@ def write_group(folder: Path, zarr_format: int, attributes: Document) -> None:
 
 
 def ngff_content(attributes: Document) -> Document:
-    """Find the NGFF metadata among the attributes of a group, wherever its version keeps them."""
+    """Find the NGFF metadata among the attributes of a group, for any version."""
     content = attributes.get("ome", attributes)
     return dict(content) if isinstance(content, dict) else {}
 
 
 def ngff_version(attributes: Document) -> str | None:
-    """Tell the NGFF version of the image with these attributes; None if it is no image.
+    """Return the NGFF version of the image with these attributes; None if it is not an image.
 
     Versions before 0.4 are often not written down; "0.1" stands for all of those.
     """
@@ -121,10 +121,10 @@ def ngff_version(attributes: Document) -> str | None:
 
 
 def refresh_consolidated(folder: Path) -> None:
-    """Bring consolidated metadata of a group and of its ancestors in step with the group.
+    """Update consolidated metadata of a group and of its ancestors for the group.
 
     Only documents below `folder` are read again, so the cost does not depend on the size of the
-    store. Groups without consolidated metadata are left as they are.
+    store. Groups without consolidated metadata are not changed.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def refresh_consolidated(folder: Path) -> None:
 
 
 def _refresh(root: Path, inside: str) -> None:
-    """Replace what the consolidated metadata of `root` says about its member `inside`."""
+    """Replace the entries of the member `inside` in the consolidated metadata of `root`."""
     file = root / ("zarr.json" if group_format(root) == 3 else ".zmetadata")
     document = read_json(file)
     consolidated = document.get("consolidated_metadata") if file.name == "zarr.json" else document

@@ -23,7 +23,7 @@ def folder_at(path: str | os.PathLike[str]) -> Folder:
     Raises
     ------
     UsageError
-        If the URL is of another kind, or the extra for object stores is not installed.
+        If the scheme is not supported, or the extra for object stores is not installed.
     """
     text = os.fspath(path)
     if is_remote(text):

@@ -1,4 +1,4 @@
-"""The store of zarr that asks again, and says in one line what it could not get.
+"""The zarr store that retries requests, and reports errors in one line.
 
 Imports zarr, which takes a second: import this module where it is needed.
 """
@@ -23,7 +23,7 @@ from embedseg_large.storage.failures import (
 )
 
 _PROBED = (".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json")
-"""Documents that are asked for to find out what is there."""
+"""Documents that are requested to find out what exists."""
 
 
 class PatientStore(ObjectStore[Any]):
@@ -32,9 +32,9 @@ class PatientStore(ObjectStore[Any]):
     Parameters
     ----------
     address
-        Where it is; only the root counts.
+        Its address; only the root counts.
     retries
-        How long requests are tried again.
+        How long requests are retried.
     """
 
     most: int = 0
@@ -59,14 +59,14 @@ class PatientStore(ObjectStore[Any]):
         Raises
         ------
         UnreachableError
-            If the server gives no proper answer.
+            If the server gives no proper response.
         ValueError
-            If the object is shorter than the part that is asked for.
+            If the object is shorter than the requested part.
         """
         try:
             return await self._get(key, prototype, byte_range)
         except UnreachableError as error:
-            # Buckets that do not list say so of all that is not there.
+            # Buckets without list permission answer so for everything that does not exist.
             if key.rpartition("/")[2] in _PROBED and is_denied(error):
                 return None
             raise
@@ -115,7 +115,7 @@ class PatientStore(ObjectStore[Any]):
         """
         where = f"{self._server}/{key}"
         if where.startswith(READ_ONLY):
-            raise PlaceError(f"{where}: web servers are only read; write somewhere else")
+            raise PlaceError(f"{where}: web servers are read only; write somewhere else")
         with writing(where):
             await super().set(key, value)
 

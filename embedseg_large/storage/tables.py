@@ -17,16 +17,16 @@ from embedseg_large.errors import UsageError
 from embedseg_large.storage.anndata_tables import anndata_of, check_anndata, write_h5ad
 from embedseg_large.storage.disk import check_file, whole_file
 
-_ROWS = 10_000  # written at a time; as Python numbers they take ten times the memory
-_DIGITS = 7  # of a number in CSV, which people read; Parquet has all of them
+_ROWS = 10_000  # rows written at a time; as Python numbers they take ten times the memory
+_DIGITS = 7  # digits of a number in CSV, which people read; Parquet has all of them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """Columns of one length, in memory."""
+    """Columns of equal length, in memory."""
 
     columns: Mapping[str, NDArray[Any]]
-    """By name, in their order."""
+    """The columns by name, in order."""
     stored: str | None = None
     """Path or URL of the file in the store of the labels, if it was written there."""
     region: str = "labels"
@@ -44,11 +44,11 @@ class Table:
         return f"Table of {len(self):,} rows: {', '.join(self.columns)}"
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write a file that ends in .csv; see `write_table`."""
+        """Write a .csv file; see `write_table`."""
         _write_as(".csv", path, self.columns)
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
-        """Write a file that ends in .parquet; see `write_table`."""
+        """Write a .parquet file; see `write_table`."""
         _write_as(".parquet", path, self.columns)
 
     def to_h5ad(self, path: str | os.PathLike[str]) -> None:
@@ -76,12 +76,14 @@ class Table:
         try:
             pandas = import_module("pandas")
         except ImportError:
-            raise UsageError("there is no pandas: pip install pandas, or use .columns") from None
+            raise UsageError(
+                "pandas is not installed: pip install pandas, or use .columns"
+            ) from None
         return pandas.DataFrame(dict(self.columns))
 
 
 def stacked(tables: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Return one table of several that have the same columns, at least one."""
+    """Combine several tables with the same columns, at least one."""
     return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
@@ -94,7 +96,7 @@ def _write_as(
 
 
 def check_table_path(path: str | os.PathLike[str]) -> None:
-    """Refuse a table that could not be written, before the work of computing it.
+    """Refuse an unwritable table before computing it.
 
     Raises
     ------
@@ -102,7 +104,7 @@ def check_table_path(path: str | os.PathLike[str]) -> None:
         If the ending is not .csv, .parquet or .h5ad, nothing is installed that writes it, or there
         is no such folder.
     OutputError
-        If no file can be made there.
+        If no file can be created there.
     """
     file = Path(path)
     if file.suffix not in (".csv", ".parquet", ".h5ad"):
@@ -119,13 +121,13 @@ def write_table(
 ) -> None:
     """Write columns of one length as CSV or, by the ending of the path, as Parquet or AnnData.
 
-    What is NaN is empty in CSV and null in Parquet. Floats have 7 significant digits in CSV and all
-    in Parquet. A file that is there is replaced. An AnnData says of which labels (`region`) it is.
+    NaN is empty in CSV and null in Parquet. Floats have 7 significant digits in CSV and all in
+    Parquet. An existing file is replaced. An AnnData says of which labels (`region`) it is.
 
     Raises
     ------
     UsageError, OutputError
-        As `check_table_path`; and OutputError if writing fails.
+        As for `check_table_path`; also OutputError if writing fails.
     """
     check_table_path(path)
     file = Path(path)

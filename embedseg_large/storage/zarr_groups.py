@@ -1,6 +1,6 @@
 """Zarr groups in a bucket as the JSON documents that they are.
 
-Every document is replaced at once, on the condition that nobody else changed it meanwhile.
+Every document is replaced atomically, on the condition that it was not changed in the meantime.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.group import Document, parse_document
 
 DOCUMENTS = ("zarr.json", ".zattrs", ".zarray", ".zgroup")
-"""Names of what describes a group or an array; the last of a group's to be written comes last."""
+"""Names of the documents of a group or an array; the one to be written last comes last."""
 
 
 def read_document(folder: Folder, name: str) -> Document:
-    """Read a JSON object; one that is not there is an empty one.
+    """Read a JSON object; a missing one counts as empty.
 
     Raises
     ------
     MetadataError
-        If it is no JSON object.
+        If it is not a JSON object.
     UnreachableError
         If it cannot be read.
     """
@@ -35,19 +35,21 @@ def read_document(folder: Folder, name: str) -> Document:
 
 
 def group_format(folder: Folder) -> int | None:
-    """Tell the zarr format (2 or 3) of the group in a folder; None where there is no group."""
+    """Return the zarr format (2 or 3) of the group in a folder; None if there is no group."""
     if read_document(folder, "zarr.json").get("node_type") == "group":
         return 3
     return 2 if folder.exists(".zgroup") else None
 
 
 def read_attributes(folder: Folder) -> Document:
-    """Read the attributes of a group; empty where there is no group."""
+    """Read the attributes of a group; empty if there is no group."""
     denied = None
     for name in ("zarr.json", ".zattrs"):
         try:
             document = read_document(folder, name)
-        except UnreachableError as error:  # as buckets that do not list say of what is not there
+        except (
+            UnreachableError
+        ) as error:  # the answer of buckets without list permission for missing objects
             if not is_denied(error):
                 raise
             denied = error
@@ -61,7 +63,7 @@ def read_attributes(folder: Folder) -> Document:
 
 
 def write_group(folder: Folder, zarr_format: int, attributes: Document) -> None:
-    """Make a folder a group with these attributes; replaces its documents, of a group at once.
+    """Turn a folder into a group with these attributes, replacing existing documents.
 
     Raises
     ------
@@ -77,7 +79,7 @@ def write_group(folder: Folder, zarr_format: int, attributes: Document) -> None:
 
 
 def update_group(folder: Folder, zarr_format: int, change: Callable[[Document], Document]) -> None:
-    """Change the attributes of a group, and make it if it is missing; no other's change is lost.
+    """Change the attributes of a group, creating it if missing; no concurrent change is lost.
 
     Parameters
     ----------
@@ -109,10 +111,10 @@ def update_group(folder: Folder, zarr_format: int, change: Callable[[Document], 
 def refresh_consolidated(
     folder: RemoteFolder, members: Mapping[str, Mapping[str, Document]]
 ) -> None:
-    """Bring consolidated metadata of a group and of its ancestors in step with some members.
+    """Update consolidated metadata of a group and of its ancestors for some members.
 
-    Nothing is listed, so the cost does not depend on the size of the store. Where nothing may be
-    read, above a prefix that somebody was given, there is no ancestor.
+    Nothing is listed, so the cost does not depend on the size of the store. Folders above a
+    readable prefix are not ancestors.
 
     Parameters
     ----------
@@ -161,7 +163,7 @@ def _refreshed(
 
 
 def _drop(metadata: Document, inside: str, member: str) -> None:
-    """Remove what is known of a member."""
+    """Remove the documents of a member."""
     at = (inside + member).rstrip("/")
     of_itself = {at, *(f"{inside}{name}" for name in DOCUMENTS)} if not member else {at}
     for key in [k for k in metadata if k in of_itself or (member and k.startswith(f"{at}/"))]:
@@ -169,7 +171,7 @@ def _drop(metadata: Document, inside: str, member: str) -> None:
 
 
 def _key(name: str, document: Document) -> str:
-    """Name a document as its kind of consolidated metadata does; empty for the root's own."""
+    """Return the name of a document in its kind of consolidated metadata; empty for the root's."""
     if "consolidated_metadata" in document:
         return name.removesuffix("zarr.json").rstrip("/")
     return name
@@ -182,7 +184,7 @@ def _metadata_of(document: Document) -> Document | None:
 
 
 def _ancestors(folder: RemoteFolder) -> Iterator[tuple[RemoteFolder, str]]:
-    """Give a folder and those it lies in, each with the way back down, ending with a slash."""
+    """Yield a folder and its ancestors, each with the path back down, ending with a slash."""
     inside = ""
     while True:
         yield folder, inside

@@ -188,7 +188,7 @@ def test_a_model_file_of_another_kind(store: Path, tmp_path: Path) -> None:
 
 def test_workers_and_scheduler_exclude_each_other(store: Path) -> None:
     told = fails("segment", store, "--workers", 2, "--scheduler", "tcp://x:1")
-    assert "workers (--workers), scheduler (--scheduler): give only one" in told
+    assert "workers (--workers), scheduler (--scheduler): pass only one" in told
 
 
 def test_a_scheduler_that_is_not_there(store: Path) -> None:
@@ -203,7 +203,7 @@ except es.EmbedSegError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "no Dask scheduler answers at tcp://127.0.0.1:1" in done.stdout
+    assert "no Dask scheduler responds at tcp://127.0.0.1:1" in done.stdout
 
 
 def test_two_label_volumes_of_different_shape_are_not_compared(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ _SCHEDULER = "scheduler (--scheduler)"
 
 
 class Workers(TypedDict, total=False):
-    """Who does the work; one of these at most."""
+    """Where the work is done; at most one of these."""
 
     client: Client | None
     """A `distributed.Client`."""
@@ -45,12 +45,12 @@ def chosen(
     scheduler: str | None = None,
     cluster_config: str | os.PathLike[str] | None = None,
 ) -> Client | ClusterSettings | None:
-    """Where the work is to be done: by a client's workers, by those of settings, or here.
+    """Where the work is done: by a client's workers, by those of the settings, or here.
 
     Raises
     ------
     UsageError
-        When several are given, or one cannot be used.
+        If several are given, or one cannot be used.
     """
     given = {
         "a client": client,
@@ -60,9 +60,11 @@ def chosen(
     }
     asked = [name for name, value in given.items() if value is not None]
     if len(asked) > 1:
-        raise UsageError(f"{', '.join(asked)}: give only one of them, for one place does the work")
+        raise UsageError(f"{', '.join(asked)}: pass only one of them")
     if workers is not None and workers < 1:
-        raise UsageError(f"workers is {workers}; give at least 1, or none to work in this process")
+        raise UsageError(
+            f"workers is {workers}; pass at least 1, or leave it out to work in this process"
+        )
     if workers is not None:
         return LocalSettings(file=_WORKERS, workers=workers)
     if scheduler is not None:
@@ -72,7 +74,7 @@ def chosen(
 
 @contextmanager
 def client_of(where: Client | ClusterSettings, device: str) -> Iterator[Client]:
-    """The client that was given, or one of a cluster that is started, and closed at the end."""
+    """The given client, or that of a cluster that is started and closed at the end."""
     from embedseg_large.runs.dask.clusters import cluster_client
 
     if not isinstance(where, ClusterSettings):
@@ -93,9 +95,9 @@ def workers_for(
     where
         A client, or the settings of a cluster.
     inputs
-        Files and stores that the workers must see.
+        Files and stores that the workers must be able to read.
     places
-        Folders that they must write to.
+        Folders that they must be able to write to.
 
     Raises
     ------
@@ -116,14 +118,14 @@ def workers_for(
 def readers_of(
     paths: Sequence[str | None], **workers: Unpack[Workers]
 ) -> Iterator[Recorder | None]:
-    """Who reads images: the workers that are asked for, or None for this process.
+    """The workers that read images, or None for this process.
 
     Parameters
     ----------
     paths
-        Of the images; None for one that is in this process's memory.
+        Paths of the images; None for one in this process's memory.
     **workers
-        Who does the work.
+        Where the work is done.
 
     Raises
     ------
@@ -136,11 +138,9 @@ def readers_of(
         return
     seen = [path for path in paths if path is not None]
     if len(seen) < len(paths):
-        raise UsageError(
-            "an array is in this process's memory, where workers do not see it; give a file"
-        )
+        raise UsageError("an array in this process's memory is not visible to workers; pass a file")
     from embedseg_large.runs.progress import Progress
     from embedseg_large.runs.runner import Recorder
 
     with workers_for(where, seen) as executor:
-        yield Recorder(executor, None, Progress())  # they leave nothing behind
+        yield Recorder(executor, None, Progress())  # they write no files

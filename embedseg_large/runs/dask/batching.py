@@ -1,8 +1,8 @@
-"""Short tasks travel together: a scheduler takes some milliseconds for whatever it is sent.
+"""Short tasks are sent together: a scheduler takes a few milliseconds per submission.
 
-Those of the network travel alone: on a GPU one reads or writes while another computes. How long the
-tasks of a stage take is learnt from those that have ended. It is believed at once when they become
-slow, as where tissue follows background, and only slowly when they become quick.
+Prediction tasks are sent alone: on a GPU one reads or writes while another computes. The duration
+of the tasks of a stage is learned from those that have finished. It is raised at once when tasks
+become slow, as when tissue follows background, and lowered only gradually.
 """
 
 from __future__ import annotations
@@ -12,27 +12,28 @@ from dataclasses import dataclass, field
 from embedseg_large.runs.tasks import Call, Task
 
 MOST = 8
-"""Tasks that travel together: what is lost with a worker, and what others wait for at the end."""
+"""Maximum number of tasks per bundle, which limits what is lost with a worker and what others wait
+for at the end."""
 SECONDS = 0.1
-"""That they may take together."""
+"""Seconds that a bundle may take."""
 _TRUST = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Calls that one worker does one after another."""
+    """Calls that one worker executes one after another."""
 
     calls: tuple[Call, ...]
 
 
 @dataclass(slots=True)
 class Pace:
-    """How long the tasks of each stage take."""
+    """Durations of the tasks of each stage."""
 
     _seconds: dict[str, float] = field(default_factory=dict)
 
     def learn(self, stage: str, seconds: float) -> None:
-        """A task took so long."""
+        """Record the duration of a task."""
         before = self._seconds.get(stage, seconds)
         slower = seconds > before
         self._seconds[stage] = seconds if slower else before + _TRUST * (seconds - before)
@@ -43,7 +44,7 @@ class Pace:
         return MOST if seconds * MOST <= SECONDS else max(1, int(SECONDS / seconds))
 
     def takes(self, bundle: list[Task], task: Task) -> bool:
-        """Whether a task may travel with those of a bundle."""
+        """Whether a task may join a bundle."""
         alike = bundle[0].stage == task.stage and not task.call.needs_network
         return alike and not self.fills(bundle)
 

@@ -1,4 +1,4 @@
-"""The file that says which workers to use: YAML, one `kind` and its keys.
+"""The file that describes the workers: YAML with a `kind` and its keys.
 
 ::
 
@@ -37,7 +37,7 @@ class Adapt:
     """As many workers as there is work for, within limits."""
 
     minimum: int = 1
-    """At least one: the check at the start of a run asks it what it can see."""
+    """At least one, for the check at the start of a run."""
     maximum: int
 
     def __post_init__(self) -> None:
@@ -47,12 +47,12 @@ class Adapt:
 
 @dataclass(frozen=True, kw_only=True)
 class _Settings:
-    """What all kinds have."""
+    """Settings common to all kinds."""
 
     file: str = "cluster settings"
-    """Where the settings were read, for messages."""
+    """File of the settings, for messages."""
     wait: float = 60
-    """How long the first worker may take to come, in seconds."""
+    """Seconds within which the first worker must start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class LocalSettings(_Settings):
     """Number of processes; exactly one of `workers` and `adapt` is given."""
     adapt: Adapt | None = None
     threads: int = 1
-    """Tasks that a process does at a time."""
+    """Number of tasks that a process runs at a time."""
     memory: str | None = None
     """Memory of each process, beyond which it is restarted; default: an equal share."""
 
@@ -73,13 +73,13 @@ class LocalSettings(_Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class CudaSettings(_Settings):
-    """``kind: cuda``: one process for each GPU of this machine, by dask-cuda."""
+    """``kind: cuda``: one process per GPU of this machine, by dask-cuda."""
 
     workers: int | None = None
     """Number of GPUs; default: all in CUDA_VISIBLE_DEVICES, or all there are."""
     threads: int = THREADS_BESIDE_GPU
-    """Tasks that a process does at a time: one is on the GPU, a few read or write what it computes
-    next or computed last, the others cluster and finish."""
+    """Number of tasks that a process runs at a time: one is on the GPU, a few read or write its
+    next or last tiles, the others cluster and finish."""
     memory: str | None = None
     """Main memory of each process, beyond which it is restarted; default: an equal share."""
 
@@ -92,28 +92,29 @@ class SlurmSettings(_Settings):
     """Number of jobs; exactly one of `workers` and `adapt` is given, and `adapt` counts jobs."""
     adapt: Adapt | None = None
     cores: int
-    """Cores of a job. With a GPU it is one process with so many threads, else so many processes."""
+    """Cores per job. With a GPU, a job is one process with this many threads, otherwise this many
+    processes."""
     memory: str
-    """Main memory of a job."""
+    """Main memory per job."""
     walltime: str
-    """Time limit of a job as sbatch takes it. Jobs that reach it are replaced by new ones."""
+    """Time limit of a job, in sbatch's format. Jobs that reach it are replaced by new ones."""
     gpus: int = 0
-    """GPUs of a job, 0 or 1."""
+    """GPUs per job, 0 or 1."""
     queue: str | None = None
     """Partition."""
     account: str | None = None
     directives: tuple[str, ...] = ()
-    """More options of sbatch. One that asks for GPUs replaces ours, ``--gres=gpu:1``."""
+    """Additional options of sbatch. One that requests GPUs replaces ours, ``--gres=gpu:1``."""
     prologue: tuple[str, ...] = ()
-    """Shell commands of a job that come before the worker: ``module load cuda``."""
+    """Shell commands of a job before the worker starts: ``module load cuda``."""
     python: str | None = None
-    """Python of the workers; default: the one that runs here."""
+    """Python of the workers; default: the current one."""
     interface: str | None = None
     """Network interface of workers and scheduler: ``ib0``."""
     local_folder: str | None = None
     """Fast folder of a node for temporary files of Dask."""
     log_folder: str = "slurm-logs"
-    """Folder for what jobs print; made where it is missing."""
+    """Folder for the output of jobs; created if missing."""
     wait: float = 600
 
     def __post_init__(self) -> None:
@@ -127,7 +128,7 @@ class SlurmSettings(_Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerSettings(_Settings):
-    """``kind: scheduler``: a Dask scheduler that runs already, with its workers."""
+    """``kind: scheduler``: a running Dask scheduler with its workers."""
 
     address: str
     """As the scheduler prints it: ``tcp://10.0.0.1:8786``."""
@@ -144,7 +145,7 @@ _KINDS: Mapping[str, type[ClusterSettings]] = {
 
 
 def offers_gpu(settings: ClusterSettings) -> bool:
-    """Whether workers of these settings are known to have a GPU, whatever this machine has."""
+    """Whether workers of these settings are known to have a GPU, regardless of this machine."""
     return isinstance(settings, CudaSettings) or (
         isinstance(settings, SlurmSettings) and settings.gpus > 0
     )
@@ -167,14 +168,15 @@ def read_cluster_file(path: str | os.PathLike[str]) -> ClusterSettings:
     Raises
     ------
     UsageError
-        The file cannot be read, a key is unknown, missing or cannot be used; names both.
+        If the file cannot be read, or a key is unknown, missing or unusable; the message names
+        both.
     """
     name = os.fspath(path)
     found = _mapping(name)
     kind = found.pop("kind", None)
     if not isinstance(kind, str) or kind not in _KINDS:
         given = "missing" if kind is None else repr(kind)
-        raise UsageError(f"{name}: kind is {given}; give one of {', '.join(_KINDS)}")
+        raise UsageError(f"{name}: kind is {given}; use one of {', '.join(_KINDS)}")
     _check_keys(name, kind, found)
     values = {key: _value(name, key, value) for key, value in found.items()}
     try:
@@ -195,7 +197,7 @@ def walltime_seconds(text: str) -> int:
     Raises
     ------
     ValueError
-        If it is none of these, or no time at all.
+        If it has none of these forms, or is zero.
     """
     match = _WALLTIME.fullmatch(text)
     parts = [int(part) for part in match["clock"].split(":")] if match else []
@@ -208,25 +210,25 @@ def walltime_seconds(text: str) -> int:
         )
     total = 3600 * hours + 60 * minutes + seconds
     if not total:
-        raise ValueError(f"is {text!r}; give a time like 12:00:00 or 2-00:00:00")
+        raise ValueError(f"is {text!r}; use a time like 12:00:00 or 2-00:00:00")
     return total
 
 
 def _check_number_of_workers(settings: LocalSettings | SlurmSettings) -> None:
     if (settings.workers is None) == (settings.adapt is None):
-        raise ValueError("give either workers: 4 or adapt: {minimum: 1, maximum: 4}")
+        raise ValueError("use either workers: 4 or adapt: {minimum: 1, maximum: 4}")
 
 
 def _mapping(name: str) -> dict[str, Any]:
     """The keys of a file and their values: text, lists and mappings.
 
-    The base loader leaves text as it stands. YAML itself would read ``12:00:00`` as 43200, an
+    The base loader does not convert text. YAML itself would read ``12:00:00`` as 43200, an
     account ``0123`` as 83 and a partition ``on`` as true.
     """
     try:
         found = yaml.load(Path(name).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except OSError as error:
-        raise UsageError(f"{name}: cannot be read ({error.strerror}); give a YAML file") from error
+        raise UsageError(f"{name}: cannot be read ({error.strerror}); pass a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
@@ -235,7 +237,7 @@ def _mapping(name: str) -> dict[str, Any]:
 
 
 def _check_keys(name: str, kind: str, found: Mapping[str, Any]) -> None:
-    """Refuse keys that the kind does not have, and the lack of those that it must have."""
+    """Refuse unknown keys of the kind, and missing required ones."""
     known = {field.name: field for field in fields(_KINDS[kind]) if field.name != "file"}
     for key in found:
         if key not in known:
@@ -257,30 +259,32 @@ def _value(name: str, key: str, value: Any) -> Any:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"is {value!r}; give a text")
+        raise ValueError(f"is {value!r}; use a text")
     return value
 
 
 def _count(value: Any) -> int:
     if not isinstance(value, str) or not re.fullmatch(r"[1-9]\d*", value):
-        raise ValueError(f"is {value!r}; give a whole number of at least 1")
+        raise ValueError(f"is {value!r}; use a whole number of at least 1")
     return int(value)
 
 
 def _gpus(value: Any) -> int:
     if value not in ("0", "1"):
-        raise ValueError(f"is {value!r}; give 0 or 1: a job drives one GPU, take more workers")
+        raise ValueError(
+            f"is {value!r}; use 0 or 1: a job drives one GPU; use more workers instead"
+        )
     return int(value)
 
 
 def _memory(value: Any) -> str:
-    """An amount with its unit: a bare number would be bytes, which nobody means."""
+    """An amount with its unit: a bare number would mean bytes, which nobody intends."""
     try:
         has_unit = not _text(value).strip()[-1:].isdigit() and parse_bytes(value) > 0
     except ValueError:
         has_unit = False
     if not has_unit:
-        raise ValueError(f"is {value!r}; give an amount with its unit, like 32GB")
+        raise ValueError(f"is {value!r}; use an amount with its unit, like 32GB")
     return str(value)
 
 
@@ -290,7 +294,7 @@ def _seconds(value: Any) -> float:
     except (ValueError, KeyError):
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise ValueError(f"is {value!r}; give a time like 600 (seconds) or 10 minutes")
+        raise ValueError(f"is {value!r}; use a time like 600 (seconds) or 10 minutes")
     return seconds
 
 
@@ -301,13 +305,13 @@ def _walltime(value: Any) -> str:
 
 def _lines(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise ValueError(f"is {value!r}; give a list, one `- line` each")
+        raise ValueError(f"is {value!r}; use a list with one `- line` each")
     return tuple(_text(line) for line in value)
 
 
 def _adapt(value: Any) -> Adapt:
     if not isinstance(value, dict) or not {"maximum"} <= set(value) <= {"minimum", "maximum"}:
-        raise ValueError(f"is {value!r}; give {{minimum: 1, maximum: 8}}")
+        raise ValueError(f"is {value!r}; use {{minimum: 1, maximum: 8}}")
     return Adapt(**{key: _count(number) for key, number in value.items()})
 
 
@@ -323,4 +327,4 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "prologue": _lines,
     "adapt": _adapt,
 }
-"""How the value of a key is read; those not listed are texts."""
+"""Parsers of the values by key; unlisted ones are texts."""

@@ -1,8 +1,8 @@
 """A Dask client of the workers that a settings file asks for.
 
 A worker with a GPU is *one* process that offers the resource ``GPU=1`` and has several threads.
-Tasks of the network ask for a share of it: a few of them are under way, one of these on the GPU,
-which holds one network. The other threads meanwhile cluster and finish other tiles, which needs no
+Prediction tasks request a share of it: a few of them run concurrently, one of them on the GPU,
+which holds one network. Meanwhile the other threads cluster and finish other tiles, which needs no
 GPU. Separate workers for the two kinds of work would have to be balanced by hand, for every model
 and image.
 """
@@ -46,26 +46,26 @@ logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 10
 POLL_SECONDS = 0.5
 NEWS_SECONDS = (15, 60)
-"""When it is first asked and said why no worker has come yet, and how often from then on."""
+"""Seconds until the reason why no worker has come is first reported, and between later reports."""
 IDLE_CHECKS = 60
-"""Seconds that a worker is without work before adaptive scaling gives it back: queueing for a new
-one takes longer than the moments between two stages."""
+"""Idle seconds after which adaptive scaling releases a worker: queueing for a new one takes longer
+than the gaps between stages."""
 
 NEVER_PAUSED = {f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause")}
 """A worker that Dask pauses near its limit waits until results are fetched. Ours has only records,
-while its allocator may keep what it had: it would wait for ever. Beyond its limit it is restarted.
+while its allocator may keep what it had: it would wait forever. Beyond its limit it is restarted.
 """
 
 Started = TypeVar("Started")
 Hope = Callable[[], tuple[bool, str]]
-"""Tells whether a worker may still come, and what is known about it."""
+"""Returns whether a worker may still come, and what is known about it."""
 
 
 class EagerAdaptive(Adaptive):
-    """Asks for the maximum as soon as there is more work than workers.
+    """Requests the maximum as soon as there is more work than workers.
 
-    The engine shows the scheduler a bounded number of its tasks, so their number says nothing
-    about how many are left, and growing step by step would queue for jobs step by step.
+    The engine shows the scheduler a bounded number of its tasks, so their number does not tell how
+    many are left, and growing step by step would queue for jobs step by step.
     """
 
     async def target(self) -> int:
@@ -76,14 +76,14 @@ class EagerAdaptive(Adaptive):
 
 @contextmanager
 def cluster_client(settings: ClusterSettings, device: str) -> Iterator[Client]:
-    """Start the workers that are asked for, and close at the end what was started.
+    """Start the requested workers, and stop them at the end.
 
     Parameters
     ----------
     settings
-        What `read_cluster_file` gave.
+        The result of `read_cluster_file`.
     device
-        ``cpu`` or ``cuda``: what the network will run on.
+        ``cpu`` or ``cuda``: device of the network.
 
     Yields
     ------
@@ -93,10 +93,11 @@ def cluster_client(settings: ClusterSettings, device: str) -> Iterator[Client]:
     Raises
     ------
     UsageError
-        What is asked for cannot be: no sbatch, a package is missing, no scheduler answers, no
+        If the request cannot be met: no sbatch, a missing package, no scheduler that responds, no
         GPU for ``cuda``. Nothing has been started then.
     RunError
-        No worker came within ``settings.wait`` seconds; says what the jobs are waiting for.
+        If no worker came within ``settings.wait`` seconds; the message states what the jobs are
+        waiting for.
     """
     _check_device(settings, device)
     if isinstance(settings, SchedulerSettings):
@@ -116,7 +117,7 @@ def cluster_client(settings: ClusterSettings, device: str) -> Iterator[Client]:
 
 @contextmanager
 def ended(started: AbstractContextManager[Started], name: str) -> Iterator[Started]:
-    """End something of Dask, and never let what goes wrong then hide what came of the body."""
+    """Close something of Dask, and never let its errors hide the outcome of the body."""
     entered = started.__enter__()
     try:
         yield entered
@@ -124,12 +125,12 @@ def ended(started: AbstractContextManager[Started], name: str) -> Iterator[Start
         try:
             started.__exit__(None, None, None)
         except Exception as error:  # of workers that died, of jobs that were never submitted
-            logger.warning("%s did not end in good order (%s)", name, _one_line(error))
+            logger.warning("%s did not shut down cleanly (%s)", name, _one_line(error))
 
 
 @contextmanager
 def interrupts_ignored() -> Iterator[None]:
-    """Processes that are started meanwhile ignore Ctrl-C, which a terminal sends to all of them.
+    """Processes started within the context ignore Ctrl-C, which a terminal sends to all of them.
 
     This process alone decides what an interrupt means; workers would each print a traceback.
     """
@@ -184,7 +185,7 @@ def _local(settings: LocalSettings, device: str) -> LocalCluster:
 
 
 def _cuda(settings: CudaSettings) -> AbstractContextManager[Any]:
-    """One process a GPU; dask-cuda gives each its own CUDA_VISIBLE_DEVICES."""
+    """One process per GPU; dask-cuda sets CUDA_VISIBLE_DEVICES for each."""
     try:
         from dask_cuda import LocalCUDACluster
     except ImportError as error:
@@ -201,7 +202,7 @@ def _cuda(settings: CudaSettings) -> AbstractContextManager[Any]:
                 resources={"GPU": 1},
                 **memory,
             )
-    except Exception as error:  # its driver library raises its own classes
+    except Exception as error:  # the driver library raises its own exceptions
         raise UsageError(f"{settings.file}: no worker on a GPU: {_one_line(error)}") from error
     return cluster
 
@@ -217,7 +218,7 @@ def _slurm(settings: SlurmSettings) -> AbstractContextManager[Any]:
         cluster = SLURMCluster(**cluster_options(settings), **options)
     except (OSError, ValueError, RuntimeError) as error:  # no such interface, for instance
         raise UsageError(f"{settings.file}: no Dask scheduler: {_one_line(error)}") from error
-    # A fixed number is adapted, too: that is what replaces jobs that reach their wall time.
+    # A fixed number is adapted too: this replaces jobs that reach their wall time.
     jobs = settings.adapt or Adapt(minimum=settings.workers or 1, maximum=settings.workers or 1)
     cluster.scale(jobs=jobs.minimum)
     processes = 1 if settings.gpus else settings.cores
@@ -243,20 +244,20 @@ def _connected(settings: SchedulerSettings) -> Iterator[Client]:
         client = Client(settings.address, timeout=CONNECT_SECONDS, set_as_default=False)
     except ValueError as error:
         raise UsageError(
-            f"{settings.file}: {settings.address} is no address of a Dask scheduler; "
-            "give it as the scheduler prints it, like tcp://10.0.0.1:8786"
+            f"{settings.file}: {settings.address} is not the address of a Dask scheduler; use the "
+            "form that the scheduler prints, like tcp://10.0.0.1:8786"
         ) from error
     except OSError as error:
         raise UsageError(
-            f"{settings.file}: no Dask scheduler answers at {settings.address} within "
-            f"{CONNECT_SECONDS} s; see that it runs, and that this machine reaches it"
+            f"{settings.file}: no Dask scheduler responds at {settings.address} within "
+            f"{CONNECT_SECONDS} s; check that it is running and reachable from this machine"
         ) from error
     with client:
         yield client
 
 
 def _hope(settings: ClusterSettings, cluster: Any) -> Hope:
-    """What is known about workers that have not come."""
+    """What is known about missing workers."""
     if not isinstance(settings, SlurmSettings):
         return lambda: (True, "its processes do not start")
 
@@ -278,7 +279,7 @@ def _wait_for_worker(client: Client, settings: ClusterSettings, hope: Hope) -> N
     Raises
     ------
     RunError
-        None came in time, or none can come any more.
+        If none came in time, or none can come any more.
     """
     began = time.monotonic()
     next_news = min(NEWS_SECONDS[0], settings.wait)
@@ -293,8 +294,8 @@ def _wait_for_worker(client: Client, settings: ClusterSettings, hope: Hope) -> N
                 raise RunError(f"{settings.file}: no worker came, and none will: {news}")
             if waited >= settings.wait:
                 raise RunError(
-                    f"{settings.file}: no worker came in {waited:.0f} s: {news}; "
-                    "raise the key wait if it only needs longer"
+                    f"{settings.file}: no worker came in {waited:.0f} s: {news}; raise the key "
+                    "wait if it only needs more time"
                 )
         time.sleep(POLL_SECONDS)
     logger.info("the first worker came after %.1f s", time.monotonic() - began)

@@ -1,14 +1,14 @@
 """The Dask twin: the same tasks on the workers of a `distributed` cluster.
 
-A bounded number of tasks is in flight, so that the scheduler and the client hold a few futures
-however many tiles there are. Only records travel; voxels go from store to worker to store. Tasks
-that take a few milliseconds travel several at a time (`embedseg_large.runs.dask.batching`).
+A bounded number of tasks is in flight, so scheduler and client hold few futures for any number of
+tiles. Only records travel; voxels go from store to worker to store. Tasks that take a few
+milliseconds travel several at a time (`embedseg_large.runs.dask.batching`).
 
-Tasks that were at a worker whenever it was killed are suspects: when nothing else is left to do,
-each is tried with the whole cluster to itself, so that none is blamed for another.
+Tasks that were on a worker when it was killed are suspects: when nothing else is left to do, each
+is retried alone on the whole cluster, so that none is blamed for another.
 
-A task of the network asks for a share of its worker's GPU, so that several are under way there. Of
-these one is on the GPU at a time (`embedseg_large.runs.dask.plugin`); the others read and write.
+A prediction task requests a share of its worker's GPU, so several run there concurrently. One of
+them is on the GPU at a time (`embedseg_large.runs.dask.plugin`); the others read and write.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from embedseg_large.runs.resources import ResourceSpec
 from embedseg_large.runs.tasks import Done, Failed, Task, Work
 
 BUNDLES_PER_THREAD = 2
-"""In flight for a thread of a worker: one runs, one waits."""
+"""Tasks in flight per thread of a worker: one runs, one waits."""
 END_SECONDS = 60
-"""How long tasks that are at work may take to finish when their run has failed."""
+"""Seconds that running tasks may take to finish after their run has failed."""
 
 Outcomes: TypeAlias = list[Done | Failed]
 Result = TypeVar("Result")
@@ -45,13 +45,13 @@ Awaited: TypeAlias = Coroutine[Any, Any, Result]
 
 @dataclass(slots=True)
 class _Flight:
-    """What is under way."""
+    """The bundles in flight."""
 
     finished: as_completed
     running: dict[Future[Outcomes], list[Task]] = field(default_factory=dict)
     suspects: deque[Task] = field(default_factory=deque)
     alone: bool = False
-    """Whether the one that runs is a suspect, and the cluster its own."""
+    """Whether a suspect is running, alone on the cluster."""
 
 
 class DaskExecutor:
@@ -66,12 +66,12 @@ class DaskExecutor:
         client.register_plugin(NetworkPlugin(self._key, spec))
 
     def close(self) -> None:
-        """Take the network off the workers."""
+        """Remove the network from the workers."""
         with suppress(*LOST):
             self._client.unregister_worker_plugin(self._key)
 
     def run(self, work: Work) -> None:
-        """Do all tasks, a few at a time."""
+        """Execute all tasks, a few at a time."""
         flight = _Flight(as_completed(loop=self._client.loop))
         try:
             self._fill(work, flight)
@@ -89,7 +89,7 @@ class DaskExecutor:
     def _settle(
         self, work: Work, tasks: list[Task], outcomes: Outcomes | KilledWorker, flight: _Flight
     ) -> None:
-        """Pass on what came of tasks."""
+        """Pass on the results of tasks."""
         if isinstance(outcomes, KilledWorker):
             if not flight.alone:
                 flight.suspects.extend(tasks)
@@ -103,7 +103,7 @@ class DaskExecutor:
     def _next(
         self, work: Work, finished: as_completed
     ) -> Iterator[tuple[Future[Outcomes], Outcomes | KilledWorker]]:
-        """Wait for bundles to end, and fetch what came of them: of many workers, many at once."""
+        """Wait for bundles to end, and fetch their results: many at once with many workers."""
         futures = self._patiently(work, _ended(finished))
         found: Sequence[Outcomes | KilledWorker]
         try:
@@ -113,7 +113,7 @@ class DaskExecutor:
         yield from zip(futures, found, strict=True)
 
     def _outcomes(self, work: Work, future: Future[Outcomes]) -> Outcomes | KilledWorker:
-        """What came of a bundle, or of the worker that it was sent to."""
+        """The result of a bundle, or of the loss of its worker."""
         try:
             (outcomes,) = self._patiently(work, self._gather([future]))
         except KilledWorker as error:
@@ -126,7 +126,7 @@ class DaskExecutor:
         return gathered
 
     def _patiently(self, work: Work, awaited: Awaited[Result]) -> Result:
-        """Wait for something of the cluster, and say so while it has no workers."""
+        """Wait for the cluster, and report while it has no workers."""
         loop: Any = self._client.loop  # tornado's, whose annotation hides the one of asyncio
         waiting = asyncio.run_coroutine_threadsafe(awaited, loop.asyncio_loop)
         try:
@@ -135,10 +135,10 @@ class DaskExecutor:
             with lost_scheduler():
                 return waiting.result()
         finally:
-            waiting.cancel()  # of no effect, unless this was interrupted
+            waiting.cancel()  # no effect, unless this was interrupted
 
     def _end(self, running: dict[Future[Outcomes], list[Task]]) -> None:
-        """Cancel what waits, and wait for what runs: it must not write when the run has ended."""
+        """Cancel waiting tasks, and wait for running ones, which must not write after the end."""
         if not running:
             return
         keys = {future.key for future in running}
@@ -154,13 +154,13 @@ class DaskExecutor:
         return {key for keys in found.values() for key in keys}
 
     def _fill(self, work: Work, flight: _Flight) -> None:
-        """Send what is missing to keep all workers busy."""
+        """Submit enough tasks to keep all workers busy."""
         free = BUNDLES_PER_THREAD * self._workforce.size - len(flight.running)
         if free > 0:
             self._start(self._bundles(work, free), flight)
 
     def _bundles(self, work: Work, count: int) -> list[list[Task]]:
-        """The next tasks, in so many bundles; one more where the last task fits into none."""
+        """The next tasks, in this many bundles, or one more if the last task fits into none."""
         bundles: list[list[Task]] = []
         while len(bundles) <= count and (task := work.next()) is not None:
             if bundles and self._pace.takes(bundles[-1], task):
@@ -198,8 +198,8 @@ class DaskExecutor:
 def _killed(error: KilledWorker) -> Failed:
     return Failed(
         RunError(
-            "it killed its worker again and again, most likely for want of memory; give "
-            "workers more of it, or use smaller tiles (--tile, --cluster-tile)"
+            "its worker was killed repeatedly, most likely because it ran out of memory; give "
+            "workers more memory, or use smaller tiles (--tile, --cluster-tile)"
         ),
         worker=str(error.last_worker.name),
     )
@@ -207,7 +207,7 @@ def _killed(error: KilledWorker) -> Failed:
 
 @contextmanager
 def executor_on(client: Client, spec: ResourceSpec) -> Iterator[DaskExecutor]:
-    """An executor, which takes the network off the workers at the end."""
+    """An executor, which removes the network from the workers at the end."""
     executor = DaskExecutor(client, spec)
     try:
         yield executor

@@ -1,10 +1,10 @@
-"""How the memory allocator of worker processes is set, before they start.
+"""Settings of the memory allocator of worker processes, made before they start.
 
-Dask has glibc give memory back as soon as 64 KiB of it are free (``MALLOC_TRIM_THRESHOLD_``). As a
-side effect glibc no longer learns which sizes are asked for again and again, and the network's
-tensors are mapped and cleared anew, a page fault for every 4 KiB: 1.43 instead of 0.66 µs per voxel
-and pass on one core. Told not to map sizes up to 32 MiB, the most that glibc takes, it needs 0.67
-to 0.75 µs, and memory is still given back.
+Dask makes glibc release memory as soon as 64 KiB of it are free (``MALLOC_TRIM_THRESHOLD_``). As a
+side effect glibc no longer learns which sizes are requested repeatedly, and the network's tensors
+are mapped and cleared every time, a page fault for every 4 KiB: 1.43 instead of 0.66 µs per voxel
+and pass on one core. With a mapping threshold of 32 MiB, the maximum that glibc accepts, it takes
+0.67 to 0.75 µs, and memory is still released.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from contextlib import contextmanager
 import dask
 
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20)}
-"""What worker processes need in their environment from the start."""
+"""Environment variables that worker processes need from the start."""
 
 
 @contextmanager
 def allocator_set() -> Iterator[None]:
-    """Workers that this process starts meanwhile have `ENVIRONMENT`."""
+    """Workers started by this process within the context get `ENVIRONMENT`."""
     names = "distributed.nanny.pre-spawn-environ"
     with dask.config.set({f"{names}.{name}": value for name, value in ENVIRONMENT.items()}):
         yield
@@ -32,7 +32,7 @@ def prologue_of_job(given: tuple[str, ...]) -> list[str]:
     Parameters
     ----------
     given
-        The user's lines; without any, those of the site's own Dask configuration.
+        The user's lines; if there are none, those of the site's Dask configuration.
     """
     exports = [f"export {name}={value}" for name, value in ENVIRONMENT.items()]
     site = dask.config.get("jobqueue.slurm.job-script-prologue", None) or []

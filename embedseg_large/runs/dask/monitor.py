@@ -1,4 +1,4 @@
-"""Who is there to do the tasks: workers come and go, and so may the scheduler."""
+"""Availability of workers, which come and go, and of the scheduler."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from embedseg_large.errors import RunError
 from embedseg_large.runs.events import Event, WorkersBack, WorkersGone
 
 COUNT_SECONDS = 2.0
-"""How often workers are counted."""
+"""Seconds between counts of the workers."""
 RESTART_SECONDS = 60.0
-"""How long workers of this machine may all be gone. A nanny starts a worker again in a few seconds;
-those of another machine may come back whenever it does."""
+"""Seconds for which all workers of this machine may be gone. A nanny restarts a worker in a few
+seconds; workers of another machine may return whenever it does."""
 LOST = (OSError, TimeoutError, RuntimeError, CancelledError)
-"""What a client raises whose scheduler is gone."""
+"""Exceptions of a client whose scheduler is gone."""
 
 logger = logging.getLogger(__name__)
 
 
 class Workforce:
-    """The workers of a client, counted now and then."""
+    """The workers of a client, counted regularly."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -37,20 +37,20 @@ class Workforce:
 
     @property
     def size(self) -> int:
-        """Number of tasks that run at a time; at least 1, for there will be workers again."""
+        """Number of tasks that run at a time; at least 1, because workers may return."""
         self._count()
         return max(1, self._threads)
 
     def look(self, tell: Callable[[Event], None]) -> None:
-        """Say when the last worker has gone, and when there are some again.
+        """Report when the last worker is gone, and when workers are back.
 
         Raises
         ------
         RunError
-            When all workers of this machine are gone for good.
+            If all workers of this machine are gone permanently.
         """
         if self._client.status != "running":
-            return  # it connects again, or is about to cancel its tasks
+            return  # it reconnects, or is about to cancel its tasks
         self._count()
         if self._threads == 0 and self._alone_since is None:
             self._alone_since = time.monotonic()
@@ -59,7 +59,7 @@ class Workforce:
         elif self._threads > 0 and self._alone_since is not None:
             seconds = time.monotonic() - self._alone_since
             self._alone_since = None
-            logger.warning("there are workers again after %.0f s; the run goes on", seconds)
+            logger.warning("workers are back after %.0f s; the run continues", seconds)
             tell(WorkersBack(threads=self._threads, seconds=round(seconds, 1)))
         elif self._alone_since is not None and self._is_local:
             _give_up_after(time.monotonic() - self._alone_since)
@@ -77,24 +77,25 @@ def _give_up_after(seconds: float) -> None:
     if seconds >= RESTART_SECONDS:
         raise RunError(
             f"all workers of this machine died and did not come back in {seconds:.0f} s, most "
-            "likely for want of memory; what is done is kept, the same command goes on, with "
-            "fewer workers or smaller tiles (--workers, --tile, --cluster-tile) if need be"
+            "likely because they ran out of memory; finished work is kept: rerun the same command "
+            "to resume, with fewer workers or smaller tiles (--workers, --tile, --cluster-tile) "
+            "if necessary"
         )
 
 
 @contextmanager
 def lost_scheduler() -> Iterator[None]:
-    """Turn what a client raises whose scheduler is gone into one line.
+    """Turn the exceptions of a client whose scheduler is gone into one line.
 
     Raises
     ------
     RunError
-        In place of any of these.
+        Instead of any of these.
     """
     try:
         yield
     except LOST as error:
         raise RunError(
-            "the Dask scheduler was lost, or its tasks were cancelled; what is done is kept, "
-            "the same command goes on"
+            "the Dask scheduler was lost, or its tasks were cancelled; finished work is kept: "
+            "rerun the same command to resume"
         ) from error

@@ -1,4 +1,4 @@
-"""The report that Dask makes of what its workers did: an HTML page."""
+"""Dask's performance report of its workers: an HTML page."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def performance_report(client: Client, path: str | os.PathLike[str]) -> Iterator
     Raises
     ------
     UsageError
-        When the report cannot be made: the scheduler has no bokeh, there is no such folder.
-        Nothing has been computed then. What goes wrong later is a warning.
+        If the report cannot be made: the scheduler has no bokeh, or the folder does not exist.
+        Nothing has been computed then. Later problems are warnings.
     """
     _check(client, Path(path))
-    # with bokeh's scripts inside, for they would else be fetched whenever the page is opened
+    # with bokeh's scripts inside, otherwise they would be fetched whenever the page is opened
     report = dask_report(filename=os.fspath(path), mode="inline")
     with client.as_current():
         report.__enter__()
@@ -40,13 +40,13 @@ def performance_report(client: Client, path: str | os.PathLike[str]) -> Iterator
 
 def _check(client: Client, path: Path) -> None:
     if not path.parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
+        raise UsageError(f"{path}: there is no folder {path.parent}; create it first")
     try:
         client.run_on_scheduler(version, "bokeh")
     except ModuleNotFoundError:
         raise UsageError(
-            "a performance report is drawn by bokeh, which the Dask scheduler does not have; "
-            "pip install bokeh there"
+            "a performance report needs bokeh, which is not installed at the Dask scheduler; pip "
+            "install bokeh there"
         ) from None
 
 

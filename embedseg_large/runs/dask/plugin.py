@@ -1,4 +1,4 @@
-"""What lives once on every Dask worker: the network."""
+"""The plugin that holds the network once per Dask worker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NetworkPlugin(WorkerPlugin):
         self._loading = Lock()
 
     def setup(self, worker: Worker) -> None:
-        """Nothing yet: a worker that only clusters never loads the network."""
+        """Do nothing yet: a worker that only clusters never loads the network."""
 
     def network(self) -> Any:
         """The network of this worker, loaded by the first task that needs it."""
@@ -38,9 +38,9 @@ class NetworkPlugin(WorkerPlugin):
 
 
 def perform_on_worker(bundle: Bundle, plugin: str) -> list[Done | Failed]:
-    """Do calls on the worker they were sent to, one after another.
+    """Execute calls on the worker to which they were sent, one after another.
 
-    Failures come back as values: Dask would log and retry what it sees raised.
+    Failures are returned as values: Dask would log and retry raised exceptions.
     """
     worker = get_worker()
     found = worker.plugins[plugin]

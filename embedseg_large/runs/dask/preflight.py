@@ -1,4 +1,4 @@
-"""What must be true of every worker before a run begins, asked in one message.
+"""Checks of all workers before a run begins, in one round of messages.
 
 Otherwise a run would hang (no worker offers the GPU that its tasks ask for), lose results (a
 worker's ``/data`` is another disk) or give labels that depend on who computed them (versions).
@@ -31,58 +31,63 @@ from embedseg_large.storage.open import folder_at
 PACKAGES = ("embedseg-large", "numpy", "zarr", "numba", "torch", "distributed")
 """Packages that decide labels, files or messages, and must be the same everywhere."""
 SEEN_SECONDS = 5
-"""How long a file of the client may take to appear on a worker: network drives are cached."""
+"""Seconds until a file of the client must be visible to a worker: network drives are cached."""
 PROBE_SECONDS = 10
-"""How long a worker may take over a place: a drive that is gone blocks for ever."""
+"""Seconds that a worker may take for a place: a lost drive blocks forever."""
 ANSWER_SECONDS = 30
-"""How long all workers together may take to answer."""
+"""Seconds that all workers together may take to respond."""
 NAMED = 3
-"""Workers that a message names; it counts the others."""
+"""Maximum number of workers named in a message; others are counted."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder, store or file that every worker must see."""
+    """A folder, store or file that every worker must be able to access."""
 
     name: str
-    """For messages: absolute path, or URL without credentials."""
+    """Name in messages: absolute path, or URL without credentials."""
     target: str
-    """What must be there: the path or URL itself, or a file or object that the client put there."""
+    """The path or URL that must exist: the place itself, or a file or object that the client put
+    there."""
     write: bool
     """Whether a worker must be able to put another one beside `target`."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a place on a worker, and what to do."""
+    """The problem with a place on a worker, and its solution."""
 
     what: str
     advice: str
 
 
 OTHER = Fault(
-    "is not there, or is another folder,",
+    "does not exist, or is a different folder,",
     "choose a place on a drive that all workers share, under the same absolute path",
 )
 OTHER_STORE = Fault(
-    "is another place",
+    "is a different place",
     "set the same variables (AWS_ENDPOINT_URL, ...) in the environment of all workers",
 )
-READ_ONLY = Fault("cannot be written", "let these workers write there, or choose another place")
-SILENT = Fault("does not answer", "mend the drive or the network there, or leave these workers out")
+READ_ONLY = Fault(
+    "cannot be written", "give these workers permission to write there, or choose another place"
+)
+SILENT = Fault(
+    "does not answer", "repair the drive or the network there, or leave out these workers"
+)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker, or the scheduler, says of itself."""
+    """The report of a worker, or of the scheduler."""
 
     host: str
     versions: Mapping[str, str | None]
     """Version of python (major and minor) and of each package; None: not installed."""
     faults: Mapping[str, Fault] = field(default_factory=dict)
-    """The places, by name, with which something is wrong."""
+    """Faulty places, by name."""
     gpus: float = 0
-    """GPUs that it offers as a resource of Dask."""
+    """Number of GPUs that it offers as a Dask resource."""
 
 
 Reports: TypeAlias = Mapping[str, Report]
@@ -97,30 +102,30 @@ def check_workers(
     needs_gpu: bool,
     inputs: Sequence[str] = (),
 ) -> None:
-    """Check that the workers can do the run, in one round of messages.
+    """Check that the workers can execute the run, in one round of messages.
 
-    Workers answer while they compute. Those that join later are not asked.
+    Workers respond while they compute. Those that join later are not checked.
 
     Parameters
     ----------
     client
-        Of a cluster with at least one worker.
+        Client of a cluster with at least one worker.
     device
-        ``cpu`` or ``cuda``: where the network runs.
+        ``cpu`` or ``cuda``: device of the network.
     places
-        Folders and stores that all workers must see and write to: output, scratch. They may not
-        exist yet.
+        Folders and stores that all workers must be able to read and write: output, scratch. They
+        need not exist yet.
     needs_gpu
-        Whether the run has tasks for the network.
+        Whether the run has prediction tasks.
     inputs
-        Files, folders, stores that all workers must see: image, model. Copies will do.
+        Files, folders, stores that all workers must be able to read: image, model. Copies are fine.
 
     Raises
     ------
     UsageError
-        What is missing, on which workers, and what to do.
+        If something is missing; the message names it, the workers, and what to do.
     OutputError
-        This process itself cannot write to a place.
+        If this process cannot write to a place.
     """
     with _probes(places, inputs) as probes:
         reports = _ask(client, probes)
@@ -131,10 +136,10 @@ def check_workers(
 
 
 async def probe_places(places: Sequence[Place], dask_worker: Worker) -> Report:
-    """Report what a worker sees.
+    """Report the view of a worker.
 
-    Runs on the worker's event loop, which goes on serving meanwhile: drives and networks are
-    asked in threads.
+    Runs on the worker's event loop, which stays responsive: drives and networks are accessed in
+    threads.
     """
     faults = await asyncio.gather(*(_fault_in_time(place) for place in places))
     return replace(
@@ -166,7 +171,7 @@ async def _fault_in_time(place: Place) -> Fault | None:
 
 
 def fault_of(place: Place) -> Fault | None:
-    """Find out what is wrong with a place in this process; None if nothing is."""
+    """Return the problem with a place in this process; None if there is none."""
     if is_remote(place.target):
         return _written_fault(place.target) if place.write else _read_fault(place.target)
     deadline = time.monotonic() + SEEN_SECONDS
@@ -180,7 +185,7 @@ def fault_of(place: Place) -> Fault | None:
 
 
 def _read_fault(url: str) -> Fault | None:
-    """Ask for any object: that there is none is an answer, too."""
+    """Request any object: that there is none is an answer too."""
     try:
         _impatient(url).exists("zarr.json")
     except EmbedSegError as error:
@@ -189,7 +194,7 @@ def _read_fault(url: str) -> Fault | None:
 
 
 def _written_fault(url: str) -> Fault | None:
-    """Ask for the object of the client, and write another one."""
+    """Request the object of the client, and write another one."""
     parent, _, name = url.rpartition("/")
     mine = f"{name}-{secrets.token_hex(8)}"
     try:
@@ -206,7 +211,7 @@ def _written_fault(url: str) -> Fault | None:
 
 
 def _impatient(url: str) -> RemoteFolder:
-    """A folder that says what is wrong before the time is up."""
+    """A folder that reports errors before the timeout."""
     usual = Retries.from_environment()
     total, silence = min(usual.total, PROBE_SECONDS / 2), min(usual.silence, PROBE_SECONDS / 4)
     return RemoteFolder.at(url, Retries(total, silence))
@@ -215,12 +220,12 @@ def _impatient(url: str) -> RemoteFolder:
 def _unreachable(error: EmbedSegError) -> Fault:
     return Fault(
         f"cannot be reached ({_said(error)})",
-        "give these workers access to it, and the variables of their environment that say how",
+        "give these workers access to it, and the necessary environment variables",
     )
 
 
 def _said(error: EmbedSegError) -> str:
-    """An error without what is not the same on all workers."""
+    """An error without the parts that differ between workers."""
     return re.sub(r", tried \d+ times", "", str(error))
 
 
@@ -246,7 +251,7 @@ def _probes(places: Iterable[str], inputs: Iterable[str]) -> Iterator[list[Place
 
 
 def _written(path: str) -> Place:
-    """A place to write to; the probe of a folder that is not there yet is in one above it."""
+    """A place to write to; the probe of a folder that does not exist yet is in one above it."""
     folder = name = folder_at(path).path
     if not is_remote(path):
         folder = str(next(p for p in (Path(name), *Path(name).parents) if p.is_dir()))
@@ -254,7 +259,7 @@ def _written(path: str) -> Place:
 
 
 def _read(path: str) -> Place:
-    """A place that is only read."""
+    """A read-only place."""
     if is_remote(path):
         return Place(shown(path), path, write=False)
     local = folder_at(path).path
@@ -262,7 +267,7 @@ def _read(path: str) -> Place:
 
 
 def _ask(client: Client, places: Sequence[Place]) -> dict[str, Report]:
-    """Ask all workers at once, and do not wait for ever for one that is stuck."""
+    """Ask all workers at once, with a timeout for stuck ones."""
 
     async def ask() -> Any:
         return await client.run(probe_places, places, on_error="return")
@@ -271,7 +276,7 @@ def _ask(client: Client, places: Sequence[Place]) -> dict[str, Report]:
         answers = client.sync(ask, callback_timeout=ANSWER_SECONDS)
     except TimeoutError:
         raise UsageError(
-            f"not all workers answer within {ANSWER_SECONDS} s; longest silent: "
+            f"not all workers respond within {ANSWER_SECONDS} s; silent for the longest time: "
             f"{_longest_silent(client)}; restart these"
         ) from None
     reports = {address: found for address, found in answers.items() if _is_report(address, found)}
@@ -281,7 +286,7 @@ def _ask(client: Client, places: Sequence[Place]) -> dict[str, Report]:
 
 
 def _is_report(address: str, answer: Report | Exception) -> bool:
-    """Whether a worker is there and has answered.
+    """Whether a worker is present and has responded.
 
     One that leaves while it is asked breaks the connection, an `OSError`; it gets no task either.
     """
@@ -291,10 +296,10 @@ def _is_report(address: str, answer: Report | Exception) -> bool:
 
 
 def _ask_scheduler(client: Client) -> Report:
-    """Ask the scheduler, which must read tasks to pass them on."""
+    """Check the scheduler, which must unpickle tasks to pass them on."""
     try:
         found: Report = client.run_on_scheduler(own_report)
-    except Exception as error:  # whatever importing this module raises there
+    except Exception as error:  # anything that importing this module raises there
         raise _cannot_run("the scheduler", error) from error
     return found
 
@@ -302,13 +307,13 @@ def _ask_scheduler(client: Client) -> Report:
 def _cannot_run(who: str, error: Exception) -> UsageError:
     said = " ".join(f"{type(error).__name__}: {error}".split())
     return UsageError(
-        f"{who} does not know tasks of embedseg-large ({said}); "
+        f"{who} cannot read tasks of embedseg-large ({said}); "
         f"install embedseg-large {_version('embedseg-large')} there"
     )
 
 
 def _longest_silent(client: Client) -> str:
-    """The workers whose last sign of life is oldest."""
+    """The workers with the oldest sign of life."""
     workers = client.scheduler_info(n_workers=-1)["workers"]
     ordered = sorted(workers, key=lambda address: float(workers[address]["last_seen"]))
     return ", ".join(ordered[:NAMED])
@@ -339,7 +344,7 @@ def _check_builds(reports: Reports) -> None:
     if len(builds) > 1:
         found = "; ".join(f"{build} on {_list(where)}" for build, where in builds.items())
         raise UsageError(
-            f"workers have different builds of torch, and labels would depend on it: {found}; "
+            f"workers have different builds of torch, on which labels would depend: {found}; "
             "install the same build everywhere"
         )
 

@@ -1,4 +1,4 @@
-"""Workers as jobs of Slurm: which job to ask for, whether sbatch takes it, and how it fares."""
+"""Workers as Slurm jobs: the job to request, whether sbatch accepts it, and its state."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from embedseg_large.runs.dask.malloc import prologue_of_job
 
 JOB_NAME = "embedseg-large"
 COMMAND_SECONDS = 60
-"""How long a command of Slurm may take: a busy controller answers slowly."""
+"""Seconds that a Slurm command may take: a busy controller responds slowly."""
 WALLTIME_MARGIN = 300
-"""A worker leaves so many seconds before its job would be killed, or a tenth of short jobs."""
+"""Seconds before the end of its job at which a worker exits; a tenth of the time for short jobs."""
 
 _GPU_OPTIONS = ("--gres", "--gpus", "-G")
 _ON_THEIR_WAY = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED"}
@@ -31,32 +31,33 @@ class JobState:
 
     job: str
     state: str
-    """PENDING, RUNNING, FAILED, ..., or GONE where Slurm has forgotten the job."""
+    """PENDING, RUNNING, FAILED, ..., or GONE if Slurm no longer knows the job."""
     reason: str
     """Why it is pending or failed: Priority, Resources, NonZeroExitCode, ..."""
 
     @property
     def on_its_way(self) -> bool:
-        """Whether a worker may still come of it."""
+        """Whether it may still yield a worker."""
         return self.state in _ON_THEIR_WAY
 
 
 def check_slurm(settings: SlurmSettings) -> None:
     """Refuse jobs that cannot be submitted, before anything is started.
 
-    ``sbatch --test-only`` refuses as well what would only have to wait, for instance while all
-    nodes are drained. So what it refuses is submitted, as a job that does nothing, and cancelled at
-    once. (A job on hold would be taken though no node has the memory that it asks for.)
+    ``sbatch --test-only`` also refuses jobs that would only have to wait, for example while all
+    nodes are drained. A refused job is therefore submitted as a job that does nothing, and
+    cancelled at once. (A job on hold would be accepted even if no node has the memory that it
+    requests.)
 
     Raises
     ------
     UsageError
-        There is no sbatch, or dask-jobqueue is not installed, or sbatch refuses the job.
+        If there is no sbatch, dask-jobqueue is not installed, or sbatch refuses the job.
     """
     if shutil.which("sbatch") is None:
         raise UsageError(
-            f"{settings.file}: kind is slurm, but there is no program sbatch; "
-            "start this on a machine that can submit jobs, or choose another kind"
+            f"{settings.file}: kind is slurm, but the program sbatch is missing; run this on a "
+            "machine that can submit jobs, or choose another kind"
         )
     script = _idle_script(_job_script(settings))
     with tempfile.TemporaryDirectory() as folder:
@@ -75,8 +76,8 @@ def check_slurm(settings: SlurmSettings) -> None:
 def cluster_options(settings: SlurmSettings) -> dict[str, Any]:
     """Keywords of `dask_jobqueue.SLURMCluster`.
 
-    Paths become absolute: Slurm does not understand ``~``. What the settings leave open may come
-    from the site's own Dask configuration (``jobqueue.slurm``).
+    Paths become absolute: Slurm does not understand ``~``. Missing settings may come from the
+    site's Dask configuration (``jobqueue.slurm``).
     """
     single = settings.gpus > 0
     given = {
@@ -101,21 +102,21 @@ def cluster_options(settings: SlurmSettings) -> dict[str, Any]:
 
 
 def job_states(jobs: list[str]) -> list[JobState]:
-    """What squeue says of jobs, ended ones included as long as Slurm remembers them."""
+    """The output of squeue for jobs, including ended ones as long as Slurm remembers them."""
     if not jobs:
         return []
     try:
         answer = _run(
             "squeue", "--noheader", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(jobs)}"
         )
-    except RunError:  # squeue fails where it knows none of the jobs
+    except RunError:  # squeue fails if it knows none of the jobs
         answer = ""
     known = {line.split("|")[0]: line.split("|") for line in answer.splitlines()}
     return [JobState(*known.get(job, [job, "GONE", "unknown"])) for job in jobs]
 
 
 def describe(states: list[JobState]) -> str:
-    """Say in a few words how jobs fare: ``jobs 11 to 14: 3 PENDING (Priority), 1 RUNNING``."""
+    """Summarise the states of jobs: ``jobs 11 to 14: 3 PENDING (Priority), 1 RUNNING``."""
     if not states:
         return "no job was submitted"
     counts = Counter(
@@ -134,7 +135,7 @@ def _directives(settings: SlurmSettings) -> list[str]:
 
 
 def _worker_arguments(settings: SlurmSettings) -> list[str]:
-    """Arguments of the worker: it leaves in good order before Slurm would kill it."""
+    """Arguments of the worker: it exits cleanly before Slurm would kill it."""
     seconds = settings.walltime_seconds
     lifetime = seconds - min(WALLTIME_MARGIN, seconds // 10)
     gpu = ["--resources", "GPU=1"] if settings.gpus else []
@@ -153,18 +154,18 @@ def _job_script(settings: SlurmSettings) -> str:
 
 
 def _idle_script(script: str) -> str:
-    """A script that asks for the same, and does nothing."""
+    """A script that requests the same resources, and does nothing."""
     asks = [line for line in script.splitlines() if line.startswith("#")]
     return "\n".join([*asks, "exit 0", ""])
 
 
 def _run(*command: str) -> str:
-    """Run a command of Slurm, and give what it prints.
+    """Run a Slurm command, and return its output.
 
     Raises
     ------
     RunError
-        With what it said, if it fails or takes too long.
+        With its message, if it fails or takes too long.
     """
     try:
         done = subprocess.run(

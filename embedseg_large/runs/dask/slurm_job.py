@@ -1,7 +1,7 @@
-"""A job of dask-jobqueue that takes a refusal of sbatch for an answer.
+"""A job of dask-jobqueue that handles a refusal by sbatch.
 
-dask-jobqueue lets such a job fail in a callback, which logs a traceback and leaves the cluster in a
-state that it cannot be closed from. Import this only where dask-jobqueue is installed.
+In dask-jobqueue such a job fails in a callback, which logs a traceback and leaves the cluster in a
+state from which it cannot be closed. Import this only if dask-jobqueue is installed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Job(SLURMJob):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)  # type: ignore[no-untyped-call]  # not annotated
         self.refusal: str | None = None
-        """What sbatch said, if it did not take the job."""
+        """The message of sbatch, if it refused the job."""
 
     async def start(self) -> None:
-        """Submit the job; one that is refused counts as started, and no worker comes of it."""
+        """Submit the job; a refused one counts as started, but yields no worker."""
         try:
             await super().start()  # type: ignore[no-untyped-call]  # not annotated
         except RuntimeError as error:
@@ -37,7 +37,7 @@ class Job(SLURMJob):
         try:
             await super().close()  # type: ignore[no-untyped-call]  # not annotated
         finally:
-            self.status = Status.closed  # the cluster insists on it
+            self.status = Status.closed  # required by the cluster
 
 
 def _words_of_sbatch(error: RuntimeError) -> str:

@@ -98,6 +98,6 @@ def test_one_that_kills_its_worker_is_told_from_those_that_travelled_with_it(
 ) -> None:
     found, message = answers(client, deadly=20)
     assert found == [n for n in range(COUNT) if n != 20]
-    assert message.startswith("check of task 20: it killed its worker again and again")
+    assert message.startswith("check of task 20: its worker was killed repeatedly")
     assert sum(sent) > COUNT  # those that were at the worker were sent again
     assert sent[-1] == 1

@@ -70,7 +70,7 @@ def test_a_run_without_workers_says_so_and_goes_on_when_there_are_some_again(
         result = es.segment(image, network, output=out, client=client, watcher=watcher, **OPTIONS)
     assert [type(event) for event in watcher.told] == [WorkersGone, WorkersBack]
     assert "all workers are gone; waiting" in caplog.text
-    assert "the run goes on" in caplog.text
+    assert "the run continues" in caplog.text
     np.testing.assert_array_equal(np.asarray(result.labels), expected)
 
 

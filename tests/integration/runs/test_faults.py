@@ -219,7 +219,7 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_when_there_is_room(
     small_disk: Path, store: Path, image: Labels, expected: Labels
 ) -> None:
     options = OPTIONS | {"scratch": small_disk}
-    with pytest.raises(OutputError, match="disk is full; free some space and run the same"):
+    with pytest.raises(OutputError, match="disk is full; free some space and rerun the same"):
         es.segment(store, oracle(image), **options)
     assert not (store / "labels" / "nuclei").exists()
     room = ["mount", "-o", "remount,size=50m", str(small_disk)]

@@ -178,7 +178,7 @@ def test_a_run_that_fails_says_so_last(
     (failed,) = only(lines, "task failed")
     assert (failed["stage"], failed["where"]) == ("predict", "tile [24:40, 24:48, 24:44]")
     assert lines[-1]["event"] == "run failed"
-    assert "run the same command again" in lines[-1]["error"]
+    assert "rerun the same command" in lines[-1]["error"]
     assert len(tiles(lines, "predict")) == TILES - 1
 
 
@@ -199,7 +199,7 @@ def test_a_refused_command_is_in_the_log_too(
 def test_dask_reports_on_its_workers(
     tmp_path: Path, image: NDArray[Any], network: OracleNetwork, client: Any
 ) -> None:
-    pytest.importorskip("bokeh", reason="the report is drawn by bokeh")
+    pytest.importorskip("bokeh", reason="the report needs bokeh")
     report, out = tmp_path / "report.html", tmp_path / "out.zarr"
     es.segment(image, network, output=out, client=client, performance_report=report, **OPTIONS)
     page = report.read_text()

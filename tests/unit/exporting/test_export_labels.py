@@ -223,7 +223,7 @@ def test_smoothing_takes_the_steps_away(tmp_path: Path) -> None:
         ("a.tif", {"instances": [1, 99_999]}, "no instance 99999"),
         ("a.tif", {"instances": [0]}, "1 or more"),
         ("a.tif", {"timepoint": 3}, "one timepoint"),
-        ("nowhere/a.tif", {}, "make it first"),
+        ("nowhere/a.tif", {}, "create it first"),
     ],
 )
 def test_what_cannot_be_written_is_refused(

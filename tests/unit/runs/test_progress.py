@@ -381,7 +381,7 @@ def test_a_full_disk_ends_the_log_and_not_the_run(caplog: pytest.LogCaptureFixtu
         assert log is not None
         log.notice(begun("predict", 1))
         log.notice(done())
-    assert [r.message for r in caplog.records if "the log ends here" in r.message] != []
+    assert [r.message for r in caplog.records if "logging stopped" in r.message] != []
     assert len(caplog.records) == 1
 
 

@@ -136,7 +136,7 @@ def test_a_folder_travels_to_other_processes(folder: LocalFolder) -> None:
 @pytest.mark.parametrize("name", ["", "/a", "a/", "a//b", "../a", "a/./b"])
 def test_a_name_stays_in_its_folder(folder: LocalFolder, name: str) -> None:
     for at in (folder, folder_at("s3://bucket/run")):
-        with pytest.raises(UsageError, match="cannot name an object"):
+        with pytest.raises(UsageError, match="is not a valid object name"):
             at.write(name, b"")
 
 
@@ -173,32 +173,33 @@ def test_the_parts_of_a_url_are_told_apart() -> None:
             "Generic S3 error: Error performing GET http://u:p@h/k?sig=secret in 3.2s, after 10 "
             "retries, max_retries: 10 - Server returned non-2xx status code: 503 Service "
             "Unavailable: <Error><Code>SlowDown</Code></Error>\n\nDebug source:\nGeneric",
-            "no proper answer (503 Service Unavailable, SlowDown, from http://h, tried 11 times); "
-            "run the same command again later",
+            "no proper response (503 Service Unavailable, SlowDown, from http://h, tried 11 "
+            "times); rerun the same command later",
         ),
         (
             "Generic S3 error: Error performing GET http://h/k in 60.1s, after 2 retries - HTTP "
             "error: error sending request\n\nDebug source:\n",
-            "no proper answer (error sending request, from http://h, tried 3 times); run the same "
-            "command again later",
+            "no proper response (error sending request, from http://h, tried 3 times); "
+            "rerun the same command later",
         ),
         (
             "Generic S3 error: Error performing GET http://u:secret@h:9/k in 60.1s, after 2 retries"
             " - HTTP error: error sending request\n\nDebug source:\n ... ConnectError(\n"
             '"tcp connect error", 10.0.0.1:9, Os { code: 111, kind: ConnectionRefused, ...',
-            "no proper answer (connection refused, from http://h:9, tried 3 times); start the "
+            "no proper response (connection refused, from http://h:9, tried 3 times); start the "
             "server, or correct AWS_ENDPOINT_URL",
         ),
         (
             "Generic HTTP error: Error performing GET https://h/k in 1s - HTTP error: error sending"
             ' request\n\nDebug source:\n ... ConnectError( "dns error", Custom {',
-            "no proper answer (unknown host, from https://h); start the server, or correct the URL",
+            "no proper response (unknown host, from https://h); start the server, or correct "
+            "the URL",
         ),
         (
             "Generic HTTP error: Error performing GET https://h/k in 1s - HTTP error: error sending"
             " request\n\nDebug source:\n ... kind: InvalidData, error: InvalidCertificate( Expired",
-            "no proper answer (its certificate is not trusted, from https://h); start the server, "
-            "or correct the URL",
+            "no proper response (its certificate is not trusted, from https://h); start the "
+            "server, or correct the URL",
         ),
         (
             "Generic HTTP error: Error performing GET http://h/k?sig=secret in 3s, after 1 retries "
@@ -207,7 +208,7 @@ def test_the_parts_of_a_url_are_told_apart() -> None:
         ),
         (
             "Generic HTTP error: HTTP error: request or response body error\n\nDebug source:",
-            "no proper answer (request or response body error); run the same command again later",
+            "no proper response (request or response body error); rerun the same command later",
         ),
         (
             "The operation lacked privileges: Error performing GET https://h/k?sig=secret in 1ms - "
@@ -217,7 +218,7 @@ def test_the_parts_of_a_url_are_told_apart() -> None:
         ),
         (
             "status code: 403 Forbidden: <Code>RequestTimeTooSkewed</Code>",
-            "the clock of this machine is wrong by minutes; set it and run the command again",
+            "the clock of this machine is wrong by minutes; set it and rerun the command",
         ),
         (
             "Error performing PUT http://169.254.169.254/latest/api/token - HTTP error: x",
@@ -238,7 +239,7 @@ def test_requests_are_tried_again_for_a_minute_or_what_the_environment_says(
     monkeypatch.setenv("EMBEDSEG_RETRY_SECONDS", "600")
     assert Retries.from_environment() == Retries(600.0, 20.0)
     monkeypatch.setenv("EMBEDSEG_RETRY_SECONDS", "soon")
-    with pytest.raises(UsageError, match="EMBEDSEG_RETRY_SECONDS=soon is no positive number"):
+    with pytest.raises(UsageError, match="EMBEDSEG_RETRY_SECONDS=soon is not a positive number"):
         Retries.from_environment()
     assert list(Retries(total=0.05).pauses()) == []
     assert next(Retries(total=1.0).pauses()) < 0.2

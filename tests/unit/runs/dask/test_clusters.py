@@ -116,11 +116,11 @@ def test_a_scheduler(write: WriteFile) -> None:
         ("{kind: local, workers: 2, file: x}", "no key file"),
         ("kind: scheduler", "needs the key address"),
         (SLURM.replace("cores: 4\n", ""), "needs the key cores"),
-        (SLURM + "adapt: {maximum: 4}", "give either workers: 4 or adapt"),
-        ("kind: local", "give either workers: 4 or adapt"),
-        ("{kind: local, workers: many}", "workers is 'many'; give a whole number"),
-        ("{kind: local, workers: 0}", "workers is '0'; give a whole number of at least 1"),
-        ("{kind: local, workers: [2]}", "workers is .*; give a whole number"),
+        (SLURM + "adapt: {maximum: 4}", "use either workers: 4 or adapt"),
+        ("kind: local", "use either workers: 4 or adapt"),
+        ("{kind: local, workers: many}", "workers is 'many'; use a whole number"),
+        ("{kind: local, workers: 0}", "workers is '0'; use a whole number of at least 1"),
+        ("{kind: local, workers: [2]}", "workers is .*; use a whole number"),
         ("{kind: local, workers: 2, memory: 8}", "memory is '8'; give an amount with its unit"),
         ("{kind: local, workers: 2, memory: lots}", "memory is 'lots'"),
         ("{kind: local, workers: 2, wait: soon}", "wait is 'soon'; give a time"),
@@ -130,8 +130,8 @@ def test_a_scheduler(write: WriteFile) -> None:
         ("{kind: local, adapt: {minimum: 0, maximum: 2}}", "adapt is '0'"),
         (SLURM + "gpus: 4", "gpus is '4'; give 0 or 1: a job drives one GPU"),
         (SLURM + "queue:", "queue is ''; give a text"),
-        (SLURM + "prologue: module load cuda", "prologue is .*; give a list"),
-        (SLURM.replace("12:00:00", "long"), "walltime is 'long'; give a time like 12:00:00"),
+        (SLURM + "prologue: module load cuda", "prologue is .*; use a list"),
+        (SLURM.replace("12:00:00", "long"), "walltime is 'long'; use a time like 12:00:00"),
     ],
 )
 def test_a_mistake_is_one_line_with_file_and_key(write: WriteFile, text: str, message: str) -> None:
@@ -164,7 +164,7 @@ def test_wall_times_are_read_as_sbatch_reads_them(text: str, seconds: int) -> No
 
 @pytest.mark.parametrize("text", ["", "0", "1:2:3:4", "-1", "1-", "12h"])
 def test_other_texts_are_no_wall_times(text: str) -> None:
-    with pytest.raises(ValueError, match="give a time like"):
+    with pytest.raises(ValueError, match="use a time like"):
         walltime_seconds(text)
 
 
@@ -202,7 +202,7 @@ def test_a_worker_leaves_before_its_job_is_killed(walltime: str, lifetime: str) 
 
 def test_slurm_without_sbatch_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match=r"cluster\.yaml: .* no program sbatch"):
+    with pytest.raises(UsageError, match=r"cluster\.yaml: .* the program sbatch is missing"):
         check_slurm(slurm())
 
 
@@ -390,7 +390,7 @@ def test_what_goes_wrong_at_the_end_of_a_cluster_hides_no_result(
     with cluster_client(LocalSettings(workers=1), "cpu") as client:
         found = client.submit(abs, -1).result()
     assert found == 1
-    assert "did not end in good order (TimeoutError: workers that died" in caplog.text
+    assert "did not shut down cleanly (TimeoutError: workers that died" in caplog.text
     with pytest.raises(RunError, match="the disk"), cluster_client(LocalSettings(workers=1), "cpu"):
         raise RunError("the disk is full")
 
