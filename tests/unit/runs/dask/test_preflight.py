@@ -66,7 +66,9 @@ def test_an_input_that_workers_do_not_see_is_named(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "SEEN_SECONDS", 0)
-    with pytest.raises(UsageError, match=r"gone\.zarr is not there.* on 2 of 2 workers: .*inproc"):
+    with pytest.raises(
+        UsageError, match=r"gone\.zarr does not exist.* on 2 of 2 workers: .*inproc"
+    ):
         check(client, inputs=[str(tmp_path / "gone.zarr")])
 
 
@@ -78,7 +80,7 @@ def test_a_folder_of_the_same_name_on_another_disk_is_not_the_same_folder(
 
     monkeypatch.setattr(preflight, "SEEN_SECONDS", 0)
     monkeypatch.setattr("os.access", another_disk)
-    with pytest.raises(UsageError, match=r"another folder.*drive that all workers share"):
+    with pytest.raises(UsageError, match=r"a different folder.*drive that all workers share"):
         check(client, tmp_path)
 
 
