@@ -52,7 +52,7 @@ def check_store(store: str, labels: str) -> None:
         If it is read-only; also for root, who could write all the same.
     """
     if is_remote(store) and store.startswith(READ_ONLY):
-        raise UsageError(f"{shown(store)}: web servers are only read; write the table with --out")
+        raise UsageError(f"{shown(store)}: web servers are read only; write the table with --out")
     _format(store)
     if not is_remote(store):
         _check_mode(Path(store), Path(store, "labels", labels))

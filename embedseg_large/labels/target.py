@@ -400,7 +400,7 @@ def _output_store(output: str) -> tuple[LabelFolder, str | None]:
 def _writable(store: str) -> LabelFolder:
     if store.startswith(READ_ONLY) and is_remote(store):
         raise PlaceError(
-            f"{shown(store)}: web servers are only read; say where labels go with --output"
+            f"{shown(store)}: web servers are read only; say where labels go with --output"
         )
     return label_folder(store)
 

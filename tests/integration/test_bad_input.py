@@ -60,8 +60,8 @@ def test_a_missing_store_is_named(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_a_mistake_too(store: Path) -> None:
     pytest.importorskip("obstore")
     web = "http://127.0.0.1:1/x.zarr"
-    assert "web servers are only read" in fails("segment", store, "--output", web)
-    assert "web servers are only read" in fails("segment", store, "--scratch", web)
+    assert "web servers are read only" in fails("segment", store, "--output", web)
+    assert "web servers are read only" in fails("segment", store, "--scratch", web)
     assert "cannot be written" in fails("segment", store, "--scratch", "/proc/x")
     assert "object stores" in fails("convert", store, "s3://bucket/x.zarr")
 

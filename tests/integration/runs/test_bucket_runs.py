@@ -316,7 +316,7 @@ def test_an_image_behind_https_is_segmented_onto_a_disk_and_its_signature_kept_s
     write_image(web.folder / "embryo.ome.zarr", victim.embryo(), "zyx", (1.0, 1.0, 1.0))
     web.every = 15
     url, out = f"{web.url}/embryo.ome.zarr?signature=secret", web.folder / "out.zarr"
-    with pytest.raises(OutputError, match="web servers are only read") as refused:
+    with pytest.raises(OutputError, match="web servers are read only") as refused:
         segment(victim, network, url)
     result = segment(victim, network, url, output=out, workers=2)
     assert np.array_equal(voxels(result), undisturbed)
@@ -336,7 +336,7 @@ def voxels(result: es.SegmentResult) -> Labels:
     ("options", "said"),
     [
         ({"scratch": "s3://nowhere/scratch"}, "s3://nowhere/.*: there is no such bucket"),
-        ({"scratch": "https://host/scratch"}, "https://host/.*: web servers are only read"),
+        ({"scratch": "https://host/scratch"}, "https://host/.*: web servers are read only"),
         ({"output": "s3://nowhere/out.zarr"}, "s3://nowhere/.*: there is no such bucket"),
     ],
 )

@@ -184,7 +184,7 @@ def test_what_a_bucket_refuses_is_explained(
 
 
 def test_a_web_server_is_not_written_to() -> None:
-    with pytest.raises(PlaceError, match="https://host/a/b: web servers are only read"):
+    with pytest.raises(PlaceError, match="https://host/a/b: web servers are read only"):
         folder_at("https://host/a?sig=secret").write("b", b"")
 
 

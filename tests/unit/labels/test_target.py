@@ -157,7 +157,7 @@ def test_old_stores_need_an_output(tmp_path: Path) -> None:
 
 def test_web_servers_are_not_written_to() -> None:
     volume = open_volume(np.zeros((8, 8)))
-    with pytest.raises(OutputError, match=r"https://host/out.zarr: web servers are only read"):
+    with pytest.raises(OutputError, match=r"https://host/out.zarr: web servers are read only"):
         label_target(volume, "nuclei", output="https://user:pw@host/out.zarr?signature=secret")
 
 
