@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
+from typing import Any
 
 MOST = 1 << 28
 """Bytes of a document."""
@@ -33,3 +36,26 @@ def read_document(path: str | os.PathLike[str], most: int = MOST) -> bytes:
     if about.st_size > most:
         raise ValueError(f"{about.st_size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB")
     return Path(path).read_bytes()
+
+
+def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What is not the same in two sets of facts, in words; empty if all is.
+
+    A fact that is not there and an empty one are the same: older versions did not tell all of them.
+    """
+    before, after = dict(_flat(then)), dict(_flat(now))
+    names = [n for n in sorted(before.keys() | after.keys()) if before.get(n) != after.get(n)]
+    return ", ".join(f"{n} {_short(before.get(n))} (now {_short(after.get(n))})" for n in names)
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name} ")
+        elif value not in (None, ""):
+            yield prefix.removeprefix("settings ") + name, value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

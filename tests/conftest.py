@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,12 @@ settings.register_profile("untimed", deadline=None)  # no test times anything
 settings.load_profile("untimed")
 
 WriteImage = Callable[..., Path]
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C end processes that tests start: a background job hands on that it is ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

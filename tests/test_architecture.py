@@ -9,13 +9,14 @@ import pytest
 
 PACKAGE = "embedseg_large"
 ROOT = Path(__file__).parents[1] / PACKAGE
-VALUES = {"documents", "errors", "geometry", "symmetry", "fields", "embedding"}
+VALUES = {"documents", "errors", "files", "geometry", "symmetry", "fields", "embedding"}
 BELOW = {"clustering", "labels", "methods", "network", "runs"}
 BELOW |= {"stitching", "storage", "tiling", "volumes"}
 """All that a segmentation is made of."""
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "documents": set(),
+    "files": set(),
     "geometry": set(),
     "symmetry": {"errors"},
     "fields": {"errors", "symmetry"},
@@ -25,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tiling": VALUES,
     "clustering": VALUES,
     "stitching": VALUES,
-    "synthesis": {"errors", "geometry"},
+    "synthesis": {"errors", "files", "geometry"},
     "testing": VALUES,
     "volumes": VALUES | {"storage"},
     "labels": VALUES | {"storage", "volumes"},

@@ -21,9 +21,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.documents import difference
 from embedseg_large.errors import EmbedSegError
 from embedseg_large.labels.published import provenance_of
-from embedseg_large.runs.facts import Facts, difference
+from embedseg_large.runs.facts import Facts
 from embedseg_large.storage.disk import output_errors, whole_file
 from embedseg_large.volumes.volume import open_volume
 

@@ -14,10 +14,8 @@ goes on with what the journal does not know; a source or a setting that has chan
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,19 +26,20 @@ from embedseg_large.conversion.file_stack import StackedFiles, open_source
 from embedseg_large.conversion.plan import Conversion, Place, Step, plan_conversion
 from embedseg_large.errors import EmbedSegError, UsageError
 from embedseg_large.runs.dask.backend import Workers, chosen, workers_for
-from embedseg_large.runs.facts import Facts, difference, without_secrets
-from embedseg_large.runs.journal import Journal
+from embedseg_large.runs.facts import Facts, without_secrets
 from embedseg_large.runs.local import SerialExecutor
-from embedseg_large.runs.lock import Lock
 from embedseg_large.runs.progress import Observer, Progress, Watcher
-from embedseg_large.runs.run_folder import read_about, write_about
+from embedseg_large.runs.record import RunRecord, new_name, read_record
+from embedseg_large.runs.run_folder import Run, RunPlace, open_run
 from embedseg_large.runs.runner import Recorder
 from embedseg_large.runs.tasks import Call, Each, Task
 from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at
+from embedseg_large.volumes.multiscale import check_local
 from embedseg_large.volumes.volume import Volume
 
 _LIBRARIES = ("embedseg-large", "numpy", "zarr")
+_IMAGE = "image-"
 _HALF_WRITTEN = "*.partial"
 """What zarr calls a file until it is whole; a process that was killed leaves it behind."""
 
@@ -129,6 +128,7 @@ def convert(
     )
     if components:
         volume = numbered(volume)
+    final = check_local(os.fspath(out))
     plan = plan_conversion(
         volume,
         out,
@@ -137,6 +137,7 @@ def convert(
         channel_names=_channel_names(volume) if channel_names is None else channel_names,
         overwrite=overwrite,
         labels=components or labels,
+        is_ours=_is_published(_unfinished(final), final),
     )
     run_conversion(plan, Progress(watcher), **workers)
 
@@ -157,18 +158,22 @@ def run_conversion(plan: Conversion, progress: Progress, **workers: Unpack[Worke
     if where is not None and plan.volume.path is None:
         raise UsageError("the image is in this process's memory, where workers do not see it")
     with progress.telling_failure(), _open(plan) as run:
-        store = plan.store(run.image)
+        image = _image(run.folder, run.record)
+        store = plan.store(image)
+        if _is_published(run.record, plan.final):
+            return
         store.create()
-        with _recorder(where, plan, run, progress) as recorder:
+        with _recorder(where, plan, run, image, progress) as recorder:
             steps = list(plan.steps(store))
             progress.plan({"copy": steps[0].count(), "average": sum(s.count() for s in steps[1:])})
             for step in steps:
                 progress.begin(step.name, step.count())
                 recorder.run(Each(_tasks(step)))
         _check_unchanged(plan.volume, run.facts)
-        for file in run.image.rglob(_HALF_WRITTEN):
+        run.update(pending=str(plan.final))
+        for file in image.rglob(_HALF_WRITTEN):
             file.unlink(missing_ok=True)
-        run.lock.check_now()
+        run.check()
         plan.publish(store)
 
 
@@ -192,69 +197,54 @@ def _call(step: Step, place: Place) -> Call:
 # The run ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    """A conversion that this process holds the lock of."""
-
-    image: Path
-    """The group so far. No other run on this output uses the name, so that a worker that was given
-    up and comes back writes into none but its own."""
-    facts: Facts
-    """All that decides the image."""
-    journal: Journal
-    lock: Lock
-
-
 @contextmanager
-def _open(plan: Conversion) -> Iterator[_Run]:
-    """Begin a conversion, or go on with one; it leaves nothing when it ends well."""
-    folder = folder_at(_beside(plan.final, "conversion"))
-    lock_at = folder_at(_beside(plan.final, "conversion.lock"))
-    with Lock(lock_at, {"run": folder.path}).held() as lock:
-        facts = _facts(plan)
-        name = _find(folder, plan, facts) or _begin(folder, plan, facts)
-        journal = Journal(folder.anchored().below("journal"), lock.number, lock.check).load()
-        run = _Run(image=Path(folder.path, name), facts=facts, journal=journal, lock=lock)
-        try:
-            yield run
-        except BaseException:  # an interrupt too
-            _leave(folder, run)
-            raise
-        folder.remove_all()
+def _open(plan: Conversion) -> Iterator[Run]:
+    """Begin a conversion, or resume one; it leaves nothing when it ends well."""
+    folder = _folder(plan.final)
 
+    def settle() -> None:
+        for older in Path(folder.path).glob(f"{_IMAGE}*.old"):
+            if not plan.final.exists():  # killed between the two renames of its publication
+                older.rename(plan.final)
 
-def _find(folder: Folder, plan: Conversion, facts: Facts) -> str | None:
-    """Name of the image that an unfinished conversion has begun; None to begin anew."""
-    about = read_about(folder)
-    if not about or not Path(folder.path, about["name"]).is_dir():  # none, or published just now
-        return None
-    different = difference(about["facts"], facts)
-    if not different and (about["overwrite"] or not plan.overwrite):
-        return str(about["name"])
-    if plan.overwrite:
-        return None
-    raise UsageError(
-        f"{folder.path}: an unfinished conversion had {different}; finish it with those, choose "
-        "another place, or begin anew with overwrite (--overwrite)"
+    place = RunPlace(
+        folder=folder,
+        lock=folder_at(_beside(plan.final, "conversion.lock")),
+        overwrite=plan.overwrite,
+        what="conversion",
+        elsewhere="choose another place",
+        is_whole=lambda found: _image(folder, found).is_dir() or _is_published(found, plan.final),
+        settle=settle,
     )
+    record = RunRecord(name=f"{_IMAGE}{new_name()}", overwrite=plan.overwrite, facts=_facts(plan))
+    with open_run(place, record) as run:
+        yield run
 
 
-def _begin(folder: Folder, plan: Conversion, facts: Facts) -> str:
-    for older in Path(folder.path).glob("image-*.old"):
-        if not plan.final.exists():  # killed between the two renames of its publication
-            older.rename(plan.final)
-    folder.remove_all()
-    name = f"image-{secrets.token_hex(8)}"
-    write_about(folder, {"name": name, "overwrite": plan.overwrite, "facts": facts})
-    return name
+def _folder(final: Path) -> Folder:
+    return folder_at(_beside(final, "conversion"))
 
 
-def _leave(folder: Folder, run: _Run) -> None:
-    """Keep what was done for the next attempt; if nothing was, leave nothing."""
-    with suppress(EmbedSegError):  # the first error is the one to tell
-        run.lock.check_now()  # it may be another's by now
-        if not any(run.journal.counts.values()):
-            folder.remove_all()
+def _image(folder: Folder, record: RunRecord) -> Path:
+    """Where the group is until it is whole.
+
+    No other run on this output uses the name: a worker that was given up, and comes back, writes
+    into none but its own.
+    """
+    return Path(folder.path, record.name)
+
+
+def _is_published(record: RunRecord | None, final: Path) -> bool:
+    """Whether an unfinished conversion was killed between the publication and its end."""
+    if record is None or record.pending != str(final):
+        return False
+    return final.exists() and not _image(_folder(final), record).exists()
+
+
+def _unfinished(final: Path) -> RunRecord | None:
+    with suppress(EmbedSegError):
+        return read_record(_folder(final))
+    return None
 
 
 def _beside(final: Path, ending: str) -> Path:
@@ -310,11 +300,13 @@ def _check_unchanged(volume: Volume, facts: Facts) -> None:
 
 
 @contextmanager
-def _recorder(where: Any, plan: Conversion, run: _Run, progress: Progress) -> Iterator[Recorder]:
+def _recorder(
+    where: Any, plan: Conversion, run: Run, image: Path, progress: Progress
+) -> Iterator[Recorder]:
     """Who does the tasks, with the journal of the run."""
     if where is None:
         yield Recorder(SerialExecutor(), run.journal, progress)
         return
     inputs = [] if plan.volume.path is None else [plan.volume.path]
-    with workers_for(where, inputs, [str(run.image)]) as executor:
+    with workers_for(where, inputs, [str(image)]) as executor:
         yield Recorder(executor, run.journal, progress)

@@ -217,6 +217,7 @@ def plan_conversion(
     overwrite: bool = False,
     channel_names: Sequence[str] | None = None,
     labels: bool | None = None,
+    is_ours: bool = False,
 ) -> Conversion:
     """Check everything that can be checked before a voxel is read.
 
@@ -240,6 +241,8 @@ def plan_conversion(
     labels
         Whether the voxels are labels, of which coarse levels are samples, not means. Default: what
         the source says; of a source that says nothing, what looks like labels is sampled, too.
+    is_ours
+        Whether what is there is what this conversion has published, before it was killed.
 
     Raises
     ------
@@ -254,7 +257,7 @@ def plan_conversion(
     names = _checked_names(channel_names, volume)
     return Conversion(
         volume=volume,
-        final=_free_place(os.fspath(out), overwrite),
+        final=_free_place(os.fspath(out), overwrite or is_ours),
         ngff_version=ngff_version,
         chunks=None if chunks is None else tuple(chunks),
         channel_names=names,

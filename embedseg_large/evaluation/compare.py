@@ -18,8 +18,8 @@ from embedseg_large.evaluation.errors import Found, Positions
 from embedseg_large.evaluation.localisation import shell
 from embedseg_large.evaluation.pairs import LabelPair
 from embedseg_large.geometry import Box
-from embedseg_large.runs.blockwise import EDGE, Sum
-from embedseg_large.runs.tasks import Call, Each, Recording, Task
+from embedseg_large.runs.blockwise import EDGE, sum_over
+from embedseg_large.runs.tasks import Call, Recording
 from embedseg_large.volumes.label_images import unannotated
 
 
@@ -66,15 +66,9 @@ def compare(
     """
     ndim = pair.truth.ndim
     boxes = pair.compared.split((EDGE[ndim],) * ndim)
-    total = Sum(Compared(Contingency.empty(), Found.empty(ndim) if errors else None))
-    if workers is None:
-        for box in boxes:
-            total.add(_compare_box(pair, box, shell_width, errors))
-        return total.whole()
-    make = partial(_call, pair, shell_width, errors)
-    tasks = (Task(stage="compare", make=partial(make, box)) for box in boxes)
-    workers.run(Each(tasks, lambda _, part: total.add(part)))
-    return total.whole()
+    zero = Compared(Contingency.empty(), Found.empty(ndim) if errors else None)
+    call = partial(_call, pair, shell_width, errors)
+    return sum_over(boxes, call, zero, stage="compare", workers=workers)
 
 
 def _call(pair: LabelPair, width: int | None, errors: bool, box: Box) -> Call:

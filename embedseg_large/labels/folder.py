@@ -7,6 +7,7 @@ nothing can be renamed, they are written in place and their group's document com
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,9 +19,32 @@ PROVENANCE = "embedseg_large"
 """Attribute that marks labels as written by this package, and says how they were made."""
 
 
+LONGEST_NAME = 200
+"""Bytes: file systems take 255, and hidden names beside the labels are longer than theirs."""
+_BAD_NAME = re.compile(r"^$|^\.|^__|[/\\]|^zarr\.json$")
+
+
+def is_label_name(name: object) -> bool:
+    """Whether a name can be one of labels: it is one folder's, on any disk."""
+    if not isinstance(name, str) or _BAD_NAME.search(name) or not name.isprintable():
+        return False
+    return len(name.encode()) <= LONGEST_NAME
+
+
+def provenance_in(attributes: Document) -> Document:
+    """How labels were made, of their attributes; empty where that is not said, or is no object."""
+    found = attributes.get(PROVENANCE)
+    return dict(found) if isinstance(found, dict) else {}
+
+
 def is_of_a_run(attributes: Document) -> bool:
     """Whether a run made labels, which can make them again; others may have painted them."""
-    return "token" in attributes.get(PROVENANCE, {})
+    return "token" in provenance_in(attributes)
+
+
+def is_of_run(attributes: Document, run: str | None) -> bool:
+    """Whether labels are those that an unfinished run of this name has published."""
+    return run is not None and provenance_in(attributes).get("run") == run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,10 +75,11 @@ class LabelFolder(Protocol):
     def holds_something_else(self) -> bool:
         """Whether something is at the store's place that is no zarr group."""
 
-    def check(self, name: str, version: str, *, overwrite: bool) -> None:
+    def check(self, name: str, version: str, *, overwrite: bool, run: str | None = None) -> None:
         """Find out whether labels of that name can be written.
 
-        A publication that was killed half-way is settled first.
+        A publication that was killed half-way is settled first. Labels that the unfinished run of
+        the name `run` has published do not count as taken: it goes on to `complete`.
 
         Raises
         ------
@@ -101,6 +126,20 @@ class LabelFolder(Protocol):
             If another run began to write labels of that name.
         OutputError
             If it fails; older labels are as they were then.
+        """
+
+    def complete(self, name: str, run: str, version: str) -> Document | None:
+        """Do what is left of a publication that was cut short after the labels had their name.
+
+        Returns
+        -------
+        dict or None
+            How the labels were made; None if those of that name are not of the run.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be done.
         """
 
     def discard(self, draft: Draft) -> None:

@@ -23,7 +23,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from embedseg_large.errors import OutputError, RunError
-from embedseg_large.labels.folder import PROVENANCE, Draft, is_of_a_run, listed, refuse_taken
+from embedseg_large.labels.folder import (
+    Draft,
+    is_of_a_run,
+    is_of_run,
+    listed,
+    provenance_in,
+    refuse_taken,
+)
 from embedseg_large.labels.instances import KEY
 from embedseg_large.storage.bucket import RemoteFolder
 from embedseg_large.storage.group import Document, ngff_content
@@ -36,6 +43,7 @@ from embedseg_large.storage.zarr_groups import (
     update_group,
     write_group,
 )
+from embedseg_large.volumes.multiscale import ZARR_FORMATS
 from embedseg_large.volumes.volume import open_volume
 
 _MARK = ".run"
@@ -71,10 +79,11 @@ class BucketLabels:
         """Whether there are objects, but not those of a zarr group."""
         return self.zarr_format() is None and bool(self._root.children())
 
-    def check(self, name: str, version: str, *, overwrite: bool) -> None:  # noqa: ARG002
+    def check(self, name: str, version: str, *, overwrite: bool, run: str | None = None) -> None:  # noqa: ARG002
         """Try to write, and look at the name."""
         self._folder.check_writable()
-        self._check_free(name, overwrite)
+        if not is_of_run(read_attributes(self._folder.below(name)), run):
+            self._check_free(name, overwrite)
 
     def place(self, name: str, run: str) -> tuple[str, str]:
         """Return the final place, and names of arrays that no other run has."""
@@ -94,17 +103,42 @@ class BucketLabels:
 
     def publish(self, draft: Draft, attributes: Document, *, overwrite: bool) -> None:
         """Write the group's document, remove older arrays, and list the name."""
-        folder, zarr_format = self._folder.below(draft.name), draft.store.zarr_format
-        if read_document(folder, _MARK).get("run") != draft.run:
-            raise RunError(f"{folder.path}: another run writes these labels now")
+        self._check_mark(draft)
         self._check_free(draft.name, overwrite)
         kept = self._keep_others(draft)
-        write_group(folder, zarr_format, attributes)
+
+        def checked(_: Document) -> Document:
+            self._check_mark(draft)  # between reading and writing: another run may have published
+            return attributes
+
+        folder, zarr_format = self._folder.below(draft.name), draft.store.zarr_format
+        update_group(folder, zarr_format, checked, afresh=True)
+        self._finish(draft.name, attributes, draft.store.ngff_version, kept)
+
+    def _check_mark(self, draft: Draft) -> None:
+        folder = self._folder.below(draft.name)
+        if read_document(folder, _MARK).get("run") != draft.run:
+            raise RunError(f"{folder.path}: another run writes these labels now")
+
+    def complete(self, name: str, run: str, version: str) -> Document | None:
+        """Remove older arrays, and list the name."""
+        folder = self._folder.below(name)
+        attributes = read_attributes(folder)
+        if not is_of_run(attributes, run):
+            return None
+        kept = read_document(folder, _MARK).get("kept")
+        write_group(folder, ZARR_FORMATS[version], attributes)  # of zarr 2, half may be missing
+        self._finish(name, attributes, version, [] if kept is None else [str(kept)])
+        return provenance_in(attributes)
+
+    def _finish(self, name: str, attributes: Document, version: str, kept: list[str]) -> None:
+        """Do all that follows the group's document; may be done again."""
+        folder, zarr_format = self._folder.below(name), ZARR_FORMATS[version]
         remain = _members_of(attributes).union(_GROUP[zarr_format], [_MARK])
         _remove(folder, lambda child: child not in remain)
-        self._list(draft.name, draft)
+        self._list(name, version)
         folder.remove(_MARK)
-        self._refresh([draft.name, *kept], zarr_format)
+        self._refresh([name, *kept], zarr_format)
 
     def discard(self, draft: Draft) -> None:
         """Remove the arrays of the run, unless they are published."""
@@ -149,7 +183,7 @@ class BucketLabels:
         kept = mark.get("kept") or self._free_name(f"{draft.name}.bak")
         folder.write(_MARK, _mark(run=draft.run, kept=kept))  # a second attempt copies there too
         _copy(self._folder, draft.name, kept, lambda child: not child.endswith(f"-{draft.run}/"))
-        self._list(kept, draft)
+        self._list(kept, draft.store.ngff_version)
         return [kept]
 
     def _free_name(self, name: str) -> str:
@@ -159,9 +193,9 @@ class BucketLabels:
             free = f"{name}{number}"
         return free
 
-    def _list(self, name: str, draft: Draft) -> None:
-        add = partial(listed, name=name, version=draft.store.ngff_version)
-        update_group(self._folder, draft.store.zarr_format, add)
+    def _list(self, name: str, version: str) -> None:
+        add = partial(listed, name=name, version=version)
+        update_group(self._folder, ZARR_FORMATS[version], add)
 
     def _refresh(self, names: list[str], zarr_format: int) -> None:
         """Tell consolidated metadata about some labels, and about the list of labels."""
@@ -177,7 +211,7 @@ def _mark(**about: str) -> bytes:
 def _members_of(attributes: Document) -> set[str]:
     """Name the arrays of labels that their attributes speak of, and the group of their table."""
     multiscales = ngff_content(attributes).get("multiscales") or [{}]
-    table = attributes.get(PROVENANCE, {}).get(KEY)
+    table = provenance_in(attributes).get(KEY)
     levels = {f"{dataset['path']}/" for dataset in multiscales[0].get("datasets", [])}
     return levels | ({f"{table['path']}/"} if table else set())
 
@@ -209,7 +243,7 @@ def _documents(folder: RemoteFolder, name: str, zarr_format: int) -> Mapping[str
     """Collect the documents of a label group and its arrays, by their names below `folder`."""
     group = folder.below(name)
     attributes = read_attributes(group)
-    table = attributes.get(PROVENANCE, {}).get(KEY, {})
+    table = provenance_in(attributes).get(KEY, {})
     columns = {f"{table['path']}/{column}/" for column in table.get("columns", [])}
     nodes = ["", *sorted(_members_of(attributes) | columns)]
     kinds = ("zarr.json",) if zarr_format == 3 else (".zgroup", ".zarray", ".zattrs")

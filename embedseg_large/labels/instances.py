@@ -105,7 +105,7 @@ class InstanceTable:
         lead = () if self.timepoints is None else (timepoint or 0,)
         for column in self.columns:
             with output_errors(self._path(column)):
-                array = open_array(self._path(column), "r+", self.zarr_format)
+                array = open_array(self._path(column), "r+", self.zarr_format, durable=True)
                 array[(*lead, slice(start, start + values[column].size))] = values[column]
 
     def _path(self, column: str = "") -> str:

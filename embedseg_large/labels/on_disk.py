@@ -12,9 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedseg_large.errors import OutputError
-from embedseg_large.labels.folder import Draft, is_of_a_run, listed, refuse_taken
-from embedseg_large.storage.disk import check_writable, locked, output_errors, replaced
+from embedseg_large.errors import OutputError, RunError
+from embedseg_large.labels.folder import (
+    Draft,
+    is_of_a_run,
+    is_of_run,
+    listed,
+    provenance_in,
+    refuse_taken,
+)
+from embedseg_large.storage.disk import check_writable, locked, output_errors, replaced, sweep
 from embedseg_large.storage.group import (
     Document,
     group_format,
@@ -25,6 +32,8 @@ from embedseg_large.storage.group import (
 from embedseg_large.volumes.multiscale import ZARR_FORMATS
 from embedseg_large.volumes.volume import Volume, open_volume
 
+_OLD, _GONE = ".old", ".gone"
+"""Ends of hidden names of older labels: moved aside, and about to be removed."""
 _SLACK_SECONDS = 5.0
 """Between clocks of machines that write to one disk."""
 
@@ -55,14 +64,15 @@ class DiskLabels:
             store.is_dir() and self.zarr_format() is None and any(store.iterdir())
         )
 
-    def check(self, name: str, version: str, *, overwrite: bool) -> None:
+    def check(self, name: str, version: str, *, overwrite: bool, run: str | None = None) -> None:
         """Try to write, bring labels that were moved aside to rest, and look at the name."""
         check_writable(Path(self.store))
         check_writable(self._folder)
         if any(self._asides(name)):
             with locked(self._folder):
                 self._settle(name, version)
-        self._check_free(name, overwrite)
+        if not is_of_run(read_attributes(self._folder / name), run):
+            self._check_free(name, overwrite)
 
     def place(self, name: str, run: str) -> tuple[str, str]:
         """Return a hidden folder beside the final one."""
@@ -84,14 +94,32 @@ class DiskLabels:
     def publish(self, draft: Draft, attributes: Document, *, overwrite: bool) -> None:
         """Rename the hidden group, list its name, then remove or keep the older labels."""
         pending, version = Path(draft.store.path), draft.store.ngff_version
+        if not pending.is_dir():
+            raise RunError(f"{pending} is gone: another run has taken over; nothing was published")
         write_group(pending, draft.store.zarr_format, attributes)
-        aside = pending.with_name(f"{pending.name}.old")
+        aside = pending.with_name(f"{pending.name}{_OLD}")
         with locked(self._folder):
             self._check_free(draft.name, overwrite)
             with replaced(pending, self._folder / draft.name, aside):
                 self._list(draft.name, version)
-            self._settle(draft.name, version)
-            refresh_consolidated(self._folder)
+            self._finish(draft.name, version)
+
+    def complete(self, name: str, run: str, version: str) -> Document | None:
+        """List the name, remove or keep the older labels."""
+        attributes = read_attributes(self._folder / name)
+        if not is_of_run(attributes, run):
+            return None
+        with locked(self._folder):
+            self._finish(name, version)
+        return provenance_in(attributes)
+
+    def _finish(self, name: str, version: str) -> None:
+        """Do all that follows once the labels have their name; may be done again."""
+        self._list(name, version)
+        self._settle(name, version)
+        refresh_consolidated(self._folder)
+        for folder in (self._folder, Path(self.store)):
+            sweep(folder)
 
     def discard(self, draft: Draft) -> None:
         """Remove the hidden group, and the ``labels`` folder if nothing else is in it."""
@@ -106,8 +134,8 @@ class DiskLabels:
             refuse_taken(str(self._folder / name))
 
     def _asides(self, name: str) -> Iterator[Path]:
-        """Find older labels that a publication moved aside."""
-        pattern = re.compile(rf"\.{re.escape(name)}-[0-9a-f]{{8}}\.old")
+        """Find older labels that a publication moved aside, or has begun to remove."""
+        pattern = re.compile(rf"\.{re.escape(name)}-[0-9a-f]{{8}}({_OLD}|{_GONE})")
         if self._folder.is_dir():
             yield from (p for p in sorted(self._folder.iterdir()) if pattern.fullmatch(p.name))
 
@@ -115,14 +143,16 @@ class DiskLabels:
         """Bring labels that were moved aside to rest: back, removed, or kept as NAME.bak."""
         for aside in self._asides(name):
             with output_errors(aside):
-                if not (self._folder / name).exists():
-                    aside.rename(self._folder / name)
-                elif _can_be_made_again(aside):
+                if aside.suffix == _GONE:
                     shutil.rmtree(aside)
+                elif not (self._folder / name).exists():
+                    aside.rename(self._folder / name)
+                elif _can_be_made_again(aside):  # half of it, after a kill, could be no more
+                    shutil.rmtree(aside.rename(aside.with_suffix(_GONE)))
                 else:
                     kept = self._free_name(f"{name}.bak")
+                    self._list(kept, version)  # first: what has its name is looked at no more
                     aside.rename(self._folder / kept)
-                    self._list(kept, version)
 
     def _free_name(self, name: str) -> str:
         number, free = 0, name
@@ -133,8 +163,10 @@ class DiskLabels:
 
     def _list(self, name: str, version: str) -> None:
         """Add a name to the list in the ``labels`` group, and make that group if it is missing."""
-        attributes = listed(read_attributes(self._folder), name, version)
-        write_group(self._folder, ZARR_FORMATS[version], attributes)
+        before = read_attributes(self._folder)
+        after = listed(before, name, version)
+        if after != before:
+            write_group(self._folder, ZARR_FORMATS[version], after)
 
 
 def _can_be_made_again(labels: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from embedseg_large.errors import UnreachableError, UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.folder import PROVENANCE as PROVENANCE
+from embedseg_large.labels.folder import is_label_name, provenance_in
 from embedseg_large.storage.connection import joined, shown
 from embedseg_large.storage.failures import is_denied
 from embedseg_large.storage.group import ngff_content
@@ -38,6 +39,8 @@ def place_of_labels(source: str, name: str | None) -> str:
         If there are several to choose from.
     """
     if name is not None:
+        if not is_label_name(name):
+            raise UsageError(f"{name[:80]!r} cannot name labels; give one of {label_names(source)}")
         return joined(source, f"labels/{name}")
     names = label_names(source)
     if len(names) > 1:
@@ -121,7 +124,10 @@ def label_names(store: str) -> list[str]:
         if not is_denied(error):  # which a bucket that does not list says of what is not there
             raise
         return []
-    return sorted(map(str, ngff_content(about).get("labels", [])))
+    listed = ngff_content(about).get("labels", [])
+    if not isinstance(listed, list):
+        return []
+    return sorted(name for name in listed if is_label_name(name))  # not ../../other.zarr
 
 
 def provenance_of(labels: str) -> dict[str, Any]:
@@ -137,4 +143,4 @@ def provenance_of(labels: str) -> dict[str, Any]:
     MetadataError, UnreachableError
         As `label_names`.
     """
-    return dict(read_attributes(folder_at(labels)).get(PROVENANCE, {}))
+    return provenance_in(read_attributes(folder_at(labels)))

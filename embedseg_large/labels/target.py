@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from embedseg_large.errors import PlaceError, UsageError
 from embedseg_large.geometry import Box
+from embedseg_large.labels.folder import LONGEST_NAME, Draft, LabelFolder, is_label_name
 from embedseg_large.labels.folder import PROVENANCE as PROVENANCE
-from embedseg_large.labels.folder import Draft, LabelFolder
 from embedseg_large.labels.instances import KEY, InstanceTable
 from embedseg_large.labels.levels import label_levels, label_units
 from embedseg_large.storage.connection import READ_ONLY, is_remote, joined, shown
@@ -41,7 +40,6 @@ from embedseg_large.volumes.multiscale import (
 from embedseg_large.volumes.volume import Volume
 
 _LABEL_AXES = "tzyx"
-_BAD_NAME = re.compile(r"^$|^\.|^__|[/\\\x00-\x1f]|^zarr\.json$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +105,16 @@ class LabelTarget:
             content="labels",
         )
         return PendingLabels(target=self, draft=Draft(name=self.name, run=short, store=store))
+
+    def complete(self, run: str) -> dict[str, Any] | None:
+        """End a publication that was cut short; how the labels were made, None if there is none."""
+        return label_folder(self.store).complete(self.name, run, self.ngff_version)
+
+    def discard(self, pending: str | None) -> None:
+        """Remove hidden labels that an unfinished run has begun, if they are in this store."""
+        parent, _, begun = (pending or "").rpartition("/")
+        if parent == self.folder and begun.startswith("."):
+            folder_at(f"{parent}/{begun}").remove_all()
 
     def create(self, dtype: DTypeLike, *, run: str | None = None) -> PendingLabels:
         """Create all arrays, or open those of an earlier attempt.
@@ -308,6 +316,7 @@ def label_target(
     output: str | os.PathLike[str] | None = None,
     ngff_version: str | None = None,
     overwrite: bool = False,
+    unfinished: Callable[[str], str | None] | None = None,
 ) -> LabelTarget:
     """Find the place for an image's labels, and every reason why they could not be written.
 
@@ -327,6 +336,9 @@ def label_target(
         ``"0.5"`` or ``"0.4"`` for a new store; default 0.5. An existing store keeps its own.
     overwrite
         Whether labels of that name may be replaced.
+    unfinished
+        Gives the name of an unfinished run that writes such labels into a store: labels that this
+        run has published already are its own, and not in its way.
 
     Returns
     -------
@@ -343,12 +355,14 @@ def label_target(
     OutputError
         If nothing can be written there.
     """
-    if _BAD_NAME.search(name):
+    if not is_label_name(name):
         raise UsageError(
-            f"{name!r} cannot name labels; use letters and digits, no slashes, no dot in front"
+            f"{name[:80]!r} cannot name labels; use at most {LONGEST_NAME} letters and digits, "
+            "no slashes, no dot in front"
         )
     folder, version = _place(volume, output, ngff_version)
-    folder.check(name, version, overwrite=overwrite)
+    run = None if unfinished is None else unfinished(folder.store)
+    folder.check(name, version, overwrite=overwrite, run=run)
     axes = "".join(a for a in _LABEL_AXES if a in volume.stored_axes)
     return LabelTarget(
         store=folder.store,

@@ -30,9 +30,9 @@ from embedseg_large.labels.tables import check_store, write_label_table
 from embedseg_large.measurement.regions import Regions, cells_of
 from embedseg_large.measurement.shapes import columns_of
 from embedseg_large.measurement.within import open_parents, parents_of
-from embedseg_large.runs.blockwise import EDGE, Sum
+from embedseg_large.runs.blockwise import EDGE, sum_over
 from embedseg_large.runs.dask.backend import Workers, readers_of
-from embedseg_large.runs.tasks import Call, Each, Recording, Task
+from embedseg_large.runs.tasks import Call, Recording
 from embedseg_large.storage.connection import shown
 from embedseg_large.storage.tables import Table, stacked
 from embedseg_large.volumes.folders import stem
@@ -215,15 +215,9 @@ def sum_regions(subject: Subject, timepoint: int, workers: Recording | None = No
         Process the boxes; None: this process.
     """
     boxes = Box.whole(subject.labels.spatial_shape).split(box_shape(subject))
-    total = Sum(Regions.empty([channel.dtype for channel in subject.channels]))
-    if workers is None:
-        for box in boxes:
-            total.add(_sum_box(subject, timepoint, box))
-    else:
-        make = partial(_call, subject, timepoint)
-        tasks = (Task(stage="measure", make=partial(make, box)) for box in boxes)
-        workers.run(Each(tasks, lambda _, part: total.add(part)))
-    return total.whole()
+    zero = Regions.empty([channel.dtype for channel in subject.channels])
+    call = partial(_call, subject, timepoint)
+    return sum_over(boxes, call, zero, stage="measure", workers=workers)
 
 
 def box_shape(subject: Subject) -> tuple[int, ...]:

@@ -18,8 +18,8 @@ from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.geometry import Box
 from embedseg_large.labels.published import label_names
-from embedseg_large.runs.blockwise import EDGE, Sum
-from embedseg_large.runs.tasks import Call, Each, Recording, Task
+from embedseg_large.runs.blockwise import EDGE, sum_over
+from embedseg_large.runs.tasks import Call, Recording
 from embedseg_large.storage.connection import joined
 from embedseg_large.volumes.label_images import check_label_type
 from embedseg_large.volumes.volume import Volume, open_volume
@@ -108,15 +108,8 @@ def _shared(
 ) -> Contingency:
     """Count the voxels that instances of the two volumes share."""
     boxes = Box.whole(labels.spatial_shape).split((EDGE[labels.ndim],) * labels.ndim)
-    total = Sum(Contingency.empty())
-    if workers is None:
-        for box in boxes:
-            total.add(_shared_in_box(labels, parents, timepoint, box))
-        return total.whole()
-    make = partial(_call, labels, parents, timepoint)
-    tasks = (Task(stage="relate", make=partial(make, box)) for box in boxes)
-    workers.run(Each(tasks, lambda _, part: total.add(part)))
-    return total.whole()
+    call = partial(_call, labels, parents, timepoint)
+    return sum_over(boxes, call, Contingency.empty(), stage="relate", workers=workers)
 
 
 def _call(labels: Volume, parents: Volume, timepoint: int, box: Box) -> Call:

@@ -8,12 +8,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import safetensors
 import safetensors.torch
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor
 
 from embedseg_large.errors import ModelError, OutputError, UsageError, foreign
+from embedseg_large.files import whole
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.settings import ModelSettings
 
@@ -157,14 +156,9 @@ def _narrow(tensor: Tensor) -> Tensor:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write beside the file, then rename: a reader never sees an incomplete file."""
-    draft = path.with_name(f".{path.name}.{uuid4().hex}")
+    """Write a file that appears whole, and outlasts a loss of power."""
     try:
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        with whole(path, durable=True) as begun:
+            begun.write_bytes(data)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise OutputError(f"the model cannot be written to {path}: {error.strerror}") from error

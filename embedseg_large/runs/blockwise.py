@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
+
+from embedseg_large.geometry import Box
+from embedseg_large.runs.tasks import Call, Each, Recording, Task
 
 EDGE = {2: 4096, 3: 256}
 """Edge of the boxes that are read at a time, in voxels, by ndim."""
@@ -39,3 +44,37 @@ class Sum(Generic[T]):
         for _, total in reversed(self._sums):
             whole = total + whole
         return whole
+
+
+def sum_over(
+    boxes: Iterable[Box],
+    call: Callable[[Box], Call],
+    zero: T,
+    *,
+    stage: str,
+    workers: Recording | None,
+) -> T:
+    """Add up what boxes tell.
+
+    Parameters
+    ----------
+    boxes
+        In any order.
+    call
+        Picklable: makes the call for a box, whose result is added.
+    zero
+        What no box tells.
+    stage
+        Names the tasks where there are workers.
+    workers
+        Do the boxes; None: this process.
+    """
+    total = Sum(zero)
+    if workers is None:
+        for box in boxes:
+            function, item, *_ = call(box)
+            total.add(function(*item))
+    else:
+        tasks = (Task(stage=stage, make=partial(call, box)) for box in boxes)
+        workers.run(Each(tasks, lambda _, part: total.add(part)))
+    return total.whole()

@@ -21,11 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import RunError
+from embedseg_large.errors import RunError, foreign
 from embedseg_large.storage.folder import Folder
 
 FLUSH_SECONDS = 2.0
 FLUSH_LINES = 10_000
+
+_MOST = (1 << 32) - 1
 
 Note = tuple[int, Any]
 """A result: a number from 0 to 2³² - 2, and an optional addition: None, another number below 2³²,
@@ -101,18 +103,16 @@ class Journal:
         """Read the entries of earlier clients."""
         names = list(self._folder.names())
         for name, data in zip(names, self._folder.read_all(names), strict=True):
-            self._read(name, data.decode().splitlines())
+            where, todo = f"{self._folder.path}/{name}", "remove the folder of the run"
+            with foreign(where, "not a journal", todo=todo, kind=RunError):
+                self._read(data.decode().splitlines())
         return self
 
-    def _read(self, name: str, lines: Iterable[str]) -> None:
+    def _read(self, lines: Iterable[str]) -> None:
         for line in lines:
-            try:
-                ledger, number, value, *more = json.loads(line)
-            except ValueError as error:
-                raise RunError(
-                    f"{self._folder.path}/{name}: not a journal ({error}); "
-                    "start over with overwrite (--overwrite)"
-                ) from error
+            ledger, number, value, *more = json.loads(line)
+            if not 0 <= number <= _MOST or not 0 <= value < _MOST:
+                raise ValueError(f"no task {number}, or no result {value}")
             self._ledger(ledger).put(number, (value, more[0] if more else None))
 
     def _ledger(self, name: str) -> Ledger:
@@ -153,7 +153,7 @@ class Journal:
         if not self._lines:
             return
         name = f"{self._session:06d}-{self._files:08d}"
-        self._folder.write(name, ("\n".join(self._lines) + "\n").encode())
+        self._folder.write(name, ("\n".join(self._lines) + "\n").encode(), durable=True)
         self._files += 1
         self._lines.clear()
 

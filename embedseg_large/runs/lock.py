@@ -40,12 +40,12 @@ class Lock:
     about
         JSON values for others: where the run executes.
     beat
-        Seconds between signs of life.
+        Seconds between two signs of life; None: `BEAT_SECONDS`.
     """
 
-    def __init__(self, folder: Folder, about: dict[str, Any], beat: float = BEAT_SECONDS) -> None:
+    def __init__(self, folder: Folder, about: dict[str, Any], beat: float | None = None) -> None:
         self._folder = folder
-        self._beat = beat
+        self._beat = BEAT_SECONDS if beat is None else beat
         self._beats = 0
         self._about = about | {
             "host": platform.node(),
@@ -132,8 +132,8 @@ class Lock:
         return json.dumps(self._about | {"beats": self._beats}).encode()
 
     def _is_superseded(self) -> bool:
-        last = _last(self._folder)
-        return last is not None and _number(last) > self.number
+        last = _last(self._folder)  # none: who took over has finished, and removed all of it
+        return last is None or _number(last) != self.number
 
     def _keep_beating(self) -> None:
         while not self._stop.wait(self._beat):
@@ -158,7 +158,7 @@ def holder(folder: Folder) -> dict[str, Any] | None:
 
 
 def _last(folder: Folder) -> str | None:
-    return max((n for n in folder.names() if n.isdigit()), default=None)
+    return max((n for n in folder.names() if n.isascii() and n.isdigit()), default=None)
 
 
 def _number(name: str) -> int:
@@ -167,8 +167,8 @@ def _number(name: str) -> int:
 
 def _read(folder: Folder, name: str) -> dict[str, Any] | None:
     with suppress(FileNotFoundError, ValueError):
-        found: dict[str, Any] = json.loads(folder.read(name))
-        return found
+        found = json.loads(folder.read(name))
+        return found if isinstance(found, dict) else None
     return None
 
 
@@ -176,7 +176,10 @@ def _is_dead(about: dict[str, Any]) -> bool:
     """Whether the process ran on this machine and no longer exists."""
     if (about.get("host"), about.get("boot")) != (platform.node(), _boot()):
         return False
-    return not bool(psutil.pid_exists(int(about["pid"])))  # os.kill would end it on Windows
+    with suppress(OverflowError, TypeError, ValueError):  # somebody damaged the file
+        # os.kill would end it on Windows
+        return not psutil.pid_exists(int(about["pid"])) if "pid" in about else False
+    return False
 
 
 def _boot() -> str:

@@ -1,180 +1,194 @@
 """A run on one output, from start to end, over as many attempts as it takes.
 
 A run is a folder beside the output, with a lock beside it. The same command finds the folder and
-resumes; another one is refused, or with overwrite starts over. The folder is deleted when the
-labels are published, or if nothing was done.
+resumes the run; another one is refused, or with overwrite starts over. The folder goes when the
+output is published, and when nothing was done.
+
+Every write of a client goes through the lock that the run was begun under (`Run.check`): a client
+that slept while another took over writes nothing when it wakes. Tasks, which hold no lock, write
+into folders that they never make, under names that no other run reads.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
-from embedseg_large.errors import EmbedSegError, UsageError
-from embedseg_large.runs.facts import Facts, difference, token
+from embedseg_large.documents import difference
+from embedseg_large.errors import EmbedSegError, RunError, UsageError
+from embedseg_large.runs.facts import Facts
 from embedseg_large.runs.journal import Journal
 from embedseg_large.runs.lock import Lock
-from embedseg_large.runs.paths import lock_folder
+from embedseg_large.runs.record import RUN_FILE, RunRecord, read_record, write_record
 from embedseg_large.storage.folder import Folder
-from embedseg_large.storage.open import folder_at
-
-RUN_FILE = "run.json"
 
 logger = logging.getLogger(__name__)
 
 
-class Output(Protocol):
-    """The output of a run."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlace:
+    """Where a run keeps its files, and how an unfinished one there is met."""
 
-    @property
-    def store(self) -> str:
-        """Path or URL of its store."""
-
-    @property
-    def name(self) -> str:
-        """Its name in the store."""
-
-    @property
-    def path(self) -> str:
-        """Both."""
-
-    @property
-    def overwrite(self) -> bool:
-        """Whether an older one may be replaced, and an unfinished run started over."""
+    folder: Folder
+    """What the run keeps until its end."""
+    lock: Folder
+    """Its lock: one run at a time has the output."""
+    overwrite: bool
+    """Whether an unfinished run that differs is given up, and this one starts over."""
+    what: str = "run of these labels"
+    """What an unfinished run is, for messages."""
+    elsewhere: str = "choose another name for the labels"
+    """What else a user can do who wants to keep it."""
+    is_whole: Callable[[RunRecord], bool] = lambda record: True  # noqa: ARG005
+    """Whether all that an unfinished run needs is still there."""
+    discard: Callable[[RunRecord], None] = lambda record: None  # noqa: ARG005
+    """Remove what an unfinished run has begun to write outside of its folder."""
+    settle: Callable[[], None] = lambda: None
+    """Bring to rest what a publication left that was killed; comes first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """A run whose lock this process holds."""
 
-    name: str
-    """Token of this run, and of no other on this output."""
-    facts: Facts
-    """Everything that determines its labels."""
+    record: RunRecord
+    """As it was when this attempt began."""
     folder: Folder
-    """Its scratch folder."""
+    """Its scratch folder, which is never made by writing into it."""
     journal: Journal
     lock: Lock
     resumed: bool
     """Whether an earlier attempt has started it."""
 
-    def tell(self, more: Mapping[str, Any]) -> None:
-        """Add to the record that `embedseg-large status` reads."""
-        write_about(self.folder, read_about(self.folder) | dict(more))
+    @property
+    def name(self) -> str:
+        """Of this run, and of no other on this output."""
+        return self.record.name
+
+    @property
+    def facts(self) -> Facts:
+        """All that decides its output."""
+        return self.record.facts
+
+    def check(self) -> None:
+        """Make sure that the run is still this process's; comes before everything it writes.
+
+        Raises
+        ------
+        RunError
+            When another process has taken it over, or it has ended.
+        """
+        self.lock.check_now()
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of the record, which `embedseg-large status` reads.
+
+        Raises
+        ------
+        RunError
+            As `check`.
+        """
+        self.check()
+        found = read_record(self.folder)
+        if found is None or found.name != self.name:
+            raise RunError(f"{self.folder.path}: another run has taken over; nothing was published")
+        write_record(self.folder, replace(found, **changes))
 
 
 @contextmanager
 def open_run(
-    path: str, output: Output, facts: Facts, prepare: Callable[[], None] = lambda: None
+    place: RunPlace, record: RunRecord, prepare: Callable[[], None] = lambda: None
 ) -> Iterator[Run]:
-    """Start a run, or resume one.
+    """Begin a run, or resume one.
 
     Parameters
     ----------
-    path
-        Path of its scratch folder.
-    output
-        Its output, on which one run works at a time.
-    facts
-        Everything that determines the output.
+    place
+        Where it is.
+    record
+        Of the run, if it is a new one.
     prepare
-        Called before a run starts, but not before one resumes.
+        Called before a run begins, but not before one is resumed.
 
     Raises
     ------
     UsageError
-        If another run is working on this output, or was started with other settings.
+        When another run is at work on this output, or began with other settings.
+    RunError
+        When the journal of an unfinished run is damaged.
     """
-    folder = folder_at(path)
-    lock = Lock(lock_folder(output.store, output.name), {"run": folder.path})
+    lock = Lock(place.lock, {"run": place.folder.path})
     with lock.held():
-        found = _find(folder, output, facts)
-        if not found:
+        place.settle()
+        found = _resumed(place, record, lock)
+        if found is None:
+            place.folder.remove_all()  # what is there without a record is of no run
             prepare()
-        about = found or _begin(folder, output, facts)
-        journal = Journal(folder.anchored().below("journal"), lock.number, lock.check)
+            write_record(place.folder, record)
         run = Run(
-            name=about["name"],
-            facts=facts,
-            folder=folder,
-            journal=journal.load(),
+            record=record if found is None else found[0],
+            folder=place.folder.anchored(),
+            journal=_journal(place, lock) if found is None else found[1],
             lock=lock,
-            resumed=bool(found),
+            resumed=found is not None,
         )
         try:
             yield run
         except BaseException:
-            _leave(run)
+            _leave(run, place.what)
             raise
-        folder.remove_all()
+        with suppress(RunError):  # what is there by now may be another's
+            place.folder.remove_all(last=RUN_FILE, check=run.check)
 
 
-def _find(folder: Folder, output: Output, facts: Facts) -> dict[str, Any]:
-    """The record of an unfinished run to resume; removes one that is to start over."""
-    about = read_about(folder)
-    if not about:
-        return {}
-    different = difference(about["facts"], facts)
-    if not different and (about["overwrite"] or not output.overwrite):
-        logger.info("resuming the run in %s", folder.path)
-        return about
-    if not output.overwrite:
-        raise UsageError(
-            f"{folder.path}: an unfinished run of these labels had {different}; finish it with "
-            "those, choose another name for the labels, or start over with overwrite (--overwrite)"
-        )
-    _remove(folder, about)
-    return {}
+def _resumed(place: RunPlace, record: RunRecord, lock: Lock) -> tuple[RunRecord, Journal] | None:
+    """The unfinished run to resume; None, and nothing of it is left, where there is none."""
+    found = None
+    try:
+        found = read_record(place.folder)
+        if found is not None and place.is_whole(found) and _is_resumable(place, found, record):
+            journal = _journal(place, lock).load()
+            logger.info("resuming the run in %s", place.folder.path)
+            return found, journal
+    except (UsageError, RunError):  # refused, or damaged
+        if not place.overwrite:
+            raise
+    if found is not None:
+        place.discard(found)
+    return None
 
 
-def _remove(folder: Folder, about: Mapping[str, Any]) -> None:
-    """Remove an unfinished run, and the labels it had started to write."""
-    begun = about.get("pending", "")
-    if begun.rpartition("/")[2].startswith("."):  # hidden: never published
-        folder_at(begun).remove_all()
-    folder.remove_all()
+def _is_resumable(place: RunPlace, found: RunRecord, record: RunRecord) -> bool:
+    """Whether a run is that of the same command; False: it is given up.
+
+    Raises
+    ------
+    UsageError
+        If it is neither.
+    """
+    different = difference(found.facts, record.facts)
+    if not different and (found.overwrite or not place.overwrite):
+        return True
+    if place.overwrite:
+        return False
+    raise UsageError(
+        f"{place.folder.path}: an unfinished {place.what} had {different}; finish it with those, "
+        f"{place.elsewhere}, or start over with overwrite (--overwrite)"
+    )
 
 
-def _begin(folder: Folder, output: Output, facts: Facts) -> dict[str, Any]:
-    about = {
-        "name": secrets.token_hex(8),
-        "labels": output.path,
-        "overwrite": output.overwrite,
-        "token": token(facts),
-        "facts": facts,
-    }
-    write_about(folder, about)
-    return about
+def _journal(place: RunPlace, lock: Lock) -> Journal:
+    return Journal(place.folder.anchored().below("journal"), lock.number, lock.check_now)
 
 
-def _leave(run: Run) -> None:
-    """Keep finished work for the next attempt; if there is none, leave nothing."""
-    with suppress(EmbedSegError):  # report the first error
-        run.lock.check_now()  # it may belong to another run by now
+def _leave(run: Run, what: str) -> None:
+    """Keep what was done for the next attempt; if nothing was, leave nothing."""
+    with suppress(EmbedSegError):  # the first error is the one to report
+        run.check()  # it may be another's by now
         if not any(run.journal.counts.values()):
             run.folder.remove_all()
             return
-    logger.info("finished work is kept in %s: rerun the same command to resume", run.folder.path)
-
-
-def read_about(folder: Folder) -> dict[str, Any]:
-    """The record of a run; empty if there is none."""
-    try:
-        about: dict[str, Any] = json.loads(folder.read(RUN_FILE))
-    except FileNotFoundError:
-        return {}
-    except EmbedSegError:  # no response, or no permission: these are ValueErrors too
-        raise
-    except ValueError as error:
-        raise UsageError(f"{folder.path}/{RUN_FILE}: {error}; remove the folder") from error
-    return about
-
-
-def write_about(folder: Folder, about: Mapping[str, Any]) -> None:
-    """Replace the record of a run."""
-    folder.write(RUN_FILE, json.dumps(about, indent=1).encode())
+    logger.info("what was done of the %s is kept in %s", what, run.folder.path)

@@ -32,6 +32,7 @@ from embedseg_large.segmentation.request.options import SegmentOptions
 from embedseg_large.segmentation.request.request import prepare
 from embedseg_large.segmentation.segment import segment
 from embedseg_large.segmentation.segmenters.loading import choose_device
+from embedseg_large.segmentation.steps import Stage
 from embedseg_large.symmetry import group
 from embedseg_large.volumes.volume import open_volume
 
@@ -254,7 +255,7 @@ def _network(
 ) -> NetworkSpeed:
     """Compare what the network did with what the machine can do; so many tiles at a time."""
     flops = flops_per_voxel(model.ndim, model.channels)
-    seconds = max(run.summary["stages"]["predict"]["seconds"], _TICK) / abreast
+    seconds = max(run.summary["stages"][Stage.PREDICT]["seconds"], _TICK) / abreast
     rate = flops * passes * run.input_voxels / seconds
     return NetworkSpeed(
         flops_per_voxel=flops,

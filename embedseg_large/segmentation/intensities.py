@@ -19,6 +19,7 @@ from embedseg_large.runs.tasks import Call, Each, Task
 from embedseg_large.segmentation.intensity_field import IntensityField, intensity_fields
 from embedseg_large.segmentation.request.foreground import Foreground
 from embedseg_large.segmentation.request.request import Order
+from embedseg_large.segmentation.steps import Ledger, Stage
 from embedseg_large.volumes.intensity import (
     Histogram,
     IntensityRange,
@@ -27,8 +28,6 @@ from embedseg_large.volumes.intensity import (
 )
 from embedseg_large.volumes.volume import Volume
 
-LEDGER = "statistics"
-FIELD = "field"
 _USUAL_DIAMETER = 20.0
 """Of an object, in voxels of the grid, where the model does not know."""
 
@@ -41,7 +40,7 @@ def find_intensity(order: Order, recorder: Recorder) -> tuple[IntensityRange, ..
         return order.intensity
     journal = recorder.journal
     assert journal is not None
-    known = journal.find(LEDGER, 0)
+    known = journal.find(Ledger.STATISTICS.part(), 0)
     if known is not None:
         return tuple(IntensityRange(**values) for values in known[1])
     mask = order.foreground.mask
@@ -52,7 +51,7 @@ def find_intensity(order: Order, recorder: Recorder) -> tuple[IntensityRange, ..
     ranges = otsu_ranges if order.by_otsu else intensity_ranges
     inside = None if mask is None else partial(_inside, order.foreground, order.volume)
     found = ranges(order.volume, sample=order.intensity_sample, inside=inside, map=run_on)
-    journal.note(LEDGER, 0, (0, [asdict(r) for r in found]))
+    journal.note(Ledger.STATISTICS.part(), 0, (0, [asdict(r) for r in found]))
     journal.flush()
     return found
 
@@ -84,7 +83,7 @@ def find_fields(order: Order, recorder: Recorder) -> tuple[IntensityField, ...]:
         return ()
     journal = recorder.journal
     assert journal is not None
-    known = journal.find(FIELD, 0)
+    known = journal.find(Ledger.FIELD.part(), 0)
     if known is not None:
         return tuple(IntensityField.from_dict(values) for values in known[1])
     width = order.network.object_diameter or _USUAL_DIAMETER
@@ -95,7 +94,7 @@ def find_fields(order: Order, recorder: Recorder) -> tuple[IntensityField, ...]:
         order.timepoints if order.volume.timepoint is None else (None,),
         order.foreground.inside,
     )
-    journal.note(FIELD, 0, (0, [one.as_dict() for one in found]))
+    journal.note(Ledger.FIELD.part(), 0, (0, [one.as_dict() for one in found]))
     journal.flush()
     return found
 
@@ -105,11 +104,13 @@ def _map(
 ) -> list[Histogram]:
     """`map` on an executor, summed up as results come: there may be many, of a megabyte each."""
     todo = list(items)
-    recorder.progress.begin(LEDGER, len(todo))
+    recorder.progress.begin(Stage.STATISTICS, len(todo))
     total = [Histogram(np.empty(0, np.uint32), np.empty(0, np.int64))]
 
     def add(_: Task, result: Histogram) -> None:
         total[0] += result
 
-    recorder.run(Each((Task(stage=LEDGER, make=partial(Call, function, (i,))) for i in todo), add))
+    recorder.run(
+        Each((Task(stage=Stage.STATISTICS, make=partial(Call, function, (i,))) for i in todo), add)
+    )
     return total

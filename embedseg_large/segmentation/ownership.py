@@ -20,6 +20,7 @@ from embedseg_large.runs.journal import Note
 from embedseg_large.runs.tasks import Call, Each, Recording, Task
 from embedseg_large.segmentation.scratch.versions import MISSING, ViewName, Views
 from embedseg_large.segmentation.stages.job import Job
+from embedseg_large.segmentation.steps import Ledger, Stage
 from embedseg_large.stitching.join import Joins, join_pairs
 from embedseg_large.stitching.ownership import Claims, claim, turn
 from embedseg_large.stitching.view import TileView
@@ -76,7 +77,7 @@ class Ownership:
 
     def _do(self, tasks: Iterator[Task], count: int, note: Any) -> None:
         if count:
-            self.recorder.progress.begin("check", count)
+            self.recorder.progress.begin(Stage.CHECK, count)
             self.recorder.run(Each(tasks, note))
 
     def _claim_task(self, index: Index, of: str, now: int) -> Task:
@@ -86,10 +87,10 @@ class Ownership:
             return Call(claim_tile, item, where=f"tile {self.job.clustering().tile(index).core}")
 
         return Task(
-            stage="check",
+            stage=Stage.CHECK,
             make=make,
             index=index,
-            ledger=f"claim/{of}/{now}",
+            ledger=Ledger.CLAIM.part(of, now),
             number=self.job.clustering().number(index),
             noted=Claimed.noted,
             recalled=Claimed.recalled,
@@ -104,10 +105,10 @@ class Ownership:
         grid = self.job.clustering()
         claims = self._claims.part(_around(grid, index))
         return Task(
-            stage="check",
+            stage=Stage.CHECK,
             make=partial(Call, settle_tile, (self.job, index, claims), where=f"tile {index}"),
             index=index,
-            ledger="settle",
+            ledger=Ledger.SETTLE.part(),
             number=grid.number(index),
         )
 

@@ -22,6 +22,7 @@ from embedseg_large.segmentation.seams import SeamCheck, SeamState
 from embedseg_large.segmentation.stages.clean import Cleaning, CleanReport
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.predict import Numbering, downsample, finish, finish_halved
+from embedseg_large.segmentation.steps import Ledger, Stage
 from embedseg_large.segmentation.tile_tasks import ClusterPredicted, PredictThenCluster
 from embedseg_large.stitching.relabel import offsets
 from embedseg_large.volumes.intensity import is_blank
@@ -65,13 +66,15 @@ class Found:
         return {name: count for name, count in counts.items() if count}
 
 
-def tasks_of(job: Job, order: Order) -> dict[str, int]:
+def tasks_of(job: Job, order: Order) -> dict[Stage, int]:
     """Number of tasks of each stage, if no tile disagrees with another."""
     grid = job.clustering()
     first, end = grid.entire().span(job.seen)[0]
-    predicted = {} if order.kept or job.segments else {"predict": job.prediction.count(job.seen)}
-    cleaned = {"clean": 2 * len(grid)} if job.settings.cleaning() else {}
-    return predicted | {"cluster": len(grid), "check": len(grid) + end - first} | cleaned
+    predicted = (
+        {} if order.kept or job.segments else {Stage.PREDICT: job.prediction.count(job.seen)}
+    )
+    cleaned = {Stage.CLEAN: 2 * len(grid)} if job.settings.cleaning() else {}
+    return predicted | {Stage.CLUSTER: len(grid), Stage.CHECK: len(grid) + end - first} | cleaned
 
 
 def find_instances(job: Job, order: Order, recorder: Recorder) -> Found:
@@ -80,8 +83,6 @@ def find_instances(job: Job, order: Order, recorder: Recorder) -> Found:
     state = SeamCheck(job, recorder, tiles.predictions, tiles.views).run()
     logger.info("%d faces, %d rounds of repair", state.faces, state.rounds)
     numbering = Numbering(joins=state.joins, before=offsets(state.counts), versions=state.layers)
-    if not order.keep and order.kept is None:
-        job.scratch.predictions.remove_all()  # nobody reads them any more
     seams = seam_report(job, state, numbering)
     extents = extents_of(job, state.views, tiles.predictions)
     state, cleaning = _cleaned(job, recorder, state)
@@ -114,9 +115,9 @@ def _predict_and_cluster(
     elif job.segments:
         tiles = ClusterPredicted(job, np.empty(0, np.uint32))
     else:
-        recorder.progress.begin("predict", job.prediction.count(job.seen))
+        recorder.progress.begin(Stage.PREDICT, job.prediction.count(job.seen))
         tiles = PredictThenCluster(job)
-    recorder.progress.begin("cluster", len(job.clustering()))
+    recorder.progress.begin(Stage.CLUSTER, len(job.clustering()))
     recorder.run(tiles)
     return tiles
 
@@ -125,14 +126,19 @@ def write_labels(found: Found, pending: PendingLabels, recorder: Recorder) -> No
     """FINISH: write the final labels, then level by level the pyramid."""
     for level in range(pending.n_levels):
         count = sum(1 for _ in pending.regions(level, found.job.region))
-        recorder.progress.begin("finish", count)
+        recorder.progress.begin(Stage.FINISH, count)
         recorder.run(Each(_finish_tasks(found, pending, level)))
 
 
 def _finish_tasks(found: Found, pending: PendingLabels, level: int) -> Iterator[Task]:
     make = partial(_finish_call, found, pending, level)
     for number, box in enumerate(pending.regions(level, found.job.region)):
-        yield Task(stage="finish", make=partial(make, box), ledger=f"finish/{level}", number=number)
+        yield Task(
+            stage=Stage.FINISH,
+            make=partial(make, box),
+            ledger=Ledger.FINISH.part(level),
+            number=number,
+        )
 
 
 def _finish_call(found: Found, pending: PendingLabels, level: int, box: Box) -> Call:

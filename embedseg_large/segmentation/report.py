@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedseg_large.labels.instances import KEY
 from embedseg_large.segmentation.seams import SeamState
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.predict import Numbering
@@ -117,6 +118,29 @@ class SeamReport:
                 f"{segmenter} needs to see no more than the halo: nobody compares them"
             )
         return found
+
+
+def published_result(path: str, made: Mapping[str, Any]) -> SegmentResult:
+    """What a run had found that was cut short after its labels were published.
+
+    Parameters
+    ----------
+    path
+        Where the labels are.
+    made
+        How they were made, as recorded with them.
+    """
+    seams = dict(made["seams"])
+    for kind in ("repaired_objects", "joined_objects"):
+        seams[kind] = tuple(TracedObject(**o | {"seed": tuple(o["seed"])}) for o in seams[kind])
+    if seams["strict"] is not None:
+        seams["strict"] = StrictAim(**seams["strict"])
+    return SegmentResult(
+        path=path,
+        n_instances=made["n_instances"],
+        seams=SeamReport(**seams),
+        summary={key: value for key, value in made.items() if key != KEY},
+    )
 
 
 def merged(reports: Sequence[SeamReport]) -> SeamReport:

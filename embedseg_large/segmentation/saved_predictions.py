@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.documents import difference
 from embedseg_large.errors import UsageError, foreign
-from embedseg_large.runs.facts import difference
 from embedseg_large.segmentation.intensity_field import IntensityField
 from embedseg_large.segmentation.request.facts import facts_of_predictions
 from embedseg_large.segmentation.stages.predict import KEPT_SEED
@@ -56,7 +56,7 @@ def keep(
     """Describe the predictions in a folder, so that `open_kept` finds them."""
     buffer = BytesIO()
     np.save(buffer, versions)
-    folder.write(_VERSIONS, buffer.getvalue())
+    folder.write(_VERSIONS, buffer.getvalue(), durable=True)
     about = {
         "facts": facts_of_predictions(order),
         "intensity": [asdict(r) for r in intensity],
@@ -64,9 +64,8 @@ def keep(
         "object_diameter": order.scale,
         "least_foreground": min(KEPT_SEED, order.settings.foreground),
     }
-    folder.write(
-        PREDICTIONS_FILE, json.dumps(about, indent=1).encode()
-    )  # last: it says that all is there
+    # last: it says that all is there
+    folder.write(PREDICTIONS_FILE, json.dumps(about, indent=1).encode(), durable=True)
 
 
 def open_kept(path: str, order: Order) -> KeptPredictions:

@@ -44,6 +44,7 @@ from embedseg_large.segmentation.stages.predict import (
     reach_of_layer,
     settle_layer,
 )
+from embedseg_large.segmentation.steps import Ledger, Stage
 from embedseg_large.segmentation.tile_tasks import cluster_task, predict_task, version_of
 from embedseg_large.stitching.join import Joins, join
 from embedseg_large.stitching.seam import Comparison
@@ -151,7 +152,7 @@ class SeamCheck:
 
     def _compare(self, lows: Iterable[Index], count: int) -> None:
         """Compare the faces above each of some tiles."""
-        self.recorder.progress.begin("check", count)
+        self.recorder.progress.begin(Stage.CHECK, count)
         self.recorder.run(Each(map(self._check_task, lows), self._note_check))
         for comparison in self._open_seams().values():
             self._disputed.update(comparison.ids.tolist())
@@ -164,10 +165,10 @@ class SeamCheck:
     def _check_task(self, index: Index) -> Task:
         grid = self.job.clustering()
         return Task(
-            stage="check",
+            stage=Stage.CHECK,
             make=partial(self._check_call, index),
             index=index,
-            ledger=f"check/{self._round}",
+            ledger=Ledger.COMPARE.part(self._round),
             number=grid.number(index),
             noted=Checked.noted,
             recalled=partial(Checked.recalled, grid, index),
@@ -191,7 +192,7 @@ class SeamCheck:
 
     def _account(self, layers: Collection[int]) -> None:
         """Account for the instances of some layers."""
-        self.recorder.progress.begin("check", len(layers))
+        self.recorder.progress.begin(Stage.CHECK, len(layers))
         self.recorder.run(Each(map(self._account_task, layers), self._note_account))
         for ids in self._open_accounts().values():
             self._disputed.update(ids.tolist())
@@ -220,9 +221,9 @@ class SeamCheck:
 
     def _account_task(self, layer: int) -> Task:
         return Task(
-            stage="check",
+            stage=Stage.CHECK,
             make=partial(self._account_call, layer),
-            ledger=f"account/{self._round}",
+            ledger=Ledger.ACCOUNT.part(self._round),
             number=layer,
             noted=Accounted.noted,
             recalled=partial(Accounted.recalled, layer),
@@ -292,7 +293,7 @@ class SeamCheck:
     def _raise(self, tiles: list[Index]) -> None:
         """Cluster some tiles again, one level up."""
         self._predict_for(tiles)
-        self.recorder.progress.begin("cluster", len(tiles))
+        self.recorder.progress.begin(Stage.CLUSTER, len(tiles))
         above = {tile: self.views[tile].level + 1 for tile in tiles}
         tasks = (cluster_task(self.job, t, above[t], self.predictions) for t in tiles)
         self.recorder.run(Each(tasks, lambda task, version: self._put(task, above, version)))
@@ -306,7 +307,7 @@ class SeamCheck:
             then = self.job.clustering(self.views[tile].level + 1).tile(tile)
             missing.update(i for i in grid.touching(then.region) if self.predictions[i] == MISSING)
         if missing:
-            self.recorder.progress.begin("predict", len(missing))
+            self.recorder.progress.begin(Stage.PREDICT, len(missing))
             tasks = (predict_task(self.job, index) for index in sorted(missing))
             self.recorder.run(Each(tasks, self._note_prediction))
 
@@ -378,7 +379,7 @@ class SeamCheck:
         found = [Held.none()]
         calls = (self._held_task(n, ids[layer == n]) for n in np.unique(layer).tolist())
         if ids.size:
-            self.recorder.progress.begin("check", int(np.unique(layer).size))
+            self.recorder.progress.begin(Stage.CHECK, int(np.unique(layer).size))
             self.recorder.run(Each(calls, lambda _, record: found.append(record)))
         return Held(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
@@ -389,7 +390,7 @@ class SeamCheck:
             item = (self.job, ids, self.views.part(span), ~doubtful)
             return Call(held_by_proven, item, where=f"layer {layer}")
 
-        return Task(stage="check", make=make, number=layer)
+        return Task(stage=Stage.CHECK, make=make, number=layer)
 
     def _alive(self, ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
         """Those of some ids that own a voxel, and whether their owner is certain of them."""

@@ -35,8 +35,10 @@ from embedseg_large.runs.events import Published, RunBegun
 from embedseg_large.runs.facts import token
 from embedseg_large.runs.local import SerialExecutor
 from embedseg_large.runs.log_file import log_to
+from embedseg_large.runs.paths import lock_folder
 from embedseg_large.runs.progress import Observer, Progress, Watcher
-from embedseg_large.runs.run_folder import Run, open_run
+from embedseg_large.runs.record import RunRecord, new_name
+from embedseg_large.runs.run_folder import Run, RunPlace, open_run
 from embedseg_large.runs.runner import Recorder
 from embedseg_large.runs.tasks import Executor
 from embedseg_large.segmentation.instances import columns_known, write_instances
@@ -47,7 +49,7 @@ from embedseg_large.segmentation.intensities import (
 )
 from embedseg_large.segmentation.intensity_field import IntensityField
 from embedseg_large.segmentation.pipeline import Found, find_instances, tasks_of, write_labels
-from embedseg_large.segmentation.report import SegmentResult, merged
+from embedseg_large.segmentation.report import SegmentResult, merged, published_result
 from embedseg_large.segmentation.request.facts import facts_of
 from embedseg_large.segmentation.request.memory import check_memory
 from embedseg_large.segmentation.request.options import SegmentOptions
@@ -61,7 +63,9 @@ from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.segmentation.spool import reopenable
 from embedseg_large.segmentation.stages.clean import CleanReport
 from embedseg_large.segmentation.stages.job import Job
+from embedseg_large.segmentation.steps import Stage
 from embedseg_large.stitching.relabel import label_dtype
+from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.intensity import IntensityRange, range_warning
 
 if TYPE_CHECKING:
@@ -163,7 +167,21 @@ def begin(order: Order) -> AbstractContextManager[Run]:
         if order.keep:
             order.scratch.predictions.remove_all()  # of an earlier run, or of none that finished
 
-    return open_run(order.scratch.path, order.target, facts_of(order), without_older)
+    target, facts = order.target, facts_of(order)
+    place = RunPlace(
+        folder=folder_at(order.scratch.path),
+        lock=lock_folder(target.store, target.name),
+        overwrite=target.overwrite,
+        discard=lambda unfinished: target.discard(unfinished.pending),
+    )
+    record = RunRecord(
+        name=new_name(),
+        labels=target.path,
+        overwrite=target.overwrite,
+        token=token(facts),
+        facts=facts,
+    )
+    return open_run(place, record, without_older)
 
 
 def _check_names(options: SegmentOptions) -> None:
@@ -211,6 +229,9 @@ def _executor(
 
 def run_order(order: Order, run: Run, executor: Executor, progress: Progress) -> SegmentResult:
     """Do what was ordered: all stages, then publish. A failure leaves older labels as they are."""
+    made = order.target.complete(run.name)
+    if made is not None:  # a kill came between the publication and the end of the run
+        return published_result(order.target.path, made)
     began = time.perf_counter()
     logger.info("segmenting %s into %s", order.volume.shape, order.target.path)
     logger.info("settings: %s", order.settings.as_dict())
@@ -243,6 +264,7 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
         "resumed": {name: c.recalled for name, c in progress.clocks.items() if c.recalled},
         "seconds": round(time.perf_counter() - began, 3),
         **provenance(run, [f.job.intensity for f in found], [f.job.fields for f in found]),
+        "run": run.name,
     }
     if order.settings.cleaning():
         summary["cleaning"] = sum((f.cleaning for f in found), CleanReport()).as_dict()
@@ -250,7 +272,7 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
         summary["timepoints"] = {f.job.timepoint: f.n_instances for f in found}
     if order.keep:
         summary["predictions"] = order.scratch.predictions.path
-    run.lock.check_now()
+    run.check()
     pending.publish(summary, instances)
     progress.tell(
         Published(
@@ -325,11 +347,15 @@ def _find_all(order: Order, run: Run, recorder: Recorder) -> list[Found]:
         fields = find_fields(part, section) if evened is None else evened
         for one in intensity:
             logger.info("intensities %g to %g become 0 to 1", one.low, one.high)
+        run.check()
         job = _job(part, intensity, fields, recorder.executor)
         todo, left = tasks_of(job, part), len(order.timepoints) - len(found)
-        run.tell({"tasks": {name: n * len(order.timepoints) for name, n in todo.items()}})
+        run.update(tasks={name: n * len(order.timepoints) for name, n in todo.items()})
         recorder.progress.plan({name: n * left for name, n in todo.items()})
         found.append(find_instances(job, part, section))
+        run.check()
+        if part.kept is None and not part.keep:
+            job.scratch.predictions.remove_all()  # nobody reads them any more
         if order.keep:
             keep(part.scratch.predictions, part, found[-1].predictions, intensity, fields)
     return found
@@ -363,14 +389,16 @@ def _write_all(
 ) -> tuple[PendingLabels, InstanceTable]:
     """The last stage of every timepoint."""
     most = max(f.n_instances for f in found)
+    run.check()
     pending = order.target.create(label_dtype(most), run=run.name)
     levels = range(pending.n_levels)
     shards = sum(1 for level in levels for _ in pending.regions(level, order.region))
-    run.tell({"pending": pending.path, "shards": shards * len(found)})
-    recorder.progress.plan({"finish": shards * len(found)})
+    run.update(pending=pending.path, shards=shards * len(found))
+    recorder.progress.plan({Stage.FINISH: shards * len(found)})
     for one in found:
         write_labels(one, pending, recorder.within(one.section))
     instances = pending.instances(most, columns_known(found[0]))
+    run.check()
     instances.create()
     for one in found:
         write_instances(one, instances)

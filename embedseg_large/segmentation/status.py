@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,13 +13,12 @@ from embedseg_large.labels.published import label_names, provenance_of
 from embedseg_large.runs.journal import Journal
 from embedseg_large.runs.lock import holder
 from embedseg_large.runs.paths import lock_folder, scratch_path
-from embedseg_large.runs.run_folder import read_about
+from embedseg_large.runs.record import RunRecord, read_record
+from embedseg_large.segmentation.steps import Ledger, Stage
 from embedseg_large.storage.connection import joined, shown
 from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.volume import open_volume
-
-_TIMEPOINT = re.compile(r"^t\d+/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,19 +97,20 @@ def _unfinished(
 ) -> RunStatus | None:
     folder = folder_at(place)
     folder.greet()
-    store, about = folder.path, read_about(folder)
-    if about:
-        found = holder(_lock_of(about["labels"]))
+    store, record = folder.path, read_record(folder)
+    if record is not None and record.labels is not None:
+        found = holder(_lock_of(record.labels))
     else:
         found = holder(lock_folder(store, labels))
-        folder = folder_at(found["run"] if found else scratch_path(scratch, store, labels))
-        about = read_about(folder)
-    stages = None
-    with suppress(FileNotFoundError):  # it ends while it is looked at
-        stages = _stages(folder, about) if about else None
-    if stages is None:
+        at = None if found is None else found.get("run")
+        folder = folder_at(at if isinstance(at, str) else scratch_path(scratch, store, labels))
+        record = read_record(folder)
+    if record is None or record.labels is None:
         return None
-    return RunStatus(folder=folder.path, labels=about["labels"], holder=found, stages=stages)
+    with suppress(FileNotFoundError):  # it ends while it is looked at
+        stages = _stages(folder, record)
+        return RunStatus(folder=folder.path, labels=record.labels, holder=found, stages=stages)
+    return None
 
 
 def _finished(store: str, name: str) -> Finished:
@@ -136,14 +136,15 @@ def _lock_of(labels: str) -> Folder:
     return lock_folder(store, name)
 
 
-def _stages(folder: Folder, about: dict[str, Any]) -> dict[str, tuple[int, int | None]]:
-    done: dict[str, int] = {}
-    for ledger, count in Journal(folder.below("journal")).load().counts.items():
-        name = _TIMEPOINT.sub("", ledger).partition("/")[0]
-        stage = name.replace("account", "check")
-        done[stage] = done.get(stage, 0) + count
-    total: dict[str, int] = dict(about.get("tasks", {}))
-    if "shards" in about:
-        total["finish"] = about["shards"]
-    names = ["statistics", "predict", "cluster", "check", "clean", "finish"]
-    return {n: (done.get(n, 0), total.get(n)) for n in names if n in done or n in total}
+def _stages(folder: Folder, record: RunRecord) -> dict[str, tuple[int, int | None]]:
+    done: Counter[str] = Counter()
+    for name, count in Journal(folder.below("journal")).load().counts.items():
+        ledger = Ledger.of(name)
+        if ledger is not None:
+            done[ledger.stage] += count
+    total = dict(record.tasks)
+    if record.shards is not None:
+        total[Stage.FINISH] = record.shards
+    known = {name: count for name, count in total.items() if done[name] <= count}
+    # where tiles disagreed there is more to do than was planned, and nobody knows how much
+    return {s.value: (done[s], known.get(s)) for s in Stage if s in done or s in total}

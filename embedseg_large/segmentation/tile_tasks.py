@@ -19,6 +19,7 @@ from embedseg_large.segmentation.segmenters.protocol import Predictor
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.predict import Predicted, cluster, predict, stamp_of_region
 from embedseg_large.segmentation.stages.whole_tiles import segment_tile
+from embedseg_large.segmentation.steps import Ledger, Stage
 from embedseg_large.tiling.grid import Index
 
 
@@ -68,7 +69,7 @@ class PredictThenCluster:
     def done(self, task: Task, result: Any) -> None:
         """Note a view, or a prediction and the tiles it completes."""
         assert task.index is not None
-        if task.stage == "cluster":
+        if task.stage == Stage.CLUSTER:
             self.views.put(ViewName(task.index, 0, result))
             return
         if self.predictions[task.index] == MISSING:
@@ -137,10 +138,10 @@ def predict_task(job: Job, index: Index) -> Task:
         return Call(predict_tile, (job, index), True, f"tile {core}", core.size)
 
     return Task(
-        stage="predict",
+        stage=Stage.PREDICT,
         make=make,
         index=index,
-        ledger="predict",
+        ledger=Ledger.PREDICT.part(),
         number=job.prediction.number(index),
         noted=Predicted.noted,
         recalled=lambda note: _unchanged(job, job.prediction.tile(index).region, note),
@@ -183,10 +184,10 @@ def cluster_task(job: Job, index: Index, level: int, predictions: NDArray[np.uin
         return Call(cluster, item, where=f"tile {tile.core}", voxels=tile.core.size)
 
     return Task(
-        stage="cluster",
+        stage=Stage.CLUSTER,
         make=make,
         index=index,
-        ledger=f"cluster/{level}",
+        ledger=Ledger.CLUSTER.part(level),
         number=grid.number(index),
     )
 
@@ -200,10 +201,10 @@ def _segment_task(job: Job, index: Index, level: int) -> Task:
         return Call(segment_tile, (job, index, level), True, f"tile {core}", core.size)
 
     return Task(
-        stage="cluster",
+        stage=Stage.CLUSTER,
         make=make,
         index=index,
-        ledger=f"cluster/{level}",
+        ledger=Ledger.CLUSTER.part(level),
         number=grid.number(index),
         noted=Predicted.noted,
         recalled=lambda note: _unchanged(job, grid.tile(index).region, note),

@@ -25,6 +25,8 @@ def open_array(
     path: str | os.PathLike[str],
     mode: Literal["r", "r+"] = "r",
     zarr_format: Literal[2, 3] | None = None,
+    *,
+    durable: bool = False,
 ) -> Any:
     """Open the zarr array at a path or URL, without reading chunks.
 
@@ -35,7 +37,9 @@ def open_array(
     mode
         ``"r"``, or ``"r+"`` to write as well.
     zarr_format
-        2 or 3 if known, which saves requests.
+        2 or 3 where it is known, which saves requests.
+    durable
+        Whether chunks that are written must outlast a loss of power.
 
     Raises
     ------
@@ -52,7 +56,7 @@ def open_array(
 
     where = shown(os.fspath(path))
     with _damaged(where):
-        array = zarr.open_array(**_place(path), mode=mode, zarr_format=zarr_format)
+        array = zarr.open_array(**_place(path, durable), mode=mode, zarr_format=zarr_format)
         return checked(_separated(array, os.fspath(path)), where)
 
 
@@ -137,16 +141,16 @@ def create_array(path: str | os.PathLike[str], **options: Any) -> None:
     folder = folder_at(path)
     for name in _DOCUMENTS:
         if name in documents:
-            folder.write(name, documents[name].to_bytes())
+            folder.write(name, documents[name].to_bytes(), durable=True)
 
 
-def _place(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the location of a node for zarr."""
+def _place(path: str | os.PathLike[str], durable: bool = False) -> dict[str, Any]:
+    """Say where a node is, in the words of zarr."""
     text = os.fspath(path)
     if not is_remote(text):
-        from embedseg_large.storage.codecs import GuardedStore
+        from embedseg_large.storage.codecs import DurableStore, GuardedStore
 
-        return {"store": GuardedStore(text)}
+        return {"store": (DurableStore if durable else GuardedStore)(text)}
     from embedseg_large.storage.retrying_store import PatientStore
 
     address = Address.of(text)

@@ -92,8 +92,8 @@ class RemoteFolder:
                 coming.extend(pool.submit(self.read, name) for name in islice(rest, 1))
                 yield data
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write an object; stores make it visible as a whole."""
+    def write(self, name: str, data: bytes, *, durable: bool = False) -> None:  # noqa: ARG002
+        """Write an object; stores make it visible as a whole, and keep it."""
         with self._writing(name) as store:
             store.put(self._key(name), data)
 
@@ -139,10 +139,16 @@ class RemoteFolder:
         """Delete an object."""
         self._delete([self._key(name)])
 
-    def remove_all(self) -> None:
+    def remove_all(self, last: str | None = None, check: Callable[[], None] = lambda: None) -> None:
         """Delete all objects with the prefix, a thousand at a time."""
+        end = None if last is None else self._key(last)
         for keys in self._keys(self.key):
-            self._delete(keys)
+            if going := [key for key in keys if key != end]:
+                check()
+                self._delete(going)
+        if end is not None:
+            check()
+            self._delete([end])
 
     def check_writable(self) -> None:
         """Write and delete an object, because permissions cannot be queried."""

@@ -29,6 +29,7 @@ from zarr.codecs._v2 import V2Codec
 from zarr.storage import LocalStore
 
 from embedseg_large.errors import VolumeError
+from embedseg_large.files import sync
 
 Bytes = Any
 """What has the buffer protocol."""
@@ -322,6 +323,28 @@ class GuardedStore(LocalStore):
             check_size(size, self.most, path)
         elif path.exists() and not path.is_dir():
             raise VolumeError(f"{path}: neither a file nor a folder; remove it from the store")
+
+
+class DurableStore(GuardedStore):
+    """The same, in which a chunk that was written outlasts a loss of power."""
+
+    async def set(self, key: str, value: Any) -> None:
+        """Write a file, and bring it and its name to the disk."""
+        await super().set(key, value)
+        await asyncio.to_thread(self._sync, key)
+
+    def set_sync(self, key: str, value: Any) -> None:
+        """The same, without a loop."""
+        super().set_sync(key, value)
+        self._sync(key)
+
+    def _sync(self, key: str) -> None:
+        file = self.root / key
+        sync(file)
+        for folder in file.parents:  # new ones may be among them
+            sync(folder)
+            if folder == self.root:
+                return
 
 
 def asked(byte_range: Any) -> int:

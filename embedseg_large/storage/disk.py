@@ -7,13 +7,16 @@ import os
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from embedseg_large.documents import read_document
 from embedseg_large.errors import OutputError, PlaceError, RunError, UnreachableError, cause
+from embedseg_large.files import PART, make_folder, sync, whole
 from embedseg_large.storage.folder import checked_name
 
 
@@ -44,25 +47,27 @@ def check_file(path: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a path to write to, and rename it to `path` on success.
+def whole_file(path: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
+    """Give a path to write to, and rename what was written to `path` if all went well.
+
+    Parameters
+    ----------
+    path
+        Where the file will be.
+    durable
+        Whether it must outlast a loss of power, see `embedseg_large.files`.
 
     Raises
     ------
     OutputError
         If the body or the renaming ends in an `OSError`; the previous file then stays.
     """
-    file = Path(path)
-    begun = file.with_name(f".{file.name}-{os.getpid()}.part")
     try:
-        yield begun
-        begun.replace(file)
+        with whole(Path(path), durable=durable) as begun:
+            yield begun
     except OSError as error:
         why = error.strerror or error
         raise OutputError(f"{path}: cannot be written ({why}); name another place") from error
-    finally:
-        with suppress(OSError):  # a read-only disk refuses even to remove a missing file
-            begun.unlink(missing_ok=True)
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -142,6 +147,7 @@ def replaced(new: Path, final: Path, aside: Path) -> Iterator[None]:
     try:
         with output_errors(final):
             new.rename(final)
+            sync(final.parent)
         yield
     except BaseException:  # an interrupt too
         if final.exists():
@@ -149,6 +155,23 @@ def replaced(new: Path, final: Path, aside: Path) -> Iterator[None]:
         if is_there:
             aside.rename(final)
         raise
+
+
+LOCK_SECONDS = 60.0
+"""How long another process may keep a folder: it writes a few small files there."""
+
+
+def _is_locked(handle: int) -> bool:
+    """Try to get the lock of an open folder."""
+    import fcntl  # not on Windows
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network drives have no locks
+        return True
+    return True
 
 
 @contextmanager
@@ -161,24 +184,27 @@ def locked(folder: Path) -> Iterator[None]:
     Raises
     ------
     OutputError
-        If the folder cannot be opened.
+        If the folder cannot be opened, or another process keeps the lock: one that was stopped.
     """
-    try:
-        import fcntl
-    except ImportError:
+    if find_spec("fcntl") is None:
         yield
         return
     with output_errors(folder):
         handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network drives do not support locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        until = time.monotonic() + LOCK_SECONDS
+        while not _is_locked(handle):
+            if time.monotonic() > until:
+                raise OutputError(
+                    f"{folder}: another process has been writing there for {LOCK_SECONDS:g} s; "
+                    "end it if it is stopped, and rerun the same command"
+                )
+            time.sleep(0.05)
         yield
     finally:
         os.close(handle)
 
 
-_PART = ".part"
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
 """What file systems without hard links say: exFAT, some network drives."""
 
@@ -219,23 +245,27 @@ class LocalFolder:
         """Read files one after the other."""
         return map(self.read, names)
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, *, durable: bool = False) -> None:
         """Write a temporary file and rename it."""
-        with self._written(name, data) as (temporary, file):
-            temporary.replace(file)
+        self._put(name, data, None, durable)
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a temporary file and link it to the name, which fails if the name is taken."""
-        with self._written(name, data) as (temporary, file):
+        taken = False
+
+        def link(begun: Path, file: Path) -> None:
+            nonlocal taken
             try:
-                os.link(temporary, file)
+                os.link(begun, file)
             except FileExistsError:
-                return False
+                taken = True
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                return _created(file, data)
-        return True
+                taken = not _created(file, data)
+
+        self._put(name, data, link)
+        return not taken
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of that name."""
@@ -252,11 +282,18 @@ class LocalFolder:
         with output_errors(file):
             file.unlink(missing_ok=True)
 
-    def remove_all(self) -> None:
+    def remove_all(self, last: str | None = None, check: Callable[[], None] = lambda: None) -> None:
         """Delete the folder."""
-        shutil.rmtree(self.path, ignore_errors=True)  # a late task may write in the meantime
+        if last is not None and self.exists(last):
+            for entry in list(os.scandir(self.path)):
+                if entry.name != last:
+                    check()
+                    _remove(Path(entry.path))
+        check()
+        shutil.rmtree(self.path, ignore_errors=True)  # a late task may write while this goes on
         with output_errors(self.path):
             if Path(self.path).exists():
+                check()
                 shutil.rmtree(self.path)
 
     def check_writable(self) -> None:
@@ -275,43 +312,62 @@ class LocalFolder:
         """Change a file while its folder is locked."""
         folder = self._file(name).parent
         with output_errors(folder):
-            self._make(folder)
+            self._make(folder, durable=True)
         with locked(folder):
-            self.write(name, change(self.read(name) if self.exists(name) else None))
+            old = self.read(name) if self.exists(name) else None
+            self.write(name, change(old), durable=True)
 
     def _file(self, name: str) -> Path:
         return Path(self.path, checked_name(name))
 
-    @contextmanager
-    def _written(self, name: str, data: bytes) -> Iterator[tuple[Path, Path]]:
-        """Write a temporary file beside the final one, which the body then renames."""
+    def _put(
+        self,
+        name: str,
+        data: bytes,
+        give: Callable[[Path, Path], object] | None,
+        durable: bool = False,
+    ) -> None:
+        """Write a file that appears whole; `give` gives it its name."""
         file = self._file(name)
-        temporary = file.with_name(f".{file.name}-{secrets.token_hex(4)}{_PART}")
+
+        def put() -> None:
+            with whole(file, durable=durable, name=give) as begun:
+                begun.write_bytes(data)
+
         with output_errors(self.path):
             try:
-                self._write(temporary, data)
-                yield temporary, file
-            finally:
-                temporary.unlink(missing_ok=True)
+                put()
+            except FileNotFoundError:  # asked for only now: mostly the folder is there
+                self._make(file.parent, durable)
+                put()
 
-    def _write(self, file: Path, data: bytes) -> None:
-        try:
-            file.write_bytes(data)
-        except FileNotFoundError:  # checked only now: usually the folder exists
-            self._make(file.parent)
-            file.write_bytes(data)
-
-    def _make(self, folder: Path) -> None:
-        """Create a folder and its ancestors, up to the anchor, without a race."""
+    def _make(self, folder: Path, durable: bool = False) -> None:
+        """Make a folder and those it lies in, up to the anchor, without a moment to slip in."""
         if self.anchor is not None and folder == Path(self.anchor):
             if not folder.is_dir():
                 raise RunError(f"{folder} is gone: the run has ended")
             return
         try:
-            folder.mkdir(exist_ok=True)
+            make_folder(folder, durable=durable)
         except FileNotFoundError:
-            self._make(folder.parent)
-            folder.mkdir(exist_ok=True)
+            self._make(folder.parent, durable)
+            make_folder(folder, durable=durable)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left of files; only where nobody writes meanwhile."""
+    with suppress(OSError):
+        for file in folder.glob(f".*-????????{PART}"):
+            file.unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a folder, as far as possible."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def _files(folder: Path, prefix: str) -> Iterator[str]:
@@ -323,5 +379,5 @@ def _files(folder: Path, prefix: str) -> Iterator[str]:
     for name in sorted(entries):
         if name.endswith("/"):
             yield from _files(folder / name, prefix + name)
-        elif not (name.startswith(".") and name.endswith(_PART)):
+        elif not (name.startswith(".") and name.endswith(PART)):
             yield prefix + name

@@ -58,8 +58,11 @@ class Folder(Protocol):
             If there is no object of a name.
         """
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write an object atomically, replacing an existing one."""
+    def write(self, name: str, data: bytes, *, durable: bool = False) -> None:
+        """Write an object at once, in place of the one that may be there.
+
+        A durable one outlasts a loss of power that follows; in object stores, all do.
+        """
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object unless it exists; of several processes, exactly one succeeds.
@@ -79,8 +82,16 @@ class Folder(Protocol):
     def remove(self, name: str) -> None:
         """Delete an object; a missing one is ignored."""
 
-    def remove_all(self) -> None:
-        """Delete the folder and everything in it."""
+    def remove_all(self, last: str | None = None, check: Callable[[], None] = lambda: None) -> None:
+        """Delete the folder and everything in it.
+
+        Parameters
+        ----------
+        last
+            An object to delete after all others.
+        check
+            Called before each part; what it raises ends the removal.
+        """
 
     def check_writable(self) -> None:
         """Write an object where the folder is or would be, and delete it.

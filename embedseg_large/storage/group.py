@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from embedseg_large.documents import read_document
 from embedseg_large.errors import MetadataError, foreign
+from embedseg_large.files import make_folders, whole
 from embedseg_large.storage.disk import output_errors
 
 Document = dict[str, Any]
@@ -24,21 +24,15 @@ _V2_DOCUMENTS = (".zgroup", ".zarray", ".zattrs")
 
 
 def write_json(file: Path, document: Document) -> None:
-    """Replace a JSON file atomically.
+    """Replace a JSON file at once, and durably.
 
     Raises
     ------
     OutputError
         If it cannot be written; the old file then remains.
     """
-    temporary = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
-    with output_errors(file):
-        try:
-            temporary.write_text(json.dumps(document, indent=2), encoding="utf-8")
-            temporary.replace(file)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+    with output_errors(file), whole(file, durable=True) as begun:
+        begun.write_text(json.dumps(document, indent=2), encoding="utf-8")
 
 
 def read_json(file: Path) -> Document:
@@ -93,7 +87,7 @@ def write_group(folder: Path, zarr_format: int, attributes: Document) -> None:
         If it cannot be written.
     """
     with output_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder, durable=True)
     if zarr_format == 3:
         group = {"zarr_format": 3, "node_type": "group", **read_json(folder / "zarr.json")}
         write_json(folder / "zarr.json", {**group, "attributes": attributes})

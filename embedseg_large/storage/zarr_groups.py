@@ -72,14 +72,20 @@ def write_group(folder: Folder, zarr_format: int, attributes: Document) -> None:
     """
     if zarr_format == 3:
         group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-        folder.write("zarr.json", _packed(group))
+        folder.write("zarr.json", _packed(group), durable=True)
     else:
-        folder.write(".zattrs", _packed(attributes))
-        folder.write(".zgroup", _packed({"zarr_format": 2}))
+        folder.write(".zattrs", _packed(attributes), durable=True)
+        folder.write(".zgroup", _packed({"zarr_format": 2}), durable=True)
 
 
-def update_group(folder: Folder, zarr_format: int, change: Callable[[Document], Document]) -> None:
-    """Change the attributes of a group, creating it if missing; no concurrent change is lost.
+def update_group(
+    folder: Folder,
+    zarr_format: int,
+    change: Callable[[Document], Document],
+    *,
+    afresh: bool = False,
+) -> None:
+    """Change the attributes of a group, and make it if it is missing; no other's change is lost.
 
     Parameters
     ----------
@@ -89,6 +95,8 @@ def update_group(folder: Folder, zarr_format: int, change: Callable[[Document], 
         2 or 3.
     change
         Gets the attributes and returns the new ones; may be called several times.
+    afresh
+        Whether the group becomes a new one, that keeps nothing but what `change` returns.
 
     Raises
     ------
@@ -100,7 +108,7 @@ def update_group(folder: Folder, zarr_format: int, change: Callable[[Document], 
         document = {} if old is None else parse_document(old, folder.path)
         if zarr_format == 2:
             return _packed(change(document))
-        group = {"zarr_format": 3, "node_type": "group", **document}
+        group = {"zarr_format": 3, "node_type": "group", **({} if afresh else document)}
         return _packed(group | {"attributes": change(dict(document.get("attributes", {})))})
 
     folder.update("zarr.json" if zarr_format == 3 else ".zattrs", changed)

@@ -11,6 +11,7 @@ import yaml
 from numpy.typing import NDArray
 
 from embedseg_large.errors import OutputError, PlaceError, UsageError
+from embedseg_large.files import whole
 from embedseg_large.synthesis.reading import Stated, read_settings
 from embedseg_large.synthesis.volume import draw_volume
 
@@ -110,7 +111,6 @@ def _write(path: Path, array: NDArray[np.generic]) -> None:
     """Write a TIFF, which appears complete or not at all."""
     import tifffile
 
-    part = path.with_suffix(".part")
     axes = "ZYX"[-array.ndim :]
-    tifffile.imwrite(part, array, metadata={"axes": axes}, compression="zlib")
-    part.replace(path)
+    with whole(path) as begun:
+        tifffile.imwrite(begun, array, metadata={"axes": axes}, compression="zlib")

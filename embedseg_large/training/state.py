@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, get_origin, get_type_hints
 
 import torch
 
+from embedseg_large.documents import difference
 from embedseg_large.errors import ModelError, foreign
+from embedseg_large.files import whole
 from embedseg_large.network.torchfile import read_torch_file
 
 VERSION = 2
@@ -62,11 +62,10 @@ class TrainState:
 def save_state(path: Path, state: TrainState) -> None:
     """Replace a state, completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        torch.save({name: getattr(state, name) for name in TrainState.__slots__}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).replace(path)
+    with whole(path, durable=True) as begun:
+        values = {name: getattr(state, name) for name in TrainState.__slots__}
+        with begun.open("wb") as file:  # of a path, torch would put the name into the file
+            torch.save(values, file)
 
 
 def load_state(path: Path, facts: str, processes: int = 1) -> TrainState:
@@ -85,11 +84,11 @@ def load_state(path: Path, facts: str, processes: int = 1) -> TrainState:
         _check_version(path, content)
         state = TrainState(**content)
         _check_types(state)
-        different = "" if state.facts == facts else _difference(state.facts, facts)
+        different = difference(json.loads(state.facts), json.loads(facts))
     if state.facts != facts:
         raise ModelError(
-            f"{path} was made with {different}; resume with the same data "
-            "and settings, or choose another out"
+            f"{path} was made with {different or 'others'}; resume with the same data and "
+            "settings, or choose another out"
         )
     if state.processes != processes:
         raise ModelError(
@@ -117,18 +116,3 @@ def _check_types(state: TrainState) -> None:
         value = getattr(state, name)
         if not isinstance(value, get_origin(kind) or kind):
             raise TypeError(f"{name} is a {type(value).__name__}")
-
-
-def _difference(then: str, now: str) -> str:
-    """Describe what differs, with its value then and now."""
-    before, after = _flat(json.loads(then)), _flat(json.loads(now))
-    names = [name for name in sorted(before | after) if before.get(name) != after.get(name)]
-    return ", ".join(f"{name} {before.get(name)}, not {after.get(name)}" for name in names[:3])
-
-
-def _flat(facts: dict[str, Any]) -> dict[str, Any]:
-    """The values of all parts under their own names."""
-    found: dict[str, Any] = {}
-    for name, value in facts.items():
-        found |= value if isinstance(value, dict) else {name: value}
-    return found

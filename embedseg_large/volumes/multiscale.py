@@ -300,7 +300,8 @@ class MultiscaleStore:
         return f"{level}{self.suffix}"
 
     def _open(self, level: int, mode: Literal["r", "r+"]) -> Any:
-        return open_array(joined(self.path, self.array(level)), mode, self.zarr_format)
+        place = joined(self.path, self.array(level))
+        return open_array(place, mode, self.zarr_format, durable=mode == "r+")
 
     def _create_array(self, level: int) -> None:
         place = joined(self.path, self.array(level))

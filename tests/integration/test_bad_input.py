@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -249,9 +250,14 @@ def test_an_interrupt_ends_in_one_line_and_is_gone_on_from(
         text=True,
         start_new_session=True,
     )
-    done = wait_for(lambda: next(store.parent.glob(".*.run/predictions"), None))
-    os.killpg(run.pid, signal.SIGINT)
-    printed, complaint = run.communicate(timeout=60)
+    try:
+        done = wait_for(lambda: next(store.parent.glob(".*.run/predictions"), None))
+        os.killpg(run.pid, signal.SIGINT)
+        printed, complaint = run.communicate(timeout=60)
+    finally:  # what is left of it would disturb other tests
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
     assert (run.returncode, printed) == (130, "")
     assert complaint.strip() == "interrupted; rerun the same command to resume"
     assert done is not None

@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from embedseg_large.errors import OutputError, UsageError
+from embedseg_large.files import whole
 from embedseg_large.network.exchange.bioimageio import (
     Sample,
     check_licence,
@@ -166,12 +167,10 @@ def _about(
 
 
 def _written(path: Path, kind: str, content: bytes, **more: Any) -> Exported:
-    """Write beside the file, then rename."""
-    begun = path.with_name(f".{path.name}-{os.getpid()}.part")
+    """Write a file that appears whole."""
     try:
-        begun.write_bytes(content)
-        begun.replace(path)
+        with whole(path, durable=True) as begun:
+            begun.write_bytes(content)
     except OSError as error:
-        begun.unlink(missing_ok=True)
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
     return Exported(path=path, format=kind, size=len(content), **more)

@@ -239,9 +239,13 @@ def recorded(folder: Any, name: str, key: str | None) -> dict[str, Any] | None:
         What the choice must have been made from, see `key_of`; None: whatever it was.
     """
     try:
-        about = json.loads(folder.read(name))
+        data = folder.read(name)
+    except FileNotFoundError:
+        return None
+    try:
+        about = json.loads(data)
         said = about.get("object_diameter") or about["facts"]["object_diameter"]
-    except (FileNotFoundError, AttributeError, KeyError, TypeError, json.JSONDecodeError):
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         return None
     return said if isinstance(said, dict) and key in (None, said.get("key")) else None
 

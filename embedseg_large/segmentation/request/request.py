@@ -13,7 +13,7 @@ from embedseg_large.errors import ModelError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.target import LabelTarget, label_target
 from embedseg_large.runs.paths import predictions_path, scratch_path
-from embedseg_large.runs.run_folder import RUN_FILE
+from embedseg_large.runs.record import RUN_FILE, name_of_run
 from embedseg_large.segmentation.intensity_field import check_mode
 from embedseg_large.segmentation.request.auto_scale import (
     AUTO,
@@ -201,7 +201,12 @@ def prepare(
     check_mode(intensity_field, opened.ndim)
     device = choose_device(network, device)
     target = label_target(
-        opened, labels, output=output, ngff_version=ngff_version, overwrite=overwrite
+        opened,
+        labels,
+        output=output,
+        ngff_version=ngff_version,
+        overwrite=overwrite,
+        unfinished=lambda store: name_of_run(folder_at(scratch_path(scratch, store, labels))),
     )
     place = scratch_path(scratch, target.store, target.name)
     where = foreground_of(opened, network, mask, dark_below)

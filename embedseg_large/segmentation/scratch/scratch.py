@@ -112,7 +112,8 @@ class Scratch:
     def write_prediction(self, index: Index, stored: NDArray[np.float16]) -> int:
         """Keep the predictions, (2·ndim + 1, *core), of one core; returns their version."""
         version = new_version()
-        self.predictions.write(_prediction(index, version), pack_prediction(stored))
+        data = pack_prediction(stored)
+        self.predictions.write(_prediction(index, version), data, durable=True)
         return version
 
     def read_prediction(
@@ -209,7 +210,7 @@ class Scratch:
     def _save(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         buffer = BytesIO()
         np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
-        self.folder.write(name, buffer.getvalue())
+        self.folder.write(name, buffer.getvalue(), durable=True)
 
     def _load(self, name: str) -> Any:
         return np.load(BytesIO(self.folder.read(name)))

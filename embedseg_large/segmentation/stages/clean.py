@@ -27,6 +27,7 @@ from embedseg_large.runs.tasks import Call, Each, Recording, Task
 from embedseg_large.segmentation.scratch.versions import EMPTY, ViewName, Views
 from embedseg_large.segmentation.seams import SeamState
 from embedseg_large.segmentation.stages.job import Job
+from embedseg_large.segmentation.steps import Ledger, Stage
 from embedseg_large.stitching.view import TileView
 from embedseg_large.tiling.grid import Index
 
@@ -127,7 +128,7 @@ class Cleaning:
     def run(self) -> None:
         """Decide in every tile, then apply in every tile."""
         grid = self.job.clustering()
-        self.recorder.progress.begin("clean", 2 * len(grid))
+        self.recorder.progress.begin(Stage.CLEAN, 2 * len(grid))
         self.recorder.run(Each((self._decide_task(index) for index in grid), self._note_decided))
         self.recorder.run(Each((self._apply_task(index) for index in grid), self._note_applied))
         self.report += CleanReport(
@@ -158,10 +159,10 @@ class Cleaning:
 
     def _task(self, index: Index, step: str, make: Any, record: Any) -> Task:
         return Task(
-            stage="clean",
+            stage=Stage.CLEAN,
             make=make,
             index=index,
-            ledger=f"clean/{step}",
+            ledger=Ledger.CLEAN.part(step),
             number=self.job.clustering().number(index),
             noted=record.noted,
             recalled=record.recalled,

@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 
 from embedseg_large.cli.app import app
 from embedseg_large.conversion.convert import convert
+from embedseg_large.conversion.plan import Conversion
 from embedseg_large.errors import UsageError
+from embedseg_large.volumes.multiscale import MultiscaleStore
 from embedseg_large.volumes.volume import open_volume
 
 IMAGE = np.random.default_rng(0).integers(0, 4000, (6, 600, 520), dtype=np.uint16)
@@ -216,6 +218,32 @@ def test_an_older_image_survives_a_kill_between_the_renames(tmp_path: Path, scan
     with pytest.raises(KeyboardInterrupt):
         convert(scan, out, ngff_version="0.4", overwrite=True, watcher=Stop(), **OPTIONS)
     assert open_volume(out).shape == (2, 600, 520)
+
+
+def test_a_conversion_killed_after_its_publication_is_finished_by_the_same_command(
+    tmp_path: Path, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, publish = tmp_path / "a.zarr", Conversion.publish
+
+    def published(plan: Conversion, store: MultiscaleStore) -> None:
+        publish(plan, store)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Conversion, "publish", published)
+        with pytest.raises(KeyboardInterrupt):
+            convert(scan, out, **OPTIONS)
+    before = stored(out)
+    assert names(tmp_path) == {"scan", "a.zarr", ".a.zarr.conversion"}
+    with pytest.raises(UsageError, match=r'unfinished conversion had ngff_version "0\.5"'):
+        convert(scan, out, ngff_version="0.4", **OPTIONS)
+    counter = Counter()
+    convert(scan, out, watcher=counter, **OPTIONS)
+    assert counter.done == {}
+    assert stored(out) == before
+    assert names(tmp_path) == {"scan", "a.zarr"}
+    with pytest.raises(UsageError, match="exists; choose another place"):
+        convert(scan, out, **OPTIONS)
 
 
 def test_a_second_conversion_to_the_same_place_is_refused(tmp_path: Path, scan: Path) -> None:

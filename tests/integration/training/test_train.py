@@ -254,7 +254,7 @@ def test_trainings_are_not_overwritten_and_only_resumed_with_the_same_settings(
     command = ("--images", folders[0], "--masks", folders[1], "--out", out, "--crop", "64,64",
                "--device", "cpu")  # fmt: skip
     assert "delete" in refused(*command)
-    assert "epochs 1, not 7" in refused(*command, "--resume", "--epochs", 7)
+    assert "epochs 1 (now 7)" in refused(*command, "--resume", "--epochs", 7)
     state = tmp_path / "m.training" / "last.pt"
     kept = torch.load(state, weights_only=True)
     torch.save({name: kept[name] for name in kept if name != "version"}, state)

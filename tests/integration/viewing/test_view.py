@@ -44,7 +44,8 @@ def start(store: Path, *more: str) -> tuple[subprocess.Popen[str], str]:
     lines = ""
     while "to end" not in lines:
         line = process.stdout.readline()
-        assert line, process.communicate()
+        if not line:  # it has ended
+            raise AssertionError(process.communicate())
         lines += line
     found = re.search(r"page +(http://\S+)", lines)
     assert found is not None
@@ -54,9 +55,13 @@ def start(store: Path, *more: str) -> tuple[subprocess.Popen[str], str]:
 @pytest.fixture(scope="module")
 def page(store: Path) -> Iterator[str]:
     process, url = start(store)
-    yield url
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=20)[1]
+    try:
+        yield url
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=20)[1]
+    finally:  # what is left of it would disturb other tests
+        process.kill()
+        process.communicate()
     assert (process.returncode, error) == (0, "stopped\n")
 
 

@@ -15,8 +15,8 @@ from embedseg_large.cli.app import app
 from embedseg_large.cli.demo import store_of
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.data import copy_demo
+from embedseg_large.documents import difference
 from embedseg_large.errors import UsageError
-from embedseg_large.runs.facts import difference
 from embedseg_large.training.state import STATE
 
 NAMES = sorted(str(command.name) for command in app.registered_commands)

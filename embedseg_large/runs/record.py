@@ -1,0 +1,117 @@
+"""The record of a run in its folder, checked when it is read: disks and people damage files."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from embedseg_large.errors import EmbedSegError, UsageError, foreign
+from embedseg_large.runs.facts import Facts
+from embedseg_large.storage.folder import Folder
+
+RUN_FILE = "run.json"
+
+
+def new_name() -> str:
+    """A name for a run, of letters and digits, that no other has."""
+    return secrets.token_hex(8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What a run says about itself, to its later attempts and to `embedseg-large status`."""
+
+    name: str
+    """Of this run, and of no other on this output."""
+    labels: str | None = None
+    """Path or URL of the labels it writes; None: it writes an image."""
+    overwrite: bool
+    """Whether it was begun with leave to replace an older output."""
+    token: str | None = None
+    """Hash of `facts`."""
+    facts: Facts
+    """All that decides its output."""
+    tasks: Mapping[str, int] = field(default_factory=dict)
+    """Tasks of each stage, as far as they are known."""
+    pending: str | None = None
+    """Where its labels are before they are published."""
+    shards: int | None = None
+    """Tasks of the last stage."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as values that JSON can hold; what is not known yet is left out."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if not self.tasks:
+            del values["tasks"]
+        return {name: value for name, value in values.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> RunRecord:
+        """The record that `as_dict` was made from; what it does not know is left out.
+
+        Raises
+        ------
+        TypeError
+            If a value is missing, or is of another type.
+        """
+        if not isinstance(values, dict):
+            raise TypeError("no JSON object")
+        known = {name: values[name] for name in _KINDS if name in values}
+        for name in ("name", "overwrite", "facts", *known):
+            if type(known.get(name)) is not _KINDS[name]:
+                raise TypeError(f"{name!r} is missing or no {_KINDS[name].__name__}")
+        if not re.fullmatch(r"[a-z0-9-]+", known["name"]):
+            raise TypeError("'name' is none of a run")
+        if any(type(count) is not int for count in known.get("tasks", {}).values()):
+            raise TypeError("'tasks' are no numbers")
+        return cls(**known)
+
+
+_KINDS: Mapping[str, type] = {
+    "name": str,
+    "labels": str,
+    "overwrite": bool,
+    "token": str,
+    "facts": dict,
+    "tasks": dict,
+    "pending": str,
+    "shards": int,
+}
+
+
+def read_record(folder: Folder) -> RunRecord | None:
+    """The record in the folder of a run; None where there is no run.
+
+    Raises
+    ------
+    UsageError
+        If it is damaged: says which folder to remove.
+    UnreachableError
+        If it cannot be read.
+    """
+    try:
+        data = folder.read(RUN_FILE)
+    except FileNotFoundError:
+        return None
+    where = f"{folder.path}/{RUN_FILE}"
+    todo = f"start over with overwrite (--overwrite), or remove the folder {folder.path}"
+    with foreign(where, "not the record of a run", todo=todo, kind=UsageError):
+        return RunRecord.from_dict(json.loads(data))
+
+
+def write_record(folder: Folder, record: RunRecord) -> None:
+    """Replace the record in the folder of a run."""
+    folder.write(RUN_FILE, json.dumps(record.as_dict(), indent=1).encode(), durable=True)
+
+
+def name_of_run(folder: Folder) -> str | None:
+    """Name of the unfinished run in a folder; None if there is none, or its record is damaged."""
+    try:
+        record = read_record(folder)
+    except EmbedSegError:
+        return None
+    return None if record is None else record.name

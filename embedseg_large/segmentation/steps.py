@@ -1,0 +1,74 @@
+"""The stages of a segmentation, and the ledgers of its journal: a name for each, in one place.
+
+::
+
+    statistics ──> predict ──> cluster ──> check ──────────────────> clean ──> finish      stages
+    statistics     predict     cluster/L   check/R account/R         clean/S   finish/L    ledgers
+    field                                  claim/P/T settle
+
+L is a level (of a tile's halo; of the pyramid), R a round, P and T a pass and a turn, S a step. Of
+a series, ledgers begin with the timepoint: ``t00003/cluster/0``.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum, StrEnum
+
+_TIMEPOINT = re.compile(r"t\d+")
+
+
+class Stage(StrEnum):
+    """What progress is counted of, in the order of a run."""
+
+    STATISTICS = "statistics"
+    PREDICT = "predict"
+    CLUSTER = "cluster"
+    CHECK = "check"
+    CLEAN = "clean"
+    FINISH = "finish"
+
+
+class Ledger(Enum):
+    """Results of one kind in the journal."""
+
+    STATISTICS = "statistics"
+    FIELD = "field"
+    PREDICT = "predict"
+    CLUSTER = "cluster"
+    COMPARE = "check"
+    ACCOUNT = "account"
+    CLAIM = "claim"
+    SETTLE = "settle"
+    CLEAN = "clean"
+    FINISH = "finish"
+
+    @property
+    def stage(self) -> Stage:
+        """The stage whose tasks have these results."""
+        return _STAGES[self]
+
+    def part(self, *parts: object) -> str:
+        """Name in the journal of a part of it: ``Ledger.CLUSTER.part(2)`` is ``cluster/2``."""
+        return "/".join([self.value, *map(str, parts)])
+
+    @classmethod
+    def of(cls, name: str) -> Ledger | None:
+        """The ledger that a name in a journal is of; None for one that this version has not."""
+        parts = name.split("/")
+        kind = parts[1] if len(parts) > 1 and _TIMEPOINT.fullmatch(parts[0]) else parts[0]
+        return next((ledger for ledger in cls if ledger.value == kind), None)
+
+
+_STAGES = {
+    Ledger.STATISTICS: Stage.STATISTICS,
+    Ledger.FIELD: Stage.STATISTICS,
+    Ledger.PREDICT: Stage.PREDICT,
+    Ledger.CLUSTER: Stage.CLUSTER,
+    Ledger.COMPARE: Stage.CHECK,
+    Ledger.ACCOUNT: Stage.CHECK,
+    Ledger.CLAIM: Stage.CHECK,
+    Ledger.SETTLE: Stage.CHECK,
+    Ledger.CLEAN: Stage.CLEAN,
+    Ledger.FINISH: Stage.FINISH,
+}
