@@ -1,1 +1,1 @@
-"""Images of other formats become OME-Zarr: planning, copying, resuming."""
+"""Conversion of other formats to OME-Zarr: planning, copying, resuming."""

@@ -1,4 +1,4 @@
-"""The connected pieces of a mask, numbered: how a mask of yes and no becomes a label image."""
+"""The numbered connected pieces of a mask: converts a binary mask to a label image."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from embedseg_large.volumes.stored_array import wrap_array
 from embedseg_large.volumes.volume import Volume
 
 MOST_VOXELS = 2**31
-"""Of a mask, which is in memory as a whole."""
+"""Maximum voxels of a mask, which is held in memory."""
 MOST_VALUES = 64
-"""Of a mask: classes; more are labels already, or an image."""
+"""Maximum classes of a mask; with more, it is a label image, or an image."""
 
 
 def components(volume: Volume) -> Volume:
     """Number the connected pieces of a mask.
 
-    Pieces touch by faces (in 2D by edges); two values never make one piece. Numbers ascend with
+    Pieces touch by faces (in 2D by edges); two values never form one piece. Numbers ascend with
     the first voxel of a piece in raster order, from 1 in every timepoint.
 
     Parameters
@@ -34,12 +34,12 @@ def components(volume: Volume) -> Volume:
 
     Returns
     -------
-    The same volume of uint32, which knows its place, and is computed when it is read.
+    The same volume as uint32, with its location, computed when it is read.
 
     Raises
     ------
     UsageError
-        It has several channels, or is too large.
+        If it has several channels, or is too large.
     """
     if volume.n_channels > 1:
         raise UsageError(
@@ -47,7 +47,7 @@ def components(volume: Volume) -> Volume:
         )
     if prod(volume.stored_shape) > MOST_VOXELS:
         raise UsageError(
-            f"{volume.name}: {volume.stored_shape} voxels are more than are numbered in memory; "
+            f"{volume.name}: {volume.stored_shape} voxels are too many to number in memory; "
             "segment the image instead, or number parts of the mask"
         )
     opener = partial(_numbered, volume)
@@ -57,7 +57,7 @@ def components(volume: Volume) -> Volume:
 
 
 class _Declared:
-    """Shape and type of what is not computed yet."""
+    """Shape and type of a result that is not computed yet."""
 
     dtype = np.dtype(np.uint32)
 

@@ -2,13 +2,13 @@
 
 ::
 
-    FOLDER/x.ome.zarr                 the image; appears when it is whole
+    FOLDER/x.ome.zarr                 the image; appears when it is complete
     FOLDER/.x.ome.zarr.conversion/    run.json, the journal, and the image so far
     FOLDER/.x.ome.zarr.conversion.lock/
 
-Places (regions of a level) are tasks, and steps (levels) follow each other. A task writes whole
-files, and always the same bytes, so what an interrupted one left is written again. The same command
-goes on with what the journal does not know; a source or a setting that has changed is refused.
+Places (regions of a level) are tasks, and steps (levels) follow each other. A task writes complete
+files, and always the same bytes, so the remains of an interrupted one are overwritten. The same
+command resumes with what the journal does not know; a changed source or setting is refused.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from embedseg_large.volumes.volume import Volume
 _LIBRARIES = ("embedseg-large", "numpy", "zarr")
 _IMAGE = "image-"
 _HALF_WRITTEN = "*.partial"
-"""What zarr calls a file until it is whole; a process that was killed leaves it behind."""
+"""Name of an incomplete file of zarr; a killed process leaves it behind."""
 
 
 def convert(
@@ -65,7 +65,7 @@ def convert(
 ) -> None:
     """Write an image as OME-Zarr with a pyramid, every channel and timepoint.
 
-    Whatever stops it, the same call goes on where it was, and ends with the same bytes.
+    If it is stopped for any reason, the same call resumes it, and ends with the same bytes.
 
     Parameters
     ----------

@@ -1,11 +1,11 @@
-"""Which files of a folder make one image, and in which order.
+"""Which files of a folder form one image, and in which order.
 
-A pattern says where in a name the position along an axis is::
+A pattern marks the position along an axis in file names::
 
     t{t}_c{c}_z{z:04d}.tif       t1_c0_z0017.tif is timepoint 1, channel 0, plane 17
 
 ``{z}`` is a number of any length, ``{z:04d}`` one of at least four digits; ``{c}`` may be a word.
-Numbers need not begin at 0, but none may be missing between the first and the last.
+Numbers need not start at 0, but none may be missing between the first and the last.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from pathlib import Path
 from embedseg_large.errors import UsageError
 
 AXES = "tcz"
-"""Axes that files may stand for."""
+"""Axes along which files can be stacked."""
 SUFFIXES = (".tif", ".tiff")
-"""Endings of files, in any case, that are stacked without a pattern."""
+"""Suffixes of files, in upper or lower case, that are stacked without a pattern."""
 
 _FIELD = re.compile(r"\{([^{}:]*)(?::0?(\d*)d?)?\}")
 _SHOWN = 3
 
 Value = int | str
-"""Position along an axis as a name has it."""
+"""Position along an axis as written in a name."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileGrid:
-    """Files that are an image together; raster order over `axes`."""
+    """Files that form one image; raster order over `axes`."""
 
     folder: str
-    """Absolute path of the folder that holds them, at any depth."""
+    """Absolute path of the folder that contains them, at any depth."""
     axes: str
-    """Letters of t, c and z that files stand for."""
+    """Letters of t, c and z along which files are stacked."""
     counts: tuple[int, ...]
-    """Files along each of these axes."""
+    """Number of files along each of these axes."""
     names: tuple[str, ...]
-    """Relative to the folder."""
+    """Paths relative to the folder."""
     channels: tuple[str, ...] | None = None
-    """Names of the channels, where file names have words for them."""
+    """Names of the channels, if file names have words for them."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ class FilePattern:
     def __post_init__(self) -> None:
         letters = [letter for letter, _ in _FIELD.findall(self.text)]
         if not letters:
-            raise UsageError(f"pattern {self.text!r} has no field; write {{z}} where planes differ")
+            raise UsageError(f"pattern {self.text!r} has no field; put {{z}} where planes differ")
         for letter in letters:
             if len(letter) != 1 or letter not in AXES:
                 raise UsageError(
@@ -75,7 +75,7 @@ class FilePattern:
         return "".join(dict.fromkeys(letter for letter, _ in _FIELD.findall(self.text)))
 
     def find(self, folder: Path) -> dict[str, dict[str, str]]:
-        """Find files, and what their fields say."""
+        """Find files, and the values of their fields."""
         wild = _FIELD.sub("*", glob.escape(self.text))
         matcher = re.compile("".join(self._expression()))
         found = {}
@@ -86,7 +86,7 @@ class FilePattern:
         return found
 
     def name(self, values: Mapping[str, Value]) -> str:
-        """Return the name of the file at some position, as the pattern has it."""
+        """Return the file name at some position, according to the pattern."""
 
         def fill(field: re.Match[str]) -> str:
             return str(values[field[1]]).zfill(int(field[2] or 0))
@@ -117,7 +117,7 @@ def split_pattern(path: str) -> tuple[str, str] | None:
 
 
 def files_of_pattern(folder: str | Path, pattern: str) -> FileGrid:
-    """Find the files of a folder that a pattern describes.
+    """Find the files of a folder that match a pattern.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def files_of_pattern(folder: str | Path, pattern: str) -> FileGrid:
     wanted, root = FilePattern(pattern), Path(folder).absolute()
     found = wanted.find(root)
     if not found:
-        raise UsageError(f"{root}: no file is called like {pattern!r}{_like(root)}")
+        raise UsageError(f"{root}: no file matches {pattern!r}{_like(root)}")
     axes = {axis: _values([fields[axis] for fields in found.values()]) for axis in wanted.axes}
     placed = _placed(found, {axis: dict(values) for axis, values in axes.items()}, root)
     order = {axis: sorted_values(set(values.values())) for axis, values in axes.items()}
@@ -144,26 +144,26 @@ def files_of_pattern(folder: str | Path, pattern: str) -> FileGrid:
 
 
 def files_in_order(folder: str | Path, axis: str) -> FileGrid:
-    """Take all TIFFs of a folder in natural order: plane 10 comes after plane 9.
+    """Return all TIFFs of a folder in natural order: plane 10 comes after plane 9.
 
     Raises
     ------
     UsageError
-        If there are none, or files cannot stand for that axis.
+        If there are none, or files cannot be stacked along that axis.
     """
     from tifffile import natural_sorted
 
     if len(axis) != 1 or axis not in AXES:
-        raise UsageError(f"files cannot stand for axis {axis!r}; it is one of t, c, z")
+        raise UsageError(f"files cannot be stacked along axis {axis!r}; use t, c or z")
     root = Path(folder).absolute()
     names = natural_sorted(tiffs_in(root))
     if not names:
-        raise UsageError(f"{root}: no files that end in {', '.join(SUFFIXES)}")
+        raise UsageError(f"{root}: no files with suffix {', '.join(SUFFIXES)}")
     return FileGrid(str(root), axis, (len(names),), tuple(names))
 
 
 def tiffs_in(folder: Path) -> list[str]:
-    """Names of the TIFFs in a folder, but hidden ones."""
+    """Names of the TIFFs in a folder, except hidden ones."""
     names = (path.name for path in folder.iterdir() if path.is_file())
     return [n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
 
@@ -171,7 +171,7 @@ def tiffs_in(folder: Path) -> list[str]:
 def sorted_values(values: set[Value]) -> Sequence[Value]:
     """Order positions: numbers from the first to the last without a gap, or words.
 
-    Never as a list of all numbers: those of files may be times in nanoseconds.
+    Never as a list of all numbers, which may be times in nanoseconds.
     """
     if all(isinstance(value, int) for value in values):
         numbers = [value for value in values if isinstance(value, int)]
@@ -207,14 +207,14 @@ def _raster(
     pattern: FilePattern,
     root: Path,
 ) -> Iterator[str]:
-    """Give the files in raster order, none missing."""
+    """Return the files in raster order; none may be missing."""
     total = prod(len(values) for values in order.values())
     if total > len(placed):
         some = [values[: len(placed) + _SHOWN] for values in order.values()]  # one is missing there
         missing = (at for at in product(*some) if at not in placed)
         names = [pattern.name(dict(zip(order, at, strict=True))) for at in islice(missing, _SHOWN)]
         spans = ", ".join(f"{a} from {v[0]} to {v[-1]}" for a, v in order.items())
-        only = f", or take the files as they come with --stack {pattern.axes}"
+        only = f", or use all files in natural order with --stack {pattern.axes}"
         raise UsageError(
             f"{root}: {total - len(placed):,} of {total:,} files missing ({spans}), such as "
             f"{', '.join(names)}; add them{only if len(order) == 1 else ''}"
@@ -223,6 +223,6 @@ def _raster(
 
 
 def _like(folder: Path) -> str:
-    """Name a file that is there, for a message."""
+    """Name an existing file, for a message."""
     names = tiffs_in(folder) if folder.is_dir() else []
     return f"; there is {min(names)}" if names else ""

@@ -1,4 +1,4 @@
-"""Many TIFFs as one image: slices, channels or timepoints, each a file.
+"""Many TIFFs as one image: one file per slice, channel or timepoint.
 
 ::
 
@@ -6,7 +6,7 @@
     z                      y, x                z, y, x
     t, c                   z, y, x             t, c, z, y, x
 
-A file is opened when its voxels are read, and no more than one stays open.
+A file is opened when its voxels are read, and at most one stays open.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from embedseg_large.volumes.tiff import TiffArray, open_tiff, tiff_content
 from embedseg_large.volumes.volume import Volume, make_volume, open_volume
 
 _THREADS = 8
-"""Files that are looked at together: on a network drive most of the time is waiting."""
+"""Number of files that are examined together: on a network drive most of the time is waiting."""
 
 
 def open_source(
@@ -52,26 +52,26 @@ def open_source(
     allow_missing: bool = False,
     series: int | None = None,
 ) -> Volume:
-    """Open all channels and timepoints of an image, or of a folder of files that make one.
+    """Open all channels and timepoints of an image, or of a folder of files that form one.
 
     Parameters
     ----------
     source
-        What `open_volume` reads; a folder of TIFFs; or a path with fields, such as
+        Anything that `open_volume` reads; a folder of TIFFs; or a path with fields, such as
         ``scan/plane_{z:04d}.tif``.
     pattern
         Which files of the folder, as in `embedseg_large.conversion.file_names`.
     stack
         ``"t"``, ``"c"`` or ``"z"``: all TIFFs of the folder, in natural order, along that axis.
     axes, voxel_size, allow_missing, series
-        As in `open_volume`; of a folder, the axes of one file.
+        As in `open_volume`; for a folder, the axes of one file.
 
     Raises
     ------
     UsageError
-        If a folder comes without word what its files stand for, or the files do not fit that.
+        If it is not stated how to stack the files of a folder, or the files do not match that.
     VolumeError
-        If a file cannot be read, or is unlike the first.
+        If a file cannot be read, or differs from the first.
     """
     grid = _grid(source, pattern, stack)
     if grid is not None:
@@ -90,13 +90,13 @@ def open_source(
 def _grid(source: Any, pattern: str | None, stack: str | None) -> FileGrid | None:
     """Find the files of a source; None if it is one image."""
     if pattern is not None and stack is not None:
-        raise UsageError("pattern and stack exclude each other; give one of them")
+        raise UsageError("pattern and stack exclude each other; pass one of them")
     place = str(source) if is_path(source) else None
     fields = None if place is None or Path(place).exists() else split_pattern(place)
     if place is None or fields is not None or not is_folder_of_images(place):
         if pattern is not None or stack is not None:
             what = "an array" if place is None else place
-            raise UsageError(f"pattern and stack are for a folder of files, not for {what}")
+            raise UsageError(f"pattern and stack apply to a folder of files, not to {what}")
         return None if fields is None else files_of_pattern(*fields)
     if pattern is not None:
         return files_of_pattern(place, pattern)
@@ -105,8 +105,9 @@ def _grid(source: Any, pattern: str | None, stack: str | None) -> FileGrid | Non
     names = sorted(tiffs_in(Path(place)))
     if names:
         raise UsageError(
-            f"{place}: a folder of {len(names):,} TIFFs; say which axis they stand for, as "
-            f"--stack z, or what their names mean, as --pattern 't{{t}}_z{{z}}.tif' for {names[0]}"
+            f"{place}: a folder of {len(names):,} TIFFs; pass the axis along which they are "
+            "stacked, as --stack z, or the meaning of their names, as --pattern "
+            f"'t{{t}}_z{{z}}.tif' for {names[0]}"
         )
     return None
 
@@ -114,14 +115,14 @@ def _grid(source: Any, pattern: str | None, stack: str | None) -> FileGrid | Non
 def open_stack(
     grid: FileGrid, *, axes: str | None = None, voxel_size: Sequence[float] | None = None
 ) -> Volume:
-    """Open files as one image, after a look at each.
+    """Open files as one image, after examining each.
 
     Raises
     ------
     UsageError
-        If files stand for an axis that each of them has.
+        If files are stacked along an axis that each of them has.
     VolumeError
-        If a file is no TIFF, or has another shape or type than the first.
+        If a file is not a TIFF, or its shape or type differs from the first.
     """
     first = grid.paths[0]
     header, member = open_tiff(first, 0)
@@ -140,12 +141,12 @@ def open_stack(
 
 
 def _without(letters: str, shape: Sequence[int], grid: FileGrid, file: str) -> str:
-    """Cross out axes of a file that have no length; refuse those that files stand for."""
+    """Drop axes of length 1 of a file; refuse those along which files are stacked."""
     for letter, n in zip(letters, shape, strict=True):
         if letter in grid.axes and n > 1:
             raise UsageError(
-                f"{file}: has {n} along {letter} itself, so files cannot stand for {letter}; "
-                "choose another axis, or convert this file alone"
+                f"{file}: already has {n} along {letter}, so files cannot be stacked along "
+                f"{letter}; choose another axis, or convert this file alone"
             )
     pairs = zip(letters, shape, strict=True)
     return "".join(OTHER if a not in "yx" and n == 1 else a for a, n in pairs)
@@ -157,7 +158,8 @@ def _check_alike(paths: Sequence[str], first: tuple[tuple[int, ...], np.dtype[An
             if content != first:
                 raise VolumeError(
                     f"{path}: has shape {content[0]} and type {content[1]}, the first file "
-                    f"{Path(paths[0]).name} has {first[0]} and {first[1]}; they make no image"
+                    f"{Path(paths[0]).name} has {first[0]} and {first[1]}; they do not form one "
+                    "image"
                 )
 
 
@@ -191,7 +193,7 @@ class StackArray:
         lead, rest = index[: len(self._counts)], index[len(self._counts) :]
         shape = _shape_of(index, self.shape)
         values = np.empty(shape, self.dtype)
-        # one more axis in front, for files that an index has no slice for
+        # one more leading axis, for files without a slice in the index
         rows = values.reshape(-1, *_shape_of(rest, self.shape[len(self._counts) :]))
         for row, number in zip(rows, numbers_of(lead, self._counts), strict=True):
             row[...] = self._file(self._paths[number])[rest]
@@ -221,7 +223,7 @@ def _shape_of(index: Index, shape: Sequence[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StackedFiles(StoredArray):
-    """The array of a stack; messages and stamps are of its files."""
+    """The array of a stack; messages and stamps refer to its files."""
 
     grid: FileGrid
 

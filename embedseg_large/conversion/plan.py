@@ -1,12 +1,11 @@
 """Any image that can be opened becomes an OME-Zarr image with a pyramid, out of core.
 
-1. Level 0 is copied region by region; regions are widened along x and y, since a page of a TIFF
-   is decoded as a whole, however little of it is wanted.
-2. Each further level averages the one before it.
-3. The group has a hidden name until it is complete.
+1. Level 0 is copied region by region; regions are widened along x and y, because a page of a TIFF
+is always decoded as a whole. 2. Each further level averages the previous one. 3. The group has a
+hidden name until it is complete.
 
-Memory is bounded by the region (about 0.5 GB), not by the image. `write_image` does all of it in
-one go; `embedseg_large.conversion.convert` on workers, and over as many attempts as it takes.
+Memory is bounded by the region (about 0.5 GB), not by the image. `write_image` does all of it at
+once; `embedseg_large.conversion.convert` does it on workers, over as many attempts as it takes.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from embedseg_large.volumes.pyramid import coarser_shape, halvings
 from embedseg_large.volumes.volume import Volume, open_volume
 
 Place = tuple[tuple[int, ...], Box]
-"""What one task writes: the position along t and c, and a spatial region."""
+"""The unit of one task: the position along t and c, and a spatial region."""
 
 Mapper = Callable[[Callable[[Place], None], Iterable[Place]], Iterable[None]]
 """Applies a function to items, like the builtin `map`."""
@@ -81,7 +80,7 @@ def write_image(
     Raises
     ------
     UsageError, VolumeError, OutputError
-        As `plan_conversion`, or if `out` cannot be written. What was written is removed then.
+        As `plan_conversion`, or if `out` cannot be written. Everything written is then removed.
     """
     volume = open_volume(source, channel=None, timepoint=None, axes=axes, voxel_size=voxel_size)
     plan = plan_conversion(
@@ -107,14 +106,14 @@ def write_image(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """Tasks that may run at the same time, in any order; the next step needs all of them."""
+    """Tasks that can run concurrently, in any order; the next step needs all of them."""
 
     name: str
     """``"copy"`` or ``"average"``."""
     level: int
-    """What they write."""
+    """The places they write."""
     task: Callable[[Place], None]
-    """Picklable; doing a place again writes the same bytes."""
+    """Picklable; repeating a place writes the same bytes."""
     store: MultiscaleStore
 
     def places(self) -> Iterator[Place]:
@@ -123,7 +122,7 @@ class Step:
         return ((lead, box) for lead in self.store.leads() for box in boxes)
 
     def count(self) -> int:
-        """How many places there are."""
+        """Number of places."""
         return sum(1 for _ in self.store.leads()) * sum(1 for _ in self._boxes())
 
     @property
@@ -138,32 +137,33 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
-    """What is to be written of an image, and where; made by `plan_conversion`."""
+    """What to write of an image, and where; made by `plan_conversion`."""
 
     volume: Volume
     """The source."""
     final: Path
-    """Where the image will be."""
+    """Final path of the image."""
     ngff_version: str
     chunks: tuple[int, ...] | None
     channel_names: tuple[str, ...]
-    """One a channel, or none."""
+    """One per channel, or empty."""
     overwrite: bool
-    """Whether an image that is there may be replaced."""
+    """Whether an existing image may be replaced."""
     labels: bool = False
     """Whether it is written as labels."""
     sampled: bool = False
-    """Whether coarse levels are samples, not means: of labels, and what looks like them."""
+    """Whether coarse levels are sampled, not averaged: for labels, and volumes that look like
+    labels."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of a voxel: the source's, but integers for labels that were saved as float."""
+        """Type of a voxel: that of the source, but integers for labels stored as float."""
         own = self.volume.dtype
         whole = self.labels and own.kind == "f"
         return np.dtype(np.int32 if own.itemsize <= 4 else np.int64) if whole else own
 
     def store(self, folder: Path) -> MultiscaleStore:
-        """The group in a hidden folder; in micrometres where the voxel size is known."""
+        """The group in a hidden folder; in micrometres if the voxel size is known."""
         volume = self.volume
         stored = dict(zip(volume.stored_axes, volume.units, strict=True))
         known = dict.fromkeys(volume.spatial_axes, "micrometer" if volume.voxel_size else None)
@@ -179,19 +179,19 @@ class Conversion:
         )
 
     def steps(self, store: MultiscaleStore) -> Iterator[Step]:
-        """All that fills a group whose arrays are there."""
+        """The steps that fill a group with existing arrays."""
         for level in range(len(store.levels)):
             coarse = _Coarser(store, level, self.sampled)
             task = _Copy(store, self.volume) if level == 0 else coarse
             yield Step(name="average" if level else "copy", level=level, task=task, store=store)
 
     def publish(self, store: MultiscaleStore) -> None:
-        """Describe a filled group, and give it its name; one that was there is removed.
+        """Describe a filled group, and rename it to its final name; an existing one is removed.
 
         Raises
         ------
         OutputError
-            If that fails; the older image is in its place then.
+            If that fails; the older image then remains.
         """
         hidden = Path(store.path)
         more = {"image-label": {}} if self.labels else _omero(store, self.channel_names)
@@ -235,9 +235,9 @@ def plan_conversion(
     chunks
         Chunk shape along (z,) y, x; default 64³ or 512² in shards, 128³ or 1024² for 0.4.
     overwrite
-        Whether a zarr group that is there may be replaced; it is kept until the new one is whole.
+        Whether an existing zarr group may be replaced; it is kept until the new one is complete.
     channel_names
-        One name a channel; viewers show them. Default: those of the source.
+        One name per channel, shown by viewers. Default: those of the source.
     labels
         Whether the voxels are labels, of which coarse levels are samples, not means. Default: what
         the source says; of a source that says nothing, what looks like labels is sampled, too.
@@ -253,7 +253,7 @@ def plan_conversion(
     """
     check_version(ngff_version)
     if chunks is not None and (len(chunks) != volume.ndim or min(chunks) < 1):
-        raise UsageError(f"chunks {tuple(chunks)} do not fit {volume.ndim} spatial axes")
+        raise UsageError(f"chunks {tuple(chunks)} do not match {volume.ndim} spatial axes")
     names = _checked_names(channel_names, volume)
     return Conversion(
         volume=volume,
@@ -275,18 +275,18 @@ def _looks_like_labels(volume: Volume) -> bool:
 def _checked_names(names: Sequence[str] | None, volume: Volume) -> tuple[str, ...]:
     if names is not None and len(names) != volume.n_channels:
         raise UsageError(
-            f"{len(names)} channel names for {volume.n_channels} channels; give one for each"
+            f"{len(names)} channel names for {volume.n_channels} channels; pass one for each"
         )
     return tuple(names or volume.channel_names)
 
 
 def _free_place(out: str, overwrite: bool) -> Path:
-    """Check that the folder can be made, or replaced without losing anything but a zarr group."""
+    """Check that the folder can be created, or replaced losing nothing but a zarr group."""
     final = check_local(out)
     if final.exists() and not overwrite:
-        raise UsageError(f"{final} exists; choose another place, or replace it with --overwrite")
+        raise UsageError(f"{final} exists; choose another path, or replace it with --overwrite")
     if final.exists() and group_format(final) is None:
-        raise UsageError(f"{final} is no zarr group and is not replaced; choose another place")
+        raise UsageError(f"{final} is not a zarr group and is not replaced; choose another path")
     check_writable(final.parent)
     return final
 
@@ -294,7 +294,7 @@ def _free_place(out: str, overwrite: bool) -> Path:
 def _levels(volume: Volume) -> Iterator[LevelSpec]:
     steps = volume.levels[volume.level].scale or (1.0,) * len(volume.stored_axes)
     scales = dict(zip(volume.stored_axes, steps, strict=True))
-    if volume.voxel_size is not None:  # or else numbers without a unit, as they are
+    if volume.voxel_size is not None:  # otherwise numbers without a unit, unchanged
         scales |= dict(zip(volume.spatial_axes, volume.voxel_size, strict=True))
     shift = _translation(volume, scales, steps)
     level = LevelSpec(volume.shape, tuple(scales[a] for a in volume.axes), shift)
@@ -319,7 +319,7 @@ def _translation(
 
 
 def _copy_shape(store: MultiscaleStore) -> tuple[int, ...]:
-    """Choose how much of level 0 a task copies: whole regions, widened along x, then y."""
+    """Choose the part of level 0 that a task copies: whole regions, widened along x, then y."""
     region, shape = store.layout(0).region, store.spatial_shape(0)
     wide = list(region)
     for axis in (-1, -2):
@@ -348,12 +348,12 @@ class _Copy:
 def _whole_numbers(
     voxels: NDArray[Any], dtype: np.dtype[Any], where: str, box: Box
 ) -> NDArray[Any]:
-    """Turn labels that were saved as float into integers.
+    """Convert labels stored as float to integers.
 
     Raises
     ------
     VolumeError
-        One is no whole number, or too large; names the voxel.
+        If one is not a whole number, or too large; the message names the voxel.
     """
     limits = np.iinfo(dtype)
     wrong = ~((voxels == np.rint(voxels)) & (voxels >= limits.min) & (voxels < limits.max))
@@ -361,15 +361,15 @@ def _whole_numbers(
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
         voxel = tuple(a + i for a, i in zip(box.start, at, strict=True))
         raise VolumeError(
-            f"{where}: voxel {voxel} is {voxels[at]:g}, which is no label: labels are whole "
-            "numbers; give the label image, or leave out --labels"
+            f"{where}: voxel {voxel} is {voxels[at]:g}, which is not a label: labels are whole "
+            "numbers; pass the label image, or leave out --labels"
         )
     return voxels.astype(dtype)
 
 
 @dataclass(frozen=True)
 class _Coarser:
-    """Makes a box of a level from the finer one: of labels voxel by voxel, of others as means."""
+    """Computes a box of a level from the finer one: labels are sampled, others averaged."""
 
     store: MultiscaleStore
     level: int
@@ -382,7 +382,7 @@ class _Coarser:
 
 
 def _omero(store: MultiscaleStore, names: Sequence[str]) -> dict[str, Any]:
-    """Name the channels; NGFF wants a display range as well, taken from the coarsest level."""
+    """Name the channels; NGFF also requires a display range, taken from the coarsest level."""
     channels = [
         {
             "label": name,

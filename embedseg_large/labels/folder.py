@@ -16,7 +16,7 @@ from embedseg_large.storage.group import Document
 from embedseg_large.volumes.multiscale import MultiscaleStore
 
 PROVENANCE = "embedseg_large"
-"""Attribute that marks labels as written by this package, and says how they were made."""
+"""Attribute that marks labels as written by this package, with their provenance."""
 
 
 LONGEST_NAME = 200
@@ -38,7 +38,7 @@ def provenance_in(attributes: Document) -> Document:
 
 
 def is_of_a_run(attributes: Document) -> bool:
-    """Whether a run made labels, which can make them again; others may have painted them."""
+    """Whether labels were made by a run, which can be repeated, rather than painted."""
     return "token" in provenance_in(attributes)
 
 
@@ -52,11 +52,11 @@ class Draft:
     """Labels that are not published yet."""
 
     name: str
-    """Name that they get."""
+    """Their final name."""
     run: str
     """Short name of the run that writes them."""
     store: MultiscaleStore
-    """Where they are until then."""
+    """Their location until then."""
 
 
 class LabelFolder(Protocol):
@@ -67,18 +67,18 @@ class LabelFolder(Protocol):
         """Absolute path of the store, or URL without credentials."""
 
     def attributes(self) -> Document:
-        """Read the attributes of the store; empty where there is none."""
+        """Read the attributes of the store; empty if there is none."""
 
     def zarr_format(self) -> int | None:
-        """Tell the zarr format of the store; None if it is no zarr group."""
+        """Return the zarr format of the store; None if it is not a zarr group."""
 
     def holds_something_else(self) -> bool:
-        """Whether something is at the store's place that is no zarr group."""
+        """Whether there is something other than a zarr group at the path of the store."""
 
     def check(self, name: str, version: str, *, overwrite: bool, run: str | None = None) -> None:
-        """Find out whether labels of that name can be written.
+        """Check that labels of that name can be written.
 
-        A publication that was killed half-way is settled first. Labels that the unfinished run of
+        An interrupted publication is settled first. Labels that the unfinished run of
         the name `run` has published do not count as taken: it goes on to `complete`.
 
         Raises
@@ -86,11 +86,11 @@ class LabelFolder(Protocol):
         LabelsExistError
             If the name is taken, and may not be overwritten.
         OutputError
-            If nothing can be written there.
+            If it is not writable.
         """
 
     def place(self, name: str, run: str) -> tuple[str, str]:
-        """Say where a run writes labels; touches nothing.
+        """Return where a run writes labels; touches nothing.
 
         Parameters
         ----------
@@ -102,30 +102,30 @@ class LabelFolder(Protocol):
         Returns
         -------
         path, suffix
-            Of the `MultiscaleStore`: another run has another path or another suffix, so that what
-            a task writes after its run has ended does no harm.
+            Of the `MultiscaleStore`: another run has another path or another suffix, so that a task
+            that writes after the end of its run does no harm.
         """
 
     def begin(self, draft: Draft) -> None:
-        """Make the arrays, or find those of the run's earlier attempt.
+        """Create the arrays, or find those of the run's earlier attempt.
 
         Raises
         ------
         OutputError
-            If they cannot be written, or another run has just begun.
+            If they cannot be written, or another run has just started.
         """
 
     def publish(self, draft: Draft, attributes: Document, *, overwrite: bool) -> None:
-        """Give labels their attributes and their name.
+        """Publish labels with their attributes and their name.
 
         Raises
         ------
         LabelsExistError
-            If the name was taken meanwhile, and may not be overwritten.
+            If the name has been taken, and may not be overwritten.
         RunError
-            If another run began to write labels of that name.
+            If another run has started to write labels of that name.
         OutputError
-            If it fails; older labels are as they were then.
+            If it fails; older labels are then unchanged.
         """
 
     def complete(self, name: str, run: str, version: str) -> Document | None:
@@ -147,7 +147,7 @@ class LabelFolder(Protocol):
 
 
 def refuse_taken(path: str) -> None:
-    """Say that labels of that name are there.
+    """Report that labels of that name exist.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def listed(attributes: Document, name: str, version: str) -> Document:
     Parameters
     ----------
     attributes
-        What the group has; not changed.
+        Current attributes; not changed.
     name
         The name.
     version
@@ -174,6 +174,6 @@ def listed(attributes: Document, name: str, version: str) -> Document:
     names = content.get("labels", [])
     content["labels"] = [*names, *(() if name in names else (name,))]
     if version == "0.5":
-        content["version"] = version  # validators refuse the whole image without it
+        content["version"] = version  # validators reject the image without it
         new["ome"] = content
     return new

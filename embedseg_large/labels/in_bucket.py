@@ -3,14 +3,14 @@
 ::
 
     labels/NAME/
-      .run            which run has begun; there until its labels are published
-      0-RUN/...       arrays of that run, which has them for itself
+      .run            the run that has started; exists until its labels are published
+      0-RUN/...       arrays of that run only
       instances-RUN/  and its table, see `instances`
       zarr.json       the group's document: written last, and names the arrays that count
 
-To write that one document is to publish: before, readers see the older labels or none, afterwards
-the new ones. Only then are older arrays deleted and the name is put into the ``labels`` list, on
-the condition that nobody changed the list meanwhile.
+Writing that one document publishes the labels: before, readers see the older labels or none,
+afterwards the new ones. Only then are older arrays deleted and the name is added to the ``labels``
+list, on the condition that the list has not changed in the meantime.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _COPIES = 16  # requests at once
 
 @dataclass(frozen=True, slots=True)
 class BucketLabels:
-    """The ``labels`` folder of a store in a bucket; `LabelFolder` says what its methods do."""
+    """The ``labels`` folder of a store in a bucket; `LabelFolder` describes its methods."""
 
     store: str
     """URL of the store."""
@@ -72,31 +72,31 @@ class BucketLabels:
         return read_attributes(self._root)
 
     def zarr_format(self) -> int | None:
-        """Tell the zarr format of the store."""
+        """Return the zarr format of the store."""
         return group_format(self._root)
 
     def holds_something_else(self) -> bool:
-        """Whether there are objects, but not those of a zarr group."""
+        """Whether there are objects that do not form a zarr group."""
         return self.zarr_format() is None and bool(self._root.children())
 
     def check(self, name: str, version: str, *, overwrite: bool, run: str | None = None) -> None:  # noqa: ARG002
-        """Try to write, and look at the name."""
+        """Test writing, and check the name."""
         self._folder.check_writable()
         if not is_of_run(read_attributes(self._folder.below(name)), run):
             self._check_free(name, overwrite)
 
     def place(self, name: str, run: str) -> tuple[str, str]:
-        """Return the final place, and names of arrays that no other run has."""
+        """Return the final path, and array names that no other run has."""
         return self._folder.below(name).path, f"-{run}"
 
     def begin(self, draft: Draft) -> None:
-        """Mark the name as begun, remove what another run began, and make the arrays."""
+        """Mark the name as in use, remove what another run started, and create the arrays."""
         folder = self._folder.below(draft.name)
         begun = read_document(folder, _MARK).get("run")
         if begun not in (None, draft.run):
             self._clear(draft.name, begun)
         if begun != draft.run and not folder.create(_MARK, _mark(run=draft.run)):
-            raise OutputError(f"{folder.path}: another run has just begun these labels")
+            raise OutputError(f"{folder.path}: another run has just started these labels")
         if self.zarr_format() is None:
             write_group(self._root, draft.store.zarr_format, {})
         draft.store.create()
@@ -118,7 +118,7 @@ class BucketLabels:
     def _check_mark(self, draft: Draft) -> None:
         folder = self._folder.below(draft.name)
         if read_document(folder, _MARK).get("run") != draft.run:
-            raise RunError(f"{folder.path}: another run writes these labels now")
+            raise RunError(f"{folder.path}: another run is now writing these labels")
 
     def complete(self, name: str, run: str, version: str) -> Document | None:
         """Remove older arrays, and list the name."""
@@ -151,7 +151,7 @@ class BucketLabels:
             refuse_taken(self._folder.below(name).path)
 
     def _is_taken(self, name: str) -> bool:
-        """Whether something is there but what a run began and did not finish."""
+        """Whether there is anything other than the remains of an unfinished run."""
         children = self._folder.below(name).children()
         if _MARK in children and not self._is_listed(name):
             return False
@@ -161,7 +161,7 @@ class BucketLabels:
         return name in ngff_content(read_attributes(self._folder)).get("labels", [])
 
     def _clear(self, name: str, run: str) -> None:
-        """Remove what a run began; the mark goes last, for a removal that is cut short."""
+        """Remove the remains of a run; the mark last, in case the removal is interrupted."""
         folder = self._folder.below(name)
         stays = _members_of(read_attributes(folder)) if self._is_taken(name) else set()
         documents = () if stays else DOCUMENTS
@@ -172,7 +172,7 @@ class BucketLabels:
         folder.remove(_MARK)
 
     def _keep_others(self, draft: Draft) -> list[str]:
-        """Copy labels that no run made to NAME.bak; the names of the copies."""
+        """Copy labels that were not made by a run to NAME.bak; return the names of the copies."""
         folder = self._folder.below(draft.name)
         attributes = read_attributes(folder)
         if not self._is_taken(draft.name) or (
@@ -198,7 +198,7 @@ class BucketLabels:
         update_group(self._folder, ZARR_FORMATS[version], add)
 
     def _refresh(self, names: list[str], zarr_format: int) -> None:
-        """Tell consolidated metadata about some labels, and about the list of labels."""
+        """Update consolidated metadata for some labels, and for the list of labels."""
         members = {name: _documents(self._folder, name, zarr_format) for name in names}
         own = {n: read_document(self._folder, n) for n in _GROUP[zarr_format]}
         refresh_consolidated(self._folder, {**members, "": own})
@@ -209,7 +209,7 @@ def _mark(**about: str) -> bytes:
 
 
 def _members_of(attributes: Document) -> set[str]:
-    """Name the arrays of labels that their attributes speak of, and the group of their table."""
+    """Return the arrays of labels named in their attributes, and the group of their table."""
     multiscales = ngff_content(attributes).get("multiscales") or [{}]
     table = provenance_in(attributes).get(KEY)
     levels = {f"{dataset['path']}/" for dataset in multiscales[0].get("datasets", [])}
@@ -226,7 +226,7 @@ def _remove(folder: RemoteFolder, goes: Callable[[str], bool]) -> None:
 
 
 def _copy(folder: RemoteFolder, name: str, to: str, goes: Callable[[str], bool]) -> None:
-    """Copy labels within the store, those documents that make them labels at the end."""
+    """Copy labels within the store, with the documents that make them labels last."""
     children = [c for c in folder.below(name).children() if c != _MARK and goes(c)]
     folders = [f"{name}/{child}".rstrip("/") for child in children if child.endswith("/")]
 

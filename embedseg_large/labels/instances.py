@@ -1,13 +1,13 @@
-"""What a run knows of every instance, beside the labels: arrays that begin with label 1.
+"""What a run knows about every instance, stored beside the labels: arrays that start with label 1.
 
 ::
 
     labels/NAME/instances/          a group among the levels; in a bucket instances-RUN, as they are
-                seediness           float32 (n,): that of label i is at i - 1; NaN if not known
+                seediness           float32 (n,): the value of label i is at i - 1; NaN if unknown
                 certified           bool (n,)
 
-Of a series they are (t, n), n being that of the timepoint with the most. The provenance of the
-labels names the group and its columns. Nothing else in NGFF refers to it: viewers pass it over.
+For a series they are (t, n), with n of the timepoint with the most. The provenance of the labels
+names the group and its columns. Nothing else in NGFF refers to it: viewers ignore it.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from embedseg_large.storage.open import folder_at
 from embedseg_large.storage.zarr_groups import write_group
 
 KEY = "instances"
-"""Of the entry in the provenance of labels; name of the group, apart from its suffix."""
+"""Key of the entry in the provenance of labels, and name of the group without its suffix."""
 
 DTYPES: Mapping[str, DTypeLike] = {"seediness": np.float32, "certified": np.bool_}
-"""Of the columns that there may be."""
+"""Types of the possible columns."""
 
 _ROWS = 1 << 20  # of a chunk
 
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceTable:
-    """Columns of one timepoint after the other, that are being written; see the module."""
+    """Columns being written, timepoint by timepoint; see the module."""
 
     labels: str
     """Folder or URL of the group of the labels."""
@@ -50,15 +50,15 @@ class InstanceTable:
     timepoints: int | None
     """Number of timepoints; None: the labels have no time axis."""
     rows: int
-    """Instances of the timepoint that has the most."""
+    """Number of instances of the timepoint with the most."""
 
     @property
     def entry(self) -> Document:
-        """What the provenance of the labels says about it, under `KEY`."""
+        """Its entry in the provenance of the labels, under `KEY`."""
         return {"path": self.name, "columns": list(self.columns)}
 
     def create(self) -> None:
-        """Make the group and its arrays; those of an earlier attempt keep what they have.
+        """Create the group and its arrays; those of an earlier attempt keep their content.
 
         Raises
         ------
@@ -134,7 +134,7 @@ class KnownInstances:
     labels: str
     """Path or URL of their group."""
     entry: Document
-    """As of `InstanceTable.entry`."""
+    """As in `InstanceTable.entry`."""
 
     @classmethod
     def of(cls, labels: str, provenance: Mapping[str, Any]) -> KnownInstances | None:
@@ -147,7 +147,7 @@ class KnownInstances:
         Parameters
         ----------
         labels
-            Positive. Of those that the run did not write, but somebody later, nothing is known.
+            Positive. Labels that were added after the run are unknown.
         timepoint
             Which, of a series.
 
@@ -168,7 +168,8 @@ class KnownInstances:
             array = open_array(place)
         except FileNotFoundError as error:
             raise MetadataError(
-                f"{shown(place)}: not there, though the labels name it; copy them as a whole"
+                f"{shown(place)}: missing, though the labels name it; copy the labels with all of "
+                "their files"
             ) from error
         stored = np.asarray(array[timepoint] if array.ndim == 2 else array[:])
         known = labels <= stored.size

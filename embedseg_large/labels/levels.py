@@ -21,8 +21,8 @@ def label_levels(volume: Volume, axes: str, count: int | None = None) -> tuple[L
     axes
         Axes of the labels.
     count
-        How many levels to have; None for those that the volume has or, if its format has no
-        levels, as many halvings as `pyramid.halvings` makes.
+        Number of levels; None: as many as the volume has or, if its format has no levels, the
+        halvings of `pyramid.halvings`.
     """
     levels = [_stored_level(volume, axes, k) for k in range(volume.level, len(volume.levels))]
     specs = [spec for spec in levels if spec is not None]
@@ -60,14 +60,14 @@ def _relative_scale(
 
 
 def _is_as_stored(volume: Volume) -> bool:
-    """Whether the voxel size is that of the image's metadata, or nobody knows it."""
+    """Whether the voxel size is that of the image's metadata, or unknown."""
     stored = volume.levels[volume.level].scale
     said = voxel_size_um(volume.stored_axes, stored, volume.units)
     return volume.voxel_size is None or said == volume.voxel_size
 
 
 def _unit_sizes(volume: Volume, axes: str, base: Level) -> tuple[float, ...]:
-    """Express one stored unit in the labels' unit, an axis: micrometres if a user said the size."""
+    """Convert one stored unit per axis to the labels' unit: micrometres for a given size."""
     if volume.voxel_size is None or _is_as_stored(volume):
         return (1.0,) * len(axes)
     known = dict(zip(volume.spatial_axes, volume.voxel_size, strict=True))
@@ -77,9 +77,9 @@ def _unit_sizes(volume: Volume, axes: str, base: Level) -> tuple[float, ...]:
 
 
 def label_units(volume: Volume, axes: str) -> tuple[str | None, ...]:
-    """Name the unit of each axis of the labels: its own, or micrometres for a size that was given.
+    """Return the unit of each axis of the labels: the stored one, or micrometres for a given size.
 
-    So labels lie on their image in viewers that read nothing but the scale.
+    This aligns labels with their image in viewers that only read the scale.
     """
     stored = dict(zip(volume.stored_axes, volume.units, strict=True))
     if not _is_as_stored(volume):

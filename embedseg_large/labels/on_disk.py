@@ -1,6 +1,6 @@
-"""Labels on a disk: written under a hidden name, renamed when they are whole.
+"""Labels on a disk: written under a hidden name, renamed when they are complete.
 
-Every failure moves older labels back; after a kill, the next `DiskLabels.check` does.
+Every failure moves older labels back; after a kill, the next `DiskLabels.check` does so.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from embedseg_large.volumes.volume import Volume, open_volume
 _OLD, _GONE = ".old", ".gone"
 """Ends of hidden names of older labels: moved aside, and about to be removed."""
 _SLACK_SECONDS = 5.0
-"""Between clocks of machines that write to one disk."""
+"""Maximum difference between clocks of machines that write to one disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiskLabels:
-    """The ``labels`` folder of a local store; `LabelFolder` says what its methods do."""
+    """The ``labels`` folder of a local store; `LabelFolder` describes its methods."""
 
     store: str
     """Absolute path of the store."""
@@ -54,7 +54,7 @@ class DiskLabels:
         return read_attributes(Path(self.store))
 
     def zarr_format(self) -> int | None:
-        """Tell the zarr format of the store."""
+        """Return the zarr format of the store."""
         return group_format(Path(self.store))
 
     def holds_something_else(self) -> bool:
@@ -65,7 +65,7 @@ class DiskLabels:
         )
 
     def check(self, name: str, version: str, *, overwrite: bool, run: str | None = None) -> None:
-        """Try to write, bring labels that were moved aside to rest, and look at the name."""
+        """Test writing, settle labels that were moved aside, and check the name."""
         check_writable(Path(self.store))
         check_writable(self._folder)
         if any(self._asides(name)):
@@ -79,14 +79,14 @@ class DiskLabels:
         return str(self._folder / f".{name}-{run}"), ""
 
     def begin(self, draft: Draft) -> None:
-        """Make the hidden group and its arrays."""
+        """Create the hidden group and its arrays."""
         if self.zarr_format() is None:
             write_group(Path(self.store), draft.store.zarr_format, {})
         is_new = not Path(draft.store.path).exists()
         try:
             draft.store.create()
         except BaseException:
-            if is_new:  # else it holds what an earlier attempt did
+            if is_new:  # otherwise it holds the work of an earlier attempt
                 with suppress(OutputError):
                     self.discard(draft)
             raise
@@ -140,7 +140,7 @@ class DiskLabels:
             yield from (p for p in sorted(self._folder.iterdir()) if pattern.fullmatch(p.name))
 
     def _settle(self, name: str, version: str) -> None:
-        """Bring labels that were moved aside to rest: back, removed, or kept as NAME.bak."""
+        """Settle labels that were moved aside: moved back, removed, or kept as NAME.bak."""
         for aside in self._asides(name):
             with output_errors(aside):
                 if aside.suffix == _GONE:
@@ -162,7 +162,7 @@ class DiskLabels:
         return free
 
     def _list(self, name: str, version: str) -> None:
-        """Add a name to the list in the ``labels`` group, and make that group if it is missing."""
+        """Add a name to the list in the ``labels`` group, creating that group if missing."""
         before = read_attributes(self._folder)
         after = listed(before, name, version)
         if after != before:
@@ -170,7 +170,7 @@ class DiskLabels:
 
 
 def _can_be_made_again(labels: Path) -> bool:
-    """Whether nothing is lost with labels: a run made them, and nobody has painted in them since.
+    """Whether labels can be discarded: a run made them, and they have not been edited since.
 
     New labels of a series may lack timepoints of the older ones.
     """

@@ -1,4 +1,4 @@
-"""Where labels are, and where the image that they are of."""
+"""Locations of labels and of their image."""
 
 from __future__ import annotations
 
@@ -52,23 +52,23 @@ def place_of_labels(source: str, name: str | None) -> str:
 
 
 def other_labels(place: str) -> str:
-    """Words on which labels there are instead of those at a place; none if it is in no store."""
+    """List the labels that exist instead of those at a path; empty if it is in no store."""
     store, inside, name = place.rpartition("/labels/")
     names = label_names(store) if inside else []
-    return "" if not names or name in names else f"; labels that are there: {', '.join(names)}"
+    return "" if not names or name in names else f"; existing labels: {', '.join(names)}"
 
 
 def place_of_image(labels: str, made: Mapping[str, Any], axes: str | None = None) -> str | None:
-    """Path or URL of the image around labels, or of the one that their run says it segmented.
+    """Path or URL of the image around labels, or of the one recorded by their run.
 
     Parameters
     ----------
     labels
         Path or URL of their group, or of a file.
     made
-        What the run recorded; empty for labels of other programs.
+        The record of the run; empty for labels of other programs.
     axes
-        Letters of the axes of an image that does not say it.
+        Letters of the axes of an image that does not name them.
 
     Returns
     -------
@@ -79,19 +79,19 @@ def place_of_image(labels: str, made: Mapping[str, Any], axes: str | None = None
     own = [store] if inside else []
     for path in (*own, made.get("volume", {}).get("path")):
         if path:
-            with suppress(VolumeError, UsageError):  # axes may be those of the other one
+            with suppress(VolumeError, UsageError):  # axes may belong to the other one
                 open_volume(path, channel=None, axes=axes)
                 return str(path)
     return None
 
 
 def labelled_part(labels: Volume) -> Box | None:
-    """The part of the volume that labels are of, if `segment` was asked for no more.
+    """The part of the volume with labels, if `segment` was limited to a region.
 
     Raises
     ------
     UsageError
-        When it is that of another level.
+        If it refers to another level.
     """
     if labels.path is None or not labels.is_labels:
         return None
@@ -104,12 +104,12 @@ def labelled_part(labels: Volume) -> Box | None:
 
 
 def label_names(store: str) -> list[str]:
-    """Names of the labels that a store lists, sorted; none if it is no OME-Zarr image.
+    """Names of the labels listed in a store, sorted; empty if it is not an OME-Zarr image.
 
     Parameters
     ----------
     store
-        Path or URL of the image. Nothing is listed, so it may be on a web server.
+        Path or URL of the image. The store is not listed, so it may be on a web server.
 
     Raises
     ------
@@ -121,7 +121,9 @@ def label_names(store: str) -> list[str]:
     try:
         about = read_attributes(folder_at(joined(store, "labels")))
     except UnreachableError as error:
-        if not is_denied(error):  # which a bucket that does not list says of what is not there
+        if not is_denied(
+            error
+        ):  # the answer of a bucket without list permission for missing objects
             raise
         return []
     listed = ngff_content(about).get("labels", [])
@@ -131,7 +133,7 @@ def label_names(store: str) -> list[str]:
 
 
 def provenance_of(labels: str) -> dict[str, Any]:
-    """Say how labels were made, in the words of who published them; empty if others wrote them.
+    """Return the provenance of labels; empty if another program wrote them.
 
     Parameters
     ----------
@@ -141,6 +143,6 @@ def provenance_of(labels: str) -> dict[str, Any]:
     Raises
     ------
     MetadataError, UnreachableError
-        As `label_names`.
+        As for `label_names`.
     """
     return provenance_in(read_attributes(folder_at(labels)))

@@ -1,9 +1,9 @@
-"""Measurements beside the labels that they are of, in the same store, where other programs look.
+"""Measurements beside their labels, in the same store, where other programs look.
 
 ::
 
     STORE/tables/            group, attribute "tables": ["nuclei"]
-    STORE/tables/nuclei/     group that says what the table is, and of which labels
+    STORE/tables/nuclei/     group that describes the table and names its labels
                  table.parquet     (or .csv where pyarrow is not installed)
     STORE/labels/nuclei/     image-label.properties: a few columns, of few enough instances;
                              what others wrote there of an instance stays
@@ -34,22 +34,22 @@ from embedseg_large.storage.tables import write_table
 from embedseg_large.storage.zarr_groups import group_format, read_attributes, update_group
 
 PROPERTIES_MOST = 20_000
-"""Instances up to which properties are written: readers of labels read all of them, as JSON, every
-time that the labels are opened."""
+"""Maximum number of instances for which properties are written: readers parse all of them as JSON
+whenever the labels are opened."""
 _DIGITS = 6
 
 
 def check_store(store: str, labels: str) -> None:
-    """Refuse a store that no table of labels can be written to, before hours of measuring.
+    """Refuse a store to which no table of labels can be written, before hours of measuring.
 
     Raises
     ------
     UsageError
-        If it is on a web server, or has a table of that name that others wrote.
+        If it is on a web server, or has a table of that name from another program.
     MetadataError
-        If it is no zarr group.
+        If it is not a zarr group.
     PlaceError
-        If it is read-only; also for root, who could write all the same.
+        If it is read-only; also for root, who could write anyway.
     """
     if is_remote(store) and store.startswith(READ_ONLY):
         raise UsageError(f"{shown(store)}: web servers are read only; write the table with --out")
@@ -60,8 +60,8 @@ def check_store(store: str, labels: str) -> None:
     about = read_attributes(folder_at(joined(store, f"tables/{labels}")))
     if about and PROVENANCE not in about:
         raise UsageError(
-            f"{joined(shown(store), f'tables/{labels}')} is another program's; "
-            "write the table with --out"
+            f"{joined(shown(store), f'tables/{labels}')} belongs to another program; write the "
+            "table with --out"
         )
 
 
@@ -77,10 +77,10 @@ def write_label_table(
     labels
         Name of the labels. A table of that name is replaced.
     columns
-        Of one length; ``label`` says which instance, and ``timepoint`` when.
+        Columns of equal length; ``label`` identifies the instance, and ``timepoint`` the timepoint.
     properties
-        Names of columns for ``image-label.properties``. These have no time: they are written of at
-        most `PROPERTIES_MOST` instances, all of one timepoint.
+        Names of columns for ``image-label.properties``. These have no time axis: they are written
+        for at most `PROPERTIES_MOST` instances, all of one timepoint.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def write_label_table(
     Raises
     ------
     MetadataError
-        If the store is no zarr group.
+        If the store is not a zarr group.
     OutputError
         If it cannot be written.
     """
@@ -109,7 +109,7 @@ def write_label_table(
         "index_type": "int",
     }
     token = provenance_of(joined(store, f"labels/{labels}")).get("token")
-    about[PROVENANCE] = {"token": token}  # of these labels, should others get their name later
+    about[PROVENANCE] = {"token": token}  # of these labels, in case others get their name later
     update_group(table, zarr_format, lambda _: about)
     update_group(tables, zarr_format, lambda old: _listed(old, labels))
     timepoints = np.unique(columns["timepoint"])
@@ -124,7 +124,7 @@ def write_label_table(
 
 
 def _check_mode(*folders: Path) -> None:
-    """Refuse folders that nobody is meant to write to."""
+    """Refuse read-only folders."""
     for folder in folders:
         if folder.is_dir() and not folder.stat().st_mode & 0o222:
             raise PlaceError(f"{folder}: read-only; write the table with --out")
@@ -133,7 +133,7 @@ def _check_mode(*folders: Path) -> None:
 def _format(store: str) -> int:
     found = group_format(folder_at(store))
     if found is None:
-        raise MetadataError(f"{shown(store)} is no OME-Zarr store; write the table with --out")
+        raise MetadataError(f"{shown(store)} is not an OME-Zarr store; write the table with --out")
     return found
 
 
@@ -151,7 +151,7 @@ def _listed(attributes: Document, name: str) -> Document:
 
 
 def _with_properties(attributes: Document, rows: list[Document]) -> Document:
-    """Put properties where the version of the labels has them."""
+    """Store properties at the place required by the version of the labels."""
     if "ome" in attributes:
         return attributes | {"ome": _with_properties(attributes["ome"], rows)}
     about = attributes.get("image-label", {})
@@ -161,14 +161,14 @@ def _with_properties(attributes: Document, rows: list[Document]) -> Document:
 
 
 def _rows(columns: Mapping[str, NDArray[Any]], names: Sequence[str]) -> list[Document]:
-    """One object an instance, as NGFF asks."""
+    """One object per instance, as NGFF requires."""
     cells = [_values(columns[name]) for name in names]
     rows = zip(columns["label"].tolist(), *cells, strict=True)
     return [{"label-value": row[0], **dict(zip(names, row[1:], strict=True))} for row in rows]
 
 
 def _values(column: NDArray[Any]) -> list[Any]:
-    """Values as JSON has them, which knows no NaN; six digits are enough to colour by."""
+    """Values for JSON, which has no NaN; six digits are enough for colouring."""
     if column.dtype.kind != "f":
         return list(column.tolist())
     return [float(f"{v:.{_DIGITS}g}") if np.isfinite(v) else None for v in column.tolist()]

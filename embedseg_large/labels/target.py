@@ -1,9 +1,10 @@
 """Label volumes in OME-Zarr stores: where they go, how they are filled, how they are published.
 
-1. `label_target` decides the place, the format and the levels, and finds every reason to refuse.
-2. `LabelTarget.create` makes the arrays where nobody takes them for labels.
-3. Tasks fill whole regions of it (`PendingLabels.write`, then `downsample` level by level).
-4. `PendingLabels.publish` gives them their name; how, depends on the place: see `label_folder`.
+1. `label_target` determines the location, the format and the levels, and finds every reason to
+refuse. 2. `LabelTarget.create` creates the arrays where they are not mistaken for labels. 3. Tasks
+fill whole regions of it (`PendingLabels.write`, then `downsample` level by level). 4.
+`PendingLabels.publish` gives them their name, in a way that depends on the location: see
+`label_folder`.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ _LABEL_AXES = "tzyx"
 
 @dataclass(frozen=True, kw_only=True)
 class LabelTarget:
-    """A place for labels that was found to be usable; made by `label_target`."""
+    """A usable location for labels; made by `label_target`."""
 
     store: str
-    """Folder or URL of the group whose ``labels`` folder gets them."""
+    """Folder or URL of the group whose ``labels`` folder receives them."""
     name: str
     """Name of the labels."""
     ngff_version: str
@@ -57,11 +58,11 @@ class LabelTarget:
     units: tuple[str | None, ...]
     """Unit of each axis."""
     levels: tuple[LevelSpec, ...]
-    """Level 0 is the level of the image that is segmented."""
+    """Level 0 is the segmented level of the image."""
     overwrite: bool
     """Whether labels of that name may be replaced."""
     in_image: bool
-    """Whether `store` is the image that is segmented."""
+    """Whether `store` is the segmented image."""
 
     @property
     def folder(self) -> str:
@@ -70,7 +71,7 @@ class LabelTarget:
 
     @property
     def path(self) -> str:
-        """The labels' own group, once they are published."""
+        """The group of the labels, once they are published."""
         return joined(self.folder, self.name)
 
     def pending(self, dtype: DTypeLike, *, run: str | None = None) -> PendingLabels:
@@ -81,8 +82,8 @@ class LabelTarget:
         dtype
             An integer type.
         run
-            Token of the run: the same token names the same group, so that a run can go on after
-            a crash. None: a group of its own.
+            Token of the run: the same token names the same group, so that a run can be resumed
+            after a crash. None: a separate group.
 
         Raises
         ------
@@ -138,12 +139,12 @@ class LabelTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class PendingLabels:
-    """Labels that are being written, and nobody sees; picklable, reopened by path."""
+    """Labels that are being written and not visible; picklable, reopened by path."""
 
     target: LabelTarget
-    """Where they go."""
+    """Their final location."""
     draft: Draft
-    """Where they are now."""
+    """Their current location."""
 
     @property
     def store(self) -> MultiscaleStore:
@@ -152,7 +153,7 @@ class PendingLabels:
 
     @property
     def path(self) -> str:
-        """Folder or URL of the group that the arrays are in."""
+        """Folder or URL of the group of the arrays."""
         return self.store.path
 
     @property
@@ -168,7 +169,7 @@ class PendingLabels:
     def regions(self, level: int, about: Box | None = None) -> Iterator[Box]:
         """Cut a level into spatial regions, in raster order; each may be written by one task.
 
-        Of labels `about` a part of level 0 only, the others need not be written: they are 0.
+        If labels are only `about` a part of level 0, other regions need not be written: they are 0.
         """
         return self.store.regions(level, about)
 
@@ -204,7 +205,7 @@ class PendingLabels:
         self.store.write(level, box, labels, self._lead(timepoint))
 
     def source(self, level: int, box: Box) -> Box:
-        """Find the region of level ``level - 1`` that `downsample` looks at for a box."""
+        """Find the region of level ``level - 1`` that `downsample` reads for a box."""
         return self.store.source(level, box)
 
     def downsample(
@@ -225,7 +226,8 @@ class PendingLabels:
         timepoint
             As in `write`.
         finer
-            What gives the labels of a box of the finer level, if that is faster than to read them.
+            Function that returns the labels of a box of the finer level, if faster than reading
+            them.
 
         Raises
         ------
@@ -240,7 +242,7 @@ class PendingLabels:
         Parameters
         ----------
         count
-            Instances of the timepoint that has the most.
+            Number of instances of the timepoint with the most.
         columns
             Some of those of `embedseg_large.labels.instances`.
         """
@@ -256,24 +258,24 @@ class PendingLabels:
     def publish(
         self, provenance: Mapping[str, Any], instances: InstanceTable | None = None
     ) -> None:
-        """Give the labels their name; older labels of that name are replaced or kept as a copy.
+        """Publish the labels under their name; older labels are replaced or kept as a copy.
 
-        Labels that this package did not write, or of several timepoints, are kept as ``NAME.bak``
+        Labels that this package did not write, or with several timepoints, are kept as ``NAME.bak``
         (``NAME.bak1``, ...).
 
         Parameters
         ----------
         provenance
-            JSON values that say how the labels were made; stored as the attribute `PROVENANCE`.
+            JSON values that record how the labels were made; stored as the attribute `PROVENANCE`.
         instances
             A table that was written beside the labels.
 
         Raises
         ------
         LabelsExistError
-            If labels of that name appeared meanwhile and overwriting was not asked for.
+            If labels of that name have appeared and overwriting was not requested.
         OutputError
-            If they cannot be published; older labels are as they were then.
+            If they cannot be published; older labels are then unchanged.
         """
         about: dict[str, Any] = {"version": self.target.ngff_version}
         if self.target.in_image:
@@ -318,22 +320,22 @@ def label_target(
     overwrite: bool = False,
     unfinished: Callable[[str], str | None] | None = None,
 ) -> LabelTarget:
-    """Find the place for an image's labels, and every reason why they could not be written.
+    """Find the location for an image's labels, and every reason why they could not be written.
 
     Labels go into the image's own store if that can be written to and is NGFF 0.4 or 0.5, else into
-    ``OUTPUT/labels/NAME``. They have as many levels as the image in that store has, as NGFF asks:
-    the level segmented, the coarser ones of the image, and halved ones after these where needed.
+    ``OUTPUT/labels/NAME``. They have as many levels as the image in that store, as NGFF requires:
+    the segmented level, the coarser ones of the image, and further halvings if needed.
 
     Parameters
     ----------
     volume
         The level to segment.
     name
-        Name of the labels: no slashes, no dot in front.
+        Name of the labels: no slashes, no leading dot.
     output
         Folder or URL of another store, which is created if it does not exist.
     ngff_version
-        ``"0.5"`` or ``"0.4"`` for a new store; default 0.5. An existing store keeps its own.
+        ``"0.5"`` or ``"0.4"`` for a new store; default 0.5. An existing store keeps its version.
     overwrite
         Whether labels of that name may be replaced.
     unfinished
@@ -343,8 +345,8 @@ def label_target(
     Returns
     -------
     LabelTarget
-        Nothing has been written, except that labels whose publication was killed half-way are
-        moved back to their name.
+        Nothing has been written, except that labels whose publication was interrupted are moved
+        back to their name.
 
     Raises
     ------
@@ -353,7 +355,7 @@ def label_target(
     UsageError
         If the name or version cannot be used, or the store cannot hold labels.
     OutputError
-        If nothing can be written there.
+        If it is not writable.
     """
     if not is_label_name(name):
         raise UsageError(
@@ -390,10 +392,14 @@ def _place(
 
 def _own_store(volume: Volume) -> tuple[LabelFolder, str]:
     if volume.path is None:
-        raise UsageError("the image is an array in memory; say where labels go with --output")
+        raise UsageError(
+            "the image is an array in memory; choose a store for the labels with --output"
+        )
     folder = _writable(volume.path)
     if volume.ngff_version is None:
-        raise UsageError(f"{folder.store} is no OME-Zarr image; say where labels go with --output")
+        raise UsageError(
+            f"{folder.store} is not an OME-Zarr image; choose a store for the labels with --output"
+        )
     return folder, _writable_version(folder, volume.ngff_version)
 
 
@@ -407,7 +413,7 @@ def _output_store(output: str) -> tuple[LabelFolder, str | None]:
     if zarr_format is not None:
         return folder, {2: "0.4", 3: "0.5"}[zarr_format]
     if folder.holds_something_else():
-        raise UsageError(f"{folder.store} is there and is no zarr group; choose another output")
+        raise UsageError(f"{folder.store} exists and is not a zarr group; choose another output")
     return folder, None
 
 
@@ -423,14 +429,14 @@ def _writable_version(folder: LabelFolder, version: str) -> str:
     zarr_format = folder.zarr_format()
     if version not in ZARR_FORMATS or ZARR_FORMATS[version] != zarr_format:
         raise UsageError(
-            f"{folder.store} is NGFF {version} in zarr {zarr_format}; labels are added to 0.4 "
-            "(zarr 2) and 0.5 (zarr 3) only, say where else they go with --output"
+            f"{folder.store} is NGFF {version} in zarr {zarr_format}; labels can only be added to "
+            "0.4 (zarr 2) and 0.5 (zarr 3); choose another store with --output"
         )
     return version
 
 
 def _image_levels(folder: LabelFolder) -> int | None:
-    """How many levels the image in a store has; None if there is no image."""
+    """Number of levels of the image in a store; None if there is no image."""
     multiscales = ngff_content(folder.attributes()).get("multiscales")
     return len(multiscales[0]["datasets"]) if multiscales else None
 
@@ -451,7 +457,7 @@ def label_folder(store: str) -> LabelFolder:
     Raises
     ------
     UsageError
-        If the URL is of a kind that cannot be opened.
+        If the scheme of the URL is not supported.
     """
     if is_remote(store):
         from embedseg_large.labels.in_bucket import BucketLabels

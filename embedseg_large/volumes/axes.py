@@ -1,4 +1,4 @@
-"""Names and units of array axes: one letter an axis, in the order t, c, z, y, x."""
+"""Names and units of array axes: one letter per axis, in the order t, c, z, y, x."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from embedseg_large.errors import MetadataError, UsageError
 
 CANONICAL = "tczyx"
 SPATIAL = "zyx"
-OTHER = "_"  # an axis that is none of t, c, z, y, x
+OTHER = "_"  # an axis other than t, c, z, y, x
 
 # Names of NGFF (UDUNITS-2) and the symbols that OME-XML and ImageJ write, in lower case.
 _MICROMETERS = {
@@ -26,14 +26,14 @@ _MICROMETERS = {
 
 
 def letter(name: object, kind: object = None) -> str:
-    """Give the letter of an axis.
+    """Return the letter of an axis.
 
     Parameters
     ----------
     name
         Its name, such as "z".
     kind
-        Its NGFF type, if known: "time" and "channel" decide whatever the name is.
+        Its NGFF type, if known: "time" and "channel" take precedence over the name.
     """
     typed = {"time": "t", "channel": "c"}.get(str(kind))
     lower = str(name).lower()
@@ -41,7 +41,7 @@ def letter(name: object, kind: object = None) -> str:
 
 
 def micrometers(unit: str | None) -> float | None:
-    """How many micrometres a length unit has.
+    """Number of micrometres in a length unit.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def micrometers(unit: str | None) -> float | None:
     Returns
     -------
     float or None
-        None where the unit is missing, is no length ("pixel") or is not known.
+        None if the unit is missing, not a length ("pixel") or unknown.
     """
     return None if unit is None else _MICROMETERS.get(unit.strip().lower())
 
@@ -59,7 +59,7 @@ def micrometers(unit: str | None) -> float | None:
 def voxel_size_um(
     axes: str, scale: Sequence[float] | None, units: Sequence[str | None]
 ) -> tuple[float, ...] | None:
-    """Give the voxel size in µm along the spatial axes, in the order z, y, x.
+    """Return the voxel size in µm along the spatial axes, in the order z, y, x.
 
     A scale without units says nothing about micrometres (many writers put 1 there), so the size
     is known only if *every* spatial axis has a length unit.
@@ -81,7 +81,7 @@ def voxel_size_um(
 
 
 def parse_axes(axes: str, shape: Sequence[int]) -> str:
-    """Check what a user says that the axes of an array are.
+    """Check the axes of an array as stated by a user.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def parse_axes(axes: str, shape: Sequence[int]) -> str:
     if len(letters) != len(shape):
         raise UsageError(
             f"axes {axes!r} name {len(letters)} axes, the array has {len(shape)} {tuple(shape)}; "
-            "give one letter of t, c, z, y, x for each (axes of length 1 may have been left out)"
+            "pass one letter of t, c, z, y, x for each (axes of length 1 may have been left out)"
         )
     if set(letters) - set(CANONICAL) or len(set(letters)) < len(letters):
         raise UsageError(f"axes {axes!r} are not letters of t, c, z, y, x, each at most once")
@@ -105,18 +105,18 @@ def check_axes(axes: str, shape: Sequence[int], where: str) -> str:
     Raises
     ------
     MetadataError
-        If the axes do not fit the shape, y or x is missing, or an axis that is none of
-        t, c, z, y, x has more than one element.
+        If the axes do not match the shape, y or x is missing, or an axis other than t, c, z, y, x
+        has more than one element.
     """
     if len(axes) != len(shape):
-        raise MetadataError(f"{where}: axes {axes!r} do not fit the array's shape {tuple(shape)}")
+        raise MetadataError(f"{where}: axes {axes!r} do not match the array's shape {tuple(shape)}")
     if not {"y", "x"} <= set(axes):
         raise MetadataError(f"{where}: axes {axes!r} hold no plane of y and x; pass axes= (--axes)")
     for axis, letter in enumerate(axes):
         if letter == OTHER and shape[axis] > 1:
             raise MetadataError(
                 f"{where}: axis {axis} of shape {tuple(shape)} is none of t, c, z, y, x; "
-                "say what the axes are with axes='zyx' or the like (--axes zyx)"
+                "pass the axes, such as axes='zyx' (--axes zyx)"
             )
     if 0 in shape:
         raise MetadataError(f"{where}: the array is empty, its shape is {tuple(shape)}")
@@ -124,12 +124,12 @@ def check_axes(axes: str, shape: Sequence[int], where: str) -> str:
 
 
 def default_axes(ndim: int, where: str) -> str:
-    """Name the axes of an array that comes without names: y, x or z, y, x.
+    """Return the axes of an array without names: y, x or z, y, x.
 
     Raises
     ------
     UsageError
-        If the array has another number of axes, whose meaning nobody can know.
+        If the array has another number of axes, whose meaning is unknown.
     """
     if ndim in (2, 3):
         return SPATIAL[-ndim:]

@@ -1,7 +1,7 @@
 """Microscopes' own formats (.czi, .lif, .nd2, ...), read lazily through `bioio` and its readers.
 
-Every image is t, c, z, y, x there, with sizes in µm. The extra ``bioio`` installs it; each format
-needs a package of readers besides.
+Its images are t, c, z, y, x, with sizes in µm. The extra ``bioio`` installs it; each format also
+needs a reader package.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HINTS = {
     ".n5": "write it as OME-Zarr, such as with Fiji",
     ".ims": "install bioio and bioio-bioformats, or export it as OME-TIFF from Imaris",
 }
-"""What to do with files that neither we nor the usual readers of bioio open."""
+"""Advice for files that neither we nor the usual readers of bioio open."""
 _HINTS |= dict.fromkeys((".hdf5", ".hdf", ".he5"), _HINTS[".h5"])
 
 _TIFF = (".tif", ".tiff", ".btf", ".lsm", ".stk")
@@ -43,7 +43,7 @@ _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big TIFF, of ei
 
 
 def is_foreign(path: str) -> bool:
-    """Whether a file neither is called nor begins like a TIFF."""
+    """Whether a file neither has the name nor the first bytes of a TIFF."""
     if Path(path).suffix.lower() in ("", *_TIFF):
         return False
     with Path(path).open("rb") as file:
@@ -58,12 +58,12 @@ def open_foreign(path: str, level: int) -> tuple[Header, StoredArray]:
     path
         Absolute path of the file.
     level
-        0, since levels that a file may have are not read.
+        0, because levels of a file are not read.
 
     Raises
     ------
     VolumeNotFoundError
-        If another level is asked for.
+        If another level is requested.
     VolumeError
         If `bioio` or the reader of this format is not installed, or cannot read the file.
     """
@@ -91,7 +91,7 @@ def _axes(image: Any, path: str) -> str:
 
 
 def _channel_names(image: Any, count: int) -> tuple[str, ...]:
-    """Names of the channels; none unless there is one for each."""
+    """Names of the channels; empty unless each has one."""
     names = getattr(image, "channel_names", None) or ()
     return tuple(map(str, names)) if len(names) == count and count > 1 else ()
 
@@ -111,7 +111,7 @@ def _image(path: str) -> Any:
         ) from error
     try:
         return bioio.BioImage(path)
-    except Exception as error:  # readers raise what they like
+    except Exception as error:  # readers raise anything
         told = " ".join(f"{type(error).__name__}: {error}".split())
         raise VolumeError(
             f"{path}: neither a zarr store nor a TIFF, and bioio cannot read it ({told}); if its "
@@ -120,7 +120,7 @@ def _image(path: str) -> Any:
 
 
 def _header(image: Any, path: str) -> Header:
-    """Axes and sizes; an image of one plane has no z axis."""
+    """Axes and sizes; an image with one plane has no z axis."""
     shape = tuple(int(n) for n in image.dask_data.shape)
     sizes = dict(zip(SPATIAL, image.physical_pixel_sizes, strict=True))
     letters = _axes(image, path)

@@ -1,6 +1,6 @@
 """Folders of images, and which images of two folders belong together.
 
-An image is known by its *stem*, the name of its file without the ending::
+An image is identified by its *stem*, its file name without the suffix::
 
     images/embryo1.ome.zarr  ┐
     masks/embryo1.tif        ┘  stem embryo1: a pair
@@ -17,10 +17,10 @@ from typing import Any, TypeGuard
 from embedseg_large.errors import UsageError
 
 SUFFIXES = (".ome.zarr", ".ome.tiff", ".ome.tif", ".zarr", ".tiff", ".tif", ".png")
-"""Endings of images, in any case; what is before them is the stem."""
+"""Suffixes of images, in upper or lower case; the rest of the name is the stem."""
 
 EXAMPLES = 3
-"""Files that a message lists."""
+"""Maximum number of files listed in a message."""
 
 _ZARR_DOCUMENTS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
@@ -31,29 +31,29 @@ def is_path(source: Any) -> TypeGuard[str | os.PathLike[str]]:
 
 
 def is_folder_of_images(source: Any) -> bool:
-    """Whether a source is a folder, and not one that is an image itself."""
+    """Whether a source is a folder that is not itself an image."""
     if not is_path(source) or not Path(source).is_dir():
         return False
     return not any(Path(source, name).exists() for name in _ZARR_DOCUMENTS)
 
 
 def stem(path: str | os.PathLike[str]) -> str:
-    """Return the last name of a path or URL without the ending of an image, if it has one."""
+    """Return the last part of a path or URL without the suffix of an image, if it has one."""
     name = os.fspath(path).rstrip("/").rpartition("/")[2]
     ending = next((end for end in SUFFIXES if name.lower().endswith(end)), "")
     return name[: len(name) - len(ending)]
 
 
 def name_of(source: Any, index: int) -> str:
-    """Return what to call one of many sources: the stem of a path, or the number of an array."""
+    """Return the name of one of many sources: the stem of a path, or the number of an array."""
     return stem(source) if is_path(source) else f"image {index}"
 
 
 def images_by_stem(folder: str | os.PathLike[str], pattern: str | None = None) -> dict[str, Path]:
     """Find the images in a folder, in the order of their names.
 
-    Hidden files and files with other endings do not count; folders inside are images only if they
-    end like one.
+    Hidden files and files with other suffixes are ignored; subfolders are images only if they have
+    such a suffix.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def images_by_stem(folder: str | os.PathLike[str], pattern: str | None = None) -
     Raises
     ------
     UsageError
-        There are no images, or two of the same stem.
+        If there are no images, or two with the same stem.
     """
     found: dict[str, Path] = {}
     for path in sorted(Path(folder).iterdir()):
@@ -82,7 +82,8 @@ def images_by_stem(folder: str | os.PathLike[str], pattern: str | None = None) -
     if not found:
         named = "" if pattern is None else f" are named {pattern}"
         raise UsageError(
-            f"{folder}: no images in this folder{named}; they end in {', '.join(SUFFIXES)}"
+            f"{folder}: no images in this folder{named}; supported suffixes are "
+            f"{', '.join(SUFFIXES)}"
         )
     return found
 
@@ -99,7 +100,7 @@ def pair_by_stem(
     left, right
         The folders.
     kinds
-        What messages call an image of either.
+        Names of the images of each folder in messages.
 
     Returns
     -------
@@ -108,7 +109,7 @@ def pair_by_stem(
     Raises
     ------
     UsageError
-        An image has no partner, or a folder no images or two of the same stem.
+        If an image has no partner, or a folder has no images or two with the same stem.
     """
     ours, theirs = images_by_stem(left), images_by_stem(right)
     lonely = [
@@ -117,7 +118,7 @@ def pair_by_stem(
     ]
     if lonely:
         raise UsageError(
-            f"{'; '.join(lonely)}; give both files of a pair the same name, or move away what has "
+            f"{'; '.join(lonely)}; give both files of a pair the same name, or remove what has "
             "no partner"
         )
     return [(known_as, ours[known_as], theirs[known_as]) for known_as in sorted(ours)]
@@ -126,7 +127,7 @@ def pair_by_stem(
 def _lonely(
     folder: str | os.PathLike[str], stems: Sequence[str], paths: dict[str, Path], missing: str
 ) -> list[str]:
-    """Say which images of a folder have no partner; nothing if all have one."""
+    """List the images of a folder without a partner; empty if all have one."""
     if not stems:
         return []
     names = [paths[known_as].name for known_as in stems[:EXAMPLES]]

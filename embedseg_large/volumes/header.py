@@ -1,4 +1,4 @@
-"""What the metadata of an image say, whatever the format."""
+"""The metadata of an image, for any format."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Level:
     """One resolution of an image."""
 
     path: str
-    """Place of the array below the image; empty where the image is the array."""
+    """Path of the array below the image; empty if the image is the array."""
     shape: tuple[int, ...] | None
-    """Voxels along each stored axis; None if the metadata list a level that is not there."""
+    """Voxels along each stored axis; None if the metadata list a missing level."""
     scale: tuple[float, ...] | None
     """Size of a voxel along each stored axis, in the units of the axes; None if unknown."""
     translation: tuple[float, ...] | None = None
@@ -28,23 +28,23 @@ class Header:
     """Axes and levels of an image."""
 
     axes: str | None
-    """One letter for each stored axis: t, c, z, y, x, or ``_`` for any other; None if nothing
-    names them."""
+    """One letter for each stored axis: t, c, z, y, x, or ``_`` for any other; None if they are not
+    named."""
     units: tuple[str | None, ...]
     """Unit of each stored axis, as stored."""
     levels: tuple[Level, ...]
     ngff_version: str | None = None
     is_labels: bool = False
     channels: tuple[str, ...] = ()
-    """Names of the channels; none where not every one has a name."""
+    """Names of the channels; empty unless each has one."""
     images: tuple[str, ...] = ()
-    """Axes, shape and type of each image in the file, where it may hold several."""
+    """Axes, shape and type of each image in the file, if it can hold several."""
     image: int = 0
-    """Which of these it is."""
+    """Index of this image among them."""
 
 
 def array_header(shape: tuple[int, ...], metadata: Any = None) -> Header:
-    """Make the header of a bare array.
+    """Return the header of a bare array.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def array_header(shape: tuple[int, ...], metadata: Any = None) -> Header:
 
 
 def is_inside(path: str) -> bool:
-    """Whether the path of a level stays inside the image: anyone may have written it."""
+    """Whether the path of a level stays inside the image: metadata are untrusted."""
     return bool(path) and not path.startswith("/") and ".." not in path.split("/")
 
 
@@ -70,7 +70,7 @@ def pick_level(levels: tuple[Level, ...], level: int, where: str) -> Level:
     Raises
     ------
     VolumeNotFoundError
-        If there is no such level, or the metadata list it and it is not there.
+        If there is no such level, or the metadata list it but it is missing.
     """
     if not 0 <= level < len(levels):
         raise VolumeNotFoundError(f"{where}: no level {level}, there are {len(levels)}, from 0")
@@ -84,6 +84,6 @@ def pick_level(levels: tuple[Level, ...], level: int, where: str) -> Level:
         there = [i for i, other in enumerate(levels) if other.shape is not None]
         raise VolumeNotFoundError(
             f"{where}: level {level} should be at {found.path!r}, where there is no array; "
-            f"levels that are there: {there}"
+            f"existing levels: {there}"
         )
     return found

@@ -1,4 +1,4 @@
-"""Percentiles of a whole volume, exact and out of core, and the normalisation that uses them.
+"""Percentiles of a whole volume, exact and out of core, and normalisation with them.
 
 1. The volume is cut into tiles that follow its storage chunks. Voxels that hold no data do not
    count (`embedseg_large.volumes.nodata`), nor do those outside of a mask.
@@ -27,19 +27,19 @@ from embedseg_large.geometry import Box
 from embedseg_large.volumes.volume import Volume
 
 TILE_BYTES = 2**27
-"""Most bytes of a tile, unless a single chunk is larger."""
+"""Maximum bytes of a tile, unless a single chunk is larger."""
 
 _BINS = 2**16
-_STEP = 2**18  # voxels counted at once: what np.bincount makes of them stays in the cache
+_STEP = 2**18  # voxels counted at once: the result of np.bincount stays in the cache
 _SIGN = np.uint32(2**31)
 _GOLDEN = (5**0.5 - 1) / 2
 
 PERCENTILES = (1.0, 99.8)
-"""Of all voxels; the original's."""
+"""Percentiles of all voxels; those of the original."""
 RARE = 99.98
-"""Percentile that is looked at to warn of an upper end that is none."""
+"""Percentile used to warn of an unsuitable upper end."""
 _FAR = 3.0
-"""Normalised intensity of `RARE` from which `high` is taken for background: the rare voxels of a
+"""Normalised intensity of `RARE` from which `high` is considered background: the rare voxels of a
 usual image are less than twice as bright as `high`."""
 
 Item = tuple[int | None, Box]
@@ -53,17 +53,17 @@ class IntensityRange:
     low: float
     high: float
     percentiles: tuple[float, float] | None = None
-    """Which percentiles `low` and `high` are; None if they were given."""
+    """Percentiles of `low` and `high`; None if they were given."""
     voxels: int = 0
-    """Voxels that were counted."""
+    """Number of counted voxels."""
     excluded_voxels: int = 0
-    """Voxels that hold no data or lie outside of the mask, which do not count."""
+    """Number of voxels without data or outside the mask, which are ignored."""
     sampled: float | None = None
-    """Fraction of the tiles that was read; None for all of them."""
+    """Fraction of the tiles that were read; None: all."""
     rare: float | None = None
-    """Percentile `RARE`, which is far above `high` where few voxels hold all that is bright."""
+    """Percentile `RARE`, which is far above `high` if all bright intensities are in few voxels."""
     brightest: float | None = None
-    """The brightest voxel; `high` is there too where the detector, or dust, is saturated."""
+    """The brightest voxel; equals `high` in case of saturation or dust."""
 
     def __post_init__(self) -> None:
         if not (isfinite(self.low) and isfinite(self.high) and self.low < self.high):
@@ -72,7 +72,7 @@ class IntensityRange:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Histogram:
-    """How many voxels have which key; only keys that occur are kept.
+    """Number of voxels by key; only occurring keys are kept.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ class Histogram:
 
 
 Inside = Callable[[Box, int | None], NDArray[np.bool_]]
-"""Which voxels of a box count, in a timepoint (None if the volume has no time axis); picklable."""
+"""Returns which voxels of a box and timepoint count (None if there is no time axis); picklable."""
 
 MapLike = Callable[[Callable[[Item], Histogram], Iterable[Item]], Iterable[Histogram]]
 """Like the builtin `map`, in any order."""
@@ -131,7 +131,7 @@ def intensity_range(
 
     Equal to ``np.percentile(voxels, percentiles)`` with linear interpolation over all voxels that
     hold data (for types other than 8- and 16-bit integers: over the voxels as float32). If these
-    are all alike, what is blank counts as well.
+    are all equal, blank voxels count too.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def intensity_range(
     percentiles
         The lower and the upper one, in percent.
     timepoint
-        The timepoint to take if the volume has a time axis; None takes all together.
+        The timepoint to use if the volume has a time axis; None: all together.
     sample
         Read only about this fraction of the tiles, evenly spread; None reads everything.
     inside
@@ -153,7 +153,8 @@ def intensity_range(
     BlankError
         If no voxel holds data.
     IntensityError
-        If a voxel is NaN or infinite (gives its coordinates), or the two percentiles are equal.
+        If a voxel is NaN or infinite (the message has its coordinates), or the two percentiles are
+        equal.
     UsageError
         If the volume has a channel axis, or `percentiles` or `sample` are out of range.
     """
@@ -168,8 +169,8 @@ def intensity_range(
     coarse = count(None)
     if not coarse.voxels:
         raise BlankError(
-            f"{volume.name}: no voxel holds data (all are blank, or outside of the mask), "
-            "there is no image; check the channel, the timepoint and the level"
+            f"{volume.name}: no voxel holds data (all are blank, or outside the mask); check the "
+            "channel, the timepoint and the level"
         )
     low, high, rare, brightest = _percentiles(
         volume.dtype, coarse, (*percentiles, max(RARE, percentiles[1]), 100.0), count
@@ -186,7 +187,7 @@ def intensity_range(
     if low == high:
         raise IntensityError(
             f"{volume.name}: the image is constant, percentiles {percentiles} are "
-            f"both {low}; check the channel, or give an --intensity-range"
+            f"both {low}; check the channel, or pass an --intensity-range"
         )
     return IntensityRange(
         low, high, percentiles, coarse.voxels, coarse.excluded, sample, rare, brightest
@@ -221,23 +222,23 @@ def quantiles(
 
 
 def range_warning(intensity: IntensityRange) -> str | None:
-    """Say why the upper end of a range that was found may not be the intensity of objects.
+    """Return why the upper end of a computed range may not be the intensity of objects.
 
-    None if nothing speaks against it, or the range was given.
+    None if there is no doubt, or the range was given.
     """
     if intensity.percentiles is None or intensity.brightest is None or intensity.rare is None:
         return None
     percentile, high = intensity.percentiles[1], intensity.high
-    advice = "look at the range that your objects have, and give it: --intensity-range LO,HI"
+    advice = "check the range of your objects, and pass it: --intensity-range LO,HI"
     if high >= intensity.brightest and intensity.voxels * (100 - percentile) / 100 > 1:
         return (
-            f"percentile {percentile:g} of the intensities is the brightest value there is, "
+            f"percentile {percentile:g} of the intensities is the brightest value of the volume, "
             f"{high:g}: saturation, or dust. Objects may be far darker than that; {advice}"
         )
     if intensity.rare > intensity.low + _FAR * (high - intensity.low):
         return (
             f"percentile {percentile:g} of the intensities is {high:g}, but percentile {RARE:g} is "
-            f"{intensity.rare:g}: all that is bright seems to be in fewer than "
+            f"{intensity.rare:g}: everything bright seems to be in fewer than "
             f"{100 - percentile:.1f} % of the voxels; {advice}"
         )
     return None
@@ -295,7 +296,7 @@ def otsu_range(
         return otsu_range(every, timepoint=timepoint, sample=sample, inside=inside, map=map)
     if len(found.keys) < 2:
         raise IntensityError(
-            f"{volume.name}: the image is constant, there is nothing to tell from background; "
+            f"{volume.name}: the image is constant, nothing can be distinguished from background; "
             "check the channel, the timepoint and the level"
         )
     small = _is_small(volume.dtype)
@@ -363,7 +364,7 @@ def normalise(image: NDArray[Any], intensity: IntensityRange | None = None) -> N
         One channel, any shape and real type.
     intensity
         The range of that channel in the whole volume. None: percentiles 1 and 99.8 of `image`,
-        which should then *be* the whole volume: parts that are normalised on their own differ.
+        which should then *be* the whole volume: parts that are normalised separately differ.
 
     Returns
     -------
@@ -387,7 +388,7 @@ def normalise(image: NDArray[Any], intensity: IntensityRange | None = None) -> N
 def normalise_channels(
     image: NDArray[Any], ranges: Sequence[IntensityRange]
 ) -> NDArray[np.float32]:
-    """Normalise each channel of ``(channels, *spatial)`` by its own range, see `normalise`."""
+    """Normalise each channel of ``(channels, *spatial)`` by its range (see `normalise`)."""
     return np.stack([normalise(c, r) for c, r in zip(image, ranges, strict=True)])
 
 
@@ -496,7 +497,7 @@ def _unit(volume: Volume, voxels: int) -> tuple[int, ...]:
 
 
 def is_blank(volume: Volume) -> bool:
-    """Whether no voxel of a volume without a time axis holds data; stops at the first that does."""
+    """Whether no voxel of a volume without a time axis holds data; stops at the first with data."""
     return all(volume.without_data(box, volume.read(box)).all() for box in tiles(volume))
 
 
@@ -517,9 +518,9 @@ def _not_finite(
     voxel = tuple(int(a + i) for a, i in zip(box.start, bad, strict=True))
     when = "" if timepoint is None else f" of timepoint {timepoint}"
     value = values[tuple(bad)]
-    advice = "if NaN stands for no data, say so with --nodata nan; or "
+    advice = "if NaN stands for no data, pass --nodata nan; or "
     return IntensityError(
-        f"{volume.name}: voxel {voxel}{when} is {value}, which is no finite float32; "
+        f"{volume.name}: voxel {voxel}{when} is {value}, which is not a finite float32; "
         f"{advice if np.isnan(value) else ''}replace such voxels by a number first"
     )
 

@@ -1,14 +1,15 @@
-"""What a label image is: integers, one per object. What is none is refused, with the way out.
+"""What counts as a label image: integers, one per object. Others are refused, with a solution.
 
 ==================  ==============================================================================
 coloured picture    several channels: the colours of objects, not their labels
-float               a label image that Fiji and others saved as float; `convert --labels` reads it
-mask                yes and no, or classes; `convert --components` numbers the connected pieces
-image               intensities: neighbouring voxels differ, or a value comes in many pieces
+float               a label image saved as float, as by Fiji; `convert --labels` reads it
+mask                binary, or classes; `convert --components` numbers the connected pieces
+image               intensities: neighbouring voxels differ, or a value occurs in many pieces
 ==================  ==============================================================================
 
-The first two are facts of the metadata. The others are found by a look at a few places, with
-limits that no annotation of objects reaches; where a result may be merely poor, a warning is all.
+The first two are recognised from the metadata. The others are recognised at a few places, with
+limits that no annotation of objects reaches; if the result might merely be poor, there is only a
+warning.
 """
 
 from __future__ import annotations
@@ -25,57 +26,57 @@ from embedseg_large.volumes.look import equal_neighbours, places, voxels_at
 from embedseg_large.volumes.volume import Volume
 
 _NOISE = 0.25
-"""Fraction of equal neighbours above 0 below which there are no objects: those of two voxels across
+"""Fraction of equal neighbours above 0 below which there are no objects: objects two voxels wide
 have 0.5."""
 _MANY = 4
-"""Pieces of a value from which it is no object: the median of the values that were looked at."""
+"""Number of pieces of a value (median over the examined values) from which it is not an object."""
 _LOOKED_AT = 6
-"""Values of a place whose pieces are counted: those of most voxels."""
+"""Number of values per place whose pieces are counted: those with the most voxels."""
 _SPECK = 8
-"""Voxels of a piece that counts."""
+"""Minimum voxels of a piece that counts."""
 
 logger = logging.getLogger(__name__)
 
 
 def check_label_type(volume: Volume) -> None:
-    """Refuse what cannot be labels, without reading voxels.
+    """Refuse volumes that cannot be labels, without reading voxels.
 
     Raises
     ------
     VolumeError
-        Several channels, floats, or a mask of yes and no.
+        If there are several channels, floats, or a binary mask.
     """
     if volume.dtype.kind == "f":
         raise VolumeError(
             f"{volume.name}: voxels are {volume.dtype}; labels are integers, one per object. "
-            f"Whole numbers that were saved as {volume.dtype} become labels with "
+            f"Whole numbers stored as {volume.dtype} become labels with "
             f"{_command(volume, '--labels')}"
         )
     if volume.n_channels > 1:
         raise VolumeError(
             f"{volume.name}: {volume.n_channels} channels (axes {volume.stored_axes}, shape "
-            f"{volume.stored_shape}), as a coloured picture has; a label image has one, with an "
-            "integer for each object: save the labels themselves, not their colours"
+            f"{volume.stored_shape}), like a coloured picture; a label image has one channel, "
+            "with one integer per object: save the labels themselves, not their colours"
         )
     if volume.dtype.kind == "b":
         raise VolumeError(f"{volume.name}: {_mask_text(volume)}")
 
 
 def check_label_voxels(volume: Volume, *, strict: bool) -> None:
-    """Refuse what does not look like labels of objects at a few places.
+    """Refuse volumes that do not look like labels of objects at a few places.
 
     Parameters
     ----------
     volume
-        Of a type that labels have.
+        A volume with a type that labels can have.
     strict
-        Whether a mask or an image is refused; else a warning is logged where the labels may be of
-        a poor result. Noise is always refused.
+        Whether a mask or an image is refused; otherwise a warning is logged if the labels may be a
+        poor result. Noise is always refused.
 
     Raises
     ------
     VolumeError
-        The voxels are a mask, or intensities.
+        If the voxels are a mask, or intensities.
     """
     if volume.dtype.kind not in "iu":
         return
@@ -92,16 +93,16 @@ def check_label_voxels(volume: Volume, *, strict: bool) -> None:
 
 @dataclass(slots=True)
 class _Seen:
-    """What was seen at the places so far."""
+    """Observations at the places so far."""
 
     equal: int = 0
     pairs: int = 0
     pieces: list[int] = field(default_factory=list)
-    """Of each value that was looked at, at each place."""
+    """Number of pieces of each examined value at each place."""
     values: set[int] = field(default_factory=set)
 
     def add(self, voxels: NDArray[Any], ndim: int) -> None:
-        """Look at a place."""
+        """Examine a place."""
         equal, pairs = equal_neighbours(voxels)
         self.equal += equal
         self.pairs += pairs
@@ -113,7 +114,7 @@ class _Seen:
 
     @property
     def is_noise(self) -> bool:
-        """Whether most neighbours differ, of enough to judge by."""
+        """Whether most neighbours differ, if there are enough of them."""
         return self.pairs >= 1000 and self.equal < _NOISE * self.pairs
 
     @property
@@ -123,7 +124,7 @@ class _Seen:
 
 
 def _fault(volume: Volume, seen: _Seen) -> str | None:
-    """Say what is wrong; None if nothing is."""
+    """Describe the problem; None if there is none."""
     if seen.is_noise:
         return _image_text()
     if seen.values == {np.iinfo(volume.dtype).max} and max(seen.pieces, default=0) > 1:
@@ -135,15 +136,15 @@ def _fault(volume: Volume, seen: _Seen) -> str | None:
 
 def _mask_text(volume: Volume) -> str:
     return (
-        "a mask, which does not say which voxel is of which object; a label image has an integer "
-        f"for each. Number its connected pieces with {_command(volume, '--components')}"
+        "a mask, which does not tell objects apart; a label image has one integer per object. "
+        f"Number its connected pieces with {_command(volume, '--components')}"
     )
 
 
 def _image_text() -> str:
     return (
-        "looks like an image, not like labels: neighbouring voxels differ, or one value comes in "
-        "many places; give the label image, in which all voxels of an object have one number"
+        "looks like an image, not like labels: neighbouring voxels differ, or one value occurs in "
+        "many places; pass the label image, in which all voxels of an object have the same number"
     )
 
 
@@ -154,7 +155,7 @@ def _command(volume: Volume, option: str) -> str:
 
 
 def _pieces(mask: NDArray[np.bool_], ndim: int) -> int:
-    """Count the connected pieces of a value that are more than specks."""
+    """Count the connected pieces of a value that are larger than specks."""
     from scipy import ndimage
 
     found, _ = ndimage.label(mask.reshape(mask.shape[-ndim:]), np.ones((3,) * ndim))
@@ -162,7 +163,7 @@ def _pieces(mask: NDArray[np.bool_], ndim: int) -> int:
 
 
 def unannotated(labels: NDArray[Any], ignore: int = -1) -> NDArray[np.bool_] | None:
-    """Find voxels that are not annotated: negative ones, and those of one more value.
+    """Find unannotated voxels: negative ones, and those with one more value.
 
     None if there are none, as in most label images.
     """

@@ -1,4 +1,4 @@
-"""What voxels look like: labels, or an image. Files other than OME-Zarr do not say it."""
+"""Whether voxels look like labels or an image, which files other than OME-Zarr do not state."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from embedseg_large.geometry import Box
 from embedseg_large.volumes.volume import Volume
 
 _EDGE = {2: 512, 3: 64}
-"""Width of a piece that is looked at, by the number of spatial axes."""
+"""Width of the examined pieces, by the number of spatial axes."""
 _PAIRS = 1000
-"""Neighbours that are needed for a judgement."""
+"""Number of neighbours needed for a decision."""
 _EQUAL = 0.75
 """Fraction of equal neighbours above 0 in labels, whose objects are 4 voxels wide or more. Noise
 makes it far smaller in any image."""
@@ -24,8 +24,7 @@ makes it far smaller in any image."""
 def looks_like_labels(volume: Volume) -> bool:
     """Whether neighbouring voxels are mostly equal where they are not 0, as in labels and masks.
 
-    Looks at a few pieces of the first timepoint and channel; False where there is too little to
-    judge by.
+    Examines a few pieces of the first timepoint and channel; False if there is too little evidence.
     """
     if volume.is_labels or volume.dtype.kind == "b":
         return True
@@ -55,7 +54,7 @@ def equal_neighbours(voxels: NDArray[Any]) -> tuple[int, int]:
 
 
 def places(volume: Volume) -> Iterator[Box]:
-    """The middle of the volume, and the middles of its halves."""
+    """The centre of the volume, and the centres of its halves."""
     shape, edge = volume.spatial_shape, _EDGE[volume.ndim]
     starts = (
         sorted({max(0, min(n * at // 4 - edge // 2, n - edge)) for at in (1, 2, 3)})

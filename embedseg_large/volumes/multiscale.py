@@ -2,9 +2,9 @@
 
 1. `MultiscaleStore.create` writes the metadata of every array, before any voxel.
 2. Tasks, in any process and any order, each fill whole `regions` of level 0: no two of them touch
-   the same file, since two writers of one shard corrupt it.
-3. When a level is complete, tasks compute the regions of the next one from it.
-4. `ngff_attributes` describes the levels; who owns the group writes it, last.
+the same file, because two writers of one shard corrupt it. 3. When a level is complete, tasks
+compute the regions of the next one from it. 4. `ngff_attributes` describes the levels; the owner of
+the group writes it last.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ ZARR_FORMATS: Mapping[str, Literal[2, 3]] = {"0.4": 2, "0.5": 3}
 """The zarr format of each NGFF version that is written."""
 
 Reader = Callable[[Box], NDArray[Any]]
-"""Gives the voxels of a spatial region of a level."""
+"""Returns the voxels of a spatial region of a level."""
 
 _CHUNK = {(2, 2): 1024, (2, 3): 128, (3, 2): 512, (3, 3): 64}  # by zarr format and ndim
 _REGION = {2: 2048, 3: 256}  # by ndim
 _AXIS_TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
-_PIECE = {2: 2048, 3: 256}  # edge of what a reduction reads of the finer level at once
+_PIECE = {2: 2048, 3: 256}  # edge of the region of the finer level that a reduction reads at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,12 @@ class LevelSpec:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How one level is cut into files, over its spatial axes."""
+    """Division of one level into files, over its spatial axes."""
 
     chunks: tuple[int, ...]
-    """Smallest piece that can be decoded alone."""
+    """Smallest unit that can be decoded separately."""
     region: tuple[int, ...]
-    """What one task writes: one shard of zarr 3, a group of whole chunks of zarr 2."""
+    """Unit written by one task: a shard of zarr 3, or a group of whole chunks of zarr 2."""
 
 
 def layout(shape: Sequence[int], zarr_format: int, chunks: Sequence[int] | None = None) -> Layout:
@@ -99,7 +99,7 @@ def layout(shape: Sequence[int], zarr_format: int, chunks: Sequence[int] | None 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiscaleStore:
-    """A multiscale group on a disk or in a bucket, reopened wherever it is used; picklable."""
+    """A multiscale group on a disk or in a bucket, reopened in every process; picklable."""
 
     path: str
     """Folder or URL of the group."""
@@ -112,13 +112,13 @@ class MultiscaleStore:
     dtype: str
     """Name of the dtype of all levels."""
     levels: tuple[LevelSpec, ...]
-    """Finest first; level k is stored in the array ``str(k)``, or that and `suffix`."""
+    """Finest first; level k is stored in the array ``str(k)`` plus `suffix`."""
     chunks: tuple[int, ...] | None = None
     """Spatial chunk shape; None for the default of `layout`."""
     suffix: str = ""
-    """End of the arrays' names, where a group holds the arrays of two runs."""
+    """Suffix of the array names, for groups with the arrays of two runs."""
     content: Literal["image", "labels"] = "image"
-    """Decides how chunks are compressed."""
+    """Determines the compression of chunks."""
 
     @property
     def ndim(self) -> int:
@@ -146,7 +146,7 @@ class MultiscaleStore:
         level
             Which level.
         about
-            Part of level 0: only regions in which something of it can be seen. None: all.
+            Part of level 0: only regions that overlap with it. None: all.
         """
         whole, region = Box.whole(self.spatial_shape(level)), self.layout(level).region
         if about is None:
@@ -154,7 +154,7 @@ class MultiscaleStore:
         return self._shown(about, level).rounded_out(region).intersect(whole).split(region)
 
     def _shown(self, box: Box, level: int) -> Box:
-        """Where voxels of a box of level 0 can be seen in another level, and at most one more."""
+        """The region of another level that shows a box of level 0, plus at most one voxel."""
         if level == 0:
             return box
         shapes = (self.spatial_shape(0), self.spatial_shape(level))
@@ -168,17 +168,18 @@ class MultiscaleStore:
         return product(*(range(n) for n in self.levels[0].shape[: -self.ndim]))
 
     def create(self) -> None:
-        """Create the group and all of its arrays; those that exist already are kept.
+        """Create the group and all of its arrays; existing ones are kept.
 
-        In a bucket, where nothing can be renamed, the arrays only: the group's own document comes
-        last, from who owns it, so that nobody takes the group for a whole one.
+        In a bucket, where nothing can be renamed, only the arrays are created: the document of the
+        group is written last, by its owner, so that an incomplete group is never mistaken for a
+        complete one.
 
         Raises
         ------
         OutputError
             If they cannot be written.
         RunError
-            If an array exists that has another shape or dtype, or is cut into other files.
+            If an array exists with another shape or dtype, or other files.
         """
         if not is_remote(self.path):
             write_group(Path(self.path), self.zarr_format, {})
@@ -238,15 +239,15 @@ class MultiscaleStore:
     ) -> None:
         """Compute a region of a level by nearest neighbour from the finer one, and write it.
 
-        The rule is that of `pyramid.source_indices`; the factors come from the scales where these
-        explain the shapes. Looks at 256³ (2048²) voxels of the finer level at once, at most.
+        The rule is that of `pyramid.source_indices`; the factors come from the scales if these
+        explain the shapes. Reads at most 256³ (2048²) voxels of the finer level at once.
 
         Parameters
         ----------
         level, box, lead
-            As of `write`.
+            As for `write`.
         finer
-            What gives voxels of the finer level, if that is faster than to read them.
+            Function that returns voxels of the finer level, if faster than reading them.
         """
         factors = self.factors(level)
         shape = self.spatial_shape(level - 1)
@@ -259,7 +260,7 @@ class MultiscaleStore:
         self.write(level, box, self._reduced(box, factors, nearest), lead)
 
     def source(self, level: int, box: Box) -> Box:
-        """Find the region of the finer level that `sample` looks at for a box of a level."""
+        """Find the region of the finer level that `sample` reads for a box of a level."""
         return nearest_source(box, self.factors(level), self.spatial_shape(level - 1))[0]
 
     def average(self, level: int, box: Box, lead: tuple[int, ...] = ()) -> None:
@@ -274,7 +275,7 @@ class MultiscaleStore:
         self.write(level, box, self._reduced(box, factors, mean), lead)
 
     def factors(self, level: int) -> tuple[float, ...]:
-        """Voxels of the finer level that one voxel of this level spans, an axis."""
+        """Voxels of the finer level per voxel of this level, for each axis."""
         fine, coarse = (self.levels[k] for k in (level - 1, level))
         ratios = (b / a if a > 0 else None for a, b in zip(fine.scale, coarse.scale, strict=True))
         axes = zip(fine.shape, coarse.shape, ratios, strict=True)
@@ -366,7 +367,7 @@ class MultiscaleStore:
 
 
 def checked_cast(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Change the dtype, and refuse integers that would wrap around.
+    """Convert the dtype, and refuse integers that would overflow.
 
     Raises
     ------
@@ -385,7 +386,7 @@ def checked_cast(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def check_version(ngff_version: str) -> str:
-    """Check that an NGFF version is one that is written.
+    """Check that an NGFF version can be written.
 
     Raises
     ------
@@ -402,29 +403,29 @@ _FILES = (
     *(".h5", ".hdf5", ".ims", ".nd2", ".czi", ".lif", ".lsm", ".nrrd", ".mrc", ".nii", ".npy"),
     *(".csv", ".parquet", ".json", ".n5"),
 )
-"""Endings that a folder of zarr must not have: other programs would take it for a file."""
+"""Suffixes that a zarr folder must not have: other programs would mistake it for a file."""
 
 
 def check_store_name(place: str) -> None:
-    """Refuse the name of a file for a store, which is a folder.
+    """Refuse a file name for a store, which is a folder.
 
     Raises
     ------
     UsageError
-        If it ends like a file of another format.
+        If it has the suffix of another format.
     """
     name = place.rstrip("/").rpartition("/")[2]
     ending = next((end for end in _FILES if name.lower().endswith(end)), None)
     if ending is not None:
         stem = name[: -len(ending)].removesuffix(".zarr").removesuffix(".ome")
         raise UsageError(
-            f"{shown(place)}: an OME-Zarr store is a folder and no {ending} file; name it "
+            f"{shown(place)}: an OME-Zarr store is a folder, not a {ending} file; name it "
             f"{stem}.ome.zarr (labels become TIFFs with export-labels)"
         )
 
 
 def check_local(place: str) -> Path:
-    """Make the path of a place to write to absolute.
+    """Return the absolute path of an output.
 
     Raises
     ------
@@ -436,7 +437,7 @@ def check_local(place: str) -> Path:
     check_store_name(place)
     if is_remote(place):
         raise PlaceError(
-            f"{shown(place)}: images are not written to object stores; give a local folder, and "
+            f"{shown(place)}: images cannot be written to object stores; use a local folder, and "
             "copy it there"
         )
     return Path(place).absolute()
@@ -461,7 +462,7 @@ def ngff_attributes(
     Returns
     -------
     dict
-        JSON values, in the place where the version wants them.
+        JSON values, at the place required by the version.
     """
     content = {"multiscales": [_multiscale(store, name, method)], **(more or {})}
     is_new = store.ngff_version == "0.5"

@@ -1,4 +1,4 @@
-"""Where an image holds no data: one notion, whatever the file format and however it is cut up.
+"""Where an image holds no data: one definition for all file formats and any tiling.
 
 A voxel holds no data if one of these is true:
 
@@ -11,12 +11,12 @@ chunk               it lies in a storage chunk that is entirely the fill value, 
                     chunks that were never written
 ==================  ==============================================================================
 
-All of these are facts of voxels and storage chunks. None depends on the box that is asked about, so
-that tiles agree. A missing chunk of 0 at least as wide as a blank region is one as well, so that
-the same voxels in a TIFF, or in a store that writes every chunk, mean the same.
+All of these are properties of voxels and storage chunks. None depends on the requested box, so
+tiles agree. A missing chunk of 0 that is at least as wide as a blank region also is a blank region,
+so the same voxels in a TIFF, or in a store that writes every chunk, mean the same.
 
-What reads an image for a network puts level 0 (the darkest) where there is no data, and takes no
-such voxel for foreground. Percentiles do not count them.
+Images for a network get level 0 (the darkest) where there is no data, and such voxels are never
+foreground. Percentiles ignore them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ Mask = NDArray[np.bool_]
 EDGE = {2: 127, 3: 31}
 """Width of a blank region, by the number of spatial axes; odd, so that it has a middle voxel.
 
-The middle must be in the volume, the rest need not: what is blank up to the border may be thinner.
+The middle must be in the volume, the rest need not: a region that is blank up to the border may be
+thinner.
 """
 
 
@@ -50,11 +51,11 @@ class NoData:
     blank: bool = True
     """Whether blank planes, regions and chunks hold no data."""
     stored: bool = True
-    """Whether storage chunks count; not for a copy, whose chunks say nothing about the image."""
+    """Whether storage chunks count; not for a copy, whose chunks are unrelated to the image."""
 
     @classmethod
     def parse(cls, said: str | float | None) -> NoData:
-        """Read what a user says: ``auto``, ``none``, or a number, which may be ``nan``.
+        """Parse the value of a user: ``auto``, ``none``, or a number, which may be ``nan``.
 
         Raises
         ------
@@ -67,26 +68,26 @@ class NoData:
             return cls(value=float(said))
         except (TypeError, ValueError):
             raise UsageError(
-                f"no data is {said!r}; give auto, none, or the value of voxels without data, "
+                f"no data is {said!r}; use auto, none, or the value of voxels without data, "
                 "such as nan or 65535"
             ) from None
 
     def __str__(self) -> str:
-        """What `parse` reads."""
+        """Accepted by `parse`."""
         if self.value is None:
             return "auto" if self.blank else "none"
         return f"{self.value:g}"
 
 
 _PIECE = 2**26
-"""Voxels of planes that are looked at together."""
+"""Number of voxels of planes that are checked together."""
 
 AUTO = NoData()
-"""What counts if nothing is said."""
+"""The default."""
 
 
 class Voxels(Protocol):
-    """What is asked of a `Volume`."""
+    """The part of a `Volume` that is needed here."""
 
     @property
     def nodata(self) -> NoData:
@@ -94,7 +95,7 @@ class Voxels(Protocol):
 
     @property
     def known_planes(self) -> dict[tuple[int | None, int], Mask]:
-        """Whether planes are blank, as far as anyone has looked."""
+        """Whether planes are blank, as far as known."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -138,7 +139,7 @@ def without_data(volume: Voxels, box: Box, voxels: NDArray[Any], timepoint: int 
     box
         Region in voxels, in the order (z,) y, x.
     voxels
-        What ``volume.read(box, timepoint)`` gave.
+        The result of ``volume.read(box, timepoint)``.
     timepoint
         As for ``volume.read``.
 
@@ -161,7 +162,7 @@ def without_data(volume: Voxels, box: Box, voxels: NDArray[Any], timepoint: int 
 
 
 def _of_value(volume: Voxels, voxels: NDArray[Any]) -> Mask:
-    """Find voxels of the value for no data; NaN is one where it fills chunks never written."""
+    """Find voxels with the value for no data, including NaN as the fill value."""
     value, fill = volume.nodata.value, volume.fill_value
     found = np.zeros(voxels.shape, np.bool_)
     if value is not None and not isnan(value):
@@ -173,7 +174,7 @@ def _of_value(volume: Voxels, voxels: NDArray[Any]) -> Mask:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """A box of a volume, and what lies around it."""
+    """A box of a volume, and its surroundings."""
 
     volume: Voxels
     box: Box
@@ -188,7 +189,7 @@ class _Look:
         margin = (edge - 1,) * self.box.ndim
         wide = self.box.grow(margin).clip(self.volume.spatial_shape)
         around = wide.widths_around(self.box)
-        # first as if all beyond the box were 0: mostly there is no such cube even then
+        # first as if everything beyond the box were 0: usually there is no such cube even then
         maybe = _opened(_padded(voxels == 0, around), edge, wide.ndim)
         maybe = _part(maybe, self.box, wide)
         if wide == self.box or not maybe.any():
@@ -231,7 +232,7 @@ class _Look:
         return np.broadcast_to(blank[..., np.newaxis, np.newaxis], voxels.shape)
 
     def _blank_throughout(self, start: int, stop: int) -> Mask:
-        """Whether planes are 0 beyond the box as well, ``((channels,) planes)``; looks once."""
+        """Whether planes are also 0 beyond the box, ``((channels,) planes)``; checked only once."""
         known = self.volume.known_planes
         for first, last in _runs(
             np.array([(self.timepoint, z) not in known for z in range(start, stop)])
@@ -264,7 +265,7 @@ class _Look:
 
 
 def _multiple(room: int, chunk: int, length: int) -> int:
-    """Give the largest multiple of a chunk that there is room for, one at least."""
+    """Return the largest multiple of a chunk that fits, at least one."""
     return min(max(room // chunk, 1) * chunk, length)
 
 
@@ -276,7 +277,7 @@ def _part(array: NDArray[Any], box: Box, outer: Box) -> NDArray[Any]:
 
 
 def _opened(zero: Mask, edge: int, ndim: int) -> Mask:
-    """Keep what lies in a cube of `zero`, whose middle is in the array; beyond it all is zero."""
+    """Keep what lies in a cube of `zero` whose middle is in the array; all beyond is zero."""
     from scipy.ndimage import maximum_filter, minimum_filter
 
     size = (1,) * (zero.ndim - ndim) + (edge,) * ndim
@@ -291,7 +292,7 @@ def _padded(zero: Mask, widths: list[tuple[int, int]]) -> Mask:
 
 
 def _extent(mask: Mask, box: Box) -> Box:
-    """Give the smallest box around what is true."""
+    """Return the smallest box around all true values."""
     axes = range(mask.ndim - box.ndim, mask.ndim)
     lines = [
         np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != b))) for b in axes
@@ -308,7 +309,7 @@ def _is(voxels: NDArray[Any], fill: Any) -> Mask:
 
 
 def _each(mask: Mask, ndim: int) -> Mask:
-    """Tell of each channel, if there is such an axis, whether all is true."""
+    """Return for each channel, if there is such an axis, whether all values are true."""
     return np.asarray(mask.all(axis=tuple(range(-ndim, 0))))
 
 

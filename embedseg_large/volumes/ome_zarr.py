@@ -1,8 +1,8 @@
 """Reading OME-Zarr: which arrays an image has, and what their axes and scales are.
 
 Metadata of NGFF 0.1 to 0.3 are first brought into the form of 0.4; then the pydantic models of
-``ome-zarr-models`` check them. Only the multiscale is checked, so that an odd rendering setting
-(``omero``) keeps nobody from their image.
+``ome-zarr-models`` check them. Only the multiscale is checked, so that an unusual rendering setting
+(``omero``) does not block an image.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ def open_image(path: str, level: int) -> tuple[Header, StoredArray]:
     path
         Absolute path or URL of the zarr group or array.
     level
-        Which of the levels that the metadata list.
+        Index of the level in the metadata.
 
     Raises
     ------
     VolumeNotFoundError
-        If there is nothing at that place, or no such level.
+        If nothing exists at that path, or there is no such level.
     MetadataError
-        If the group is no image, or its metadata are not usable.
+        If the group is not an image, or its metadata are not usable.
     VolumeError
-        If the place holds no zarr store, or it cannot be opened.
+        If there is no zarr store at that path, or it cannot be opened.
     UnreachableError
-        If there is no such server or bucket, or it gives no proper answer.
+        If there is no such server or bucket, or it gives no proper response.
     """
     import zarr
 
@@ -72,7 +72,7 @@ def open_image(path: str, level: int) -> tuple[Header, StoredArray]:
         with suppress(FileNotFoundError, zarr.errors.NodeTypeValidationError):
             return header, _described(open_array(place), place)
     pick_level(header.levels, level, where)
-    raise MetadataError(f"{where}: level {level} is no array; restore it")
+    raise MetadataError(f"{where}: level {level} is not an array; restore it")
 
 
 def _described(array: Any, path: str) -> StoredArray:
@@ -100,7 +100,7 @@ def _open_node(path: str) -> Any:
 
 
 def _refuse_denied(path: str) -> None:
-    """Say that nothing may be read, where that is why nothing was found."""
+    """Report missing permission, if that is why nothing was found."""
     folder = folder_at(path)
     for name in ("zarr.json", ".zgroup", ".zarray"):
         with suppress(FileNotFoundError):
@@ -108,17 +108,18 @@ def _refuse_denied(path: str) -> None:
 
 
 def _other(path: str) -> str:
-    """Say what a local folder is instead, and what to do with it."""
+    """Describe what a local folder is instead, and how to use it."""
     folder = Path(path)
     if (folder / "attributes.json").is_file():
         return (
-            "; it is N5, which is not read: write it as OME-Zarr, such as with Fiji (N5 plugin) or "
+            "; it is N5, which is not supported: convert it to OME-Zarr, for example with Fiji "
+            "(N5 plugin) or "
             "`n5-utils`"
         )
     count = sum(1 for file in folder.iterdir() if file.suffix.lower() in (".tif", ".tiff"))
     if count:
         return (
-            f"; it is a folder of {count:,} TIFFs: make one image of them with "
+            f"; it is a folder of {count:,} TIFFs: combine them into one image with "
             f"embedseg-large convert {path} OUT.ome.zarr --stack z"
         )
     return ""
@@ -137,11 +138,11 @@ def read_header(group: Any, path: str) -> Header:
     Raises
     ------
     MetadataError
-        If the group is no image (says what it is), or its multiscale is not valid (names the
-        field).
+        If the group is not an image (the message says what it is), or its multiscale is not valid
+        (the message names the field).
     """
     todo = "restore the metadata or write the image again"
-    with foreign(path, "its metadata are no OME-Zarr", todo=todo, kind=MetadataError):
+    with foreign(path, "its metadata are not OME-Zarr", todo=todo, kind=MetadataError):
         return _header(group, path)
 
 
@@ -149,7 +150,7 @@ def _header(group: Any, path: str) -> Header:
     attributes = group.attrs.asdict()
     ome = attributes.get("ome") or attributes  # 0.5 put everything under "ome"
     if not isinstance(ome, dict):
-        raise MetadataError(f"{path}: its attribute ome is no JSON object; restore it")
+        raise MetadataError(f"{path}: its attribute ome is not a JSON object; restore it")
     multiscales = ome.get("multiscales")
     if not multiscales:
         raise MetadataError(f"{path}: {_what_else(group, ome, path)}")
@@ -170,7 +171,7 @@ def _header(group: Any, path: str) -> Header:
 
 
 def _channel_names(omero: Any) -> tuple[str, ...]:
-    """List the names of channels, if each has one; what else it says does not matter."""
+    """List the names of channels, if each has one; other settings are ignored."""
     channels = omero.get("channels") if isinstance(omero, dict) else None
     if not isinstance(channels, list):
         return ()
@@ -179,10 +180,10 @@ def _channel_names(omero: Any) -> tuple[str, ...]:
 
 
 def upgrade(multiscale: dict[str, Any], version: str) -> dict[str, Any]:
-    """Bring a multiscale of any version into the form of NGFF 0.4.
+    """Convert a multiscale of any version to the form of NGFF 0.4.
 
-    Names the axes of 0.1 and 0.2, gives the axes of 0.3 their types, and puts an identity scale
-    where a dataset has none.
+    Names the axes of 0.1 and 0.2, gives the axes of 0.3 their types, and adds an identity scale if
+    a dataset has none.
 
     Parameters
     ----------
@@ -218,7 +219,7 @@ def _has_scales(multiscale: dict[str, Any]) -> bool:
 
 
 def _version(ome: dict[str, Any], multiscale: dict[str, Any], nested: bool, path: str) -> str:
-    """Read the NGFF version, or else guess it from how the metadata look."""
+    """Read the NGFF version, or infer it from the form of the metadata."""
     axes = multiscale.get("axes")
     named = bool(axes) and isinstance(axes, list) and isinstance(axes[0], str)
     likely = "0.5" if nested else "0.1" if not axes else "0.3" if named else "0.4"
@@ -251,11 +252,11 @@ def _validated(multiscale: dict[str, Any], version: str, path: str) -> Any:
 
 
 def _array_instead(multiscale: dict[str, Any], path: str) -> str:
-    """How to open an array of an image whose metadata are of no use."""
+    """Advice for opening an array of an image with unusable metadata."""
     match multiscale.get("datasets"):
         case [{"path": str(first)}, *_] if is_inside(first):
             return (
-                f"; correct the metadata, or open one of its arrays and say what its axes are: "
+                f"; correct the metadata, or open one of its arrays and pass its axes: "
                 f"{joined(path, first)} with --axes"
             )
     return ""
@@ -270,7 +271,7 @@ def _level(group: Any, where: str, multiscale: Any, dataset: Any, scaled: bool) 
     sizes = [s * f for s, f in zip(scale, factor, strict=True)]
     if scaled and not all(isfinite(size) and size != 0 for size in sizes):
         logger.warning(
-            "%s: scale %s of %s is no size of voxels: ignored", where, sizes, dataset.path
+            "%s: scale %s of %s is not a voxel size: ignored", where, sizes, dataset.path
         )
         scaled = False
     return Level(
@@ -288,43 +289,45 @@ def _transform(transforms: Sequence[Any], n: int, where: str) -> tuple[list[floa
         values = getattr(transform, transform.type, None)
         if not isinstance(values, list):
             raise MetadataError(
-                f"{where}: a {transform.type} that is kept in a file of its own is not supported"
+                f"{where}: a {transform.type} that is stored in a separate file is not supported"
             )
         vectors[transform.type] = values
     return vectors["scale"], vectors["translation"]
 
 
 def _shape(group: Any, path: str) -> tuple[int, ...] | None:
-    """Shape of one of a group's arrays; None if it is not there, or cannot be used."""
+    """Shape of one of a group's arrays; None if it is missing or unusable."""
     if not is_inside(path):
         return None
     try:
         return tuple(int(n) for n in group[path].shape)
     except UnreachableError:
         raise
-    except Exception:  # of a level that nobody may ask for
+    except Exception:  # of a level that may never be requested
         return None
 
 
 def described_group(path: str) -> str:
-    """Words on what a group is, for a message about something that is not in it."""
+    """Description of a group, for a message about something missing in it."""
     with suppress(VolumeError, OSError):
         group = open_group(path)
         attributes = group.attrs.asdict()
         ome = attributes.get("ome") or attributes
         if isinstance(ome, dict) and not ome.get("multiscales"):
-            return f"; {path} is there: {_what_else(group, ome, path)}"
+            return f"; {path} exists: {_what_else(group, ome, path)}"
     return ""
 
 
 def _what_else(group: Any, ome: dict[str, Any], path: str) -> str:
-    """Say what a group is that is no image, and what to open in its place."""
+    """Describe a group that is not an image, and what to open instead."""
     match ome:
         case {"plate": {"wells": [{"path": well}, *_]}}:
             image = f"{joined(path, well)}/0"
-            return f"this is a plate: segment takes all of it; or open an image, such as {image}"
+            return (
+                f"this is a plate: segment processes all of it; or open an image, such as {image}"
+            )
         case {"plate": _}:
-            return "this is a plate: segment takes all of it; or open one of its images"
+            return "this is a plate: segment processes all of it; or open one of its images"
         case {"well": {"images": [{"path": image}, *_]}}:
             return f"this is a well of a plate; open one of its images: {joined(path, image)}"
         case {"bioformats2raw.layout": _}:
@@ -332,16 +335,17 @@ def _what_else(group: Any, ome: dict[str, Any], path: str) -> str:
             return f"this is a bioformats2raw container; open one of its images: {image}"
         case {"labels": [*names]}:
             return (
-                f"this is a list of labels; open {joined(path, 'NAME')}, NAME being one of {names}"
+                f"this is a list of labels; open {joined(path, 'NAME')}, where NAME is one of "
+                f"{names}"
             )
-    return f"this zarr group is no OME-Zarr image: no multiscales; it holds {_members(group)}"
+    return f"this zarr group is not an OME-Zarr image: no multiscales; it holds {_members(group)}"
 
 
 def _members(group: Any) -> str:
     try:
         names = sorted(group.keys())
-    except Exception:  # most web servers do not list, and tell so in many ways
-        return "what the server does not list"
+    except Exception:  # most web servers do not list, and report so in many ways
+        return "contents that the server does not list"
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
 
 
@@ -350,5 +354,5 @@ def _text(value: object) -> str | None:
 
 
 def _flat(error: object) -> str:
-    """Bring an error of another library into one line."""
+    """Return an error of another library in one line."""
     return " ".join(str(error).split())[:300]

@@ -1,8 +1,8 @@
-"""The arithmetic of resolution pyramids, one axis at a time where it can be; no input or output.
+"""The arithmetic of resolution pyramids, one axis at a time where possible; no input or output.
 
 Level ``k + 1`` is computed from level ``k``. A *factor* is the number of voxels of the finer level
-that one voxel of the coarser level spans along an axis. Labels are sampled (a mean of two labels
-is a third one), intensities are averaged.
+that one voxel of the coarser level spans along an axis. Labels are sampled (the mean of two labels
+would be a third one), intensities are averaged.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def halvings(
         Voxels of level 0 along each spatial axis.
     voxel_size
         Edge of a voxel along the same axes, in any one unit. An axis whose voxels are at least
-        twice as long as the shortest edge is left alone, so that coarse levels become isotropic.
+        twice as long as the shortest edge is not halved, so that coarse levels become isotropic.
         None: all edges are equal.
 
     Yields
     ------
     tuple of int
-        One factor an axis, 1 or 2.
+        One factor per axis, 1 or 2.
     """
     size = tuple(shape)
     edge = (1.0,) * len(size) if voxel_size is None else tuple(voxel_size)
@@ -66,12 +66,12 @@ def _halving(size: Sequence[int], edge: Sequence[float]) -> tuple[int, ...]:
 
 
 def coarser_shape(shape: Sequence[int], factors: Sequence[int]) -> tuple[int, ...]:
-    """Compute the shape of the next level; a last voxel that is not full is kept."""
+    """Compute the shape of the next level; an incomplete last voxel is kept."""
     return tuple(-(-n // f) for n, f in zip(shape, factors, strict=True))
 
 
 def axis_factor(fine: int, coarse: int, ratio: float | None) -> float:
-    """How many voxels of the finer level one voxel of the coarser level spans.
+    """Number of voxels of the finer level spanned by one voxel of the coarser level.
 
     Parameters
     ----------
@@ -79,8 +79,8 @@ def axis_factor(fine: int, coarse: int, ratio: float | None) -> float:
         Voxels along the axis in the finer and in the coarser level.
     ratio
         Voxel size of the coarser level over that of the finer one, from the metadata, or None.
-        It is used where it explains the shapes (300 voxels become 100 or 99 with a ratio of 3.01);
-        otherwise the shapes decide, since metadata is wrong more often than arrays are.
+        It is used if it explains the shapes (300 voxels become 100 or 99 with a ratio of 3.01);
+        otherwise the shapes decide, because metadata are wrong more often than arrays.
     """
     if ratio is None or not math.isfinite(ratio) or ratio <= 0:
         return fine / coarse
@@ -94,7 +94,7 @@ def source_indices(start: int, stop: int, factor: float, size: int) -> npt.NDArr
     """Choose the voxels of the finer level that represent a range of the coarser one.
 
     Voxel ``i`` of the coarser level spans ``[i * factor, (i + 1) * factor)`` and is represented by
-    the voxel that holds the middle of that span, the lower one where the middle is a boundary:
+    the voxel that contains the centre of that span, the lower one if the centre is a boundary:
     ``ceil((i + 1/2) * factor - 1)``. A factor of 2 is ``[::2]``, of 3 ``[1::3]``.
 
     Parameters
@@ -109,7 +109,7 @@ def source_indices(start: int, stop: int, factor: float, size: int) -> npt.NDArr
     Returns
     -------
     ndarray of intp
-        One index an output voxel, non-decreasing.
+        One index per output voxel, non-decreasing.
     """
     middle = (np.arange(start, stop) + 0.5) * factor
     # A boundary that floating point moved up by an ulp would jump to the next voxel.
@@ -120,14 +120,14 @@ def source_indices(start: int, stop: int, factor: float, size: int) -> npt.NDArr
 def nearest_source(
     target: Box, factors: Sequence[float], fine_shape: Sequence[int]
 ) -> tuple[Box, tuple[npt.NDArray[np.intp], ...]]:
-    """Find what to read from the finer level, and which voxels of it make `target`.
+    """Find the region to read from the finer level, and the voxels of it that form `target`.
 
     Returns
     -------
     box
-        The smallest region of the finer level that holds all the voxels wanted.
+        The smallest region of the finer level that contains all required voxels.
     indices
-        One array an axis, relative to `box`, for `pick`.
+        One array per axis, relative to `box`, for `pick`.
     """
     axes = zip(target.start, target.stop, factors, fine_shape, strict=True)
     indices = [source_indices(*axis) for axis in axes]
@@ -138,7 +138,7 @@ def nearest_source(
 def pick(
     voxels: npt.NDArray[_Scalar], indices: Sequence[npt.NDArray[np.intp]]
 ) -> npt.NDArray[_Scalar]:
-    """Take the voxels at the crossings of ascending indices, one array an axis.
+    """Select the voxels at the crossings of ascending indices, one array per axis.
 
     The same as ``voxels[np.ix_(*indices)]``; without a copy where indices are evenly spaced.
     """
@@ -164,8 +164,8 @@ def mean_pool(image: npt.NDArray[_Scalar], factors: Sequence[int]) -> npt.NDArra
     Parameters
     ----------
     image
-        Any numeric dtype, any number of axes. A last cell that is not full is filled up with its
-        own last voxels.
+        Any numeric dtype, any number of axes. An incomplete last cell is padded with its last
+        voxels.
     factors
         Voxels to average along each axis.
 

@@ -1,4 +1,4 @@
-"""Arrays that stay where they are, and that another process can open again."""
+"""Arrays that stay on disk, and can be reopened in another process."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ Index = tuple[int | slice, ...]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredArray:
-    """An array that is opened when it is first read, in whichever process reads it.
+    """An array that is opened on first read, in the process that reads it.
 
-    Pickling carries the fields only, never an open file. The class looks enough like an array
+    Pickling includes only the fields, never an open file. The class is sufficiently array-like
     (`shape`, `dtype`, `ndim`, indexing) for ``dask.array.from_array``.
     """
 
     opener: Callable[[], Any]
     """Opens the array: a picklable callable without arguments."""
     location: str
-    """Where the array is, for error messages."""
+    """Location of the array, for error messages."""
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    """In native byte order, whatever the order on disk."""
+    """In native byte order, for any order on disk."""
     chunks: tuple[int, ...] | None = None
-    """Smallest piece that can be decoded alone: a zarr chunk, inside its shard if sharded."""
+    """Smallest unit that can be decoded separately: a zarr chunk, within its shard if sharded."""
     shards: tuple[int, ...] | None = None
     """Shape of a file that holds many chunks."""
     fill_value: Any = None
-    """Value of voxels that were never written; None where the format has no such thing."""
+    """Value of voxels that were never written; None if the format has no such concept."""
     zarr_format: int | None = None
     members: tuple[str, ...] = ()
-    """Paths of other files that hold voxels, of an image in a set of files."""
+    """Paths of other files with voxels, for an image in a set of files."""
 
     @property
     def ndim(self) -> int:
@@ -71,17 +71,17 @@ class StoredArray:
         Raises
         ------
         CorruptChunkError
-            If stored voxels cannot be decoded; names the file.
+            If stored voxels cannot be decoded; the message names the file.
         UnreachableError
-            If a server gives no proper answer.
+            If a server gives no proper response.
         """
         self._check_memory()
         try:
             values = self._read(index)
         except MemoryError as error:
             raise VolumeError(
-                f"{self.location}: reading {index} needs more memory than there is; "
-                "read a smaller region, or write the volume again with smaller chunks"
+                f"{self.location}: reading {index} needs more memory than available; read a "
+                "smaller region, or rewrite the volume with smaller chunks"
             ) from error
         except UnreachableError:
             raise
@@ -91,7 +91,7 @@ class StoredArray:
         return values
 
     def _check_memory(self) -> None:
-        """Refuse chunks that no memory can hold, which damaged metadata may declare."""
+        """Refuse chunks that exceed the memory, which damaged metadata may declare."""
         size = prod(self.chunks or ()) * self.dtype.itemsize
         if size > _memory():
             raise VolumeError(
@@ -118,7 +118,7 @@ class StoredArray:
         return CorruptChunkError(f"{self.location}: reading {index} failed ({cause(error)})")
 
     def _check_shards(self, index: Index) -> None:
-        """Refuse shards of zero bytes, which zarr takes for shards that were never written."""
+        """Refuse shards of zero bytes, which zarr treats as never written."""
         if self.shards is None or not Path(self.location).is_dir():
             return
         for cell in self._files(index):
@@ -130,10 +130,10 @@ class StoredArray:
                 )
 
     def stamp(self, index: Index) -> int:
-        """Return a number below 2³² that changes when files of a region are written again.
+        """Return a number below 2³² that changes when files of a region are rewritten.
 
-        From their sizes and times of change, on a disk. 0 for arrays in memory, and for those in
-        object stores, where it would take a request a chunk: see `digest`.
+        It is computed from sizes and modification times on a disk. 0 for arrays in memory, and in
+        object stores, where it would take one request per chunk: see `digest`.
         """
         if self.zarr_format is None:
             paths = [Path(self.location), *map(Path, self.members)]
@@ -143,17 +143,17 @@ class StoredArray:
             return 0
         seen = 0
         for path in paths:
-            with suppress(OSError):  # not there: never written, or an array in memory
+            with suppress(OSError):  # missing: never written, or an array in memory
                 about = path.stat()
                 seen = crc32(f"{path.name} {about.st_size} {about.st_mtime_ns}".encode(), seen)
         return seen
 
     @cached_property
     def digest(self) -> str:
-        """What changes when any file of an array in an object store is written again.
+        """Return a digest that changes when any file of an array in an object store is rewritten.
 
-        Empty for all other arrays, and where the files cannot be listed. Taken once, since large
-        arrays need thousands of requests: what a run is of is what there was when it began.
+        Empty for all other arrays, and if the files cannot be listed. Computed once, because large
+        arrays need thousands of requests: a run refers to the state at its start.
         """
         if self.zarr_format is None or not is_remote(self.location):
             return ""
@@ -189,11 +189,11 @@ def wrap_array(array: Any, opener: Callable[[], Any], location: str) -> StoredAr
     Parameters
     ----------
     array
-        The open array; only its metadata is looked at.
+        The open array; only its metadata is read.
     opener
-        What opens it again.
+        Function that reopens it.
     location
-        Where it is, for error messages.
+        Its location, for error messages.
     """
     chunks = getattr(array, "chunks", None)
     metadata = getattr(array, "metadata", None)  # only zarr arrays have it

@@ -28,9 +28,9 @@ Steps = dict[str, tuple[float, str | None]]
 
 
 _MISSING = ("failed to read", "corrupt", "invalid page", "EOF", "truncated")
-"""Words of tifffile's warnings that tell of data that are not there."""
+"""Words in tifffile's warnings about missing data."""
 _SECONDS = {"s": "second", "sec": "second", "ms": "millisecond", "min": "minute", "h": "hour"}
-"""Units of time in the words of NGFF."""
+"""Names of time units in NGFF."""
 _NAME = re.compile(r"^<tifffile[^>]*> ")
 
 
@@ -40,7 +40,7 @@ class TiffArray:
     Parameters
     ----------
     path
-        The file. It stays open as long as the object lives.
+        The file. It stays open while the object exists.
     level
         Index of the pyramid level.
     number
@@ -53,7 +53,7 @@ class TiffArray:
 
         self._file = tifffile.TiffFile(path)
         series = self._file.series[number]
-        # Strips are often a few lines high, so that whole pages are read faster.
+        # Strips are often a few lines high, so reading whole pages is faster.
         mode = 0 if series.levels[level].keyframe.is_tiled else 2
         self._array = zarr.open_array(series.aszarr(level=level, chunkmode=mode), mode="r")
         self.shape: tuple[int, ...] = self._array.shape
@@ -64,7 +64,7 @@ class TiffArray:
         return np.asarray(self._array[index])
 
     def __del__(self) -> None:
-        if hasattr(self, "_file"):  # not if opening it failed
+        if hasattr(self, "_file"):  # unless opening it failed
             self._file.close()
 
 
@@ -80,18 +80,18 @@ def open_tiff(
     level
         Index of the pyramid level.
     allow_missing
-        Whether zeros may stand for planes and files that are not there.
+        Whether missing planes and files are read as zeros.
     series
-        Which of several images in the file; None: the largest.
+        Index of the image in the file; None: the largest.
 
     Raises
     ------
     VolumeNotFoundError
         If there is no such level.
     MetadataError
-        If the TIFF's pages do not make an image.
+        If the pages of the TIFF do not form an image.
     VolumeError
-        If the file is no TIFF, cannot be opened, or something of it is missing.
+        If the file is not a TIFF, cannot be opened, or is incomplete.
     """
     with _complained() as complaints, _opened(path) as file:
         number = _chosen(file, path, series)
@@ -116,7 +116,7 @@ def tiff_content(path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     Raises
     ------
     MetadataError, VolumeError
-        As `open_tiff`.
+        As for `open_tiff`.
     """
     with _complained() as complaints, _opened(path) as file:
         number = _chosen(file, path, None)
@@ -126,7 +126,7 @@ def tiff_content(path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 class _Complaints(logging.Handler):
-    """Collects what tifffile says in this thread."""
+    """Collects messages of tifffile in this thread."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -134,7 +134,7 @@ class _Complaints(logging.Handler):
         self._thread = get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep what tells of missing data, in one line and without tifffile's name in front."""
+        """Keep messages about missing data, in one line and without tifffile's prefix."""
         text = " ".join(record.getMessage().split())
         if record.thread == self._thread and any(word in text for word in _MISSING):
             self.found.append(_NAME.sub("", text).partition(", raised")[0])
@@ -142,7 +142,7 @@ class _Complaints(logging.Handler):
 
 @contextmanager
 def _complained() -> Iterator[list[str]]:
-    """Collect what tifffile finds missing while the body opens a file: it only logs that."""
+    """Collect what tifffile reports missing while the body opens a file: it only logs that."""
     handler, log = _Complaints(), logging.getLogger("tifffile")
     log.addHandler(handler)
     try:
@@ -152,21 +152,21 @@ def _complained() -> Iterator[list[str]]:
 
 
 def _chosen(file: Any, path: str, asked: int | None) -> int:
-    """Find an image of a file; the largest one if nobody says which.
+    """Find an image of a file; by default the largest.
 
     Raises
     ------
     MetadataError
         If there is none.
     UsageError
-        If there is none of that number.
+        If there is no image with that index.
     """
     count = len(file.series)
     if not count:
         raise MetadataError(f"{path}: the TIFF holds no image")
     if asked is None and count > 1:
         largest = max(range(count), key=lambda i: (prod(file.series[i].shape), -i))
-        logger.info("%s: %d images in the file; the largest is taken: %d", path, count, largest)
+        logger.info("%s: %d images in the file; using the largest: %d", path, count, largest)
         return largest
     if asked is None:
         return 0
@@ -179,13 +179,13 @@ def _check_whole(file: Any, number: int, path: str, complaints: list[str]) -> No
     missing = [*complaints, *_cut_off(file, file.series[number])]
     if missing:
         raise VolumeError(
-            f"{path}: incomplete: {missing[0]}; restore what is missing, or take zeros in its "
-            "place with --allow-missing"
+            f"{path}: incomplete: {missing[0]}; restore what is missing, or read it as zeros with "
+            "--allow-missing"
         )
 
 
 def _cut_off(file: Any, series: Any) -> Iterator[str]:
-    """Say what of an image should lie beyond the end of the file, or is not there at all."""
+    """Describe the parts of an image that lie beyond the end of the file, or are missing."""
     size = file.filehandle.size
     if series.dataoffset is not None and series.dataoffset + series.nbytes > size:
         yield f"{series.dataoffset + series.nbytes - size:,} bytes are missing at its end"
@@ -193,11 +193,11 @@ def _cut_off(file: Any, series: Any) -> Iterator[str]:
     try:
         pages = list(series.pages)
     except IndexError:
-        yield "planes that its metadata list are not there"
+        yield "planes that its metadata list are missing"
         return
     absent = sum(page is None for page in pages)
     if absent:
-        yield f"{absent:,} of {len(pages):,} planes are not there"
+        yield f"{absent:,} of {len(pages):,} planes are missing"
     last = next((page for page in reversed(pages) if page is not None), None)
     if last is None or getattr(last, "parent", file) is not file:
         return
@@ -207,8 +207,8 @@ def _cut_off(file: Any, series: Any) -> Iterator[str]:
 
 
 def _members(file: Any, number: int) -> tuple[str, ...]:
-    """Paths of the other files of a set that an image is in."""
-    if not file.is_ome:  # no other TIFF names files
+    """Paths of the other files of an image's file set."""
+    if not file.is_ome:  # other TIFFs do not refer to files
         return ()
     own = file.filehandle.path
     parents = (getattr(page, "parent", None) for page in file.series[number].pages)
@@ -217,7 +217,7 @@ def _members(file: Any, number: int) -> tuple[str, ...]:
 
 @contextmanager
 def _opened(path: str) -> Iterator[Any]:
-    """Open a TIFF; failures are told in one line."""
+    """Open a TIFF; failures are reported in one line."""
     import tifffile
 
     with foreign(path, "this TIFF cannot be read"):
@@ -253,7 +253,7 @@ def _described(series: Any) -> str:
 
 
 def _pixels(file: Any, number: int) -> ElementTree.Element | None:
-    """Find what OME-XML says of an image; None without any."""
+    """Find the entry of an image in OME-XML; None if there is none."""
     if not file.is_ome:
         return None
     try:
@@ -264,7 +264,7 @@ def _pixels(file: Any, number: int) -> ElementTree.Element | None:
 
 
 def _channel_names(pixels: ElementTree.Element) -> tuple[str, ...]:
-    """List the names of channels; none unless each has one."""
+    """List the names of channels; empty unless each has one."""
     names = [channel.get("Name") for channel in pixels.findall("{*}Channel")]
     return tuple(n for n in names if n) if all(names) else ()
 
@@ -300,7 +300,7 @@ def _ome_steps(pixels: ElementTree.Element) -> Steps:
 
 
 def _frame_steps(stored: Any, unit: str) -> Steps:
-    """Time between timepoints; none where it is 0 or no number."""
+    """Time between timepoints; None if it is 0 or not a number."""
     try:
         interval = float(stored)
     except (TypeError, ValueError):
@@ -309,7 +309,7 @@ def _frame_steps(stored: Any, unit: str) -> Steps:
 
 
 def _size(stored: Any) -> float | None:
-    """Read a distance between voxels; one that is none (0, "0,5", "abc") is as good as missing."""
+    """Read a distance between voxels; invalid ones (0, "0,5", "abc") count as missing."""
     try:
         size = abs(float(stored))  # ImageJ: negative if upside down
     except (TypeError, ValueError):
@@ -318,7 +318,7 @@ def _size(stored: Any) -> float | None:
         return size
     if stored is not None:
         logger.warning(
-            "a voxel size of %s is stored: ignored; give --voxel-size", printable(str(stored))
+            "a voxel size of %s is stored: ignored; pass --voxel-size", printable(str(stored))
         )
     return None
 
@@ -327,7 +327,7 @@ def _tag_steps(file: Any, page: Any) -> Steps:
     """Sizes that ImageJ and tifffile write: resolution tags, and ``spacing`` and ``unit``."""
     metadata: dict[str, Any] = file.imagej_metadata or next(iter(file.shaped_metadata or ()), {})
     steps = _frame_steps(metadata.get("finterval"), str(metadata.get("tunit", "s")))
-    if "unit" not in metadata:  # a resolution for printing says nothing about the specimen
+    if "unit" not in metadata:  # a print resolution is unrelated to the specimen
         return steps
     unit = str(metadata["unit"]).replace("\\u00B5", "µ")  # ImageJ escapes it
     for a, tag in (("y", "YResolution"), ("x", "XResolution")):
@@ -339,7 +339,7 @@ def _tag_steps(file: Any, page: Any) -> Steps:
 
 
 def _ratio(stored: Any) -> tuple[float, float]:
-    """Read a resolution, which a damaged tag may hold as anything."""
+    """Read a resolution, which may be anything in a damaged tag."""
     try:
         pixels, units = stored
         return float(pixels), float(units)

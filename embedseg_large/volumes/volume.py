@@ -45,16 +45,16 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _MOST_VOXELS = 1 << 62
-"""Of a timepoint and channel: the index of a voxel is a number of 64 bits."""
+"""Maximum voxels of a timepoint and channel: voxel indices have 64 bits."""
 _MOST_ALONG = {"t": 1_000_000, "c": 10_000}
-"""Timepoints and channels, which are listed one by one."""
+"""Maximum number of timepoints or channels, which are listed one by one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Volume:
     """One level, channel and timepoint of an image, or several of them; voxels stay on disk.
 
-    Made by `open_volume`. Pickles as a description: another process opens the files itself.
+    Made by `open_volume`. Pickled as a description: another process reopens the files.
     """
 
     storage: StoredArray
@@ -66,26 +66,26 @@ class Volume:
     voxel_size: tuple[float, ...] | None
     """Distance between voxels in µm, in the order (z,) y, x; None if unknown."""
     path: str | None
-    """Absolute path or URL of the image; None for an array in memory. A URL may be a signed one:
-    show `name`."""
+    """Absolute path or URL of the image; None for an array in memory. A URL may be signed: display
+    `name` instead."""
     level: int
     """Index into `levels`."""
     channel: int | None
-    """The channel that was chosen; None if `data` has a channel axis."""
+    """The selected channel; None if `data` has a channel axis."""
     timepoint: int | None
-    """The timepoint that was chosen; None if `data` has a time axis."""
+    """The selected timepoint; None if `data` has a time axis."""
     levels: tuple[Level, ...]
     """Every resolution that the metadata list, finest first."""
     ngff_version: str | None
     """Version of the OME-Zarr metadata; None for other formats."""
     is_labels: bool
-    """Whether the metadata say that the voxels are labels."""
+    """Whether the metadata declare the voxels to be labels."""
     channel_names: tuple[str, ...] = ()
-    """Of each stored channel; none where the file does not say it."""
+    """Names of the stored channels; empty if the file has none."""
     images: tuple[str, ...] = ()
-    """Axes, shape and type of each image in the file, where it may hold several."""
+    """Axes, shape and type of each image in the file, if it can hold several."""
     image: int = 0
-    """Which of these it is."""
+    """Index of this image among them."""
     nodata: NoData = AUTO
     """Which voxels hold no data."""
 
@@ -98,7 +98,7 @@ class Volume:
 
     @property
     def name(self) -> str:
-        """What messages call it: its path or URL without credentials, or "the array"."""
+        """Its name in messages: path or URL without credentials, or "the array"."""
         return "the array" if self.path is None else shown(self.path)
 
     @property
@@ -108,7 +108,7 @@ class Volume:
 
     @property
     def axes(self) -> str:
-        """Letters of the axes of `data`: z, y, x or y, x after t and c where these are kept."""
+        """Letters of the axes of `data`: z, y, x or y, x, after t and c if these are kept."""
         kept = {"t"} if self.timepoint is None else set()
         kept |= {"c"} if self.channel is None else set()
         return "".join(
@@ -164,7 +164,7 @@ class Volume:
 
     @property
     def fill_value(self) -> Any:
-        """Value of voxels that were never written; None where the format has no such thing."""
+        """Value of voxels that were never written; None if the format has no such concept."""
         return self.storage.fill_value
 
     @property
@@ -174,7 +174,7 @@ class Volume:
 
     @cached_property
     def data(self) -> da.Array:
-        """The voxels as a lazy dask array, axes as in `axes`, one dask chunk for each file."""
+        """The voxels as a lazy dask array, with axes as in `axes` and one dask chunk per file."""
         import dask.array as da
 
         files = tuple(map(min, self.storage.files, self.stored_shape))
@@ -185,7 +185,7 @@ class Volume:
 
     @cached_property
     def known_planes(self) -> dict[tuple[int | None, int], NDArray[np.bool_]]:
-        """Whether planes are blank, of a timepoint and z, as far as anyone has looked."""
+        """Whether planes are blank, by timepoint and z, as far as known."""
         return {}
 
     def read(self, box: Box, timepoint: int | None = None) -> NDArray[Any]:
@@ -207,7 +207,7 @@ class Volume:
         Raises
         ------
         CorruptChunkError
-            If stored voxels cannot be decoded; names the chunk's file.
+            If stored voxels cannot be decoded; the message names the chunk's file.
         UsageError
             If the box leaves the volume, or the timepoint is missing or wrong.
         """
@@ -219,14 +219,14 @@ class Volume:
     def without_data(
         self, box: Box, voxels: NDArray[Any], timepoint: int | None = None
     ) -> NDArray[np.bool_]:
-        """Find the voxels of a region that hold no data, see `embedseg_large.volumes.nodata`.
+        """Find the voxels of a region that hold no data (see `embedseg_large.volumes.nodata`).
 
         Parameters
         ----------
         box, timepoint
             As in `read`.
         voxels
-            What `read` gave for them.
+            The result of `read` for them.
 
         Returns
         -------
@@ -235,14 +235,14 @@ class Volume:
         return without_data(self, box, voxels, timepoint)
 
     def stamp(self, box: Box) -> int:
-        """Return a number that changes when voxels of a region are written again.
+        """Return a number that changes when voxels of a region are rewritten.
 
         See `StoredArray.stamp`; of a volume without a time axis.
         """
         return self.storage.stamp(self._index(box, self._timepoint(None)))
 
     def describe(self) -> dict[str, Any]:
-        """Collect what is known without reading voxels, as values that JSON can hold."""
+        """Collect everything known without reading voxels, as values that JSON can hold."""
         fill = self.fill_value
         return {
             "path": None if self.path is None else self.name,
@@ -284,14 +284,14 @@ class Volume:
     def _timepoint(self, asked: int | None) -> int | None:
         if self.timepoint is None:
             if asked is None:
-                raise UsageError(f"the volume has {self.n_timepoints} timepoints; say which")
+                raise UsageError(f"the volume has {self.n_timepoints} timepoints; choose one")
             return _checked("timepoint", asked, self.n_timepoints, self.path)
         if asked not in (None, self.timepoint):
             raise UsageError(f"the volume is timepoint {self.timepoint}, not {asked}")
         return self.timepoint
 
     def _index(self, box: Box, timepoint: int | None) -> Index:
-        """Index the stored array with a box; an axis that was chosen from gets an integer."""
+        """Index the stored array with a box; a selected axis gets an integer."""
         at: dict[str, int | slice] = dict(zip(self.spatial_axes, box.slices, strict=True))
         at["c"] = slice(None) if self.channel is None else self.channel
         at["t"] = slice(None) if timepoint is None else timepoint
@@ -323,25 +323,25 @@ def open_volume(
     source
         Path or URL of an OME-Zarr image (NGFF 0.1 to 0.5), of one of its label groups
         (``image.ome.zarr/labels/NAME``) or of a plain zarr array; path of a TIFF, of a PNG, or of a
-        file that `bioio` reads; or a zarr, dask or numpy array. Of several multiscales or scenes
-        the first is taken.
+        file that `bioio` reads; or a zarr, dask or numpy array. Of several multiscales or scenes,
+        the first is used.
     channel
-        The channel to take, by its number or its name; None keeps all of several channels.
+        The channel to select, by number or name; None keeps all of several channels.
     timepoint
-        The timepoint to take; None keeps all of several timepoints.
+        The timepoint to select; None keeps all of several timepoints.
     level
-        Which of the levels that the metadata list, 0 being the finest.
+        Index of the level in the metadata, 0 being the finest.
     axes
-        Letters of the stored axes, such as ``"tczyx"``. Needed where nothing names them and the
-        array has neither two (y, x) nor three (z, y, x); overrides what the metadata say.
+        Letters of the stored axes, such as ``"tczyx"``. Required if the metadata do not name them
+        and the array has neither two (y, x) nor three axes (z, y, x); overrides the metadata.
     voxel_size
         Distance between voxels of this level in µm along (z,) y, x; overrides the metadata.
         Without it, the size is known only if every spatial axis is stored with a length unit.
     nodata
-        Value of voxels that hold no data, such as NaN; ``"none"`` if all of them do. Default,
+        Value of voxels that hold no data, such as NaN; ``"none"`` if all voxels hold data. Default,
         ``"auto"``: blank planes, regions and chunks hold none.
     allow_missing
-        Whether zeros may stand for files and planes of a TIFF that are not there.
+        Whether missing files and planes of a TIFF are read as zeros.
     series
         Which of several images in a TIFF; default: the largest.
 
@@ -353,13 +353,13 @@ def open_volume(
     Raises
     ------
     VolumeNotFoundError
-        If there is nothing at that path, or no such level.
+        If nothing exists at that path, or there is no such level.
     MetadataError
-        If it is no image (a plate, a list of labels, ...), or the metadata are not usable.
+        If it is not an image (a plate, a list of labels, ...), or the metadata are not usable.
     VolumeError
-        If it is neither a zarr store nor a TIFF, or the voxels are no numbers.
+        If it is neither a zarr store nor a TIFF, or the voxels are not numbers.
     UsageError
-        If an argument does not fit the image.
+        If an argument does not suit the image.
     """
     path = _path(source)
     header, storage = _open(source if path is None else path, path, level, allow_missing, series)
@@ -388,7 +388,7 @@ def make_volume(
     voxel_size: Sequence[float] | None = None,
     nodata: str | float | NoData | None = None,
 ) -> Volume:
-    """Put together what a reader has found, and check that it is an image.
+    """Assemble the results of a reader, and check that it is an image.
 
     Parameters
     ----------
@@ -402,7 +402,7 @@ def make_volume(
     Raises
     ------
     MetadataError, VolumeError, UsageError
-        As `open_volume`.
+        As for `open_volume`.
     """
     where = "the array" if path is None else shown(path)
     try:
@@ -419,7 +419,7 @@ def make_volume(
         if sizes.get(axis, 1) > most:
             raise MetadataError(
                 f"{where}: {sizes[axis]:,} elements along axis {axis}, more than {most:,}; restore "
-                "the metadata, or say what the axes are (--axes)"
+                "the metadata, or pass the axes (--axes)"
             )
     return Volume(
         storage=storage,
@@ -443,7 +443,7 @@ def make_volume(
 
 
 def _path(source: Any) -> str | None:
-    """Give the absolute path or URL of a source; None if it is an array."""
+    """Return the absolute path or URL of a source; None if it is an array."""
     if not isinstance(source, str | os.PathLike):
         return None
     text = os.fspath(source)
@@ -473,19 +473,19 @@ def _is_file(path: str) -> bool:
     VolumeNotFoundError
         If it is neither.
     VolumeError
-        If it is a device or the like, or cannot be looked at.
+        If it is a device or the like, or is not accessible.
     """
     with foreign(path, "cannot be opened", todo="check the path"):
         mode = _mode(path)
     if mode is None:
         raise VolumeNotFoundError(f"{path}: there is no such file or folder{_above(path)}")
     if not S_ISREG(mode) and not S_ISDIR(mode):
-        raise VolumeError(f"{path}: neither a file nor a folder; give an image")
+        raise VolumeError(f"{path}: neither a file nor a folder; pass an image")
     return S_ISREG(mode)
 
 
 def _above(path: str) -> str:
-    """Say what the nearest zarr group is that a path would lie in; empty if there is none."""
+    """Describe the nearest zarr group that would contain a path; empty if there is none."""
     for parent in Path(path).parents:
         if parent.is_dir():
             if not any((parent / name).exists() for name in (".zgroup", "zarr.json")):
@@ -518,7 +518,7 @@ def _open_file(
 
 def _open_array(array: Any, level: int) -> tuple[Header, StoredArray]:
     if not all(hasattr(array, name) for name in ("shape", "dtype", "__getitem__")):
-        raise UsageError(f"cannot open a {type(array).__name__}: give a path, URL or array")
+        raise UsageError(f"cannot open a {type(array).__name__}: pass a path, URL or array")
     storage = wrap_array(array, partial(_itself, array), "the array")
     header = array_header(storage.shape, getattr(array, "metadata", None))
     pick_level(header.levels, level, "the array")
@@ -555,16 +555,16 @@ def _voxel_size(
             )
     if size is not None and not all(isfinite(step) and step > 0 for step in size):
         if given is not None:
-            raise UsageError(f"{where}: voxel size {size} µm is not positive; give --voxel-size")
+            raise UsageError(f"{where}: voxel size {size} µm is not positive; pass --voxel-size")
         logger.warning(
-            "%s: its voxel size is stored as %s µm: ignored; give --voxel-size", where, size
+            "%s: its voxel size is stored as %s µm: ignored; pass --voxel-size", where, size
         )
         return None
     return size
 
 
 def _others(header: Header) -> str:
-    """Say which other images are in the file."""
+    """List the other images in the file."""
     if len(header.images) < 2:
         return ""
     images = "; ".join(_numbered(header.images))
@@ -575,7 +575,7 @@ def _others(header: Header) -> str:
 
 
 def _channel(asked: int | str | None, names: Sequence[str], where: str) -> int | None:
-    """Find the number of a channel that was asked for by name."""
+    """Find the number of a channel requested by name."""
     if asked is None or not isinstance(asked, str):
         return asked
     if asked.isdigit():
@@ -588,7 +588,7 @@ def _channel(asked: int | str | None, names: Sequence[str], where: str) -> int |
 
 
 def _chosen(what: str, asked: int | None, count: int, path: str | None) -> int | None:
-    """Give the index along the channel or time axis; None if more than one is kept."""
+    """Return the index along the channel or time axis; None if more than one is kept."""
     if asked is None:
         return None if count > 1 else 0
     return _checked(what, asked, count, path)
@@ -621,7 +621,7 @@ def _interval(volume: Volume) -> str | None:
 
 
 def _translation(volume: Volume) -> list[float] | None:
-    """Place of the first voxel along each spatial axis, in the units of the axes."""
+    """Position of the first voxel along each spatial axis, in the units of the axes."""
     shift = volume.levels[volume.level].translation
     if shift is None:
         return None

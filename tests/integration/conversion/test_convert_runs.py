@@ -242,7 +242,7 @@ def test_a_conversion_killed_after_its_publication_is_finished_by_the_same_comma
     assert counter.done == {}
     assert stored(out) == before
     assert names(tmp_path) == {"scan", "a.zarr"}
-    with pytest.raises(UsageError, match="exists; choose another place"):
+    with pytest.raises(UsageError, match="exists; choose another path"):
         convert(scan, out, **OPTIONS)
 
 
@@ -287,10 +287,10 @@ def test_voxels_in_memory_are_not_for_workers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["scan"], "say which axis"),
-        (["scan", "--pattern", "q{z}.tif"], "no file is called like"),
-        (["scan", "--stack", "x"], "one of t, c, z"),
-        (["scan/z0.tif", "--stack", "z"], "for a folder of files"),
+        (["scan"], "pass the axis"),
+        (["scan", "--pattern", "q{z}.tif"], "no file matches"),
+        (["scan", "--stack", "x"], "use t, c or z"),
+        (["scan/z0.tif", "--stack", "z"], "apply to a folder of files"),
         (["absent"], "there is no such file or folder"),
     ],
 )

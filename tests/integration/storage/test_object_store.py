@@ -335,7 +335,7 @@ def test_what_is_not_behind_a_web_server_is_said_without_listing(web: Web) -> No
     with pytest.raises(VolumeNotFoundError, match=r"none.zarr: there is no zarr store"):
         open_volume(f"{web.url}/none.zarr?signature=secret")
     zarr.create_group(str(web.folder / "group.zarr"))
-    with pytest.raises(MetadataError, match="no OME-Zarr image: no multiscales; it holds"):
+    with pytest.raises(MetadataError, match="not an OME-Zarr image: no multiscales; it holds"):
         open_volume(f"{web.url}/group.zarr")
 
 
@@ -493,7 +493,7 @@ def test_another_store_in_a_bucket_is_made_for_labels(
     above = [at for at in folder_at(f"s3://{BUCKET}").names() if not at.startswith("new/out.zarr/")]
     assert above == []
     folder_at(f"s3://{BUCKET}/thesis").write("chapter1.txt", b"")
-    with pytest.raises(UsageError, match="no zarr group; choose another output"):
+    with pytest.raises(UsageError, match="not a zarr group; choose another output"):
         label_target(volume, "nuclei", output=f"s3://{BUCKET}/thesis")
     assert faults.requests
 
@@ -531,7 +531,7 @@ def test_a_run_in_a_bucket_goes_on_and_another_one_begins_anew(image: Volume) ->
     other = target.create(np.uint32, run="b")
     assert not other.read(0, box).any()
     assert len([at for at in objects("nuclei") if at.startswith("0-")]) == 1
-    with pytest.raises(RunError, match="another run writes these labels now"):
+    with pytest.raises(RunError, match="another run is now writing these labels"):
         first.publish({})
     labels = fill(other, 2)
     other.publish({})

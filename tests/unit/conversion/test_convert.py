@@ -169,7 +169,7 @@ def test_what_is_there_is_replaced_only_if_asked(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_group_is_never_removed(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
-    with pytest.raises(UsageError, match="no zarr group"):
+    with pytest.raises(UsageError, match="not a zarr group"):
         write_image(tmp_path / "thesis", random_image(8, 8), overwrite=True)
 
 
@@ -187,8 +187,8 @@ def test_a_failure_leaves_the_older_image_and_nothing_else(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["out.tif", "OUT.TIFF", "x.ome.zarr.zip", "a.h5", "a.png/"])
 def test_a_store_is_not_given_the_name_of_a_file(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=r"is a folder and no \.\w+ file; name it \w+\.ome\.zarr"):
+    with pytest.raises(UsageError, match=r"is a folder, not a \.\w+ file; name it \w+\.ome\.zarr"):
         convert(np.zeros((8, 8), np.uint8), f"{tmp_path}/{name}")
-    with pytest.raises(UsageError, match=r"is a folder and no"):
+    with pytest.raises(UsageError, match=r"is a folder, not a"):
         es.segment(np.zeros((8, 8), np.uint8), output=f"{tmp_path}/{name}")
     assert not list(tmp_path.iterdir())

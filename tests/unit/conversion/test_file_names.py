@@ -84,7 +84,7 @@ def test_two_files_of_one_position_are_named(tmp_path: Path) -> None:
         ("plane.tif", "has no field"),
         ("p{y}.tif", "none of"),
         ("p{zz}.tif", "none of"),
-        ("q{z}.tif", r"no file is called like 'q\{z\}\.tif'; there is p0\.tif"),
+        ("q{z}.tif", r"no file matches 'q\{z\}\.tif'; there is p0\.tif"),
     ],
 )
 def test_a_pattern_that_cannot_be_meant_is_refused(
@@ -102,7 +102,7 @@ def test_files_without_a_pattern_come_in_natural_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("axis", ["y", "", "tz"])
 def test_files_stand_for_t_c_or_z_only(tmp_path: Path, axis: str) -> None:
-    with pytest.raises(UsageError, match="one of t, c, z"):
+    with pytest.raises(UsageError, match="use t, c or z"):
         files_in_order(touch(tmp_path, "a.tif"), axis)
 
 

@@ -198,7 +198,7 @@ def test_an_output_that_is_no_group_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").touch()
     for output in (tmp_path / "thesis", tmp_path / "thesis" / "chapter1.txt"):
-        with pytest.raises(UsageError, match="no zarr group"):
+        with pytest.raises(UsageError, match="not a zarr group"):
             label_target(open_volume(np.zeros((8, 8))), "nuclei", output=output)
 
 

@@ -87,7 +87,7 @@ def test_files_without_a_partner_are_told_by_side_with_a_few_examples(tmp_path: 
         pair_by_stem(left, right, ("prediction", "truth"))
     assert str(caught.value) == (
         f"{left}: no truth for b.tif, c.tif, d.tif and 2 more; {right}: no prediction for "
-        "other.tif; give both files of a pair the same name, or move away what has no partner"
+        "other.tif; give both files of a pair the same name, or remove what has no partner"
     )
 
 

@@ -119,7 +119,7 @@ def test_a_stack_of_unnamed_pages_asks_for_axes(tmp_path: Path, named: bool) -> 
     full = image(4, 6, 8)
     path = tmp_path / "a.tif"  # tifffile calls the first axis Q with its own metadata, or else I
     tifffile.imwrite(path, full, metadata={} if named else None, photometric="minisblack")
-    with pytest.raises(MetadataError, match=r"axis 0 .* say what the axes are with axes=.*'zyx'"):
+    with pytest.raises(MetadataError, match=r"axis 0 .* pass the axes, such as axes=.*'zyx'"):
         open_volume(path)
     np.testing.assert_array_equal(open_volume(path, axes="zyx").data.compute(), full)
 

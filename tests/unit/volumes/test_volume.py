@@ -173,7 +173,7 @@ def test_a_box_outside_the_volume_is_refused() -> None:
 def test_reading_asks_for_the_timepoint_that_is_missing() -> None:
     box = Box((0, 0), (2, 2))
     several = open_volume(image(3, 6, 8), axes="tyx")
-    with pytest.raises(UsageError, match="has 3 timepoints; say which"):
+    with pytest.raises(UsageError, match="has 3 timepoints; choose one"):
         several.read(box)
     one = open_volume(image(3, 6, 8), axes="tyx", timepoint=1)
     np.testing.assert_array_equal(one.read(box), one.read(box, timepoint=1))
