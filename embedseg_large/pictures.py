@@ -123,7 +123,7 @@ def orthogonal_slices(
     rows = _rows(truth, labels)
     layout = _arrange(views, len(rows), bool(title))
     canvas = Canvas.blank(layout.width, layout.height)
-    low, high = np.percentile(image, _PERCENTILES)
+    low, high = np.percentile(image.astype(np.float32, copy=False), _PERCENTILES)
     for view, column in zip(views, layout.panels, strict=True):
         for row, panel in zip(rows, column, strict=True):
             grey = grey_of(view.of(image), panel, float(low), float(high))

@@ -15,7 +15,7 @@ from embedseg_large.cli.console import (
     stop_on_sigterm,
 )
 from embedseg_large.cli.groups import grouped
-from embedseg_large.cli.options import Json, Overwrite, numbers, sizes
+from embedseg_large.cli.options import AllowMissing, Json, Overwrite, numbers, sizes
 from embedseg_large.cli.segmentoptions import Workers
 from embedseg_large.storage.connection import shown
 
@@ -55,12 +55,7 @@ class Source:
             metavar="t|c|z", help="For a folder: the axis along which its files follow each other."
         ),
     ] = None
-    allow_missing: Annotated[
-        bool,
-        typer.Option(
-            "--allow-missing", help="Read missing files, and missing planes of a TIFF, as zeros."
-        ),
-    ] = False
+    allow_missing: AllowMissing = False
     series: Annotated[
         int | None, typer.Option(help="Which of several images in a TIFF. Default: the largest.")
     ] = None

@@ -16,9 +16,9 @@ from embedseg_large.cli.console import (
     readable_bytes,
     reported,
 )
-from embedseg_large.cli.options import Json
+from embedseg_large.cli.options import AllowMissing, Json
 from embedseg_large.errors import EmbedSegError, UsageError
-from embedseg_large.storage.connection import shown
+from embedseg_large.storage.connection import joined, shown
 
 _KINDS = {"plate": "plate", "well": "well of a plate", "series": "several images of one file"}
 _LISTED = 24
@@ -40,6 +40,7 @@ def info(
     series: Annotated[
         int | None, typer.Option(help="Which of several images in a TIFF. Default: the largest.")
     ] = None,
+    allow_missing: AllowMissing = False,
     system: Annotated[
         bool,
         typer.Option(
@@ -59,7 +60,9 @@ def info(
     if _is_model(thing):
         facts = _about_model(thing)
     else:
-        facts = _about_container(thing) or _about_volume(thing, level, axes, series)
+        facts = _about_container(thing) or _about_volume(
+            thing, level, axes=axes, series=series, allow_missing=allow_missing
+        )
     if as_json:
         print_json(facts)
         return
@@ -119,18 +122,26 @@ def _is_safetensors(path: Path) -> bool:
         return file.read(9)[8:] == b"{"
 
 
-def _about_volume(thing: str, level: int, axes: str | None, series: int | None) -> dict[str, Any]:
+def _about_volume(thing: str, level: int, **options: Any) -> dict[str, Any]:
     from embedseg_large.labels.published import label_names, provenance_of
+    from embedseg_large.labels.tables import table_warning
     from embedseg_large.volumes.volume import open_volume
 
-    volume = open_volume(thing, channel=None, level=level, axes=axes, series=series)
+    volume = open_volume(thing, channel=None, level=level, **options)
     facts = volume.describe()
+    if (depth := volume.time_or_depth()) is not None:
+        facts["look out"] = depth.partition(": ")[2]
     if volume.is_labels:
         made = provenance_of(thing)
         told = ("n_instances", "region", "seams", "settings", "model")
         facts |= {k: made[k] for k in told if k in made}
     elif volume.ngff_version is not None:
         facts["labels"] = label_names(thing)
+        tokens = {
+            n: provenance_of(joined(thing, f"labels/{n}")).get("token") for n in facts["labels"]
+        }
+        stale = (table_warning(thing, name, token) for name, token in tokens.items())
+        facts["look out"] = [text for text in stale if text]
     return facts
 
 

@@ -10,7 +10,7 @@ import typer
 
 from embedseg_large.cli.console import print_facts, print_json, print_table, reported
 from embedseg_large.cli.groups import grouped
-from embedseg_large.cli.options import ImageAxes, Json, LabelAxes, numbers, timepoints
+from embedseg_large.cli.options import ImageAxes, Json, LabelAxes, channels, numbers, timepoints
 from embedseg_large.cli.segmentoptions import Workers
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def measure(
     ] = False,
     channel: Annotated[
         Any,
-        typer.Option(parser=timepoints, metavar="C,C,...", help="Channels. Default: all."),
+        typer.Option(
+            parser=channels, metavar="C,C,...", help="Channels, by number or name. Default: all."
+        ),
     ] = None,
     timepoint: Annotated[
         Any,

@@ -62,6 +62,18 @@ def ranges(text: str) -> tuple[tuple[int | None, int | None], ...]:
         raise typer.BadParameter(f"{text!r} is not like 0:64,100:300,:") from None
 
 
+def channels(text: str) -> str | tuple[str, ...]:
+    """One channel by number or name, or several: ``1``, ``DAPI`` or ``GFP,DAPI``."""
+    found = names(text)
+    return found[0] if len(found) == 1 else found
+
+
+AllowMissing = Annotated[
+    bool,
+    typer.Option(
+        "--allow-missing", help="Read missing files, and missing planes of a TIFF, as zeros."
+    ),
+]
 LabelAxes = Annotated[
     str | None,
     typer.Option("--axes", help="Letters of the labels' axes, if a file has none: zyx."),

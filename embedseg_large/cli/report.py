@@ -34,7 +34,11 @@ def report(
         typer.Option(metavar="STORE", help="The image, if it is elsewhere and not recorded."),
     ] = None,
     channel: Annotated[
-        int | None, typer.Option(help="Channel to show. Default: the one that was segmented.")
+        str | None,
+        typer.Option(
+            metavar="C",
+            help="Channel to show, a number or name. Default: the one that was segmented.",
+        ),
     ] = None,
     timepoint: Annotated[
         int | None,

@@ -8,7 +8,15 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from embedseg_large.cli.options import names, numbers, pair, ranges, sizes, timepoints
+from embedseg_large.cli.options import (
+    AllowMissing,
+    names,
+    numbers,
+    pair,
+    ranges,
+    sizes,
+    timepoints,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +134,7 @@ class Input:
             "a converted file."
         ),
     ] = None
+    allow_missing: AllowMissing = False
     timepoint: Annotated[
         Any,
         typer.Option(

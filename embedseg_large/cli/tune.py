@@ -58,7 +58,11 @@ def tune(
         ),
     ] = None,
     channel: Annotated[
-        int | None, typer.Option(help="Channel of the images. Default: 0, or all of the model's.")
+        str | None,
+        typer.Option(
+            metavar="C",
+            help="Channel of the images, a number or name. Default: 0, or all of the model's.",
+        ),
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,

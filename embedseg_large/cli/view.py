@@ -20,6 +20,10 @@ def view(
         str | None,
         typer.Option(help="Name of the labels, or path of another label group. Default: all."),
     ] = None,
+    axes: Annotated[
+        str | None,
+        typer.Option(help="Letters of the image's axes, where neither it nor the labels know."),
+    ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the page; 0: any free port.")
     ] = 0,
@@ -34,7 +38,7 @@ def view(
     from embedseg_large.viewing import napari_window
     from embedseg_large.viewing.scene import open_scene
 
-    scene = open_scene(store, labels)
+    scene = open_scene(store, labels, axes)
     if not web and napari_window.is_available():
         napari_window.show(scene, shown(store))
     elif is_remote(scene.image.path):

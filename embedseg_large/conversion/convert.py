@@ -13,6 +13,7 @@ command resumes with what the journal does not know; a changed source or setting
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -37,6 +38,8 @@ from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.multiscale import check_local
 from embedseg_large.volumes.volume import Volume
+
+logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("embedseg-large", "numpy", "zarr")
 _IMAGE = "image-"
@@ -126,6 +129,8 @@ def convert(
         allow_missing=allow_missing,
         series=series,
     )
+    if told := volume.time_or_depth():
+        logger.warning(told)
     if components:
         volume = numbered(volume)
     final = check_local(os.fspath(out))

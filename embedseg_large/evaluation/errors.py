@@ -184,7 +184,12 @@ class Errors:
         """Number of objects of each kind, in the order of `KINDS`."""
         return {kind: int(np.count_nonzero(self.kind == kind)) for kind in KINDS}
 
-    def columns(self, image: str, voxel_size: Sequence[float] | None) -> dict[str, NDArray[Any]]:
+    def columns(
+        self,
+        image: str,
+        voxel_size: Sequence[float] | None,
+        origin: Sequence[float] | None = None,
+    ) -> dict[str, NDArray[Any]]:
         """Return the columns of a table by name.
 
         Parameters
@@ -194,12 +199,16 @@ class Errors:
         voxel_size
             In µm along (z,) y, x. Without it ``z_um``, ``y_um`` and ``x_um`` are NaN, and so is
             ``z`` in 2D.
+        origin
+            Of the centre of the first voxel, in µm; None: 0.
         """
         unknown = np.full((self.ids.size, len(_AXES)), np.nan)
         voxels, um = unknown.copy(), unknown
         voxels[:, -self.position.shape[1] :] = self.position
         if voxel_size is not None:
             um[:, -self.position.shape[1] :] = self.position * np.asarray(voxel_size)
+            if origin is not None:
+                um[:, -self.position.shape[1] :] += np.asarray(origin)
         predicted = np.isin(self.kind, ("merge", "fragment", "false_positive"))
         return {
             "image": np.full(self.ids.size, image),

@@ -216,7 +216,7 @@ def evaluate_images(
             counts = judged.counts if judged else None
             images.append(ImageScores(pair.name, scored, counts, pair.region))
             if judged is not None and errors is not None:
-                tables.append(judged.columns(pair.name, pair.voxel_size))
+                tables.append(judged.columns(pair.name, pair.voxel_size, pair.origin))
     if errors is not None:
         write_table(errors, stacked(tables))
     return Evaluation(pooled([image.scores for image in images]), images)

@@ -36,6 +36,11 @@ class LabelPair:
     """Value of unannotated true voxels, in addition to negative values: they are ignored."""
 
     def __post_init__(self) -> None:
+        if self.prediction.axes != self.truth.axes:
+            raise VolumeError(
+                f"{self.name}: the prediction has axes {self.prediction.axes}, the truth "
+                f"{self.truth.axes}{_depth(self.prediction, self.truth)}"
+            )
         if self.prediction.shape != self.truth.shape:
             raise VolumeError(
                 f"{self.name}: the prediction has shape {self.prediction.shape}, the truth "
@@ -44,7 +49,7 @@ class LabelPair:
         if "t" in self.prediction.axes:
             raise VolumeError(
                 f"{self.name}: the labels have {self.prediction.n_timepoints} timepoints; "
-                "compare them one by one"
+                f"compare them one by one{_depth(self.prediction, self.truth)}"
             )
 
     @property
@@ -56,6 +61,17 @@ class LabelPair:
     def voxel_size(self) -> tuple[float, ...] | None:
         """In µm, from the truth, or else from the prediction."""
         return self.truth.voxel_size or self.prediction.voxel_size
+
+    @property
+    def origin(self) -> tuple[float, ...]:
+        """Of the centre of the first voxel in µm, from the side that has the voxel size."""
+        return (self.truth if self.truth.voxel_size else self.prediction).origin
+
+
+def _depth(*volumes: Volume) -> str:
+    """Say whose timepoints may be planes."""
+    told = [text for text in (volume.time_or_depth() for volume in volumes) if text]
+    return "".join(f"; {text}" for text in told)
 
 
 def open_label_pairs(
@@ -155,4 +171,4 @@ def _labels(source: Any, axes: str | None, *, truth: bool) -> Volume:
         labels = joined(volume.name, "labels/NAME")
         raise UsageError(f"{volume.name} is an image; pass its labels: {labels}")
     check_label_voxels(volume, strict=truth)
-    return volume
+    return volume.flattened()

@@ -63,7 +63,7 @@ def _is_as_stored(volume: Volume) -> bool:
     """Whether the voxel size is that of the image's metadata, or unknown."""
     stored = volume.levels[volume.level].scale
     said = voxel_size_um(volume.stored_axes, stored, volume.units)
-    return volume.voxel_size is None or said == volume.voxel_size
+    return volume.voxel_size is None or (said or ())[-volume.ndim :] == volume.voxel_size
 
 
 def _unit_sizes(volume: Volume, axes: str, base: Level) -> tuple[float, ...]:

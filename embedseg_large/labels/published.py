@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from embedseg_large.errors import UnreachableError, UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.folder import PROVENANCE as PROVENANCE
 from embedseg_large.labels.folder import is_label_name, provenance_in
-from embedseg_large.storage.connection import joined, shown
+from embedseg_large.storage.connection import is_remote, joined, shown
 from embedseg_large.storage.failures import is_denied
 from embedseg_large.storage.group import ngff_content
 from embedseg_large.storage.open import folder_at
 from embedseg_large.storage.zarr_groups import read_attributes
 from embedseg_large.volumes.volume import Volume, open_volume
+
+_OPENING = ("axes", "voxel_size", "series", "allow_missing")
+"""What is recorded of how an image was opened."""
 
 
 def place_of_labels(source: str, name: str | None) -> str:
@@ -80,9 +85,47 @@ def place_of_image(labels: str, made: Mapping[str, Any], axes: str | None = None
     for path in (*own, made.get("volume", {}).get("path")):
         if path:
             with suppress(VolumeError, UsageError):  # axes may belong to the other one
-                open_volume(path, channel=None, axes=axes)
+                open_volume(path, channel=None, **_said(made, path, axes))
                 return str(path)
     return None
+
+
+def image_options(labels: Any, image: Any, axes: str | None = None) -> dict[str, Any]:
+    """How to open an image: as the run that made the labels was told, if it is the same one.
+
+    Parameters
+    ----------
+    labels
+        Path or URL of the group of labels; of anything else nothing is known.
+    image
+        Path or URL.
+    axes
+        Letters of its axes, which override those of the run.
+
+    Returns
+    -------
+    Keywords of `open_volume`.
+    """
+    if not isinstance(labels, str | os.PathLike) or not isinstance(image, str | os.PathLike):
+        return {} if axes is None else {"axes": axes}
+    return _said(provenance_of(os.fspath(labels)), os.fspath(image), axes)
+
+
+def _said(made: Mapping[str, Any], image: str, axes: str | None) -> dict[str, Any]:
+    about = made.get("volume", {})
+    recorded, said = about.get("path"), about.get("opening")
+    known: dict[str, Any] = {}
+    if isinstance(said, dict) and isinstance(recorded, str) and _is_same(recorded, image):
+        known = {name: value for name, value in said.items() if name in _OPENING}
+    if about.get("level"):
+        known.pop("voxel_size", None)  # that of another level
+    return known if axes is None else known | {"axes": axes}
+
+
+def _is_same(recorded: str, image: str) -> bool:
+    if is_remote(image) or is_remote(recorded):
+        return shown(image) == recorded
+    return Path(image).absolute() == Path(recorded)
 
 
 def labelled_part(labels: Volume) -> Box | None:

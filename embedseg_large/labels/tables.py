@@ -123,6 +123,30 @@ def write_label_table(
     return joined(store, f"tables/{labels}/table.{backend}")
 
 
+def table_warning(store: str, labels: str, token: str | None) -> str | None:
+    """Say that a table in a store is of other labels than those that have its name now.
+
+    Parameters
+    ----------
+    store, labels
+        Path or URL of the store, and name of the labels.
+    token
+        Of the labels.
+
+    Returns
+    -------
+    str or None
+        None if there is no table of ours, or it is of these labels.
+    """
+    about = read_attributes(folder_at(joined(store, f"tables/{labels}"))).get(PROVENANCE)
+    if not isinstance(about, dict) or about.get("token") == token:
+        return None
+    return (
+        f"{joined(shown(store), f'tables/{labels}')} is of other labels of that name, which were "
+        "replaced: measure again with --into-store"
+    )
+
+
 def _check_mode(*folders: Path) -> None:
     """Refuse read-only folders."""
     for folder in folders:

@@ -63,6 +63,8 @@ class LabelTarget:
     """Whether labels of that name may be replaced."""
     in_image: bool
     """Whether `store` is the segmented image."""
+    is_flat: bool = False
+    """Whether the image has a z axis of one plane, which boxes leave out, and the labels have."""
 
     @property
     def folder(self) -> str:
@@ -171,11 +173,12 @@ class PendingLabels:
 
         If labels are only `about` a part of level 0, other regions need not be written: they are 0.
         """
-        return self.store.regions(level, about)
+        about = None if about is None else self._stored(about)
+        return map(self._seen, self.store.regions(level, about))
 
     def read(self, level: int, box: Box, timepoint: int | None = None) -> NDArray[Any]:
         """Read labels back; arguments as in `write`."""
-        return self.store.read(level, box, self._lead(timepoint))
+        return self.store.read(level, self._stored(box), self._lead(timepoint)).reshape(box.shape)
 
     def write(
         self, level: int, box: Box, labels: NDArray[Any], timepoint: int | None = None
@@ -202,11 +205,14 @@ class PendingLabels:
         UsageError
             If the timepoint is missing or wrong.
         """
-        self.store.write(level, box, labels, self._lead(timepoint))
+        stored = self._stored(box)
+        if labels.shape == box.shape:
+            labels = labels.reshape(stored.shape)
+        self.store.write(level, stored, labels, self._lead(timepoint))
 
     def source(self, level: int, box: Box) -> Box:
         """Find the region of level ``level - 1`` that `downsample` reads for a box."""
-        return self.store.source(level, box)
+        return self._seen(self.store.source(level, self._stored(box)))
 
     def downsample(
         self, level: int, box: Box, timepoint: int | None = None, finer: Reader | None = None
@@ -234,7 +240,14 @@ class PendingLabels:
         OutputError
             If it cannot be written: read-only, disk full.
         """
-        self.store.sample(level, box, self._lead(timepoint), finer)
+        reader = finer
+        if finer is not None and self.target.is_flat:
+            given = finer
+
+            def reader(box: Box) -> NDArray[Any]:
+                return given(self._seen(box))[np.newaxis]
+
+        self.store.sample(level, self._stored(box), self._lead(timepoint), reader)
 
     def instances(self, count: int, columns: Sequence[str]) -> InstanceTable:
         """Describe a table of the instances beside the labels; touches no disk.
@@ -298,6 +311,13 @@ class PendingLabels:
             If they cannot be removed.
         """
         label_folder(self.target.store).discard(self.draft)
+
+    def _stored(self, box: Box) -> Box:
+        """The same box of what is stored, which may have a z axis that the image's boxes lack."""
+        return Box((0, *box.start), (1, *box.stop)) if self.target.is_flat else box
+
+    def _seen(self, box: Box) -> Box:
+        return Box(box.start[1:], box.stop[1:]) if self.target.is_flat else box
 
     def _lead(self, timepoint: int | None) -> tuple[int, ...]:
         """Find the index along the axes before (z,) y, x."""
@@ -375,6 +395,7 @@ def label_target(
         levels=label_levels(volume, axes, _image_levels(folder)),
         overwrite=overwrite,
         in_image=volume.path is not None and _same(folder.store, volume.path),
+        is_flat=volume.is_flat,
     )
 
 

@@ -6,8 +6,9 @@ volume, for any boxes: an instance shared by several boxes is measured as one.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -20,6 +21,7 @@ from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.instances import KnownInstances
 from embedseg_large.labels.published import (
+    image_options,
     labelled_part,
     other_labels,
     place_of_image,
@@ -42,6 +44,8 @@ from embedseg_large.volumes.label_images import (
     unannotated,
 )
 from embedseg_large.volumes.volume import Volume, open_volume
+
+logger = logging.getLogger(__name__)
 
 _PROPERTIES = (
     *("voxels", "volume", "sphericity", "pixels", "area", "circularity", "axis_"),
@@ -85,7 +89,7 @@ def measure(
     labels: str | None = None,
     *,
     image: Any = None,
-    channel: int | Sequence[int] | None = None,
+    channel: int | str | Sequence[int | str] | None = None,
     timepoint: int | Sequence[int] | None = None,
     level: int = 0,
     axes: str | None = None,
@@ -110,13 +114,14 @@ def measure(
         `source`, or if that holds only labels, the image recorded by their run. If `source` is the
         labels themselves, only shapes are measured.
     channel
-        Channel or channels of the image; default: all.
+        Channel or channels of the image, by number or name; default: all.
     timepoint
         Timepoint or timepoints; default: all.
     level
         Level of the labels, 0 being the finest. The image level with the same shape is used.
     axes, image_axes
-        Letters of the axes of files that do not name them, such as ``zyx`` for a plain TIFF.
+        Letters of the axes of files that do not name them, such as ``zyx`` for a plain TIFF. Those
+        of an image that `segment` was told need not be passed again.
     voxel_size
         In µm along (z,) y, x of this level; overrides the metadata.
     within
@@ -264,7 +269,9 @@ def _columns(
     """All columns of a timepoint."""
     channels = [channel.channel or 0 for channel in subject.channels]
     shape = subject.labels.spatial_shape
-    columns = columns_of(regions, shape, subject.voxel_size, channels, told.part)
+    columns = columns_of(
+        regions, shape, subject.voxel_size, channels, told.part, subject.labels.origin
+    )
     label = columns.pop("label")
     columns = {"label": label, "timepoint": np.full(label.size, timepoint)} | columns
     if told.traced is not None:
@@ -298,7 +305,7 @@ def find_subject(
     labels: str | None = None,
     *,
     image: Any = None,
-    channel: int | Sequence[int] | None = None,
+    channel: int | str | Sequence[int | str] | None = None,
     level: int = 0,
     axes: str | None = None,
     image_axes: str | None = None,
@@ -315,7 +322,10 @@ def find_subject(
     found = _open_labels(place, level, axes, voxel_size)
     if image is None and place is not source:
         image = _image_of(os.fspath(source), place, image_axes)
-    channels = () if image is None else _open_channels(image, channel, image_axes, found)
+    channels: tuple[Volume, ...] = ()
+    if image is not None:
+        options = image_options(place, image, image_axes)
+        channels = _open_channels(image, channel, options, found)
     if not channels and channel is not None:
         raise UsageError("there is no image to take a channel from; pass one with image= (--image)")
     return Subject(
@@ -342,7 +352,9 @@ def _open_labels(
         raise VolumeNotFoundError(f"{error}{other_labels(str(place))}") from error
     check_label_type(found)
     check_label_voxels(found, strict=False)
-    return found
+    if told := found.time_or_depth():
+        logger.warning(told)
+    return found.flattened()
 
 
 def _image_of(store: str, labels: str, axes: str | None) -> str:
@@ -366,18 +378,33 @@ def _image_of(store: str, labels: str, axes: str | None) -> str:
 
 
 def _open_channels(
-    source: Any, asked: int | Sequence[int] | None, axes: str | None, labels: Volume
+    source: Any,
+    asked: int | str | Sequence[int | str] | None,
+    options: Mapping[str, Any],
+    labels: Volume,
 ) -> tuple[Volume, ...]:
     """Open the channels of an image at the level that has the shape of the labels."""
-    whole = open_volume(source, channel=None, axes=axes)
+    whole = _opened(source, None, 0, options, labels)
     level = _level_of_shape(whole, labels)
     if whole.n_timepoints != labels.n_timepoints:
         raise VolumeError(
             f"{labels.name}: {labels.n_timepoints} timepoints, and the image {whole.name} has "
             f"{whole.n_timepoints}; pass labels and image of the same timepoints"
         )
-    numbers = _each(asked, range(whole.n_channels))
-    return tuple(open_volume(source, channel=c, level=level, axes=axes) for c in numbers)
+    chosen: Iterable[int | str] = range(whole.n_channels)
+    if asked is not None:
+        chosen = (asked,) if isinstance(asked, int | str) else asked
+    return tuple(_opened(source, c, level, options, labels) for c in chosen)
+
+
+def _opened(
+    source: Any, channel: int | str | None, level: int, options: Mapping[str, Any], labels: Volume
+) -> Volume:
+    """Open an image as its labels are: one plane is 2D."""
+    if level:
+        options = {name: value for name, value in options.items() if name != "voxel_size"}
+    found = open_volume(source, channel=channel, level=level, **options)
+    return found.flattened() if labels.ndim == 2 else found
 
 
 def _level_of_shape(image: Volume, labels: Volume) -> int:

@@ -31,6 +31,7 @@ def columns_of(
     voxel_size: Sequence[float] | None,
     channels: Sequence[int] = (),
     part: Box | None = None,
+    origin: Sequence[float] | None = None,
 ) -> Columns:
     """Describe instances: columns of equal length, one row per instance, by ascending label.
 
@@ -77,7 +78,7 @@ def columns_of(
     if voxel_size is not None:
         columns[f"volume{units[2]}" if ndim == 3 else f"area{units[1]}"] = volumes
     centroids, covariance = _moments(regions, ndim)
-    columns |= _places(regions, centroids, voxel_size)
+    columns |= _places(regions, centroids, voxel_size, origin)
     columns |= _surfaces(regions, volumes, size, units)
     columns |= _principal_axes(covariance * np.outer(size, size), units[0])
     low, high = regions.low[:, 3 - ndim :], regions.high[:, 3 - ndim :]
@@ -111,19 +112,23 @@ def _moments(regions: Regions, ndim: int) -> tuple[NDArray[np.float64], NDArray[
 
 
 def _places(
-    regions: Regions, centroids: NDArray[np.float64], voxel_size: Sequence[float] | None
+    regions: Regions,
+    centroids: NDArray[np.float64],
+    voxel_size: Sequence[float] | None,
+    origin: Sequence[float] | None,
 ) -> Columns:
     """Return the columns of centroids and bounding boxes."""
     ndim = centroids.shape[1]
     names = _AXES[3 - ndim :]
     starts, stops = regions.low[:, 3 - ndim :], regions.high[:, 3 - ndim :]
     columns: Columns = dict(zip(names, centroids.T, strict=True))
+    at = np.zeros(ndim) if origin is None else np.asarray(origin)
     if voxel_size is not None:
-        columns |= _named("{}_um", names, centroids * voxel_size)
+        columns |= _named("{}_um", names, centroids * voxel_size + at)
     columns |= _named("{}_start", names, starts) | _named("{}_stop", names, stops)
     if voxel_size is not None:
-        columns |= _named("{}_start_um", names, (starts - 0.5) * voxel_size)
-        columns |= _named("{}_stop_um", names, (stops - 0.5) * voxel_size)
+        columns |= _named("{}_start_um", names, (starts - 0.5) * voxel_size + at)
+        columns |= _named("{}_stop_um", names, (stops - 0.5) * voxel_size + at)
     return columns
 
 

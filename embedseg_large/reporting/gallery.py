@@ -214,7 +214,7 @@ def _picture(row: int, subject: Subject, table: Table, inks: Inks) -> Picture:
 def _contrast(subject: Subject, plane: NDArray[Any]) -> Range:
     """Of a card its own, so that bright instances show their inside, within limits."""
     low, high = subject.contrast
-    brightest = float(np.percentile(plane, _BRIGHTEST))
+    brightest = float(np.percentile(plane.astype(np.float32, copy=False), _BRIGHTEST))
     return low, max(brightest, low + _LEAST_CONTRAST * (high - low))
 
 

@@ -83,6 +83,8 @@ class _Sight:
     unit: str
     diameter: float
     """Of a typical instance, in the unit of `steps`."""
+    origin: tuple[float, ...]
+    """Of the centre of the level's first voxel."""
 
 
 def overview(subject: Subject, inks: Inks, diameter: float) -> Overview | None:
@@ -140,6 +142,7 @@ def _drawn(
         steps=tuple(s / n for s, n in zip(full, labels.spatial_shape, strict=True)),
         unit="" if subject.voxel_size is None else "µm",
         diameter=diameter,
+        origin=labels.origin,
     )
     width = sight.steps[-1] * box.shape[-1]
     ruler = round_length(width / 4)
@@ -263,6 +266,7 @@ def first_seen(labels: Labels, axis: int) -> Labels:
 
 
 def _place(sight: _Sight, axis: int, at: int) -> str:
-    """A plane in µm from the volume's edge, or its number."""
+    """Where the middle of a plane lies in µm, as the metadata say, or its number."""
     number = sight.box.start[axis] + at
-    return f"{(number + 0.5) * sight.steps[axis]:.1f} µm" if sight.unit else str(number)
+    place = number * sight.steps[axis] + sight.origin[axis]
+    return f"{place:.1f} µm" if sight.unit else str(number)

@@ -69,7 +69,7 @@ def report(
     *,
     out: str | os.PathLike[str] = "report.html",
     image: str | os.PathLike[str] | None = None,
-    channel: int | None = None,
+    channel: int | str | None = None,
     timepoint: int | None = None,
     axes: str | None = None,
     image_axes: str | None = None,

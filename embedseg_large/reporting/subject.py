@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError, VolumeNotFoundError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.published import (
+    image_options,
     label_names,
     place_of_image,
     place_of_labels,
@@ -78,8 +80,9 @@ class Subject:
         ]
 
     def read(self, volume: Volume, box: Box) -> NDArray[Any]:
-        """Read a region of a level at the timepoint."""
-        return volume.read(box, None if volume.timepoint is not None else self.timepoint)
+        """Read a region of a level at the timepoint; yes and no are 1 and 0."""
+        voxels = volume.read(box, None if volume.timepoint is not None else self.timepoint)
+        return voxels.view(np.uint8) if voxels.dtype == np.bool_ else voxels
 
 
 def find_subject(
@@ -87,7 +90,7 @@ def find_subject(
     labels: str | None = None,
     *,
     image: str | os.PathLike[str] | None = None,
-    channel: int | None = None,
+    channel: int | str | None = None,
     timepoint: int | None = None,
     axes: str | None = None,
     image_axes: str | None = None,
@@ -120,7 +123,8 @@ def find_subject(
     """
     place = _place(os.fspath(source), labels, axes, has_image=image is not None)
     name = place.rstrip("/").rpartition("/")[2]
-    layer = open_layer(place, name, axes) if labels is None else _open_named(place, name, axes)
+    layer = _open_named(place, name, axes) if labels else open_layer(place, name, axes=axes)
+    layer = replace(layer, levels=tuple(level.flattened() for level in layer.levels))
     made = scrubbed(provenance_of(place)) if layer.finest.is_labels else {}
     where = place_of_image(place, made, image_axes) if image is None else os.fspath(image)
     chosen = made.get("volume", {}).get("channel") if channel is None else channel
@@ -131,27 +135,25 @@ def find_subject(
     found = measure.find_subject(
         place,
         image=where,
-        channel=None if where is None else _number(chosen),
+        channel=None if where is None else 0 if chosen is None else chosen,
         axes=axes,
         image_axes=image_axes,
         voxel_size=voxel_size,
     )
-    shown_image = None if where is None else open_layer(where, "image", image_axes)
+    shown_image = None
+    if where is not None:
+        shown_image = open_layer(where, "image", **image_options(place, where, image_axes))
+    number = (found.channels[0].channel or 0) if found.channels else 0
     return Subject(
         name=name,
         labels=layer,
-        image=_levels(shown_image, _number(chosen)),
-        contrast=_contrast(shown_image, layer, _number(chosen)),
-        channel=_number(chosen),
+        image=_levels(shown_image, number, layer.finest.ndim),
+        contrast=_contrast(shown_image, layer, number),
+        channel=number,
         timepoint=_timepoint(timepoint, layer.finest, made),
         voxel_size=found.voxel_size,
         made=made,
     )
-
-
-def _number(channel: Any) -> int:
-    """The channel; None for runs on several channels."""
-    return channel if isinstance(channel, int) else 0
 
 
 def _place(source: str, name: str | None, axes: str | None, *, has_image: bool) -> str:
@@ -172,7 +174,7 @@ def _place(source: str, name: str | None, axes: str | None, *, has_image: bool) 
 def _open_named(place: str, name: str, axes: str | None) -> Layer:
     """Open labels of a store; if missing, the error lists those that exist."""
     try:
-        return open_layer(place, name, axes)
+        return open_layer(place, name, axes=axes)
     except VolumeNotFoundError as error:
         store = place.removesuffix(f"/labels/{name}")
         names = ", ".join(label_names(store))
@@ -180,9 +182,11 @@ def _open_named(place: str, name: str, axes: str | None) -> Layer:
         raise VolumeNotFoundError(f"{shown(store)}: no labels {name!r}, {there}") from error
 
 
-def _levels(image: Layer | None, channel: int) -> tuple[Volume, ...]:
+def _levels(image: Layer | None, channel: int, ndim: int) -> tuple[Volume, ...]:
+    """The channel at all levels, as 2D images where the labels are."""
     levels = () if image is None else image.levels
-    return tuple(replace(level, channel=channel) for level in levels)
+    chosen = (replace(level, channel=channel) for level in levels)
+    return tuple(level.flattened() if ndim == 2 else level for level in chosen)
 
 
 def _contrast(image: Layer | None, labels: Layer, channel: int) -> Range:

@@ -31,7 +31,7 @@ from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.volumes.intensity import otsu_threshold
-from embedseg_large.volumes.volume import Volume, open_volume
+from embedseg_large.volumes.volume import Volume
 
 FieldMode = Literal["none", "depth", "smooth"]
 MODES: tuple[str, ...] = get_args(FieldMode)
@@ -362,13 +362,7 @@ def _coarse(volume: Volume, diameter: Sequence[float]) -> Volume:
     for number in range(volume.level + 1, len(volume.levels)):
         if volume.levels[number].shape is None:
             break
-        found = open_volume(
-            volume.path,
-            channel=volume.channel,
-            level=number,
-            timepoint=volume.timepoint,
-            nodata=volume.nodata,
-        )
+        found = volume.at_level(number)
         ratios = [n / m for n, m in zip(found.spatial_shape, volume.spatial_shape, strict=True)]
         if min(d * r for d, r in zip(diameter, ratios, strict=True)) < LEAST_WIDTH:
             break

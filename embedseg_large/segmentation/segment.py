@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from embedseg_large.errors import UsageError
 from embedseg_large.labels.instances import InstanceTable
+from embedseg_large.labels.tables import table_warning
 from embedseg_large.labels.target import PendingLabels
 from embedseg_large.runs.dask.backend import chosen, client_of
 from embedseg_large.runs.dask.cluster_file import ClusterSettings, offers_gpu
@@ -236,6 +237,8 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
     logger.info("segmenting %s into %s", order.volume.shape, order.target.path)
     logger.info("settings: %s", order.settings.as_dict())
     warnings = _warned(voxel_size_warning(order.volume, order.network, order.resampling))
+    warnings += _warned(order.volume.time_or_depth())
+    warnings += _warned(table_warning(order.target.store, order.target.name, token(run.facts)))
     progress.tell(_beginning(order, run))
     recorder = Recorder(executor, run.journal, progress)
     found = _find_all(order, run, recorder)
@@ -307,7 +310,7 @@ def _blank_warning(found: Sequence[Found]) -> str | None:
 
 def _range_warnings(order: Order, found: Sequence[Found]) -> list[str]:
     """Say which intensities may be the wrong ones, once for each channel."""
-    if order.kept is not None or order.by_otsu:
+    if order.kept is not None or order.by_otsu or order.volume.dtype.kind == "b":
         return []
     texts = []
     for channel in range(len(found[0].job.intensity)):

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from embedseg_large.viewing.scene import Layer, Scene
+from embedseg_large.volumes.volume import Volume
 
 _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
 
@@ -35,12 +36,16 @@ def add_layers(viewer: Any, scene: Scene) -> None:
     viewer.add_image(
         _pyramid(image),
         channel_axis=None if channel < 0 else channel,
-        name=image.name if channel < 0 else [f"channel {c}" for c in range(volume.n_channels)],
+        name=image.name if channel < 0 else _channel_names(volume),
         contrast_limits=contrast[0] if channel < 0 else contrast,
         **_placed(image),
     )
     for number, layer in enumerate(scene.labels):
         viewer.add_labels(_pyramid(layer), name=layer.name, visible=number == 0, **_placed(layer))
+
+
+def _channel_names(volume: Volume) -> list[str]:
+    return list(volume.channel_names) or [f"channel {c}" for c in range(volume.n_channels)]
 
 
 def _pyramid(layer: Layer) -> Any:
@@ -50,11 +55,14 @@ def _pyramid(layer: Layer) -> Any:
 
 
 def _placed(layer: Layer) -> dict[str, Any]:
-    """Scale and units of all axes except channels."""
+    """Scale, place and units of all axes except channels."""
     volume = layer.finest
     before = [a for a in volume.axes if a == "t"]
     size = volume.voxel_size or (1.0,) * volume.ndim
     unit = "pixel" if volume.voxel_size is None else "um"
     units = ("pixel",) * len(before) + (unit,) * volume.ndim
     names = (*before, *volume.spatial_axes)
-    return {"scale": (1.0,) * len(before) + size, "units": units, "axis_labels": names}
+    placed = {"scale": (1.0,) * len(before) + size, "units": units, "axis_labels": names}
+    if any(volume.origin):
+        placed["translate"] = (0.0,) * len(before) + volume.origin
+    return placed

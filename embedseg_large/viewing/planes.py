@@ -79,6 +79,11 @@ class Planes:
         """Of that level in µm, or ones."""
         return self._volume.voxel_size or (1.0,) * self._volume.ndim
 
+    @cached_property
+    def origin(self) -> tuple[float, ...]:
+        """Of the centre of its first voxel, in µm or voxels."""
+        return self._volume.origin
+
     def cut_axes(self) -> str:
         """Axes along which there are planes; for a 2D image z, with the image as the only plane."""
         return self.axes if len(self.axes) == 3 else "z"
@@ -157,9 +162,9 @@ class Planes:
 
 def _read(volume: Volume, timepoint: int) -> NDArray[Any]:
     """Read a whole timepoint; labels with a single timepoint apply to all."""
-    return volume.read(
-        Box.whole(volume.spatial_shape), timepoint if volume.timepoint is None else None
-    )
+    whole = Box.whole(volume.spatial_shape)
+    voxels = volume.read(whole, timepoint if volume.timepoint is None else None)
+    return voxels.view(np.uint8) if voxels.dtype == np.bool_ else voxels
 
 
 def _level_for(layer: Layer, shape: tuple[int, ...]) -> Volume:

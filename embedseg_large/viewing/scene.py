@@ -11,7 +11,13 @@ import numpy as np
 
 from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
-from embedseg_large.labels.published import label_names, provenance_of
+from embedseg_large.labels.published import (
+    image_options,
+    label_names,
+    place_of_image,
+    place_of_labels,
+    provenance_of,
+)
 from embedseg_large.storage.connection import joined
 from embedseg_large.storage.group import ngff_content
 from embedseg_large.storage.open import folder_at
@@ -63,7 +69,7 @@ class Scene:
     """One a channel."""
 
 
-def open_scene(store: str, labels: str | None = None) -> Scene:
+def open_scene(store: str, labels: str | None = None, axes: str | None = None) -> Scene:
     """Open an image and its labels; reads no more voxels than those of a coarse level.
 
     Parameters
@@ -72,6 +78,9 @@ def open_scene(store: str, labels: str | None = None) -> Scene:
         Path or URL of an image, or of one of its label groups (``STORE/labels/NAME``).
     labels
         Name of labels in the store, or path of a label group elsewhere; None: all of them.
+        For a store that holds only labels, the image recorded by their run is opened.
+    axes
+        Letters of the axes of an image that does not name them, if its labels do not know them.
 
     Raises
     ------
@@ -80,25 +89,42 @@ def open_scene(store: str, labels: str | None = None) -> Scene:
     VolumeError
         If something cannot be read.
     """
-    image = open_layer(store, "image")
+    elsewhere = labels if labels is not None and "/" in labels else None
+    around = None if elsewhere else _image_elsewhere(store, labels)
+    if around is not None:
+        place, store = around
+        elsewhere = labels = place
+    image = open_layer(store, "image", **image_options(elsewhere, store, axes))
     if image.finest.is_labels:
         if labels is not None:
             raise UsageError(f"{store}: this is a label volume itself; leave out --labels")
         store, _, labels = image.path.partition("/labels/")
-        image = open_layer(store, "image")
+        image = open_layer(store, "image", **image_options(image.path, store, axes))
     found = tuple(_labels(image, labels))
     return Scene(image=image, labels=found, contrast=tuple(contrasts(image, found)))
 
 
-def open_layer(path: str, name: str, axes: str | None = None) -> Layer:
+def open_layer(path: str, name: str, **options: Any) -> Layer:
     """Open an image or labels at all levels that have an array, under a name; reads no voxels.
 
-    `axes` are the letters of the axes of a file that does not name them.
+    `options` are those of `open_volume` for a file that does not say all, such as ``axes``.
     """
-    finest = open_volume(path, channel=None, axes=axes)
+    finest = open_volume(path, channel=None, **options)
     there = [k for k, level in enumerate(finest.levels) if level.shape is not None]
-    levels = tuple(open_volume(path, channel=None, level=k, axes=axes) for k in there if k)
-    return Layer(name=name, levels=(finest, *levels))
+    return Layer(name=name, levels=(finest, *(finest.at_level(k) for k in there if k)))
+
+
+def _image_elsewhere(store: str, labels: str | None) -> tuple[str, str] | None:
+    """Labels in a store without an image, and the image that their run says it segmented."""
+    inside = "/labels/" in store
+    root = store.partition("/labels/")[0]
+    with suppress(VolumeError, UsageError):
+        if ngff_content(read_attributes(folder_at(root))).get("multiscales"):
+            return None
+        place = store if inside else place_of_labels(store, labels)
+        image = place_of_image(place, provenance_of(place)) if place != store or inside else None
+        return None if image is None else (place, image)
+    return None
 
 
 def _labels(image: Layer, asked: str | None) -> Iterator[Layer]:
@@ -172,5 +198,6 @@ def _measured(image: Layer, channel: int) -> Range:
         whole = Box((middle, *whole.start[1:]), (middle + 1, *whole.stop[1:]))
     one = replace(level, channel=channel)
     voxels = one.read(whole, None if one.timepoint is not None else 0)
-    low, high = np.percentile(voxels[np.isfinite(voxels)], PERCENTILES)
+    finite = voxels[np.isfinite(voxels)]
+    low, high = np.percentile(finite.astype(np.float32, copy=False), PERCENTILES)
     return float(low), float(max(high, low + 1e-6))

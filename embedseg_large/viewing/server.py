@@ -84,6 +84,7 @@ class Site:
             "shape": list(planes.shape),
             "full_shape": list(volume.spatial_shape),
             "voxel_size": None if volume.voxel_size is None else list(planes.voxel_size),
+            "origin": list(planes.origin),
             "planes": {a: {"width": p.width, "height": p.height} for a, p in sizes.items()},
             "channels": volume.n_channels,
             "timepoints": volume.n_timepoints,

@@ -64,6 +64,8 @@ class IntensityRange:
     """Percentile `RARE`, which is far above `high` if all bright intensities are in few voxels."""
     brightest: float | None = None
     """The brightest voxel; equals `high` in case of saturation or dust."""
+    saturated_voxels: int = 0
+    """Voxels of that value which were left out of the upper percentile, see `intensity_range`."""
 
     def __post_init__(self) -> None:
         if not (isfinite(self.low) and isfinite(self.high) and self.low < self.high):
@@ -133,6 +135,11 @@ def intensity_range(
     hold data (for types other than 8- and 16-bit integers: over the voxels as float32). If these
     are all equal, blank voxels count too.
 
+    A little saturated dust takes the upper percentile of an image whose objects are far darker. So
+    where that percentile is the brightest value there is, the same percentile of the darker voxels
+    takes its place if it is less than half as far above the lower one, and stands out of the
+    background: it is above the median by three times as much as the lower percentile is below it.
+
     Parameters
     ----------
     volume
@@ -184,6 +191,20 @@ def intensity_range(
             inside=inside,
             map=map,
         )
+    if low < high >= brightest:
+        found = _without_saturation(volume.dtype, coarse, percentiles, count)
+        if found is not None:
+            return IntensityRange(
+                low,
+                found[0],
+                percentiles,
+                coarse.voxels,
+                coarse.excluded,
+                sample,
+                rare,
+                brightest,
+                found[1],
+            )
     if low == high:
         raise IntensityError(
             f"{volume.name}: the image is constant, percentiles {percentiles} are "
@@ -229,6 +250,12 @@ def range_warning(intensity: IntensityRange) -> str | None:
     if intensity.percentiles is None or intensity.brightest is None or intensity.rare is None:
         return None
     percentile, high = intensity.percentiles[1], intensity.high
+    if intensity.saturated_voxels:
+        return (
+            f"{intensity.saturated_voxels:,} voxels are saturated at {intensity.brightest:g}: dust "
+            f"perhaps. Percentile {percentile:g} of the others, {high:g}, becomes 1; look whether "
+            "that is the intensity of your objects, or give --intensity-range LO,HI"
+        )
     advice = "check the range of your objects, and pass it: --intensity-range LO,HI"
     if high >= intensity.brightest and intensity.voxels * (100 - percentile) / 100 > 1:
         return (
@@ -462,6 +489,31 @@ def _percentiles(
         keys = fine.at(ranks - coarse.below(keys) + fine.below(keys << np.uint32(16)))
     below, above = _values(keys, dtype)
     return [float(v) for v in _interpolate(below, above, positions - ranks[0])]
+
+
+def _without_saturation(
+    dtype: np.dtype[Any],
+    coarse: Histogram,
+    percentiles: tuple[float, float],
+    count: Callable[[Sequence[int] | None], Histogram],
+) -> tuple[float, int] | None:
+    """Upper percentile of the voxels below the brightest, and how many are left out.
+
+    None where the brightest may be the objects themselves; see `intensity_range`.
+    """
+    fine = coarse if _is_small(dtype) else count((int(coarse.keys[-1]),))
+    saturated = int(fine.counts[-1])
+    darker = coarse.voxels - saturated
+    if darker < 2:
+        return None
+    share = (darker - 1) / (coarse.voxels - 1)  # ranks of the darker voxels are those of all
+    low, median, high, brightest = _percentiles(
+        dtype, coarse, (percentiles[0], 50.0, percentiles[1] * share, 100.0), count
+    )
+    stands_out = high - median > 3 * (median - low)
+    if not low < high or not stands_out or 2 * (high - low) >= brightest - low:
+        return None
+    return high, saturated
 
 
 def _summarise_item(

@@ -57,6 +57,7 @@ def check_label_type(volume: Volume) -> None:
             f"{volume.name}: {volume.n_channels} channels (axes {volume.stored_axes}, shape "
             f"{volume.stored_shape}), like a coloured picture; a label image has one channel, "
             "with one integer per object: save the labels themselves, not their colours"
+            + ("" if (told := volume.time_or_depth()) is None else f"; {told}")
         )
     if volume.dtype.kind == "b":
         raise VolumeError(f"{volume.name}: {_mask_text(volume)}")

@@ -69,7 +69,11 @@ class TiffArray:
 
 
 def open_tiff(
-    path: str, level: int, allow_missing: bool = False, series: int | None = None
+    path: str,
+    level: int,
+    allow_missing: bool = False,
+    series: int | None = None,
+    axes: str | None = None,
 ) -> tuple[Header, StoredArray]:
     """Open one level of an image in a TIFF.
 
@@ -83,6 +87,8 @@ def open_tiff(
         Whether missing planes and files are read as zeros.
     series
         Index of the image in the file; None: the largest.
+    axes
+        Letters of its axes, if the file does not say it or is wrong; sizes go by letter.
 
     Raises
     ------
@@ -95,9 +101,8 @@ def open_tiff(
     """
     with _complained() as complaints, _opened(path) as file:
         number = _chosen(file, path, series)
-        header = _header(file, number)
-        if not allow_missing:
-            _check_whole(file, number, path, complaints)
+        header = _header(file, number, axes)
+        _check_whole(file, number, path, complaints, allow_missing)
         members = _members(file, number)
     pick_level(header.levels, level, path)
     opener = partial(TiffArray, path, level, number)
@@ -120,7 +125,7 @@ def tiff_content(path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """
     with _complained() as complaints, _opened(path) as file:
         number = _chosen(file, path, None)
-        _check_whole(file, number, path, complaints)
+        _check_whole(file, number, path, complaints, False)
         series = file.series[number]
         return tuple(series.shape), np.dtype(series.dtype).newbyteorder("=")
 
@@ -175,9 +180,13 @@ def _chosen(file: Any, path: str, asked: int | None) -> int:
     return asked
 
 
-def _check_whole(file: Any, number: int, path: str, complaints: list[str]) -> None:
+def _check_whole(
+    file: Any, number: int, path: str, complaints: list[str], allow_missing: bool
+) -> None:
     missing = [*complaints, *_cut_off(file, file.series[number])]
-    if missing:
+    if missing and allow_missing:
+        logger.warning("%s: incomplete, with zeros in its place: %s", path, missing[0])
+    elif missing:
         raise VolumeError(
             f"{path}: incomplete: {missing[0]}; restore what is missing, or read it as zeros with "
             "--allow-missing"
@@ -230,9 +239,11 @@ def _opened(path: str) -> Iterator[Any]:
             raise VolumeError(f"{path}: cannot be opened ({error})") from error
 
 
-def _header(file: Any, number: int) -> Header:
+def _header(file: Any, number: int, asked: str | None) -> Header:
     series = file.series[number]
     axes = "".join(_letter(code, series.axes) for code in series.axes)
+    said = "" if asked is None else asked.replace(",", "").lower()
+    axes = said if len(said) == len(axes) else axes
     pixels = _pixels(file, number)
     steps = _tag_steps(file, series.keyframe) if pixels is None else _ome_steps(pixels)
     return Header(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache, partial
 from math import isfinite, prod
 from pathlib import Path
+from secrets import token_hex
 from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -27,6 +28,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.storage.connection import is_remote, shown
 from embedseg_large.volumes.axes import (
     CANONICAL,
+    OTHER,
     SPATIAL,
     check_axes,
     default_axes,
@@ -44,10 +46,29 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+_MOST_CHANNELS = 6
+"""Of a plane; more may be the planes of a stack."""
 _MOST_VOXELS = 1 << 62
 """Maximum voxels of a timepoint and channel: voxel indices have 64 bits."""
 _MOST_ALONG = {"t": 1_000_000, "c": 10_000}
 """Maximum number of timepoints or channels, which are listed one by one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opening:
+    """What a user said of an image that its file does not say, so that it can be opened again."""
+
+    axes: str | None = None
+    voxel_size: tuple[float, ...] | None = None
+    """Of the level that was opened."""
+    series: int | None = None
+    allow_missing: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """What was said, as keywords of `open_volume` that JSON can hold; empty for nothing."""
+        said = {name: getattr(self, name) for name in self.__slots__}
+        told = {name: value for name, value in said.items() if value not in (None, False)}
+        return told | ({} if self.voxel_size is None else {"voxel_size": list(self.voxel_size)})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,6 +109,12 @@ class Volume:
     """Index of this image among them."""
     nodata: NoData = AUTO
     """Which voxels hold no data."""
+    identity: str = field(default_factory=lambda: token_hex(8), repr=False)
+    """Of this opening: a file may be another one the next time."""
+    opening: Opening = Opening()
+    """What was said of it when it was opened."""
+    is_flat: bool = False
+    """Whether a z axis of length 1 does not count, see `flattened`."""
 
     def __str__(self) -> str:
         """Name, axes and shape, type and voxel size, in one line."""
@@ -112,7 +139,7 @@ class Volume:
         kept = {"t"} if self.timepoint is None else set()
         kept |= {"c"} if self.channel is None else set()
         return "".join(
-            a for a in CANONICAL if a in self.stored_axes and (a in SPATIAL or a in kept)
+            a for a in CANONICAL if a in self.spatial_axes or (a in self.stored_axes and a in kept)
         )
 
     @property
@@ -128,7 +155,7 @@ class Volume:
     @property
     def spatial_axes(self) -> str:
         """``"zyx"`` or ``"yx"``."""
-        return "".join(a for a in SPATIAL if a in self.stored_axes)
+        return "".join(a for a in SPATIAL[self.is_flat :] if a in self.stored_axes)
 
     @property
     def ndim(self) -> int:
@@ -183,10 +210,13 @@ class Volume:
         data: da.Array = chosen.transpose(self._order(self.timepoint))
         return data
 
-    @cached_property
+    @property
     def known_planes(self) -> dict[tuple[int | None, int], NDArray[np.bool_]]:
-        """Whether planes are blank, by timepoint and z, as far as known."""
-        return {}
+        """Whether planes are blank, of a timepoint and z, as far as this process has looked.
+
+        Tasks that get the same volume share it, so that a process reads a blank plane once.
+        """
+        return _known_planes(self.identity, self.level, self.channel, self.timepoint)
 
     def read(self, box: Box, timepoint: int | None = None) -> NDArray[Any]:
         """Read a region now.
@@ -215,6 +245,64 @@ class Volume:
             raise UsageError(f"box {box} is not inside the volume {self.spatial_shape}")
         at = self._timepoint(timepoint)
         return self.storage[self._index(box, at)].transpose(self._order(at))
+
+    def flattened(self) -> Volume:
+        """Take a single plane for the 2D image that it is; any other volume is returned as it is.
+
+        Axes and sizes along z are left out then; what is stored keeps its axes.
+        """
+        if self.is_flat or "z" not in self.stored_axes or self._length("z") > 1:
+            return self
+        size = None if self.voxel_size is None else self.voxel_size[1:]
+        return replace(self, is_flat=True, voxel_size=size)
+
+    @property
+    def origin(self) -> tuple[float, ...]:
+        """Where the centre of the first voxel lies, along the spatial axes.
+
+        In µm, or in voxels where the voxel size is not known; zeros where nothing says it. Voxel i
+        lies at ``origin + i * voxel_size``, as NGFF has it.
+        """
+        found = self.levels[self.level]
+        if found.translation is None or found.scale is None:
+            return (0.0,) * self.ndim
+        known = zip(self.stored_axes, found.translation, found.scale, strict=True)
+        voxels = {axis: shift / abs(step) for axis, shift, step in known if step}
+        size = self.voxel_size or (1.0,) * self.ndim
+        return tuple(voxels.get(a, 0.0) * s for a, s in zip(self.spatial_axes, size, strict=True))
+
+    def at_level(self, level: int) -> Volume:
+        """Open another level of the same image, channel and timepoint."""
+        said = self.opening
+        found = open_volume(
+            self.path,
+            channel=self.channel,
+            timepoint=self.timepoint,
+            level=level,
+            axes=said.axes,
+            nodata=self.nodata,
+            allow_missing=said.allow_missing,
+            series=said.series,
+        )
+        return found.flattened() if self.is_flat else found
+
+    def time_or_depth(self) -> str | None:
+        """Say that timepoints or channels may be the planes of a stack.
+
+        None where nothing speaks for it: time between timepoints and names of channels do not.
+        """
+        named = self.ngff_version is not None or self.opening.axes is not None
+        if named or self._length("z") > 1:
+            return None
+        if self.n_timepoints > 1 and not _interval(self):
+            axis, found = "t", f"{self.n_timepoints} timepoints of a single plane"
+        elif self.n_channels > _MOST_CHANNELS and not self.channel_names:
+            axis, found = "c", f"{self.n_channels} channels of a single plane"
+        else:
+            return None
+        swapped = str.maketrans({axis: "z", "z": axis})
+        letters = self.stored_axes.translate(swapped).replace(OTHER, "")
+        return f"{self.name}: {found}; if these are the planes of a stack, say --axes {letters}"
 
     def without_data(
         self, box: Box, voxels: NDArray[Any], timepoint: int | None = None
@@ -362,8 +450,14 @@ def open_volume(
         If an argument does not suit the image.
     """
     path = _path(source)
-    header, storage = _open(source if path is None else path, path, level, allow_missing, series)
-    return make_volume(
+    opening = Opening(
+        axes=axes,
+        voxel_size=None if voxel_size is None else tuple(map(float, voxel_size)),
+        series=series,
+        allow_missing=allow_missing,
+    )
+    header, storage = _open(source if path is None else path, path, level, opening)
+    volume = make_volume(
         header,
         storage,
         path,
@@ -374,6 +468,7 @@ def open_volume(
         voxel_size=voxel_size,
         nodata=nodata,
     )
+    return replace(volume, opening=opening)
 
 
 def make_volume(
@@ -442,6 +537,12 @@ def make_volume(
     )
 
 
+@lru_cache(maxsize=64)
+def _known_planes(*_: object) -> dict[tuple[int | None, int], NDArray[np.bool_]]:
+    """What a process knows of a volume; the arguments say which."""
+    return {}
+
+
 def _path(source: Any) -> str | None:
     """Return the absolute path or URL of a source; None if it is an array."""
     if not isinstance(source, str | os.PathLike):
@@ -453,13 +554,13 @@ def _path(source: Any) -> str | None:
 
 
 def _open(
-    source: Any, path: str | None, level: int, allow_missing: bool, series: int | None
+    source: Any, path: str | None, level: int, opening: Opening
 ) -> tuple[Header, StoredArray]:
     """Read the metadata of a source and describe the array of one level."""
     if path is None:
         return _open_array(source, level)
     if not is_remote(path) and _is_file(path):
-        return _open_file(path, level, allow_missing, series)
+        return _open_file(path, level, opening)
     from embedseg_large.volumes import ome_zarr
 
     return ome_zarr.open_image(path, level)
@@ -503,9 +604,7 @@ def _mode(path: str) -> int | None:
         return None
 
 
-def _open_file(
-    path: str, level: int, allow_missing: bool, series: int | None
-) -> tuple[Header, StoredArray]:
+def _open_file(path: str, level: int, opening: Opening) -> tuple[Header, StoredArray]:
     """Open a TIFF, a PNG, or a file of another format with bioio."""
     from embedseg_large.volumes import bioio, png, tiff
 
@@ -513,7 +612,7 @@ def _open_file(
         return png.open_png(path, level)
     if bioio.is_foreign(path):
         return bioio.open_foreign(path, level)
-    return tiff.open_tiff(path, level, allow_missing, series)
+    return tiff.open_tiff(path, level, opening.allow_missing, opening.series, opening.axes)
 
 
 def _open_array(array: Any, level: int) -> tuple[Header, StoredArray]:

@@ -356,6 +356,7 @@ def _ranges(
     found = []
     for channel in range(len(probes[0])):
         values = np.concatenate([p[channel].ravel() for p in probes])
+        values = values.view(np.uint8) if values.dtype == np.bool_ else values
         held = values[values != 0]  # exact zeros were mostly never imaged
         low, high = np.percentile(held if held.size else values, PERCENTILES)
         if low == high:

@@ -66,6 +66,7 @@ def _volume(order: Order) -> Facts:
         **({"image": volume.image} if volume.image else {}),
         "content": content_of(volume),
         "files": volume.storage.digest,
+        **({"opening": said} if (said := volume.opening.as_dict()) else {}),
         **({"timepoints": list(order.timepoints)} if order.is_series else {}),
     }
 

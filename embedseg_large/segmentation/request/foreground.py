@@ -9,7 +9,7 @@ brighter than a threshold.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,9 +97,10 @@ def foreground_of(
 def _opened(mask: Any, volume: Volume) -> Volume:
     """Open a mask; a file that does not say its axes has those of the image."""
     try:
-        return open_volume(mask, channel=None)
+        found = open_volume(mask, channel=None)
     except MetadataError:
-        return open_volume(mask, channel=None, axes=volume.spatial_axes)
+        found = open_volume(mask, channel=None, axes=volume.spatial_axes)
+    return found.flattened() if volume.is_flat else found
 
 
 def _open_mask(mask: Any, volume: Volume) -> Volume:
@@ -131,10 +132,16 @@ def _coarse(volume: Volume, network: Network) -> Volume:
             "give a mask instead, or convert the image with a pyramid"
         )
     widest = (network.object_diameter or _USUAL_DIAMETER) / _VOXELS_PER_DIAMETER
-    chosen = open_volume(volume.path, channel=volume.channel, level=volume.level + 1)
+    chosen = _of_all_times(volume, volume.level + 1)
     for level in range(volume.level + 2, len(volume.levels)):
-        found = open_volume(volume.path, channel=volume.channel, level=level)
+        found = _of_all_times(volume, level)
         if volume.spatial_shape[-1] / found.spatial_shape[-1] > widest:
             break
         chosen = found
     return chosen
+
+
+def _of_all_times(volume: Volume, level: int) -> Volume:
+    """A level with the time axis that its image has."""
+    found = volume.at_level(level)
+    return replace(found, timepoint=None) if found.n_timepoints > 1 else found

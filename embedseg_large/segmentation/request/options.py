@@ -71,6 +71,8 @@ class SegmentOptions(SettingsOptions, total=False):
     `embedseg_large.volumes.nodata`. There is level 0 for the network, and no instance."""
     series: int | None
     """Which of several images in a TIFF; default: the largest."""
+    allow_missing: bool
+    """Whether zeros may stand for files and planes of a TIFF that are not there; default: no."""
     object_diameter: float | str | None
     """Diameter of the objects along y and x: voxels, ``12um``, or ``voxel-size`` where image and
     model know theirs; ``auto`` keeps the scale at which the model is most consistent with itself on

@@ -151,6 +151,7 @@ def prepare(
     voxel_size: Sequence[float] | None = None,
     nodata: str | float | None = None,
     series: int | None = None,
+    allow_missing: bool = False,
     object_diameter: float | str | None = None,
     threshold: float | None = None,
     mask: Any = None,
@@ -174,7 +175,7 @@ def prepare(
     ----------
     volume, model, labels
         See `segment`.
-    channel, timepoint, level, axes, voxel_size, nodata, series
+    channel, timepoint, level, axes, voxel_size, nodata, series, allow_missing
         As for `open_volume`, where `volume` is not opened yet.
     region, object_diameter, threshold, mask, dark_below, output, ngff_version, overwrite, scratch
         See `SegmentOptions`.
@@ -186,7 +187,10 @@ def prepare(
         See `SettingsOptions`.
     """
     single = timepoint if isinstance(timepoint, int | None) else None
-    opened = open_image(volume, channel, single, level or 0, axes, voxel_size, nodata, series)
+    told: dict[str, Any] = {"nodata": nodata, "series": series, "allow_missing": allow_missing}
+    opened = open_image(volume, channel, single, level or 0, axes, voxel_size, **told)
+    if needs_2d(model, opened):
+        opened = opened.flattened()
     if model == CLASSICAL:  # objects of any size, without resampling
         model, object_diameter = classical(opened, object_diameter, threshold), None
     elif threshold is not None:
@@ -197,7 +201,7 @@ def prepare(
     if all(s is None for s in said) and not isinstance(volume, Volume):
         nearest = nearest_level(opened, network)
         if nearest:
-            opened = open_image(volume, channel, single, nearest, axes, None, nodata, series)
+            opened = opened.at_level(nearest)
     check_mode(intensity_field, opened.ndim)
     device = choose_device(network, device)
     target = label_target(
@@ -340,6 +344,7 @@ def open_image(
     voxel_size: Sequence[float] | None,
     nodata: str | float | None = None,
     series: int | None = None,
+    allow_missing: bool = False,
 ) -> Volume:
     """Open an image, or see whether one that is open is what was asked for."""
     chosen: dict[str, Any] = {
@@ -348,8 +353,10 @@ def open_image(
         "voxel_size": voxel_size,
         "nodata": nodata,
         "series": series,
+        "allow_missing": allow_missing or None,
     }
     if not isinstance(volume, Volume):
+        chosen["allow_missing"] = allow_missing
         return open_volume(volume, channel=channel, level=level, **chosen)
     if (
         any(v is not None for v in chosen.values())
@@ -358,6 +365,13 @@ def open_image(
     ):
         raise UsageError("the volume is open already; choose its channel and so on in open_volume")
     return volume
+
+
+def needs_2d(model: Network | str | os.PathLike[str] | None, volume: Volume) -> bool:
+    """Whether a single plane is segmented as the 2D image that it is: not by a 3D model."""
+    if volume.flattened() is volume or model in (None, CLASSICAL):
+        return True
+    return load_network(model, 2).ndim == 2
 
 
 def default_model(ndim: int) -> str:

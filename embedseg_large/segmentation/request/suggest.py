@@ -9,7 +9,12 @@ from typing import Any
 
 from embedseg_large.segmentation.request.auto_scale import ScaleChoice, choose_scale
 from embedseg_large.segmentation.request.region import Range, region_of
-from embedseg_large.segmentation.request.request import check_fit, load_network, open_image
+from embedseg_large.segmentation.request.request import (
+    check_fit,
+    load_network,
+    needs_2d,
+    open_image,
+)
 from embedseg_large.segmentation.segmenters.protocol import Network
 
 
@@ -69,6 +74,8 @@ def suggest_diameter(
         The model cannot be used, or does not fit the image.
     """
     opened = open_image(volume, channel, timepoint, level or 0, axes, voxel_size)
+    if needs_2d(model, opened):
+        opened = opened.flattened()
     network = load_network(model, opened.ndim)
     check_fit(opened, network)
     series = opened.timepoint is None and "t" in opened.axes

@@ -27,6 +27,7 @@ from embedseg_large.runs.tasks import Call, Each, Recording, Task
 from embedseg_large.segmentation.scratch.versions import EMPTY, ViewName, Views
 from embedseg_large.segmentation.seams import SeamState
 from embedseg_large.segmentation.stages.job import Job
+from embedseg_large.segmentation.stages.read import read_normalised
 from embedseg_large.segmentation.steps import Ledger, Stage
 from embedseg_large.stitching.view import TileView
 from embedseg_large.tiling.grid import Index
@@ -264,10 +265,21 @@ def apply_changes(job: Job, own: ViewName, changes: Views) -> Applied:
     ids = names[labels]
     before = ids.copy()
     filled = apply(ids, here)
+    if filled.size:  # but what holds no data is no object's
+        ids[_without_data(job, core) & (ids != before)] = 0
+        filled = ids[(ids != before) & (ids != 0)]
     if np.array_equal(ids, before):
         return Applied(own.version, 0, [])
     version = job.scratch.write_view(own.tile, own.level, _view_of(ids))
     return Applied(version, int(filled.size), np.unique(filled).tolist())
+
+
+def _without_data(job: Job, core: Box) -> NDArray[np.bool_]:
+    """Voxels of a core that hold no data, or are outside of the mask."""
+    seen = read_normalised(job, core)
+    if seen is None:
+        return np.ones(core.shape, np.bool_)
+    return np.zeros(core.shape, np.bool_) if seen.absent is None else seen.absent
 
 
 def _changes_within(job: Job, changes: Views, core: Box) -> Changes:

@@ -32,7 +32,7 @@ RESERVED = ("annotated", "synthetic", "held out")
 
 _FILES = (".yaml", ".yml", ".json")
 _NUMBERS: Mapping[str, Any] = {
-    "channel": int,
+    "channel": lambda said: int(said) if str(said).isdigit() else str(said),
     "level": int,
     "most": int,
     "object_diameter": float,
@@ -61,8 +61,8 @@ class ImageSet:
     """The same."""
     labels: str | None = None
     """Instead of masks: name of the labels inside each OME-Zarr image."""
-    channel: int | None = 0
-    """Channel of the images."""
+    channel: int | str | None = 0
+    """Channel of the images, by number or name."""
     level: int = 0
     """Pyramid level of images and masks."""
     axes: str | None = None

@@ -64,8 +64,10 @@ class Pair:
     def __post_init__(self) -> None:
         for volume in (self.image, self.mask):
             if volume.timepoint is None:
+                told = volume.time_or_depth()
                 raise UsageError(
                     f"{self._named(volume)}: {volume.n_timepoints} timepoints; choose one"
+                    + (f"; {told}" if told else "")
                 )
         if self._planes is None or self.mask.dtype.kind == "f":
             check_label_type(self.mask)
@@ -276,9 +278,18 @@ def find_pairs(
         truth = _open(mask, channel=None, level=level)
         if truth.timepoint is None:  # one mask may serve all timepoints of its image
             truth = _open(mask, channel=None, level=level, timepoint=timepoint)
+        volume, truth = _alike(volume, truth)
         pairs.append(Pair(name=name, image=volume, mask=truth, ignore=ignore))
     _check_alike(pairs, ndim)
     return pairs
+
+
+def _alike(image: Volume, mask: Volume) -> tuple[Volume, Volume]:
+    """Take one plane for the 2D image that it is, on both sides."""
+    flat = image.flattened()
+    if flat.ndim == 2 and mask.n_timepoints == 1:
+        return flat, mask.flattened()
+    return image, mask
 
 
 def _open(source: Any, **options: Any) -> Volume:

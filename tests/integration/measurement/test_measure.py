@@ -331,7 +331,7 @@ def stored_table(store: Path) -> Path:
 
 
 def test_labels_must_be_there_and_be_named_where_there_are_several(store: Path) -> None:
-    assert "labels that are there: nuclei" in fails(store, "--labels", "cells")
+    assert "existing labels: nuclei" in fails(store, "--labels", "cells")
     label_target(es.open_volume(store), "cells").create(np.uint8).publish({})
     assert "choose with labels= (--labels): cells, nuclei" in fails(store)
     with pytest.raises(VolumeNotFoundError):

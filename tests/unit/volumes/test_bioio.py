@@ -127,7 +127,7 @@ def test_channels_have_the_names_that_bioio_says(
         ("a.npy", "numpy.load"),
         ("a.h5", "h5py.File"),
         ("a.ims", "OME-TIFF"),
-        ("a.png", "bioio-imageio"),
+        ("a.jpg", "bioio-imageio"),
     ],
 )
 def test_other_formats_come_with_a_way_out(tmp_path: Path, name: str, way_out: str) -> None:

@@ -263,3 +263,30 @@ def test_the_ranges_of_a_real_image_equal_those_of_numpy(shared_data: Path) -> N
     volume = open_volume(path, channel=1)
     found = intensity_range(volume)
     assert (found.low, found.high) == percentiles(volume.read(Box.whole(volume.shape)))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32", "int32"])
+def test_saturated_dust_leaves_the_range_to_the_objects(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.normal(100, 10, (40, 64, 64))
+    image[10:20, 10:30, 10:30] = rng.normal(1000, 50, (10, 20, 20))
+    clean = image.astype(dtype)
+    dusty = clean.copy()
+    dusty[:9, :9, :9] = 60000  # 0.4 %
+    found = intensity_range(open_volume(dusty))
+    assert found.saturated_voxels == 729
+    darker = dusty[dusty < 60000]
+    assert found.high == pytest.approx(np.percentile(darker, 99.8))
+    assert found.low == np.percentile(dusty, 1)
+    assert "729 voxels are saturated at 60000" in (range_warning(found) or "")
+    assert intensity_range(open_volume(clean)).saturated_voxels == 0
+
+
+def test_what_is_bright_because_it_is_an_object_stays_the_upper_end() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.poisson(20, (40, 64, 64)).astype(np.uint8)
+    image[10:14, 10:30, 10:30] = 255  # overexposed objects, and nothing else
+    found = intensity_range(open_volume(image))
+    assert (found.high, found.saturated_voxels) == (255, 0)
+    image[20:24, 10:30, 10:30] = 200  # clipped a little
+    assert intensity_range(open_volume(image)).high == 255

@@ -99,7 +99,7 @@ def test_labels_that_were_saved_as_float_become_integers(tmp_path: Path, dtype: 
     np.testing.assert_array_equal(volume.data.compute(), saved)
     saved[3, 4, 5] = 1.5
     tifffile.imwrite(tmp_path / "b.tif", saved, metadata={"axes": "ZYX"})
-    with pytest.raises(VolumeError, match=r"voxel \(3, 4, 5\) is 1.5, which is no label"):
+    with pytest.raises(VolumeError, match=r"voxel \(3, 4, 5\) is 1.5, which is not a label"):
         convert(tmp_path / "b.tif", tmp_path / "b.ome.zarr", labels=True)
 
 

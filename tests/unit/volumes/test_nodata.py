@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -148,3 +150,22 @@ def test_what_is_said_of_no_data_can_be_said_again(text: str) -> None:
 def test_what_is_no_number_is_refused() -> None:
     with pytest.raises(UsageError, match="no data is 'black'; use auto, none, or the value"):
         open_volume(np.ones((4, 8, 8)), nodata="black")
+
+
+def test_blank_planes_are_remembered_for_each_timepoint_and_read_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image = np.ones((2, 4, 40, 40), np.uint16)
+    image[1, 2] = 0
+    series = open_volume(image, axes="tzyx")
+    box = Box((0, 0, 0), (4, 8, 8))
+    for t, blank in ((0, False), (1, True), (0, False)):
+        one = replace(series, timepoint=t)
+        absent = one.without_data(box, one.read(box))
+        assert absent[2].all() == blank
+        assert not absent[[0, 1, 3]].any()
+    again = replace(series, timepoint=1)
+    voxels = again.read(box)
+    monkeypatch.setattr(Volume, "read", lambda *_: pytest.fail("looked again"))
+    monkeypatch.setattr(nodata._Look, "blank_regions", lambda _, v: np.zeros(v.shape, bool))
+    assert pickle.loads(pickle.dumps(again)).without_data(box, voxels)[2].all()

@@ -53,7 +53,7 @@ def test_nested_chunks_are_found_where_the_separator_is_not_named(
 
 def test_a_place_in_a_plate_that_is_not_there_leads_to_one_that_is(tmp_path: Path) -> None:
     plate = group(tmp_path / "p.zarr", plate={"wells": [{"path": "B/03"}]})
-    with pytest.raises(VolumeNotFoundError, match=r"p.zarr is there: .* such as .*p.zarr/B/03/0"):
+    with pytest.raises(VolumeNotFoundError, match=r"p.zarr exists: .* such as .*p.zarr/B/03/0"):
         open_volume(plate / "C" / "11" / "0")
 
 
