@@ -1,4 +1,4 @@
-"""What a run says about itself: the seam report, and the summary around it."""
+"""The report of a run: the seam report, and the summary around it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TracedObject:
-    """An instance that a seam run through was not simply agreed on."""
+    """An instance on a seam that was not simply agreed on."""
 
     label: int
     """Its final label."""
@@ -59,7 +59,7 @@ class SeamReport:
     voxels: int
     """Voxels compared on both sides of all faces."""
     rounds: int
-    """Rounds in which tiles that disagreed clustered again with a larger halo."""
+    """Rounds in which tiles that disagreed were clustered again with a larger halo."""
     tiles_raised: int
     """Tiles that did."""
     tiles: int
@@ -72,13 +72,13 @@ class SeamReport:
     certified: int
     """Instances that nothing unseen could have changed, in no tile that holds a voxel of them."""
     agreed: int
-    """Instances that all tiles which see them describe alike."""
+    """Instances described identically by all tiles that see them."""
     repaired: int
-    """Instances that tiles described differently at first, and alike with larger halos."""
+    """Instances that tiles described differently at first, and identically with larger halos."""
     joined: int
-    """Instances that tiles describe differently whatever they see: larger than the largest halo,
-    and put together by overlap; or of a segmenter that is not ours, and as the tile that owns them
-    describes them. The promise that labels do not depend on the tiles is for runs without any."""
+    """Instances that tiles describe differently at any halo: larger than the largest halo and
+    joined by overlap, or, with an external segmenter, taken from the tile that owns them. The
+    promise that labels do not depend on tiles holds for runs without any."""
     repaired_objects: tuple[TracedObject, ...]
     joined_objects: tuple[TracedObject, ...]
     strict: StrictAim | None = None
@@ -104,7 +104,7 @@ class SeamReport:
         if self.strict is not None and not self.strict.is_reached:
             found.append(
                 f"strict: {self.strict.reached:,} of {self.strict.aim:,} tiles are proven exact, "
-                "and the others see no more: raise max_halo (--max-halo)"
+                "and the others have reached the largest halo: raise max_halo (--max-halo)"
             )
         if self.edge_unproven and segmenter is None:
             found.append(
@@ -115,7 +115,7 @@ class SeamReport:
         elif self.edge_unproven:
             found.append(
                 f"region: objects at the edge of the region are those of the whole run only if "
-                f"{segmenter} needs to see no more than the halo: nobody compares them"
+                f"{segmenter} needs to see no more than the halo: this is not checked"
             )
         return found
 
@@ -204,7 +204,8 @@ class SegmentResult:
     """Number of instances; labels are 1..n_instances."""
     seams: SeamReport
     summary: dict[str, Any]
-    """All of it, and stages, settings, statistics and versions, as values that JSON can hold."""
+    """All of the above, and stages, settings, statistics and versions, as values that JSON can
+    hold."""
 
     @cached_property
     def labels(self) -> da.Array:

@@ -94,11 +94,11 @@ def open_kept(path: str, order: Order) -> KeptPredictions:
             f"{folder.path}: no predictions of a finished run; make some with --keep-predictions"
         ) from error
     if different:
-        raise UsageError(f"{folder.path}: these predictions had {different}; predict anew")
+        raise UsageError(f"{folder.path}: these predictions had {different}; run the network again")
     if order.settings.foreground < least:
         raise UsageError(
             f"foreground is {order.settings.foreground}, but {folder.path} keeps predictions of "
-            f"voxels above {least} only; choose more, or predict anew"
+            f"voxels above {least} only; choose a higher value, or run the network again"
         )
     return found
 

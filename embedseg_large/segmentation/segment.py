@@ -9,8 +9,8 @@
        halo └────────┘ halo    3 CHECK    neighbours saw the same seams: compare, see more, join
        halo halo halo halo     4 FINISH   rank the names, write labels, pyramid and metadata
 
-Labels are a function of image, network, settings and prediction tiles. How the clustering was cut
-up, on how many workers and in which order, leaves no trace while nothing is joined.
+Labels are a function of image, network, settings and prediction tiles. The clustering tiles, the
+number of workers and the order leave no trace as long as nothing is joined.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def segment(
     Parameters
     ----------
     volume
-        A `Volume`, or what `open_volume` takes: path of an OME-Zarr or TIFF, an array.
+        A `Volume`, or anything that `open_volume` accepts: path of an OME-Zarr or TIFF, an array.
     model
         A model, a bundled name, the file of a model, or an original EmbedSeg folder. None: the
         bundled ``nuclei-3d`` or ``nuclei-2d``, by the axes of the volume.
@@ -111,12 +111,12 @@ def segment(
         File with the settings of a cluster to start or to use, see
         `embedseg_large.runs.dask.cluster_file`.
     watcher
-        Is told of progress: a `Watcher` how many tiles are done, an `Observer` of every event.
+        Notified of progress: a `Watcher` of finished tiles, an `Observer` of every event.
     log
-        Local file to which everything that happens is appended, one JSON object a line: see
+        Local file to which all events are appended, one JSON object per line: see
         `embedseg_large.runs.log_file`.
     performance_report
-        HTML file for Dask's report of what the workers did. Needs bokeh where the scheduler is.
+        HTML file for Dask's report of what the workers did. Needs bokeh at the scheduler.
     **options
         See `embedseg_large.segmentation.request.options.SegmentOptions`: channel, timepoint, level,
         region, axes, voxel_size, object_diameter, mask, dark_below, output, ngff_version,
@@ -134,23 +134,23 @@ def segment(
     Raises
     ------
     UsageError
-        When an option cannot be used; nothing has been computed then.
+        If an option cannot be used; nothing has been computed then.
     LabelsExistError
-        When labels of that name exist and `overwrite` is false.
+        If labels of that name exist and `overwrite` is false.
     VolumeError
-        When the volume cannot be used: metadata, NaN, constant, a corrupt chunk.
+        If the volume cannot be used: metadata, NaN, constant, a corrupt chunk.
     ModelError
-        When the model cannot be used, or does not fit the volume.
+        If the model cannot be used, or does not suit the volume.
     OutputError
-        When the output cannot be written. Older labels are still there then.
+        If the output cannot be written. Older labels then remain.
     """
     _check_names(options)
     with log_to(log) as written, Progress(watcher, written).telling_failure() as progress:
         where = chosen(client, workers, scheduler, cluster_config)
         if where is None and performance_report is not None:
             raise UsageError(
-                "a performance report is of Dask workers, and this run has none; "
-                "add workers, or leave the report out"
+                "a performance report describes Dask workers, and this run has none; add workers, "
+                "or leave out the report"
             )
         if isinstance(where, ClusterSettings) and offers_gpu(where):
             # of the workers, whatever there is here

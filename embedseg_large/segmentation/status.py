@@ -1,4 +1,4 @@
-"""How far a run is, or what it has made, seen from another process."""
+"""The progress of a run, or its result, as seen from another process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RunStatus:
     labels: str
     """What it will write."""
     holder: dict[str, Any] | None
-    """Host and process that are at it, and since when; None: nobody is."""
+    """Host and process working on it, and since when; None: none."""
     stages: dict[str, tuple[int, int | None]]
     """Tasks that are done, and all of them where that is known already, by stage."""
 
@@ -124,10 +124,10 @@ def _finished(store: str, name: str) -> Finished:
     if not names:
         with suppress(MetadataError):  # a store for labels only has no image
             open_volume(store, channel=None)
-    there = f"labels that are there: {', '.join(names)}" if names else "there are no labels"
+    there = f"existing labels: {', '.join(names)}" if names else "there are no labels"
     raise UsageError(
-        f"{shown(store)}: no run and no labels {name!r}; {there}; give the run's --labels, and its "
-        "--scratch if it had one"
+        f"{shown(store)}: no run and no labels {name!r}; {there}; pass the run's --labels, and "
+        "its --scratch if it had one"
     )
 
 

@@ -160,7 +160,7 @@ def _unchanged(job: Job, region: Box, note: Note) -> Predicted:
     if found.stamp != stamp_of_region(job, region.clip(job.shape)):
         raise UsageError(
             f"{job.volume.name}: the image has changed in {region} "
-            "since this run began; begin anew with overwrite (--overwrite)"
+            "since this run started; start over with overwrite (--overwrite)"
         )
     return found
 

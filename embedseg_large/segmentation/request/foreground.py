@@ -114,8 +114,8 @@ def _open_mask(mask: Any, volume: Volume) -> Volume:
     # levels of a pyramid may be a voxel off, since odd lengths are rounded
     if any(abs(n - m * round(n / m)) >= round(n / m) for n, m in sizes):
         raise VolumeError(
-            f"{place}: shape {found.spatial_shape} is no level of an image of shape "
-            f"{volume.spatial_shape}; give a mask of the whole image"
+            f"{place}: shape {found.spatial_shape} does not match any level of an image of shape "
+            f"{volume.spatial_shape}; pass a mask of the whole image"
         )
     if found.timepoint is None and found.n_timepoints not in (1, volume.n_timepoints):
         raise VolumeError(
@@ -128,8 +128,8 @@ def _coarse(volume: Volume, network: Network) -> Volume:
     """The coarsest level in which an object is still some voxels wide."""
     if volume.path is None or len(volume.levels) <= volume.level + 1:
         raise UsageError(
-            f"{volume.name}: there is no coarser level to look for dark tiles in; "
-            "give a mask instead, or convert the image with a pyramid"
+            f"{volume.name}: there is no coarser level in which to look for dark tiles; pass a "
+            "mask instead, or convert the image with a pyramid"
         )
     widest = (network.object_diameter or _USUAL_DIAMETER) / _VOXELS_PER_DIAMETER
     chosen = _of_all_times(volume, volume.level + 1)

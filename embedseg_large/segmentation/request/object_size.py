@@ -56,7 +56,7 @@ def resampling_for(volume: Volume, network: Network, diameter: float | str | Non
     if not all(low <= z <= high for z in zoom):
         raise UsageError(
             f"object diameter {diameter}: the volume would be magnified by {_text(zoom)}; "
-            f"possible is {low:g} to {high:g}, look at diameter, level and voxel size"
+            f"the supported range is {low:g} to {high:g}; check diameter, level and voxel size"
         )
     return Resampling.by(volume.spatial_shape, zoom)
 

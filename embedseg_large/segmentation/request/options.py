@@ -18,15 +18,15 @@ class SettingsOptions(TypedDict, total=False):
     tile: Sequence[int] | None
     """Core of a prediction tile, in voxels; multiples of 8."""
     context: Sequence[int] | None
-    """Input seen around a prediction core, in voxels; multiples of 8."""
+    """Image context around a prediction core that the network sees, in voxels; multiples of 8."""
     cluster_tile: Sequence[int] | None
     """Core of a clustering tile, in voxels."""
     halo: Sequence[int] | None
-    """Predictions seen around a clustering core at first, in voxels."""
+    """Initial halo around a clustering core, in voxels."""
     max_halo: Sequence[int] | None
-    """The same for tiles that disagree; default 4 times the halo."""
+    """Maximum halo for tiles that disagree with a neighbour; default 4 times the halo."""
     strict: bool
-    """Whether tiles that are merely uncertain see more, too."""
+    """Whether to enlarge the halo of tiles that are merely uncertain, too."""
     min_object_size: int | None
     """Instances have more voxels of the volume than this."""
     foreground: float
@@ -39,23 +39,23 @@ class SettingsOptions(TypedDict, total=False):
     between 0 and 1: lower makes objects larger; default: the model's for that augmentation."""
     keep_largest_piece: bool | None
     """Whether only the largest connected piece of each instance is kept; default: the model's
-    choice, mostly no. Decided on the whole instance, on the grid that was clustered."""
+    setting, usually no. Decided on the whole instance, on the grid that was clustered."""
     fill_holes: bool | None
-    """Whether background that one instance encloses becomes its own; default: the model's choice,
-    mostly no. Cavities at the border of the volume stay."""
+    """Whether background enclosed by one instance becomes part of it; default: the model's setting,
+    usually no. Cavities open at the border of the volume are not filled."""
 
 
 class SegmentOptions(SettingsOptions, total=False):
     """What `segment` takes by name."""
 
     threshold: float | None
-    """Of the classical method: intensity above which a voxel is foreground; default: Otsu's of the
+    """For the classical method: intensity above which a voxel is foreground; default: Otsu's of the
     whole volume."""
     channel: int | str | None
     """Channel of a multi-channel image, by number or name; default 0. None: all, for a model of
     several."""
     timepoint: int | Sequence[int] | None
-    """One timepoint of a series, or several; default: all. Each has labels of its own, from 1."""
+    """One timepoint of a series, or several; default: all. Each has separate labels, from 1."""
     level: int | None
     """Pyramid level; 0 is the finest. Default: that whose voxels are nearest in size to the model's
     where both sizes are known and no diameter is given, else 0."""
@@ -63,14 +63,14 @@ class SegmentOptions(SettingsOptions, total=False):
     """Part of the volume, for a preview: a slice or a pair for each of (z,) y, x, in voxels of that
     level. It gets the labels that the whole would get there, up to their numbers; the rest is 0."""
     axes: str | None
-    """Letters of the axes of a file that does not say it."""
+    """Letters of the axes of a file that does not name them."""
     voxel_size: Sequence[float] | None
-    """µm along (z,) y, x, where the file does not say it."""
+    """Voxel size in µm along (z,) y, x, if the file has none."""
     nodata: str | float | None
     """Value of voxels that hold no data, such as NaN, or ``none``; default: ``auto``, see
     `embedseg_large.volumes.nodata`. There is level 0 for the network, and no instance."""
     series: int | None
-    """Which of several images in a TIFF; default: the largest."""
+    """Index of the image in a TIFF; default: the largest."""
     allow_missing: bool
     """Whether zeros may stand for files and planes of a TIFF that are not there; default: no."""
     object_diameter: float | str | None
@@ -82,30 +82,30 @@ class SegmentOptions(SettingsOptions, total=False):
     """Labels or a mask of the same space, at any pyramid level: a path or an array. Instances are
     searched where it is not 0; all else counts as no data."""
     dark_below: float | None
-    """Tiles are not predicted if no voxel of a coarse level in them is brighter than this."""
+    """Tiles without a voxel brighter than this in a coarse level are not predicted."""
     output: str | os.PathLike[str] | None
-    """Store for the labels, where the image's own cannot have them."""
+    """Store for the labels, if they cannot go into the image's store."""
     ngff_version: str | None
     """0.5 or 0.4, for a new `output`."""
     overwrite: bool
     """Whether labels of that name may be replaced."""
     scratch: str | os.PathLike[str] | None
-    """Folder for what the run keeps until it is finished, and an unfinished one goes on from;
-    default: beside the labels' store. All workers must see it."""
+    """Folder for the files of an unfinished run, from which it resumes; default: beside the labels'
+    store. All workers must see it."""
     intensity_range: tuple[float, float] | None
     """Intensities that become 0 and 1; default: percentiles 1 and 99.8 of the whole volume."""
     intensity_sample: float | None
     """Fraction of the volume to take the percentiles from; default: all of it."""
     intensity_per_timepoint: bool
-    """Whether each timepoint has percentiles of its own; default: those of all together."""
+    """Whether percentiles are computed per timepoint; default: over all together."""
     intensity_field: str
     """How uneven light is evened out before that range is applied: ``none``; ``depth``, by a smooth
     gain along z; or ``smooth``, along all axes. It is measured on the whole volume, and bounded."""
     device: str | None
-    """cpu or cuda; default: cuda where there is one here, else cpu."""
+    """cpu or cuda; default: cuda if available, else cpu."""
     keep_predictions: bool
     """Whether the predictions stay, for `from_predictions`: in ``STORE-LABELS.predictions`` beside
     the store, or in `scratch`."""
     from_predictions: str | os.PathLike[str] | None
-    """Folder of predictions that were kept: they are clustered, and the network is not run. Image,
-    model and what the network depends on must be the same; thresholds may be others."""
+    """Folder of kept predictions: they are clustered without running the network. Image, model and
+    network settings must be the same; thresholds may differ."""

@@ -1,4 +1,4 @@
-"""The part of a volume that a user wants to see segmented, before all of it is."""
+"""The part of a volume to segment as a preview."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def region_of(asked: Sequence[Range] | None, shape: Sequence[int]) -> Box | None
         return None
     if isinstance(asked, str):
         raise UsageError(
-            f"the region is the text {asked!r}; give slices, such as [slice(0, 64), slice(0, 64)]"
+            f"the region is the text {asked!r}; pass slices, such as [slice(0, 64), slice(0, 64)]"
         )
     if len(asked) != len(shape):
         raise UsageError(
-            f"the region has {len(asked)} ranges, the volume {len(shape)} axes; "
-            f"give one for each of {'zyx'[-len(shape) :]}, such as {_text(shape)}"
+            f"the region has {len(asked)} ranges, the volume {len(shape)} axes; pass one for each "
+            f"of {'zyx'[-len(shape) :]}, such as {_text(shape)}"
         )
     start, stop = zip(*map(_ends, asked, shape), strict=True)
     if any(not 0 <= a < b <= n for a, b, n in zip(start, stop, shape, strict=True)):
@@ -58,7 +58,7 @@ def _ends(one: Range, length: int) -> tuple[int, int]:
     ends = (one.start, one.stop) if isinstance(one, slice) else tuple(one)
     stepped = isinstance(one, slice) and one.step not in (None, 1)
     if len(ends) != 2 or stepped or not all(e is None or _is_integer(e) for e in ends):
-        raise UsageError(f"a range of the region is {one}; give two integers, first and end")
+        raise UsageError(f"a range of the region is {one}; pass two integers, start and stop")
     start, stop = ends
     return 0 if start is None else int(start), length if stop is None else int(stop)
 

@@ -59,8 +59,8 @@ class Scale:
             return None
         assert self.found_diameter is not None
         return (
-            f"the objects found are {self.found_diameter:.0f} voxels wide (median), those of the "
-            f"training {self.model_diameter:.0f}: look whether they are pieces or clumps; "
+            f"the objects found are {self.found_diameter:.0f} voxels wide (median), those in the "
+            f"training data {self.model_diameter:.0f}: check whether they are pieces or clumps; "
             "--object-diameter auto compares scales on a sample"
         )
 
@@ -143,8 +143,8 @@ def voxel_size_warning(volume: Volume, network: Network, resampling: Resampling)
     times = f"{1 / ratio:.1f} times larger" if ratio < 1 else f"{ratio:.1f} times smaller"
     return (
         f"voxels are {volume.voxel_size[-1]:g} µm wide, those of the training images "
-        f"{network.voxel_size[-1]:g}: objects look {times} than the model knows them, if they are "
-        "of the same size; --object-diameter auto compares scales on a sample"
+        f"{network.voxel_size[-1]:g}: objects look {times} than in the model's training data, if "
+        "they are of the same size; --object-diameter auto compares scales on a sample"
     )
 
 

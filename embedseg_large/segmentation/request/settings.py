@@ -25,7 +25,7 @@ Sizes = Sequence[int] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentSettings:
-    """All that decides what a run computes, besides the image and the network."""
+    """Everything that determines what a run computes, apart from the image and the network."""
 
     tta: str
     """Test-time augmentation: none, 4, 8, 16 or 48."""
@@ -40,11 +40,11 @@ class SegmentSettings:
     cluster_tile: tuple[int, ...]
     """Core of a clustering tile, in voxels."""
     halo: tuple[int, ...]
-    """Predictions seen around a clustering core at first, in voxels."""
+    """Initial halo around a clustering core, in voxels."""
     max_halo: tuple[int, ...]
-    """Largest halo of tiles that disagree, in voxels."""
+    """Maximum halo of tiles that disagree, in voxels."""
     strict: bool
-    """Whether tiles that are merely uncertain see more, too."""
+    """Whether to enlarge the halo of tiles that are merely uncertain, too."""
     min_object_size: int
     """Instances have more voxels than this."""
     foreground: float
@@ -54,11 +54,11 @@ class SegmentSettings:
     margin: float
     """A voxel belongs to an instance when the seed's Gaussian is above this at its embedding."""
     reach: tuple[float, ...]
-    """Longest believable offset, in voxels."""
+    """Longest accepted offset, in voxels."""
     keep_largest_piece: bool = False
     """Whether only the largest connected piece of each instance is kept."""
     fill_holes: bool = False
-    """Whether background that one instance encloses becomes its own."""
+    """Whether background enclosed by one instance becomes part of it."""
 
     def __post_init__(self) -> None:
         for name in ("tile", "context"):
@@ -172,7 +172,7 @@ def _sizes(name: str, value: Sizes, default: Sequence[int]) -> tuple[int, ...]:
     if value is None:
         return tuple(default)
     if len(value) != len(default):
-        raise UsageError(f"{name} is {_text(value)}; it needs {len(default)} numbers, one an axis")
+        raise UsageError(f"{name} is {_text(value)}; it needs {len(default)} numbers, one per axis")
     return tuple(int(v) for v in value)
 
 
@@ -212,8 +212,8 @@ def segmenter_settings(
     if useless:
         advice = "; the core of its tiles is cluster_tile" if "tile" in useless else ""
         raise UsageError(
-            f"{', '.join(useless)}: of no use with {segmenter.name}, which is no network of this "
-            f"program; leave it out{advice}"
+            f"{', '.join(useless)}: not supported by the external segmenter {segmenter.name}; "
+            f"leave it out{advice}"
         )
     core = segmenter.tile if cluster_tile is None else tuple(cluster_tile)
     predicted = tuple(round_up(int(n), STRIDE) for n in core)  # nothing is; any that is valid

@@ -8,8 +8,8 @@
     halo └────────┘ halo     neighbours say, shows more to those that disagree, and lets the tile
     halo halo halo halo      that owns an object's middle decide about all of its voxels.
 
-Labels do not depend on the tiles if the segmenter is *local*: if what it makes of an object does
-not depend on anything farther away than the halo. The seam report tells where it was not so.
+Labels do not depend on the tiles if the segmenter is *local*: if its result for an object does not
+depend on anything farther away than the halo. The seam report shows where this failed.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ Intensity = Literal["percentiles", "otsu", "raw"]
 
 @dataclass(frozen=True)
 class TileSegmenter:
-    """A segmenter that is not ours, to be given to `segment` in place of a model.
+    """An external segmenter, passed to `segment` instead of a model.
 
     Raises
     ------
     UsageError
-        When something about it cannot be used.
+        If an argument cannot be used.
 
     Examples
     --------
@@ -56,12 +56,12 @@ class TileSegmenter:
     function: Function | None = None
     """Called as ``function(image, **parameters)`` with float32 ``(z, y, x)``, or ``(c, z, y, x)``
     of several channels (2D without z). Returns integers of the spatial shape, 0 for background, one
-    number an object. With workers it must be importable there, or picklable."""
+    number per object. With workers it must be importable there, or picklable."""
     _: KW_ONLY
     name: str
-    """What summaries and errors call it."""
+    """Its name in summaries and errors."""
     halo: tuple[int, ...]
-    """Voxels to be seen on each side of a core: at least the extent of the largest object."""
+    """Voxels around a core that it sees on each side: at least the extent of the largest object."""
     tile: tuple[int, ...] = ()
     """Core of a tile, in voxels; default 128 along each axis in 3D, 1024 in 2D."""
     ndim: int = 3
@@ -69,22 +69,24 @@ class TileSegmenter:
     channels: int = 1
     """Channels of the images it takes."""
     version: str = ""
-    """Of the function or its weights. Labels of another version are not mixed into a run."""
+    """Version of the function or its weights. Labels of different versions are never mixed in a
+    run."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Keywords of the function (or of `load`): values that JSON can hold."""
     load: Callable[..., Function] | None = None
-    """In place of a function: called once a worker, as ``load(device, **parameters)``, and returns
-    the function, which is called with the image alone. For networks, which take long to load."""
+    """Instead of a function: called once per worker, as ``load(device, **parameters)``, and returns
+    the function, which is called with only the image. For networks, which take long to load."""
     intensity: Intensity | tuple[float, float] = "percentiles"
-    """What the image is like: ``raw`` intensities; or mapped linearly, by the same map in every
+    """Intensities of the image: ``raw``; or mapped linearly, by the same map in every
     tile, so that percentiles 1 and 99.8 of the volume become 0 and 1 (``percentiles``), or the
     darkest voxel of it and Otsu's threshold (``otsu``), or two intensities that are given here."""
     min_object_size: int = 0
     """Objects have more voxels than this."""
     object_diameter: float | None = None
-    """Of objects along y and x, in voxels, as the function expects them; None: of no matter."""
+    """Diameter of objects along y and x, in voxels, as the function expects them; None:
+    irrelevant."""
     voxel_size: tuple[float, ...] | None = None
-    """Of images as the function expects them, µm along (z,) y, x; None: of no matter."""
+    """Voxel size of images as the function expects them, µm along (z,) y, x; None: irrelevant."""
     bytes_per_voxel: float = 100.0
     """Peak memory of the function for each voxel of core and halo; an estimate, for --dry-run."""
 
@@ -194,7 +196,7 @@ def _check(segmenter: TileSegmenter) -> None:
     name, ndim = segmenter.name, segmenter.ndim
     given = [f for f in (segmenter.function, segmenter.load) if f is not None]
     if len(given) != 1 or not callable(given[0]):
-        raise UsageError(f"segmenter {name!r}: give a function, or load, which returns one")
+        raise UsageError(f"segmenter {name!r}: pass a function, or load, which returns one")
     if ndim not in (2, 3):
         raise UsageError(f"segmenter {name!r}: ndim is {ndim}; it is 2 or 3")
     for what, value in (("tile", segmenter.tile), ("halo", segmenter.halo)):

@@ -306,7 +306,7 @@ def test_an_image_that_changed_since_is_refused(
         es.segment(store, oracle(image), watcher=Stop(), **OPTIONS)
     chunk = next(p for p in store.rglob("0/0/0/0") if "labels" not in p.parts)
     chunk.write_bytes(chunk.read_bytes())
-    with pytest.raises(UsageError, match=r"the image has changed in .*begin anew with overwrite"):
+    with pytest.raises(UsageError, match=r"the image has changed in .*start over with overwrite"):
         es.segment(store, oracle(image), **OPTIONS)
     result = es.segment(store, oracle(image), overwrite=True, **OPTIONS)
     np.testing.assert_array_equal(np.asarray(result.labels), expected)

@@ -309,5 +309,5 @@ def test_a_report_of_no_workers_is_refused_in_one_line(tmp_path: Path, store: Pa
     refused = command(store, "--performance-report", tmp_path / "report.html")
     assert refused.exit_code == 2
     assert refused.stdout == ""
-    assert refused.stderr.startswith("error: a performance report is of Dask workers")
+    assert refused.stderr.startswith("error: a performance report describes Dask workers")
     assert refused.stderr.count("\n") == 1

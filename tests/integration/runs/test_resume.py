@@ -461,7 +461,7 @@ def test_status_of_labels_that_are_there_says_that_they_are_finished(
     assert told["n_instances"] == made.n_instances
     assert before <= datetime.fromisoformat(told["made"]) <= datetime.now(UTC)
     assert f"finished, {made.n_instances} instances, made 20" in command("status", out)
-    with pytest.raises(UsageError, match=r"no labels 'nope'; labels that are there: nuclei"):
+    with pytest.raises(UsageError, match=r"no labels 'nope'; existing labels: nuclei"):
         run_status(out, "nope")
 
 

@@ -167,7 +167,7 @@ def test_diameters_are_voxels_along_x_or_micrometres(
         (-3, None, "pass voxels"),
         ("1e", None, "pass voxels"),
         (1, None, "magnified by 11, 11, 11"),
-        (1e4, None, "possible is"),
+        (1e4, None, "the supported range is"),
         ("voxel-size", None, "voxel size of the image is not known"),
         ("voxel-size", (1.0, 1.0, 1.0), "model does not know the voxel size"),
     ],

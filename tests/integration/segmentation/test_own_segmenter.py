@@ -191,7 +191,7 @@ def test_a_function_that_fails_is_told_with_its_tile(tmp_path: Path) -> None:
         ({"halo": (3,)}, "halo is .* needs 3 numbers"),
         ({"tile": (3, 3)}, "tile is .* needs 3 numbers"),
         ({"ndim": 4}, "ndim is 4"),
-        ({"load": truth}, "give a function, or load"),
+        ({"load": truth}, "pass a function, or load"),
         ({"intensity": "mean"}, "use one of percentiles, otsu, raw"),
         ({"parameters": {"at": object()}}, "parameters must be numbers"),
     ],
@@ -205,9 +205,9 @@ def test_a_segmenter_that_cannot_be_used_is_refused(about: dict[str, Any], said:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"tta": 16}, "tta: of no use with mine"),
-        ({"tile": (64, 64, 64)}, "tile: of no use.* cluster_tile"),
-        ({"strict": True}, "strict: of no use"),
+        ({"tta": 16}, "tta: not supported by the external segmenter mine"),
+        ({"tile": (64, 64, 64)}, "tile: not supported.* cluster_tile"),
+        ({"strict": True}, "strict: not supported"),
         ({"keep_predictions": True}, "makes no predictions"),
         ({"threshold": 3.0}, "threshold is of the classical method"),
     ],

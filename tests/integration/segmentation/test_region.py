@@ -292,8 +292,8 @@ class Stops(OracleNetwork):
         ([(0, 10), (0, 211)], "choose voxels of 0:190,0:210"),
         ([(0, 10), (5, 5)], "at least one"),
         ([(-1, 10), (0, 5)], "choose voxels of"),
-        ([(0, 10), slice(0, 10, 2)], "give two integers"),
-        ([(0, 10), (0.5, 3)], "give two integers"),
+        ([(0, 10), slice(0, 10, 2)], "pass two integers"),
+        ([(0, 10), (0.5, 3)], "pass two integers"),
     ],
 )
 def test_a_region_that_is_none_is_refused(tmp_path: Path, region: Any, message: str) -> None:

@@ -223,7 +223,7 @@ def test_an_unwritten_tile_is_not_predicted(tmp_path: Path, network: Any) -> Non
     ("mask", "complaint"),
     [
         (np.ones((40, 48), np.uint8), "axes"),
-        (np.ones((17, 48, 48), np.uint8), "no level of an image"),
+        (np.ones((17, 48, 48), np.uint8), "does not match any level of an image"),
         (np.ones((80, 48, 48), np.uint8), "larger than the image"),
     ],
 )

@@ -141,7 +141,7 @@ def test_a_mistyped_option_of_segment_is_named_with_the_right_one() -> None:
 
 
 def test_a_region_as_text_is_refused_in_words(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="give slices"):
+    with pytest.raises(UsageError, match="pass slices"):
         es.segment(
             np.zeros((8, 8, 8)),
             axes="zyx",

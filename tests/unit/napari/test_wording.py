@@ -27,7 +27,7 @@ def test_objects_of_another_size_are_for_the_box_that_finds_the_scale() -> None:
     scale = Scale(level=0, is_automatic=False, model_diameter=40.0, found_diameter=15.0)
     assert scale.warning is not None
     assert in_words_of_panel(scale.warning).endswith(
-        "look whether they are pieces or clumps; find the scale compares scales on a sample"
+        "check whether they are pieces or clumps; find the scale compares scales on a sample"
     )
 
 
