@@ -10,7 +10,7 @@ import re
 
 _WORDS = (
     (r"--object-diameter auto compares scales", "find the scale compares scales"),
-    (r", or give an --intensity-range", ""),
+    (r", or pass an --intensity-range", ""),
     (r"choose with --channel", "choose another model"),
     (r"write somewhere else with --output", "let TMPDIR name another folder"),
     (
