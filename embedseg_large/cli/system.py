@@ -62,9 +62,7 @@ def print_system(facts: dict[str, Any]) -> None:
 
 
 def _advice(extra: str, missing: list[str]) -> str:
-    from rich.markup import escape
-
-    return escape(f'pip install "embedseg-large[{extra}]" ({", ".join(missing)})')
+    return f'pip install "embedseg-large[{extra}]" ({", ".join(missing)})'
 
 
 def _missing() -> dict[str, list[str]]:

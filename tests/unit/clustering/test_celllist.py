@@ -23,5 +23,5 @@ def test_more_points_than_their_numbers_can_count_are_refused(
     monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     monkeypatch.setattr(celllist, "MOST", 499)
-    with pytest.raises(UsageError, match="500 foreground voxels .* tiles"):
+    with pytest.raises(UsageError, match=r"500 foreground voxels .* tiles"):
         build_cells(rng.uniform(0, 20, (500, 3)), (20, 20, 20), np.array([4.0, 5.0, 5.0]))
