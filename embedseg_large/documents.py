@@ -11,6 +11,8 @@ from typing import Any
 
 MOST = 1 << 28
 """Bytes of a document."""
+_DEEPEST = 64
+"""Values inside of values in a document of JSON."""
 
 
 def read_document(path: str | os.PathLike[str], most: int = MOST) -> bytes:
@@ -59,3 +61,29 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Parse JSON, of which what is nested far deeper than any metadata would exhaust the stack.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON, or nested too deeply.
+    """
+    try:
+        found = json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level = [found]
+    for _ in range(_DEEPEST):
+        level = [below for value in level for below in _inside(value)]
+    if level:
+        raise ValueError(f"nested more than {_DEEPEST} times")
+    return found
+
+
+def _inside(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tiling": VALUES,
     "clustering": VALUES,
     "stitching": VALUES,
-    "synthesis": {"errors", "files", "geometry"},
+    "synthesis": {"documents", "errors", "files", "geometry"},
     "testing": VALUES,
     "volumes": VALUES | {"storage"},
     "labels": VALUES | {"storage", "volumes"},

@@ -23,6 +23,8 @@ from embedseg_large.storage.connection import joined, shown
 _KINDS = {"plate": "plate", "well": "well of a plate", "series": "several images of one file"}
 _LISTED = 24
 """Images of a container that are shown."""
+Told = Mapping[str, tuple[str, Callable[[Any], str]]]
+
 _MANY, _FEW = 12, 3
 """A list with more values than the first number is cut to the second."""
 
@@ -58,24 +60,37 @@ def info(
     if not _is_model(thing):
         _check_name(thing)
     if _is_model(thing):
-        facts = _about_model(thing)
+        facts, show = _about_model(thing), _print_model
     else:
         facts = _about_container(thing) or _about_volume(
             thing, level, axes=axes, series=series, allow_missing=allow_missing
         )
+        show = _print_volume
     if as_json:
         print_json(facts)
-        return
-    levels, scores = facts.pop("levels", None), facts.pop("scores", None)
-    listed = facts.pop("listed", None)
-    print_facts(shown(thing), dict(_rows(facts)))
-    if listed:
-        _print_images(listed)
-    if scores:
-        _print_scores(scores)
-    if levels:
-        rows = [[str(i), str(v["path"]), _text(v["shape"])] for i, v in enumerate(levels)]
+    else:
+        show(thing, facts)
+
+
+def _print_volume(thing: str, facts: Mapping[str, Any]) -> None:
+    """Print what a volume is, one level per row, or what a container of several images is."""
+    about = {name: v for name, v in facts.items() if name not in ("levels", "listed")}
+    print_facts(shown(thing), dict(_rows(about, {**_TOLD, **_TOLD_OF_VOLUMES})))
+    if facts.get("listed"):
+        _print_images(facts["listed"])
+    if facts.get("levels"):
+        levels = enumerate(facts["levels"])
+        rows = [[str(i), str(v["path"]), _text(v["shape"])] for i, v in levels]
         print_table(["level", "path", "shape"], rows)
+
+
+def _print_model(thing: str, facts: Mapping[str, Any]) -> None:
+    """Print what a model is; its scores, if it has any, one set of images per row."""
+    scores = _score_table(facts.get("scores"))
+    about = {name: v for name, v in facts.items() if name != "scores" or scores is None}
+    print_facts(shown(thing), dict(_rows(about, _TOLD)))
+    if scores is not None:
+        print_table(*scores)
 
 
 def _describe_system(as_json: bool) -> None:
@@ -208,22 +223,37 @@ def _about_model(thing: str) -> dict[str, Any]:
     own = model.settings.as_dict()
     cleaning = {name: True for name in ("keep_largest_piece", "fill_holes") if own[name]}
     facts = {name: getattr(model, name) for name in names}
-    return facts | cleaning | {"thresholds": own["thresholds"]} | model.card
+    facts |= cleaning | {"thresholds": own["thresholds"]}
+    return facts | {name: value for name, value in model.card.items() if name not in facts}
 
 
-def _rows(facts: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
+def _rows(facts: Mapping[str, Any], told: Told, within: str = "") -> Iterator[tuple[str, str]]:
     """Names and texts of the facts; nested ones individually, prefixed with the outer name."""
     for key, value in facts.items():
-        words, text = _TOLD.get(key, (key.replace("_", " "), _text))
+        words, text = told.get(key, (key.replace("_", " "), _text))
         name = f"{within} {words}" if within and words != within else words
         if isinstance(value, Mapping):
-            yield from _rows(value, name)
+            yield from _rows(value, told, name)
         elif value not in (None, []):
             yield name, text(value)
 
 
-def _print_scores(scores: Sequence[Mapping[str, Any]]) -> None:
-    """Print the AP of a model, one row per set of images."""
+def _score_table(scores: Any) -> tuple[list[str], list[list[str]]] | None:
+    """The AP of a model, one row per set of images; None if anything else is called scores."""
+    match scores:
+        case [{"data": _, "ap": {}}, *_] if all(map(_is_score, scores)):
+            return _table_of(scores)
+    return None
+
+
+def _is_score(score: Any) -> bool:
+    match score:
+        case {"data": _, "ap": {**values}}:
+            return all(isinstance(value, int | float) for value in values.values())
+    return False
+
+
+def _table_of(scores: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     limits = dict.fromkeys(limit for score in scores for limit in score["ap"])
     rows = [
         [
@@ -234,7 +264,7 @@ def _print_scores(scores: Sequence[Mapping[str, Any]]) -> None:
         ]
         for score in scores
     ]
-    print_table(["AP of images", "tta", "true", "found", *(f"≥ {t}" for t in limits)], rows)
+    return ["AP of images", "tta", "true", "found", *(f"≥ {t}" for t in limits)], rows
 
 
 def _text(value: Any) -> str:
@@ -245,12 +275,13 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-_TOLD: dict[str, tuple[str, Callable[[Any], str]]] = {
+_TOLD: Told = {"thresholds": ("with TTA", _text)}
+"""Facts that are shown to people differently than to programs: name, and function for the text."""
+_TOLD_OF_VOLUMES: Told = {
     "bytes": ("size", readable_bytes),
     "images": ("images in the file", lambda images: "; ".join(images) + " (choose with --series)"),
     "n_images": ("images", _text),
     "is_labels": ("kind", lambda labels: "labels" if labels else "image"),
-    "thresholds": ("with TTA", _text),
     "voxel_size_um": ("voxel size", lambda sizes: f"{_text(sizes)} µm"),
 }
-"""Facts that are shown to people differently than to programs: name, and function for the text."""
+"""Those of volumes."""

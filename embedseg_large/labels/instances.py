@@ -13,7 +13,8 @@ names the group and its columns. Nothing else in NGFF refers to it: viewers igno
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from embedseg_large.storage.disk import output_errors
 from embedseg_large.storage.group import Document
 from embedseg_large.storage.open import folder_at
 from embedseg_large.storage.zarr_groups import write_group
+from embedseg_large.volumes.stored_array import StoredArray, wrap_array
 
 KEY = "instances"
 """Key of the entry in the provenance of labels, and name of the group without its suffix."""
@@ -40,7 +42,7 @@ _ROWS = 1 << 20  # of a chunk
 class InstanceTable:
     """Columns being written, timepoint by timepoint; see the module."""
 
-    labels: str
+    labels: str = field(repr=False)
     """Folder or URL of the group of the labels."""
     name: str
     """Of the group in it."""
@@ -131,7 +133,7 @@ class InstanceTable:
 class KnownInstances:
     """The table of published labels."""
 
-    labels: str
+    labels: str = field(repr=False)
     """Path or URL of their group."""
     entry: Document
     """As in `InstanceTable.entry`."""
@@ -165,14 +167,41 @@ class KnownInstances:
     def _column(self, name: str, labels: NDArray[np.integer], timepoint: int) -> NDArray[Any]:
         place = joined(self.labels, f"{self.entry['path']}/{name}")
         try:
-            array = open_array(place)
+            array = _opened(place)
         except FileNotFoundError as error:
             raise MetadataError(
                 f"{shown(place)}: missing, though the labels name it; copy the labels with all of "
                 "their files"
             ) from error
-        stored = np.asarray(array[timepoint] if array.ndim == 2 else array[:])
-        known = labels <= stored.size
-        column = np.full(labels.size, array.fill_value, DTYPES[name])
-        column[known] = stored[labels[known].astype(np.int64) - 1]
+        row = (timepoint,) if array.ndim == 2 else ()
+        if array.ndim > 2 or (row and timepoint >= array.shape[0]):
+            raise MetadataError(
+                f"{shown(place)}: a shape of {array.shape}; restore it, or segment again"
+            )
+        dtype = np.dtype(DTYPES[name])
+        column = np.full(labels.size, np.nan if dtype.kind == "f" else False, dtype)
+        rows = np.where(labels <= array.shape[-1], labels, 0).astype(np.int64) - 1
+        for piece in np.unique(rows[rows >= 0] // _ROWS).tolist():
+            start = piece * _ROWS
+            stored = array[(*row, slice(start, min(start + _ROWS, array.shape[-1])))]
+            here = rows // _ROWS == piece
+            column[here] = stored[rows[here] - start]
         return column
+
+
+def _opened(place: str) -> StoredArray:
+    """Open a column, which is read as voxels are: what is damaged is named.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no array.
+    """
+    from zarr.errors import NodeTypeValidationError
+
+    try:
+        array = open_array(place)
+    except NodeTypeValidationError as error:
+        raise FileNotFoundError(place) from error
+    opener = partial(open_array, place, zarr_format=array.metadata.zarr_format)
+    return wrap_array(array, opener, shown(place))

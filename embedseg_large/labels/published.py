@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,12 +13,15 @@ from embedseg_large.errors import UnreachableError, UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.folder import PROVENANCE as PROVENANCE
 from embedseg_large.labels.folder import is_label_name, provenance_in
+from embedseg_large.labels.provenance import usable
 from embedseg_large.storage.connection import is_remote, joined, shown
 from embedseg_large.storage.failures import is_denied
 from embedseg_large.storage.group import ngff_content
 from embedseg_large.storage.open import folder_at
 from embedseg_large.storage.zarr_groups import read_attributes
 from embedseg_large.volumes.volume import Volume, open_volume
+
+logger = logging.getLogger(__name__)
 
 _OPENING = ("axes", "voxel_size", "series", "allow_missing")
 """What is recorded of how an image was opened."""
@@ -143,7 +147,15 @@ def labelled_part(labels: Volume) -> Box | None:
         raise UsageError(
             f"{labels.name}: labels of a region are compared and measured at level 0; open that one"
         )
-    return None if asked is None else Box(tuple(asked["start"]), tuple(asked["stop"]))
+    if asked is None:
+        return None
+    part = Box(tuple(asked["start"]), tuple(asked["stop"]))
+    if part.ndim != labels.ndim or not Box.whole(labels.spatial_shape).contains(part):
+        logger.warning(
+            "%s: labels of %s, they say, which is not inside: ignored", labels.name, part
+        )
+        return None
+    return part
 
 
 def label_names(store: str) -> list[str]:
@@ -178,6 +190,8 @@ def label_names(store: str) -> list[str]:
 def provenance_of(labels: str) -> dict[str, Any]:
     """Return the provenance of labels; empty if another program wrote them.
 
+    Parts that no run writes so are left out, with a warning.
+
     Parameters
     ----------
     labels
@@ -188,4 +202,4 @@ def provenance_of(labels: str) -> dict[str, Any]:
     MetadataError, UnreachableError
         As for `label_names`.
     """
-    return provenance_in(read_attributes(folder_at(labels)))
+    return usable(provenance_in(read_attributes(folder_at(labels))), shown(labels))

@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from embedseg_large.documents import parse_json
 from embedseg_large.errors import ModelError, OutputError, UsageError, foreign
 from embedseg_large.files import whole
 from embedseg_large.network.erfnet import BranchedERFNet
@@ -131,7 +132,7 @@ def check_shapes(
 def _parse(header: str, path: Path) -> tuple[ModelSettings, dict[str, Any]]:
     """Return the settings and the card from the JSON header."""
     with foreign(path, "its header cannot be used", todo="save it again", kind=ModelError):
-        values = json.loads(header)
+        values = parse_json(header)
         if values["version"] != VERSION:
             raise ModelError(
                 f"{path} has version {values['version']} of the model format, this release reads "

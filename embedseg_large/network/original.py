@@ -8,7 +8,6 @@ the pitch follows: the original has these in the configuration of its training. 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from embedseg_large.documents import read_document
+from embedseg_large.documents import parse_json, read_document
 from embedseg_large.errors import ModelError, UsageError, foreign
 from embedseg_large.network.modelfile import StoredModel, as_weights, check_shapes
 from embedseg_large.network.settings import ModelSettings
@@ -93,7 +92,7 @@ def _read_properties(path: Path) -> dict[str, Any]:
     todo = "put the one of the training there"
     with foreign(path, "cannot be read", todo=todo, kind=ModelError):
         try:
-            properties = json.loads(read_document(path))
+            properties = parse_json(read_document(path))
         except FileNotFoundError as error:
             raise ModelError(f"{path} is missing; put it beside the weights") from error
     if not isinstance(properties, dict):

@@ -19,6 +19,11 @@ _SUMMARISED = (
     *("circularity", "axis_", "intensity_mean", "seediness"),
 )
 """Prefixes of the table columns that are summarised."""
+_COUNTS = (
+    *("faces", "voxels", "rounds", "tiles", "tiles_exact"),
+    *("certified", "agreed", "repaired", "joined"),
+)
+"""Of a seam report; one that is not recorded is 0."""
 _MOST_TRACED = 100
 """Maximum number of listed instances of the seam report."""
 _NAMES = {
@@ -104,6 +109,7 @@ def seams_of(made: Mapping[str, Any], timepoint: int) -> Seams | None:
     said = made.get("seams")
     if not isinstance(said, Mapping):
         return None
+    said = {**dict.fromkeys(_COUNTS, 0), **said}
     joined = int(said["joined"])
     objects = [
         Traced(label=o["label"], kind=kind, seed=" ".join(_at(o["seed"])))

@@ -46,7 +46,8 @@ def histograms(subject: Subject, table: Table) -> list[Histogram]:
 def _least(subject: Subject) -> float:
     """Smallest size that the run allowed, if it saw the voxels of the labels; else 0."""
     is_native = subject.made.get("volume", {}).get("grid") == list(subject.shape)
-    return float(subject.made["settings"]["min_object_size"]) if is_native else 0.0
+    least = subject.made.get("settings", {}).get("min_object_size")
+    return float(least) if is_native and least is not None else 0.0
 
 
 def maps(subject: Subject, table: Table, times: dict[Column, float] | None) -> list[HeatMap]:

@@ -194,8 +194,9 @@ def _contrast(image: Layer | None, labels: Layer, channel: int) -> Range:
 
 
 def _timepoint(asked: int | None, labels: Volume, made: Mapping[str, Any]) -> int:
-    done = made.get("volume", {}).get("timepoints") or [0]
-    chosen = int(done[0]) if asked is None else asked
+    done = [t for t in made.get("volume", {}).get("timepoints") or [] if t is not None]
+    said = done[0] if done and done[0] < labels.n_timepoints else 0
+    chosen = said if asked is None else asked
     if not 0 <= chosen < labels.n_timepoints:
         raise UsageError(
             f"{labels.name}: no timepoint {chosen}, there are {labels.n_timepoints}, from 0"

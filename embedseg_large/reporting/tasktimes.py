@@ -6,11 +6,14 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from embedseg_large.errors import UsageError
+from embedseg_large.errors import UsageError, foreign
 
+_LONGEST = 1 << 24
+"""Characters of a line that are read at once."""
 Column = tuple[int, int]
 """Position of tiles along y and x, for any z."""
 
@@ -38,12 +41,13 @@ def read_times(
     """
     runs: set[Any] = set()
     seconds: dict[Column, float] = defaultdict(float)
-    for line in _lines(Path(path)):
-        if line.get("event") == "run begins" and line.get("token") == made.get("token"):
-            runs.add(line.get("run"))
-        elif _counts(line, runs, stage, timepoint):
-            y, x = line["tile"][-2:]
-            seconds[y, x] += float(line["seconds"])
+    with foreign(path, "no log of runs", todo="give the file of --log", kind=UsageError):
+        for line in _lines(Path(path)):
+            if line.get("event") == "run begins" and line.get("token") == made.get("token"):
+                runs.add(str(line.get("run")))
+            elif _counts(line, runs, stage, timepoint):
+                y, x = line["tile"][-2:]
+                seconds[int(y), int(x)] += float(line["seconds"])
     if not runs:
         raise UsageError(f"{path}: it does not contain the run that made these labels")
     return dict(seconds)
@@ -51,7 +55,7 @@ def read_times(
 
 def _counts(line: Mapping[str, Any], runs: set[Any], stage: str, timepoint: int) -> bool:
     """Whether a line reports a finished tile of the stage."""
-    is_task = line.get("event") == "task done" and line.get("run") in runs
+    is_task = line.get("event") == "task done" and str(line.get("run")) in runs
     is_then = line.get("section", "") in ("", f"t{timepoint:05d}")
     return is_task and line.get("stage") == stage and bool(line.get("tile")) and is_then
 
@@ -59,11 +63,13 @@ def _counts(line: Mapping[str, Any], runs: set[Any], stage: str, timepoint: int)
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """The lines that are JSON; a killed run may have left an incomplete one."""
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("a device or a folder")
         with path.open(encoding="utf-8", errors="replace") as file:
-            for text in file:
+            for text in iter(partial(file.readline, _LONGEST), ""):
                 try:
                     line = json.loads(text)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 if isinstance(line, dict):
                     yield line

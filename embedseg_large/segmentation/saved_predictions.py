@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.documents import difference
+from embedseg_large.documents import difference, parse_json
 from embedseg_large.errors import UsageError, foreign
 from embedseg_large.segmentation.intensity_field import IntensityField
 from embedseg_large.segmentation.request.facts import facts_of_predictions
@@ -80,7 +80,7 @@ def open_kept(path: str, order: Order) -> KeptPredictions:
     what, todo = "the predictions there cannot be used", "predict again"
     try:
         with foreign(folder.path, what, todo=todo, kind=UsageError, unless=(FileNotFoundError,)):
-            about = json.loads(folder.read(PREDICTIONS_FILE))
+            about = parse_json(folder.read(PREDICTIONS_FILE))
             different = difference(about["facts"], facts_of_predictions(order))
             least = float(about["least_foreground"])
             found = KeptPredictions(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
 from random import random
@@ -93,7 +93,7 @@ def _seconds(variable: str, default: float) -> float:
 class Address:
     """A URL, taken apart."""
 
-    root: str
+    root: str = field(repr=False)
     """Target of the connection: the bucket, or the web server with its query, which may be
     secret."""
     key: str

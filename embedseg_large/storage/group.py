@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from embedseg_large.documents import read_document
+from embedseg_large.documents import parse_json, read_document
 from embedseg_large.errors import MetadataError, foreign
 from embedseg_large.files import make_folders, whole
 from embedseg_large.storage.disk import output_errors
@@ -58,7 +58,7 @@ def parse_document(data: bytes, where: str) -> Document:
         If they are none.
     """
     with foreign(where, "not a JSON document", todo="restore it", kind=MetadataError):
-        document = json.loads(data)
+        document = parse_json(data)
     if not isinstance(document, dict):
         raise MetadataError(f"{where}: not a JSON object; restore it")
     return document

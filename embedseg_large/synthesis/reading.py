@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from embedseg_large.documents import read_document
 from embedseg_large.errors import UsageError
 from embedseg_large.synthesis.settings import SynthesisSettings, names
 
@@ -89,7 +90,7 @@ def _word(word: str) -> tuple[str, str]:
 def _content(path: str) -> Mapping[str, Any]:
     """Read a file."""
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        found = yaml.safe_load(read_document(path).decode())
     except OSError as error:
         raise UsageError(
             f"{path}: {error.strerror or error}; pass a YAML or JSON file, or settings like "

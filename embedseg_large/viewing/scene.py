@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -171,7 +172,7 @@ def _seen_by_network(labels: Sequence[Layer]) -> dict[int, Range]:
     for layer in labels:
         made = provenance_of(layer.path) if layer.finest.ngff_version else {}
         channel, ranges = made.get("volume", {}).get("channel"), made.get("intensity")
-        if isinstance(channel, int) and isinstance(ranges, list) and isinstance(ranges[0], dict):
+        if channel is not None and ranges and isinstance(ranges[0], dict):
             found[channel] = float(ranges[0]["low"]), float(ranges[0]["high"])
     return found
 
@@ -180,13 +181,22 @@ def _stored_windows(image: Layer) -> dict[int, Range]:
     """Display ranges in the metadata, by channel."""
     if image.finest.ngff_version is None:
         return {}
-    omero: Any = ngff_content(read_attributes(folder_at(image.path))).get("omero") or {}
-    windows = [channel.get("window", {}) for channel in omero.get("channels", [])]
-    return {
-        number: (float(w["start"]), float(w["end"]))
-        for number, w in enumerate(windows)
-        if w.get("start", 0) < w.get("end", 0)
-    }
+    found: dict[int, Range] = {}
+    match ngff_content(read_attributes(folder_at(image.path))):
+        case {"omero": {"channels": [*channels]}}:
+            for number, channel in enumerate(channels):
+                window = _window(channel)
+                if window is not None:
+                    found[number] = window
+    return found
+
+
+def _window(channel: Any) -> Range | None:
+    """The display range of a channel, if it is one."""
+    match channel:
+        case {"window": {"start": int() | float() as low, "end": int() | float() as high}}:
+            return (float(low), float(high)) if -inf < low < high < inf else None
+    return None
 
 
 def _measured(image: Layer, channel: int) -> Range:

@@ -10,7 +10,7 @@ the group writes it last.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from itertools import product
@@ -101,7 +101,7 @@ def layout(shape: Sequence[int], zarr_format: int, chunks: Sequence[int] | None 
 class MultiscaleStore:
     """A multiscale group on a disk or in a bucket, reopened in every process; picklable."""
 
-    path: str
+    path: str = field(repr=False)
     """Folder or URL of the group."""
     ngff_version: str
     """``"0.4"`` (zarr 2) or ``"0.5"`` (zarr 3, sharded)."""

@@ -16,6 +16,10 @@ from embedseg_large.volumes.stored_array import StoredArray, wrap_array
 _MAGIC = b"\x89PNG\r\n\x1a\n"
 _MOST_PIXELS = 1 << 30
 """A PNG is decoded as a whole, and its header may declare any size."""
+_MOST_PER_BYTE = 1032
+"""Bytes that deflate can make of one."""
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Numbers per pixel, by type of colour."""
 
 
 def is_png(path: str) -> bool:
@@ -59,14 +63,19 @@ def open_png(path: str, level: int) -> tuple[Header, StoredArray]:
 def _check_size(path: str) -> None:
     """Refuse what is no PNG, or would fill the memory."""
     with Path(path).open("rb") as file:
-        head = file.read(24)
-    if head[:8] != _MAGIC or len(head) < 24:
+        head = file.read(26)
+    if head[:8] != _MAGIC or len(head) < 26:
         raise VolumeError(f"{path}: this is no PNG; rename the file, or write it again")
     width, height = (int.from_bytes(head[at : at + 4]) for at in (16, 20))
     if width * height > _MOST_PIXELS:
         raise VolumeError(
             f"{path}: {width:,} x {height:,} pixels are too many for a PNG, which is decoded as a "
             "whole; write a TIFF or an OME-Zarr"
+        )
+    size, bits = Path(path).stat().st_size, head[24] * _SAMPLES.get(head[25], 4)
+    if width * height * bits // 8 > _MOST_PER_BYTE * size:
+        raise VolumeError(
+            f"{path}: {width:,} x {height:,} pixels cannot be in {size:,} bytes; restore the file"
         )
 
 

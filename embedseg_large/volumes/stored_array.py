@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import product
 from math import prod
@@ -30,7 +30,7 @@ class StoredArray:
     (`shape`, `dtype`, `ndim`, indexing) for ``dask.array.from_array``.
     """
 
-    opener: Callable[[], Any]
+    opener: Callable[[], Any] = field(repr=False)  # it may hold a signed URL
     """Opens the array: a picklable callable without arguments."""
     location: str
     """Location of the array, for error messages."""

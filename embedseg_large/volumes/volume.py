@@ -86,7 +86,7 @@ class Volume:
     """Unit of each stored axis, as stored."""
     voxel_size: tuple[float, ...] | None
     """Distance between voxels in µm, in the order (z,) y, x; None if unknown."""
-    path: str | None
+    path: str | None = field(repr=False)
     """Absolute path or URL of the image; None for an array in memory. A URL may be signed: display
     `name` instead."""
     level: int

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import dask
 from distributed import Adaptive, Client, LocalCluster
 
-from embedseg_large.errors import RunError, UsageError
+from embedseg_large.errors import RunError, UsageError, cause
 from embedseg_large.runs.dask.cluster_file import (
     Adapt,
     ClusterSettings,
@@ -125,7 +125,7 @@ def ended(started: AbstractContextManager[Started], name: str) -> Iterator[Start
         try:
             started.__exit__(None, None, None)
         except Exception as error:  # of workers that died, of jobs that were never submitted
-            logger.warning("%s did not shut down cleanly (%s)", name, _one_line(error))
+            logger.warning("%s did not shut down cleanly (%s)", name, cause(error))
 
 
 @contextmanager
@@ -178,7 +178,7 @@ def _local(settings: LocalSettings, device: str) -> LocalCluster:
                 **memory,
             )
     except (OSError, RuntimeError) as error:
-        raise RunError(f"{settings.file}: no worker starts: {_one_line(error)}") from error
+        raise RunError(f"{settings.file}: no worker starts: {cause(error)}") from error
     if settings.adapt:
         _adapt(cluster, settings.adapt)
     return cluster
@@ -203,7 +203,7 @@ def _cuda(settings: CudaSettings) -> AbstractContextManager[Any]:
                 **memory,
             )
     except Exception as error:  # the driver library raises its own exceptions
-        raise UsageError(f"{settings.file}: no worker on a GPU: {_one_line(error)}") from error
+        raise UsageError(f"{settings.file}: no worker on a GPU: {cause(error)}") from error
     return cluster
 
 
@@ -217,7 +217,7 @@ def _slurm(settings: SlurmSettings) -> AbstractContextManager[Any]:
         options: dict[str, Any] = {"job_cls": Job, "scheduler_options": {"dashboard_address": ":0"}}
         cluster = SLURMCluster(**cluster_options(settings), **options)
     except (OSError, ValueError, RuntimeError) as error:  # no such interface, for instance
-        raise UsageError(f"{settings.file}: no Dask scheduler: {_one_line(error)}") from error
+        raise UsageError(f"{settings.file}: no Dask scheduler: {cause(error)}") from error
     # A fixed number is adapted too: this replaces jobs that reach their wall time.
     jobs = settings.adapt or Adapt(minimum=settings.workers or 1, maximum=settings.workers or 1)
     cluster.scale(jobs=jobs.minimum)
@@ -299,7 +299,3 @@ def _wait_for_worker(client: Client, settings: ClusterSettings, hope: Hope) -> N
                 )
         time.sleep(POLL_SECONDS)
     logger.info("the first worker came after %.1f s", time.monotonic() - began)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

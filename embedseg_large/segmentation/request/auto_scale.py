@@ -26,9 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.clustering.cluster import cluster
+from embedseg_large.documents import parse_json
 from embedseg_large.embedding import dequantise
-from embedseg_large.errors import UsageError
+from embedseg_large.errors import UnreachableError, UsageError
 from embedseg_large.geometry import Box
+from embedseg_large.labels.provenance import is_choice
 from embedseg_large.segmentation.request.foreground import Foreground
 from embedseg_large.segmentation.request.object_size import resampling_for
 from embedseg_large.segmentation.segmenters.loading import place
@@ -239,15 +241,13 @@ def recorded(folder: Any, name: str, key: str | None) -> dict[str, Any] | None:
         What the choice must have been made from, see `key_of`; None: whatever it was.
     """
     try:
-        data = folder.read(name)
-    except FileNotFoundError:
-        return None
-    try:
-        about = json.loads(data)
+        about = parse_json(folder.read(name))
         said = about.get("object_diameter") or about["facts"]["object_diameter"]
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+    except UnreachableError:
+        raise
+    except Exception:  # whatever else is there will be refused by who needs it
         return None
-    return said if isinstance(said, dict) and key in (None, said.get("key")) else None
+    return said if is_choice(said) and key in (None, said.get("key")) else None
 
 
 def key_of(*parts: Any) -> str:

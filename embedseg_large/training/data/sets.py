@@ -21,6 +21,7 @@ from typing import Any, ClassVar, TypeVar
 
 import yaml
 
+from embedseg_large.documents import read_document
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.training.data.sources import Pair, find_pairs
 
@@ -186,10 +187,10 @@ def _sets(item: Any, kind: type[Kind]) -> list[Kind]:
 
 def _file(path: Path, kind: type[ImageSet]) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(read_document(path).decode())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; pass another file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: neither YAML nor JSON; write NAME: {{images: ...}}") from error
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise UsageError(
