@@ -16,7 +16,7 @@ import numpy as np
 
 from embedseg_large.clustering.cluster import cluster, cluster_points
 from embedseg_large.clustering.points import points_of_stored
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.embedding import dequantise
 from embedseg_large.geometry import Box
 from embedseg_large.testing.objects import Flaws, Objects
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rule = ClusterSettings(min_object_size=30, reach=(24.0, 24.0, 24.0))
+    rule = ClusteringSettings(min_object_size=30, reach=(24.0, 24.0, 24.0))
     rows = []
     for edge in EDGES:
         stored, objects = predictions(edge)

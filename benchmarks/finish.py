@@ -1,11 +1,11 @@
-"""FINISH and the pyramid on one core: labels from the views of tiles, then each coarser level.
+"""FINISH and the pyramid on one core: labels from the results of tiles, then each coarser level.
 
 ::
 
     .venv/bin/python benchmarks/finish.py --repeats 5 [--json FILE] [--profile]
 
 The labels are those of a synthetic embryo of 256³ voxels with 1000 cells, repeated along y and x;
-the views are made from them, so that nothing but FINISH is measured. The process keeps to one core.
+the results are made from them, so that nothing but FINISH is measured. One core is used.
 Rates are voxels of level 0 a second: by the clock, and by the seconds that the core spent on it,
 which is the fairer figure where the machine has other work. A digest of all that was written tells
 whether two versions of the program write the same bytes.
@@ -30,14 +30,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.labels.target import PendingLabels
-from embedseg_large.segmentation.request.request import prepare
-from embedseg_large.segmentation.scratch.versions import ViewName, Views
+from embedseg_large.segmentation.options import SegmentOptions
+from embedseg_large.segmentation.request.prepare import prepare
+from embedseg_large.segmentation.scratch.versions import TileVersion, TileVersions
+from embedseg_large.segmentation.stages.finish import Numbering, downsample, finish, finish_halved
 from embedseg_large.segmentation.stages.job import Job
-from embedseg_large.segmentation.stages.predict import Numbering, downsample, finish, finish_halved
 from embedseg_large.stitching.join import Joins
 from embedseg_large.stitching.relabel import offsets
 from embedseg_large.stitching.tally import Roster
-from embedseg_large.stitching.view import TileView
+from embedseg_large.stitching.tile_result import TileResult
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
 from embedseg_large.volumes.intensity import IntensityRange
@@ -51,18 +52,18 @@ class Ready:
     """A run that has come to FINISH."""
 
     job: Job
-    views: Views
+    results: TileVersions
     numbering: Numbering
     pending: PendingLabels
 
     def level(self, level: int) -> None:
-        """Do one level of the pyramid, the finest from the views."""
+        """Do one level of the pyramid, the finest from the results."""
         for box in self.pending.regions(level):
             if level > 1:
                 downsample(self.job, self.pending, level, box)
                 continue
             seen = box if level == 0 else self.pending.source(level, box)
-            part = self.views.part(self.job.clustering().span(self.job.on_grid(seen)))
+            part = self.results.part(self.job.clustering().span(self.job.on_grid(seen)))
             stage = finish_halved if level else finish
             stage(self.job, self.pending, self.numbering, box, part)
 
@@ -84,22 +85,24 @@ def embryo(repeats: int) -> NDArray[np.uint32]:
 def ready(labels: NDArray[np.uint32], folder: Path) -> Ready:
     """A run whose tiles have said all they have to say."""
     network = OracleNetwork.of(labels[:64, :64, :64])
-    order = prepare(labels, network, "nuclei", output=folder / "o.zarr", intensity_range=(0, 1))
+    request = prepare(
+        labels, network, "nuclei", SegmentOptions(output=folder / "o.zarr", intensity_range=(0, 1))
+    )
     job = Job(
-        volume=order.volume,
+        volume=request.volume,
         timepoint=None,
         intensity=(IntensityRange(0, 1),),
-        resampling=order.resampling,
-        settings=order.settings,
-        scratch=order.scratch,
+        resampling=request.resampling,
+        settings=request.settings,
+        scratch=request.scratch,
         in_memory=True,
     )
-    Path(order.scratch.path).mkdir(parents=True)
+    Path(request.scratch.path).mkdir(parents=True)
     names = first_voxels(labels)
-    views = Views.none_yet(job.clustering().counts)
+    results = TileVersions.none_yet(job.clustering().counts)
     for index in job.clustering():
-        view = view_of(labels[job.clustering().tile(index).core.slices], names)
-        views.put(ViewName(index, 0, job.scratch.write_view(index, 0, view)))
+        result = view_of(labels[job.clustering().tile(index).core.slices], names)
+        results.put(TileVersion(index, 0, job.scratch.write_result(index, 0, result)))
     layer = job.layers.of(names)
     by_layer = [np.sort(names[layer == n]) for n in range(job.clustering().counts[0])]
     rosters = [Roster(ids, ids > 0, np.ones(ids.size, np.float32)) for ids in by_layer]
@@ -109,7 +112,7 @@ def ready(labels: NDArray[np.uint32], folder: Path) -> Ready:
         before=offsets([ids.size for ids in by_layer]),
         versions=np.array(versions, np.uint32),
     )
-    return Ready(job, views, numbering, order.target.create(np.uint32))
+    return Ready(job, results, numbering, request.target.create(np.uint32))
 
 
 def first_voxels(labels: NDArray[np.uint32]) -> NDArray[np.uint64]:
@@ -120,7 +123,7 @@ def first_voxels(labels: NDArray[np.uint32]) -> NDArray[np.uint64]:
     return names[1:]
 
 
-def view_of(core: NDArray[np.uint32], names: NDArray[np.uint64]) -> TileView:
+def view_of(core: NDArray[np.uint32], names: NDArray[np.uint64]) -> TileResult:
     """What a tile says about a core that everybody agrees on."""
     present = np.flatnonzero(np.bincount(core.reshape(-1), minlength=names.size + 1)[1:]) + 1
     present = present[np.argsort(names[present - 1])]
@@ -128,7 +131,7 @@ def view_of(core: NDArray[np.uint32], names: NDArray[np.uint64]) -> TileView:
     local[present] = np.arange(1, present.size + 1)
     size = np.ones(present.size, np.int64)
     sure = np.ones(present.size, np.bool_)
-    return TileView(
+    return TileResult(
         core=local[core],
         seams=(),
         ids=names[present - 1],

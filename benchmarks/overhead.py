@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import embedseg_large as es
+from embedseg_large.clustering import cluster
 from embedseg_large.data import copy_demo
-from embedseg_large.segmentation.stages import predict
+from embedseg_large.segmentation.stages import check, read
+from embedseg_large.segmentation.stages import cluster as stage
 from embedseg_large.volumes import intensity
 
 
@@ -40,7 +42,14 @@ class Clock:
         return timed
 
 
-PURE = ("normalise", "points_of_stored", "cluster_points", "make_view", "compare", "tally")
+PURE = (
+    (read, "normalise_channels"),
+    (cluster, "points_of_stored"),
+    (cluster, "cluster_points"),
+    (stage, "make_result"),
+    (check, "compare"),
+    (check, "tally"),
+)
 
 
 def main() -> None:
@@ -50,8 +59,8 @@ def main() -> None:
     parser.add_argument("--tta", default="none")
     options = parser.parse_args()
     clock = Clock()
-    for name in PURE:
-        setattr(predict, name, clock.around(getattr(predict, name)))
+    for module, name in PURE:
+        setattr(module, name, clock.around(getattr(module, name)))
     intensity.summarise = clock.around(intensity.summarise)
     model = es.load_model("nuclei-3d")
     model.predict_tile = clock.around(model.predict_tile)  # type: ignore[method-assign]
@@ -62,15 +71,18 @@ def main() -> None:
         volume = es.open_volume(store.image)
         from embedseg_large.runs.local import SerialExecutor
         from embedseg_large.runs.progress import Progress
-        from embedseg_large.segmentation.request.request import prepare
-        from embedseg_large.segmentation.segment import run_order
+        from embedseg_large.segmentation.options import SegmentOptions
+        from embedseg_large.segmentation.request.prepare import prepare
+        from embedseg_large.segmentation.segment import begin, run_request
 
         for repeat in range(options.repeats + 1):
-            order = prepare(volume, model, "nuclei", overwrite=True, tta=options.tta)
+            request = prepare(
+                volume, model, "nuclei", SegmentOptions(overwrite=True, tta=options.tta)
+            )
             clock.seconds = 0.0
             began = time.perf_counter()
-            progress = Progress()
-            run_order(order, SerialExecutor(model, progress), progress)
+            with begin(request) as run:
+                run_request(request, run, SerialExecutor(model), Progress())
             wall = time.perf_counter() - began
             if repeat:  # the first run compiles
                 ratios.append(wall / clock.seconds)

@@ -29,13 +29,14 @@ from distributed import Client
 from embedseg_large.runs.dask.executor import DaskExecutor
 from embedseg_large.runs.journal import Journal
 from embedseg_large.runs.progress import Progress
-from embedseg_large.runs.runner import Recorder
+from embedseg_large.runs.runner import TaskRunner
 from embedseg_large.runs.tasks import Call, Each, Task
-from embedseg_large.segmentation.request.request import prepare
+from embedseg_large.segmentation.options import SegmentOptions
+from embedseg_large.segmentation.pipeline import PredictThenCluster
+from embedseg_large.segmentation.request.prepare import prepare
 from embedseg_large.segmentation.seams import SeamCheck
 from embedseg_large.segmentation.segmenters.loading import NetworkSpec
 from embedseg_large.segmentation.stages.job import Job
-from embedseg_large.segmentation.tile_tasks import PredictThenCluster
 from embedseg_large.storage.open import folder_at
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.volumes.intensity import IntensityRange
@@ -51,23 +52,25 @@ def job_of(tiles: int, folder: Path) -> Job:
     path = folder / "volume.zarr"
     zarr.create_array(path, shape=(n * EDGE,) * 3, chunks=(EDGE,) * 3, dtype="u2")
     network = OracleNetwork.of(np.ones((EDGE,) * 3, np.uint16), tile=(EDGE,) * 3)
-    order = prepare(
+    request = prepare(
         path,
         network,
         "nuclei",
-        axes="zyx",
-        output=folder / "out.zarr",
-        tile=(EDGE,) * 3,
-        cluster_tile=(EDGE,) * 3,
-        halo=(8,) * 3,
+        SegmentOptions(
+            axes="zyx",
+            output=folder / "out.zarr",
+            tile=(EDGE,) * 3,
+            cluster_tile=(EDGE,) * 3,
+            halo=(8,) * 3,
+        ),
     )
     return Job(
-        volume=order.volume,
+        volume=request.volume,
         timepoint=None,
         intensity=(IntensityRange(0.0, 1.0),),
-        resampling=order.resampling,
-        settings=order.settings,
-        scratch=order.scratch,
+        resampling=request.resampling,
+        settings=request.settings,
+        scratch=request.scratch,
     )
 
 
@@ -128,11 +131,11 @@ def tasks(count: int, workers: int) -> dict[str, Any]:
             spec = NetworkSpec(folder=None, network=None, device="cpu", dtype="float32")
             executor = DaskExecutor(client, spec)
             journal = Journal(folder_at(str(folder / "journal")))
-            recorder = Recorder(executor, journal, Progress())
-            recorder.run(Each(idle_tasks(job, 50)))
+            runner = TaskRunner(executor, journal, Progress())
+            runner.run(Each(idle_tasks(job, 50)))
             before = rss(), rss(scheduler)
             began = time.perf_counter()
-            recorder.run(Each(idle_tasks(job, count)))
+            runner.run(Each(idle_tasks(job, count)))
             seconds = time.perf_counter() - began
             after = rss(), rss(scheduler)
         files = [p for p in (folder / "journal").rglob("*") if p.is_file()]
@@ -175,11 +178,11 @@ def resume(count: int) -> dict[str, Any]:
         began = time.perf_counter()
         journal = Journal(folder_at(str(folder / "journal"))).load()
         loaded = time.perf_counter()
-        recorder = Recorder(NoExecutor(), journal, Progress())
+        runner = TaskRunner(NoExecutor(), journal, Progress())
         source = PredictThenCluster(job)
-        recorder.run(source)
+        runner.run(source)
         clustered = time.perf_counter()
-        SeamCheck(job, recorder, source.predictions, source.views).run()
+        SeamCheck(job, runner, source.predictions, source.views).run()
         checked = time.perf_counter()
         return {
             "tiles": tiles,

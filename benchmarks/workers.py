@@ -25,12 +25,15 @@ from embedseg_large.runs.dask.clusters import cluster_client
 from embedseg_large.runs.dask.executor import DaskExecutor
 from embedseg_large.runs.journal import Journal
 from embedseg_large.runs.progress import Progress
-from embedseg_large.runs.runner import Recorder
-from embedseg_large.segmentation.request.request import Order, prepare
+from embedseg_large.runs.runner import TaskRunner
+from embedseg_large.segmentation.options import SegmentOptions
+from embedseg_large.segmentation.pipeline import PredictThenCluster
+from embedseg_large.segmentation.request.prepare import prepare
+from embedseg_large.segmentation.request.request import Request
 from embedseg_large.segmentation.segmenters.loading import NetworkSpec, network_spec
+from embedseg_large.segmentation.stages.cluster import cluster_predictions
 from embedseg_large.segmentation.stages.job import Job
-from embedseg_large.segmentation.stages.predict import cluster, predict
-from embedseg_large.segmentation.tile_tasks import PredictThenCluster
+from embedseg_large.segmentation.stages.predict import predict
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.intensity import intensity_ranges
 
@@ -38,38 +41,40 @@ WORKERS = 2
 
 
 @contextmanager
-def begun(folder: Path, tta: str) -> Iterator[tuple[Order, Job]]:
+def begun(folder: Path, tta: str) -> Iterator[tuple[Request, Job]]:
     """A run that has its statistics and its scratch folder."""
     store = folder / "demo.ome.zarr"
     copy_demo(store)
-    order = prepare(
+    request = prepare(
         store,
         "nuclei-3d",
         "bench",
-        device="cpu",
-        tta=tta,
-        output=folder / "out.zarr",
-        tile=(32, 48, 48),
-        cluster_tile=(64, 64, 64),
+        SegmentOptions(
+            device="cpu",
+            tta=tta,
+            output=folder / "out.zarr",
+            tile=(32, 48, 48),
+            cluster_tile=(64, 64, 64),
+        ),
     )
-    Path(order.scratch.path).mkdir(parents=True)
+    Path(request.scratch.path).mkdir(parents=True)
     job = Job(
-        volume=order.volume,
+        volume=request.volume,
         timepoint=None,
-        intensity=intensity_ranges(order.volume),
-        resampling=order.resampling,
-        settings=order.settings,
-        scratch=order.scratch,
+        intensity=intensity_ranges(request.volume),
+        resampling=request.resampling,
+        settings=request.settings,
+        scratch=request.scratch,
     )
-    yield order, job
-    order.scratch.remove()
+    yield request, job
+    request.scratch.remove()
 
 
 def predict_share(job: Job, spec: NetworkSpec, share: int) -> list[tuple[int, int]]:
     """Predict every second tile; returns the versions of the files."""
     network = spec.load()
     tiles = enumerate(job.prediction)
-    return [(n, predict(job, network, i).version) for n, i in tiles if n % WORKERS == share]
+    return [(n, predict(network, job, i).version) for n, i in tiles if n % WORKERS == share]
 
 
 def cluster_share(job: Job, versions: np.ndarray, share: int) -> None:
@@ -77,7 +82,7 @@ def cluster_share(job: Job, versions: np.ndarray, share: int) -> None:
     for n, index in enumerate(job.clustering()):
         if n % WORKERS == share:
             span = job.prediction.span(job.clustering().tile(index).region)
-            cluster(job, index, 0, versions[tuple(slice(a, b) for a, b in span)])
+            cluster_predictions(job, index, 0, versions[tuple(slice(a, b) for a, b in span)])
 
 
 def warm(spec: NetworkSpec) -> None:
@@ -89,11 +94,14 @@ def bare(tta: str) -> float:
     """Seconds of two processes."""
     with (
         tempfile.TemporaryDirectory() as place,
-        begun(Path(place), tta) as (order, job),
+        begun(Path(place), tta) as (request, job),
         ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool,
     ):
         spec = network_spec(
-            order.network, order.settings.device, order.settings.dtype, folder_at(place)
+            request.segmenter.network_to_scale(),
+            request.settings.device,
+            request.settings.dtype,
+            folder_at(place),
         )
         list(pool.map(warm, [spec] * WORKERS))
         began = time.perf_counter()
@@ -111,18 +119,21 @@ def workers(tta: str) -> tuple[float, float]:
     """Seconds of two workers, and the fraction of these in which they were busy."""
     with (
         tempfile.TemporaryDirectory() as place,
-        begun(Path(place), tta) as (order, job),
+        begun(Path(place), tta) as (request, job),
         cluster_client(LocalSettings(workers=WORKERS), "cpu") as client,
     ):
         spec = network_spec(
-            order.network, order.settings.device, order.settings.dtype, folder_at(place)
+            request.segmenter.network_to_scale(),
+            request.settings.device,
+            request.settings.dtype,
+            folder_at(place),
         )
         executor = DaskExecutor(client, spec)
         progress = Progress()
         journal = Journal(folder_at(f"{place}/journal"))
         client.run(warm, spec)
         began = time.perf_counter()
-        Recorder(executor, journal, progress).run(PredictThenCluster(job))
+        TaskRunner(executor, journal, progress).run(PredictThenCluster(job))
         seconds = time.perf_counter() - began
         executor.close()
     busy = sum(clock.seconds for clock in progress.clocks.values())

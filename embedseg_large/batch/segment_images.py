@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,10 +50,11 @@ from embedseg_large.runs.dask.cluster_file import ClusterSettings, offers_gpu
 from embedseg_large.runs.facts import Facts, token
 from embedseg_large.runs.lock import Lock
 from embedseg_large.runs.progress import Observer, Watcher
-from embedseg_large.segmentation.request.options import SegmentOptions
-from embedseg_large.segmentation.request.request import load_network
+from embedseg_large.segmentation.options import SegmentOptions
+from embedseg_large.segmentation.request.classical import CLASSICAL
+from embedseg_large.segmentation.request.prepare import AnyModel, load_network
 from embedseg_large.segmentation.segment import segment
-from embedseg_large.segmentation.segmenters.protocol import Network
+from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.storage.connection import is_remote, shown
 from embedseg_large.storage.disk import check_writable
 from embedseg_large.storage.open import folder_at
@@ -160,7 +161,7 @@ class BatchResult:
 
 def segment_images(
     images: Source,
-    model: Network | str | os.PathLike[str] | None = None,
+    model: AnyModel = None,
     labels: str = "nuclei",
     *,
     out: str | os.PathLike[str] | None = None,
@@ -173,7 +174,7 @@ def segment_images(
     scheduler: str | None = None,
     cluster_config: str | os.PathLike[str] | None = None,
     watcher: BatchWatcher | None = None,
-    **options: Unpack[SegmentOptions],
+    **options: Any,
 ) -> BatchResult:
     """Segment every image of a folder, a plate or a list.
 
@@ -225,7 +226,8 @@ def segment_images(
     OutputError
         If nothing can be written to `out`.
     """
-    given: dict[str, Any] = dict(options)
+    SegmentOptions.of(options, "segment_images")  # refuses names that are none
+    given = dict(options)
     series, overwrite = given.pop("series", None), given.pop("overwrite", False)
     _check_options(given, mask_format)
     choice = Choice(
@@ -268,9 +270,11 @@ def segment_images(
     )
 
 
-def load_network_of(model: Network | str | os.PathLike[str] | None, ndim: int) -> Any:
+def load_network_of(model: AnyModel, ndim: int) -> Any:
     """Load a model once for all images; the classical method, made for each image, stays a name."""
-    return model if model == "classical" else load_network(model, ndim)
+    if model == CLASSICAL or isinstance(model, TileSegmenter):
+        return model
+    return load_network(model, ndim)
 
 
 def _check_options(options: Mapping[str, Any], mask_format: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from embedseg_large.cli import (
+from embedseg_large.cli.command import Command, CommandGroup
+from embedseg_large.cli.commands import (
     benchmark,
     convert,
     demo,
@@ -23,11 +24,10 @@ from embedseg_large.cli import (
     tune,
     view,
 )
-from embedseg_large.cli.command import Command, Group
 
 app = typer.Typer(
     name="embedseg-large",
-    cls=Group,
+    cls=CommandGroup,
     help="Find every nucleus or cell in volumes far larger than memory.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -24,7 +24,7 @@ class Command(TyperCommand):
         return [_plain(parameter) for parameter in super().get_params(ctx)]
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """All commands under one name; wrong options are reported like all other mistakes."""
 
     def get_params(self, ctx: Any) -> list[Any]:

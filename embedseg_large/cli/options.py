@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -74,6 +75,24 @@ AllowMissing = Annotated[
         "--allow-missing", help="Read missing files, and missing planes of a TIFF, as zeros."
     ),
 ]
+
+
+class Notation(NamedTuple):
+    """How the value of an option is written."""
+
+    parser: Callable[[str], Any]
+    metavar: str | None = None
+
+
+FORMS = {
+    "sizes": Notation(sizes, "Z,Y,X"),
+    "numbers": Notation(numbers),
+    "pair": Notation(pair),
+    "timepoints": Notation(timepoints, "T"),
+    "ranges": Notation(ranges, "Z0:Z1,Y0:Y1,X0:X1"),
+}
+"""By name, see `embedseg_large.options.Flag.form`."""
+
 LabelAxes = Annotated[
     str | None,
     typer.Option("--axes", help="Letters of the labels' axes, if a file has none: zyx."),

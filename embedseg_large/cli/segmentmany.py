@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import typer
 
 from embedseg_large.cli.console import (
     FAILURE,
@@ -14,15 +17,46 @@ from embedseg_large.cli.console import (
     print_table,
     stderr_console,
 )
+from embedseg_large.cli.options import names
 from embedseg_large.errors import UsageError
 
 if TYPE_CHECKING:
     from embedseg_large.batch.segment_images import BatchResult, ImageResult
-    from embedseg_large.cli.segmentoptions import Many
     from embedseg_large.runs.progress import Observer
 
 _ROWS = 40
 """Images that are listed; the table has all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Many:
+    """Many images at once."""
+
+    panel: ClassVar[str | None] = "Folders and plates"
+
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for one mask per image, a table and a contact sheet. Default: labels go "
+            "into the images' own OME-Zarr stores.",
+        ),
+    ] = None
+    mask_format: Annotated[
+        str, typer.Option(metavar="tiff|ome-zarr", help="Format of the masks in that folder.")
+    ] = "tiff"
+    pattern: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Only files of a folder that match, as '*_dapi.tif'."),
+    ] = None
+    wells: Annotated[
+        Any,
+        typer.Option(parser=names, metavar="WELL,...", help="Only these wells, as 'B03,C*'."),
+    ] = None
+    field: Annotated[
+        Any,
+        typer.Option(parser=names, metavar="FIELD,...", help="Only these fields of each well."),
+    ] = None
 
 
 def is_many(store: str, many: Many) -> bool:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.clustering.celllist import build_cells
 from embedseg_large.clustering.greedy import grow
-from embedseg_large.clustering.points import AXES, Points, points_of_embedding
-from embedseg_large.clustering.settings import DEFAULT_MARGIN, ClusterSettings
+from embedseg_large.clustering.points import (
+    AXES,
+    Points,
+    points_of_embedding,
+    points_of_stored,
+)
+from embedseg_large.clustering.settings import DEFAULT_MARGIN, ClusteringSettings
 from embedseg_large.embedding import Embedding, nan_voxel
 from embedseg_large.errors import UsageError
 
@@ -68,7 +73,7 @@ def cluster(
     -----
     The rule is that of Lalit et al. 2021 (section 2.3); see `embedseg_large.clustering.greedy`.
     """
-    settings = ClusterSettings(
+    settings = ClusteringSettings(
         min_object_size=min_object_size, foreground=foreground, seed=seed, margin=margin
     )
     _refuse_nan(embedding)
@@ -91,7 +96,9 @@ def _refuse_nan(embedding: Embedding) -> None:
             )
 
 
-def cluster_points(points: Points, settings: ClusterSettings, open_faces: OpenFaces) -> Clustering:
+def cluster_points(
+    points: Points, settings: ClusteringSettings, open_faces: OpenFaces
+) -> Clustering:
     """Cluster the foreground of a region, and determine which instances are certain.
 
     Parameters
@@ -114,7 +121,26 @@ def cluster_points(points: Points, settings: ClusterSettings, open_faces: OpenFa
     return Clustering(labels, points.index[seeds], points.seed[seeds], grown.certain, doubtful)
 
 
-def _cell_size(points: Points, settings: ClusterSettings) -> NDArray[np.float64]:
+def cluster_stored(
+    stored: NDArray[np.float16], settings: ClusteringSettings, open_faces: OpenFaces
+) -> Clustering:
+    """Cluster stored embeddings of a region.
+
+    Parameters
+    ----------
+    stored
+        ``(2·ndim + 1, *region)``, see `embedseg_large.embedding.quantise`.
+    settings
+        Thresholds.
+    open_faces
+        Faces of the region beyond which the volume goes on unseen, an entry for each of its axes.
+    """
+    faces = ((False, False),) * (AXES - len(open_faces)) + tuple(open_faces)
+    found = cluster_points(points_of_stored(stored, settings), settings, faces)
+    return replace(found, labels=found.labels.reshape(stored.shape[1:]))
+
+
+def _cell_size(points: Points, settings: ClusteringSettings) -> NDArray[np.float64]:
     """Half a typical bandwidth, so that a neighbourhood is about five cells wide."""
     seeds = np.flatnonzero(points.seed >= np.float32(settings.seed))
     if seeds.size == 0:
@@ -139,7 +165,7 @@ def _turns(seeds: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
 
 
 def _uncertain(
-    points: Points, settings: ClusterSettings, open_faces: OpenFaces
+    points: Points, settings: ClusteringSettings, open_faces: OpenFaces
 ) -> NDArray[np.bool_]:
     """Points that a voxel beyond an open face could claim.
 

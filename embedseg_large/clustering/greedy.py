@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.clustering.celllist import CellList, cell_range
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 
 
 class Grown(NamedTuple):
@@ -41,7 +41,7 @@ def grow(
     sigma: NDArray[np.float32],
     turns: NDArray[np.int32],
     uncertain: NDArray[np.bool_],
-    settings: ClusterSettings,
+    settings: ClusteringSettings,
 ) -> Grown:
     """Apply the rule to points in cell order.
 

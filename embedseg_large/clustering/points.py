@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.embedding import Embedding, seeds_of, sigmas_of
 
 AXES = 3
@@ -43,7 +43,7 @@ class Points:
     """(n,) seediness."""
 
 
-def points_of_embedding(embedding: Embedding, settings: ClusterSettings) -> Points:
+def points_of_embedding(embedding: Embedding, settings: ClusteringSettings) -> Points:
     """The foreground of an :class:`~embedseg_large.Embedding`."""
     ndim = embedding.ndim
     index = np.flatnonzero(embedding.seeds.reshape(-1) > np.float32(settings.foreground))
@@ -53,7 +53,7 @@ def points_of_embedding(embedding: Embedding, settings: ClusterSettings) -> Poin
     return _points(embedding.shape, index, parts, settings, _Parts(None, None, None))
 
 
-def points_of_stored(stored: NDArray[np.float16], settings: ClusterSettings) -> Points:
+def points_of_stored(stored: NDArray[np.float16], settings: ClusteringSettings) -> Points:
     """The foreground of stored predictions, (2·ndim + 1, *spatial) float16.
 
     Equal to `points_of_embedding` of the dequantised predictions, without unpacking background.
@@ -114,7 +114,7 @@ def _points(
     shape: tuple[int, ...],
     index: NDArray[np.int64],
     parts: _Parts,
-    settings: ClusterSettings,
+    settings: ClusteringSettings,
     tables: _Parts,
 ) -> Points:
     missing = AXES - len(shape)

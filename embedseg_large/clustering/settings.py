@@ -16,7 +16,7 @@ _OUTWARDS = 1.0 + 2.0**-40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterSettings:
+class ClusteringSettings:
     """Thresholds of the greedy clustering.
 
     Raises

@@ -32,7 +32,7 @@ from embedseg_large.runs.local import SerialExecutor
 from embedseg_large.runs.progress import Observer, Progress, Watcher
 from embedseg_large.runs.record import RunRecord, new_name, read_record
 from embedseg_large.runs.run_folder import Run, RunPlace, open_run
-from embedseg_large.runs.runner import Recorder
+from embedseg_large.runs.runner import TaskRunner
 from embedseg_large.runs.tasks import Call, Each, Task
 from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at
@@ -168,12 +168,12 @@ def run_conversion(plan: Conversion, progress: Progress, **workers: Unpack[Worke
         if _is_published(run.record, plan.final):
             return
         store.create()
-        with _recorder(where, plan, run, image, progress) as recorder:
+        with _recorder(where, plan, run, image, progress) as runner:
             steps = list(plan.steps(store))
             progress.plan({"copy": steps[0].count(), "average": sum(s.count() for s in steps[1:])})
             for step in steps:
                 progress.begin(step.name, step.count())
-                recorder.run(Each(_tasks(step)))
+                runner.run(Each(_tasks(step)))
         _check_unchanged(plan.volume, run.facts)
         run.update(pending=str(plan.final))
         for file in image.rglob(_HALF_WRITTEN):
@@ -307,11 +307,11 @@ def _check_unchanged(volume: Volume, facts: Facts) -> None:
 @contextmanager
 def _recorder(
     where: Any, plan: Conversion, run: Run, image: Path, progress: Progress
-) -> Iterator[Recorder]:
+) -> Iterator[TaskRunner]:
     """Who does the tasks, with the journal of the run."""
     if where is None:
-        yield Recorder(SerialExecutor(), run.journal, progress)
+        yield TaskRunner(SerialExecutor(), run.journal, progress)
         return
     inputs = [] if plan.volume.path is None else [plan.volume.path]
     with workers_for(where, inputs, [str(image)]) as executor:
-        yield Recorder(executor, run.journal, progress)
+        yield TaskRunner(executor, run.journal, progress)

@@ -19,7 +19,7 @@ from embedseg_large.evaluation.localisation import shell
 from embedseg_large.evaluation.pairs import LabelPair
 from embedseg_large.geometry import Box
 from embedseg_large.runs.blockwise import EDGE, sum_over
-from embedseg_large.runs.tasks import Call, Recording
+from embedseg_large.runs.tasks import Call, Runner
 from embedseg_large.volumes.label_images import unannotated
 
 
@@ -44,7 +44,7 @@ def compare(
     *,
     shell_width: int | None = None,
     errors: bool = False,
-    workers: Recording | None = None,
+    workers: Runner | None = None,
 ) -> Compared:
     """Compare two label volumes.
 

@@ -427,7 +427,7 @@ def _own_store(volume: Volume) -> tuple[LabelFolder, str]:
 def _output_store(output: str) -> tuple[LabelFolder, str | None]:
     check_store_name(output)
     folder = _writable(output)
-    folder_at(output).greet()
+    folder_at(output).check_reachable()
     image, zarr_format = ngff_version(folder.attributes()), folder.zarr_format()
     if image is not None:
         return folder, _writable_version(folder, image)

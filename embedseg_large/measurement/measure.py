@@ -34,7 +34,7 @@ from embedseg_large.measurement.shapes import columns_of
 from embedseg_large.measurement.within import open_parents, parents_of
 from embedseg_large.runs.blockwise import EDGE, sum_over
 from embedseg_large.runs.dask.backend import Workers, readers_of
-from embedseg_large.runs.tasks import Call, Recording
+from embedseg_large.runs.tasks import Call, Runner
 from embedseg_large.storage.connection import shown
 from embedseg_large.storage.tables import Table, stacked
 from embedseg_large.volumes.folders import stem
@@ -72,7 +72,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class RunFindings:
     """What the run that made the labels recorded about its instances."""
 
     traced: dict[str, NDArray[Any]] | None
@@ -209,7 +209,7 @@ def _check_store(source: Any, place: Any, level: int) -> tuple[str, str]:
     return os.fspath(source), place.rpartition("/")[2]
 
 
-def sum_regions(subject: Subject, timepoint: int, workers: Recording | None = None) -> Regions:
+def sum_regions(subject: Subject, timepoint: int, workers: Runner | None = None) -> Regions:
     """Add up the sums of the boxes of a timepoint.
 
     Parameters
@@ -264,7 +264,7 @@ def _read(volume: Volume, timepoint: int, box: Box) -> NDArray[Any]:
 
 
 def _columns(
-    subject: Subject, timepoint: int, regions: Regions, told: Told
+    subject: Subject, timepoint: int, regions: Regions, told: RunFindings
 ) -> dict[str, NDArray[Any]]:
     """All columns of a timepoint."""
     channels = [channel.channel or 0 for channel in subject.channels]
@@ -281,16 +281,16 @@ def _columns(
     return columns | (told.known.rows(label, timepoint) if told.known else {})
 
 
-def _told(labels: Volume) -> Told:
+def _told(labels: Volume) -> RunFindings:
     """Read what the run recorded; nothing if another program made the labels."""
     if not labels.path or not labels.is_labels:
-        return Told(None, None, None)
+        return RunFindings(None, None, None)
     made = provenance_of(labels.path)
-    return Told(_traced(made), KnownInstances.of(labels.path, made), labelled_part(labels))
+    return RunFindings(_traced(made), KnownInstances.of(labels.path, made), labelled_part(labels))
 
 
 def _traced(made: dict[str, Any]) -> dict[str, NDArray[Any]] | None:
-    """Find the instances listed in a seam report (see `Told`)."""
+    """Find the instances listed in a seam report (see `RunFindings`)."""
     if "seams" not in made:
         return None
     traced = {}

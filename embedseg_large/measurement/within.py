@@ -19,7 +19,7 @@ from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.geometry import Box
 from embedseg_large.labels.published import label_names
 from embedseg_large.runs.blockwise import EDGE, sum_over
-from embedseg_large.runs.tasks import Call, Recording
+from embedseg_large.runs.tasks import Call, Runner
 from embedseg_large.storage.connection import joined
 from embedseg_large.volumes.label_images import check_label_type
 from embedseg_large.volumes.volume import Volume, open_volume
@@ -69,7 +69,7 @@ def parents_of(
     labels: Volume,
     parents: Volume,
     timepoint: int,
-    workers: Recording | None = None,
+    workers: Runner | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Find the parent of every instance of a timepoint.
 
@@ -103,9 +103,7 @@ def parents_of(
     return {"parent": parent, "parent_overlap": held / np.maximum(sizes, 1)}
 
 
-def _shared(
-    labels: Volume, parents: Volume, timepoint: int, workers: Recording | None
-) -> Contingency:
+def _shared(labels: Volume, parents: Volume, timepoint: int, workers: Runner | None) -> Contingency:
     """Count the voxels that instances of the two volumes share."""
     boxes = Box.whole(labels.spatial_shape).split((EDGE[labels.ndim],) * labels.ndim)
     call = partial(_call, labels, parents, timepoint)

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.clustering.cluster import Clustering, OpenFaces, cluster_points
-from embedseg_large.clustering.points import AXES, points_of_stored
-from embedseg_large.clustering.settings import DEFAULT_MARGIN, ClusterSettings
+from embedseg_large.clustering.cluster import Clustering, OpenFaces, cluster_stored
+from embedseg_large.clustering.settings import DEFAULT_MARGIN, ClusteringSettings
 from embedseg_large.embedding import quantise, raw_fields
 from embedseg_large.fields import Field
 from embedseg_large.methods.protocol import Knob, Knobs, Promise, Scale, value_of
@@ -69,18 +68,10 @@ class EmbedSeg:
         self, stored: NDArray[np.float16], open_faces: OpenFaces, knobs: Knobs
     ) -> Clustering:
         """Cluster greedily, see `embedseg_large.clustering.greedy`."""
-        rule = ClusterSettings(
+        rule = ClusteringSettings(
             min_object_size=self.scale.min_object_size,
             seed=value_of(SEED_KNOB, knobs),
             margin=value_of(MARGIN_KNOB, knobs),
             reach=self.reach,
         )
-        faces = ((False, False),) * (AXES - len(open_faces)) + tuple(open_faces)
-        found = cluster_points(points_of_stored(stored, rule), rule, faces)
-        return Clustering(
-            labels=found.labels.reshape(stored.shape[1:]),
-            seeds=found.seeds,
-            seediness=found.seediness,
-            certain=found.certain,
-            doubtful=found.doubtful,
-        )
+        return cluster_stored(stored, rule, open_faces)

@@ -12,7 +12,7 @@ from napari.utils import progress
 from qtpy.QtCore import QTimer
 
 from embedseg_large.errors import EmbedSegError
-from embedseg_large.napari.telling import CancelledError, Told
+from embedseg_large.napari.telling import CancelledError, WorkStatus
 from embedseg_large.napari.wording import in_words_of_panel
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ class Background:
 
     def __init__(self, changed: Callable[[], None], show: Callable[[str], None]) -> None:
         self._changed, self._show = changed, show
-        self._told: Told | None = None
+        self._told: WorkStatus | None = None
         self._bar: Any = None
         self._worker: Any = None
         self._timer = QTimer()
@@ -86,7 +86,7 @@ class Background:
     def run(
         self,
         title: str,
-        told: Told,
+        told: WorkStatus,
         work: Callable[[], T],
         done: Callable[[T], None],
         *,

@@ -11,7 +11,7 @@ from napari.qt.threading import create_worker
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.napari.background import Outcome, attempt
 from embedseg_large.napari.recording import Kept
 
@@ -35,7 +35,7 @@ class Live:
     def __init__(self, kept: Kept, layer: Any, show: Callable[[str], None]) -> None:
         self.layer = layer
         self._kept, self._show = kept, show
-        self._wanted: ClusterSettings | None = None
+        self._wanted: ClusteringSettings | None = None
         self._is_busy = self._is_edited = False
         self._worker: Any = None
         self._pause = QTimer()
@@ -44,7 +44,7 @@ class Live:
         self._pause.timeout.connect(self._begin)
         layer.events.paint.connect(self._edited)
 
-    def ask(self, thresholds: ClusterSettings) -> None:
+    def ask(self, thresholds: ClusteringSettings) -> None:
         """Request the labels of some thresholds."""
         if self._is_edited:
             self._show(f"{self.layer.name} was edited by hand and is not changed; segment again")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from embedseg_large.clustering.clean import CleanSettings, apply, changes_of, cut_by
 from embedseg_large.clustering.cluster import OpenFaces, cluster_points
 from embedseg_large.clustering.points import AXES, points_of_stored
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.embedding import background
 from embedseg_large.geometry import Box
 from embedseg_large.segmentation.segmenters.protocol import Network
@@ -139,7 +139,7 @@ class Kept:
     _numbers: dict[int, int] = field(default_factory=dict)
     """Of instances, by the place of their seed voxel."""
 
-    def labels(self, thresholds: ClusterSettings) -> NDArray[np.uint32]:
+    def labels(self, thresholds: ClusteringSettings) -> NDArray[np.uint32]:
         """Cluster, and give the labels of the region.
 
         Parameters

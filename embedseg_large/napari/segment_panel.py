@@ -17,7 +17,7 @@ from magicgui.widgets import (
 )
 from napari.layers import Image, Shapes
 
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.napari.background import Background, attempt
@@ -142,9 +142,9 @@ class SegmentPanel:
         if self._live is not None and self._live.layer not in self._viewer.layers:
             self._live = None
 
-    def thresholds(self) -> ClusterSettings:
+    def thresholds(self) -> ClusteringSettings:
         """Values of the sliders."""
-        return ClusterSettings(
+        return ClusteringSettings(
             min_object_size=self.size.value,
             foreground=self.foreground.value,
             seed=self.seed.value,

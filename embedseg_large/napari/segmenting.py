@@ -12,7 +12,7 @@ from typing import Any, cast
 from numpy.typing import NDArray
 
 from embedseg_large.clustering.clean import CleanSettings
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.napari.recording import Kept, Recording
@@ -22,15 +22,16 @@ from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.device import default_device, default_dtype
 from embedseg_large.network.model import Model
 from embedseg_large.runs.progress import Observer
+from embedseg_large.segmentation.options import SegmentOptions
 from embedseg_large.segmentation.request.auto_scale import (
     AUTO,
     ScaleChoice,
-    Thresholds,
+    ScaleThresholds,
     choose_scale,
 )
-from embedseg_large.segmentation.request.object_size import resampling_for
-from embedseg_large.segmentation.request.settings import resolve_settings
+from embedseg_large.segmentation.request.scale import resampling_for
 from embedseg_large.segmentation.segment import segment
+from embedseg_large.segmentation.segmenters.network_segmenter import NetworkSegmenter
 from embedseg_large.segmentation.segmenters.protocol import Network
 from embedseg_large.tiling.grid import Grid
 from embedseg_large.volumes.volume import Volume, open_volume
@@ -52,7 +53,7 @@ class Wish:
     """In voxels of the level, or ``auto``; None: as large as the model's."""
     intensity_field: str = "none"
     """Correction of uneven light."""
-    thresholds: ClusterSettings
+    thresholds: ClusteringSettings
     """`min_object_size` in voxels of the level."""
 
 
@@ -148,7 +149,7 @@ def _found_scale(volume: Volume, model: Model, wish: Wish) -> ScaleChoice | None
     if wish.object_diameter != AUTO:
         return None
     one = wish.thresholds
-    thresholds = Thresholds(
+    thresholds = ScaleThresholds(
         min_object_size=one.min_object_size,
         foreground=one.foreground,
         seed=one.seed,
@@ -160,7 +161,8 @@ def _found_scale(volume: Volume, model: Model, wish: Wish) -> ScaleChoice | None
 def _recording(volume: Volume, model: Model, wish: Wish, device: str) -> Recording:
     """The model, on the tiles that it will be asked for."""
     shape = resampling_for(volume, model, wish.object_diameter).target
-    settings = resolve_settings(model, shape, tta=wish.tta, device=device)
+    segmenter = NetworkSegmenter(model)
+    settings = segmenter.settings(shape, device, SegmentOptions(tta=wish.tta))
     return Recording(model, Grid(shape, settings.tile, settings.context, padded=True))
 
 

@@ -21,7 +21,7 @@ class CancelledError(Exception):
     """The user has ended the work."""
 
 
-class Told:
+class WorkStatus:
     """How far some work is."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Told:
         self.text, self.fraction = text, fraction
 
 
-class ToldOfRun(Told, Observer):
+class ToldOfRun(WorkStatus, Observer):
     """How far a run of the engine is."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class ToldOfRun(Told, Observer):
         return done / of if of else 0.0
 
 
-class ToldOfTraining(Told, TrainWatcher):
+class ToldOfTraining(WorkStatus, TrainWatcher):
     """How far a training is."""
 
     def __init__(self) -> None:

@@ -37,7 +37,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Histogram:
+class HistogramChart:
     """Bars from the bottom of a plot of `WIDTH` and `HEIGHT`."""
 
     title: str
@@ -60,7 +60,7 @@ def histogram(
     logarithmic: bool = False,
     marks: Sequence[tuple[float, str]] = (),
     note: str = "",
-) -> Histogram | None:
+) -> HistogramChart | None:
     """Count values in bins of equal width, or of equal ratio.
 
     Parameters
@@ -76,7 +76,7 @@ def histogram(
 
     Returns
     -------
-    Histogram or None
+    HistogramChart or None
         None if there are no values.
     """
     known = values[np.isfinite(values)]
@@ -86,7 +86,7 @@ def histogram(
     counts, _ = np.histogram(known, edges)
     scale = _Scale(edges[0], edges[-1], logarithmic)
     most = _nice_top(int(counts.max()))
-    return Histogram(
+    return HistogramChart(
         title=title,
         unit=unit,
         alt=_alt(title, unit, known),

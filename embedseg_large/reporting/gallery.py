@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from embedseg_large.geometry import Box
 from embedseg_large.pictures import Labels, Panel, grey_of
 from embedseg_large.reporting.drawing import Inks, Picture, grey_pixels, overlay, picture
-from embedseg_large.reporting.subject import Subject
+from embedseg_large.reporting.subject import ReportSubject
 from embedseg_large.storage.tables import Table
 from embedseg_large.viewing.scene import Range
 
@@ -154,12 +154,12 @@ def _outliers(sizes: NDArray[np.float64], at_border: NDArray[np.bool_]) -> tuple
     return np.flatnonzero((score < -OUTLIER) & ~at_border), np.flatnonzero(score > OUTLIER)
 
 
-def cards_of(group: Group, subject: Subject, table: Table, inks: Inks) -> list[Card]:
+def cards_of(group: Group, subject: ReportSubject, table: Table, inks: Inks) -> list[Card]:
     """Draw the instances of a group, from crops at full resolution."""
     return [_card(int(row), subject, table, inks) for row in group.rows]
 
 
-def _card(row: int, subject: Subject, table: Table, inks: Inks) -> Card:
+def _card(row: int, subject: ReportSubject, table: Table, inks: Inks) -> Card:
     axes = "zyx"[-len(subject.shape) :]
     at = [round(float(table[axis][row])) for axis in axes]
     label = int(table["label"][row])
@@ -194,7 +194,7 @@ def _marks(table: Table, row: int) -> Iterator[str]:
         yield str(table["seam"][row])
 
 
-def _picture(row: int, subject: Subject, table: Table, inks: Inks) -> Picture:
+def _picture(row: int, subject: ReportSubject, table: Table, inks: Inks) -> Picture:
     """A yx plane, and in 3D a zx plane beside it, where the instance is largest."""
     label = int(table["label"][row])
     box = _view_of(row, subject, table)
@@ -211,14 +211,14 @@ def _picture(row: int, subject: Subject, table: Table, inks: Inks) -> Picture:
     return picture(_beside(greys), _beside(lines), f"Instance {label}, outlined, and around it")
 
 
-def _contrast(subject: Subject, plane: NDArray[Any]) -> Range:
+def _contrast(subject: ReportSubject, plane: NDArray[Any]) -> Range:
     """Of a card its own, so that bright instances show their inside, within limits."""
     low, high = subject.contrast
     brightest = float(np.percentile(plane.astype(np.float32, copy=False), _BRIGHTEST))
     return low, max(brightest, low + _LEAST_CONTRAST * (high - low))
 
 
-def _view_of(row: int, subject: Subject, table: Table) -> Box:
+def _view_of(row: int, subject: ReportSubject, table: Table) -> Box:
     """The field of view of a card: a cube around the centre of the bounding box."""
     axes = "zyx"[-len(subject.shape) :]
     start = np.array([table[f"{axis}_start"][row] for axis in axes])
@@ -232,7 +232,7 @@ def _view_of(row: int, subject: Subject, table: Table) -> Box:
     return Box(tuple(low.tolist()), tuple((low + lengths).tolist()))
 
 
-def _padded(subject: Subject, volume: Any, box: Box) -> NDArray[Any]:
+def _padded(subject: ReportSubject, volume: Any, box: Box) -> NDArray[Any]:
     """Read a region; 0 outside the volume."""
     inside = box.clip(volume.spatial_shape)
     whole: NDArray[Any] = np.zeros(box.shape, volume.dtype)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from embedseg_large.geometry import Box
 from embedseg_large.pictures import Labels, Panel, grey_of
 from embedseg_large.reporting.drawing import Inks, Picture, grey_pixels, overlay, picture
-from embedseg_large.reporting.subject import Subject
+from embedseg_large.reporting.subject import ReportSubject
 from embedseg_large.volumes.volume import Volume
 
 MOST_VOXELS = 2**25
@@ -39,7 +39,7 @@ _BRIGHTEST = 99.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class Pane:
     """A plane or projection."""
 
     axis: str
@@ -52,8 +52,8 @@ class View:
 class Overview:
     """Views of a volume, in the order z, x, y."""
 
-    slices: tuple[View, ...]
-    projections: tuple[View, ...]
+    slices: tuple[Pane, ...]
+    projections: tuple[Pane, ...]
     """None in 2D."""
     ruler: str
     """Length of the scale bar."""
@@ -87,7 +87,7 @@ class _Sight:
     """Of the centre of the level's first voxel."""
 
 
-def overview(subject: Subject, inks: Inks, diameter: float) -> Overview | None:
+def overview(subject: ReportSubject, inks: Inks, diameter: float) -> Overview | None:
     """Draw a volume; None if there is no image of the shape of a level of the labels.
 
     Parameters
@@ -107,7 +107,7 @@ def overview(subject: Subject, inks: Inks, diameter: float) -> Overview | None:
 
 
 def closeup(
-    subject: Subject, inks: Inks, diameter: float, centroids: NDArray[np.float64]
+    subject: ReportSubject, inks: Inks, diameter: float, centroids: NDArray[np.float64]
 ) -> Overview | None:
     """Draw a part of the finest level with many instances; None if there is no image.
 
@@ -130,7 +130,7 @@ def closeup(
 
 
 def _drawn(
-    subject: Subject, inks: Inks, diameter: float, levels: tuple[Volume, Volume], box: Box
+    subject: ReportSubject, inks: Inks, diameter: float, levels: tuple[Volume, Volume], box: Box
 ) -> Overview:
     """Draw a box of a level of labels and image."""
     labels, image = levels
@@ -202,7 +202,7 @@ def _lines(labels: Labels, panel: Panel, inks: Inks, sight: _Sight) -> NDArray[n
     return lines
 
 
-def _slices(sight: _Sight, subject: Subject, inks: Inks) -> Iterator[View]:
+def _slices(sight: _Sight, subject: ReportSubject, inks: Inks) -> Iterator[Pane]:
     for axis, panel in _panels(sight).items():
         flat = sight.box.ndim == 2
         at = 0 if flat else _fullest(sight.labels, axis)
@@ -223,7 +223,7 @@ def _slices(sight: _Sight, subject: Subject, inks: Inks) -> Iterator[View]:
         )
 
 
-def _projections(sight: _Sight, subject: Subject, inks: Inks) -> Iterator[View]:
+def _projections(sight: _Sight, subject: ReportSubject, inks: Inks) -> Iterator[Pane]:
     for axis, panel in _panels(sight).items():
         brightest = _turned(sight.image.max(axis), axis)
         first = _turned(first_seen(sight.labels, axis), axis)
@@ -241,10 +241,10 @@ def _view(
     grey: NDArray[np.float32],
     lines: NDArray[np.uint8],
     alt: str,
-    subject: Subject,
-) -> View:
+    subject: ReportSubject,
+) -> Pane:
     words = f"{alt}, {subject.name}"
-    return View(axis=axis, caption=caption, picture=picture(grey_pixels(grey), lines, words))
+    return Pane(axis=axis, caption=caption, picture=picture(grey_pixels(grey), lines, words))
 
 
 def _turned(plane: NDArray[Any], axis: int) -> NDArray[Any]:

@@ -8,9 +8,15 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.reporting.charts import HeatMap, Histogram, heat_map, histogram, tile_lattice
+from embedseg_large.reporting.charts import (
+    HeatMap,
+    HistogramChart,
+    heat_map,
+    histogram,
+    tile_lattice,
+)
 from embedseg_large.reporting.gallery import size_column
-from embedseg_large.reporting.subject import Subject
+from embedseg_large.reporting.subject import ReportSubject
 from embedseg_large.reporting.tasktimes import Column
 from embedseg_large.storage.tables import Table
 
@@ -21,7 +27,7 @@ _WIDE = 30
 """Ratio of sizes from which the axis of the histogram is logarithmic."""
 
 
-def histograms(subject: Subject, table: Table) -> list[Histogram]:
+def histograms(subject: ReportSubject, table: Table) -> list[HistogramChart]:
     """Histograms of size, shape, seediness if it is known, and depth."""
     size = next((n for n in ("volume_um3", "area_um2") if n in table.columns), size_column(table))
     unit = {"volume_um3": "µm³", "area_um2": "µm²"}.get(size, size)
@@ -43,14 +49,14 @@ def histograms(subject: Subject, table: Table) -> list[Histogram]:
     return [chart for chart in charts if chart is not None]
 
 
-def _least(subject: Subject) -> float:
+def _least(subject: ReportSubject) -> float:
     """Smallest size that the run allowed, if it saw the voxels of the labels; else 0."""
     is_native = subject.made.get("volume", {}).get("grid") == list(subject.shape)
     least = subject.made.get("settings", {}).get("min_object_size")
     return float(least) if is_native and least is not None else 0.0
 
 
-def maps(subject: Subject, table: Table, times: dict[Column, float] | None) -> list[HeatMap]:
+def maps(subject: ReportSubject, table: Table, times: dict[Column, float] | None) -> list[HeatMap]:
     """Maps over y and x of the number of instances and, if known, of time."""
     tile = _cells(subject)
     edges = tile_lattice(subject.shape, tile)
@@ -83,7 +89,7 @@ def _spent(
     return spent
 
 
-def _tiles(subject: Subject) -> tuple[float, ...] | None:
+def _tiles(subject: ReportSubject) -> tuple[float, ...] | None:
     """Prediction tiles along y and x, in voxels of the labels."""
     settings, volume = subject.made.get("settings", {}), subject.made.get("volume", {})
     if "tile" not in settings or len(volume.get("grid", ())) != len(subject.shape):
@@ -92,7 +98,7 @@ def _tiles(subject: Subject) -> tuple[float, ...] | None:
     return tuple(step * n / m for step, n, m in sizes)[-2:]
 
 
-def _is_tiled(subject: Subject) -> bool:
+def _is_tiled(subject: ReportSubject) -> bool:
     """Whether there are enough tiles to be worth a map."""
     tile = _tiles(subject)
     if tile is None:
@@ -101,7 +107,7 @@ def _is_tiled(subject: Subject) -> bool:
     return prod(counts) >= _LEAST_CELLS
 
 
-def _cells(subject: Subject) -> tuple[float, ...]:
+def _cells(subject: ReportSubject) -> tuple[float, ...]:
     """Cells of a map along y and x: tiles, or squares if there are too few tiles."""
     tile = _tiles(subject)
     if tile is not None and _is_tiled(subject):

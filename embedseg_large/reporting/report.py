@@ -30,7 +30,7 @@ from embedseg_large.reporting.drawing import Inks
 from embedseg_large.reporting.gallery import Group, cards_of, find_groups, size_column, size_text
 from embedseg_large.reporting.overview import Overview, closeup, overview
 from embedseg_large.reporting.page import render
-from embedseg_large.reporting.subject import Subject, find_subject
+from embedseg_large.reporting.subject import ReportSubject, find_subject
 from embedseg_large.reporting.tasktimes import read_times
 from embedseg_large.runs.dask.backend import Workers
 from embedseg_large.storage.disk import check_file, whole_file
@@ -184,7 +184,7 @@ def report(
 
 
 def _measured(
-    subject: Subject, axes: str | None, voxel_size: Sequence[float] | None, workers: Workers
+    subject: ReportSubject, axes: str | None, voxel_size: Sequence[float] | None, workers: Workers
 ) -> Table:
     path, timepoint = subject.labels.path, subject.timepoint
     table = measure(path, timepoint=timepoint, axes=axes, voxel_size=voxel_size, **workers)
@@ -196,13 +196,13 @@ def _measured(
     return table
 
 
-def _diameter(subject: Subject, table: Table) -> float:
+def _diameter(subject: ReportSubject, table: Table) -> float:
     """Diameter of a ball (2D: disc) of median size, in µm or voxels."""
     size = float(np.median(table[size_column(table)])) * prod(subject.steps)
     return float(np.cbrt(6 * size / pi) if len(subject.shape) == 3 else np.sqrt(4 * size / pi))
 
 
-def _centroids(subject: Subject, table: Table) -> NDArray[np.float64]:
+def _centroids(subject: ReportSubject, table: Table) -> NDArray[np.float64]:
     axes = "zyx"[-len(subject.shape) :]
     return np.stack([table[axis].astype(np.float64) for axis in axes], axis=1)
 
@@ -223,7 +223,7 @@ def _write(path: Path, text: str) -> int:
 # Words ------------------------------------------------------------------------------------------
 
 
-def _about(subject: Subject) -> list[str]:
+def _about(subject: ReportSubject) -> list[str]:
     """The description of the labels below the title."""
     volume = subject.labels.finest
     about = [f"{facts.BY.join(map(str, subject.shape))} {subject.unit}s"]
@@ -240,7 +240,7 @@ def _about(subject: Subject) -> list[str]:
     return about
 
 
-def _headline(subject: Subject, table: Table) -> list[facts.Fact]:
+def _headline(subject: ReportSubject, table: Table) -> list[facts.Fact]:
     """The key figures."""
     size = table[size_column(table)]
     middle = int(np.argsort(size, kind="stable")[size.size // 2])
@@ -258,7 +258,7 @@ def _headline(subject: Subject, table: Table) -> list[facts.Fact]:
     return found
 
 
-def _level_note(seen: Overview | None, subject: Subject) -> str:
+def _level_note(seen: Overview | None, subject: ReportSubject) -> str:
     """Describe which part of the volume is shown."""
     if seen is None:
         return ""

@@ -28,7 +28,7 @@ from embedseg_large.volumes.volume import Volume, open_volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class ReportSubject:
     """Labels of one timepoint, and one channel of their image."""
 
     name: str
@@ -95,7 +95,7 @@ def find_subject(
     axes: str | None = None,
     image_axes: str | None = None,
     voxel_size: Sequence[float] | None = None,
-) -> Subject:
+) -> ReportSubject:
     """Open labels and image, and find every reason to refuse them.
 
     Parameters
@@ -144,7 +144,7 @@ def find_subject(
     if where is not None:
         shown_image = open_layer(where, "image", **image_options(place, where, image_axes))
     number = (found.channels[0].channel or 0) if found.channels else 0
-    return Subject(
+    return ReportSubject(
         name=name,
         labels=layer,
         image=_levels(shown_image, number, layer.finest.ndim),

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from embedseg_large.geometry import Box
-from embedseg_large.runs.tasks import Call, Each, Recording, Task
+from embedseg_large.runs.tasks import Call, Each, Runner, Task
 
 EDGE = {2: 4096, 3: 256}
 """Edge of the boxes that are read at a time, in voxels, by ndim."""
@@ -52,7 +52,7 @@ def sum_over(
     zero: T,
     *,
     stage: str,
-    workers: Recording | None,
+    workers: Runner | None,
 ) -> T:
     """Add up what boxes tell.
 

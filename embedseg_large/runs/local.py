@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from embedseg_large.runs.devices import THREADS_BESIDE_GPU
-from embedseg_large.runs.tasks import Done, Failed, Task, Work, perform
+from embedseg_large.runs.tasks import Done, Failed, Task, TaskQueue, perform
 
 Running: TypeAlias = deque[tuple[Task, Future[Done | Failed]]]
 """Running tasks, oldest first."""
@@ -21,7 +21,7 @@ class SerialExecutor:
     network: Any = None
     """None if no task needs one."""
 
-    def run(self, work: Work) -> None:
+    def run(self, work: TaskQueue) -> None:
         """Run all tasks."""
         while (task := work.next()) is not None:
             work.finished(task, perform(task.call, self._needed_network))
@@ -47,7 +47,7 @@ class OverlappingExecutor(SerialExecutor):
 
     threads: int = THREADS_BESIDE_GPU
 
-    def run(self, work: Work) -> None:
+    def run(self, work: TaskQueue) -> None:
         """Run all tasks; if the run fails, running tasks finish first."""
         running: Running = deque()
         with ThreadPoolExecutor(self.threads, "task") as pool:
@@ -61,6 +61,6 @@ class OverlappingExecutor(SerialExecutor):
                 for _, future in running:
                     future.cancel()
 
-    def _fill(self, work: Work, pool: ThreadPoolExecutor, running: Running) -> None:
+    def _fill(self, work: TaskQueue, pool: ThreadPoolExecutor, running: Running) -> None:
         while len(running) < 2 * self.threads and (task := work.next()) is not None:
             running.append((task, pool.submit(perform, task.call, self._needed_network)))

@@ -13,7 +13,7 @@ from embedseg_large.errors import EmbedSegError, RunError
 from embedseg_large.runs.events import AttemptFailed, Event, Recalled, TaskDone, TaskFailed
 from embedseg_large.runs.journal import Journal, Section
 from embedseg_large.runs.progress import Progress
-from embedseg_large.runs.tasks import Done, Executor, Failed, Source, Task
+from embedseg_large.runs.tasks import Done, Executor, Failed, Task, TaskSource
 
 MANY = 20
 """Number of failures that end a run at once, if fewer tasks than that were finished."""
@@ -21,7 +21,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Recorder:
+class TaskRunner:
     """Runs tasks on an executor, and records them in a journal."""
 
     executor: Executor
@@ -29,14 +29,14 @@ class Recorder:
     """None: nothing is recorded."""
     progress: Progress
 
-    def within(self, section: str) -> Recorder:
+    def within(self, section: str) -> TaskRunner:
         """The same, for tasks whose ledgers have a separate section of the journal."""
         if not section or not isinstance(self.journal, Journal):
             return self
         return replace(self, journal=Section(self.journal, section))
 
-    def run(self, source: Source) -> None:
-        """Run the unfinished tasks of a source; see `Recording`."""
+    def run(self, source: TaskSource) -> None:
+        """Run the unfinished tasks of a source; see `Runner`."""
         work = _Noted(source, self.journal, self.progress)
         try:
             self.executor.run(work)
@@ -51,7 +51,7 @@ class Recorder:
 class _Noted:
     """The tasks of a source that the journal does not know."""
 
-    source: Source
+    source: TaskSource
     journal: Journal | Section | None
     progress: Progress
     failures: list[tuple[Task, Failed]] = field(default_factory=list)
@@ -95,7 +95,7 @@ class _Noted:
         return {"stage": task.stage, "section": section, "tile": task.index}
 
     def _failed(self, task: Task, outcome: Failed) -> None:
-        if outcome.is_hopeless:
+        if outcome.is_fatal:
             raise outcome.error
         self.failures.append((task, outcome))
         if len(self.failures) >= max(MANY, self._done):

@@ -27,7 +27,7 @@ ATTEMPTS = 3
 PAUSE_SECONDS = 0.1
 """Seconds before the second attempt; four times as long before each further one."""
 
-_HOPELESS = (UsageError, ModelError, OutputError, UnreachableError, RunError)
+_FATAL = (UsageError, ModelError, OutputError, UnreachableError, RunError)
 """Errors that a retry would not fix."""
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Failed(NamedTuple):
     """A failed task; picklable for any error."""
 
     error: EmbedSegError
-    is_hopeless: bool = False
+    is_fatal: bool = False
     """Whether other tasks would fail in the same way: the run ends at once."""
     worker: str = ""
     """As of `Done`."""
@@ -93,7 +93,7 @@ class Failed(NamedTuple):
     """Tracebacks of all failed attempts."""
 
 
-class Source(Protocol):
+class TaskSource(Protocol):
     """Yields tasks as they become possible, and receives their results."""
 
     def next(self) -> Task | None:
@@ -103,8 +103,8 @@ class Source(Protocol):
         """A task has finished."""
 
 
-class Work(Protocol):
-    """Supplies an executor with tasks; made from a `Source` by `embedseg_large.runs.runner`."""
+class TaskQueue(Protocol):
+    """Supplies an executor with tasks; made from a `TaskSource` by `embedseg_large.runs.runner`."""
 
     def next(self) -> Task | None:
         """A task that can start now, or None if there is none (yet)."""
@@ -119,18 +119,18 @@ class Work(Protocol):
 class Executor(Protocol):
     """Runs tasks: one after another, or on a cluster."""
 
-    def run(self, work: Work) -> None:
+    def run(self, work: TaskQueue) -> None:
         """Do all tasks."""
 
 
-class Recording(Protocol):
+class Runner(Protocol):
     """Runs all tasks of a source; passed to stages."""
 
     @property
     def progress(self) -> Progress:
         """Notified of the work."""
 
-    def run(self, source: Source) -> None:
+    def run(self, source: TaskSource) -> None:
         """Run all unfinished tasks.
 
         Raises
@@ -151,9 +151,9 @@ def perform(call: Call, network: Callable[[], Any]) -> Done | Failed:
             return Done(result, time.perf_counter() - began, tracebacks=tracebacks)
         except Exception as error:
             tracebacks += (traceback.format_exc(),)
-            failed = Failed(_plain(error), isinstance(error, _HOPELESS), tracebacks=tracebacks)
+            failed = Failed(_plain(error), isinstance(error, _FATAL), tracebacks=tracebacks)
             logger.debug("attempt %d failed:\n%s", attempt + 1, tracebacks[-1])
-        if failed.is_hopeless:
+        if failed.is_fatal:
             break
         if attempt + 1 < ATTEMPTS:
             time.sleep(PAUSE_SECONDS * 4**attempt)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -27,9 +27,9 @@ from embedseg_large.network.model import Model
 from embedseg_large.network.roofline import copy_rate, flops_per_voxel, matmul_rate
 from embedseg_large.runs.devices import is_gpu
 from embedseg_large.runs.progress import Observer, Watcher
-from embedseg_large.segmentation.request.estimate import make_plan
-from embedseg_large.segmentation.request.options import SegmentOptions
-from embedseg_large.segmentation.request.request import prepare
+from embedseg_large.segmentation.options import SegmentOptions
+from embedseg_large.segmentation.request.estimate import estimate_of
+from embedseg_large.segmentation.request.prepare import prepare
 from embedseg_large.segmentation.segment import segment
 from embedseg_large.segmentation.segmenters.loading import choose_device
 from embedseg_large.segmentation.steps import Stage
@@ -122,7 +122,7 @@ def benchmark(
     *,
     workers: int | None = None,
     watcher: Watcher | Observer | None = None,
-    **options: Unpack[SegmentOptions],
+    **options: Any,
 ) -> Benchmark:
     """Measure the speed of this machine on an image.
 
@@ -171,7 +171,7 @@ def benchmark(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
+class _Measured:
     """What was measured of a run."""
 
     summary: dict[str, Any]
@@ -193,17 +193,17 @@ def _run(
     model: Model,
     workers: int | None,
     watcher: Watcher | Observer | None,
-    options: SegmentOptions,
-) -> _Run:
+    options: dict[str, Any],
+) -> _Measured:
     """Write the image, and segment it."""
     store = _write(folder / "volume", image)
-    plan = make_plan(prepare(store, model, "nuclei", **options))
+    plan = estimate_of(prepare(store, model, "nuclei", SegmentOptions(**options)))
     corner = _write(folder / "corner", image[(slice(None), *(slice(_CORNER),) * model.ndim)])
-    segment(corner, model, "nuclei", **options | SegmentOptions(tta="none"))
+    segment(corner, model, "nuclei", **options | {"tta": "none"})
     read_seconds = _read_seconds(store, options["channel"])
     began = time.perf_counter()
     result = segment(store, model, "nuclei", workers=workers, watcher=watcher, **options)
-    return _Run(
+    return _Measured(
         summary=result.summary,
         seconds=time.perf_counter() - began,
         read_seconds=read_seconds,
@@ -225,7 +225,7 @@ def _read_seconds(store: Path, channel: int | str | None) -> float:
     return time.perf_counter() - began
 
 
-def _stages(run: _Run, voxels: int) -> Iterator[StageSpeed]:
+def _stages(run: _Measured, voxels: int) -> Iterator[StageSpeed]:
     """Speed of reading, and of each stage of the run."""
     clocks = run.summary["stages"]
     total = sum(clock["seconds"] for clock in clocks.values())
@@ -251,7 +251,7 @@ def _machine(device: str, dtype: str) -> Iterator[MachineSpeed]:
 
 
 def _network(
-    model: Model, run: _Run, passes: int, abreast: int, machine: MachineSpeed
+    model: Model, run: _Measured, passes: int, abreast: int, machine: MachineSpeed
 ) -> NetworkSpeed:
     """Compare what the network did with what the machine can do; so many tiles at a time."""
     flops = flops_per_voxel(model.ndim, model.channels)

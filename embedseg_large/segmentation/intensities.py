@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from embedseg_large.errors import BlankError
 from embedseg_large.geometry import Box
 from embedseg_large.runs.local import SerialExecutor
-from embedseg_large.runs.runner import Recorder
+from embedseg_large.runs.runner import TaskRunner
 from embedseg_large.runs.tasks import Call, Each, Task
 from embedseg_large.segmentation.intensity_field import IntensityField, intensity_fields
 from embedseg_large.segmentation.request.foreground import Foreground
-from embedseg_large.segmentation.request.request import Order
+from embedseg_large.segmentation.request.request import Request, Timepoint
 from embedseg_large.segmentation.steps import Ledger, Stage
 from embedseg_large.volumes.intensity import (
     Histogram,
@@ -32,37 +32,41 @@ _USUAL_DIAMETER = 20.0
 """Of an object, in voxels of the grid, where the model does not know."""
 
 
-def find_intensity(order: Order, recorder: Recorder) -> tuple[IntensityRange, ...]:
-    """The range of each channel of an order, over all of its timepoints."""
-    if order.kept is not None:
-        return order.kept.intensity
-    if order.intensity is not None:
-        return order.intensity
-    journal = recorder.journal
+def find_intensity(
+    request: Request, runner: TaskRunner, at: Timepoint | None = None
+) -> tuple[IntensityRange, ...]:
+    """The range of each channel, over all timepoints of a request or for one of them."""
+    if at is not None and at.saved is not None:
+        return at.saved.intensity
+    if request.intensity.given is not None:
+        return request.intensity.given
+    journal = runner.journal
     assert journal is not None
     known = journal.find(Ledger.STATISTICS.part(), 0)
     if known is not None:
         return tuple(IntensityRange(**values) for values in known[1])
-    mask = order.foreground.mask
+    mask, volume = request.foreground.mask, request.volume if at is None else at.volume
     run_on: Any = map  # where a volume is in this process's memory
-    in_files = order.volume.path is not None and (mask is None or mask.path is not None)
-    if isinstance(recorder.executor, SerialExecutor) or in_files:
-        run_on = partial(_map, recorder)
-    ranges = otsu_ranges if order.by_otsu else intensity_ranges
-    inside = None if mask is None else partial(_inside, order.foreground, order.volume)
-    found = ranges(order.volume, sample=order.intensity_sample, inside=inside, map=run_on)
+    in_files = volume.path is not None and (mask is None or mask.path is not None)
+    if isinstance(runner.executor, SerialExecutor) or in_files:
+        run_on = partial(_map, runner)
+    ranges = otsu_ranges if request.intensity.by_otsu else intensity_ranges
+    inside = None if mask is None else partial(_inside, request.foreground, volume)
+    found = ranges(volume, sample=request.intensity.sample, inside=inside, map=run_on)
     journal.note(Ledger.STATISTICS.part(), 0, (0, [asdict(r) for r in found]))
     journal.flush()
     return found
 
 
-def find_intensity_of_part(order: Order, recorder: Recorder) -> tuple[IntensityRange, ...]:
+def find_intensity_at(
+    request: Request, at: Timepoint, runner: TaskRunner
+) -> tuple[IntensityRange, ...]:
     """The range of each channel of one timepoint; any range where it holds no data."""
     try:
-        return find_intensity(order, recorder)
+        return find_intensity(request, runner, at)
     except BlankError:
-        count = prod(order.volume.spatial_shape)
-        return (IntensityRange(0.0, 1.0, excluded_voxels=count),) * order.network.channels
+        count = prod(at.volume.spatial_shape)
+        return (IntensityRange(0.0, 1.0, excluded_voxels=count),) * request.segmenter.channels
 
 
 def _inside(
@@ -75,24 +79,27 @@ def _inside(
     return inside
 
 
-def find_fields(order: Order, recorder: Recorder) -> tuple[IntensityField, ...]:
-    """What evens out each channel of an order, over all of its timepoints; none if nothing does."""
-    if order.kept is not None:
-        return order.kept.fields
-    if order.intensity_field == "none":
+def find_fields(
+    request: Request, runner: TaskRunner, at: Timepoint | None = None
+) -> tuple[IntensityField, ...]:
+    """What evens out each channel, over all timepoints or for one; none if nothing does."""
+    if at is not None and at.saved is not None:
+        return at.saved.fields
+    if request.intensity.field == "none":
         return ()
-    journal = recorder.journal
+    journal = runner.journal
     assert journal is not None
     known = journal.find(Ledger.FIELD.part(), 0)
     if known is not None:
         return tuple(IntensityField.from_dict(values) for values in known[1])
-    width = order.network.object_diameter or _USUAL_DIAMETER
+    volume = request.volume if at is None else at.volume
+    width = request.segmenter.object_diameter or _USUAL_DIAMETER
     found = intensity_fields(
-        order.volume,
-        order.intensity_field,
-        [width / zoom for zoom in order.resampling.zoom],
-        order.timepoints if order.volume.timepoint is None else (None,),
-        order.foreground.inside,
+        volume,
+        request.intensity.field,
+        [width / zoom for zoom in request.resampling.zoom],
+        request.timepoints if volume.timepoint is None else (None,),
+        request.foreground.inside,
     )
     journal.note(Ledger.FIELD.part(), 0, (0, [one.as_dict() for one in found]))
     journal.flush()
@@ -100,17 +107,17 @@ def find_fields(order: Order, recorder: Recorder) -> tuple[IntensityField, ...]:
 
 
 def _map(
-    recorder: Recorder, function: Callable[[Any], Histogram], items: Iterable[Any]
+    runner: TaskRunner, function: Callable[[Any], Histogram], items: Iterable[Any]
 ) -> list[Histogram]:
     """`map` on an executor, summed up as results come: there may be many, of a megabyte each."""
     todo = list(items)
-    recorder.progress.begin(Stage.STATISTICS, len(todo))
+    runner.progress.begin(Stage.STATISTICS, len(todo))
     total = [Histogram(np.empty(0, np.uint32), np.empty(0, np.int64))]
 
     def add(_: Task, result: Histogram) -> None:
         total[0] += result
 
-    recorder.run(
+    runner.run(
         Each((Task(stage=Stage.STATISTICS, make=partial(Call, function, (i,))) for i in todo), add)
     )
     return total

@@ -11,8 +11,8 @@ import numpy as np
 
 from embedseg_large.labels.instances import KEY
 from embedseg_large.segmentation.seams import SeamState
+from embedseg_large.segmentation.stages.finish import Numbering
 from embedseg_large.segmentation.stages.job import Job
-from embedseg_large.segmentation.stages.predict import Numbering
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -170,7 +170,7 @@ def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
         faces=state.faces,
         voxels=state.voxels,
         rounds=state.rounds,
-        tiles_raised=state.views.raised,
+        tiles_raised=state.results.raised,
         tiles=state.tiles,
         tiles_exact=exact,
         edge_unproven=state.unproven_edge,

@@ -28,15 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
-from embedseg_large.runs.tasks import Call, Each, Recording, Task
-from embedseg_large.segmentation.ownership import Ownership
-from embedseg_large.segmentation.scratch.versions import MISSING, ViewName, Views
-from embedseg_large.segmentation.stages.job import Job
-from embedseg_large.segmentation.stages.predict import (
+from embedseg_large.runs.tasks import Call, Each, Runner, Task
+from embedseg_large.segmentation.scratch.versions import MISSING, TileVersion, TileVersions
+from embedseg_large.segmentation.segmenters.protocol import Decide
+from embedseg_large.segmentation.stages.check import (
     Accounted,
     Checked,
     Held,
-    Predicted,
     account,
     check,
     faces_above,
@@ -44,8 +42,11 @@ from embedseg_large.segmentation.stages.predict import (
     reach_of_layer,
     settle_layer,
 )
+from embedseg_large.segmentation.stages.claim import Ownership
+from embedseg_large.segmentation.stages.cluster import cluster_task, version_of
+from embedseg_large.segmentation.stages.job import Job
+from embedseg_large.segmentation.stages.predict import Predicted, predict_task
 from embedseg_large.segmentation.steps import Ledger, Stage
-from embedseg_large.segmentation.tile_tasks import cluster_task, predict_task, version_of
 from embedseg_large.stitching.join import Joins, join
 from embedseg_large.stitching.seam import Comparison
 from embedseg_large.tiling.grid import Face, Index
@@ -55,7 +56,7 @@ from embedseg_large.tiling.grid import Face, Index
 class SeamState:
     """Where CHECK ended."""
 
-    views: Views
+    results: TileVersions
     joins: Joins
     layers: NDArray[np.uint32]
     """Version of the ids of each layer."""
@@ -91,10 +92,10 @@ class SeamCheck:
     """The rounds of one run."""
 
     job: Job
-    recorder: Recording
+    runner: Runner
     predictions: NDArray[np.uint32]
     """Version of the predictions of each tile."""
-    views: Views
+    results: TileVersions
     """Of each tile; those that count are put in here."""
     _round: int = 0
     _layers: NDArray[np.uint32] = field(init=False)
@@ -132,7 +133,7 @@ class SeamCheck:
         certain, repaired = self._sort_disputed(unsolved, joins)
         self._settle(joins)
         return SeamState(
-            views=self.views,
+            results=self.results,
             joins=joins,
             layers=self._layers,
             counts=tuple(self._counts.get(layer, 0) for layer in range(grid.counts[0])),
@@ -152,8 +153,8 @@ class SeamCheck:
 
     def _compare(self, lows: Iterable[Index], count: int) -> None:
         """Compare the faces above each of some tiles."""
-        self.recorder.progress.begin(Stage.CHECK, count)
-        self.recorder.run(Each(map(self._check_task, lows), self._note_check))
+        self.runner.progress.begin(Stage.CHECK, count)
+        self.runner.run(Each(map(self._check_task, lows), self._note_check))
         for comparison in self._open_seams().values():
             self._disputed.update(comparison.ids.tolist())
 
@@ -178,7 +179,7 @@ class SeamCheck:
         grid = self.job.clustering()
         above = [index, *(face.high for face in faces_above(grid, index))]
         span = [(min(axis), max(axis) + 1) for axis in zip(*above, strict=True)]
-        item = (self.job, index, self.views.part(span))
+        item = (self.job, index, self.results.part(span))
         return Call(check, item, where=f"tile {grid.tile(index).core}")
 
     def _note_check(self, _: Task, record: Checked) -> None:
@@ -192,8 +193,8 @@ class SeamCheck:
 
     def _account(self, layers: Collection[int]) -> None:
         """Account for the instances of some layers."""
-        self.recorder.progress.begin(Stage.CHECK, len(layers))
-        self.recorder.run(Each(map(self._account_task, layers), self._note_account))
+        self.runner.progress.begin(Stage.CHECK, len(layers))
+        self.runner.run(Each(map(self._account_task, layers), self._note_account))
         for ids in self._open_accounts().values():
             self._disputed.update(ids.tolist())
 
@@ -211,7 +212,7 @@ class SeamCheck:
         Its voxels point to where its seed claims, and the seed points there too.
         """
         rule = self.job.settings.clustering()
-        if self.job.segments or rule.reach is None or rule.farthest is None:
+        if not self.job.traits.proves or rule.reach is None or rule.farthest is None:
             return True
         seed = tuple(int(i) for i in np.unravel_index(name - 1, self.job.shape))
         far = [ceil(r + f) for r, f in zip(rule.reach, rule.farthest, strict=True)]
@@ -230,13 +231,13 @@ class SeamCheck:
         )
 
     def _account_call(self, layer: int) -> Call:
-        views = self.views.part(self._span_of_layer(layer))
-        return Call(account, (self.job, layer, views), where=f"layer {layer}")
+        results = self.results.part(self._span_of_layer(layer))
+        return Call(account, (self.job, layer, results), where=f"layer {layer}")
 
     def _span_of_layer(self, layer: int) -> tuple[tuple[int, int], ...]:
         """Tiles that may see an instance which begins in a layer."""
         grid = self.job.clustering()
-        return grid.span(reach_of_layer(grid, self.job.halos[self.views.highest], layer))
+        return grid.span(reach_of_layer(grid, self.job.halos[self.results.highest], layer))
 
     def _note_account(self, _: Task, record: Accounted) -> None:
         self._layers[record.layer] = record.version
@@ -252,7 +253,7 @@ class SeamCheck:
             tiles.update(self._indices(self._wrong[layer].wrong_tiles))
         if self.job.settings.strict:
             tiles.update(self._doubted_tiles())
-        elif self.job.part is not None and not self.job.segments:
+        elif self.job.part is not None and self.job.traits.proves:
             tiles.update(filter(self._is_at_edge, self._doubted_tiles()))
         return sorted(tile for tile in tiles if self._can_see_more(tile))
 
@@ -284,7 +285,7 @@ class SeamCheck:
             yield tuple(int(i) for i in np.unravel_index(number, counts))
 
     def _can_see_more(self, tile: Index) -> bool:
-        level = self.views[tile].level
+        level = self.results[tile].level
         if level + 1 >= len(self.job.halos):
             return False
         now, then = (self.job.clustering(k).tile(tile).region for k in (level, level + 1))
@@ -293,23 +294,23 @@ class SeamCheck:
     def _raise(self, tiles: list[Index]) -> None:
         """Cluster some tiles again, one level up."""
         self._predict_for(tiles)
-        self.recorder.progress.begin(Stage.CLUSTER, len(tiles))
-        above = {tile: self.views[tile].level + 1 for tile in tiles}
+        self.runner.progress.begin(Stage.CLUSTER, len(tiles))
+        above = {tile: self.results[tile].level + 1 for tile in tiles}
         tasks = (cluster_task(self.job, t, above[t], self.predictions) for t in tiles)
-        self.recorder.run(Each(tasks, lambda task, version: self._put(task, above, version)))
+        self.runner.run(Each(tasks, lambda task, version: self._put(task, above, version)))
 
     def _predict_for(self, tiles: list[Index]) -> None:
         """Predict what tiles will see that nobody needed before: beyond the region of a preview."""
-        if self.job.part is None or self.job.segments:
+        if self.job.part is None or not self.job.traits.predicts:
             return
         grid, missing = self.job.prediction, set[Index]()
         for tile in tiles:
-            then = self.job.clustering(self.views[tile].level + 1).tile(tile)
+            then = self.job.clustering(self.results[tile].level + 1).tile(tile)
             missing.update(i for i in grid.touching(then.region) if self.predictions[i] == MISSING)
         if missing:
-            self.recorder.progress.begin(Stage.PREDICT, len(missing))
+            self.runner.progress.begin(Stage.PREDICT, len(missing))
             tasks = (predict_task(self.job, index) for index in sorted(missing))
-            self.recorder.run(Each(tasks, self._note_prediction))
+            self.runner.run(Each(tasks, self._note_prediction))
 
     def _note_prediction(self, task: Task, record: Predicted) -> None:
         assert task.index is not None
@@ -317,7 +318,7 @@ class SeamCheck:
 
     def _put(self, task: Task, above: Mapping[Index, int], version: int | Predicted) -> None:
         assert task.index is not None
-        self.views.put(ViewName(task.index, above[task.index], version_of(version)))
+        self.results.put(TileVersion(task.index, above[task.index], version_of(version)))
 
     def _low_sides(self, tile: Index) -> Iterator[Index]:
         """Tiles whose faces above touch `tile`."""
@@ -327,7 +328,7 @@ class SeamCheck:
 
     def _layers_of(self, tiles: list[Index]) -> list[int]:
         """Layers in which an instance may begin that one of some tiles sees."""
-        grid = self.job.clustering(self.views.highest)
+        grid = self.job.clustering(self.results.highest)
         return sorted(
             {layer for tile in tiles for layer in self._layers_about(grid.tile(tile).region)}
         )
@@ -345,7 +346,7 @@ class SeamCheck:
         -------
         Names that are of one object, and ids, after joining, that are not proven to be right.
         """
-        if self.job.segments:
+        if self.job.traits.decide is Decide.OWNER:
             return self._owned()
         ids = self._in_dispute()
         alive, sure = self._alive(ids)
@@ -361,9 +362,9 @@ class SeamCheck:
         ids = self._in_dispute()
         if not ids.size:
             return Joins.none(), set()
-        joins = Ownership(self.job, self.recorder, self.views).run()
+        joins = Ownership(self.job, self.runner, self.results).run()
         self._round += 1
-        self._account(self._layers_about(self.job.clustering(self.views.highest).seen()))
+        self._account(self._layers_about(self.job.clustering(self.results.highest).seen()))
         alive, _ = self._alive(np.union1d(ids, self._in_dispute()))
         return joins, set(joins.apply(alive).tolist())
 
@@ -379,15 +380,15 @@ class SeamCheck:
         found = [Held.none()]
         calls = (self._held_task(n, ids[layer == n]) for n in np.unique(layer).tolist())
         if ids.size:
-            self.recorder.progress.begin(Stage.CHECK, int(np.unique(layer).size))
-            self.recorder.run(Each(calls, lambda _, record: found.append(record)))
+            self.runner.progress.begin(Stage.CHECK, int(np.unique(layer).size))
+            self.runner.run(Each(calls, lambda _, record: found.append(record)))
         return Held(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
     def _held_task(self, layer: int, ids: NDArray[np.uint64]) -> Task:
         def make() -> Call:
             span = self._span_of_layer(layer)
             doubtful = self._doubtful[tuple(slice(a, b) for a, b in span)].copy()
-            item = (self.job, ids, self.views.part(span), ~doubtful)
+            item = (self.job, ids, self.results.part(span), ~doubtful)
             return Call(held_by_proven, item, where=f"layer {layer}")
 
         return Task(stage=Stage.CHECK, make=make, number=layer)

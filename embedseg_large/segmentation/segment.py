@@ -22,14 +22,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from embedseg_large.errors import UsageError
 from embedseg_large.labels.instances import InstanceTable
 from embedseg_large.labels.tables import table_warning
 from embedseg_large.labels.target import PendingLabels
+from embedseg_large.options import takes
 from embedseg_large.runs.dask.backend import chosen, client_of
 from embedseg_large.runs.dask.cluster_file import ClusterSettings, offers_gpu
 from embedseg_large.runs.events import Published, RunBegun
@@ -40,29 +41,29 @@ from embedseg_large.runs.paths import lock_folder
 from embedseg_large.runs.progress import Observer, Progress, Watcher
 from embedseg_large.runs.record import RunRecord, new_name
 from embedseg_large.runs.run_folder import Run, RunPlace, open_run
-from embedseg_large.runs.runner import Recorder
+from embedseg_large.runs.runner import TaskRunner
 from embedseg_large.runs.tasks import Executor
-from embedseg_large.segmentation.instances import columns_known, write_instances
-from embedseg_large.segmentation.intensities import (
-    find_fields,
-    find_intensity,
-    find_intensity_of_part,
-)
+from embedseg_large.segmentation.extents import Scale, scale_of
+from embedseg_large.segmentation.intensities import find_fields, find_intensity, find_intensity_at
 from embedseg_large.segmentation.intensity_field import IntensityField
-from embedseg_large.segmentation.pipeline import Found, find_instances, tasks_of, write_labels
+from embedseg_large.segmentation.options import SegmentOptions
+from embedseg_large.segmentation.pipeline import (
+    TimepointResult,
+    find_instances,
+    tasks_of,
+    write_labels,
+)
 from embedseg_large.segmentation.report import SegmentResult, merged, published_result
-from embedseg_large.segmentation.request.facts import facts_of
-from embedseg_large.segmentation.request.memory import check_memory
-from embedseg_large.segmentation.request.options import SegmentOptions
-from embedseg_large.segmentation.request.provenance import provenance
-from embedseg_large.segmentation.request.request import Order, prepare
-from embedseg_large.segmentation.request.scale import Scale, scale_of, voxel_size_warning
-from embedseg_large.segmentation.saved_predictions import keep
-from embedseg_large.segmentation.segmenters.loading import executor_here, place
-from embedseg_large.segmentation.segmenters.protocol import Network
-from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
+from embedseg_large.segmentation.request.estimate import check_memory
+from embedseg_large.segmentation.request.facts import facts_of, provenance
+from embedseg_large.segmentation.request.prepare import AnyModel, prepare, timepoints_of
+from embedseg_large.segmentation.request.request import Request, Timepoint
+from embedseg_large.segmentation.request.scale import voxel_size_warning
+from embedseg_large.segmentation.saved_predictions import save
+from embedseg_large.segmentation.segmenters.loading import executor_here
 from embedseg_large.segmentation.spool import reopenable
 from embedseg_large.segmentation.stages.clean import CleanReport
+from embedseg_large.segmentation.stages.finish import write_instances
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.steps import Stage
 from embedseg_large.stitching.relabel import label_dtype
@@ -75,9 +76,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@takes(SegmentOptions)
 def segment(
     volume: Any,
-    model: Network | str | os.PathLike[str] | None = None,
+    model: AnyModel = None,
     labels: str = "nuclei",
     *,
     client: Client | None = None,
@@ -87,7 +89,7 @@ def segment(
     watcher: Watcher | Observer | None = None,
     log: str | os.PathLike[str] | None = None,
     performance_report: str | os.PathLike[str] | None = None,
-    **options: Unpack[SegmentOptions],
+    **options: Any,
 ) -> SegmentResult:
     """Segment a volume, and write its labels as OME-Zarr.
 
@@ -118,13 +120,6 @@ def segment(
     performance_report
         HTML file for Dask's report of what the workers did. Needs bokeh at the scheduler.
     **options
-        See `embedseg_large.segmentation.request.options.SegmentOptions`: channel, timepoint, level,
-        region, axes, voxel_size, object_diameter, mask, dark_below, output, ngff_version,
-        overwrite, scratch, keep_predictions, from_predictions, intensity_range, intensity_sample,
-        intensity_per_timepoint, intensity_field, device, tta, dtype, tile, context, cluster_tile,
-        halo, max_halo, strict, min_object_size, foreground, seed, margin, keep_largest_piece,
-        fill_holes. Sizes of tiles are voxels of the grid that the network sees: the volume's own,
-        or with `object_diameter` the model's.
 
     Returns
     -------
@@ -144,7 +139,7 @@ def segment(
     OutputError
         If the output cannot be written. Older labels then remain.
     """
-    _check_names(options)
+    chosen_options = SegmentOptions.of(options, "segment")
     with log_to(log) as written, Progress(watcher, written).telling_failure() as progress:
         where = chosen(client, workers, scheduler, cluster_config)
         if where is None and performance_report is not None:
@@ -154,23 +149,24 @@ def segment(
             )
         if isinstance(where, ClusterSettings) and offers_gpu(where):
             # of the workers, whatever there is here
-            options["device"] = options.get("device") or "cuda"
-        order = prepare(volume, model, labels, **options)
-        check_memory(where, order)
-        with begin(order) as run, _executor(order, run, where, performance_report) as executor:
-            return run_order(order, run, executor, progress)
+            chosen_options = replace(chosen_options, device=chosen_options.device or "cuda")
+        request = prepare(volume, model, labels, chosen_options)
+        if where is not None:
+            check_memory(where, request)
+        with begin(request) as run, _executor(request, run, where, performance_report) as executor:
+            return run_request(request, run, executor, progress)
 
 
-def begin(order: Order) -> AbstractContextManager[Run]:
-    """Begin the run of an order, or go on with it."""
+def begin(request: Request) -> AbstractContextManager[Run]:
+    """Begin the run of a request, or go on with it."""
 
     def without_older() -> None:
-        if order.keep:
-            order.scratch.predictions.remove_all()  # of an earlier run, or of none that finished
+        if request.keep:
+            request.scratch.predictions.remove_all()  # of an earlier run, or of none that finished
 
-    target, facts = order.target, facts_of(order)
+    target, facts = request.target, facts_of(request)
     place = RunPlace(
-        folder=folder_at(order.scratch.path),
+        folder=folder_at(request.scratch.path),
         lock=lock_folder(target.store, target.name),
         overwrite=target.overwrite,
         discard=lambda unfinished: target.discard(unfinished.pending),
@@ -185,79 +181,72 @@ def begin(order: Order) -> AbstractContextManager[Run]:
     return open_run(place, record, without_older)
 
 
-def _check_names(options: SegmentOptions) -> None:
-    """Refuse a mistyped name here, where the user called, as Python would."""
-    for name in sorted(set(options) - SegmentOptions.__optional_keys__):
-        alike = get_close_matches(name, SegmentOptions.__optional_keys__, n=1)
-        advice = f"; did you mean {alike[0]!r}?" if alike else ""
-        raise TypeError(f"segment() got an unexpected keyword argument {name!r}{advice}")
-
-
 @contextmanager
 def _executor(
-    order: Order,
+    request: Request,
     run: Run,
     where: Client | ClusterSettings | None,
     report: str | os.PathLike[str] | None,
 ) -> Iterator[Executor]:
     """What does the work."""
-    settings = order.settings
+    settings = request.settings
     if where is None:
-        network = place(order.network, device=settings.device, dtype=settings.dtype)
-        yield executor_here(network, settings.device)
+        placed = request.segmenter.placed(settings.device, settings.dtype)
+        yield executor_here(placed, settings.device)
         return
     from embedseg_large.runs.dask.executor import executor_on
     from embedseg_large.runs.dask.performance import performance_report
     from embedseg_large.runs.dask.preflight import check_workers
-    from embedseg_large.segmentation.segmenters.loading import network_spec
 
-    inputs = [v.path for v in (order.volume, order.foreground.mask) if v and v.path]
-    inputs += [] if order.kept_in is None else [order.kept_in]
+    inputs = [v.path for v in (request.volume, request.foreground.mask) if v and v.path]
+    inputs += [] if request.saved_in is None else [request.saved_in]
     with ExitStack() as stack:
         client = stack.enter_context(client_of(where, settings.device))
         check_workers(
             client,
             device=settings.device,
-            places=[run.folder.path, order.target.store],
-            needs_gpu=order.kept_in is None,
+            places=[run.folder.path, request.target.store],
+            needs_gpu=request.saved_in is None,
             inputs=inputs,
         )
         if report is not None:
             stack.enter_context(performance_report(client, report))
-        spec = network_spec(order.network, settings.device, settings.dtype, run.folder)
+        spec = request.segmenter.spec(settings.device, settings.dtype, run.folder)
         yield stack.enter_context(executor_on(client, spec))
 
 
-def run_order(order: Order, run: Run, executor: Executor, progress: Progress) -> SegmentResult:
+def run_request(
+    request: Request, run: Run, executor: Executor, progress: Progress
+) -> SegmentResult:
     """Do what was ordered: all stages, then publish. A failure leaves older labels as they are."""
-    made = order.target.complete(run.name)
+    made = request.target.complete(run.name)
     if made is not None:  # a kill came between the publication and the end of the run
-        return published_result(order.target.path, made)
+        return published_result(request.target.path, made)
     began = time.perf_counter()
-    logger.info("segmenting %s into %s", order.volume.shape, order.target.path)
-    logger.info("settings: %s", order.settings.as_dict())
-    warnings = _warned(voxel_size_warning(order.volume, order.network, order.resampling))
-    warnings += _warned(order.volume.time_or_depth())
-    warnings += _warned(table_warning(order.target.store, order.target.name, token(run.facts)))
-    progress.tell(_beginning(order, run))
-    recorder = Recorder(executor, run.journal, progress)
-    found = _find_all(order, run, recorder)
-    pending, instances = _write_all(found, order, run, recorder)
+    logger.info("segmenting %s into %s", request.volume.shape, request.target.path)
+    logger.info("settings: %s", request.settings.as_dict())
+    warnings = _warned(voxel_size_warning(request.volume, request.segmenter, request.resampling))
+    warnings += _warned(request.volume.time_or_depth())
+    warnings += _warned(table_warning(request.target.store, request.target.name, token(run.facts)))
+    progress.tell(_beginning(request, run))
+    runner = TaskRunner(executor, run.journal, progress)
+    found = _find_all(request, run, runner)
+    pending, instances = _write_all(found, request, run, runner)
     seams = merged([f.seams for f in found])
-    scale = _scale(order, found)
-    segmenter = order.network.name if isinstance(order.network, TileSegmenter) else None
-    if order.scale is None:  # a scale that was found by itself has its evidence
+    scale = _scale(request, found)
+    segmenter = request.segmenter.traits.name
+    if request.scale is None:  # a scale that was found by itself has its evidence
         warnings += _warned(scale.warning)
     for text in (
         _blank_warning(found),
-        *_range_warnings(order, found),
+        *_range_warnings(request, found),
         *seams.warnings(segmenter),
     ):
         warnings += _warned(text)
     summary: dict[str, Any] = {
         "n_instances": sum(f.n_instances for f in found),
         "segmenter": segmenter,
-        "labels": order.target.path,
+        "labels": request.target.path,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seams": seams.as_dict(),
         "scale": scale.as_dict(),
@@ -269,23 +258,23 @@ def run_order(order: Order, run: Run, executor: Executor, progress: Progress) ->
         **provenance(run, [f.job.intensity for f in found], [f.job.fields for f in found]),
         "run": run.name,
     }
-    if order.settings.cleaning():
+    if request.settings.cleaning():
         summary["cleaning"] = sum((f.cleaning for f in found), CleanReport()).as_dict()
-    if order.is_series:
+    if request.is_series:
         summary["timepoints"] = {f.job.timepoint: f.n_instances for f in found}
-    if order.keep:
-        summary["predictions"] = order.scratch.predictions.path
+    if request.keep:
+        summary["predictions"] = request.scratch.predictions.path
     run.check()
     pending.publish(summary, instances)
     progress.tell(
         Published(
-            labels=order.target.path,
+            labels=request.target.path,
             instances=summary["n_instances"],
             seconds=summary["seconds"],
         )
     )
     return SegmentResult(
-        path=order.target.path,
+        path=request.target.path,
         n_instances=summary["n_instances"],
         seams=seams,
         summary=summary,
@@ -300,7 +289,7 @@ def _warned(text: str | None) -> list[str]:
     return [text]
 
 
-def _blank_warning(found: Sequence[Found]) -> str | None:
+def _blank_warning(found: Sequence[TimepointResult]) -> str | None:
     """Say which timepoints of a series hold no data."""
     blank = [str(f.job.timepoint) for f in found if f.is_blank]
     if not blank:
@@ -308,9 +297,9 @@ def _blank_warning(found: Sequence[Found]) -> str | None:
     return f"timepoint {', '.join(blank)}: no voxel holds data, so there are no labels"
 
 
-def _range_warnings(order: Order, found: Sequence[Found]) -> list[str]:
+def _range_warnings(request: Request, found: Sequence[TimepointResult]) -> list[str]:
     """Say which intensities may be the wrong ones, once for each channel."""
-    if order.kept is not None or order.by_otsu or order.volume.dtype.kind == "b":
+    if request.intensity.by_otsu or request.volume.dtype.kind == "b":
         return []
     texts = []
     for channel in range(len(found[0].job.intensity)):
@@ -321,15 +310,19 @@ def _range_warnings(order: Order, found: Sequence[Found]) -> list[str]:
     return texts
 
 
-def _scale(order: Order, found: Sequence[Found]) -> Scale:
-    extents = [extent for one in found for extent in one.extents]
-    automatic = order.level_is_automatic
-    return scale_of(order.volume, order.network, order.resampling, extents, is_automatic=automatic)
+def _scale(request: Request, found: Sequence[TimepointResult]) -> Scale:
+    return scale_of(
+        request.volume.level,
+        request.resampling.zoom[-1],
+        request.segmenter.object_diameter,
+        [extent for one in found for extent in one.extents],
+        is_automatic=request.level_is_automatic,
+    )
 
 
-def _beginning(order: Order, run: Run) -> RunBegun:
+def _beginning(request: Request, run: Run) -> RunBegun:
     return RunBegun(
-        labels=order.target.path,
+        labels=request.target.path,
         run=run.name,
         resumed=run.resumed,
         token=token(run.facts),
@@ -339,70 +332,72 @@ def _beginning(order: Order, run: Run) -> RunBegun:
     )
 
 
-def _find_all(order: Order, run: Run, recorder: Recorder) -> list[Found]:
+def _find_all(request: Request, run: Run, runner: TaskRunner) -> list[TimepointResult]:
     """All stages but the last of every timepoint, one after the other."""
-    found: list[Found] = []
-    common = None if order.intensity_per_timepoint else find_intensity(order, recorder)
-    evened = None if order.intensity_per_timepoint else find_fields(order, recorder)
-    for part in order.parts():
-        section = recorder.within(part.section)
-        intensity = find_intensity_of_part(part, section) if common is None else common
-        fields = find_fields(part, section) if evened is None else evened
+    found: list[TimepointResult] = []
+    each = request.intensity.per_timepoint
+    common = None if each else find_intensity(request, runner)
+    evened = None if each else find_fields(request, runner)
+    for at in timepoints_of(request):
+        section = runner.within(at.section)
+        intensity = find_intensity_at(request, at, section) if common is None else common
+        fields = find_fields(request, section, at) if evened is None else evened
         for one in intensity:
             logger.info("intensities %g to %g become 0 to 1", one.low, one.high)
         run.check()
-        job = _job(part, intensity, fields, recorder.executor)
-        todo, left = tasks_of(job, part), len(order.timepoints) - len(found)
-        run.update(tasks={name: n * len(order.timepoints) for name, n in todo.items()})
-        recorder.progress.plan({name: n * left for name, n in todo.items()})
-        found.append(find_instances(job, part, section))
+        job = _job(request, at, intensity, fields)
+        if not isinstance(runner.executor, SerialExecutor):
+            job = reopenable(job)
+        todo, left = tasks_of(job, at), len(request.timepoints) - len(found)
+        run.update(tasks={name: n * len(request.timepoints) for name, n in todo.items()})
+        runner.progress.plan({name: n * left for name, n in todo.items()})
+        found.append(find_instances(job, at, section))
         run.check()
-        if part.kept is None and not part.keep:
+        if at.saved is None and not request.keep:
             job.scratch.predictions.remove_all()  # nobody reads them any more
-        if order.keep:
-            keep(part.scratch.predictions, part, found[-1].predictions, intensity, fields)
+        if request.keep:
+            save(request, at, found[-1].predictions, intensity, fields)
     return found
 
 
 def _job(
-    order: Order,
+    request: Request,
+    at: Timepoint,
     intensity: tuple[IntensityRange, ...],
     fields: tuple[IntensityField, ...],
-    executor: Executor,
 ) -> Job:
     """All that tasks need to know."""
-    job = Job(
-        volume=order.volume,
-        timepoint=order.volume.timepoint,
+    return Job(
+        volume=at.volume,
+        timepoint=at.volume.timepoint,
         intensity=intensity,
         fields=fields,
-        foreground=order.foreground,
-        resampling=order.resampling,
-        settings=order.settings,
-        scratch=order.scratch,
-        region=order.region,
-        segments=order.segments,
-        in_memory=order.volume.path is None,
+        foreground=request.foreground,
+        resampling=request.resampling,
+        settings=request.settings,
+        scratch=at.scratch,
+        region=request.region,
+        traits=request.segmenter.traits,
+        in_memory=at.volume.path is None,
     )
-    return job if isinstance(executor, SerialExecutor) else reopenable(job)
 
 
 def _write_all(
-    found: Sequence[Found], order: Order, run: Run, recorder: Recorder
+    found: Sequence[TimepointResult], request: Request, run: Run, runner: TaskRunner
 ) -> tuple[PendingLabels, InstanceTable]:
     """The last stage of every timepoint."""
     most = max(f.n_instances for f in found)
     run.check()
-    pending = order.target.create(label_dtype(most), run=run.name)
+    pending = request.target.create(label_dtype(most), run=run.name)
     levels = range(pending.n_levels)
-    shards = sum(1 for level in levels for _ in pending.regions(level, order.region))
+    shards = sum(1 for level in levels for _ in pending.regions(level, request.region))
     run.update(pending=pending.path, shards=shards * len(found))
-    recorder.progress.plan({Stage.FINISH: shards * len(found)})
+    runner.progress.plan({Stage.FINISH: shards * len(found)})
     for one in found:
-        write_labels(one, pending, recorder.within(one.section))
-    instances = pending.instances(most, columns_known(found[0]))
+        write_labels(one, pending, runner.within(one.section))
+    instances = pending.instances(most, request.segmenter.traits.columns)
     run.check()
     instances.create()
     for one in found:
-        write_instances(one, instances)
+        write_instances(one.job, one.numbering, one.disputed, instances)
     return pending, instances

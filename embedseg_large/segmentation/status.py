@@ -96,7 +96,7 @@ def _unfinished(
     place: str | os.PathLike[str], labels: str, scratch: str | os.PathLike[str] | None
 ) -> RunStatus | None:
     folder = folder_at(place)
-    folder.greet()
+    folder.check_reachable()
     store, record = folder.path, read_record(folder)
     if record is not None and record.labels is not None:
         found = holder(_lock_of(record.labels))

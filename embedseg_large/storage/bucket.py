@@ -67,7 +67,7 @@ class RemoteFolder:
         address = Address.of(url)
         return cls(address.public, address.key, address.root, retries or Retries.from_environment())
 
-    def greet(self) -> None:
+    def check_reachable(self) -> None:
         """Request any object, with little patience for an unreachable endpoint."""
         soon = replace(self.retries, total=min(_FIRST_SECONDS, self.retries.total))
         try:
@@ -153,7 +153,7 @@ class RemoteFolder:
     def check_writable(self) -> None:
         """Write and delete an object, because permissions cannot be queried."""
         if not self.path.startswith(READ_ONLY):
-            self.greet()
+            self.check_reachable()
         probe = f".write-test-{token_hex(8)}"
         try:
             self.write(probe, b"")

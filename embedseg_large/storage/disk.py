@@ -228,7 +228,7 @@ class LocalFolder:
     anchor: str | None = None
     """Folder that is never created: if it is missing, nothing is written."""
 
-    def greet(self) -> None:
+    def check_reachable(self) -> None:
         """Do nothing: a disk responds at once."""
 
     def read(self, name: str) -> bytes:

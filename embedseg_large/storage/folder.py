@@ -29,7 +29,7 @@ class Folder(Protocol):
     def path(self) -> str:
         """Absolute local path, or URL without credentials."""
 
-    def greet(self) -> None:
+    def check_reachable(self) -> None:
         """Request any object, and give up early if retrying is pointless; does nothing on a disk.
 
         All other errors are left to later requests, which are more patient.

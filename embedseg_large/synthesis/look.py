@@ -17,7 +17,7 @@ _SPOT_DEPTH = 0.75  # maximum position of the centres of spots
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scene:
+class Specimen:
     """The scene to be imaged: arrays ``(z, y, x)``.
 
     Parameters
@@ -43,7 +43,7 @@ class Scene:
         return pixels / self.anisotropy, pixels, pixels
 
 
-def shine(settings: SynthesisSettings, scene: Scene, rng: np.random.Generator) -> Image:
+def shine(settings: SynthesisSettings, scene: Specimen, rng: np.random.Generator) -> Image:
     """Return the light of a scene, ``(z, y, x)``; a plain nucleus has about 1."""
     image = _chromatin(settings, scene, rng)
     image *= _profile(settings, scene, rng)
@@ -53,7 +53,7 @@ def shine(settings: SynthesisSettings, scene: Scene, rng: np.random.Generator) -
     return _surrounded(settings, scene, image, rng)
 
 
-def _chromatin(settings: SynthesisSettings, scene: Scene, rng: np.random.Generator) -> Image:
+def _chromatin(settings: SynthesisSettings, scene: Specimen, rng: np.random.Generator) -> Image:
     """Give each nucleus its brightness, and all of them a texture."""
     count = len(scene.condensed)
     bright = np.zeros(count + 1, np.float32)
@@ -68,7 +68,7 @@ def _chromatin(settings: SynthesisSettings, scene: Scene, rng: np.random.Generat
     return image
 
 
-def _profile(settings: SynthesisSettings, scene: Scene, rng: np.random.Generator) -> Image:
+def _profile(settings: SynthesisSettings, scene: Specimen, rng: np.random.Generator) -> Image:
     """Return a factor that depends on the depth in the nucleus."""
     depth, kind = scene.depth, rng.random()
     strength, hollow = rng.random(2).astype(np.float32)
@@ -82,7 +82,7 @@ def _profile(settings: SynthesisSettings, scene: Scene, rng: np.random.Generator
     return profile
 
 
-def _spots(scene: Scene, rng: np.random.Generator) -> Image:
+def _spots(scene: Specimen, rng: np.random.Generator) -> Image:
     """Return spots in nuclei, 1 in their middles and 0 far away."""
     spots = np.zeros_like(scene.depth)
     places = np.flatnonzero((scene.labels > 0) & (scene.depth < _SPOT_DEPTH))
@@ -95,7 +95,7 @@ def _spots(scene: Scene, rng: np.random.Generator) -> Image:
 
 
 def _surrounded(
-    settings: SynthesisSettings, scene: Scene, image: Image, rng: np.random.Generator
+    settings: SynthesisSettings, scene: Specimen, image: Image, rng: np.random.Generator
 ) -> Image:
     """Add light outside nuclei: tissue, cytoplasm, debris."""
     shape, d = image.shape, scene.diameter

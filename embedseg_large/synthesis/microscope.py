@@ -12,7 +12,7 @@ from embedseg_large.synthesis.filters import (
     linear_band,
     smooth_noise,
 )
-from embedseg_large.synthesis.look import Scene
+from embedseg_large.synthesis.look import Specimen
 from embedseg_large.synthesis.settings import SynthesisSettings
 
 _LOSSLESS = 1e6  # number of photons beyond which shot noise does not matter
@@ -21,7 +21,7 @@ _SMALL = 14.0  # diameter of nuclei in pixels below which the optics are sharper
 
 
 def project(
-    settings: SynthesisSettings, scene: Scene, image: Image, rng: np.random.Generator
+    settings: SynthesisSettings, scene: Specimen, image: Image, rng: np.random.Generator
 ) -> Image:
     """Blur, dim and shade the light of a scene."""
     d, shape = scene.diameter, image.shape

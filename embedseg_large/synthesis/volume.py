@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from embedseg_large.errors import UsageError
 from embedseg_large.synthesis.filters import smooth_noise
 from embedseg_large.synthesis.layout import draw_centres
-from embedseg_large.synthesis.look import Scene, shine
+from embedseg_large.synthesis.look import Specimen, shine
 from embedseg_large.synthesis.microscope import project, record
 from embedseg_large.synthesis.nuclei import (
     draw_nuclei,
@@ -110,7 +110,7 @@ def _draw(
 
 def _scene(
     settings: SynthesisSettings, shape: tuple[int, ...], streams: list[np.random.Generator]
-) -> tuple[Scene, dict[str, Any]]:
+) -> tuple[Specimen, dict[str, Any]]:
     """Draw nuclei, and determine the nucleus of each voxel."""
     rng, ndim = streams[0], settings.ndim
     diameter = float(np.exp(rng.uniform(*np.log(settings.diameter))))
@@ -127,7 +127,7 @@ def _scene(
     if rng.random() < settings.gaps:
         separate(labels)
     kept = keep_pieces(labels, *smallest_sizes(diameter, anisotropy, ndim))
-    scene = Scene(labels, depth, nuclei.condensed[kept - 1], diameter, anisotropy)
+    scene = Specimen(labels, depth, nuclei.condensed[kept - 1], diameter, anisotropy)
     return scene, {"diameter": diameter, "anisotropy": anisotropy, "layout": layout}
 
 

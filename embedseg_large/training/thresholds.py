@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from embedseg_large.clustering.clean import CleanSettings, clean
 from embedseg_large.clustering.cluster import cluster_points
 from embedseg_large.clustering.points import AXES, points_of_stored
-from embedseg_large.clustering.settings import DEFAULT_MARGIN, ClusterSettings
+from embedseg_large.clustering.settings import DEFAULT_MARGIN, ClusteringSettings
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.scores import scores
 from embedseg_large.network.settings import Thresholds
@@ -91,7 +91,7 @@ class Sweep:
 
 def sweep(
     sets: Sequence[Iterable[tuple[NDArray[np.float16], Labels]]],
-    settings: ClusterSettings,
+    settings: ClusteringSettings,
     cleaning: CleanSettings | None = None,
     more: Sequence[Thresholds] = (),
 ) -> Sweep:
@@ -117,7 +117,7 @@ def sweep(
 def _summed(
     examples: Iterable[tuple[NDArray[np.float16], Labels]],
     tried: Sequence[Thresholds],
-    settings: ClusterSettings,
+    settings: ClusteringSettings,
     cleaning: CleanSettings | None,
 ) -> Counts:
     total = {at: np.zeros((len(IOUS), 3), np.int64) for at in tried}
@@ -131,7 +131,7 @@ def _summed(
 def _instances(
     stored: NDArray[np.float16],
     at: Thresholds,
-    settings: ClusterSettings,
+    settings: ClusteringSettings,
     cleaning: CleanSettings | None,
 ) -> NDArray[np.uint32]:
     rule = replace(settings, seed=at.seed, margin=at.margin)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.clustering.clean import CleanSettings
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.network.checkpoint import load_model
@@ -138,7 +138,7 @@ def tuned_on(model: Model, examples: Sequence[Example]) -> Model:
         sets.setdefault(example.set, []).append(example)
     modes = dict.fromkeys(model.tta_mode(tta) for tta in ("none", True))
     cleaning = _cleaned(model, None, None)
-    rule = ClusterSettings(min_object_size=model.min_object_size, reach=model.reach)
+    rule = ClusteringSettings(min_object_size=model.min_object_size, reach=model.reach)
     best: dict[str, Thresholds] = {}
     least: tuple[int, ...] = (0,) * len(sets)
     for mode in modes:
@@ -186,7 +186,7 @@ def _tuned(
     least: tuple[int, ...] | None,
 ) -> Tuned:
     sets = [_predicted(model, pairs, mode, watcher) for pairs in panel]
-    rule = ClusterSettings(min_object_size=model.min_object_size, reach=model.reach)
+    rule = ClusteringSettings(min_object_size=model.min_object_size, reach=model.reach)
     before = model.thresholds_of(mode)
     swept = sweep(sets, rule, cleaning, more=[before])
     after = swept.best if least is None else swept.best_with(least)

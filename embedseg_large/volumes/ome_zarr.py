@@ -84,7 +84,7 @@ def _open_node(path: str) -> Any:
     import zarr
 
     where = shown(path)
-    folder_at(path).greet()
+    folder_at(path).check_reachable()
     try:
         try:
             return open_array(path)

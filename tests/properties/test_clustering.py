@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from embedseg_large.clustering.cluster import cluster, cluster_points
 from embedseg_large.clustering.points import points_of_embedding
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.embedding import Embedding
 from embedseg_large.geometry import Box
 
@@ -114,7 +114,7 @@ def test_what_is_certain_in_a_region_is_so_in_the_volume(
         embedding.sigmas[(slice(None), *region.slices)],
         embedding.seeds[region.slices],
     )
-    rule = ClusterSettings(min_object_size=size, reach=reach, margin=margin)
+    rule = ClusteringSettings(min_object_size=size, reach=reach, margin=margin)
     sides = [(a > 0, b < n) for a, b, n in zip(start, stop, shape, strict=True)]
     faces = ((False, False),) * (3 - ndim) + tuple(sides)
     result = cluster_points(points_of_embedding(part, rule), rule, faces)

@@ -11,7 +11,6 @@ from collections import Counter
 from dataclasses import dataclass
 from math import log, sqrt
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,21 +20,22 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embedseg_large.clustering.cluster import cluster
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.embedding import background, dequantise
 from embedseg_large.errors import ModelError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.runs.local import SerialExecutor
 from embedseg_large.runs.progress import Progress
-from embedseg_large.runs.runner import Recorder
-from embedseg_large.segmentation.pipeline import find_instances
+from embedseg_large.runs.runner import TaskRunner
+from embedseg_large.segmentation.options import SegmentOptions
+from embedseg_large.segmentation.pipeline import PredictThenCluster, find_instances
 from embedseg_large.segmentation.report import SeamReport
-from embedseg_large.segmentation.request.settings import resolve_settings
+from embedseg_large.segmentation.request.request import Timepoint
 from embedseg_large.segmentation.scratch.scratch import Scratch
 from embedseg_large.segmentation.scratch.versions import EMPTY
+from embedseg_large.segmentation.segmenters.network_segmenter import NetworkSegmenter
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.predict import Predicted
-from embedseg_large.segmentation.tile_tasks import PredictThenCluster
 from embedseg_large.testing.hostile import Stored, StoredNetwork, hostile
 from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.volumes.intensity import IntensityRange
@@ -105,7 +105,9 @@ def job_of(network: StoredNetwork, scratch: Path, region: Box | None = None, **o
         timepoint=None,
         intensity=(IntensityRange(0.0, 1.0),),
         resampling=Resampling(network.shape, network.shape),
-        settings=resolve_settings(network, network.shape, device="cpu", **options),
+        settings=NetworkSegmenter(network).settings(
+            network.shape, "cpu", SegmentOptions(**options)
+        ),
         scratch=Scratch.at(str(scratch)),
         region=region,
         in_memory=True,
@@ -117,12 +119,12 @@ def in_tiles(
 ) -> Outcome:
     """PREDICT, CLUSTER and CHECK; names of the voxels as FINISH would see them."""
     job = job_of(network, scratch, region, **options)
-    recorder = Recorder(SerialExecutor(network), None, Progress())
-    order: Any = SimpleNamespace(kept=None, keep=True, section="")
-    found = find_instances(job, order, recorder)
+    runner = TaskRunner(SerialExecutor(network), None, Progress())
+    at = Timepoint(number=None, volume=job.volume, scratch=job.scratch)
+    found = find_instances(job, at, runner)
     grid, names = job.clustering(), np.zeros(network.shape, np.uint64)
     for index in grid:
-        (view,) = job.scratch.read_views([found.state.views[index]])
+        (view,) = job.scratch.read_results([found.state.results[index]])
         core = grid.tile(index).core
         labels, known = view.core(core.shape)
         names[core.slices] = found.state.joins.apply(known)[labels]
@@ -304,7 +306,7 @@ def test_nothing_is_claimed_beyond_what_counts_as_farthest(
 ) -> None:
     """Reaches and distances at the edges of float16 and float32, in the kernel's own arithmetic."""
     reach = float(np.float16(reach)) if steps % 2 else reach
-    settings = ClusterSettings(reach=(reach,), margin=margin)
+    settings = ClusteringSettings(reach=(reach,), margin=margin)
     assert settings.largest_sigma is not None
     assert settings.farthest is not None
     weight = 0.5 / float(settings.largest_sigma[0]) ** 2

@@ -60,7 +60,7 @@ _COVER_EDGE = 320
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sample:
+class ExampleImage:
     """An image with which the package is tested, and which is published in it."""
 
     image: NDArray[Any]
@@ -72,7 +72,7 @@ class Sample:
 
 
 def write_package(
-    model: PortableModel, sample: Sample, about: About, folder: Path
+    model: PortableModel, sample: ExampleImage, about: About, folder: Path
 ) -> tuple[Path, list[str]]:
     """Write a package and have bioimageio.core test it.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from embedseg_large.errors import OutputError, UsageError
 from embedseg_large.files import whole
 from embedseg_large.network.exchange.bioimageio import (
-    Sample,
+    ExampleImage,
     check_licence,
     is_licence,
     write_package,
@@ -128,7 +128,7 @@ def export_model(
     need(("bioimageio.core", "onnx", "onnxscript", "onnxruntime"), "a package of bioimage.io")
     about = _about(model, path, name, authors, licence)
     with TemporaryDirectory() as folder:
-        shown = Sample(image=sample, source=sample_source)
+        shown = ExampleImage(image=sample, source=sample_source)
         package, tests = write_package(parts, shown, about, Path(folder))
         told = {"tests": tests, "authors": about.authors, "licence": about.licence}
         return _written(path, kind, package.read_bytes(), **told)

@@ -18,7 +18,7 @@ from embedseg_large.runs.dask.cluster_file import (
 if TYPE_CHECKING:
     from distributed import Client
 
-    from embedseg_large.runs.runner import Recorder
+    from embedseg_large.runs.runner import TaskRunner
     from embedseg_large.runs.tasks import Executor
 
 
@@ -117,7 +117,7 @@ def workers_for(
 @contextmanager
 def readers_of(
     paths: Sequence[str | None], **workers: Unpack[Workers]
-) -> Iterator[Recorder | None]:
+) -> Iterator[TaskRunner | None]:
     """The workers that read images, or None for this process.
 
     Parameters
@@ -140,7 +140,7 @@ def readers_of(
     if len(seen) < len(paths):
         raise UsageError("an array in this process's memory is not visible to workers; pass a file")
     from embedseg_large.runs.progress import Progress
-    from embedseg_large.runs.runner import Recorder
+    from embedseg_large.runs.runner import TaskRunner
 
     with workers_for(where, seen) as executor:
-        yield Recorder(executor, None, Progress())  # they write no files
+        yield TaskRunner(executor, None, Progress())  # they write no files

@@ -27,7 +27,7 @@ class Bundle:
 
 
 @dataclass(slots=True)
-class Pace:
+class StagePace:
     """Durations of the tasks of each stage."""
 
     _seconds: dict[str, float] = field(default_factory=dict)

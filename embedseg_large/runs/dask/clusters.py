@@ -57,7 +57,7 @@ while its allocator may keep what it had: it would wait forever. Beyond its limi
 """
 
 Started = TypeVar("Started")
-Hope = Callable[[], tuple[bool, str]]
+LaunchStatus = Callable[[], tuple[bool, str]]
 """Returns whether a worker may still come, and what is known about it."""
 
 
@@ -111,7 +111,7 @@ def cluster_client(settings: ClusterSettings, device: str) -> Iterator[Client]:
         ended(_started(settings, device), "the cluster") as cluster,
         ended(Client(cluster), "the client of the cluster") as client,
     ):
-        _wait_for_worker(client, settings, _hope(settings, cluster))
+        _wait_for_worker(client, settings, _launch_status(settings, cluster))
         yield client
 
 
@@ -211,10 +211,13 @@ def _slurm(settings: SlurmSettings) -> AbstractContextManager[Any]:
     check_slurm(settings)
     from dask_jobqueue.slurm import SLURMCluster
 
-    from embedseg_large.runs.dask.slurm_job import Job
+    from embedseg_large.runs.dask.slurm_job import SlurmBatchJob
 
     try:
-        options: dict[str, Any] = {"job_cls": Job, "scheduler_options": {"dashboard_address": ":0"}}
+        options: dict[str, Any] = {
+            "job_cls": SlurmBatchJob,
+            "scheduler_options": {"dashboard_address": ":0"},
+        }
         cluster = SLURMCluster(**cluster_options(settings), **options)
     except (OSError, ValueError, RuntimeError) as error:  # no such interface, for instance
         raise UsageError(f"{settings.file}: no Dask scheduler: {cause(error)}") from error
@@ -256,7 +259,7 @@ def _connected(settings: SchedulerSettings) -> Iterator[Client]:
         yield client
 
 
-def _hope(settings: ClusterSettings, cluster: Any) -> Hope:
+def _launch_status(settings: ClusterSettings, cluster: Any) -> LaunchStatus:
     """What is known about missing workers."""
     if not isinstance(settings, SlurmSettings):
         return lambda: (True, "its processes do not start")
@@ -273,7 +276,7 @@ def _hope(settings: ClusterSettings, cluster: Any) -> Hope:
     return ask
 
 
-def _wait_for_worker(client: Client, settings: ClusterSettings, hope: Hope) -> None:
+def _wait_for_worker(client: Client, settings: ClusterSettings, status: LaunchStatus) -> None:
     """Return when a worker is there.
 
     Raises
@@ -288,7 +291,7 @@ def _wait_for_worker(client: Client, settings: ClusterSettings, hope: Hope) -> N
         waited = time.monotonic() - began
         if waited >= next_news:
             next_news = min(waited + NEWS_SECONDS[1], settings.wait)
-            may_come, news = hope()
+            may_come, news = status()
             logger.warning("no worker after %.0f s: %s", waited, news)
             if not may_come:
                 raise RunError(f"{settings.file}: no worker came, and none will: {news}")

@@ -26,12 +26,12 @@ from uuid import uuid4
 from distributed import Client, Future, KilledWorker, as_completed
 
 from embedseg_large.errors import RunError
-from embedseg_large.runs.dask.batching import Bundle, Pace
+from embedseg_large.runs.dask.batching import Bundle, StagePace
 from embedseg_large.runs.dask.monitor import COUNT_SECONDS, LOST, Workforce, lost_scheduler
 from embedseg_large.runs.dask.plugin import NetworkPlugin, perform_on_worker
 from embedseg_large.runs.devices import TASKS_PER_GPU, is_gpu
 from embedseg_large.runs.resources import ResourceSpec
-from embedseg_large.runs.tasks import Done, Failed, Task, Work
+from embedseg_large.runs.tasks import Done, Failed, Task, TaskQueue
 
 BUNDLES_PER_THREAD = 2
 """Tasks in flight per thread of a worker: one runs, one waits."""
@@ -60,7 +60,7 @@ class DaskExecutor:
     def __init__(self, client: Client, spec: ResourceSpec) -> None:
         self._client = client
         self._workforce = Workforce(client)
-        self._pace = Pace()
+        self._pace = StagePace()
         self._key = f"embedseg-large-{uuid4().hex}"
         self._resources = {"GPU": 1 / TASKS_PER_GPU} if is_gpu(spec.device) else None
         client.register_plugin(NetworkPlugin(self._key, spec))
@@ -70,7 +70,7 @@ class DaskExecutor:
         with suppress(*LOST):
             self._client.unregister_worker_plugin(self._key)
 
-    def run(self, work: Work) -> None:
+    def run(self, work: TaskQueue) -> None:
         """Execute all tasks, a few at a time."""
         flight = _Flight(as_completed(loop=self._client.loop))
         try:
@@ -87,7 +87,7 @@ class DaskExecutor:
             self._end(flight.running)
 
     def _settle(
-        self, work: Work, tasks: list[Task], outcomes: Outcomes | KilledWorker, flight: _Flight
+        self, work: TaskQueue, tasks: list[Task], outcomes: Outcomes | KilledWorker, flight: _Flight
     ) -> None:
         """Pass on the results of tasks."""
         if isinstance(outcomes, KilledWorker):
@@ -101,7 +101,7 @@ class DaskExecutor:
             work.finished(task, outcome)
 
     def _next(
-        self, work: Work, finished: as_completed
+        self, work: TaskQueue, finished: as_completed
     ) -> Iterator[tuple[Future[Outcomes], Outcomes | KilledWorker]]:
         """Wait for bundles to end, and fetch their results: many at once with many workers."""
         futures = self._patiently(work, _ended(finished))
@@ -112,7 +112,7 @@ class DaskExecutor:
             found = [self._outcomes(work, future) for future in futures]
         yield from zip(futures, found, strict=True)
 
-    def _outcomes(self, work: Work, future: Future[Outcomes]) -> Outcomes | KilledWorker:
+    def _outcomes(self, work: TaskQueue, future: Future[Outcomes]) -> Outcomes | KilledWorker:
         """The result of a bundle, or of the loss of its worker."""
         try:
             (outcomes,) = self._patiently(work, self._gather([future]))
@@ -125,7 +125,7 @@ class DaskExecutor:
         gathered: Awaited[list[Outcomes]] = self._client.gather(futures, asynchronous=True)
         return gathered
 
-    def _patiently(self, work: Work, awaited: Awaited[Result]) -> Result:
+    def _patiently(self, work: TaskQueue, awaited: Awaited[Result]) -> Result:
         """Wait for the cluster, and report while it has no workers."""
         loop: Any = self._client.loop  # tornado's, whose annotation hides the one of asyncio
         waiting = asyncio.run_coroutine_threadsafe(awaited, loop.asyncio_loop)
@@ -153,13 +153,13 @@ class DaskExecutor:
         found = self._client.run(lambda dask_worker: list(dask_worker.active_threads.values()))
         return {key for keys in found.values() for key in keys}
 
-    def _fill(self, work: Work, flight: _Flight) -> None:
+    def _fill(self, work: TaskQueue, flight: _Flight) -> None:
         """Submit enough tasks to keep all workers busy."""
         free = BUNDLES_PER_THREAD * self._workforce.size - len(flight.running)
         if free > 0:
             self._start(self._bundles(work, free), flight)
 
-    def _bundles(self, work: Work, count: int) -> list[list[Task]]:
+    def _bundles(self, work: TaskQueue, count: int) -> list[list[Task]]:
         """The next tasks, in this many bundles, or one more if the last task fits into none."""
         bundles: list[list[Task]] = []
         while len(bundles) <= count and (task := work.next()) is not None:

@@ -78,7 +78,7 @@ SILENT = Fault(
 
 
 @dataclass(frozen=True)
-class Report:
+class WorkerReport:
     """The report of a worker, or of the scheduler."""
 
     host: str
@@ -90,7 +90,7 @@ class Report:
     """Number of GPUs that it offers as a Dask resource."""
 
 
-Reports: TypeAlias = Mapping[str, Report]
+Reports: TypeAlias = Mapping[str, WorkerReport]
 """Report of each worker, by its address."""
 
 
@@ -135,7 +135,7 @@ def check_workers(
         _check_gpus(device, reports)
 
 
-async def probe_places(places: Sequence[Place], dask_worker: Worker) -> Report:
+async def probe_places(places: Sequence[Place], dask_worker: Worker) -> WorkerReport:
     """Report the view of a worker.
 
     Runs on the worker's event loop, which stays responsive: drives and networks are accessed in
@@ -149,11 +149,11 @@ async def probe_places(places: Sequence[Place], dask_worker: Worker) -> Report:
     )
 
 
-def own_report() -> Report:
+def own_report() -> WorkerReport:
     """Report the versions of this process."""
     major, minor, _ = platform.python_version_tuple()
     versions = {"python": f"{major}.{minor}"} | {name: _version(name) for name in PACKAGES}
-    return Report(host=socket.gethostname(), versions=versions)
+    return WorkerReport(host=socket.gethostname(), versions=versions)
 
 
 def _version(package: str) -> str | None:
@@ -266,7 +266,7 @@ def _read(path: str) -> Place:
     return Place(local, local, write=False)
 
 
-def _ask(client: Client, places: Sequence[Place]) -> dict[str, Report]:
+def _ask(client: Client, places: Sequence[Place]) -> dict[str, WorkerReport]:
     """Ask all workers at once, with a timeout for stuck ones."""
 
     async def ask() -> Any:
@@ -285,20 +285,20 @@ def _ask(client: Client, places: Sequence[Place]) -> dict[str, Report]:
     return reports
 
 
-def _is_report(address: str, answer: Report | Exception) -> bool:
+def _is_report(address: str, answer: WorkerReport | Exception) -> bool:
     """Whether a worker is present and has responded.
 
     One that leaves while it is asked breaks the connection, an `OSError`; it gets no task either.
     """
     if isinstance(answer, Exception) and not isinstance(answer, OSError):
         raise _cannot_run(f"worker {address}", answer)
-    return isinstance(answer, Report)
+    return isinstance(answer, WorkerReport)
 
 
-def _ask_scheduler(client: Client) -> Report:
+def _ask_scheduler(client: Client) -> WorkerReport:
     """Check the scheduler, which must unpickle tasks to pass them on."""
     try:
-        found: Report = client.run_on_scheduler(own_report)
+        found: WorkerReport = client.run_on_scheduler(own_report)
     except Exception as error:  # anything that importing this module raises there
         raise _cannot_run("the scheduler", error) from error
     return found
@@ -319,7 +319,7 @@ def _longest_silent(client: Client) -> str:
     return ", ".join(ordered[:NAMED])
 
 
-def _check_versions(scheduler: Report, reports: Reports) -> None:
+def _check_versions(scheduler: WorkerReport, reports: Reports) -> None:
     """Compare versions with those here; builds of torch (cpu, cuda) only among workers."""
     for name, ours in own_report().versions.items():
         differing: dict[str | None, list[str]] = defaultdict(list)
@@ -374,7 +374,7 @@ def _release(version: str | None) -> str | None:
     return None if version is None else version.split("+")[0]
 
 
-def _named(address: str, report: Report) -> str:
+def _named(address: str, report: WorkerReport) -> str:
     return f"{report.host} ({address})"
 
 

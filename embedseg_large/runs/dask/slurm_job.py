@@ -15,7 +15,7 @@ from distributed.core import Status
 logger = logging.getLogger(__name__)
 
 
-class Job(SLURMJob):
+class SlurmBatchJob(SLURMJob):
     """One job, with at least one worker."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -32,10 +32,9 @@ from embedseg_large.errors import UnreachableError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.provenance import is_choice
 from embedseg_large.segmentation.request.foreground import Foreground
-from embedseg_large.segmentation.request.object_size import resampling_for
+from embedseg_large.segmentation.request.scale import resampling_for
 from embedseg_large.segmentation.segmenters.loading import place
 from embedseg_large.segmentation.segmenters.protocol import Network
-from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.volumes.intensity import PERCENTILES
 from embedseg_large.volumes.volume import Volume
@@ -148,7 +147,7 @@ def table_of(said: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Thresholds:
+class ScaleThresholds:
     """What decides which instances are found."""
 
     min_object_size: int | None = None
@@ -162,7 +161,7 @@ def choose_scale(
     volume: Volume,
     network: Network,
     *,
-    thresholds: Thresholds | None = None,
+    thresholds: ScaleThresholds | None = None,
     foreground: Foreground | None = None,
     intensity: tuple[float, float] | None = None,
     within: Box | None = None,
@@ -194,7 +193,7 @@ def choose_scale(
     """
     check_model(network)
     on_cpu = place(network, device="cpu", dtype="float32")  # the same everywhere
-    thresholds = thresholds or Thresholds()
+    thresholds = thresholds or ScaleThresholds()
     within = within or Box.whole(volume.spatial_shape)
     sample = None
     spread = np.unique(np.linspace(0, len(timepoints) - 1, TIMEPOINTS).astype(int))
@@ -217,12 +216,7 @@ def choose_scale(
 
 
 def check_model(network: Network) -> None:
-    """Refuse what cannot be compared with itself at other scales."""
-    if isinstance(network, TileSegmenter):
-        raise UsageError(
-            f"{network.name}: object diameter auto is of networks that predict embeddings; "
-            "pass the diameter of the objects"
-        )
+    """Refuse a network that cannot be compared with itself at other scales."""
     if network.object_diameter is None:
         raise UsageError(
             "the model does not know the diameter of its training objects, so no scale can be "
@@ -375,7 +369,7 @@ def _normal(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Look:
+class _Trial:
     """Labels of a place at one scale, in voxels of the image; of the part that was magnified."""
 
     part: Box
@@ -387,8 +381,8 @@ def _look(
     network: Network,
     seen: tuple[NDArray[np.float32], NDArray[np.bool_] | None],
     zoom: Sequence[float],
-    thresholds: Thresholds,
-) -> _Look:
+    thresholds: ScaleThresholds,
+) -> _Trial:
     image, inside = seen
     whole = Box.whole(image.shape[1:])
     size = [ceil(n / max(1.0, z)) for n, z in zip(whole.shape, zoom, strict=True)]
@@ -403,7 +397,7 @@ def _look(
         if inside is not None:
             back = np.where(inside[part.slices], back, 0)
         views.append(back)
-    return _Look(part, *views)
+    return _Trial(part, *views)
 
 
 def _turned(array: NDArray[Any]) -> NDArray[Any]:
@@ -412,7 +406,7 @@ def _turned(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _labels(
-    network: Network, image: NDArray[np.float32], magnified: float, thresholds: Thresholds
+    network: Network, image: NDArray[np.float32], magnified: float, thresholds: ScaleThresholds
 ) -> NDArray[np.uint32]:
     stored = network.predict_tile(image, Box.whole(image.shape[1:]), "none")
     seed, margin = network.thresholds_of("none")
@@ -431,7 +425,7 @@ def _labels(
 def _compare(
     steps: Sequence[int],
     diameters: Sequence[float | None],
-    looks: Sequence[Sequence[_Look]],
+    looks: Sequence[Sequence[_Trial]],
     ndim: int,
 ) -> list[Trial]:
     """Agreement of each scale with itself and with the scales beside it."""
@@ -461,7 +455,7 @@ def _width(size: float, ndim: int) -> float:
     return float((6 * size / np.pi) ** (1 / 3) if ndim == 3 else (4 * size / np.pi) ** 0.5)
 
 
-def _common(a: _Look, b: _Look) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+def _common(a: _Trial, b: _Trial) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """What two scales say about the part that both saw."""
     part = a.part.intersect(b.part)
     return a.labels[part.slices_in(a.part)], b.labels[part.slices_in(b.part)]

@@ -7,7 +7,7 @@ from math import ceil, pi, prod
 
 from embedseg_large.clustering.classical import missing_extra, watershed
 from embedseg_large.errors import UsageError
-from embedseg_large.segmentation.request.object_size import voxels_along_x
+from embedseg_large.segmentation.request.scale import voxels_along_x
 from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.volumes.volume import Volume
 

@@ -1,15 +1,20 @@
-"""What a run will take, told before it starts."""
+"""What a run will take, told before it starts, and whether workers have the memory for it."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from dask.utils import format_bytes, parse_bytes
+
 from embedseg_large.embedding import channel_count
+from embedseg_large.errors import UsageError
+from embedseg_large.runs.dask.cluster_file import LocalSettings
 from embedseg_large.runs.devices import THREADS_BESIDE_GPU, is_gpu
-from embedseg_large.segmentation.request.request import Order
+from embedseg_large.segmentation.request.request import Request
 from embedseg_large.segmentation.stages.read import SLAB_VOXELS
 from embedseg_large.tiling.axis import core, total_grown
 from embedseg_large.tiling.grid import Grid
@@ -26,8 +31,14 @@ _VIEW_BYTES = 4.0
 """Upper bound of a view per voxel: its labels, not compressed."""
 
 
+LEAST_SHARE = 0.5
+"""Part of the memory in the plan, an upper bound, below which a tile kills its worker for sure."""
+
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Estimate:
     """Sizes of a run; upper bounds where compression decides."""
 
     prediction_tiles: int
@@ -46,22 +57,22 @@ class Plan:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def make_plan(order: Order) -> Plan:
+def estimate_of(request: Request) -> Estimate:
     """Work out what a run will take, without reading a voxel."""
-    if order.segments:
-        return _plan_of_segmenter(order)
-    network, settings, shape = order.network, order.settings, order.shape
+    if not request.segmenter.traits.predicts:
+        return _of_images(request)
+    settings, shape = request.settings, request.shape
     prediction = Grid(shape, settings.tile, settings.context, padded=True)
-    clustering = Grid(shape, settings.cluster_tile, settings.halo, within=order.part)
+    clustering = Grid(shape, settings.cluster_tile, settings.halo, within=request.part)
     needed = clustering.seen()
     channels = channel_count(settings.ndim)
     predicted = _region(prediction)
     clustered, raised = _region(clustering), _region(clustering.with_margin(settings.max_halo))
-    predicting = _HOST_BYTES if is_gpu(settings.device) else network.bytes_per_voxel
+    predicting = _HOST_BYTES if is_gpu(settings.device) else request.segmenter.bytes_per_voxel
     tasks = THREADS_BESIDE_GPU if is_gpu(settings.device) else 1
-    slab = 0 if order.resampling.is_identity else SLAB_VOXELS * _SLAB_BYTES
-    count, spans = len(order.timepoints), prediction.span(needed)
-    return Plan(
+    slab = 0 if request.resampling.is_identity else SLAB_VOXELS * _SLAB_BYTES
+    count, spans = len(request.timepoints), prediction.span(needed)
+    return Estimate(
         prediction_tiles=count * prediction.count(needed),
         cluster_tiles=count * clustering.count(clustering.covered),
         input_voxels=count * _all_regions(prediction, spans),
@@ -78,16 +89,15 @@ def make_plan(order: Order) -> Plan:
     )
 
 
-def _plan_of_segmenter(order: Order) -> Plan:
-    """The same for a segmenter that is not ours: each tile is read, segmented, and kept whole."""
-    network, settings, count = order.network, order.settings, len(order.timepoints)
-    grid = Grid(order.shape, settings.cluster_tile, settings.halo, within=order.part)
+def _of_images(request: Request) -> Estimate:
+    """The same where nothing is predicted: each tile is read, segmented, and kept whole."""
+    settings, count = request.settings, len(request.timepoints)
+    grid = Grid(request.shape, settings.cluster_tile, settings.halo, within=request.part)
     seen = count * _all_regions(grid, grid.span(grid.covered))
-    needs = (
-        _region(g) * network.bytes_per_voxel for g in (grid, grid.with_margin(settings.max_halo))
-    )
-    worker, raised = (int(_PROCESS_BYTES + need) for need in needs)
-    return Plan(
+    voxels = (_region(g) for g in (grid, grid.with_margin(settings.max_halo)))
+    per_voxel = request.segmenter.bytes_per_voxel
+    worker, raised = (int(_PROCESS_BYTES + n * per_voxel) for n in voxels)
+    return Estimate(
         prediction_tiles=0,
         cluster_tiles=count * grid.count(grid.covered),
         input_voxels=seen,
@@ -113,3 +123,33 @@ def _all_cores(grid: Grid, spans: Sequence[tuple[int, int]]) -> int:
     """Voxels of all cores of some tiles."""
     axes = zip(grid.shape, grid.step, spans, strict=True)
     return prod(core(b - 1, n, step)[1] - core(a, n, step)[0] for n, step, (a, b) in axes)
+
+
+def check_memory(where: object, request: Request) -> None:
+    """Compare the memory limit of local workers, if one is set, with what the plan says.
+
+    Parameters
+    ----------
+    where
+        Settings, or a client; only of local workers a limit is known.
+    request
+        What is to be done. Predictions that are kept already need no network, and are not asked.
+
+    Raises
+    ------
+    UsageError
+        A worker has less than half of it. Less than all of it is a warning.
+    """
+    if not isinstance(where, LocalSettings) or where.memory is None or request.saved_in is not None:
+        return
+    limit, needed = parse_bytes(where.memory), estimate_of(request).worker_bytes
+    if limit >= needed:
+        return
+    told = (
+        f"{where.file}: memory gives a worker {format_bytes(limit)}, and a tile takes up to "
+        f"{format_bytes(needed)}; raise memory (with fewer workers), or make tiles smaller "
+        "(--tile, --cluster-tile)"
+    )
+    if limit < LEAST_SHARE * needed:
+        raise UsageError(told)
+    logger.warning(told)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import MetadataError, UsageError, VolumeError
 from embedseg_large.geometry import Box
-from embedseg_large.segmentation.segmenters.protocol import Network
+from embedseg_large.segmentation.segmenters.protocol import KnownSizes
 from embedseg_large.tiling.resampling import nearest_voxels
 from embedseg_large.volumes.volume import Volume, open_volume
 
@@ -67,7 +67,7 @@ def _looked_up(
 
 
 def foreground_of(
-    volume: Volume, network: Network, mask: Any, dark_below: float | None
+    volume: Volume, network: KnownSizes, mask: Any, dark_below: float | None
 ) -> Foreground:
     """What a user said about where to look.
 
@@ -124,7 +124,7 @@ def _open_mask(mask: Any, volume: Volume) -> Volume:
     return found
 
 
-def _coarse(volume: Volume, network: Network) -> Volume:
+def _coarse(volume: Volume, network: KnownSizes) -> Volume:
     """The coarsest level in which an object is still some voxels wide."""
     if volume.path is None or len(volume.levels) <= volume.level + 1:
         raise UsageError(

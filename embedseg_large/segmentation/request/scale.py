@@ -1,4 +1,4 @@
-"""Whether the objects of an image are as large as those that a model learned from.
+"""At which scale a model sees an image: the pyramid level, and the grid it is resampled to.
 
 A network finds objects of about the size it was trained on, and pieces or clumps of others. So the
 level whose voxels are nearest to the model's is taken where both sizes are known; a mismatch is
@@ -7,68 +7,23 @@ said before a run, as far as voxel sizes tell, and after it, from the objects th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
 from math import exp, log
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
-
-from embedseg_large.segmentation.scratch.versions import EMPTY, Views
-from embedseg_large.segmentation.segmenters.protocol import Network
-from embedseg_large.segmentation.stages.job import Job
-from embedseg_large.tiling.grid import Index
+from embedseg_large.errors import UsageError
+from embedseg_large.segmentation.segmenters.protocol import KnownSizes
 from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.volumes.volume import Volume
 
 MISMATCH = 1.5
 """Objects that many times larger or smaller than the model's are found badly."""
+BY_VOXEL_SIZE = "voxel-size"
+"""What to say where the voxel sizes of image and model tell all."""
+ZOOMS = (1 / 32, 4.0)
+"""Beyond these, nothing of an object is left, or hardly anything was there."""
 
-TILES = 8
-"""Clustering tiles whose objects are measured after a run."""
-LEAST_OBJECTS = 5
-"""Fewer say nothing about the others."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
-    """What is known about sizes; those in voxels are along y and x of the level segmented."""
-
-    level: int
-    is_automatic: bool
-    """Whether the level was chosen by voxel sizes."""
-    model_diameter: float | None
-    """Mean extent of the model's training objects; None where the model does not know."""
-    found_diameter: float | None
-    """Median extent of objects of this run; None where too few were found to tell."""
-
-    @property
-    def ratio(self) -> float | None:
-        """How many times larger the objects found are than those of the training."""
-        if self.model_diameter is None or self.found_diameter is None:
-            return None
-        return self.found_diameter / self.model_diameter
-
-    @property
-    def warning(self) -> str | None:
-        """What to say about it; None if there is nothing to say."""
-        if self.ratio is None or not is_mismatch(self.ratio):
-            return None
-        assert self.found_diameter is not None
-        return (
-            f"the objects found are {self.found_diameter:.0f} voxels wide (median), those in the "
-            f"training data {self.model_diameter:.0f}: check whether they are pieces or clumps; "
-            "--object-diameter auto compares scales on a sample"
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """The scale as values that JSON can hold."""
-        values = {"model_diameter": self.model_diameter, "found_diameter": self.found_diameter}
-        rounded = {k: None if v is None else round(v, 2) for k, v in values.items()}
-        return {"level": self.level, "automatic_level": self.is_automatic} | rounded
+_DIAMETER = re.compile(r"(?P<number>[0-9.eE+-]+)\s*(?P<unit>|voxels?|um|µm|μm|micrometers?)")
 
 
 def is_mismatch(ratio: float) -> bool:
@@ -76,36 +31,7 @@ def is_mismatch(ratio: float) -> bool:
     return not 1 / MISMATCH <= ratio <= MISMATCH
 
 
-def scale_of(
-    volume: Volume,
-    network: Network,
-    resampling: Resampling,
-    extents: Sequence[float],
-    *,
-    is_automatic: bool,
-) -> Scale:
-    """Compare what was found with what a model knows.
-
-    Parameters
-    ----------
-    volume, network, resampling
-        The level segmented, by what, and on which grid.
-    extents
-        Of some objects along y and x, in voxels of that grid; see `extents_of`.
-    is_automatic
-        Whether the level was chosen by voxel sizes.
-    """
-    zoom, known = resampling.zoom[-1], network.object_diameter
-    enough = len(extents) >= LEAST_OBJECTS
-    return Scale(
-        level=volume.level,
-        is_automatic=is_automatic,
-        model_diameter=None if known is None else known / zoom,
-        found_diameter=float(np.median(extents)) / zoom if enough else None,
-    )
-
-
-def nearest_level(volume: Volume, network: Network) -> int:
+def nearest_level(volume: Volume, network: KnownSizes) -> int:
     """Return the level whose voxels are nearest in size to the model's along y and x.
 
     Parameters
@@ -127,13 +53,14 @@ def nearest_level(volume: Volume, network: Network) -> int:
     return min(known)[1]
 
 
-def voxel_size_warning(volume: Volume, network: Network, resampling: Resampling) -> str | None:
+def voxel_size_warning(volume: Volume, network: KnownSizes, resampling: Resampling) -> str | None:
     """Say that voxels are far from the model's in size; None if they are not, or nobody knows.
 
     Parameters
     ----------
     volume, network, resampling
-        As for `scale_of`. Where tiles are resampled the user has said how large objects are.
+        The level to segment, by what, and on which grid. Where tiles are resampled the user has
+        said how large objects are.
     """
     if volume.voxel_size is None or network.voxel_size is None or not resampling.is_identity:
         return None
@@ -148,7 +75,7 @@ def voxel_size_warning(volume: Volume, network: Network, resampling: Resampling)
     )
 
 
-def _voxel_ratio(volume: Volume, network: Network) -> float:
+def _voxel_ratio(volume: Volume, network: KnownSizes) -> float:
     """How many times wider voxels are than the model's: geometric mean over y and x."""
     assert volume.voxel_size is not None
     assert network.voxel_size is not None
@@ -168,54 +95,112 @@ def _steps(volume: Volume) -> Iterator[tuple[int, float]]:
             yield number, exp(sum(logs) / 2)
 
 
-def extents_of(job: Job, views: Views, predictions: NDArray[np.uint32]) -> tuple[float, ...]:
-    """Measure objects in a few tiles that have some: mean edge of their boxes along y and x.
+def resampling_for(volume: Volume, network: KnownSizes, diameter: float | str | None) -> Resampling:
+    """Find the grid on which the objects of a volume are as large as the model's.
 
     Parameters
     ----------
-    job
-        What was segmented.
-    views, predictions
-        Versions of what tiles say, and of their predictions.
+    volume
+        The level to segment.
+    network
+        The model.
+    diameter
+        Mean diameter of the objects along y and x: a number of voxels of that level; a text with a
+        unit, ``12 um``; or ``voxel-size``, where that of the volume and of the model's training
+        images are both known. None: as large as the model's. Along z the grid is scaled so that
+        voxels become as long, relative to y and x, as those of the training images (as long as
+        along x, if these are not known); if those of the volume are not known, like y and x.
 
     Returns
     -------
-    tuple of float
-        In voxels of the grid. Objects that reach the border of a tile, where they may be cut, do
-        not count.
+    Resampling
+        From the volume's grid to that one.
+
+    Raises
+    ------
+    UsageError
+        The text is no diameter, or something that it needs is not known, or the sizes differ by
+        too much.
     """
-    grid = job.clustering()
-    tiles = sorted(_tiles_with_foreground(job, predictions))
-    found: list[float] = []
-    for index, view in zip(tiles, job.scratch.read_views(views[i] for i in tiles), strict=True):
-        core = grid.tile(index).core
-        labels, _ = view.core(core.shape)
-        low = [0 if a else -1 for a in core.start]
-        high = [
-            n if b < length else n + 1
-            for n, b, length in zip(core.shape, core.stop, job.shape, strict=True)
-        ]
-        found.extend(extents(labels, low, high))
-    return tuple(found)
+    if diameter is None:
+        return Resampling(volume.spatial_shape, volume.spatial_shape)
+    if diameter == BY_VOXEL_SIZE:
+        zoom = _zoom_by_voxel_size(volume, network)
+    else:
+        zoom = _zoom_by_diameter(volume, network, diameter)
+    low, high = ZOOMS
+    if not all(low <= z <= high for z in zoom):
+        raise UsageError(
+            f"object diameter {diameter}: the volume would be magnified by {_text(zoom)}; "
+            f"the supported range is {low:g} to {high:g}; check diameter, level and voxel size"
+        )
+    return Resampling.by(volume.spatial_shape, zoom)
 
 
-def _tiles_with_foreground(job: Job, predictions: NDArray[np.uint32]) -> set[Index]:
-    """A few clustering tiles, evenly spread over those in which something was predicted."""
-    grid = job.clustering()
-    written = np.flatnonzero(predictions > EMPTY)
-    spread = np.unique(np.linspace(0, max(0, written.size - 1), TILES).astype(int))
-    tiles = set[Index]()
-    for place in written[spread[: written.size]].tolist():
-        index = tuple(int(i) for i in np.unravel_index(place, predictions.shape))
-        tiles.update(islice(grid.touching(job.prediction.tile(index).core), 1))
-    return tiles
+def _zoom_by_voxel_size(volume: Volume, network: KnownSizes) -> tuple[float, ...]:
+    if volume.voxel_size is None:
+        raise UsageError("the voxel size of the image is not known; pass --voxel-size, or a number")
+    if network.voxel_size is None:
+        raise UsageError(
+            "the model does not know the voxel size of its training images; "
+            "pass the diameter of the objects instead, such as 30 or 12um"
+        )
+    sizes = zip(volume.voxel_size, network.voxel_size, strict=True)
+    return tuple(image / model for image, model in sizes)
 
 
-def extents(labels: NDArray[Any], low: Sequence[int], high: Sequence[int]) -> Iterator[float]:
-    """Mean edge along y and x of each object that begins after `low` and ends before `high`."""
-    for box in ndimage.find_objects(labels):
-        if box is None:
-            continue
-        axes = zip(box, low, high, strict=True)
-        if all(a < s.start and s.stop < b for s, a, b in axes):
-            yield float(np.mean([s.stop - s.start for s in box[-2:]]))
+def _zoom_by_diameter(
+    volume: Volume, network: KnownSizes, diameter: float | str
+) -> tuple[float, ...]:
+    if network.object_diameter is None:
+        raise UsageError(
+            "the model does not know the diameter of its training objects; "
+            f"pass {BY_VOXEL_SIZE}, or a level on which the objects are as large"
+        )
+    plane = network.object_diameter / voxels_along_x(volume, diameter)
+    known = volume.voxel_size is not None
+    longer = _elongation(volume.voxel_size) / _elongation(network.voxel_size) if known else 1.0
+    return (*(plane * longer for _ in volume.spatial_shape[:-2]), plane, plane)
+
+
+def voxels_along_x(volume: Volume, diameter: float | str) -> float:
+    """Return a diameter in voxels along x.
+
+    Parameters
+    ----------
+    volume
+        The level that it is of.
+    diameter
+        A number of voxels, or a text with a unit, ``12um``.
+
+    Raises
+    ------
+    UsageError
+        The text is no diameter, or the voxel size that it needs is not known.
+    """
+    match = _DIAMETER.fullmatch(str(diameter).strip())
+    try:
+        number = float(match["number"]) if match else 0.0
+    except ValueError:
+        number = 0.0
+    if match is None or not 0 < number < float("inf"):
+        raise UsageError(
+            f"object diameter {diameter!r}: pass voxels (30), micrometres (12um) or {BY_VOXEL_SIZE}"
+        )
+    if match["unit"] in ("", "voxel", "voxels"):
+        return number
+    if volume.voxel_size is None:
+        raise UsageError(
+            f"object diameter {diameter}: the voxel size of the image is not known; "
+            "pass --voxel-size, or the diameter in voxels"
+        )
+    return number / volume.voxel_size[-1]
+
+
+def _elongation(voxel_size: Sequence[float] | None) -> float:
+    """Return how much longer a voxel is along z than along x; 1 where not known."""
+    return 1.0 if voxel_size is None else voxel_size[0] / voxel_size[-1]
+
+
+def _text(zoom: Sequence[float]) -> str:
+    return ", ".join(f"{z:.3g}" for z in zoom)

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from embedseg_large.segmentation.options import InputOptions
 from embedseg_large.segmentation.request.auto_scale import ScaleChoice, choose_scale
-from embedseg_large.segmentation.request.region import Range, region_of
-from embedseg_large.segmentation.request.request import (
+from embedseg_large.segmentation.request.prepare import (
     check_fit,
     load_network,
     needs_2d,
     open_image,
 )
+from embedseg_large.segmentation.request.region import Range, region_of
 from embedseg_large.segmentation.segmenters.protocol import Network
 
 
@@ -73,7 +74,10 @@ def suggest_diameter(
     ModelError
         The model cannot be used, or does not fit the image.
     """
-    opened = open_image(volume, channel, timepoint, level or 0, axes, voxel_size)
+    options = InputOptions(
+        channel=channel, timepoint=timepoint, level=level, axes=axes, voxel_size=voxel_size
+    )
+    opened = open_image(volume, options)
     if needs_2d(model, opened):
         opened = opened.flattened()
     network = load_network(model, opened.ndim)

@@ -1,4 +1,4 @@
-"""The scratch folder of a run: predictions, views of tiles, ranked ids.
+"""The scratch folder of a run: predictions, results of tiles, ranked ids.
 
 ::
 
@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from embedseg_large.embedding import background
 from embedseg_large.geometry import Box
 from embedseg_large.segmentation.scratch.packing import pack_prediction, unpack_prediction
-from embedseg_large.segmentation.scratch.versions import EMPTY, ViewName, new_version
+from embedseg_large.segmentation.scratch.versions import EMPTY, TileVersion, new_version
 from embedseg_large.stitching.tally import Entries, Roster
-from embedseg_large.stitching.view import TileView
+from embedseg_large.stitching.tile_result import TileResult
 from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at
 from embedseg_large.tiling.grid import Grid, Index
@@ -42,7 +42,7 @@ _CHANGES = ("dropped", "enclosed", "names", "holes")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StoredView:
+class StoredResult:
     """What a tile says, as it is kept."""
 
     arrays: Mapping[str, NDArray[Any]]
@@ -83,12 +83,12 @@ class Scratch:
     """Where predictions are, if they outlive the run."""
 
     @classmethod
-    def at(cls, path: str) -> Scratch:
+    def at(cls, path: str, kept: Folder | None = None) -> Scratch:
         """The scratch folder at a path or URL, which is never made by writing into it.
 
         A task that outlived its run must not begin a new one.
         """
-        return cls(folder_at(path).anchored())
+        return cls(folder_at(path).anchored(), kept)
 
     @property
     def path(self) -> str:
@@ -151,29 +151,31 @@ class Scratch:
             part[:, kept[common.slices_in(core)]] = values[:, wanted[kept]]
         return whole
 
-    def write_view(self, index: Index, level: int, view: TileView) -> int:
+    def write_result(self, index: Index, level: int, result: TileResult) -> int:
         """Keep what a tile says at a level of its halo; returns its version."""
-        name = ViewName(index, level, new_version())
-        arrays = {"ids": view.ids, "exact": np.array(view.exact)}
-        pieces = {"core": view.core} | {f"seam{i}": seam for i, seam in enumerate(view.seams)}
-        dtype = _local_dtype(view.ids.size)
+        name = TileVersion(index, level, new_version())
+        arrays = {"ids": result.ids, "exact": np.array(result.exact)}
+        pieces = {"core": result.core} | {f"seam{i}": seam for i, seam in enumerate(result.seams)}
+        dtype = _local_dtype(result.ids.size)
         packed = {n: np.frombuffer(_pack_labels(p, dtype), np.uint8) for n, p in pieces.items()}
-        self._save(_view(name), arrays | packed)
-        self._save(_table(name), {column: getattr(view, column) for column in _COLUMNS})
+        self._save(_result(name), arrays | packed)
+        self._save(_table(name), {column: getattr(result, column) for column in _COLUMNS})
         return name.version
 
-    def read_views(self, names: Iterable[ViewName]) -> Iterator[StoredView]:
+    def read_results(self, names: Iterable[TileVersion]) -> Iterator[StoredResult]:
         """What tiles say, in the order of their names."""
-        for data in self.folder.read_all(map(_view, names)):
-            yield StoredView(np.load(BytesIO(data)))
+        for data in self.folder.read_all(map(_result, names)):
+            yield StoredResult(np.load(BytesIO(data)))
 
-    def read_entries(self, names: Iterable[ViewName], numbers: Iterable[int]) -> Iterator[Entries]:
+    def read_entries(
+        self, names: Iterable[TileVersion], numbers: Iterable[int]
+    ) -> Iterator[Entries]:
         """What tiles say about the instances they see; labels of voxels are not read.
 
         Parameters
         ----------
         names
-            Of the views.
+            Of the results.
         numbers
             Of their tiles.
         """
@@ -197,11 +199,11 @@ class Scratch:
     def write_changes(self, index: Index, columns: Sequence[NDArray[Any]]) -> int:
         """Keep what becomes of the instances of a tile; returns the version."""
         version = new_version()
-        name = _changes(ViewName(index, 0, version))
+        name = _changes(TileVersion(index, 0, version))
         self._save(name, dict(zip(_CHANGES, columns, strict=True)))
         return version
 
-    def read_changes(self, names: Iterable[ViewName]) -> Iterator[tuple[NDArray[Any], ...]]:
+    def read_changes(self, names: Iterable[TileVersion]) -> Iterator[tuple[NDArray[Any], ...]]:
         """What becomes of the instances of tiles: the columns that were written."""
         for data in self.folder.read_all(map(_changes, names)):
             table = np.load(BytesIO(data))
@@ -226,19 +228,19 @@ def _prediction(index: Index, version: int) -> str:
     return f"{_place(index)}-{version:08x}"
 
 
-def _view(name: ViewName) -> str:
+def _result(name: TileVersion) -> str:
     return f"views/{_said(name)}"
 
 
-def _table(name: ViewName) -> str:
+def _table(name: TileVersion) -> str:
     return f"tables/{_said(name)}"
 
 
-def _changes(name: ViewName) -> str:
+def _changes(name: TileVersion) -> str:
     return f"changes/{_place(name.tile)}-{name.version:08x}.npz"
 
 
-def _said(name: ViewName) -> str:
+def _said(name: TileVersion) -> str:
     return f"{name.level}/{_place(name.tile)}-{name.version:08x}.npz"
 
 

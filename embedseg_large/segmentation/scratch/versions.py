@@ -37,7 +37,7 @@ def new_version() -> int:
     return EMPTY + 1 + secrets.randbelow(2**31)
 
 
-class ViewName(NamedTuple):
+class TileVersion(NamedTuple):
     """One attempt of one tile at one level of its halo."""
 
     tile: Index
@@ -46,8 +46,8 @@ class ViewName(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Views:
-    """The views that count, of the tiles of a box of the grid: 5 bytes a tile."""
+class TileVersions:
+    """The results that count, of the tiles of a box of the grid: 5 bytes a tile."""
 
     origin: Index
     """The first tile."""
@@ -57,22 +57,22 @@ class Views:
     """Of each tile at its level; `MISSING` before it was clustered."""
 
     @classmethod
-    def none_yet(cls, counts: Index) -> Views:
-        """Views of a grid whose tiles were not clustered yet."""
+    def none_yet(cls, counts: Index) -> TileVersions:
+        """TileVersions of a grid whose tiles were not clustered yet."""
         return cls((0,) * len(counts), np.zeros(counts, np.uint8), np.zeros(counts, np.uint32))
 
-    def __getitem__(self, index: Index) -> ViewName:
+    def __getitem__(self, index: Index) -> TileVersion:
         at = tuple(i - o for i, o in zip(index, self.origin, strict=True))
-        return ViewName(index, int(self.levels[at]), int(self.versions[at]))
+        return TileVersion(index, int(self.levels[at]), int(self.versions[at]))
 
-    def part(self, span: Span) -> Views:
+    def part(self, span: Span) -> TileVersions:
         """The part about some tiles: little enough to travel with a task."""
         at = tuple(slice(a - o, b - o) for (a, b), o in zip(span, self.origin, strict=True))
         start = tuple(a for a, _ in span)
-        return Views(start, self.levels[at].copy(), self.versions[at].copy())
+        return TileVersions(start, self.levels[at].copy(), self.versions[at].copy())
 
-    def put(self, name: ViewName) -> None:
-        """Let another view of a tile count."""
+    def put(self, name: TileVersion) -> None:
+        """Let another result of a tile count."""
         self.levels[name.tile] = name.level
         self.versions[name.tile] = name.version
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +17,17 @@ from embedseg_large.geometry import Box
 from embedseg_large.runs.devices import is_gpu
 from embedseg_large.runs.local import OverlappingExecutor, SerialExecutor
 from embedseg_large.segmentation.segmenters.protocol import Network, Predictor
-from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.storage.folder import Folder
 
 
 class OneAtATime:
-    """A network that several threads may ask, and that is entered by one of them at a time.
+    """What several threads may ask, and only one of them enters at a time: a network, for instance.
 
     A tile fills a GPU, and its memory; what is done before and after it needs neither. So a model
     is left before its answer is turned into what is stored, which takes as long as reading a tile.
     """
 
-    def __init__(self, network: Predictor) -> None:
+    def __init__(self, network: Any) -> None:
         self._network = network
         self._entered = Lock()
 
@@ -39,18 +39,25 @@ class OneAtATime:
 
         with self._entered:
             if not isinstance(self._network, Model):
-                return self._network.predict_tile(image, region, tta)
+                stored: NDArray[np.float16] = self._network.predict_tile(image, region, tta)
+                return stored
             raw = self._network.predict_raw(image, tta)
         return quantise(raw, self._network.pitch)
 
+    def label_tile(self, image: NDArray[np.float32], region: Box) -> NDArray[Any]:
+        """Label a tile when no other one is being labelled."""
+        with self._entered:
+            labels: NDArray[Any] = self._network.label_tile(image, region)
+            return labels
+
 
 def place(network: Network, *, device: str, dtype: str, lanes: int | None = None) -> Network:
-    """Put a model on a device, or load a segmenter there. A test's stand-in stays as it is."""
+    """Put a model on a device. A test's stand-in stays as it is."""
     from embedseg_large.network.model import Model
 
     if isinstance(network, Model):
         return network.to(device=device, dtype=dtype, lanes=lanes)
-    return network.loaded(device) if isinstance(network, TileSegmenter) else network
+    return network
 
 
 def choose_device(network: Network, asked: str | None) -> str:
@@ -134,6 +141,6 @@ def network_spec(network: Network, device: str, dtype: str, folder: Folder) -> N
     )
 
 
-def executor_here(network: Network, device: str) -> SerialExecutor:
-    """The executor of this process for a network on a device."""
-    return OverlappingExecutor(OneAtATime(network)) if is_gpu(device) else SerialExecutor(network)
+def executor_here(resource: Any, device: str) -> SerialExecutor:
+    """The executor of this process for what tasks are given, on a device."""
+    return OverlappingExecutor(OneAtATime(resource)) if is_gpu(device) else SerialExecutor(resource)

@@ -1,13 +1,161 @@
-"""What the engine needs of a network."""
+"""The seam for segmenters: what the stages ask of whatever finds instances.
+
+::
+
+    Segmenter ─┬─ NetworkSegmenter   fields are predicted tile by tile, kept, and decoded
+               └─ TileSegmenter      any function from the image of a tile to its labels
+
+A new method of the first kind is a network, and `Traits` with another `decode`. No stage asks which
+of the two it has: it reads the traits, which travel with every task.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.clustering.cluster import Clustering, OpenFaces
 from embedseg_large.geometry import Box
+from embedseg_large.runs.resources import ResourceSpec
+from embedseg_large.segmentation.settings import SegmentSettings
+from embedseg_large.storage.folder import Folder
+
+if TYPE_CHECKING:
+    from embedseg_large.segmentation.options import SegmentOptions
+
+Intensity = Literal["percentiles", "otsu", "raw"]
+"""What becomes 0 and 1: percentiles of the volume, its minimum and Otsu's threshold, or nothing."""
+
+
+class Decide(Enum):
+    """Who is right where tiles still disagree about an instance with the largest halo."""
+
+    PROOF = "proof"
+    """Tiles that are certain of every voxel of their core; what no one can prove is joined."""
+    OWNER = "owner"
+    """Nothing can be proven: the tile that holds the middle of the instance."""
+
+
+class Decode(Protocol):
+    """Instances of a region from its stored fields; a function of a module, as it travels."""
+
+    def __call__(
+        self, stored: NDArray[np.float16], settings: SegmentSettings, open_faces: OpenFaces
+    ) -> Clustering:
+        """Find the instances of ``(channels, *region)``; `open_faces` as of `cluster_points`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What the stages must know of a segmenter; it travels with every task."""
+
+    name: str | None
+    """What summaries and warnings call it; None: a network of this program."""
+    decode: Decode | None
+    """How instances come of predictions; None: nothing is predicted, it sees the image itself."""
+    decide: Decide
+    columns: tuple[str, ...]
+    """What is known of each instance, for the table beside the labels."""
+
+    @property
+    def predicts(self) -> bool:
+        """Whether fields are predicted and kept before instances are found."""
+        return self.decode is not None
+
+    @property
+    def proves(self) -> bool:
+        """Whether tiles can be certain of what they found."""
+        return self.decide is Decide.PROOF
+
+
+class KnownSizes(Protocol):
+    """What a model or segmenter knows of the images that it expects."""
+
+    @property
+    def object_diameter(self) -> float | None:
+        """Mean extent of the objects along y and x, in voxels; None where not known."""
+
+    @property
+    def voxel_size(self) -> tuple[float, ...] | None:
+        """Size of a voxel in µm; None where not known."""
+
+
+class Segmenter(KnownSizes, Protocol):
+    """One of our networks, or any function of the user's."""
+
+    @property
+    def traits(self) -> Traits:
+        """What the stages must know of it."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels."""
+
+    @property
+    def intensity(self) -> Intensity | tuple[float, float]:
+        """What becomes 0 and 1, unless the user says it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides what it finds."""
+
+    @property
+    def bytes_per_voxel(self) -> float:
+        """Peak memory per voxel of what it is shown."""
+
+    def settings(
+        self, shape: Sequence[int], device: str, options: SegmentOptions
+    ) -> SegmentSettings:
+        """Fill in what the user left open.
+
+        Parameters
+        ----------
+        shape
+            Of the grid that is predicted and clustered.
+        device
+            That it will be placed on.
+        options
+            What the user said; `min_object_size` in voxels of that grid.
+
+        Raises
+        ------
+        UsageError
+            When an option is of no use with it, or has a value that cannot be used.
+        """
+
+    def chosen_device(self, asked: str | None) -> str:
+        """The device that was asked for, or the best one here."""
+
+    def placed(self, device: str, dtype: str) -> Any:
+        """What tasks are given, on a device: a `Predictor` or a `TileLabeller`."""
+
+    def spec(self, device: str, dtype: str, folder: Folder) -> ResourceSpec:
+        """How workers get the same; what is large is written into `folder`, which they all see."""
+
+    def network_to_scale(self) -> Network:
+        """The network that several scales of an image can be shown to.
+
+        Raises
+        ------
+        UsageError
+            When there is none.
+        """
+
+
+class TileLabeller(Protocol):
+    """Finds instances in the image of a tile; what CLUSTER is given where nothing is predicted."""
+
+    def label_tile(self, image: NDArray[np.float32], region: Box) -> NDArray[Any]:
+        """Labels of a normalised region, ``(channels, *spatial)``: integers, 0 for background."""
 
 
 class Predictor(Protocol):
@@ -19,7 +167,7 @@ class Predictor(Protocol):
         """Stored predictions of a normalised region, (2·ndim + 1, *spatial) float16."""
 
 
-class Network(Predictor, Protocol):
+class Network(Predictor, KnownSizes, Protocol):
     """A model, or something that can stand in its place (see `embedseg_large.testing`)."""
 
     @property
@@ -57,14 +205,6 @@ class Network(Predictor, Protocol):
     @property
     def margin(self) -> float:
         """Gaussian value above which a voxel belongs to an instance, after one pass."""
-
-    @property
-    def object_diameter(self) -> float | None:
-        """Mean extent of the training objects along y and x, in voxels; None where not known."""
-
-    @property
-    def voxel_size(self) -> tuple[float, ...] | None:
-        """Voxel size of the training images in µm; None where not known."""
 
     @property
     def fingerprint(self) -> str:

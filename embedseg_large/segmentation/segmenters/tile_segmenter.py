@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +27,30 @@ from numpy.typing import NDArray
 from embedseg_large.clustering.settings import DEFAULT_MARGIN
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.segmentation.segmenters.protocol import CLUSTER_TILE
+from embedseg_large.runs.devices import is_gpu
+from embedseg_large.segmentation.segmenters.loading import OneAtATime
+from embedseg_large.segmentation.segmenters.protocol import (
+    CLUSTER_TILE,
+    Decide,
+    Intensity,
+    Network,
+    TileLabeller,
+    Traits,
+)
+from embedseg_large.segmentation.settings import SegmentSettings, sizes_of
 from embedseg_large.stitching.seam import SEAM_DEPTH
+from embedseg_large.storage.folder import Folder
+from embedseg_large.tiling.axis import STRIDE, round_up
+
+if TYPE_CHECKING:
+    from embedseg_large.segmentation.options import SegmentOptions
 
 Function = Callable[..., Any]
-Intensity = Literal["percentiles", "otsu", "raw"]
-"""What the image is like that a segmenter is given, see `TileSegmenter.intensity`."""
+MAX_HALO_FACTOR = 2
+"""Default of the largest halo, in halos. Where twice as much is not enough, a segmenter is mostly
+not local, and would see ever more for nothing."""
+_NETWORKS_ONLY = ("tta", "dtype", "tile", "context", "foreground", "seed", "margin", "strict")
+"""Options of networks that predict embeddings."""
 
 
 @dataclass(frozen=True)
@@ -96,43 +114,12 @@ class TileSegmenter:
         object.__setattr__(self, "tile", tuple(sizes))
         object.__setattr__(self, "halo", tuple(max(SEAM_DEPTH, int(n)) for n in self.halo))
 
-    # -- what the engine asks of a network -------------------------------------------------------
+    # -- what a run asks of a segmenter ----------------------------------------------------------
 
     @property
-    def context(self) -> tuple[int, ...]:
-        """Nothing is predicted that would need any."""
-        return (0,) * self.ndim
-
-    @property
-    def reach(self) -> tuple[float, ...]:
-        """Farthest that an object is believed to extend from its middle, in voxels."""
-        return tuple(float(n) for n in self.halo)
-
-    @property
-    def seed(self) -> float:
-        """Of no consequence."""
-        return 0.0
-
-    @property
-    def margin(self) -> float:
-        """Of no consequence."""
-        return DEFAULT_MARGIN
-
-    @property
-    def cleaning(self) -> tuple[bool, bool]:
-        """Objects are left as the function gives them, if nobody asks for more."""
-        return False, False
-
-    def thresholds_of(self, tta: str) -> tuple[float, float]:  # noqa: ARG002
-        """Of no consequence."""
-        return self.seed, self.margin
-
-    @property
-    def intensity_range(self) -> tuple[float, float] | None:
-        """Intensities that become 0 and 1; None: they follow from the volume."""
-        if not isinstance(self.intensity, str):
-            return self.intensity
-        return (0.0, 1.0) if self.intensity == "raw" else None
+    def traits(self) -> Traits:
+        """It sees each tile itself, and nothing can be proven about it."""
+        return Traits(name=self.name, decode=None, decide=Decide.OWNER, columns=("certified",))
 
     @property
     def fingerprint(self) -> str:
@@ -148,11 +135,57 @@ class TileSegmenter:
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
-    def tta_mode(self, tta: bool | int | str) -> str:  # noqa: ARG002
-        """There is no test-time augmentation of other people's segmenters."""
-        return "none"
+    def settings(
+        self, shape: Sequence[int], device: str, options: SegmentOptions
+    ) -> SegmentSettings:
+        """Fill in what the user left open; what only networks have is of no consequence."""
+        del shape
+        self._refuse_useless(options)
+        core = sizes_of("cluster_tile", options.cluster_tile, self.tile)
+        own_halo = options.halo or self.halo
+        halo = sizes_of("halo", options.halo, self.halo)
+        most = tuple(MAX_HALO_FACTOR * n for n in own_halo)
+        return SegmentSettings(
+            tta="none",
+            device=device,
+            dtype="float32",
+            tile=tuple(round_up(n, STRIDE) for n in core),
+            context=(0,) * self.ndim,
+            cluster_tile=core,
+            halo=halo,
+            max_halo=sizes_of("max_halo", options.max_halo, most),
+            strict=False,
+            min_object_size=(
+                self.min_object_size if options.min_object_size is None else options.min_object_size
+            ),
+            foreground=options.foreground,
+            seed=0.0,
+            margin=DEFAULT_MARGIN,
+            reach=tuple(float(n) for n in self.halo),
+            keep_largest_piece=bool(options.keep_largest_piece),
+            fill_holes=bool(options.fill_holes),
+        )
 
-    def loaded(self, device: str) -> TileSegmenter:
+    def _refuse_useless(self, options: SegmentOptions) -> None:
+        """Refuse options that are of networks only."""
+        unset = type(options)()
+        useless = [n for n in _NETWORKS_ONLY if getattr(options, n) != getattr(unset, n)]
+        if useless:
+            advice = "; the core of its tiles is cluster_tile" if "tile" in useless else ""
+            raise UsageError(
+                f"{', '.join(useless)}: not supported by the external segmenter {self.name}; "
+                f"leave it out{advice}"
+            )
+        if options.keep_predictions or options.from_predictions is not None:
+            raise UsageError(f"{self.name} makes no predictions that could be kept or read")
+        if options.intensity_field != "none" and self.intensity == "raw":
+            raise UsageError(f"{self.name} takes raw intensities; leave out --intensity-field")
+
+    def chosen_device(self, asked: str | None) -> str:
+        """The device that was asked for, or else the CPU."""
+        return asked or "cpu"
+
+    def placed(self, device: str, dtype: str) -> TileSegmenter:  # noqa: ARG002
         """The segmenter with its function, on a device."""
         if self.load is None:
             return self
@@ -160,13 +193,19 @@ class TileSegmenter:
             self, function=self.load(device, **self.parameters), load=None, parameters={}
         )
 
-    def predict_tile(
-        self,
-        image: NDArray[np.float32],
-        region: Box,
-        tta: bool | int | str = "none",  # noqa: ARG002
-    ) -> NDArray[Any]:
-        """Labels of a region, where a network has embeddings.
+    def spec(self, device: str, dtype: str, folder: Folder) -> SegmenterSpec:  # noqa: ARG002
+        """How workers get it: it travels itself, once a worker."""
+        return SegmenterSpec(self, device)
+
+    def network_to_scale(self) -> Network:
+        """There is none."""
+        raise UsageError(
+            f"{self.name}: object diameter auto is of networks that predict embeddings; "
+            "pass the diameter of the objects"
+        )
+
+    def label_tile(self, image: NDArray[np.float32], region: Box) -> NDArray[Any]:
+        """Labels of the image of a tile.
 
         Parameters
         ----------
@@ -190,6 +229,19 @@ class TileSegmenter:
                 f"integer for each of {region.shape} voxels, 0 for background"
             )
         return labels
+
+
+@dataclass(frozen=True, slots=True)
+class SegmenterSpec:
+    """How a worker gets a segmenter."""
+
+    segmenter: TileSegmenter
+    device: str
+
+    def load(self) -> TileLabeller:
+        """The segmenter on its device; on a GPU, tasks enter it one at a time."""
+        placed = self.segmenter.placed(self.device, "float32")
+        return OneAtATime(placed) if is_gpu(self.device) else placed
 
 
 def _check(segmenter: TileSegmenter) -> None:

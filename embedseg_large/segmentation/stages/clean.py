@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from embedseg_large.clustering.clean import Changes, apply, changes_of, cut_by
 from embedseg_large.geometry import Box
 from embedseg_large.runs.journal import Note
-from embedseg_large.runs.tasks import Call, Each, Recording, Task
-from embedseg_large.segmentation.scratch.versions import EMPTY, ViewName, Views
+from embedseg_large.runs.tasks import Call, Each, Runner, Task
+from embedseg_large.segmentation.scratch.versions import EMPTY, TileVersion, TileVersions
 from embedseg_large.segmentation.seams import SeamState
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.read import read_normalised
 from embedseg_large.segmentation.steps import Ledger, Stage
-from embedseg_large.stitching.view import TileView
+from embedseg_large.stitching.tile_result import TileResult
 from embedseg_large.tiling.grid import Index
 
 Names = NDArray[np.uint64]
@@ -85,7 +85,7 @@ class Applied(NamedTuple):
     """Record of a core that was cleaned."""
 
     version: int
-    """Of its view."""
+    """Of its result."""
     voxels: int
     """Voxels that were filled."""
     names: list[int]
@@ -107,20 +107,20 @@ class Cleaning:
     """CLEAN of one run."""
 
     job: Job
-    recorder: Recording
+    runner: Runner
     state: SeamState
-    """Where CHECK ended; its views stay as they are."""
-    views: Views = field(init=False)
+    """Where CHECK ended; its results stay as they are."""
+    results: TileVersions = field(init=False)
     """Of each tile, cleaned."""
     report: CleanReport = field(init=False, default_factory=CleanReport)
-    _changes: Views = field(init=False)
+    _changes: TileVersions = field(init=False)
     _left: Names = field(init=False)
     _filled: set[int] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
-        before, joins = self.state.views, self.state.joins
-        self.views = Views(before.origin, before.levels.copy(), before.versions.copy())
-        self._changes = Views(before.origin, before.levels, before.versions * 0)
+        before, joins = self.state.results, self.state.joins
+        self.results = TileVersions(before.origin, before.levels.copy(), before.versions.copy())
+        self._changes = TileVersions(before.origin, before.levels, before.versions * 0)
         joined = np.array(self.state.joined, np.uint64)
         unaccounted = np.array(self.state.unaccounted, np.uint64)
         names = [joined, unaccounted, joins.ids, joins.representative]
@@ -129,30 +129,30 @@ class Cleaning:
     def run(self) -> None:
         """Decide in every tile, then apply in every tile."""
         grid = self.job.clustering()
-        self.recorder.progress.begin(Stage.CLEAN, 2 * len(grid))
-        self.recorder.run(Each((self._decide_task(index) for index in grid), self._note_decided))
-        self.recorder.run(Each((self._apply_task(index) for index in grid), self._note_applied))
+        self.runner.progress.begin(Stage.CLEAN, 2 * len(grid))
+        self.runner.run(Each((self._decide_task(index) for index in grid), self._note_decided))
+        self.runner.run(Each((self._apply_task(index) for index in grid), self._note_applied))
         self.report += CleanReport(
             instances_with_holes=len(self._filled), left=len(self.state.joined)
         )
 
     def _decide_task(self, index: Index) -> Task:
-        grid, own = self.job.clustering(), self.state.views[index]
+        grid, own = self.job.clustering(), self.state.results[index]
 
         def make() -> Call:
             region = self.job.clustering(own.level).tile(index).region
-            views = self.state.views.part(grid.span(region))
-            item = (self.job, own, views, self._left)
+            results = self.state.results.part(grid.span(region))
+            item = (self.job, own, results, self._left)
             return Call(decide, item, where=f"tile {grid.tile(index).core}")
 
         return self._task(index, "decide", make, Decided)
 
     def _apply_task(self, index: Index) -> Task:
-        grid, own = self.job.clustering(), self.state.views[index]
+        grid, own = self.job.clustering(), self.state.results[index]
 
         def make() -> Call:
             core = grid.tile(index).core
-            far = self.job.halos[self.state.views.highest]
+            far = self.job.halos[self.state.results.highest]
             changes = self._changes.part(grid.span(core.grow(far)))
             return Call(apply_changes, (self.job, own, changes), where=f"tile {core}")
 
@@ -181,26 +181,26 @@ class Cleaning:
 
     def _note_applied(self, task: Task, record: Applied) -> None:
         assert task.index is not None
-        self.views.put(self.views[task.index]._replace(version=record.version))
+        self.results.put(self.results[task.index]._replace(version=record.version))
         self.report += CleanReport(voxels_filled=record.voxels)
         self._filled.update(record.names)
 
 
-def decide(job: Job, own: ViewName, views: Views, left: Names) -> Decided:
+def decide(job: Job, own: TileVersion, results: TileVersions, left: Names) -> Decided:
     """CLEAN: find what becomes of the instances whose seed lies in a core.
 
     Parameters
     ----------
     own
-        The tile's view.
-    views
+        The tile's result.
+    results
         Of the tiles that its region touches.
     left
         Names of instances that are left as they are, ascending.
     """
     tile = job.clustering(own.level).tile(own.tile)
     box = tile.region.intersect(job.clustering().covered)
-    numbers, names = _gathered(job, views, box, tile.core, left)
+    numbers, names = _gathered(job, results, box, tile.core, left)
     cut = cut_by(numbers, _open_faces(job, box), names.size)
     numbers[cut[numbers]] = 0
     found = changes_of(numbers, job.settings.cleaning())
@@ -214,24 +214,24 @@ def decide(job: Job, own: ViewName, views: Views, left: Names) -> Decided:
 
 
 def _gathered(
-    job: Job, views: Views, box: Box, core: Box, left: Names
+    job: Job, results: TileVersions, box: Box, core: Box, left: Names
 ) -> tuple[NDArray[np.int32], Names]:
     """Instances of a box whose seed lies in a core: numbers 1..n of voxels, and names, (n,)."""
-    tiles = [name for name in _each(views) if name.version > EMPTY]
-    read = list(job.scratch.read_views(tiles))
-    known = [view.arrays["ids"] for view in read]
+    tiles = [name for name in _each(results) if name.version > EMPTY]
+    read = list(job.scratch.read_results(tiles))
+    known = [result.arrays["ids"] for result in read]
     names = np.unique(np.concatenate([np.empty(0, np.uint64), *known]))
     at = np.unravel_index((names - np.uint64(1)).astype(np.int64), job.shape)
     axes = zip(at, core.start, core.stop, strict=True)
     own = np.logical_and.reduce([(a <= v) & (v < b) for v, a, b in axes])
     names = names[own & ~np.isin(names, left)]
     numbers = np.zeros(box.shape, np.int32)
-    for name, view, ids in zip(tiles, read, known, strict=True):
+    for name, result, ids in zip(tiles, read, known, strict=True):
         mine = np.isin(ids, names)
         if mine.any():
             place = job.clustering().tile(name.tile).core
             common = place.intersect(box)
-            labels = view.core(place.shape)[0][common.slices_in(place)]
+            labels = result.core(place.shape)[0][common.slices_in(place)]
             number = np.where(mine, np.searchsorted(names, ids) + 1, 0).astype(np.int32)
             numbers[common.slices_in(box)] = np.concatenate([np.zeros(1, np.int32), number])[labels]
     return numbers, names
@@ -254,14 +254,14 @@ def _moved(
     return positions
 
 
-def apply_changes(job: Job, own: ViewName, changes: Views) -> Applied:
+def apply_changes(job: Job, own: TileVersion, changes: TileVersions) -> Applied:
     """CLEAN: make so in a core what the tiles around have decided; `changes` are theirs."""
     core = job.clustering().tile(own.tile).core
     here = _changes_within(job, changes, core)
     if not here.dropped.size and not here.enclosed.size:
         return Applied(own.version, 0, [])
-    (view,) = job.scratch.read_views([own])
-    labels, names = view.core(core.shape)
+    (result,) = job.scratch.read_results([own])
+    labels, names = result.core(core.shape)
     ids = names[labels]
     before = ids.copy()
     filled = apply(ids, here)
@@ -270,7 +270,7 @@ def apply_changes(job: Job, own: ViewName, changes: Views) -> Applied:
         filled = ids[(ids != before) & (ids != 0)]
     if np.array_equal(ids, before):
         return Applied(own.version, 0, [])
-    version = job.scratch.write_view(own.tile, own.level, _view_of(ids))
+    version = job.scratch.write_result(own.tile, own.level, _result_of(ids))
     return Applied(version, int(filled.size), np.unique(filled).tolist())
 
 
@@ -282,7 +282,7 @@ def _without_data(job: Job, core: Box) -> NDArray[np.bool_]:
     return np.zeros(core.shape, np.bool_) if seen.absent is None else seen.absent
 
 
-def _changes_within(job: Job, changes: Views, core: Box) -> Changes:
+def _changes_within(job: Job, changes: TileVersions, core: Box) -> Changes:
     """Changes of a core, at positions in it, of instances by name."""
     found: list[tuple[NDArray[Any], ...]] = []
     names = [name for name in _each(changes) if name.version > EMPTY]
@@ -305,13 +305,13 @@ def _within(
     return np.ravel_multi_index(own, core.shape), inside
 
 
-def _view_of(ids: Names) -> TileView:
-    """The view of a core, which FINISH needs nothing but the labels of."""
+def _result_of(ids: Names) -> TileResult:
+    """The result of a core, which FINISH needs nothing but the labels of."""
     names = np.unique(ids[ids > 0])
     labels = np.where(ids > 0, np.searchsorted(names, ids) + 1, 0).astype(np.uint32)
     sizes = np.bincount(labels.reshape(-1), minlength=names.size + 1)[1:]
     unknown = np.zeros(names.size, np.bool_)
-    return TileView(
+    return TileResult(
         core=labels,
         seams=(),
         ids=names,
@@ -324,6 +324,6 @@ def _view_of(ids: Names) -> TileView:
     )
 
 
-def _each(views: Views) -> Iterator[ViewName]:
-    spans: Iterable[tuple[int, int]] = zip(views.origin, views.versions.shape, strict=True)
-    return (views[index] for index in product(*(range(o, o + n) for o, n in spans)))
+def _each(results: TileVersions) -> Iterator[TileVersion]:
+    spans: Iterable[tuple[int, int]] = zip(results.origin, results.versions.shape, strict=True)
+    return (results[index] for index in product(*(range(o, o + n) for o, n in spans)))

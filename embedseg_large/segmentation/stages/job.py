@@ -10,8 +10,10 @@ from math import prod
 from embedseg_large.geometry import Box
 from embedseg_large.segmentation.intensity_field import IntensityField
 from embedseg_large.segmentation.request.foreground import Foreground
-from embedseg_large.segmentation.request.settings import SegmentSettings
 from embedseg_large.segmentation.scratch.scratch import Scratch
+from embedseg_large.segmentation.segmenters.network_segmenter import EMBEDDING
+from embedseg_large.segmentation.segmenters.protocol import Traits
+from embedseg_large.segmentation.settings import SegmentSettings
 from embedseg_large.stitching.relabel import Layers
 from embedseg_large.tiling.grid import Grid
 from embedseg_large.tiling.resampling import Resampling, nearest_voxels
@@ -38,8 +40,8 @@ class Job:
     scratch: Scratch
     region: Box | None = None
     """The part of the volume that labels are wanted of; None: all of it."""
-    segments: bool = False
-    """Whether a segmenter that is not ours finds the objects of a tile: nothing is predicted."""
+    traits: Traits = EMBEDDING
+    """How instances are found, and what may be said about them."""
     in_memory: bool = False
     """Whether the user gave an array, not a file."""
 
@@ -59,7 +61,7 @@ class Job:
 
         In finer steps for a preview, whose tiles see more until they are certain.
         """
-        return self.settings.halos(halfway=self.region is not None and not self.segments)
+        return self.settings.halos(halfway=self.region is not None and self.traits.proves)
 
     @cached_property
     def part(self) -> Box | None:

@@ -1,4 +1,4 @@
-"""What a network sees of a volume: normalised, and on its own grid."""
+"""What a segmenter sees of a volume: normalised, on its own grid, and stamped."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from embedseg_large.errors import IntensityError
 from embedseg_large.geometry import Box
 from embedseg_large.segmentation.stages.job import Job
+from embedseg_large.tiling.axis import padded_sources
 from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.volumes.intensity import normalise_channels
 
@@ -26,6 +27,34 @@ class Seen(NamedTuple):
     """``(channels, *box)``, normalised; 0 where there is no data."""
     absent: NDArray[np.bool_] | None
     """``(*box)``: voxels that hold no data in any channel; None: all hold some."""
+
+
+def stamp_of(job: Job, seen: Box) -> int:
+    """What changes when the image does, in a region of the grid."""
+    if job.in_memory:  # its content was hashed; a copy of it for workers is written at each attempt
+        return 0
+    return job.volume.stamp(seen if job.resampling.is_identity else job.resampling.needed(seen))
+
+
+def read_padded(job: Job, region: Box) -> Seen | None:
+    """What a network sees of a region that may reach into the grid's padding.
+
+    None where no voxel holds data.
+    """
+    sources = [
+        padded_sources(a, b, n)
+        for a, b, n in zip(region.start, region.stop, job.shape, strict=True)
+    ]
+    box = Box(tuple(int(s.min()) for s in sources), tuple(int(s.max()) + 1 for s in sources))
+    seen = read_normalised(job, box)
+    if seen is None:
+        return None
+    image, absent = seen
+    for axis, (source, start) in enumerate(zip(sources, box.start, strict=True)):
+        if source[-1] != start + source.size - 1:  # padding: not simply one after the other
+            image = image.take(source - start, axis=axis + 1)
+            absent = None if absent is None else absent.take(source - start, axis=axis)
+    return Seen(image, absent)
 
 
 def read_normalised(job: Job, box: Box) -> Seen | None:

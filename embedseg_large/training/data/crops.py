@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from embedseg_large.geometry import Box
 from embedseg_large.training.data.augment import View, source_shape, turn_points, unturned_shape
 from embedseg_large.training.data.centers import CenterMethod, center
-from embedseg_large.training.data.objects import Objects
+from embedseg_large.training.data.objects import ObjectTable
 from embedseg_large.training.data.resample import filtered, linear_weights, nearest
 from embedseg_large.training.data.sources import Labels, Pair
 from embedseg_large.training.data.targets import IGNORED, Sample
@@ -107,7 +107,7 @@ class AnnotatedImage:
 
 def find_centers(
     pairs: Sequence[Pair],
-    objects: Objects,
+    objects: ObjectTable,
     method: CenterMethod = "medoid",
     *,
     map: CenterMap = map,

@@ -28,7 +28,7 @@ Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Objects:
+class ObjectTable:
     """One row per object, ordered by image and then by label.
 
     Parameters
@@ -66,17 +66,17 @@ class Objects:
         first, last = np.searchsorted(self.images, (image, image + 1))
         return slice(int(first), int(last))
 
-    def part(self, rows: slice) -> Objects:
+    def part(self, rows: slice) -> ObjectTable:
         """Some of the rows."""
         columns = (self.images, self.ids, self.sizes, self.starts, self.stops)
-        return Objects(*(column[rows] for column in columns))
+        return ObjectTable(*(column[rows] for column in columns))
 
-    def renumbered(self, first: int) -> Objects:
+    def renumbered(self, first: int) -> ObjectTable:
         """The same objects, where image `first` is image 0."""
         return replace(self, images=self.images - first)
 
     @classmethod
-    def joined(cls, tables: Sequence[Objects]) -> Objects:
+    def joined(cls, tables: Sequence[ObjectTable]) -> ObjectTable:
         """Return one table of several, whose images are numbered in this order."""
         counts = [len(table) for table in tables]
         return cls(
@@ -92,7 +92,7 @@ class Objects:
 class Scan:
     """The result of one pass over a mask."""
 
-    objects: Objects
+    objects: ObjectTable
     foreground: int
     """Voxels that belong to an object."""
     background: int
@@ -125,7 +125,7 @@ def voxels_of(pair: Pair, number: int, box: Box) -> Int64:
     pair
         Whose mask is read.
     number
-        The object's id as in `Objects`.
+        The object's id as in `ObjectTable`.
     box
         Its bounding box.
 
@@ -141,7 +141,7 @@ def voxels_of(pair: Pair, number: int, box: Box) -> Int64:
     return voxels[np.lexsort(voxels.T[::-1])]
 
 
-def _check(objects: Objects, pair: Pair) -> None:
+def _check(objects: ObjectTable, pair: Pair) -> None:
     if not len(objects):
         raise VolumeError(
             f"{pair.where}: the mask has no objects, only background and ignored voxels; annotate "
@@ -191,14 +191,14 @@ def _shares(labels: Labels, origin: Sequence[int]) -> tuple[Int64, ...]:
     return ids[first], np.diff(first, append=len(ids)), starts, stops
 
 
-def _added_up(shares: Sequence[tuple[Int64, ...]]) -> Objects:
+def _added_up(shares: Sequence[tuple[Int64, ...]]) -> ObjectTable:
     """Join the shares of each label; images are numbered 0."""
     ids, sizes, starts, stops = (np.concatenate(column) for column in zip(*shares, strict=True))
     order = np.argsort(ids, kind="stable")
     first = np.flatnonzero(np.diff(ids[order], prepend=IGNORED))
     if not len(first):
-        return Objects(ids, ids, sizes, starts, stops)
-    return Objects(
+        return ObjectTable(ids, ids, sizes, starts, stops)
+    return ObjectTable(
         np.zeros(len(first), np.int64),
         ids[order][first],
         np.add.reduceat(sizes[order], first),

@@ -26,7 +26,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from embedseg_large.geometry import Box
-from embedseg_large.training.data.objects import Objects, voxels_of
+from embedseg_large.training.data.objects import ObjectTable, voxels_of
 from embedseg_large.training.data.sources import Pair
 
 WARNINGS = 10
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 Int64 = NDArray[np.int64]
 
 
-def piece_extents(pairs: Sequence[Pair], objects: Objects) -> Int64:
+def piece_extents(pairs: Sequence[Pair], objects: ObjectTable) -> Int64:
     """Return the objects' extents; of those that might be the largest, that of their largest piece.
 
     Objects in pieces that were found are named in warnings of the log.
@@ -101,7 +101,7 @@ def _steps(spans: Sequence[int]) -> Iterator[int]:
             yield sum(a * b for a, b in zip(offset, strides, strict=True))
 
 
-def _boxes_of_pieces(pair: Pair, objects: Objects, row: int) -> list[Box]:
+def _boxes_of_pieces(pair: Pair, objects: ObjectTable, row: int) -> list[Box]:
     """Return the bounding boxes of an object's pieces, that of most voxels first."""
     voxels = voxels_of(pair, int(objects.ids[row]), objects.box(row))
     piece = pieces(voxels)
@@ -113,7 +113,7 @@ def _boxes_of_pieces(pair: Pair, objects: Objects, row: int) -> list[Box]:
     return [Box(tuple(starts[k].tolist()), tuple(stops[k].tolist())) for k in by_size]
 
 
-def _warn(pair: Pair, objects: Objects, row: int, boxes: Sequence[Box]) -> None:
+def _warn(pair: Pair, objects: ObjectTable, row: int, boxes: Sequence[Box]) -> None:
     logger.warning(
         "%s: %s %d is in %d pieces in %s; check whether it is one object: only the largest piece, "
         "in %s, counts for halo and crop",

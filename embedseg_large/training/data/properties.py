@@ -16,7 +16,7 @@ import numpy as np
 from embedseg_large.errors import UsageError
 from embedseg_large.network.settings import ModelSettings
 from embedseg_large.training.data.intensities import quantiles_of
-from embedseg_large.training.data.objects import Objects, Scan, scan
+from embedseg_large.training.data.objects import ObjectTable, Scan, scan
 from embedseg_large.training.data.pieces import piece_extents
 from embedseg_large.training.data.sources import Pair
 from embedseg_large.volumes.intensity import IntensityRange, intensity_ranges
@@ -71,7 +71,7 @@ class Properties:
     """Size of a voxel in the network's units, see `default_pitch`."""
     voxel_size: tuple[float, ...] | None
     """Voxel size of all images in µm; None if one is not known or differs."""
-    objects: Objects
+    objects: ObjectTable
     """The objects of all images."""
     ranges: tuple[tuple[IntensityRange, ...], ...]
     """Intensities that normalisation maps to 0 and 1, for each image and channel."""
@@ -130,7 +130,7 @@ def measure(
     if not pairs:
         raise UsageError("no images to train on; pass some")
     scans = [scan(pair) for pair in pairs]
-    objects = Objects.joined([s.objects for s in scans])
+    objects = ObjectTable.joined([s.objects for s in scans])
     ndim = pairs[0].ndim
     extents = piece_extents(pairs, objects)
     mean, sd = extents.mean(axis=0), extents.std(axis=0)
@@ -159,7 +159,7 @@ def measure(
     )
 
 
-def smallest_object(objects: Objects) -> int:
+def smallest_object(objects: ObjectTable) -> int:
     """Return the number of voxels of the smallest object that is not a speck."""
     no_specks = objects.sizes[objects.sizes >= SPECK * np.median(objects.sizes)]
     return int(no_specks.min())

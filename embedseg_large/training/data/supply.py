@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.training.data.crops import AnnotatedImage, Cache
-from embedseg_large.training.data.objects import Objects
+from embedseg_large.training.data.objects import ObjectTable
 from embedseg_large.training.data.properties import Properties
 from embedseg_large.training.data.sources import Pair
 from embedseg_large.volumes.volume import Volume
@@ -53,7 +53,7 @@ class LabelledVolume:
     """
 
     image: AnnotatedImage
-    objects: Objects
+    objects: ObjectTable
 
 
 class CropSource(Protocol):

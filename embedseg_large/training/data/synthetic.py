@@ -17,7 +17,7 @@ from embedseg_large.synthesis import SynthesisSettings, SyntheticVolume, draw_vo
 from embedseg_large.training.data.centers import CenterMethod, center
 from embedseg_large.training.data.crops import AnnotatedImage
 from embedseg_large.training.data.intensities import QUANTILES
-from embedseg_large.training.data.objects import Objects
+from embedseg_large.training.data.objects import ObjectTable
 from embedseg_large.training.data.sources import Pair
 from embedseg_large.training.data.supply import ANY, CACHE_BYTES, LabelledVolume
 from embedseg_large.volumes.intensity import PERCENTILES, IntensityRange
@@ -158,12 +158,12 @@ class SyntheticSource:
         )
 
 
-def objects_of(labels: NDArray[np.int32]) -> Objects:
+def objects_of(labels: NDArray[np.int32]) -> ObjectTable:
     """Return the table of the objects 1 to N of a label array."""
     boxes = ndimage.find_objects(labels)
     edges = np.array([[(axis.start, axis.stop) for axis in box] for box in boxes], np.int64)
     sizes = np.bincount(labels.ravel(), minlength=len(boxes) + 1)[1:].astype(np.int64)
-    return Objects(
+    return ObjectTable(
         np.zeros(len(boxes), np.int64),
         np.arange(1, len(boxes) + 1),
         sizes,
@@ -195,7 +195,9 @@ def _small(labels: NDArray[np.int32]) -> NDArray[Any]:
     return labels.astype(np.uint16) if labels.max(initial=0) < 2**16 else labels
 
 
-def _centers(drawn: SyntheticVolume, objects: Objects, method: CenterMethod) -> NDArray[np.float64]:
+def _centers(
+    drawn: SyntheticVolume, objects: ObjectTable, method: CenterMethod
+) -> NDArray[np.float64]:
     """Find the centres of all objects, in voxels; NaN where one is not in its object."""
     spacing = (drawn.anisotropy, 1.0, 1.0)[-drawn.labels.ndim :]
     found = np.full(objects.starts.shape, np.nan)

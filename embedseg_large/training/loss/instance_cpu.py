@@ -68,7 +68,7 @@ class Members(NamedTuple):
     """``(K,)``, ascending."""
 
 
-class Outcome(NamedTuple):
+class TermGradients(NamedTuple):
     """The Lovász hinge of every instance, and the gradient of their weighted sum."""
 
     losses: Floats
@@ -99,14 +99,16 @@ class _Scratch(NamedTuple):
     exponents: Floats
 
 
-def instance_term(gaussians: Gaussians, members: Members, weights: Floats, threads: int) -> Outcome:
+def instance_term(
+    gaussians: Gaussians, members: Members, weights: Floats, threads: int
+) -> TermGradients:
     """Compute the Lovász hinge of all instances, and the gradient of its sum with `weights` (K,).
 
     Samples are distributed over threads. Each sample is processed by one thread, instance by
     instance, so the result does not depend on the number of threads.
     """
     dtype = gaussians.embedding.dtype
-    outcome = Outcome(
+    outcome = TermGradients(
         losses=np.zeros(len(weights), dtype),
         phi=np.zeros(len(members.voxels), dtype),
         overlaps=np.zeros(len(weights), dtype),
@@ -128,7 +130,12 @@ def instance_term(gaussians: Gaussians, members: Members, weights: Floats, threa
 
 @numba.njit(cache=True, nogil=True)
 def _instances(
-    gaussians: Gaussians, members: Members, weights: Floats, first: int, last: int, outcome: Outcome
+    gaussians: Gaussians,
+    members: Members,
+    weights: Floats,
+    first: int,
+    last: int,
+    outcome: TermGradients,
 ) -> None:  # pragma: no cover - compiled
     """Handle the instances from `first` to before `last`."""
     size, dtype = gaussians.embedding.shape[2], gaussians.embedding.dtype

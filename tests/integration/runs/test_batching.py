@@ -18,7 +18,7 @@ from embedseg_large.runs.dask.cluster_file import LocalSettings
 from embedseg_large.runs.dask.clusters import cluster_client
 from embedseg_large.runs.dask.executor import DaskExecutor
 from embedseg_large.runs.progress import Progress
-from embedseg_large.runs.runner import Recorder
+from embedseg_large.runs.runner import TaskRunner
 from embedseg_large.runs.tasks import Call, Each, Task
 from embedseg_large.segmentation.segmenters.loading import NetworkSpec
 
@@ -68,7 +68,7 @@ def answers(client: Client, *, deadly: int = -1, broken: int = -1) -> tuple[list
     spec = NetworkSpec(folder=None, network=None, device="cpu", dtype="float32")
     executor = DaskExecutor(client, spec)
     try:
-        Recorder(executor, None, Progress()).run(
+        TaskRunner(executor, None, Progress()).run(
             Each(tasks, lambda _, result: found.append(result))
         )
     except (RunError, VolumeError) as error:

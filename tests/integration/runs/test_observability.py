@@ -287,12 +287,12 @@ def test_the_summary_file_has_what_json_prints(tmp_path: Path, store: Path) -> N
 def test_failed_tiles_are_listed_on_stderr_and_in_json(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(job: Any, network: Any, index: Any) -> Any:
+    def failing(network: Any, job: Any, index: Any) -> Any:
         if index == (0, 1, 0):
             raise ValueError("a cosmic ray")
-        return predict(job, network, index)
+        return predict(network, job, index)
 
-    monkeypatch.setattr("embedseg_large.segmentation.tile_tasks.predict", failing)
+    monkeypatch.setattr("embedseg_large.segmentation.stages.predict.predict", failing)
     summary = tmp_path / "summary.json"
     ended = command(store, "--json", "--summary", summary)
     assert ended.exit_code == 1

@@ -1,4 +1,4 @@
-"""Clean masks do not depend on tiles, order, workers or failures either."""
+"""Clean masks do not depend on tiles, request, workers or failures either."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 import embedseg_large as es
 from embedseg_large.errors import RunError, UsageError
 from embedseg_large.runs.progress import Progress
-from embedseg_large.segmentation.request.request import prepare
-from embedseg_large.segmentation.segment import begin, run_order
+from embedseg_large.segmentation.options import SegmentOptions
+from embedseg_large.segmentation.request.prepare import prepare
+from embedseg_large.segmentation.segment import begin, run_request
 from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
@@ -97,10 +98,12 @@ def test_any_order_and_everything_twice(tmp_path: Path) -> None:
     labels = embryo(3)
     network = ragged(labels)
     options: dict[str, Any] = {"cluster_tile": (20, 26, 25), "intensity_range": (0, 1), **BOTH}
-    order = prepare(labels, network, "nuclei", output=tmp_path / "out.zarr", **options)
-    with begin(order) as begun:
+    request = prepare(
+        labels, network, "nuclei", SegmentOptions(output=tmp_path / "out.zarr", **options)
+    )
+    with begin(request) as begun:
         executor = ShuffledExecutor(network, random.Random(3))
-        result = run_order(order, begun, executor, Progress())
+        result = run_request(request, begun, executor, Progress())
     np.testing.assert_array_equal(found(result), es.clean(untiled(labels, network)))
     assert result.summary["stages"]["clean"]["tiles"] == 2 * result.seams.tiles
 

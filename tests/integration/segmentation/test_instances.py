@@ -20,7 +20,7 @@ from yaozarrs import validate_zarr_store
 import embedseg_large as es
 from embedseg_large.clustering.cluster import cluster_points
 from embedseg_large.clustering.points import points_of_stored
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.embedding import seeds_of
 from embedseg_large.errors import MetadataError
@@ -53,9 +53,9 @@ def put(
 
 
 def seediness_of(labels: Labels, network: OracleNetwork) -> list[float]:
-    """Of the seeds of the whole volume, untiled, in raster order."""
+    """Of the seeds of the whole volume, untiled, in raster request."""
     stored = network.predict_tile(labels.astype(np.float32), Box.whole(labels.shape), "none")
-    rule = ClusterSettings(reach=network.reach)
+    rule = ClusteringSettings(reach=network.reach)
     result = cluster_points(points_of_stored(stored, rule), rule, ((False, False),) * 3)
     alive = np.unique(result.labels)
     seeds = np.sort(result.seeds[alive[alive > 0] - 1])

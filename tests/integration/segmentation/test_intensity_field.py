@@ -25,9 +25,10 @@ from embedseg_large.segmentation.intensity_field import (
     cells_of,
     intensity_fields,
 )
-from embedseg_large.segmentation.request.request import prepare
+from embedseg_large.segmentation.options import SegmentOptions
+from embedseg_large.segmentation.request.prepare import prepare
 from embedseg_large.segmentation.stages.job import Job
-from embedseg_large.segmentation.stages.predict import read_padded
+from embedseg_large.segmentation.stages.read import read_padded
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import render, synthetic_embryo
 from embedseg_large.volumes.intensity import IntensityRange
@@ -146,15 +147,17 @@ def test_cells_are_wider_than_objects() -> None:
 
 
 def job_of(image: NDArray[Any], tmp_path: Path, **options: Any) -> Job:
-    order = prepare(image, "nuclei-3d", "n", output=tmp_path / "o.zarr", **options)
+    request = prepare(
+        image, "nuclei-3d", "n", SegmentOptions(output=tmp_path / "o.zarr", **options)
+    )
     return Job(
-        volume=order.volume,
+        volume=request.volume,
         timepoint=None,
         intensity=(IntensityRange(90.0, 900.0),),
         fields=fields(image, "smooth"),
-        resampling=order.resampling,
-        settings=order.settings,
-        scratch=order.scratch,
+        resampling=request.resampling,
+        settings=request.settings,
+        scratch=request.scratch,
     )
 
 

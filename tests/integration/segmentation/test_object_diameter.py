@@ -16,7 +16,7 @@ import embedseg_large as es
 from embedseg_large.cli.app import app
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.segmentation.request.object_size import resampling_for
+from embedseg_large.segmentation.request.scale import resampling_for
 from embedseg_large.segmentation.stages.read import slabs
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo

@@ -23,11 +23,13 @@ from embedseg_large.runs.dask.plugin import NetworkPlugin
 from embedseg_large.runs.devices import TASKS_PER_GPU
 from embedseg_large.runs.events import Event, TaskDone
 from embedseg_large.runs.progress import Observer
-from embedseg_large.segmentation.request.estimate import make_plan
-from embedseg_large.segmentation.request.request import prepare
+from embedseg_large.segmentation.options import SegmentOptions
+from embedseg_large.segmentation.request.estimate import estimate_of
+from embedseg_large.segmentation.request.prepare import prepare
 from embedseg_large.segmentation.scratch.scratch import Scratch
 from embedseg_large.segmentation.segmenters.loading import NetworkSpec, OneAtATime
 from embedseg_large.segmentation.stages import predict as stages
+from embedseg_large.segmentation.stages.read import read_padded
 from embedseg_large.testing.oracle import OracleNetwork
 
 Labels = NDArray[Any]
@@ -54,9 +56,10 @@ class Steps:
         self._changed = threading.Condition()
         self._mine = threading.local()
         self._stuck = False
-        whole = self._whole(stages.predict)
-        monkeypatch.setattr("embedseg_large.segmentation.tile_tasks.predict", whole)
-        monkeypatch.setattr(stages, "read_padded", self._reading(stages.read_padded))
+        whole = self._whole(stages.predict_core)
+        monkeypatch.setattr("embedseg_large.segmentation.stages.predict.predict_core", whole)
+        reading = self._reading(read_padded)
+        monkeypatch.setattr("embedseg_large.segmentation.stages.predict.read_padded", reading)
         monkeypatch.setattr(
             OracleNetwork, "predict_tile", self._predicting(OracleNetwork.predict_tile)
         )
@@ -234,8 +237,10 @@ def test_the_plan_counts_the_tasks_beside_a_gpu(
     tmp_path: Path, image: Labels, network: OracleNetwork
 ) -> None:
     def memory(device: str) -> int:
-        order = prepare(image, network, "nuclei", output=tmp_path, device=device, **OPTIONS)
-        return make_plan(order).worker_bytes
+        request = prepare(
+            image, network, "nuclei", SegmentOptions(output=tmp_path, device=device, **OPTIONS)
+        )
+        return estimate_of(request).worker_bytes
 
     alone = memory("cpu")
     assert memory("cuda") > alone

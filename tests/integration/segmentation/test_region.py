@@ -20,8 +20,9 @@ from embedseg_large.errors import UsageError
 from embedseg_large.evaluation.evaluate import evaluate_images
 from embedseg_large.geometry import Box
 from embedseg_large.labels.published import provenance_of
-from embedseg_large.segmentation.request.estimate import make_plan
-from embedseg_large.segmentation.request.request import prepare
+from embedseg_large.segmentation.options import SegmentOptions
+from embedseg_large.segmentation.request.estimate import estimate_of
+from embedseg_large.segmentation.request.prepare import prepare
 from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
@@ -83,14 +84,16 @@ def test_a_region_has_the_labels_of_the_whole_run(tmp_path: Path, ndim: int, cli
 def test_tiles_are_predicted_that_are_needed_and_no_more(tmp_path: Path) -> None:
     labels, box = embryo(3), REGIONS[3]
     network = oracle(labels)
-    order = prepare(
+    request = prepare(
         labels,
         network,
         "nuclei",
-        output=tmp_path / "out.zarr",
-        region=ranges(box),
-        cluster_tile=(32,) * 3,
-        max_halo=network.halo,
+        SegmentOptions(
+            output=tmp_path / "out.zarr",
+            region=ranges(box),
+            cluster_tile=(32,) * 3,
+            max_halo=network.halo,
+        ),
     )
     seen = box.grow(network.halo).clip(labels.shape)
     needed = {
@@ -106,8 +109,8 @@ def test_tiles_are_predicted_that_are_needed_and_no_more(tmp_path: Path) -> None
     assert result.seams.tiles == 2 * 3 * 2
     assert result.seams.faces == 6 + 8 + 6
     assert result.summary["stages"]["predict"]["tiles"] == len(needed) < 3 * 4 * 4
-    assert make_plan(order).prediction_tiles == len(needed)
-    assert make_plan(order).cluster_tiles == 12
+    assert estimate_of(request).prediction_tiles == len(needed)
+    assert estimate_of(request).cluster_tiles == 12
 
 
 @pytest.mark.parametrize("seed", range(4))

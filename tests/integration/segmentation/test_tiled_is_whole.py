@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 import embedseg_large as es
 from embedseg_large.clustering.cluster import cluster_points
 from embedseg_large.clustering.points import points_of_embedding, points_of_stored
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.embedding import Embedding
 from embedseg_large.geometry import Box
 from embedseg_large.runs.progress import Progress
-from embedseg_large.runs.tasks import Task, Work, perform
-from embedseg_large.segmentation.request.request import prepare
-from embedseg_large.segmentation.segment import begin, run_order
-from embedseg_large.stitching.view import make_view
+from embedseg_large.runs.tasks import Task, TaskQueue, perform
+from embedseg_large.segmentation.options import SegmentOptions
+from embedseg_large.segmentation.request.prepare import prepare
+from embedseg_large.segmentation.segment import begin, run_request
+from embedseg_large.stitching.tile_result import Frame, make_result
 from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
@@ -49,7 +50,7 @@ def embryo(ndim: int) -> Labels:
 def untiled(labels: Labels, network: OracleNetwork, margin: float = 0.5) -> Labels:
     """What the whole volume gives at once, numbered by the raster order of seeds."""
     stored = network.predict_tile(labels.astype(np.float32), Box.whole(labels.shape), "none")
-    rule = ClusterSettings(
+    rule = ClusteringSettings(
         min_object_size=network.min_object_size, reach=network.reach, margin=margin
     )
     result = cluster_points(points_of_stored(stored, rule), rule, ((False, False),) * 3)
@@ -126,7 +127,7 @@ class ShuffledExecutor:
     network: OracleNetwork
     order: random.Random
 
-    def run(self, work: Work) -> None:
+    def run(self, work: TaskQueue) -> None:
         waiting: list[Task] = []
         while True:
             while (task := work.next()) is not None:
@@ -142,18 +143,20 @@ class ShuffledExecutor:
 def test_any_order_gives_the_same_bytes(tmp_path: Path, seed: int) -> None:
     labels = embryo(3)
     network = OracleNetwork.of(labels, flaws=FLAWS["noise"], tile=(24, 24, 24))
-    order = prepare(
+    request = prepare(
         labels,
         network,
         "nuclei",
-        output=tmp_path / "out.zarr",
-        intensity_range=(0, 1),
-        cluster_tile=(24, 30, 30),
-        halo=(6, 6, 6),
+        SegmentOptions(
+            output=tmp_path / "out.zarr",
+            intensity_range=(0, 1),
+            cluster_tile=(24, 30, 30),
+            halo=(6, 6, 6),
+        ),
     )
     executor = ShuffledExecutor(network, random.Random(seed))
-    with begin(order) as begun:
-        result = run_order(order, begun, executor, Progress())
+    with begin(request) as begun:
+        result = run_request(request, begun, executor, Progress())
     assert result.seams.rounds > 0
     np.testing.assert_array_equal(np.asarray(result.labels), untiled(labels, network))
 
@@ -318,7 +321,7 @@ def test_a_volume_of_nothing_has_no_instances(tmp_path: Path) -> None:
     assert not result.labels.compute().any()
 
 
-def pointing_far() -> tuple[Embedding, ClusterSettings]:
+def pointing_far() -> tuple[Embedding, ClusteringSettings]:
     """One object whose seed lies two tiles away from where its voxels are."""
     offsets = np.zeros((2, 4, 40), np.float32)
     seeds = np.zeros((4, 40), np.float32)
@@ -326,7 +329,9 @@ def pointing_far() -> tuple[Embedding, ClusterSettings]:
     seeds[:, 20:26] = 0.8
     offsets[1, 0, 14], seeds[0, 14] = 9, 0.99
     sigmas = np.full((2, 4, 40), 1.0, np.float32)
-    return Embedding(offsets, sigmas, seeds), ClusterSettings(min_object_size=20, reach=(9.0, 9.0))
+    return Embedding(offsets, sigmas, seeds), ClusteringSettings(
+        min_object_size=20, reach=(9.0, 9.0)
+    )
 
 
 def test_a_tile_that_might_be_wrong_is_not_proven_exact() -> None:
@@ -341,15 +346,13 @@ def test_a_tile_that_might_be_wrong_is_not_proven_exact() -> None:
     )
     faces = ((False, False), (False, False), (True, True))
     result = cluster_points(points_of_embedding(part, rule), rule, faces)
-    view = make_view(
+    view = make_result(
         result.labels.reshape(region.shape),
         result.seeds,
         result.certain,
         result.doubtful,
-        region=region,
-        core=core,
-        seams=[],
-        volume_shape=(4, 40),
+        result.seediness,
+        frame=Frame(region=region, core=core, seams=[], volume_shape=(4, 40)),
     )
     assert view.ids.size == 0
     assert not view.exact

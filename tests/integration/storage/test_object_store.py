@@ -201,7 +201,7 @@ def test_a_wrong_end_point_is_named_within_seconds(
     patient = folder_at(run.path)
     said = rf"connection refused, from {nowhere}, tried \d.*or correct AWS_ENDPOINT_URL"
     began = monotonic()
-    for ask in (lambda: open_volume(IMAGE), patient.greet, patient.check_writable):
+    for ask in (lambda: open_volume(IMAGE), patient.check_reachable, patient.check_writable):
         with pytest.raises(UnreachableError, match=said) as failed:
             ask()
         assert "topsecret" not in str(failed.value)

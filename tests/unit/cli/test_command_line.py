@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import embedseg_large as es
 from embedseg_large.cli.app import app
-from embedseg_large.cli.demo import store_of
+from embedseg_large.cli.commands.demo import store_of
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.data import copy_demo
 from embedseg_large.documents import difference
@@ -137,7 +137,7 @@ def test_a_training_that_was_interrupted_says_how_to_go_on(
 
 def test_a_mistyped_option_of_segment_is_named_with_the_right_one() -> None:
     with pytest.raises(TypeError, match=r"'sed'; did you mean 'seed'\?"):
-        es.segment(np.zeros((8, 8, 8)), sed=0.5)  # type: ignore[call-arg]
+        es.segment(np.zeros((8, 8, 8)), sed=0.5)
 
 
 def test_a_region_as_text_is_refused_in_words(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_region_as_text_is_refused_in_words(tmp_path: Path) -> None:
             np.zeros((8, 8, 8)),
             axes="zyx",
             output=tmp_path / "out.zarr",
-            region="0:4,0:4,0:4",  # type: ignore[arg-type]
+            region="0:4,0:4,0:4",
         )
 
 

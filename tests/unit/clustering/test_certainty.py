@@ -4,10 +4,10 @@ import numpy as np
 
 from embedseg_large.clustering.cluster import cluster_points
 from embedseg_large.clustering.points import points_of_embedding
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.embedding import Embedding
 
-RULE = ClusterSettings(min_object_size=1, reach=(4.0, 4.0))
+RULE = ClusteringSettings(min_object_size=1, reach=(4.0, 4.0))
 
 
 def chain() -> Embedding:
@@ -46,7 +46,7 @@ def test_a_chain_through_an_unseen_seed_is_not_certified() -> None:
 
 
 def test_without_a_limit_on_offsets_nothing_can_be_certified() -> None:
-    rule = ClusterSettings(min_object_size=1)
+    rule = ClusteringSettings(min_object_size=1)
     low_x_open = ((False, False), (False, False), (True, False))
     result = cluster_points(points_of_embedding(chain(), rule), rule, low_x_open)
     assert result.seeds.size > 0

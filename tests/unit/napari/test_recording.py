@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from embedseg_large.clustering.clean import CleanSettings
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.geometry import Box
 from embedseg_large.napari.recording import Kept, Recording
 from embedseg_large.napari.telling import CancelledError, ToldOfRun
@@ -86,7 +86,7 @@ def test_the_thresholds_of_the_run_give_its_labels_to_the_last_number(
     recording, whole = recorded(oracle), Box.whole(SHAPE)
     labels = run(image, recording, tmp_path, whole)
     assert labels.max() > 20
-    settings = ClusterSettings(seed=oracle.seed)
+    settings = ClusteringSettings(seed=oracle.seed)
     assert np.array_equal(kept(recording, oracle, whole).labels(settings), labels)
 
 
@@ -97,13 +97,13 @@ def test_other_thresholds_give_what_another_run_gives(
     recording = recorded(oracle)
     first = run(image, recording, tmp_path, region)
     predictions = kept(recording, oracle, region)
-    again = predictions.labels(ClusterSettings(seed=oracle.seed))
+    again = predictions.labels(ClusteringSettings(seed=oracle.seed))
     assert same_up_to_numbers(again, first)
     other = run(image, oracle, tmp_path, region, foreground=0.8, min_object_size=600)
-    strict = ClusterSettings(seed=oracle.seed, foreground=0.8, min_object_size=600)
+    strict = ClusteringSettings(seed=oracle.seed, foreground=0.8, min_object_size=600)
     assert 0 < len(np.unique(other)) < len(np.unique(first))
     assert same_up_to_numbers(predictions.labels(strict), other)
-    assert np.array_equal(predictions.labels(ClusterSettings(seed=oracle.seed)), again)
+    assert np.array_equal(predictions.labels(ClusteringSettings(seed=oracle.seed)), again)
 
 
 def test_another_margin_gives_what_another_run_gives(
@@ -111,7 +111,7 @@ def test_another_margin_gives_what_another_run_gives(
 ) -> None:
     recording, whole = recorded(oracle), Box.whole(SHAPE)
     first = run(image, recording, tmp_path, whole)
-    tight = kept(recording, oracle, whole).labels(ClusterSettings(seed=oracle.seed, margin=0.8))
+    tight = kept(recording, oracle, whole).labels(ClusteringSettings(seed=oracle.seed, margin=0.8))
     assert 0 < np.count_nonzero(tight) < np.count_nonzero(first)
     assert same_up_to_numbers(tight, run(image, oracle, tmp_path, whole, margin=0.8))
 
@@ -126,7 +126,7 @@ def test_clean_masks_are_those_of_another_run(tmp_path: Path) -> None:
     clean = run(image, ragged, tmp_path, region, **both)
     assert (rough != clean).any()
     predictions = replace(kept(recording, ragged, region), cleaning=CleanSettings(**both))
-    assert same_up_to_numbers(predictions.labels(ClusterSettings(seed=ragged.seed)), clean)
+    assert same_up_to_numbers(predictions.labels(ClusteringSettings(seed=ragged.seed)), clean)
 
 
 def test_an_object_that_stays_keeps_its_number(
@@ -135,8 +135,8 @@ def test_an_object_that_stays_keeps_its_number(
     recording, whole = recorded(oracle), Box.whole(SHAPE)
     run(image, recording, tmp_path, whole)
     predictions = kept(recording, oracle, whole)
-    all_of_them = predictions.labels(ClusterSettings(seed=oracle.seed))
-    large = predictions.labels(ClusterSettings(seed=oracle.seed, min_object_size=700))
+    all_of_them = predictions.labels(ClusteringSettings(seed=oracle.seed))
+    large = predictions.labels(ClusteringSettings(seed=oracle.seed, min_object_size=700))
     assert 0 < len(np.unique(large)) < len(np.unique(all_of_them))
     assert np.array_equal(large[large > 0], all_of_them[large > 0])
 

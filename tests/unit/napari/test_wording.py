@@ -16,7 +16,8 @@ from embedseg_large.errors import IntensityError, OutputError
 from embedseg_large.napari.wording import in_words_of_panel
 from embedseg_large.runs.runner import failure
 from embedseg_large.runs.tasks import Call, Failed, Task
-from embedseg_large.segmentation.request.scale import Scale, voxel_size_warning
+from embedseg_large.segmentation.extents import Scale
+from embedseg_large.segmentation.request.scale import voxel_size_warning
 from embedseg_large.storage.disk import output_errors
 from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.volumes.intensity import intensity_range

@@ -15,14 +15,16 @@ import pytest
 import safetensors.torch
 import torch
 
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.errors import ModelError, OutputError, UsageError
 from embedseg_large.models import bundled_models
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import ModelSettings, Thresholds
-from embedseg_large.segmentation.request.settings import resolve_settings
+from embedseg_large.segmentation.options import SegmentOptions
+from embedseg_large.segmentation.segmenters.network_segmenter import NetworkSegmenter
+from embedseg_large.segmentation.settings import SegmentSettings
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 
@@ -128,16 +130,20 @@ def test_a_margin_lies_between_0_and_1(model: Model, margin: float) -> None:
     with pytest.raises(UsageError, match="margin is"):
         replace(model.settings, margin=margin)
     with pytest.raises(UsageError, match="margin is"):
-        ClusterSettings(margin=margin)
+        ClusteringSettings(margin=margin)
 
 
 def test_a_run_takes_the_thresholds_of_its_augmentation(model: Model) -> None:
     square = replace(model.settings, pitch=(0.02, 0.02), voxel_size=None)
     tuned = square.with_thresholds({"8": Thresholds(0.6, 0.35)})
     network = Model(model.weights, tuned)
-    one, eight = (resolve_settings(network, (64, 64), tta=tta) for tta in ("none", "8"))
+
+    def settings(**options: Any) -> SegmentSettings:
+        return NetworkSegmenter(network).settings((64, 64), "cpu", SegmentOptions(**options))
+
+    one, eight = settings(tta="none"), settings(tta="8")
     assert (one.seed, one.margin, eight.seed, eight.margin) == (0.9, 0.5, 0.6, 0.35)
-    stated = resolve_settings(network, (64, 64), tta="8", seed=0.7, margin=0.5)
+    stated = settings(tta="8", seed=0.7, margin=0.5)
     assert (stated.seed, stated.clustering().margin) == (0.7, 0.5)
 
 

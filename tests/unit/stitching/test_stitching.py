@@ -20,7 +20,7 @@ from embedseg_large.stitching.relabel import (
 )
 from embedseg_large.stitching.seam import compare
 from embedseg_large.stitching.tally import Entries, Roster, tally
-from embedseg_large.stitching.view import make_view
+from embedseg_large.stitching.tile_result import Frame, make_result
 
 
 def ids(*values: int) -> NDArray[np.uint64]:
@@ -143,26 +143,28 @@ def test_what_is_known_of_instances_goes_with_their_names() -> None:
 
 def test_a_view_names_instances_by_their_seed_in_the_volume() -> None:
     labels = np.array([[1, 1, 0, 2], [1, 0, 2, 2]], dtype=np.uint32)
-    view = make_view(
+    result = make_result(
         labels,
         seeds=np.array([4, 3]),
         certain=np.array([True, False]),
         doubtful=np.array([3]),
         seediness=np.array([0.75, 0.5], np.float32),
-        region=Box((5, 10), (7, 14)),
-        core=Box((5, 10), (7, 12)),
-        seams=[Box((5, 11), (7, 13))],
-        volume_shape=(20, 30),
+        frame=Frame(
+            region=Box((5, 10), (7, 14)),
+            core=Box((5, 10), (7, 12)),
+            seams=[Box((5, 11), (7, 13))],
+            volume_shape=(20, 30),
+        ),
     )
-    assert view.ids.tolist() == [5 * 30 + 13 + 1, 6 * 30 + 10 + 1]
-    assert view.core.tolist() == [[2, 2], [2, 0]]
-    assert view.seams[0].tolist() == [[2, 0], [0, 1]]
-    assert view.sizes.tolist() == [3, 3]
-    assert view.core_sizes.tolist() == [0, 3]
-    assert view.owned.tolist() == [False, True]
-    assert view.certain.tolist() == [False, True]
-    assert view.seediness.tolist() == [0.5, 0.75]
-    assert view.exact, "the doubtful voxel is outside the core"
+    assert result.ids.tolist() == [5 * 30 + 13 + 1, 6 * 30 + 10 + 1]
+    assert result.core.tolist() == [[2, 2], [2, 0]]
+    assert result.seams[0].tolist() == [[2, 0], [0, 1]]
+    assert result.sizes.tolist() == [3, 3]
+    assert result.core_sizes.tolist() == [0, 3]
+    assert result.owned.tolist() == [False, True]
+    assert result.certain.tolist() == [False, True]
+    assert result.seediness.tolist() == [0.5, 0.75]
+    assert result.exact, "the doubtful voxel is outside the core"
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (4, 6, 9)])

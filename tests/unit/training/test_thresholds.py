@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from embedseg_large.cli.app import app
 from embedseg_large.clustering.clean import CleanSettings
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.data import load_demo
 from embedseg_large.geometry import Box
 from embedseg_large.network.checkpoint import load_model
@@ -80,7 +80,7 @@ def predicted(flaws: Flaws) -> tuple[NDArray[np.float16], Labels]:
 
 def test_perfect_predictions_are_perfect_with_any_thresholds() -> None:
     stored, truth = predicted(Flaws())
-    found = sweep([[(stored, truth)]], ClusterSettings())
+    found = sweep([[(stored, truth)]], ClusteringSettings())
     assert found.score(found.best) == 1
     assert found.best == (SEEDS[0], 0.5)
 
@@ -89,20 +89,20 @@ def test_what_is_not_annotated_does_not_count() -> None:
     stored, truth = predicted(Flaws())
     half = truth.copy()
     half[:, 20:] = -1
-    found = sweep([[(stored, half)]], ClusterSettings())
+    found = sweep([[(stored, half)]], ClusteringSettings())
     assert found.score(found.best) == 1
-    wrong = sweep([[(stored, np.where(half < 0, 0, half))]], ClusterSettings())
+    wrong = sweep([[(stored, np.where(half < 0, 0, half))]], ClusteringSettings())
     assert wrong.score(wrong.best) < 1
 
 
 def test_noise_asks_for_another_margin_and_cleaning_counts() -> None:
     example = predicted(Flaws(noise=2.0))
-    found = sweep([[example]], ClusterSettings(), more=[Thresholds(0.9, 0.2)])
+    found = sweep([[example]], ClusteringSettings(), more=[Thresholds(0.9, 0.2)])
     at = Thresholds(0.9, 0.5)
     assert found.best.margin < 0.5
     assert found.score(Thresholds(0.9, 0.2)) > found.score(at)
     cleaning = CleanSettings(keep_largest_piece=True, fill_holes=True)
-    assert sweep([[example]], ClusterSettings(), cleaning).score(at) > found.score(at)
+    assert sweep([[example]], ClusteringSettings(), cleaning).score(at) > found.score(at)
 
 
 @pytest.fixture(scope="module")

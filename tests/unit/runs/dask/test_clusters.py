@@ -289,8 +289,8 @@ def test_cuda_on_jobs_without_gpus_is_an_error() -> None:
 def test_the_gpus_of_workers_are_used_unless_another_device_is_asked_for(
     tmp_path: Path, asked: dict[str, Any], used: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def prepare(*_: Any, **options: Any) -> None:
-        raise UsageError(f"device is {options['device']}")
+    def prepare(*given: Any) -> None:
+        raise UsageError(f"device is {given[-1].device}")
 
     monkeypatch.setattr("embedseg_large.segmentation.segment.prepare", prepare)
     (tmp_path / "gpus.yaml").write_text("kind: cuda\n")

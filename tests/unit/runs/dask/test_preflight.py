@@ -13,7 +13,7 @@ from distributed import Client, LocalCluster
 
 from embedseg_large.errors import OutputError, UsageError
 from embedseg_large.runs.dask import preflight
-from embedseg_large.runs.dask.preflight import Report, check_workers, own_report
+from embedseg_large.runs.dask.preflight import WorkerReport, check_workers, own_report
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def client() -> Iterator[Client]:
         yield client
 
 
-def other_workers(monkeypatch: pytest.MonkeyPatch, *reports: Report | Exception) -> None:
+def other_workers(monkeypatch: pytest.MonkeyPatch, *reports: WorkerReport | Exception) -> None:
     """Let the workers give these answers, whatever they are."""
     answers = {f"tcp://10.0.0.{n}:1": report for n, report in enumerate(reports)}
 
@@ -37,7 +37,7 @@ def other_workers(monkeypatch: pytest.MonkeyPatch, *reports: Report | Exception)
     monkeypatch.setattr(Client, "run", run)
 
 
-def with_version(name: str, version: str | None) -> Report:
+def with_version(name: str, version: str | None) -> WorkerReport:
     own = own_report()
     return replace(own, host="node7", versions={**own.versions, name: version})
 

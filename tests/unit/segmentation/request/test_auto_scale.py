@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 import embedseg_large as es
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.segmentation.request import request as requests
+from embedseg_large.segmentation.options import SegmentOptions
+from embedseg_large.segmentation.request import prepare as preparing
 from embedseg_large.segmentation.request.auto_scale import (
     FACTORS,
     agreement,
@@ -23,7 +24,7 @@ from embedseg_large.segmentation.request.auto_scale import (
     recorded,
 )
 from embedseg_large.segmentation.request.foreground import Foreground
-from embedseg_large.segmentation.request.request import prepare
+from embedseg_large.segmentation.request.prepare import prepare
 from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.testing.objects import Objects
 from embedseg_large.testing.oracle import OracleNetwork
@@ -123,26 +124,28 @@ def test_a_run_that_is_resumed_keeps_its_scale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image, out = discs(KNOWN * FACTORS[4]), tmp_path / "out.zarr"
-    order = prepare(image, network(), "n", output=out, object_diameter="auto")
-    assert order.scale is not None
-    assert order.resampling.zoom[-1] == pytest.approx(1 / FACTORS[4], rel=0.05)
-    with requests_folder(order) as folder:
-        folder.write("run.json", json_of({"facts": {"object_diameter": order.scale}}))
-    monkeypatch.setattr(requests, "choose_scale", refuse)
-    again = prepare(image, network(), "n", output=out, object_diameter="auto")
-    assert again.scale == order.scale
+    request = prepare(image, network(), "n", SegmentOptions(output=out, object_diameter="auto"))
+    assert request.scale is not None
+    assert request.resampling.zoom[-1] == pytest.approx(1 / FACTORS[4], rel=0.05)
+    with requests_folder(request) as folder:
+        folder.write("run.json", json_of({"facts": {"object_diameter": request.scale}}))
+    monkeypatch.setattr(preparing, "choose_scale", refuse)
+    again = prepare(image, network(), "n", SegmentOptions(output=out, object_diameter="auto"))
+    assert again.scale == request.scale
     with pytest.raises(AssertionError, match="asked again"):
-        prepare(image, network(), "n", output=out, object_diameter="auto", seed=0.95)
+        prepare(
+            image, network(), "n", SegmentOptions(output=out, object_diameter="auto", seed=0.95)
+        )
     with pytest.raises(AssertionError, match="asked again"):
-        prepare(image + 1, network(), "n", output=out, object_diameter="auto")
+        prepare(image + 1, network(), "n", SegmentOptions(output=out, object_diameter="auto"))
 
 
-def requests_folder(order: Any) -> Any:
+def requests_folder(request: Any) -> Any:
     from contextlib import nullcontext
 
     from embedseg_large.storage.open import folder_at
 
-    return nullcontext(folder_at(order.scratch.path))
+    return nullcontext(folder_at(request.scratch.path))
 
 
 def json_of(values: Any) -> bytes:
@@ -166,6 +169,16 @@ def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:
 def test_segmenters_of_other_makers_have_no_scale_to_be_found(tmp_path: Path) -> None:
     other = TileSegmenter(lambda image: image > 0, name="mine", halo=(8, 8), ndim=2)
     with pytest.raises(UsageError, match="mine: object diameter auto"):
-        prepare(discs(20), other, "n", output=tmp_path / "o.zarr", object_diameter="auto")
+        prepare(
+            discs(20),
+            other,
+            "n",
+            SegmentOptions(output=tmp_path / "o.zarr", object_diameter="auto"),
+        )
     with pytest.raises(UsageError, match="pass voxels"):
-        prepare(discs(20), "classical", "n", output=tmp_path / "o.zarr", object_diameter="auto")
+        prepare(
+            discs(20),
+            "classical",
+            "n",
+            SegmentOptions(output=tmp_path / "o.zarr", object_diameter="auto"),
+        )

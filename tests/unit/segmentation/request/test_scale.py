@@ -16,10 +16,12 @@ import embedseg_large as es
 from embedseg_large.cli import system
 from embedseg_large.cli.app import app
 from embedseg_large.errors import UsageError
+from embedseg_large.segmentation.extents import extents
+from embedseg_large.segmentation.options import SegmentOptions
 from embedseg_large.segmentation.request import suggest as suggesting
 from embedseg_large.segmentation.request.auto_scale import ScaleChoice, Trial
-from embedseg_large.segmentation.request.request import prepare
-from embedseg_large.segmentation.request.scale import extents, nearest_level, voxel_size_warning
+from embedseg_large.segmentation.request.prepare import prepare
+from embedseg_large.segmentation.request.scale import nearest_level, voxel_size_warning
 from embedseg_large.segmentation.request.suggest import suggest_diameter
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
@@ -111,9 +113,9 @@ def test_the_level_nearest_to_the_models_voxels_is_taken(
 ) -> None:
     image = pyramid(write_image, labels)
     network = network_of(labels, voxels=(voxel, voxel))
-    order = prepare(image, network, "nuclei", output=tmp_path / "out.zarr")
-    assert order.volume.level == level
-    assert order.level_is_automatic == (level > 0)
+    request = prepare(image, network, "nuclei", SegmentOptions(output=tmp_path / "out.zarr"))
+    assert request.volume.level == level
+    assert request.level_is_automatic == (level > 0)
 
 
 def test_what_the_user_says_comes_before_voxel_sizes(
@@ -121,12 +123,15 @@ def test_what_the_user_says_comes_before_voxel_sizes(
 ) -> None:
     image, out = pyramid(write_image, labels), tmp_path / "out.zarr"
     network = network_of(labels, voxels=(2.0, 2.0), diameter=12.0)
-    assert prepare(image, network, "a", output=out, level=1).volume.level == 1
-    assert prepare(image, network, "a", output=out, object_diameter=12).volume.level == 0
+    assert prepare(image, network, "a", SegmentOptions(output=out, level=1)).volume.level == 1
+    assert (
+        prepare(image, network, "a", SegmentOptions(output=out, object_diameter=12)).volume.level
+        == 0
+    )
     opened = es.open_volume(image)
-    assert prepare(opened, network, "a", output=out).volume.level == 0
+    assert prepare(opened, network, "a", SegmentOptions(output=out)).volume.level == 0
     unknowing = network_of(labels)
-    assert prepare(image, unknowing, "a", output=out).volume.level == 0
+    assert prepare(image, unknowing, "a", SegmentOptions(output=out)).volume.level == 0
 
 
 def test_an_automatic_level_is_said_and_gets_the_labels(

@@ -14,8 +14,8 @@ from embedseg_large.errors import OutputError, RunError
 from embedseg_large.geometry import Box
 from embedseg_large.segmentation.scratch.packing import pack_prediction
 from embedseg_large.segmentation.scratch.scratch import Scratch
-from embedseg_large.segmentation.scratch.versions import ABSENT, ViewName
-from embedseg_large.stitching.view import TileView
+from embedseg_large.segmentation.scratch.versions import ABSENT, TileVersion
+from embedseg_large.stitching.tile_result import TileResult
 from embedseg_large.storage.disk import LocalFolder
 from embedseg_large.tiling.grid import Grid
 
@@ -28,10 +28,10 @@ def scratch(tmp_path: Path) -> Scratch:
     return Scratch.at(str(tmp_path / "run.scratch"))
 
 
-def view() -> TileView:
+def result() -> TileResult:
     core = np.arange(6, dtype=np.uint32).reshape(2, 3) % 3
     table = np.array([4, 9])
-    return TileView(
+    return TileResult(
         core=core,
         seams=(core[:, 1:],),
         ids=table.astype(np.uint64),
@@ -75,19 +75,19 @@ def test_a_late_attempt_changes_nothing(scratch: Scratch) -> None:
 
 
 def test_a_view_comes_back_piece_by_piece(scratch: Scratch) -> None:
-    name = ViewName((1, 2), 3, scratch.write_view((1, 2), 3, view()))
-    (kept,) = scratch.read_views([name])
+    name = TileVersion((1, 2), 3, scratch.write_result((1, 2), 3, result()))
+    (kept,) = scratch.read_results([name])
     labels, names = kept.core((2, 3))
-    np.testing.assert_array_equal(labels, view().core)
+    np.testing.assert_array_equal(labels, result().core)
     assert names.tolist() == [0, 4, 9]
-    np.testing.assert_array_equal(kept.seam(0, (2, 2)), np.array([0, 4, 9])[view().seams[0]])
+    np.testing.assert_array_equal(kept.seam(0, (2, 2)), np.array([0, 4, 9])[result().seams[0]])
     assert not kept.exact
 
 
 def test_the_account_of_instances_reads_no_labels(
     scratch: Scratch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = ViewName((1, 2), 3, scratch.write_view((1, 2), 3, view()))
+    name = TileVersion((1, 2), 3, scratch.write_result((1, 2), 3, result()))
     read: list[str] = []
     whole = LocalFolder.read
 
@@ -106,7 +106,7 @@ def test_the_account_of_instances_reads_no_labels(
 def test_a_task_that_outlives_its_run_does_not_begin_a_new_one(scratch: Scratch) -> None:
     scratch.remove()
     with pytest.raises(RunError, match="the run has ended"):
-        scratch.write_view((0, 0), 0, view())
+        scratch.write_result((0, 0), 0, result())
     assert not Path(scratch.path).exists()
 
 
@@ -118,4 +118,4 @@ def test_a_full_disk_is_one_line_that_names_the_folder(
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OutputError, match=r"run\.scratch: the disk is full"):
-        scratch.write_view((0, 0), 0, view())
+        scratch.write_result((0, 0), 0, result())

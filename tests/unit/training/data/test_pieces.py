@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from embedseg_large.training.data import objects as objects_module
 from embedseg_large.training.data import pieces as pieces_module
-from embedseg_large.training.data.objects import Objects, scan, voxels_of
+from embedseg_large.training.data.objects import ObjectTable, scan, voxels_of
 from embedseg_large.training.data.pieces import piece_extents, pieces
 from embedseg_large.training.data.properties import measure
 from embedseg_large.training.data.sources import Pair, find_pairs
@@ -32,7 +32,7 @@ def pair_of(mask: Labels, *, stacked: bool = False) -> Pair:
 
 def extent_of(*masks: Labels, stacked: bool = False) -> tuple[int, ...]:
     pairs = [pair_of(mask, stacked=stacked) for mask in masks]
-    extents = piece_extents(pairs, Objects.joined([scan(pair).objects for pair in pairs]))
+    extents = piece_extents(pairs, ObjectTable.joined([scan(pair).objects for pair in pairs]))
     return tuple(extents.max(axis=0).tolist())
 
 
@@ -127,7 +127,7 @@ def test_the_file_of_the_mask_is_named(tmp_path: Path, caplog: pytest.LogCapture
     for name, array in (("a.tif", nuclei()), ("b.tif", mask)):
         tifffile.imwrite(tmp_path / name, array, photometric="minisblack")
     pairs = find_pairs([nuclei(), nuclei()], [tmp_path / "a.tif", tmp_path / "b.tif"])
-    piece_extents(pairs, Objects.joined([scan(pair).objects for pair in pairs]))
+    piece_extents(pairs, ObjectTable.joined([scan(pair).objects for pair in pairs]))
     (message,) = caplog.messages
     assert message.startswith(f"{tmp_path / 'b.tif'}: label 2 is in 2 pieces")
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from embedseg_large.errors import UsageError, VolumeError
-from embedseg_large.training.data.objects import Objects, scan
+from embedseg_large.training.data.objects import ObjectTable, scan
 from embedseg_large.training.data.properties import (
     crop_shape,
     default_pitch,
@@ -40,10 +40,12 @@ def boxes(*edges: int, gap: int = 4, dtype: Any = np.uint16) -> NDArray[Any]:
     return mask
 
 
-def objects_of_sizes(*sizes: int) -> Objects:
+def objects_of_sizes(*sizes: int) -> ObjectTable:
     n = len(sizes)
     zeros = np.zeros((n, 3), np.int64)
-    return Objects(np.zeros(n, np.int64), np.arange(1, n + 1), np.array(sizes), zeros, zeros + 1)
+    return ObjectTable(
+        np.zeros(n, np.int64), np.arange(1, n + 1), np.array(sizes), zeros, zeros + 1
+    )
 
 
 @pytest.mark.parametrize("step", [1, 2**40])
@@ -79,7 +81,9 @@ def test_objects_of_a_stack_may_overlap() -> None:
 
 
 def test_rows_of_an_image_are_those_of_its_objects() -> None:
-    joined = Objects.joined([objects_of_sizes(5, 6), objects_of_sizes(7), objects_of_sizes(8, 9)])
+    joined = ObjectTable.joined(
+        [objects_of_sizes(5, 6), objects_of_sizes(7), objects_of_sizes(8, 9)]
+    )
     assert [joined.sizes[joined.rows_of(i)].tolist() for i in range(3)] == [[5, 6], [7], [8, 9]]
 
 

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from embedseg_large.errors import UsageError
 from embedseg_large.training.data.targets import Batch, Sample, collate
 from embedseg_large.training.loss.instance import instance_loss, tensor_term
-from embedseg_large.training.loss.instance_cpu import Outcome, instance_term
+from embedseg_large.training.loss.instance_cpu import TermGradients, instance_term
 from embedseg_large.training.loss.loss import (
     LossTerms,
     LossWeights,
@@ -195,7 +195,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, np.ndarray]]:
     """What goes into the compiled instance term, and what comes out, call by call."""
     calls: list[dict[str, np.ndarray]] = []
 
-    def spy(*arguments: Any) -> Outcome:
+    def spy(*arguments: Any) -> TermGradients:
         gaussians, members = ({n: a.copy() for n, a in x._asdict().items()} for x in arguments[:2])
         outcome = instance_term(*arguments)
         results = {n: getattr(outcome, n).copy() for n in ("losses", "phi", "overlaps")}

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
 from embedseg_large.runs.journal import Note
-from embedseg_large.runs.tasks import Call, Each, Recording, Task
-from embedseg_large.segmentation.scratch.versions import MISSING, ViewName, Views
+from embedseg_large.runs.tasks import Call, Each, Runner, Task
+from embedseg_large.segmentation.scratch.versions import MISSING, TileVersion, TileVersions
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.steps import Ledger, Stage
 from embedseg_large.stitching.join import Joins, join_pairs
 from embedseg_large.stitching.ownership import Claims, claim, turn
-from embedseg_large.stitching.view import TileView
+from embedseg_large.stitching.tile_result import TileResult
 from embedseg_large.tiling.grid import Grid, Index
 
 WHOLE, CUT = "whole", "cut"
@@ -54,18 +54,20 @@ class Ownership:
     """The turns of one run."""
 
     job: Job
-    recorder: Recording
-    views: Views
+    runner: Runner
+    results: TileVersions
     """Of each tile."""
-    _claims: Views = field(init=False)
+    _claims: TileVersions = field(init=False)
     _same: dict[tuple[str, Index], NDArray[np.uint64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # claims and settled views are other versions of the views that they are made from
-        self._claims = Views(self.views.origin, self.views.levels.copy(), self.views.versions * 0)
+        # claims and settled results are other versions of the results that they are made from
+        self._claims = TileVersions(
+            self.results.origin, self.results.levels.copy(), self.results.versions * 0
+        )
 
     def run(self) -> Joins:
-        """Go through all turns, and replace the views; returns the names that are of one object."""
+        """Go through all turns, replace the results; returns the names that are of one object."""
         grid = self.job.clustering()
         for of, now in product(_PASSES, range(2 ** len(grid.shape))):
             count = sum(turn(index) == now for index in grid)
@@ -77,13 +79,13 @@ class Ownership:
 
     def _do(self, tasks: Iterator[Task], count: int, note: Any) -> None:
         if count:
-            self.recorder.progress.begin(Stage.CHECK, count)
-            self.recorder.run(Each(tasks, note))
+            self.runner.progress.begin(Stage.CHECK, count)
+            self.runner.run(Each(tasks, note))
 
     def _claim_task(self, index: Index, of: str, now: int) -> Task:
         def make() -> Call:
             claims = self._claims.part(_around(self.job.clustering(), index))
-            item = (self.job, self.views[index], claims, of)
+            item = (self.job, self.results[index], claims, of)
             return Call(claim_tile, item, where=f"tile {self.job.clustering().tile(index).core}")
 
         return Task(
@@ -99,7 +101,7 @@ class Ownership:
     def _note_claim(self, of: str, task: Task, record: Claimed) -> None:
         assert task.index is not None
         self._same[of, task.index] = record.same
-        self._claims.put(self.views[task.index]._replace(version=record.version))
+        self._claims.put(self.results[task.index]._replace(version=record.version))
 
     def _settle_task(self, index: Index) -> Task:
         grid = self.job.clustering()
@@ -114,7 +116,7 @@ class Ownership:
 
     def _note_settled(self, task: Task, version: int) -> None:
         assert task.index is not None
-        self.views.put(self.views[task.index]._replace(version=version))
+        self.results.put(self.results[task.index]._replace(version=version))
 
 
 def _around(grid: Grid, index: Index) -> list[tuple[int, int]]:
@@ -123,7 +125,7 @@ def _around(grid: Grid, index: Index) -> list[tuple[int, int]]:
     return [(max(i - 1, first), min(i + 2, end)) for i, (first, end) in spans]
 
 
-def _reach(job: Job, name: ViewName) -> Box:
+def _reach(job: Job, name: TileVersion) -> Box:
     """Where a tile may claim: what it sees of the cores around it."""
     grid = job.clustering(name.level)
     around = _around(grid, name.tile)
@@ -133,15 +135,15 @@ def _reach(job: Job, name: ViewName) -> Box:
     return grid.tile(name.tile).region.intersect(Box(lowest.start, highest.stop))
 
 
-def claim_tile(job: Job, own: ViewName, claims: Views, of: str) -> Claimed:
+def claim_tile(job: Job, own: TileVersion, claims: TileVersions, of: str) -> Claimed:
     """CLAIM: the turn of one tile. `claims` are those of it and the tiles around it, so far.
 
     `of` is what it claims: objects that its region holds, or those that are cut, see `_PASSES`.
     """
     grid, reach = job.clustering(own.level), _reach(job, own)
     tile = grid.tile(own.tile)
-    (view,) = job.scratch.read_views([own])
-    labels, known = view.local_seam(len(list(grid.faces(own.tile))), tile.region.shape)
+    (result,) = job.scratch.read_results([own])
+    labels, known = result.local_seam(len(list(grid.faces(own.tile))), tile.region.shape)
     names = known[1:]
     seen, is_cut = labels, _cut(labels, tile.region, job.shape, names.size)
     labels = labels[reach.slices_in(tile.region)]
@@ -159,31 +161,36 @@ def claim_tile(job: Job, own: ViewName, claims: Views, of: str) -> Claimed:
     before = claims[own.tile]
     if before.version != MISSING:
         found = _added(job, before, found)
-    version = job.scratch.write_view(own.tile, own.level, _view_of(found))
+    version = job.scratch.write_result(own.tile, own.level, _result_of(found))
     return Claimed(version, found.same)
 
 
-def _added(job: Job, before: ViewName, found: Claims) -> Claims:
+def _added(job: Job, before: TileVersion, found: Claims) -> Claims:
     """What a tile has claimed before, and claims now."""
-    (view,), (entries,) = job.scratch.read_views([before]), job.scratch.read_entries([before], [0])
-    labels, names = view.core(found.ids.shape)
+    (result,), (entries,) = (
+        job.scratch.read_results([before]),
+        job.scratch.read_entries([before], [0]),
+    )
+    labels, names = result.core(found.ids.shape)
     earlier = names[labels]
     given = np.union1d(found.given, entries.ids[entries.owned])
     return Claims(np.where(earlier > 0, earlier, found.ids), given, found.same)
 
 
-def _claims_in(job: Job, claims: Views, box: Box) -> Iterator[tuple[Box, NDArray[np.uint64]]]:
+def _claims_in(
+    job: Job, claims: TileVersions, box: Box
+) -> Iterator[tuple[Box, NDArray[np.uint64]]]:
     """What the tiles around have claimed in a box, in the order of their turns."""
     for name in sorted(_made(claims), key=lambda name: (turn(name.tile), name.tile)):
         reach = _reach(job, name)
         common = reach.intersect(box)
         if common.size:
-            (view,) = job.scratch.read_views([name])
-            labels, names = view.core(reach.shape)
+            (result,) = job.scratch.read_results([name])
+            labels, names = result.core(reach.shape)
             yield common, names[labels[common.slices_in(reach)]]
 
 
-def _made(claims: Views) -> Iterable[ViewName]:
+def _made(claims: TileVersions) -> Iterable[TileVersion]:
     spans = zip(claims.origin, claims.versions.shape, strict=True)
     names = (claims[index] for index in product(*(range(o, o + n) for o, n in spans)))
     return [name for name in names if name.version != MISSING]
@@ -227,11 +234,11 @@ def _may_claim(job: Job, index: Index, names: NDArray[np.uint64]) -> NDArray[np.
     return allowed
 
 
-def _view_of(claims: Claims) -> TileView:
-    """Claims in the form of a view, so that they are kept like one."""
+def _result_of(claims: Claims) -> TileResult:
+    """Claims in the form of a result, so that they are kept like one."""
     names, labels, sizes = np.unique(claims.ids, return_inverse=True, return_counts=True)
     first = int(names.size > 0 and names[0] == 0)
-    return _view(
+    return _result(
         labels=(labels.reshape(claims.ids.shape) + (1 - first)).astype(np.uint32),
         ids=names[first:],
         sizes=sizes[first:],
@@ -239,14 +246,14 @@ def _view_of(claims: Claims) -> TileView:
     )
 
 
-def _view(
+def _result(
     labels: NDArray[np.uint32],
     ids: NDArray[np.uint64],
     sizes: NDArray[np.int64],
     owned: NDArray[np.bool_],
-) -> TileView:
-    """A view without seams, about which nothing is certain."""
-    return TileView(
+) -> TileResult:
+    """A result without seams, about which nothing is certain."""
+    return TileResult(
         core=labels,
         seams=(),
         ids=ids,
@@ -259,8 +266,8 @@ def _view(
     )
 
 
-def settle_tile(job: Job, index: Index, claims: Views) -> int:
-    """SETTLE: the labels of a core are what was claimed there. Returns the version of the view."""
+def settle_tile(job: Job, index: Index, claims: TileVersions) -> int:
+    """SETTLE: the labels of a core are what was claimed there. Returns their version."""
     core, name = job.clustering().tile(index).core, claims[index]
     ids = np.zeros(core.shape, np.uint64)
     for box, claimed in _claims_in(job, claims, core):
@@ -275,4 +282,4 @@ def settle_tile(job: Job, index: Index, claims: Views) -> int:
     sizes[at] = given.sizes
     owned = np.zeros(names.size, np.bool_)
     owned[at] = True
-    return job.scratch.write_view(index, name.level, _view(labels, names, sizes, owned))
+    return job.scratch.write_result(index, name.level, _result(labels, names, sizes, owned))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from embedseg_large.cli.console import print_facts, print_json, readable_bytes, reported
+from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, Overwrite
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
@@ -25,7 +27,36 @@ _DENSEST = Box((30, 24, 64), (94, 88, 128))  # holds parts of 42 of the 61 nucle
 _EXCERPT = "IDR idr0062, image 6001240, Blin et al. 2019, CC BY 4.0; halved along each axis"
 
 
+@dataclass(frozen=True, kw_only=True)
+class PackageFlags:
+    """What a bioimage.io package says."""
+
+    panel: ClassVar[str | None] = None
+
+    sample: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="bioimageio: image whose centre becomes the published test image. Default: "
+            "a piece of the demo embryo.",
+        ),
+    ] = None
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="bioimageio: name of the model. Default: from its card."),
+    ] = None
+    author: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="bioimageio: author of the model; repeatable."),
+    ] = None
+    licence: Annotated[
+        str | None,
+        typer.Option(metavar="SPDX", help="bioimageio: licence of the weights, e.g. CC-BY-4.0."),
+    ] = None
+
+
 @reported("interrupted; nothing was written")
+@grouped
 def export(
     model: Annotated[str, typer.Argument(help="Bundled name, file, or folder of a checkpoint.")],
     out: Annotated[Path, typer.Argument(help="File to write: .zip, .onnx or .pt.")],
@@ -34,26 +65,7 @@ def export(
         str | None,
         typer.Option(help="bioimageio, onnx or torchscript. Default: by the suffix of OUT."),
     ] = None,
-    sample: Annotated[
-        str | None,
-        typer.Option(
-            metavar="IMAGE",
-            help="bioimageio: image whose centre becomes the published test image. Default: "
-            "a piece of the demo embryo.",
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="bioimageio: name of the model. Default: from its card."),
-    ] = None,
-    author: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="bioimageio: author of the model; repeatable."),
-    ] = None,
-    licence: Annotated[
-        str | None,
-        typer.Option(metavar="SPDX", help="bioimageio: licence of the weights, e.g. CC-BY-4.0."),
-    ] = None,
+    package: PackageFlags,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -66,10 +78,18 @@ def export(
     from embedseg_large.network.exchange.export import export_model, format_of
 
     kind = format_of(out, format)
-    _check_useful(kind, {"sample": sample, "name": name, "author": author, "licence": licence})
+    _check_useful(
+        kind,
+        {
+            "sample": package.sample,
+            "name": package.name,
+            "author": package.author,
+            "licence": package.licence,
+        },
+    )
     loaded = load_model(model)
     ours = model in bundled_models()
-    image, source = _sample(sample, loaded) if kind == "bioimageio" else (None, "")
+    image, source = _sample(package.sample, loaded) if kind == "bioimageio" else (None, "")
     if kind != "torchscript" and not as_json:
         typer.echo("building and testing the package takes a minute or two", err=True)
     exported = export_model(
@@ -78,9 +98,9 @@ def export(
         format=kind,
         sample=image,
         sample_source=source,
-        name=name,
-        authors=author or ([OUR_NAME] if ours else []),
-        licence=licence or (OUR_LICENCE if ours else None),
+        name=package.name,
+        authors=package.author or ([OUR_NAME] if ours else []),
+        licence=package.licence or (OUR_LICENCE if ours else None),
         overwrite=overwrite,
     )
     if as_json:

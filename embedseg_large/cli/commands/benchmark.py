@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -14,6 +15,7 @@ from embedseg_large.cli.console import (
     reported,
     set_up_logging,
 )
+from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, Verbose
 
 if TYPE_CHECKING:
@@ -26,8 +28,28 @@ _SIZE = {("cpu", 2): 1024, ("cpu", 3): 128, ("cuda", 2): 4096, ("cuda", 3): 384}
 _LARGEST = {2: 32768, 3: 1024}
 
 
+@dataclass(frozen=True, kw_only=True)
+class NetworkFlags:
+    """How the network is run."""
+
+    panel: ClassVar[str | None] = None
+
+    tta: Annotated[
+        str | None,
+        typer.Option(help="Test-time augmentation: none, 4, 8, 16 or 48. Default: the model's."),
+    ] = None
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda if available.")] = (
+        None
+    )
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16. Default: as for segment.")
+    ] = None
+
+
 @reported(interrupted="interrupted; nothing was left behind")
+@grouped
 def benchmark(
+    *,
     model: Annotated[str, typer.Option(help="Bundled name, or model file.")] = "nuclei-3d",
     size: Annotated[
         int | None,
@@ -36,16 +58,7 @@ def benchmark(
             "1024 and 4096 in 2D."
         ),
     ] = None,
-    tta: Annotated[
-        str | None,
-        typer.Option(help="Test-time augmentation: none, 4, 8, 16 or 48. Default: the model's."),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda. Default: cuda if available.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16. Default: as for segment.")
-    ] = None,
+    passes: NetworkFlags,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Local worker processes to start. Default: this process alone."),
@@ -65,10 +78,10 @@ def benchmark(
     from embedseg_large.segmentation.benchmark import benchmark as measured
 
     network = load_model(model)
-    place = checked_device(device or default_device())
+    place = checked_device(passes.device or default_device())
     edge = size or _SIZE[place.partition(":")[0], network.ndim]
     image = _image(edge, network.ndim, network.channels)
-    given = {"tta": tta, "dtype": dtype, "device": place}
+    given = {"tta": passes.tta, "dtype": passes.dtype, "device": place}
     options: Any = {name: value for name, value in given.items() if value is not None}
     with progress_bars(quiet=as_json) as watcher:
         result = measured(image, network, workers=workers, watcher=watcher, **options)

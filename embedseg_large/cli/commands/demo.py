@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from embedseg_large.cli.commands.evaluate import print_scores
+from embedseg_large.cli.commands.segment import print_summary
 from embedseg_large.cli.console import print_facts, progress_bars, reported, set_up_logging
-from embedseg_large.cli.evaluate import print_scores
 from embedseg_large.cli.options import Overwrite, Verbose
-from embedseg_large.cli.segment import print_summary
 
 if TYPE_CHECKING:
     from embedseg_large.data import DemoStore

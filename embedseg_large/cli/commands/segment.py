@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,19 +22,22 @@ from embedseg_large.cli.console import (
 )
 from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, Overwrite, Verbose
-from embedseg_large.cli.segmentmany import exit_code, is_many, segment_many
-from embedseg_large.cli.segmentoptions import (
-    Computing,
-    Input,
-    Keeping,
-    Many,
-    Objects,
-    Output,
-    Tiles,
-    Watching,
-    Workers,
-)
+from embedseg_large.cli.runoptions import WatchingFlags, WorkerFlags
+from embedseg_large.cli.segmentmany import Many, exit_code, is_many, segment_many
 from embedseg_large.errors import EmbedSegError, UsageError
+from embedseg_large.options import Options
+from embedseg_large.segmentation.options import (
+    ComputingOptions,
+    InputOptions,
+    KeepingOptions,
+    ObjectOptions,
+    OutputOptions,
+    SegmentOptions,
+    TileOptions,
+)
+
+if TYPE_CHECKING:
+    from embedseg_large.segmentation.request.request import Request
 
 
 @reported("interrupted; rerun the same command to resume")
@@ -54,20 +57,23 @@ def segment(
         ),
     ] = None,
     overwrite: Overwrite = False,
-    objects: Objects,
+    objects: ObjectOptions,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print tiles, scratch space and memory, and stop.")
     ] = False,
     as_json: Json = False,
     verbose: Verbose = False,
-    output: Output,
+    labels: Annotated[
+        str, typer.Option(help="Name of the labels.", rich_help_panel="Output")
+    ] = "nuclei",
+    output: OutputOptions,
     many: Many,
-    part: Input,
-    computing: Computing,
-    workers: Workers,
-    keeping: Keeping,
-    tiles: Tiles,
-    watching: Watching,
+    part: InputOptions,
+    computing: ComputingOptions,
+    workers: WorkerFlags,
+    keeping: KeepingOptions,
+    tiles: TileOptions,
+    watching: WatchingFlags,
 ) -> None:
     """Find every nucleus or cell in a volume, and write one label volume.
 
@@ -83,20 +89,21 @@ def segment(
     """
     set_up_logging(verbose)
     stop_on_sigterm()
-    options = _given(output, part, computing, keeping, tiles, objects) | {"overwrite": overwrite}
+    groups = (objects, output, part, computing, keeping, tiles)
+    options = SegmentOptions(**_values(*groups), overwrite=overwrite)
     if is_many(store, many):
-        _segment_many(store, model, many, options | _given(workers), watching, dry_run, as_json)
+        given = {"labels": labels} | options.given() | workers.given()
+        _segment_many(store, model, many, given, watching, dry_run, as_json)
         return
     if dry_run:
-        _print_plan(store, model, options, as_json)
+        from embedseg_large.segmentation.request.prepare import prepare
+
+        _print_estimate(prepare(store, model, labels, options), model, as_json)
         return
     if watching.summary is not None:
         check_folder_of(watching.summary)
-    options |= _given(workers) | {
-        "log": watching.log,
-        "performance_report": watching.performance_report,
-    }
-    summary = _run_and_report(store, model, options) if as_json else _run(store, model, options)
+    given = options.given() | {"labels": labels} | workers.given() | watching.given()
+    summary = _run_and_report(store, model, given) if as_json else _run(store, model, given)
     if as_json:
         print_json(summary)
     else:
@@ -113,7 +120,7 @@ def _segment_many(
     model: str | None,
     many: Many,
     options: dict[str, Any],
-    watching: Watching,
+    watching: WatchingFlags,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -130,9 +137,9 @@ def _segment_many(
     raise typer.Exit(exit_code(summary))
 
 
-def _given(*groups: object) -> dict[str, Any]:
-    """The options that have a value; the engine chooses the others."""
-    return {n: v for group in groups for n, v in vars(group).items() if v is not None}
+def _values(*groups: Options) -> dict[str, Any]:
+    """The options of all groups, by name."""
+    return {name: value for group in groups for name, value in vars(group).items()}
 
 
 def _run(store: str, model: str | None, options: dict[str, Any]) -> dict[str, Any]:
@@ -156,35 +163,35 @@ def _run_and_report(store: str, model: str | None, options: dict[str, Any]) -> d
         raise
 
 
-def _print_plan(store: str, model: str | None, options: dict[str, Any], as_json: bool) -> None:
-    from embedseg_large.segmentation.request.estimate import make_plan
-    from embedseg_large.segmentation.request.request import default_model, prepare
+def _print_estimate(request: Request, model: str | None, as_json: bool) -> None:
+    from embedseg_large.segmentation.request.estimate import estimate_of
+    from embedseg_large.segmentation.request.prepare import default_model
     from embedseg_large.segmentation.request.scale import voxel_size_warning
 
-    order = prepare(store, model, **options)
-    plan = make_plan(order)
+    plan = estimate_of(request)
     if as_json:
-        settings = order.settings.as_dict()
-        print_json({"plan": plan.as_dict(), "settings": settings, "labels": order.target.path})
+        settings = request.settings.as_dict()
+        print_json({"plan": plan.as_dict(), "settings": settings, "labels": request.target.path})
         return
-    raised = ",".join(map(str, order.settings.max_halo))
+    raised = ",".join(map(str, request.settings.max_halo))
     most = max(
         plan.worker_bytes, plan.raised_bytes
     )  # the network may need more than the largest halo
-    told = voxel_size_warning(order.volume, order.network, order.resampling)
-    region = {} if order.region is None else {"region": str(order.region)}
+    told = voxel_size_warning(request.volume, request.segmenter, request.resampling)
+    named = model or default_model(request.volume.ndim)
+    region = {} if request.region is None else {"region": str(request.region)}
     print_facts(
         "What this run would take",
         {
-            "volume": _about(order.volume),
+            "volume": _about(request.volume),
             **region,
-            "grid": f"{_text(order.shape)} voxels",
-            "model": f"{model or default_model(order.network.ndim)}, on {order.settings.device}",
-            "labels": order.target.path,
-            **_scale(order.scale),
-            **_light(order.intensity_field),
-            **_prediction(order, plan),
-            "clustering tiles": f"{plan.cluster_tiles} of {_text(order.settings.cluster_tile)}",
+            "grid": f"{_text(request.shape)} voxels",
+            "model": f"{named}, on {request.settings.device}",
+            "labels": request.target.path,
+            **_scale(request.scale),
+            **_light(request.intensity.field),
+            **_prediction(request, plan),
+            "clustering tiles": f"{plan.cluster_tiles} of {_text(request.settings.cluster_tile)}",
             "scratch space": f"at most {readable_bytes(plan.scratch_bytes)}",
             "memory": f"{readable_bytes(plan.worker_bytes)} per worker",
             "memory, largest halo": f"{readable_bytes(most)} (halo {raised})",
@@ -222,13 +229,13 @@ def _light(field: str) -> dict[str, str]:
     return {} if field == "none" else {"light": f"evened out: {field}, measured first"}
 
 
-def _prediction(order: Any, plan: Any) -> dict[str, str]:
+def _prediction(request: Any, plan: Any) -> dict[str, str]:
     """The work of the network; empty if there is none."""
-    if order.segments:
+    if not request.segmenter.traits.predicts:
         return {}
     return {
-        "prediction tiles": f"{plan.prediction_tiles} of {_text(order.settings.tile)} voxels",
-        "network input": f"{plan.input_voxels:,} voxels x {order.settings.tta} (TTA)",
+        "prediction tiles": f"{plan.prediction_tiles} of {_text(request.settings.tile)} voxels",
+        "network input": f"{plan.input_voxels:,} voxels x {request.settings.tta} (TTA)",
     }
 
 

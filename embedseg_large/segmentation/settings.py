@@ -7,18 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from embedseg_large.clustering.clean import CleanSettings
-from embedseg_large.clustering.settings import ClusterSettings
+from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.errors import UsageError
-from embedseg_large.segmentation.segmenters.loading import choose_dtype
-from embedseg_large.segmentation.segmenters.protocol import CLUSTER_TILE, Network
-from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.stitching.seam import SEAM_DEPTH
-from embedseg_large.tiling.axis import STRIDE, balance, round_up
-
-MAX_HALO_FACTOR = 4
-MAX_HALO_FACTOR_OF_SEGMENTERS = 2
-"""Default of the largest halo, in halos, of segmenters that are not ours. Where twice as much is
-not enough, a segmenter is mostly not local, and would see ever more for nothing."""
+from embedseg_large.tiling.axis import STRIDE
 
 Sizes = Sequence[int] | None
 
@@ -77,9 +69,9 @@ class SegmentSettings:
         """Number of spatial axes."""
         return len(self.tile)
 
-    def clustering(self) -> ClusterSettings:
+    def clustering(self) -> ClusteringSettings:
         """The part that the clustering knows."""
-        return ClusterSettings(
+        return ClusteringSettings(
             min_object_size=self.min_object_size,
             foreground=self.foreground,
             seed=self.seed,
@@ -112,63 +104,8 @@ class SegmentSettings:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
-def resolve_settings(
-    network: Network,
-    shape: Sequence[int],
-    *,
-    tta: bool | int | str = True,
-    device: str = "cpu",
-    dtype: str | None = None,
-    tile: Sizes = None,
-    context: Sizes = None,
-    cluster_tile: Sizes = None,
-    halo: Sizes = None,
-    max_halo: Sizes = None,
-    strict: bool = False,
-    min_object_size: int | None = None,
-    foreground: float = 0.5,
-    seed: float | None = None,
-    margin: float | None = None,
-    keep_largest_piece: bool | None = None,
-    fill_holes: bool | None = None,
-) -> SegmentSettings:
-    """Fill in what the user left open, from the network and the volume's shape.
-
-    Raises
-    ------
-    UsageError
-        When a value cannot be used; it names the setting.
-    """
-    ndim = network.ndim
-    mode = network.tta_mode(tta)
-    own_seed, own_margin = network.thresholds_of(mode)
-    own_pieces, own_holes = network.cleaning
-    step = _sizes("tile", tile, network.tile)
-    first_halo = _sizes("halo", halo, tuple(max(h, SEAM_DEPTH) for h in network.halo))
-    most = tuple(MAX_HALO_FACTOR * h for h in first_halo)
-    if all(v > 0 and v % STRIDE == 0 for v in step):
-        step = tuple(balance(n, s) for n, s in zip(shape, step, strict=True))
-    return SegmentSettings(
-        tta=mode,
-        device=device,
-        dtype=choose_dtype(network, device, dtype),
-        tile=step,
-        context=_sizes("context", context, network.context),
-        cluster_tile=_sizes("cluster_tile", cluster_tile, (CLUSTER_TILE[ndim],) * ndim),
-        halo=first_halo,
-        max_halo=_sizes("max_halo", max_halo, most),
-        strict=strict,
-        min_object_size=network.min_object_size if min_object_size is None else min_object_size,
-        foreground=foreground,
-        seed=own_seed if seed is None else seed,
-        margin=own_margin if margin is None else margin,
-        reach=tuple(network.reach),
-        keep_largest_piece=own_pieces if keep_largest_piece is None else keep_largest_piece,
-        fill_holes=own_holes if fill_holes is None else fill_holes,
-    )
-
-
-def _sizes(name: str, value: Sizes, default: Sequence[int]) -> tuple[int, ...]:
+def sizes_of(name: str, value: Sizes, default: Sequence[int]) -> tuple[int, ...]:
+    """A number for each axis, as the user said or else by default."""
     if value is None:
         return tuple(default)
     if len(value) != len(default):
@@ -183,49 +120,3 @@ def _at_least(name: str, value: Sequence[int], least: Sequence[int]) -> None:
 
 def _text(sizes: Sequence[int]) -> str:
     return ",".join(map(str, sizes))
-
-
-_NETWORKS_ONLY = {
-    "tta": True,
-    "dtype": None,
-    "tile": None,
-    "context": None,
-    "foreground": 0.5,
-    "seed": None,
-    "margin": None,
-    "strict": False,
-}
-"""Options that are of networks which predict embeddings, and their defaults."""
-
-
-def segmenter_settings(
-    segmenter: TileSegmenter, *, device: str, cluster_tile: Sizes = None, **given: Any
-) -> SegmentSettings:
-    """Fill in the settings of a run with a segmenter that is not ours.
-
-    Raises
-    ------
-    UsageError
-        When an option was given that is of networks only, or a value cannot be used.
-    """
-    useless = [n for n, default in _NETWORKS_ONLY.items() if given.pop(n, default) != default]
-    if useless:
-        advice = "; the core of its tiles is cluster_tile" if "tile" in useless else ""
-        raise UsageError(
-            f"{', '.join(useless)}: not supported by the external segmenter {segmenter.name}; "
-            f"leave it out{advice}"
-        )
-    core = segmenter.tile if cluster_tile is None else tuple(cluster_tile)
-    predicted = tuple(round_up(int(n), STRIDE) for n in core)  # nothing is; any that is valid
-    if given.get("max_halo") is None:
-        given["max_halo"] = tuple(
-            MAX_HALO_FACTOR_OF_SEGMENTERS * n for n in given.get("halo") or segmenter.halo
-        )
-    return resolve_settings(
-        segmenter,
-        predicted,
-        device=device,
-        tile=predicted,
-        cluster_tile=core,
-        **given,
-    )

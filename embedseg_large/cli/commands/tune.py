@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from embedseg_large.cli.console import check_folder_of, print_json, print_table, reported
+from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, Overwrite
 from embedseg_large.errors import UsageError
 
@@ -18,7 +20,44 @@ if TYPE_CHECKING:
     from embedseg_large.training.tune import Tuned
 
 
+@dataclass(frozen=True, kw_only=True)
+class TuneFlags:
+    """What is tuned, and on what."""
+
+    panel: ClassVar[str | None] = None
+
+    tta: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODES",
+            help="Test-time augmentations: none,4,8,16,48. Default: none and the model's default.",
+        ),
+    ] = None
+    keep_largest_piece: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-largest-piece/--no-keep-largest-piece",
+            help="Make the model drop loose pieces of objects by default, or not.",
+        ),
+    ] = None
+    fill_holes: Annotated[
+        bool | None,
+        typer.Option(
+            "--fill-holes/--no-fill-holes",
+            help="Make the model fill holes of objects by default, or not.",
+        ),
+    ] = None
+    channel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="C",
+            help="Channel of the images, a number or name. Default: 0, or all of the model's.",
+        ),
+    ] = None
+
+
 @reported("interrupted; nothing was written")
+@grouped
 def tune(
     model: Annotated[str, typer.Argument(help="Bundled name, file, or folder of a checkpoint.")],
     *,
@@ -36,34 +75,7 @@ def tune(
         Path | None,
         typer.Option(metavar="FILE", help="Model to write. Default: only print the result."),
     ] = None,
-    tta: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODES",
-            help="Test-time augmentations: none,4,8,16,48. Default: none and the model's default.",
-        ),
-    ] = None,
-    keep_largest_piece: Annotated[
-        bool | None,
-        typer.Option(
-            "--keep-largest-piece/--no-keep-largest-piece",
-            help="Make the model drop loose pieces of objects by default, or not.",
-        ),
-    ] = None,
-    fill_holes: Annotated[
-        bool | None,
-        typer.Option(
-            "--fill-holes/--no-fill-holes",
-            help="Make the model fill holes of objects by default, or not.",
-        ),
-    ] = None,
-    channel: Annotated[
-        str | None,
-        typer.Option(
-            metavar="C",
-            help="Channel of the images, a number or name. Default: 0, or all of the model's.",
-        ),
-    ] = None,
+    choice: TuneFlags,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -86,10 +98,10 @@ def tune(
     tuned, found = run(
         model,
         list(zip(images, masks, strict=True)),
-        tta=None if tta is None else [mode.strip() for mode in tta.split(",")],
-        keep_largest_piece=keep_largest_piece,
-        fill_holes=fill_holes,
-        pairing={} if channel is None else {"channel": channel},
+        tta=None if choice.tta is None else [mode.strip() for mode in choice.tta.split(",")],
+        keep_largest_piece=choice.keep_largest_piece,
+        fill_holes=choice.fill_holes,
+        pairing={} if choice.channel is None else {"channel": choice.channel},
         watcher=lambda text: None if as_json else typer.echo(text, err=True),
     )
     if out is not None:

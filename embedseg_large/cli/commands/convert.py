@@ -16,7 +16,7 @@ from embedseg_large.cli.console import (
 )
 from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import AllowMissing, Json, Overwrite, numbers, sizes
-from embedseg_large.cli.segmentoptions import Workers
+from embedseg_large.cli.runoptions import WorkerFlags
 from embedseg_large.storage.connection import shown
 
 INTERRUPTED = "interrupted; finished work is kept: rerun the same command to resume"
@@ -107,7 +107,7 @@ def convert(
     target: Target,
     overwrite: Overwrite = False,
     as_json: Json = False,
-    where: Workers,
+    where: WorkerFlags,
 ) -> None:
     """Convert an image of any size to OME-Zarr with a pyramid; can be resumed."""
     from embedseg_large.conversion.convert import convert as run

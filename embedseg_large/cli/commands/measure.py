@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from embedseg_large.cli.console import print_facts, print_json, print_table, reported
 from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import ImageAxes, Json, LabelAxes, channels, numbers, timepoints
-from embedseg_large.cli.segmentoptions import Workers
+from embedseg_large.cli.runoptions import WorkerFlags
 
 if TYPE_CHECKING:
     from embedseg_large.storage.tables import Table
@@ -21,6 +21,54 @@ _SUMMARISED = (
     *("axis_", "seediness", "intensity_mean"),
 )
 """Prefixes of the columns that are summarised."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFlags:
+    """Where the table goes."""
+
+    panel: ClassVar[str | None] = None
+
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="TABLE", help="Write one row per instance: .csv, .parquet or .h5ad."),
+    ] = None
+    into_store: Annotated[
+        bool,
+        typer.Option(
+            "--into-store", help="Write the table into the store of the labels, for viewers."
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredPart:
+    """What is measured, and what it is like."""
+
+    panel: ClassVar[str | None] = None
+
+    channel: Annotated[
+        Any,
+        typer.Option(
+            parser=channels, metavar="C,C,...", help="Channels, by number or name. Default: all."
+        ),
+    ] = None
+    timepoint: Annotated[
+        Any,
+        typer.Option(parser=timepoints, metavar="T|T,T|T:T", help="Timepoints. Default: all."),
+    ] = None
+    level: Annotated[
+        int,
+        typer.Option(help="Pyramid level of the labels; the matching level of the image is found."),
+    ] = 0
+    voxel_size: Annotated[
+        Any,
+        typer.Option(
+            parser=numbers, metavar="Z,Y,X", help="Voxel size in µm; overrides the metadata."
+        ),
+    ] = None
+    axes: LabelAxes = None
+    image_axes: ImageAxes = None
 
 
 @reported(interrupted="interrupted; nothing was written")
@@ -51,66 +99,39 @@ def measure(
             "how much of it lies in there.",
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="TABLE", help="Write one row per instance: .csv, .parquet or .h5ad."),
-    ] = None,
-    into_store: Annotated[
-        bool,
-        typer.Option(
-            "--into-store", help="Write the table into the store of the labels, for viewers."
-        ),
-    ] = False,
-    channel: Annotated[
-        Any,
-        typer.Option(
-            parser=channels, metavar="C,C,...", help="Channels, by number or name. Default: all."
-        ),
-    ] = None,
-    timepoint: Annotated[
-        Any,
-        typer.Option(parser=timepoints, metavar="T|T,T|T:T", help="Timepoints. Default: all."),
-    ] = None,
-    level: Annotated[
-        int,
-        typer.Option(help="Pyramid level of the labels; the matching level of the image is found."),
-    ] = 0,
-    voxel_size: Annotated[
-        Any,
-        typer.Option(
-            parser=numbers, metavar="Z,Y,X", help="Voxel size in µm; overrides the metadata."
-        ),
-    ] = None,
-    axes: LabelAxes = None,
-    image_axes: ImageAxes = None,
+    into: TableFlags,
+    part: MeasuredPart,
     as_json: Json = False,
-    where: Workers,
+    where: WorkerFlags,
 ) -> None:
     """Measure every instance: size, position, surface, axes, intensities in each channel."""
     from embedseg_large.measurement import measure as engine
     from embedseg_large.storage.connection import shown
     from embedseg_large.storage.tables import check_table_path, write_table
 
-    if out is not None:
-        check_table_path(out)
+    if into.out is not None:
+        check_table_path(into.out)
     table = engine.measure(
         store,
         labels,
         image=image,
-        channel=channel,
-        timepoint=timepoint,
-        level=level,
-        axes=axes,
-        image_axes=image_axes,
-        voxel_size=voxel_size,
+        channel=part.channel,
+        timepoint=part.timepoint,
+        level=part.level,
+        axes=part.axes,
+        image_axes=part.image_axes,
+        voxel_size=part.voxel_size,
         within=within,
-        into_store=into_store,
+        into_store=into.into_store,
         **asdict(where),
     )
-    if out is not None:
-        write_table(out, table.columns, table.region)
+    if into.out is not None:
+        write_table(into.out, table.columns, table.region)
     stored = None if table.stored is None else shown(table.stored)
-    facts = summary(table) | {"table": None if out is None else str(out), "stored": stored}
+    facts = summary(table) | {
+        "table": None if into.out is None else str(into.out),
+        "stored": stored,
+    }
     _show(facts, as_json)
 
 

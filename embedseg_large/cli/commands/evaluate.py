@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from embedseg_large.cli.console import print_facts, print_json, print_table, reported
 from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, numbers
-from embedseg_large.cli.segmentoptions import Workers
+from embedseg_large.cli.runoptions import WorkerFlags
 from embedseg_large.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +19,58 @@ if TYPE_CHECKING:
 
 MEASURES = {"iou": "IoU", "boundary": "boundary IoU", "reference": "IoR"}
 COLUMNS = ("ap", "precision", "recall", "f1", "pq", "mean_matched_iou", "tp", "fp", "fn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingFlags:
+    """When two objects are the same."""
+
+    panel: ClassVar[str | None] = None
+
+    thresholds: Annotated[
+        Any, typer.Option(parser=numbers, metavar="T,T,...", help="Thresholds from 0 to 1.")
+    ] = None
+    localisation: Annotated[
+        str,
+        typer.Option(
+            metavar="iou|boundary|reference",
+            help="What thresholds apply to: the IoU of masks, the IoU of their boundaries, "
+            "or the intersection over the true object.",
+        ),
+    ] = "iou"
+    boundary_width: Annotated[
+        int | None, typer.Option(help="Thickness of a boundary in voxels. Default: 2.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFlags:
+    """What else is compared, and what the files are like."""
+
+    panel: ClassVar[str | None] = None
+
+    errors: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TABLE", help="Write a table of all objects, found or not: .csv or .parquet."
+        ),
+    ] = None
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PREDICTION",
+            help="Labels of another run; repeatable. Prints mean and standard deviation.",
+        ),
+    ] = None
+    axes: Annotated[
+        str | None, typer.Option(help="Letters of the axes, if a file has none: zyx.")
+    ] = None
+    ignore_label: Annotated[
+        int,
+        typer.Option(
+            help="Value of unannotated true voxels; negative values are always unannotated."
+        ),
+    ] = -1
 
 
 @reported()
@@ -35,66 +87,32 @@ def evaluate(
         ),
     ],
     *,
-    thresholds: Annotated[
-        Any, typer.Option(parser=numbers, metavar="T,T,...", help="Thresholds from 0 to 1.")
-    ] = None,
-    localisation: Annotated[
-        str,
-        typer.Option(
-            metavar="iou|boundary|reference",
-            help="What thresholds apply to: the IoU of masks, the IoU of their boundaries, "
-            "or the intersection over the true object.",
-        ),
-    ] = "iou",
-    boundary_width: Annotated[
-        int | None, typer.Option(help="Thickness of a boundary in voxels. Default: 2.")
-    ] = None,
-    errors: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="TABLE", help="Write a table of all objects, found or not: .csv or .parquet."
-        ),
-    ] = None,
-    run: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PREDICTION",
-            help="Labels of another run; repeatable. Prints mean and standard deviation.",
-        ),
-    ] = None,
-    axes: Annotated[
-        str | None, typer.Option(help="Letters of the axes, if a file has none: zyx.")
-    ] = None,
-    ignore_label: Annotated[
-        int,
-        typer.Option(
-            help="Value of unannotated true voxels; negative values are always unannotated."
-        ),
-    ] = -1,
+    rule: MatchingFlags,
+    more: EvaluateFlags,
     as_json: Json = False,
-    where: Workers,
+    where: WorkerFlags,
 ) -> None:
     """Score labels against true ones: AP, precision, recall, F1, PQ, mean IoU."""
     from embedseg_large.evaluation import evaluate as engine
 
-    if run and errors:
+    if more.run and more.errors:
         raise UsageError("--errors works with a single prediction; leave out --run")
     options: dict[str, Any] = {
-        "axes": axes,
-        "ignore": ignore_label,
-        "localisation": localisation,
+        "axes": more.axes,
+        "ignore": more.ignore_label,
+        "localisation": rule.localisation,
         **asdict(where),
     }
-    if boundary_width is not None:
-        options["boundary_width"] = boundary_width
-    wanted = thresholds or engine.THRESHOLDS
-    facts = {"localisation": localisation}
-    if run:
+    if rule.boundary_width is not None:
+        options["boundary_width"] = rule.boundary_width
+    wanted = rule.thresholds or engine.THRESHOLDS
+    facts = {"localisation": rule.localisation}
+    if more.run:
         _show_runs(
-            engine.evaluate_runs([prediction, *run], truth, wanted, **options), facts, as_json
+            engine.evaluate_runs([prediction, *more.run], truth, wanted, **options), facts, as_json
         )
     else:
-        result = engine.evaluate_images(prediction, truth, wanted, errors=errors, **options)
+        result = engine.evaluate_images(prediction, truth, wanted, errors=more.errors, **options)
         _show(result, facts, as_json)
 
 

@@ -12,7 +12,7 @@ from embedseg_large.geometry import Box
 
 
 @dataclass(frozen=True, slots=True)
-class TileView:
+class TileResult:
     """Instances as seen by one tile: m that touch the core or a seam, or have their seed in it.
 
     Labels are local, 1..m in ascending order of `ids`; 0 is background.
@@ -38,19 +38,31 @@ class TileView:
     """Whether nothing unseen by the tile could have changed any voxel of the core."""
 
 
-def make_view(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """Where a clustered region lies; all boxes in the volume."""
+
+    region: Box
+    """What was clustered."""
+    core: Box
+    """What the tile owns."""
+    seams: Sequence[Box]
+    """Where it will be compared with others."""
+    volume_shape: Sequence[int]
+    """Shape of the volume, which gives each voxel its global index."""
+    covered: Box | None = None
+    """What the cores of all tiles cover, if that is not the volume."""
+
+
+def make_result(
     labels: NDArray[np.uint32],
     seeds: NDArray[np.int64],
     certain: NDArray[np.bool_],
     doubtful: NDArray[np.int64],
-    seediness: NDArray[np.float32] | None = None,
+    seediness: NDArray[np.float32],
     *,
-    region: Box,
-    core: Box,
-    seams: Sequence[Box],
-    volume_shape: Sequence[int],
-    covered: Box | None = None,
-) -> TileView:
+    frame: Frame,
+) -> TileResult:
     """Reduce a clustered region to the view of its tile.
 
     Parameters
@@ -60,24 +72,21 @@ def make_view(
     seeds
         (k,) position of each seed voxel in the raveled region.
     certain
-        (k,) see :class:`TileView`.
+        (k,) see :class:`TileResult`.
     doubtful
         Positions in the raveled region of voxels that something unseen could change.
     seediness
-        (k,) seediness of each seed voxel; None: not predicted.
-    region, core, seams
-        The clustered region, the core, and the seams that will be compared, in the volume.
-    volume_shape
-        Shape of the volume, which gives each voxel its global index.
-    covered
-        The part covered by the cores of all tiles, if not the whole volume.
+        (k,) seediness of each seed voxel; NaN if it was not predicted.
+    frame
+        Where the region lies.
     """
+    region, core = frame.region, frame.core
     at = np.unravel_index(seeds, region.shape)
     voxel = tuple(a + start for a, start in zip(at, region.start, strict=True))
-    names = np.ravel_multi_index(voxel, tuple(volume_shape)).astype(np.uint64) + np.uint64(1)
+    names = np.ravel_multi_index(voxel, tuple(frame.volume_shape)).astype(np.uint64) + np.uint64(1)
     owned = _inside(at, region, core)
 
-    pieces = [labels[box.slices_in(region)] for box in (core, *seams)]
+    pieces = [labels[box.slices_in(region)] for box in (core, *frame.seams)]
     said = np.zeros(seeds.size + 1, dtype=np.bool_)
     for piece in pieces:
         said[piece.reshape(-1)] = True
@@ -86,11 +95,11 @@ def make_view(
     local = np.zeros(seeds.size + 1, dtype=np.uint32)
     local[kept + 1] = np.arange(1, kept.size + 1)
 
-    if seediness is None:
-        seediness = np.full(seeds.size, np.nan, np.float32)
     core_labels, *seam_labels = (local[piece] for piece in pieces)
-    counted = labels if covered is None else labels[covered.intersect(region).slices_in(region)]
-    return TileView(
+    counted = labels
+    if frame.covered is not None:
+        counted = labels[frame.covered.intersect(region).slices_in(region)]
+    return TileResult(
         core=core_labels,
         seams=tuple(seam_labels),
         ids=names[kept],

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 from embedseg_large.cli.console import print_facts, print_json, reported
+from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, Overwrite, numbers
 
 
-@reported("interrupted; nothing was written")
-def import_(
-    source: Annotated[
-        Path, typer.Argument(help="Folder of an EmbedSeg checkpoint, or an exported package.")
-    ],
-    out: Annotated[Path, typer.Argument(help="Model file to write, .safetensors.")],
-    *,
+@dataclass(frozen=True, kw_only=True)
+class OriginalSizes:
+    """Sizes that an original checkpoint may not tell."""
+
+    panel: ClassVar[str | None] = None
+
     grid: Annotated[
         Any,
         typer.Option(
@@ -25,19 +26,30 @@ def import_(
             metavar="Z,Y,X",
             help="grid_z, grid_y, grid_x of the training, if not in data_properties.json.",
         ),
-    ] = None,
+    ] = None
     pixel: Annotated[
         Any,
         typer.Option(
             parser=numbers, metavar="Z,Y,X", help="Likewise pixel_z, pixel_y and pixel_x."
         ),
-    ] = None,
+    ] = None
     voxel_size: Annotated[
         Any,
         typer.Option(
             parser=numbers, metavar="Z,Y,X", help="Voxel size of the training images in µm."
         ),
-    ] = None,
+    ] = None
+
+
+@reported("interrupted; nothing was written")
+@grouped
+def import_(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of an EmbedSeg checkpoint, or an exported package.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Model file to write, .safetensors.")],
+    *,
+    sizes: OriginalSizes,
     licence: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Licence of the weights. Default: unknown.")
     ] = None,
@@ -50,9 +62,9 @@ def import_(
     stored = import_model(
         source,
         out,
-        grid=grid,
-        pixel=pixel,
-        voxel_size=voxel_size,
+        grid=sizes.grid,
+        pixel=sizes.pixel,
+        voxel_size=sizes.voxel_size,
         licence=licence,
         overwrite=overwrite,
     )

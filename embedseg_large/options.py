@@ -1,0 +1,126 @@
+"""Options that are declared once: frozen dataclasses, one field an option.
+
+::
+
+    @dataclass(frozen=True, kw_only=True)
+    class TileOptions(Options):
+        panel = "Tiles (automatic)"  # heading in --help
+
+        halo: Annotated[Sequence[int] | None, Flag("Seen around it.", form="sizes")] = None
+        \"\"\"Predictions seen around a clustering core at first, in voxels.\"\"\"
+
+Of each field are made: a keyword of a function and its documentation (`takes`), a flag of a command
+(`embedseg_large.cli.groups`), and its row in the reference, which is written from the flags.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+T = TypeVar("T", bound="Options")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """What a command line shows of an option."""
+
+    help: str
+    """One or two sentences for ``--help``."""
+    form: str | None = None
+    """How its value is written, see `embedseg_large.cli.options`; None: as its type says."""
+    metavar: str | None = None
+    """What stands for the value in ``--help``."""
+    shows_default: bool = False
+    """Whether the flag has the default of the field; else it is only given when it is used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of all groups of options."""
+
+    panel: ClassVar[str | None] = None
+    """Heading in ``--help``; None: the first one."""
+
+    @classmethod
+    def of(cls: type[T], given: Mapping[str, Any], caller: str) -> T:
+        """The options that were given to a function by name.
+
+        Raises
+        ------
+        TypeError
+            There is no such option; names the one that was probably meant.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in sorted(set(given) - set(known)):
+            alike = get_close_matches(name, known, n=1)
+            advice = f"; did you mean {alike[0]!r}?" if alike else ""
+            raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}{advice}")
+        return cls(**given)
+
+    def given(self) -> dict[str, Any]:
+        """Those that are not what they are by default, by name."""
+        values = ((field, getattr(self, field.name)) for field in fields(self))
+        return {field.name: value for field, value in values if value != field.default}
+
+
+def takes(options: type[Options]) -> Callable[[F], F]:
+    """Let a function that ends with ``**options`` show all of them, in signature and docstring."""
+
+    def decorated(function: F) -> F:
+        signature = inspect.signature(function)
+        *named, _ = signature.parameters.values()
+        hints = get_type_hints(options)
+        more = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=hints[field.name],
+            )
+            for field in fields(options)
+        ]
+        function.__signature__ = signature.replace(parameters=[*named, *more])  # type: ignore[attr-defined]
+        function.__doc__ = (function.__doc__ or "").replace(
+            "    **options\n", "".join(_paragraphs(options))
+        )
+        return function
+
+    return decorated
+
+
+def _paragraphs(options: type[Options]) -> Iterator[str]:
+    """Each option as an entry of a docstring's section of parameters."""
+    for name, text in docs_of(options).items():
+        yield f"    {name}\n" + textwrap.indent(text, " " * 8) + "\n"
+
+
+def docs_of(options: type[Options]) -> Mapping[str, str]:
+    """The docstring under each field, own and inherited, in the order of the fields."""
+    found = dict[str, str]()
+    for one in reversed(options.__mro__):
+        if issubclass(one, Options):
+            found |= _docs_under(one)
+    return {field.name: found.get(field.name, "") for field in fields(options)}
+
+
+def _docs_under(options: type[Options]) -> dict[str, str]:
+    """The docstrings under the fields that one class declares: no object keeps them."""
+    try:
+        source = textwrap.dedent(inspect.getsource(options))
+    except OSError:  # an installation without sources
+        return {}
+    (node,) = ast.parse(source).body
+    assert isinstance(node, ast.ClassDef)
+    return {
+        named.target.id: inspect.cleandoc(str(text.value.value))
+        for named, text in zip(node.body, node.body[1:], strict=False)
+        if isinstance(named, ast.AnnAssign) and isinstance(named.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }

@@ -1,0 +1,371 @@
+"""What a user asked for, checked before any work: every reason to refuse is found here."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from typing import Any, TypeAlias
+
+from embedseg_large.errors import ModelError, UsageError
+from embedseg_large.labels.target import label_target
+from embedseg_large.runs.paths import predictions_path, scratch_path
+from embedseg_large.runs.record import RUN_FILE, name_of_run
+from embedseg_large.segmentation.intensity_field import check_mode
+from embedseg_large.segmentation.options import InputOptions, SegmentOptions
+from embedseg_large.segmentation.request.auto_scale import (
+    AUTO,
+    ScaleThresholds,
+    check_model,
+    choose_scale,
+    key_of,
+    recorded,
+)
+from embedseg_large.segmentation.request.classical import CLASSICAL, classical
+from embedseg_large.segmentation.request.facts import content_of
+from embedseg_large.segmentation.request.foreground import Foreground, foreground_of
+from embedseg_large.segmentation.request.region import region_of
+from embedseg_large.segmentation.request.request import (
+    IntensityChoice,
+    Request,
+    Timepoint,
+    section_of,
+)
+from embedseg_large.segmentation.request.scale import nearest_level, resampling_for
+from embedseg_large.segmentation.saved_predictions import PREDICTIONS_FILE, is_saved, open_saved
+from embedseg_large.segmentation.scratch.scratch import Scratch
+from embedseg_large.segmentation.segmenters.network_segmenter import NetworkSegmenter
+from embedseg_large.segmentation.segmenters.protocol import Network, Segmenter
+from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
+from embedseg_large.storage.connection import joined
+from embedseg_large.storage.open import folder_at
+from embedseg_large.volumes.intensity import IntensityRange
+from embedseg_large.volumes.volume import Volume, open_volume
+
+logger = logging.getLogger(__name__)
+
+AnyModel: TypeAlias = Network | TileSegmenter | str | os.PathLike[str] | None
+"""A model or segmenter, the name or path of one, or None for the bundled model."""
+
+
+def prepare(volume: Any, model: AnyModel, labels: str, options: SegmentOptions) -> Request:
+    """Open the volume, choose the segmenter, settle the scale, and find a place for the labels.
+
+    Parameters
+    ----------
+    volume, model, labels
+        See `segment`.
+    options
+        All that the user may choose.
+    """
+    image = open_image(volume, options)
+    if needs_2d(model, image):
+        image = image.flattened()
+    segmenter, options = _choose_segmenter(model, image, options)
+    level = _better_level(volume, image, segmenter, options)
+    if level is not None:
+        image = image.at_level(level)
+    check_mode(options.intensity_field, image.ndim)
+    device = segmenter.chosen_device(options.device)
+    target = label_target(
+        image,
+        labels,
+        output=options.output,
+        ngff_version=options.ngff_version,
+        overwrite=options.overwrite,
+        unfinished=lambda store: name_of_run(
+            folder_at(scratch_path(options.scratch, store, labels))
+        ),
+    )
+    place = scratch_path(options.scratch, target.store, target.name)
+    asked = _Asked(
+        image=image,
+        segmenter=segmenter,
+        device=device,
+        place=place,
+        foreground=foreground_of(image, segmenter, options.mask, options.dark_below),
+        timepoints=_timepoints(image, options.timepoint),
+    )
+    scale = _automatic_scale(asked, options) if options.object_diameter == AUTO else None
+    diameter = options.object_diameter if scale is None else scale["chosen"]
+    resampling = resampling_for(image, segmenter, diameter)
+    settings = segmenter.settings(
+        resampling.target, device, _magnified(options, prod(resampling.zoom))
+    )
+    folder_at(place).check_writable()
+    kept_in = predictions_path(options.scratch, target.store, target.name)
+    request = Request(
+        volume=image,
+        segmenter=segmenter,
+        settings=settings,
+        resampling=resampling,
+        region=region_of(options.region, image.spatial_shape),
+        target=target,
+        scratch=Scratch.at(place, folder_at(kept_in) if _keeps(options) else None),
+        intensity=_intensity(segmenter, options),
+        foreground=asked.foreground,
+        timepoints=asked.timepoints,
+        keep=options.keep_predictions,
+        saved_in=_path(options.from_predictions),
+        scale=scale,
+        level_is_automatic=options.level is None and image.level > 0 and image is not volume,
+    )
+    _check_predictions(request, kept_in)
+    return request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What is settled before the scale is."""
+
+    image: Volume
+    segmenter: Segmenter
+    device: str
+    place: str
+    """Of the scratch folder."""
+    foreground: Foreground
+    timepoints: tuple[int | None, ...]
+
+
+def timepoints_of(request: Request) -> Iterator[Timepoint]:
+    """Each timepoint of a request, one after the other.
+
+    Raises
+    ------
+    UsageError
+        Predictions of an earlier run are missing, or were made from something else.
+    """
+    for number in request.timepoints:
+        section = section_of(number)
+        at = Timepoint(
+            number=number,
+            volume=request.volume if number is None else replace(request.volume, timepoint=number),
+            scratch=request.scratch.below(section) if section else request.scratch,
+        )
+        if request.saved_in is not None:
+            saved = open_saved(joined(request.saved_in, section), request, at.volume)
+            at = replace(at, saved=saved, scratch=replace(at.scratch, kept=saved.folder))
+        yield at
+
+
+def _choose_segmenter(
+    model: AnyModel, image: Volume, options: SegmentOptions
+) -> tuple[Segmenter, SegmentOptions]:
+    """The segmenter, and the options that are left to it."""
+    segmenter: Segmenter
+    if model == CLASSICAL:  # objects of any size, without resampling
+        segmenter = classical(image, options.object_diameter, options.threshold)
+        options = replace(options, object_diameter=None)
+    elif options.threshold is not None:
+        raise UsageError("threshold is of the classical method; other models have foreground")
+    elif isinstance(model, TileSegmenter):
+        segmenter = model
+    else:
+        segmenter = NetworkSegmenter(load_network(model, image.ndim))
+    check_fit(image, segmenter)
+    return segmenter, options
+
+
+def _better_level(
+    volume: Any, image: Volume, segmenter: Segmenter, options: SegmentOptions
+) -> int | None:
+    """The coarser level whose voxels are nearest in size to the model's, if nobody said another."""
+    said = (options.level, options.object_diameter, options.voxel_size)
+    if isinstance(volume, Volume) or any(s is not None for s in said):
+        return None
+    return nearest_level(image, segmenter) or None
+
+
+def _automatic_scale(asked: _Asked, options: SegmentOptions) -> dict[str, Any]:
+    """The scale that a run which is to be resumed, or kept predictions, have; or else the best."""
+    network = asked.segmenter.network_to_scale()
+    check_model(network)
+    image, timepoints = asked.image, asked.timepoints
+    asked.segmenter.settings(image.spatial_shape, asked.device, options)  # refuses what is wrong
+    kept = _path(options.from_predictions)
+    if kept is not None:
+        folders = [kept, *(joined(kept, section_of(t)) for t in timepoints[:1])]
+        known = [recorded(folder_at(f), PREDICTIONS_FILE, None) for f in folders]
+        for one in filter(None, known):
+            return one
+    thresholds = ScaleThresholds(
+        min_object_size=options.min_object_size,
+        foreground=options.foreground,
+        seed=options.seed,
+        margin=options.margin,
+    )
+    mask = asked.foreground.mask
+    key = key_of(
+        network.fingerprint,
+        [image.level, image.channel, image.timepoint, image.spatial_shape, image.voxel_size],
+        [content_of(image), image.storage.digest],
+        [asdict(thresholds), options.intensity_range, timepoints],
+        None if mask is None else [mask.path, content_of(mask)],
+    )
+    found = recorded(folder_at(asked.place), RUN_FILE, key)
+    if found is not None:
+        return found
+    choice = choose_scale(
+        image,
+        network,
+        thresholds=thresholds,
+        foreground=asked.foreground,
+        intensity=options.intensity_range,
+        timepoints=timepoints if image.timepoint is None else (None,),
+    )
+    logger.info("scale: %s", choice.sentence)
+    return choice.as_dict() | {"key": key}
+
+
+def _magnified(options: SegmentOptions, times: float) -> SegmentOptions:
+    """The options for a grid with so many times the voxels."""
+    if options.min_object_size is None:
+        return options
+    return replace(options, min_object_size=round(options.min_object_size * times))
+
+
+def _intensity(segmenter: Segmenter, options: SegmentOptions) -> IntensityChoice:
+    """What becomes 0 and 1: as the user says, or else as the segmenter wants it."""
+    given, own = options.intensity_range, segmenter.intensity
+    if given is None and own == "raw":
+        given = (0.0, 1.0)
+    elif given is None and not isinstance(own, str):
+        given = own
+    return IntensityChoice(
+        given=_given_range(given, segmenter.channels),
+        sample=options.intensity_sample,
+        per_timepoint=options.intensity_per_timepoint,
+        field=options.intensity_field,
+        by_otsu=own == "otsu",
+    )
+
+
+def _keeps(options: SegmentOptions) -> bool:
+    """Whether predictions are made that are to stay."""
+    return options.keep_predictions and options.from_predictions is None
+
+
+def _path(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
+def _check_predictions(request: Request, kept_in: str) -> None:
+    """Refuse what cannot be kept, and predictions that do not fit."""
+    if request.saved_in is not None:
+        if request.keep:
+            raise UsageError("the predictions are kept already; leave out --keep-predictions")
+        for _ in timepoints_of(request):  # opens each of them, or refuses
+            pass
+        return
+    if not request.keep:
+        return
+    if request.region is not None:
+        raise UsageError(
+            f"predictions of a region are not kept ({request.region}); keep those of a run on "
+            "the whole volume, of which any region can be clustered again"
+        )
+    if request.target.overwrite:
+        return
+    if any(is_saved(at.scratch.predictions) for at in timepoints_of(request)):
+        raise UsageError(f"{kept_in}: predictions are kept there already; remove or overwrite them")
+
+
+def open_image(volume: Any, options: InputOptions) -> Volume:
+    """Open an image, or see whether one that is open is what was asked for.
+
+    Parameters
+    ----------
+    volume
+        See `segment`.
+    options
+        Which part of it, and what it is like.
+    """
+    timepoint = options.timepoint if isinstance(options.timepoint, int | None) else None
+    chosen: dict[str, Any] = {
+        "timepoint": timepoint,
+        "axes": options.axes,
+        "voxel_size": options.voxel_size,
+        "nodata": options.nodata,
+        "series": options.series,
+    }
+    level, allowing = options.level or 0, options.allow_missing
+    if not isinstance(volume, Volume):
+        return open_volume(
+            volume, channel=options.channel, level=level, allow_missing=allowing, **chosen
+        )
+    if (
+        any(v is not None for v in chosen.values())
+        or level
+        or allowing
+        or options.channel not in (0, "0", volume.channel)
+    ):
+        raise UsageError("the volume is open already; choose its channel and so on in open_volume")
+    return volume
+
+
+def needs_2d(model: AnyModel, volume: Volume) -> bool:
+    """Whether a single plane is segmented as the 2D image that it is: not by a 3D model."""
+    if volume.flattened() is volume or model in (None, CLASSICAL):
+        return True
+    return (model if isinstance(model, TileSegmenter) else load_network(model, 2)).ndim == 2
+
+
+def default_model(ndim: int) -> str:
+    """Name of the bundled model for as many axes."""
+    return f"nuclei-{ndim}d"
+
+
+def load_network(model: Network | str | os.PathLike[str] | None, ndim: int) -> Network:
+    """Load a model by name or path; the bundled one, if none is given."""
+    if model is None:
+        model = default_model(ndim)
+    if not isinstance(model, str | os.PathLike):
+        return model
+    from embedseg_large.network.checkpoint import load_model
+
+    return load_model(model)
+
+
+def check_fit(volume: Volume, network: Network | Segmenter) -> None:
+    """Refuse labels, and a model for other axes or channels."""
+    if volume.is_labels:
+        raise UsageError(f"{volume.name} holds labels, not an image; give the image's own path")
+    if volume.ndim != network.ndim:
+        raise ModelError(
+            f"the model is {network.ndim}D, the volume {volume.ndim}D (axes {volume.axes}, "
+            f"shape {volume.shape}); choose a {volume.ndim}D model"
+        )
+    channels = volume.n_channels if volume.channel is None else 1
+    if channels != network.channels:
+        raise ModelError(
+            f"the model takes {network.channels} channels, the volume gives {channels}; "
+            "choose with --channel"
+        )
+
+
+def _timepoints(volume: Volume, asked: int | Sequence[int] | None) -> tuple[int | None, ...]:
+    """The timepoints that are meant; just None where there is no choice left."""
+    if "t" not in volume.axes:
+        if isinstance(asked, int | None):
+            return (None,)
+        raise UsageError("there is no time axis to choose several timepoints of")
+    if isinstance(asked, int | None):
+        return tuple(range(volume.n_timepoints))
+    wrong = [t for t in asked if not 0 <= t < volume.n_timepoints]
+    if wrong or not asked or len(set(asked)) != len(asked):
+        raise UsageError(
+            f"timepoint {','.join(map(str, asked))}; choose different ones from 0 to "
+            f"{volume.n_timepoints - 1}"
+        )
+    return tuple(asked)
+
+
+def _given_range(given: Sequence[float] | None, channels: int) -> tuple[IntensityRange, ...] | None:
+    if given is None:
+        return None
+    if len(given) != 2:
+        raise UsageError(f"intensity range is {tuple(given)}; give two numbers, low and high")
+    low, high = (float(v) for v in given)
+    return (IntensityRange(low, high),) * channels

@@ -1,0 +1,145 @@
+"""FINISH: final labels, shard by shard and level by level, and the table of instances.
+
+Labels are ranks over layers, so that the table is the layers one after the other. A piece of it is
+put together from those that it touches: nothing grows with the number of instances.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, lru_cache, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.geometry import Box
+from embedseg_large.labels.instances import InstanceTable
+from embedseg_large.labels.target import PendingLabels
+from embedseg_large.segmentation.scratch.versions import TileVersions
+from embedseg_large.segmentation.stages.job import Job
+from embedseg_large.stitching.join import Joins
+from embedseg_large.stitching.relabel import Ranking, occurring, rename
+from embedseg_large.storage.tables import stacked
+
+Columns = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbering:
+    """What turns the names of instances into final labels."""
+
+    joins: Joins
+    before: NDArray[np.int64]
+    """(layers + 1,) instances in the layers before each."""
+    versions: NDArray[np.uint32]
+    """(layers,) of the ids of each layer."""
+
+    def ranking(self, job: Job) -> Ranking:
+        """What gives the final labels; keeps the ids of the layers that it was asked for."""
+
+        @cache
+        def load(layer: int) -> NDArray[np.uint64]:
+            return job.scratch.read_layer(layer, int(self.versions[layer])).ids
+
+        return Ranking(job.layers, self.before, load)
+
+
+def finish(
+    job: Job, pending: PendingLabels, numbering: Numbering, box: Box, results: TileVersions
+) -> int:
+    """FINISH: final labels of one shard of the volume. Returns its number of labelled voxels."""
+    labels = _final_labels(job, numbering, results, pending.dtype, box)
+    pending.write(0, box, labels, timepoint=job.timepoint)
+    return int(np.count_nonzero(labels))
+
+
+def finish_halved(
+    job: Job, pending: PendingLabels, numbering: Numbering, box: Box, results: TileVersions
+) -> int:
+    """FINISH: one shard of level 1, from what tiles say. To read level 0 back takes far longer.
+
+    `results` are those of the tiles that ``pending.source(1, box)`` touches.
+    """
+    finer = partial(_final_labels, job, numbering, results, pending.dtype)
+    pending.downsample(1, box, timepoint=job.timepoint, finer=finer)
+    return box.size
+
+
+def _final_labels(
+    job: Job, numbering: Numbering, results: TileVersions, dtype: np.dtype[Any], box: Box
+) -> NDArray[Any]:
+    """Final labels of a box of the volume; 0 outside of the part that they are wanted of."""
+    if job.region is None or job.region.contains(box):
+        return _labels_within(job, numbering, results, dtype, box)
+    labels, wanted = np.zeros(box.shape, dtype=dtype), box.intersect(job.region)
+    if wanted.size:
+        labels[wanted.slices_in(box)] = _labels_within(job, numbering, results, dtype, wanted)
+    return labels
+
+
+def _labels_within(
+    job: Job, numbering: Numbering, results: TileVersions, dtype: np.dtype[Any], box: Box
+) -> NDArray[Any]:
+    """Final labels of a box of the volume; `results` are at least those of the tiles it touches."""
+    grid = job.clustering()
+    ranking = numbering.ranking(job)
+    covering = job.on_grid(box)
+    labels = np.zeros(covering.shape, dtype=dtype)
+    tiles = list(grid.touching(covering))
+    for index, result in zip(
+        tiles, job.scratch.read_results(results[i] for i in tiles), strict=True
+    ):
+        core = grid.tile(index).core
+        local, names = result.core(core.shape)
+        common = core.intersect(covering)
+        piece = local[common.slices_in(core)]
+        used = occurring(piece, names.size)
+        used[0] = False
+        final = np.zeros(names.size, dtype=dtype)
+        final[used] = ranking.labels(numbering.joins.apply(names[used]))
+        rename(piece, final, labels[common.slices_in(covering)])
+    return job.resampling.labels(labels, box)
+
+
+def downsample(job: Job, pending: PendingLabels, level: int, box: Box) -> int:
+    """FINISH: one shard of a coarser level. Returns its number of voxels."""
+    pending.downsample(level, box, timepoint=job.timepoint)
+    return box.size
+
+
+def write_instances(
+    job: Job, numbering: Numbering, disputed: NDArray[np.uint64], table: InstanceTable
+) -> None:
+    """FINISH: write the rows of one timepoint. Done twice, it does the same twice.
+
+    Parameters
+    ----------
+    disputed
+        Names of instances that tiles did not simply agree on: none of them counts as certified.
+
+    Raises
+    ------
+    OutputError
+        If they cannot be written.
+    """
+    before = numbering.before
+
+    @lru_cache(maxsize=1)  # a layer may end in the next piece
+    def layer(number: int) -> Columns:
+        roster = job.scratch.read_layer(number, int(numbering.versions[number]))
+        certified = roster.sure & ~np.isin(roster.ids, disputed)
+        return {"seediness": roster.seediness, "certified": certified}
+
+    for start, stop in table.pieces(int(before[-1])):
+        parts = []
+        for number in _layers_with(before, start, stop):
+            rows = slice(max(start - before[number], 0), stop - before[number])
+            parts.append({name: column[rows] for name, column in layer(number).items()})
+        table.write(start, stacked(parts), job.timepoint)
+
+
+def _layers_with(before: NDArray[np.int64], start: int, stop: int) -> list[int]:
+    """Layers, none of them empty, that hold a range of instances."""
+    here = (before[:-1] < stop) & (before[1:] > start) & (before[1:] > before[:-1])
+    return [int(number) for number in np.flatnonzero(here)]
