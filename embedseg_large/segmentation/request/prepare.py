@@ -331,7 +331,7 @@ def load_network(model: Network | str | os.PathLike[str] | None, ndim: int) -> N
 def check_fit(volume: Volume, network: Network | Segmenter) -> None:
     """Refuse labels, and a model for other axes or channels."""
     if volume.is_labels:
-        raise UsageError(f"{volume.name} holds labels, not an image; give the image's own path")
+        raise UsageError(f"{volume.name} holds labels, not an image; pass the path of the image")
     if volume.ndim != network.ndim:
         raise ModelError(
             f"the model is {network.ndim}D, the volume {volume.ndim}D (axes {volume.axes}, "
@@ -340,7 +340,7 @@ def check_fit(volume: Volume, network: Network | Segmenter) -> None:
     channels = volume.n_channels if volume.channel is None else 1
     if channels != network.channels:
         raise ModelError(
-            f"the model takes {network.channels} channels, the volume gives {channels}; "
+            f"the model takes {network.channels} channels, the volume has {channels}; "
             "choose with --channel"
         )
 
@@ -350,7 +350,7 @@ def _timepoints(volume: Volume, asked: int | Sequence[int] | None) -> tuple[int 
     if "t" not in volume.axes:
         if isinstance(asked, int | None):
             return (None,)
-        raise UsageError("there is no time axis to choose several timepoints of")
+        raise UsageError("there is no time axis to choose several timepoints from")
     if isinstance(asked, int | None):
         return tuple(range(volume.n_timepoints))
     wrong = [t for t in asked if not 0 <= t < volume.n_timepoints]
@@ -366,6 +366,6 @@ def _given_range(given: Sequence[float] | None, channels: int) -> tuple[Intensit
     if given is None:
         return None
     if len(given) != 2:
-        raise UsageError(f"intensity range is {tuple(given)}; give two numbers, low and high")
+        raise UsageError(f"intensity range is {tuple(given)}; pass two numbers, low and high")
     low, high = (float(v) for v in given)
     return (IntensityRange(low, high),) * channels
