@@ -83,6 +83,12 @@ class Run:
         """
         self.lock.check_now()
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder still holds this run, whoever has its lock."""
+        found = read_record(self.folder)
+        return found is not None and found.name == self.name
+
     def update(self, **changes: Any) -> None:
         """Change fields of the record, which `embedseg-large status` reads.
 

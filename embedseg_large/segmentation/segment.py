@@ -21,12 +21,12 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from embedseg_large.errors import UsageError
+from embedseg_large.errors import EmbedSegError, UsageError
 from embedseg_large.labels.instances import InstanceTable
 from embedseg_large.labels.tables import table_warning
 from embedseg_large.labels.target import PendingLabels
@@ -264,8 +264,9 @@ def run_request(
         summary["timepoints"] = {f.job.timepoint: f.n_instances for f in found}
     if request.keep:
         summary["predictions"] = request.scratch.predictions.path
-    run.check()
-    pending.publish(summary, instances)
+    with _cleared(pending, run):
+        run.check()
+        pending.publish(summary, instances)
     progress.tell(
         Published(
             labels=request.target.path,
@@ -382,6 +383,18 @@ def _job(
     )
 
 
+@contextmanager
+def _cleared(pending: PendingLabels, run: Run) -> Iterator[None]:
+    """Leave no hidden labels of a run that was over before this process woke up and made them."""
+    try:
+        yield
+    except EmbedSegError:
+        with suppress(EmbedSegError):  # the first error is the one to report
+            if not run.is_there:
+                pending.discard()
+        raise
+
+
 def _write_all(
     found: Sequence[TimepointResult], request: Request, run: Run, runner: TaskRunner
 ) -> tuple[PendingLabels, InstanceTable]:
@@ -391,13 +404,14 @@ def _write_all(
     pending = request.target.create(label_dtype(most), run=run.name)
     levels = range(pending.n_levels)
     shards = sum(1 for level in levels for _ in pending.regions(level, request.region))
-    run.update(pending=pending.path, shards=shards * len(found))
-    runner.progress.plan({Stage.FINISH: shards * len(found)})
-    for one in found:
-        write_labels(one, pending, runner.within(one.section))
-    instances = pending.instances(most, request.segmenter.traits.columns)
-    run.check()
-    instances.create()
-    for one in found:
-        write_instances(one.job, one.numbering, one.disputed, instances)
+    with _cleared(pending, run):
+        run.update(pending=pending.path, shards=shards * len(found))
+        runner.progress.plan({Stage.FINISH: shards * len(found)})
+        for one in found:
+            write_labels(one, pending, runner.within(one.section))
+        instances = pending.instances(most, request.segmenter.traits.columns)
+        run.check()
+        instances.create()
+        for one in found:
+            write_instances(one.job, one.numbering, one.disputed, instances)
     return pending, instances
