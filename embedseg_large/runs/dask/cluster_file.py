@@ -19,7 +19,8 @@ import math
 import os
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, TypeAlias
 
 import yaml
@@ -71,10 +72,28 @@ def walltime_seconds(text: str) -> int:
     return total
 
 
+def _parsed(parse: Callable[[str], float], text: Any) -> float:
+    """What a parser of Dask gives, which raises what it likes of a text that is none.
+
+    Raises
+    ------
+    ValueError
+        If it is not positive, or nothing at all.
+    """
+    try:
+        value = float(parse(text))
+    except Exception as error:
+        raise ValueError("nothing of the kind") from error
+    if not 0 < value < math.inf:
+        raise ValueError("not positive")
+    return value
+
+
 def _has_unit(text: str) -> str:
     """An amount with its unit: a bare number would mean bytes, which nobody intends."""
-    if text.strip()[-1:].isdigit() or not parse_bytes(text) > 0:
+    if text.strip()[-1:].isdigit():
         raise ValueError("no unit")
+    _parsed(parse_bytes, text)
     return text
 
 
@@ -84,13 +103,7 @@ def _is_walltime(text: str) -> str:
 
 
 def _seconds(value: Any) -> float:
-    try:
-        seconds = float(parse_timedelta(value, default="s"))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError("no time") from error
-    if not 0 < seconds < math.inf:
-        raise ValueError("no time")
-    return seconds
+    return _parsed(partial(parse_timedelta, default="s"), value)
 
 
 Count: TypeAlias = Annotated[PositiveInt, Field(le=1 << 31)]

@@ -123,6 +123,8 @@ def test_a_scheduler(write: WriteFile) -> None:
         ("{kind: local, workers: [2]}", "workers is .*; use a whole number"),
         ("{kind: local, workers: 2, memory: 8}", "memory is '8'; use an amount with its unit"),
         ("{kind: local, workers: 2, memory: lots}", "memory is 'lots'"),
+        ("{kind: local, workers: 2, memory: ' '}", "memory is ' '; use an amount"),
+        ("{kind: local, workers: 2, wait: ' '}", "wait is ' '; use a time"),
         ("{kind: local, workers: 2, wait: soon}", "wait is 'soon'; use a time"),
         ("{kind: local, adapt: 4}", "adapt is '4'; use {minimum: 1, maximum: 8}"),
         ("{kind: local, adapt: {minimum: 2}}", "adapt is .*; use {minimum: 1, maximum: 8}"),
