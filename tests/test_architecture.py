@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "volumes": VALUES | {"storage"},
     "labels": VALUES | {"storage", "volumes"},
     "network": VALUES | {"models"},
-    "methods": VALUES | {"clustering", "stitching"},
+    "methods": VALUES | {"clustering", "network", "stitching"},
     "runs": VALUES | {"storage"},
     "conversion": VALUES | {"runs", "storage", "volumes"},
     "evaluation": VALUES | {"labels", "runs", "storage", "volumes"},

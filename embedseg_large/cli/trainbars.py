@@ -18,7 +18,8 @@ from rich.table import Table
 from embedseg_large.cli.console import stderr_console
 from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
 
-_TERMS = (("loss", "total"), ("instance", "instance"), ("variance", "variance"), ("seed", "seed"))
+WIDTH = 9
+"""Of the column of a term of the loss, in characters."""
 _SLOW = 3600.0  # seconds of history for the estimate of the time left: includes validations
 
 
@@ -70,7 +71,8 @@ class TrainBars(TrainWatcher, AbstractContextManager["TrainBars"]):
         for name, fact in start.facts().items():
             table.add_row(name, fact)
         self._console.print(table)
-        heads = "".join(f"{name:>9}" for name, _ in _TERMS)
+        names = ("loss", *start.terms[1:])  # the total first
+        heads = "".join(f"{name[: WIDTH - 1]:>{WIDTH}}" for name in names)
         self._progress.start()
         self._say(f"\nepoch{heads}    IoU   AP at IoU .5 .6 .7 .8 .9      * best so far")
         self._epochs, self._before = start.settings.n_epochs, start.epochs_done
@@ -87,7 +89,7 @@ class TrainBars(TrainWatcher, AbstractContextManager["TrainBars"]):
 
     def epoch(self, record: EpochRecord) -> None:
         """Print a line."""
-        terms = "".join(f"{record.loss[name]:9.4f}" for _, name in _TERMS)
+        terms = "".join(f"{value:{WIDTH}.4f}" for value in record.loss.values())
         ap = "" if record.ap is None else " ".join(f"{v:.3f}" for v in record.ap.values())
         best = " *" if record.best and record.ap is not None else ""
         self._say(f"{record.epoch:5d}{terms}  {record.iou:.3f}   {ap}{best}")

@@ -63,7 +63,7 @@ class Affinities:
     scale: Scale
     name: str = "affinities"
     promise: Promise = Promise.LOCAL
-    learns_overlaps: bool = False
+    terms: tuple[str, ...] = ("affinities", "foreground")
     knobs: tuple[Knob, ...] = (FOREGROUND_KNOB, APART_KNOB)
 
     @property
@@ -107,6 +107,10 @@ class Affinities:
         """
         pairs = np.stack([_together(labels, offset) for offset in self.offsets])
         return {"affinities": pairs, "foreground": np.sign(labels).astype(np.int8)}
+
+    def foreground(self, raw: Tensor) -> Tensor:
+        """Voxels whose logit of foreground is positive."""
+        return raw[:, -1] > 0
 
     def loss(self, raw: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the cross-entropies."""

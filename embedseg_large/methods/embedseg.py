@@ -47,7 +47,6 @@ class EmbedSeg:
     """Longest believable offset along each axis, in voxels; None: any."""
     name: str = "embedseg"
     promise: Promise = Promise.EXACT
-    learns_overlaps: bool = True
     knobs: tuple[Knob, ...] = (SEED_KNOB, MARGIN_KNOB)
 
     @property

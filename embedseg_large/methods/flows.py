@@ -62,7 +62,7 @@ class Flows:
     scale: Scale
     name: str = "flows"
     promise: Promise = Promise.EXACT
-    learns_overlaps: bool = False
+    terms: tuple[str, ...] = ("flow", "foreground")
     knobs: tuple[Knob, ...] = (FOREGROUND_KNOB, CROWD_KNOB)
 
     @property
@@ -95,6 +95,10 @@ class Flows:
             "flow": flow_of(labels),
             "foreground": np.sign(labels).astype(np.int8),
         }
+
+    def foreground(self, raw: Tensor) -> Tensor:
+        """Voxels whose logit of foreground is positive."""
+        return raw[:, -1] > 0
 
     def loss(self, raw: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the squared error of the flow, and the cross-entropy of the foreground."""

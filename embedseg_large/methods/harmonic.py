@@ -60,7 +60,7 @@ class Harmonic:
     scale: Scale
     name: str = "harmonic"
     promise: Promise = Promise.LOCAL
-    learns_overlaps: bool = False
+    terms: tuple[str, ...] = ("waves", "foreground")
     knobs: tuple[Knob, ...] = (FOREGROUND_KNOB, SPREAD_KNOB)
 
     @property
@@ -97,6 +97,10 @@ class Harmonic:
             channels += [mean.real for mean in pairs] + [mean.imag for mean in pairs]
         waves = np.where(own > 0, np.stack(channels), 0).astype(np.float32)
         return {"waves": waves, "foreground": np.sign(labels).astype(np.int8)}
+
+    def foreground(self, raw: Tensor) -> Tensor:
+        """Voxels whose logit of foreground is positive."""
+        return raw[:, -1] > 0
 
     def loss(self, raw: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the squared error of the waves within objects, and the cross-entropy."""

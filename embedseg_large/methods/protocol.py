@@ -164,6 +164,13 @@ class FieldMethod(Method, Protocol):
             ``(*spatial)``: 0 background, above 0 instances, -1 ignored.
         """
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms of the loss."""
+
+    def foreground(self, raw: Tensor) -> Tensor:
+        """Say which voxels are more likely in an object than not, bool ``(samples, *spatial)``."""
+
     def loss(self, raw: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compare predictions with targets.
 

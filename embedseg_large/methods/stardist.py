@@ -49,6 +49,9 @@ REACH = 0.75
 LEAST_LENGTH = 0.5
 """Of a ray: the voxel that describes a shape is part of it."""
 
+RIM = -2.0
+"""Logit of a probability that counts as foreground: an eighth of the depth."""
+
 SCORE_KNOB = Knob(
     name="score",
     meaning="Minimum probability for a voxel to describe an instance",
@@ -70,7 +73,7 @@ class StarDist:
     scale: Scale
     name: str = "stardist"
     promise: Promise = Promise.EXACT
-    learns_overlaps: bool = False
+    terms: tuple[str, ...] = ("distances", "probability")
     knobs: tuple[Knob, ...] = (SCORE_KNOB, OVERLAP_KNOB)
 
     @property
@@ -102,6 +105,10 @@ class StarDist:
             "distances": distances(labels, self.scale.spacing),
             "probability": describers(labels, self.scale.spacing),
         }
+
+    def foreground(self, raw: Tensor) -> Tensor:
+        """Voxels that are likely deeper in an object than its rim, which has low probability."""
+        return raw[:, -1] > RIM
 
     def loss(self, raw: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the error of the distances, mostly of good describers, and the cross-entropy."""

@@ -64,7 +64,7 @@ class ThreeClass:
     scale: Scale
     name: str = "three-class"
     promise: Promise = Promise.EXACT
-    learns_overlaps: bool = False
+    terms: tuple[str, ...] = ("classes",)
     fields: tuple[Field, ...] = (Field(name="classes", kind="scalar", count=3),)
     """Background, interior, boundary."""
     knobs: tuple[Knob, ...] = (INTERIOR_KNOB, FOREGROUND_KNOB)
@@ -87,6 +87,10 @@ class ThreeClass:
         for number in lost:  # too thin: what is nearest to the middle has to do
             classes[most_central(labels == number)] = INTERIOR
         return {"classes": classes}
+
+    def foreground(self, raw: Tensor) -> Tensor:
+        """Voxels that are interior or boundary."""
+        return raw.argmax(dim=1) != BACKGROUND
 
     def loss(self, raw: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the cross-entropy, in which the boundary weighs more."""

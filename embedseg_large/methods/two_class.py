@@ -47,7 +47,7 @@ class TwoClass:
     scale: Scale
     name: str = "two-class"
     promise: Promise = Promise.JOINED
-    learns_overlaps: bool = False
+    terms: tuple[str, ...] = ("foreground",)
     fields: tuple[Field, ...] = (Field(name="foreground", kind="scalar"),)
     knobs: tuple[Knob, ...] = (FOREGROUND_KNOB,)
 
@@ -59,6 +59,10 @@ class TwoClass:
     def targets(self, labels: NDArray[np.integer]) -> Targets:
         """Whether a voxel is foreground: int8 ``foreground``, -1 ignored."""
         return {"foreground": np.sign(labels).astype(np.int8)}
+
+    def foreground(self, raw: Tensor) -> Tensor:
+        """Voxels whose logit of foreground is positive."""
+        return raw[:, -1] > 0
 
     def loss(self, raw: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the cross-entropy."""

@@ -10,6 +10,8 @@ Names of modules are those of checkpoints of the original program.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,7 @@ STRIDE = 8
 class Encoder(nn.Module):
     """Three halvings; dilated residual layers at the coarsest scale see far."""
 
-    def __init__(self, ndim: int, in_channels: int) -> None:
+    def __init__(self, ndim: int, in_channels: int, *, is_original: bool = True) -> None:
         super().__init__()
         self.initial_block = Downsampler(ndim, in_channels, 16)
         self.layers = nn.ModuleList(
@@ -44,8 +46,8 @@ class Encoder(nn.Module):
                 ),
             ]
         )
-        # never used, but part of every checkpoint of the original
-        self.output_conv = conv(ndim, 128, channel_count(ndim), kernel_size=1)
+        if is_original:  # never used, but part of every checkpoint of the original
+            self.output_conv = conv(ndim, 128, channel_count(ndim), kernel_size=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map ``(n, in_channels, *spatial)`` to ``(n, 128, *spatial / 8)``."""
@@ -87,14 +89,23 @@ class BranchedERFNet(nn.Module):
         Number of spatial axes, 2 or 3.
     in_channels
         Number of image channels.
+    heads
+        Channels of each decoder, for another method; None: those of EmbedSeg.
     """
 
-    def __init__(self, ndim: int, in_channels: int = 1) -> None:
+    def __init__(self, ndim: int, in_channels: int = 1, heads: Sequence[int] | None = None) -> None:
         super().__init__()
         self.ndim = ndim
-        self.encoder = Encoder(ndim, in_channels)
-        self.decoders = nn.ModuleList([Decoder(ndim, 2 * ndim), Decoder(ndim, 1)])
-        self._start_undecided()
+        self.encoder = Encoder(ndim, in_channels, is_original=heads is None)
+        outputs = (2 * ndim, 1) if heads is None else heads
+        self.decoders = nn.ModuleList([Decoder(ndim, n) for n in outputs])
+        if heads is None:
+            self._start_undecided()
+
+    def unused_parameters(self) -> list[nn.Parameter]:
+        """Return parameters that take no part in what the network computes."""
+        output = getattr(self.encoder, "output_conv", None)
+        return [] if output is None else list(output.parameters())
 
     @torch.no_grad()
     def _start_undecided(self) -> None:
@@ -114,7 +125,8 @@ class BranchedERFNet(nn.Module):
 
         Returns
         -------
-        ``(n, 2·ndim + 1, *spatial)`` in the original's order: offset x, y, z, sigma x, y, z, seed.
+        ``(n, channels, *spatial)``, of all decoders; of EmbedSeg 2·ndim + 1 in the original's
+        order: offset x, y, z, sigma x, y, z, seed.
         """
         features = self.encoder(image)
         return torch.cat([decoder(features) for decoder in self.decoders], dim=1)

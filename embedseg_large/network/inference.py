@@ -7,7 +7,7 @@ encoder's output layer. Convolutions, ReLUs and residuals are one step each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -22,7 +22,6 @@ from embedseg_large.network.convolution import (
     scale_and_shift,
 )
 from embedseg_large.network.erfnet import BranchedERFNet, Decoder
-from embedseg_large.network.lanes import in_order
 from embedseg_large.network.layers import Downsampler, NonBottleneck1D, Upsampler
 
 _FEW_CHANNELS = 8
@@ -78,18 +77,6 @@ class InferenceNetwork:
             output(_through(layers, features), raw[:, first : first + output.channels])
             first += output.channels
         return raw
-
-
-def inference_network(
-    weights: Mapping[str, Tensor], *, ndim: int, channels: int, device: str, dtype: torch.dtype
-) -> InferenceNetwork:
-    """Return the network with these weights of a `BranchedERFNet`."""
-    with torch.device("meta"):  # random weights take time and change the random state
-        network = BranchedERFNet(ndim, channels)
-    network.load_state_dict(dict(weights), assign=True)
-    # the tensors are small: on a busy machine, threads would mostly wait for each other
-    [made] = in_order(lambda net: InferenceNetwork(net, device, dtype), [network.eval()], lanes=1)
-    return made
 
 
 _Layer = Callable[[Tensor], Tensor]

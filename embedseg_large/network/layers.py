@@ -36,6 +36,11 @@ def batch_norm(ndim: int, channels: int) -> nn.Module:
     return _BATCH_NORM[ndim](channels, eps=BATCH_NORM_EPS)
 
 
+def max_pool(ndim: int) -> nn.Module:
+    """Return a max pooling of every two voxels along that many axes."""
+    return _MAX_POOL[ndim](2, stride=2)
+
+
 class Downsampler(nn.Module):
     """Halve each axis: a strided convolution beside a max pooling, then BN and ReLU.
 

@@ -18,21 +18,22 @@ from torch import Tensor
 from embedseg_large.embedding import Embedding, dequantise, quantise
 from embedseg_large.errors import ModelError, RunError, UsageError
 from embedseg_large.geometry import Box
+from embedseg_large.network.backbones import inference_network
 from embedseg_large.network.device import available_cores, checked_device, passes_that_fit
 from embedseg_large.network.erfnet import STRIDE
-from embedseg_large.network.inference import inference_network
 from embedseg_large.network.lanes import in_order
 from embedseg_large.network.modelfile import StoredModel, write_model_file
-from embedseg_large.network.settings import ModelSettings, Thresholds
+from embedseg_large.network.settings import EMBEDSEG, ModelSettings, Thresholds
 from embedseg_large.network.tta import mean_raw
 from embedseg_large.symmetry import MODES, SignedPermutation, group
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Measured on the CPU at 64 x 96 x 96 voxels with 16 transforms, measured as the growth of resident
-# memory (226, 309 and 470 with 1, 2 and 4 lanes), plus a tenth.
-BYTES_PER_VOXEL = 250.0
-BYTES_PER_VOXEL_AND_LANE = 90.0
+# Measured on the CPU at 64 x 96 x 96 voxels with 16 transforms, as growth of the resident memory
+# (of erfnet 226, 309 and 470 with 1, 2 and 4 lanes, of unet 954 and 1570 with 1 and 2 and 4
+# transforms), and a tenth more.
+BYTES_PER_VOXEL = {"erfnet": (250.0, 90.0), "unet": (1050.0, 680.0)}
+"""By backbone, of the first lane and of each further one."""
 
 
 class Model:
@@ -41,7 +42,7 @@ class Model:
     Parameters
     ----------
     weights
-        Tensors of a `BranchedERFNet` by name; they are copied.
+        Tensors of the network by name; they are copied.
     settings
         Pitch, sizes and the like.
     card
@@ -81,13 +82,7 @@ class Model:
         self.lanes = lanes or available_cores()
         # as they were passed: those of the network have normalisations folded into them
         self._weights = {name: t.detach().to("cpu", copy=True) for name, t in weights.items()}
-        self._network = inference_network(
-            self._weights,
-            ndim=settings.ndim,
-            channels=settings.channels,
-            device=self.device,
-            dtype=DTYPES[dtype],
-        )
+        self._network = inference_network(self._weights, settings, self.device, DTYPES[dtype])
 
     def __repr__(self) -> str:
         return (
@@ -187,7 +182,8 @@ class Model:
     def bytes_per_voxel(self) -> float:
         """Peak memory of a prediction on the CPU per voxel of its input, in bytes."""
         lanes = min(self.lanes, len(group(self.tta_modes[-1], self.ndim)))
-        return BYTES_PER_VOXEL + (lanes - 1) * BYTES_PER_VOXEL_AND_LANE
+        first, more = BYTES_PER_VOXEL[self.settings.backbone]
+        return first + (lanes - 1) * more
 
     @property
     def tta_modes(self) -> tuple[str, ...]:
@@ -264,8 +260,8 @@ class Model:
 
         Returns
         -------
-        float32 ``(2·ndim + 1, *spatial)``: offset x, y, z, sigma x, y, z, seed, without
-        activations.
+        float32 ``(channels, *spatial)``, not activated: offset x, y, z, sigma x, y, z, seed; of
+        another method its fields.
 
         Raises
         ------
@@ -291,7 +287,18 @@ class Model:
     def predict_stored(
         self, image: NDArray[np.floating], tta: bool | int | str = True
     ) -> NDArray[np.float16]:
-        """Predict in the stored form (see `embedseg_large.embedding.quantise`)."""
+        """Predict in the form that is stored, see `embedseg_large.embedding.quantise`.
+
+        Raises
+        ------
+        UsageError
+            The model is of another method, see `embedseg_large.methods`.
+        """
+        if self.settings.method != EMBEDSEG:
+            raise UsageError(
+                f"the model is of the method {self.settings.method}, which has no embedding; "
+                "predict_raw gives its fields"
+            )
         return quantise(self.predict_raw(image, tta), self.pitch)
 
     def predict_tile(

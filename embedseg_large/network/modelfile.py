@@ -21,8 +21,8 @@ from torch import Tensor
 from embedseg_large.documents import parse_json
 from embedseg_large.errors import ModelError, OutputError, UsageError, foreign
 from embedseg_large.files import whole
-from embedseg_large.network.erfnet import BranchedERFNet
-from embedseg_large.network.settings import ModelSettings
+from embedseg_large.network.backbones import shapes_of
+from embedseg_large.network.settings import EMBEDSEG, ModelSettings
 
 SUFFIX = ".safetensors"
 KEY = "embedseg_large"
@@ -34,7 +34,7 @@ class StoredModel:
     """The content of a model file, checked for consistency."""
 
     weights: Mapping[str, Tensor]
-    """Tensors of a `BranchedERFNet`, float32, by name."""
+    """Tensors of the network, float32, by name."""
 
     settings: ModelSettings
     """Everything the model knows apart from its weights."""
@@ -97,8 +97,10 @@ def read_model_file(path: Path) -> StoredModel:
             )
         settings, card = _parse(header, path)
         names = list(file.keys())
+        kind = "EmbedSeg" if settings.method == EMBEDSEG else settings.backbone
+        what = f"a {settings.ndim}D {kind} network with {settings.channels} image channels"
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-        check_shapes(shapes, settings.ndim, settings.channels, path)  # before they take memory
+        check_shapes(shapes, shapes_of(settings), path, what)  # before they take memory
         weights = {name: as_weights(file.get_tensor(name)) for name in names}
     return StoredModel(weights=weights, settings=settings, card=card)
 
@@ -109,24 +111,22 @@ def as_weights(tensor: Tensor) -> Tensor:
 
 
 def check_shapes(
-    shapes: Mapping[str, tuple[int, ...]], ndim: int, channels: int, path: Path
+    shapes: Mapping[str, tuple[int, ...]],
+    wanted: Mapping[str, tuple[int, ...]],
+    path: Path,
+    what: str,
 ) -> None:
     """Raise a ModelError unless the tensors are those of the network, by name and shape."""
-    with torch.device("meta"):
-        wanted = BranchedERFNet(ndim, channels).state_dict()
     for name in [*wanted, *shapes]:
         if name not in shapes:
             problem = "is missing"
         elif name not in wanted:
             problem = "is not part of the network"
-        elif shapes[name] != tuple(wanted[name].shape):
-            problem = f"is {shapes[name]} instead of {tuple(wanted[name].shape)}"
+        elif shapes[name] != wanted[name]:
+            problem = f"is {shapes[name]} instead of {wanted[name]}"
         else:
             continue
-        raise ModelError(
-            f"{path}: tensor {name} {problem}; it is not a {ndim}D EmbedSeg network "
-            f"with {channels} image channels"
-        )
+        raise ModelError(f"{path}: tensor {name} {problem}; it is not {what}")
 
 
 def _parse(header: str, path: Path) -> tuple[ModelSettings, dict[str, Any]]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from embedseg_large.documents import parse_json, read_document
 from embedseg_large.errors import ModelError, UsageError, foreign
+from embedseg_large.network.backbones import original_shapes
 from embedseg_large.network.modelfile import StoredModel, as_weights, check_shapes
 from embedseg_large.network.settings import ModelSettings
 from embedseg_large.network.torchfile import read_torch_file
@@ -70,7 +71,8 @@ def read_original_folder(
     if ndim not in (2, 3):
         raise ModelError(f"{file}: tensor {_FIRST} is {tuple(shape)}; it must have 4 or 5 axes")
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    check_shapes(shapes, ndim, channels, file)
+    what = f"a {ndim}D EmbedSeg network with {channels} image channels"
+    check_shapes(shapes, original_shapes(ndim, channels), file, what)
     path = folder / PROPERTIES_FILE
     properties = _read_properties(path) | _of_each_axis(given or {}, "zyx"[-ndim:])
     settings = _settings(properties, ndim, channels, path)

@@ -17,6 +17,8 @@ EMBEDSEG = "embedseg"
 """The method of the paper, which is meant where a model file names none."""
 ERFNET = "erfnet"
 """Its backbone, likewise."""
+BACKBONES = (ERFNET, "unet")
+"""All backbones, see `embedseg_large.network.backbones`."""
 
 DEFAULT_TILE = {2: (512, 512), 3: (64, 128, 128)}
 DEFAULT_CONTEXT = 24
@@ -133,6 +135,8 @@ class ModelSettings:
                 f"method is {self.method} with {len(self.fields)} fields; all methods but "
                 f"{EMBEDSEG} list theirs"
             )
+        if self.backbone not in BACKBONES:
+            raise UsageError(f"backbone is {self.backbone!r}; use {' or '.join(BACKBONES)}")
         for name in ("pitch", "extent", "tile", "reach"):
             self._check(name, above_zero=True)
         for name in ("context", "halo"):

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.clustering.cluster import cluster
-from embedseg_large.embedding import Embedding, channel_count
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.scores import scores
+from embedseg_large.fields import channel_count
 from embedseg_large.geometry import Box
 from embedseg_large.network.model import Model
 from embedseg_large.tiling.axis import STRIDE
 from embedseg_large.tiling.grid import Grid
+from embedseg_large.training.decoding import Decoder
 
 CONTEXTS = (8, 16, 24, 32)
 """Contexts that are tried, in voxels."""
@@ -82,7 +82,7 @@ def middle(image: NDArray[np.float32], largest: Sequence[int]) -> NDArray[np.flo
 
 def tiled_raw(model: Model, image: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
     """Raw channels of an image, each core predicted from itself and its context."""
-    raw = np.empty((channel_count(model.ndim), *grid.shape), np.float32)
+    raw = np.empty((channel_count(model.settings.channel_fields), *grid.shape), np.float32)
     for index in grid:
         tile = grid.tile(index)
         region = model.predict_raw(np.ascontiguousarray(image[(slice(None), *tile.region.slices)]))
@@ -98,4 +98,5 @@ def agreement(found: NDArray[np.integer], wanted: NDArray[np.integer]) -> float:
 
 
 def _labels(model: Model, raw: NDArray[np.float32]) -> NDArray[np.uint32]:
-    return cluster(Embedding.from_raw(raw, model.pitch), model.min_object_size)
+    decoder = Decoder.of(model)
+    return decoder.labels(decoder.of_raw(raw))

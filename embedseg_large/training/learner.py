@@ -26,17 +26,14 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from embedseg_large.network.erfnet import BranchedERFNet
+from embedseg_large.network.backbones import new_network
 from embedseg_large.network.model import Model
 from embedseg_large.training.average import averaged
 from embedseg_large.training.data.dataset import CropDataset, EpochSampler, Key
-from embedseg_large.training.data.targets import Batch, collate
-from embedseg_large.training.loss.loss import LossTerms, embedding_loss
+from embedseg_large.training.objective import AnyBatch, Outcome, model_settings, objective_of
 from embedseg_large.training.processes import Processes
 from embedseg_large.training.schedule import Schedule
 from embedseg_large.training.settings import TrainSettings
-
-TERMS = ("total", "instance", "variance", "seed")
 
 FORGET = 0.7
 """Weight that remains of the earlier error of an image after each of its crops."""
@@ -106,6 +103,8 @@ class Learner:
         # channels last: an eighth faster on CPUs, and suits tensor cores
         flat = crops.properties.ndim == 2
         self._layout = torch.channels_last if flat else torch.channels_last_3d
+        properties = crops.properties
+        self._objective = objective_of(model_settings(properties, settings, start), properties)
         torch.manual_seed(settings.seed)
         network = processes.adapted(self._new_network(start))
         self.network = network.to(  # type: ignore[call-overload]  # torch's stubs lack the format
@@ -125,15 +124,21 @@ class Learner:
 
     def _new_network(self, start: Model | None) -> nn.Module:
         properties = self._crops.properties
-        network = BranchedERFNet(properties.ndim, properties.channels)
+        known = model_settings(properties, self._settings, start)
+        network = new_network(known)
         if start is not None:
             network.load_state_dict(start.weights)
         still = list(network.encoder.parameters()) if self._settings.freeze_encoder else []
         if not self._processes.alone:  # it takes no part, see `Processes.averaging`
-            still += network.encoder.output_conv.parameters()
+            still += network.unused_parameters()
         for parameter in still:
             parameter.requires_grad_(False)
         return network
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms of the loss, the total first."""
+        return self._objective.terms
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -191,26 +196,27 @@ class Learner:
         self.network.train()
         loader = self._loader(epoch)
         step = epoch * self._schedule.epoch_steps
-        sums = torch.zeros(len(TERMS) + 2, dtype=torch.float64, device=self._device)
+        names = self._objective.terms
+        sums = torch.zeros(len(names) + 2, dtype=torch.float64, device=self._device)
         watched = _Watched.of(self._crops) if self._settings.hard_share else None
         # numpy's BLAS, used for crops, keeps its threads spinning on the cores torch needs next
         with threadpool_limits(1, user_api="blas"):
             for done, batch in enumerate(loader, start=1):
                 last = done % self._settings.accumulate == 0 or done == len(loader)
-                terms = self._accumulate(batch.to(self._device, non_blocking=True), last)
+                found = self._accumulate(batch.to(self._device, non_blocking=True), last)
                 if last:
                     self._step(step)
                     step += 1
-                sums += _numbers(terms)
+                sums += _numbers(found, names)
                 if watched is not None:
-                    watched.add(self._keys_of(done), batch, terms)
+                    watched.add(self._keys_of(done), found)
                 if tell is not None:
-                    tell(done, len(loader), float(terms.total.detach()))
+                    tell(done, len(loader), float(found.terms["total"].detach()))
         if watched is not None:
             self._crops.errors = watched.errors(self._processes)
         *totals, overlap, instances = self._processes.summed(sums).tolist()
         batches = len(loader) * self._processes.world
-        loss = {name: total / batches for name, total in zip(TERMS, totals, strict=True)}
+        loss = {name: total / batches for name, total in zip(names, totals, strict=True)}
         return EpochMeans(loss, overlap / max(1, instances))
 
     def _keys_of(self, number: int) -> list[Key]:
@@ -218,7 +224,7 @@ class Learner:
         batch = self._settings.batch
         return list(self._order)[(number - 1) * batch : number * batch]
 
-    def _loader(self, epoch: int) -> DataLoader[Batch]:
+    def _loader(self, epoch: int) -> DataLoader[AnyBatch]:
         self._order.epoch = epoch
         steps = self._settings.steps
         if steps is not None:  # the last epoch may be shorter
@@ -227,25 +233,22 @@ class Learner:
             self._crops,  # type: ignore[arg-type]  # samples go in, batches come out
             batch_size=self._settings.batch,
             sampler=self._order,
-            collate_fn=collate,
+            collate_fn=self._objective.collate,
             num_workers=self._settings.workers,
             pin_memory=self._kind != "cpu",
             generator=torch.Generator(),  # or it would draw from the one that dropout uses
         )
 
-    def _accumulate(self, batch: Batch, last: bool) -> LossTerms:
+    def _accumulate(self, batch: AnyBatch, last: bool) -> Outcome:
         """Add the gradients of one batch; the processes average them after the last of a step."""
-        properties = self._crops.properties
         dtype = self._dtype
         with self._averaged_only_if(last):
             with torch.autocast(self._kind, dtype, dtype != torch.float32):
                 raw = self._averaging(batch.image.contiguous(memory_format=self._layout))
-            terms = embedding_loss(
-                raw, batch, pitch=properties.pitch, foreground_weight=properties.foreground_weight
-            )
-            share = self._scaler.scale(terms.total / self._settings.accumulate)
+            found = self._objective.loss(raw, batch)
+            share = self._scaler.scale(found.terms["total"] / self._settings.accumulate)
             share.backward()  # type: ignore[no-untyped-call]
-        return terms
+        return found
 
     def _averaged_only_if(self, last: bool) -> AbstractContextManager[None]:
         module = self._averaging
@@ -286,9 +289,9 @@ class _Watched:
         """Watch the annotated images; None if there are none."""
         return None if crops.errors is None else cls(crops, crops.errors)
 
-    def add(self, keys: Sequence[Key], batch: Batch, terms: LossTerms) -> None:
+    def add(self, keys: Sequence[Key], found: Outcome) -> None:
         """Count the crops of a batch that hold instances."""
-        overlaps, samples = terms.overlaps.detach().cpu(), batch.samples
+        overlaps, samples = found.overlaps.detach().cpu(), found.samples.cpu()
         for i, key in enumerate(keys):
             source, image = self._crops.origin(key)
             mine = overlaps[samples == i]
@@ -303,9 +306,9 @@ class _Watched:
         return np.asarray(self._before + share * (mean - self._before))
 
 
-def _numbers(terms: LossTerms) -> Tensor:
+def _numbers(found: Outcome, names: Sequence[str]) -> Tensor:
     """Return the terms, the sum of the overlaps and their number, float64 where they are."""
-    overlaps = terms.overlaps
-    values = [getattr(terms, name).detach() for name in TERMS]
+    overlaps = found.overlaps
+    values = [found.terms[name].detach() for name in names]
     count = overlaps.new_tensor(len(overlaps))
     return torch.stack([*values, overlaps.sum(), count]).double()

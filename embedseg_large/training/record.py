@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from embedseg_large.network.settings import EMBEDSEG, ERFNET
 from embedseg_large.training.data.properties import Properties
 from embedseg_large.training.settings import TrainSettings
 
@@ -23,6 +24,8 @@ class TrainStart:
     validation: tuple[str, ...]
     """Names of the validation images."""
     settings: TrainSettings
+    terms: tuple[str, ...]
+    """Names of the terms of the loss, the total first."""
     crops: int
     """Number of crops per epoch."""
     epochs_done: int
@@ -41,6 +44,7 @@ class TrainStart:
         held = f"{len(self.validation)} to validate on" if self.validation else "none to validate"
         counted = "measured" if self.sources else "to train on"
         return {
+            **self._method(),
             **self.sources,
             "images": f"{data.n_images} {counted}, {held}{_names(self.validation)}",
             "objects": f"{data.n_objects:,}, about {data.object_diameter:.1f} voxels wide, "
@@ -65,6 +69,13 @@ class TrainStart:
             + (f", in {self.processes} processes" if self.processes > 1 else ""),
             "device": f"{self.device}, {s.dtype}",
         }
+
+    def _method(self) -> dict[str, str]:
+        """Name method and backbone, unless they are the paper's."""
+        s = self.settings
+        if (s.method, s.backbone) == (EMBEDSEG, ERFNET):
+            return {}
+        return {"method": f"{s.method}, backbone {s.backbone}"}
 
     def _late(self) -> dict[str, str]:
         s = self.settings

@@ -9,6 +9,8 @@ from math import ceil
 from typing import Any
 
 from embedseg_large.errors import UsageError
+from embedseg_large.methods.registry import check_usable
+from embedseg_large.network.settings import BACKBONES, EMBEDSEG, ERFNET
 from embedseg_large.training.schedule import SCHEDULES
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -43,6 +45,12 @@ class TrainSettings:
     UsageError
         If a value is out of range; the message names it.
     """
+
+    method: str = EMBEDSEG
+    """What is learnt, and how instances come of it: see `embedseg_large.methods`."""
+
+    backbone: str = ERFNET
+    """The network: erfnet, the paper's, or unet."""
 
     epochs: int = 200
     """Passes over all annotated objects, if no number of steps is given."""
@@ -137,6 +145,9 @@ class TrainSettings:
     """Whether only the decoders are trained; for fine-tuning on very few objects."""
 
     def __post_init__(self) -> None:
+        check_usable(self.method)
+        if self.backbone not in BACKBONES:
+            raise UsageError(f"backbone is {self.backbone!r}; use {_listed(BACKBONES)}")
         whole = ("epochs", "steps", "epoch_steps", "batch", "accumulate", "epoch_crops")
         for name in (*whole, "validate_every", "patience", "threads", "small_objects"):
             self._check(name, least=1)
@@ -218,6 +229,9 @@ class TrainSettings:
         """The settings that affect what is learned, without those on hardware and pictures."""
         values = self.as_dict() | {"workers": 0, "threads": None}
         del values["pictures_every"]
+        for name, usual in (("method", EMBEDSEG), ("backbone", ERFNET)):
+            if values[name] == usual:  # states of before there was a choice can be resumed
+                del values[name]
         return values
 
 

@@ -14,6 +14,7 @@ from embedseg_large.errors import ModelError, OutputError, UsageError
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.device import training_dtype
 from embedseg_large.network.model import Model
+from embedseg_large.network.settings import EMBEDSEG
 from embedseg_large.synthesis import read_settings
 from embedseg_large.synthesis.reading import Stated
 from embedseg_large.training.context import measure_context
@@ -37,6 +38,8 @@ from embedseg_large.training.data.supply import (
     Mixture,
 )
 from embedseg_large.training.data.synthetic import SyntheticSource
+from embedseg_large.training.knobs import with_tuned_knobs
+from embedseg_large.training.objective import check_overlaps
 from embedseg_large.training.panel import check_panel, read_panel
 from embedseg_large.training.processes import Processes
 from embedseg_large.training.record import LogWatcher, TrainWatcher
@@ -154,6 +157,10 @@ def train(
     ModelError
         If there is nothing to resume, or `start` does not match the data.
     """
+    model = load_model(start) if isinstance(start, str | os.PathLike) else start
+    if model is not None:
+        own = {"method": model.settings.method, "backbone": model.settings.backbone}
+        settings = own | settings
     chosen = TrainSettings.of_recipe(recipe, **settings)
     sets, further = read_panel(panel), read_sets(also, TrainingSet)
     if validation is None:
@@ -171,7 +178,6 @@ def train(
     watchers = [LogWatcher() if watcher is None else watcher]
     if tensorboard is not None:
         watchers.append(TensorBoardWatcher(tensorboard))
-    model = load_model(start) if isinstance(start, str | os.PathLike) else start
     more = dict(pairing or {}, ndim=ndim)
     _check_sources(
         images, masks, more.get("labels"), synthetic, synthetic_settings, synthetic_share, further
@@ -191,6 +197,8 @@ def train(
             (name, p) for p in _checked(find_pairs(validation_images, validation_masks, **more))
         ]
     _check_alike(kind, [pair for _, pair in held], model)
+    _check_method(chosen, model)
+    check_overlaps(chosen, [*pairs, *(pair for _, pair in held)])
     check_panel(sets, model)
     opened = [(each, each.pairs(kind[0])) for each in sets]
     _check_mixed(chosen, kind[0], bool(pairs), drawn is not None)
@@ -220,7 +228,8 @@ def train(
     if processes.first:
         best = _with_context(best, whole or excerpts, model)
         if whole and tune_thresholds:
-            best = tuned_on(best, whole)
+            is_ours = chosen.method == EMBEDSEG
+            best = tuned_on(best, whole) if is_ours else with_tuned_knobs(best, whole)
         best.save(path)
     return best
 
@@ -407,6 +416,19 @@ def _check_alike(
         )
 
 
+def _check_method(settings: TrainSettings, model: Model | None) -> None:
+    """Refuse to tune a model of another method or backbone."""
+    if model is None:
+        return
+    for name in ("method", "backbone"):
+        theirs, ours = getattr(model.settings, name), getattr(settings, name)
+        if theirs != ours:
+            raise ModelError(
+                f"the model to start from has the {name} {theirs}, not {ours}; leave out "
+                f"--{name}, or start from another one"
+            )
+
+
 def _check_mixed(settings: TrainSettings, ndim: int, annotated: bool, synthetic: bool) -> None:
     """Refuse settings that do not match the sources of crops."""
     if settings.late_crop is not None and len(settings.late_crop) != ndim:
@@ -546,7 +568,7 @@ def _with_context(model: Model, examples: Sequence[Example], start: Model | None
     else:
         settings = replace(settings, context=start.context)
         if "validation" not in model.card:
-            settings = replace(settings, seed=start.seed)
+            settings = replace(settings, seed=start.seed, knobs=start.settings.knobs)
     return Model(model.weights, settings, card=model.card, device=model.device)
 
 

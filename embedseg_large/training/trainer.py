@@ -11,17 +11,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from embedseg_large.errors import ModelError, foreign
+from embedseg_large.methods.of_model import method_of
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
 from embedseg_large.training.data.dataset import CropDataset
+from embedseg_large.training.decoding import Decoder
 from embedseg_large.training.learner import EpochMeans, Learner, Tell
+from embedseg_large.training.objective import model_settings
 from embedseg_large.training.processes import Processes
 from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
 from embedseg_large.training.settings import TrainSettings
@@ -83,6 +85,7 @@ class Trainer:
         self._processes = processes or Processes()
         self._watchers = watchers if self._processes.first else ()
         self.learner = Learner(crops, settings, start, self._processes)
+        self._start = start
         self._epoch, self._best, self._waiting = 0, -1.0, 0
         self._facts = _facts(crops, settings, start)
 
@@ -126,6 +129,7 @@ class Trainer:
             sources=self._crops.mixture.described(),
             validation=tuple(example.pair.name for example in self._validation),
             settings=self.settings,
+            terms=self.learner.terms,
             crops=len(self._crops),
             epochs_done=self._epoch,
             processes=self._processes.world,
@@ -218,7 +222,7 @@ class Trainer:
         return True
 
     def _model(self, found: Validation | None = None) -> Model:
-        settings = self._crops.properties.model_settings()
+        settings = model_settings(self._crops.properties, self.settings, self._start)
         card: dict[str, Any] = {
             "training": self.settings.as_dict() | {"epoch": self._epoch},
             "data": self._crops.properties.as_dict() | self._crops.mixture.facts(),
@@ -228,7 +232,7 @@ class Trainer:
             card["validation"] = {"images": images, "ap": _by_threshold(found)}
             if sets := _sets(found):
                 card["validation"]["sets"] = sets
-            settings = replace(settings, seed=found.seed)
+            settings = Decoder(settings, method_of(settings)).settled(found.seed)
         return Model(
             self.learner.weights,
             settings,

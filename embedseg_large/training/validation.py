@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.clustering.cluster import cluster
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.scores import Score, scores
 from embedseg_large.geometry import Box
@@ -17,12 +16,10 @@ from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.training.data.properties import Properties
 from embedseg_large.training.data.sources import Labels, Pair
 from embedseg_large.training.data.targets import IGNORED
+from embedseg_large.training.decoding import Decoder
 from embedseg_large.volumes.intensity import IntensityRange
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
-
-SEEDS = (0.5, 0.6, 0.7, 0.8, 0.9)
-"""Minimum seediness for a voxel to seed an instance: the values that are tried."""
 
 SEED_TOLERANCE = 0.01
 """Loss of AP at IoU 0.5 that is accepted for a lower threshold."""
@@ -115,7 +112,7 @@ class Segmented:
     seeds
         float32 ``(*spatial)``: seediness, 0 to 1.
     labels
-        uint32 ``(*spatial)``: the instances found, with the highest of `SEEDS`.
+        uint32 ``(*spatial)``: the instances found, see `Decoder.drawn`.
     """
 
     example: Example
@@ -124,7 +121,7 @@ class Segmented:
     seeds: NDArray[np.float32]
     labels: NDArray[np.uint32]
     scores: dict[float, list[Score]]
-    """At each of `THRESHOLDS`, where the truth is known, for each of `SEEDS`."""
+    """At each of `THRESHOLDS`, where the truth is known, for each of `Decoder.values`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +140,7 @@ class Validation:
             seed: {
                 iou: float(np.mean([s[seed][iou] for s in by_set.values()])) for iou in THRESHOLDS
             }
-            for seed in SEEDS
+            for seed in next(iter(by_set.values()))
         }
         return cls(mean, by_set)
 
@@ -179,18 +176,18 @@ def segment_example(model: Model, example: Example, *, tta: bool = False) -> Seg
     image, truth = example.image(), example.truth()
     grid = example.resampling(model)
     target, source = Box.whole(grid.target), Box.whole(grid.source)
-    embedding = model.predict(image if grid.is_identity else grid.image(image, target), tta=tta)
-    found = {
-        seed: grid.labels(cluster(embedding, model.min_object_size, seed=seed), source)
-        for seed in SEEDS
-    }
-    seeds = grid.labels(embedding.seeds, source)
+    decoder = Decoder.of(model)
+    seen = image if grid.is_identity else grid.image(image, target)
+    predictions = decoder.predictions(model, seen, tta)
+    found = {v: grid.labels(decoder.labels(predictions, v), source) for v in decoder.values}
+    seeds = grid.labels(decoder.seediness(predictions), source)
     known = truth != IGNORED
     scored = {
         seed: scores(Contingency.of(labels[known], truth[known]), THRESHOLDS)
         for seed, labels in found.items()
     }
-    return Segmented(example, image, truth, seeds, found[SEEDS[-1]], scored)
+    shown = found[decoder.drawn]
+    return Segmented(example, image, truth, seeds, shown, scored)
 
 
 def validate(
@@ -221,7 +218,7 @@ def validate(
             seen(segmented)
     return Validation.of_sets(
         {
-            name: {seed: _pooled_ap([image[seed] for image in images]) for seed in SEEDS}
+            name: {seed: _pooled_ap([image[seed] for image in images]) for seed in images[0]}
             for name, images in found.items()
         }
     )

@@ -217,13 +217,16 @@ def _about_model(thing: str) -> dict[str, Any]:
     from embedseg_large.network.checkpoint import load_model
 
     model = load_model(thing)
+    settings = model.settings
+    method = {"method": settings.method, "backbone": settings.backbone}
     names = ["ndim", "channels", "pitch", "min_object_size", "seed", "margin"]
     names += ["object_diameter", "voxel_size"]
     names += ["extent", "tile", "context", "halo", "fingerprint"]
     own = model.settings.as_dict()
     cleaning = {name: True for name in ("keep_largest_piece", "fill_holes") if own[name]}
     facts = {name: getattr(model, name) for name in names}
-    facts |= cleaning | {"thresholds": own["thresholds"]}
+    knobs = {"knobs": dict(settings.knobs)} if settings.knobs else {}
+    facts = method | facts | cleaning | {"thresholds": own["thresholds"]} | knobs
     return facts | {name: value for name, value in model.card.items() if name not in facts}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,6 +47,17 @@ def train(
         str | None,
         typer.Option("--from", help="Model to fine-tune: a bundled name or a file."),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="What is learnt: embedseg, three-class, two-class, flows, affinities, stardist or "
+            "harmonic. Default: embedseg, or that of --from."
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Network: erfnet or unet. Default: erfnet, or that of --from."),
+    ] = None,
     recipe: Annotated[
         str,
         typer.Option(
@@ -85,6 +96,7 @@ def train(
     from embedseg_large.training.train import train as run
 
     first = Processes.here(work.device).first
+    learnt: dict[str, Any] = {"method": method, "backbone": backbone}
     try:
         with TrainBars(quiet=as_json or not first) as watcher:
             model = run(
@@ -101,6 +113,7 @@ def train(
                 **vars(synthesis),
                 **validation.arguments(),
                 **vars(cropping),
+                **{name: value for name, value in learnt.items() if value is not None},
                 **length.given(),
                 **drawing.given(),
                 **optimising.given(),

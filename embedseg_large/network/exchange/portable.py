@@ -19,7 +19,7 @@ from embedseg_large.embedding import raw_layout
 from embedseg_large.errors import UsageError
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.model import Model
-from embedseg_large.network.settings import ModelSettings
+from embedseg_large.network.settings import EMBEDSEG, ERFNET, ModelSettings
 
 INPUT = "image"
 OUTPUT = "embedding"
@@ -46,7 +46,18 @@ class PortableModel:
 
     @classmethod
     def of(cls, model: Model) -> PortableModel:
-        """Take a model apart."""
+        """Take a model apart.
+
+        Raises
+        ------
+        UsageError
+            It is of another method than EmbedSeg, whose outputs other programs could not read.
+        """
+        if model.settings.method != EMBEDSEG or model.settings.backbone != ERFNET:
+            raise UsageError(
+                f"the model is of the method {model.settings.method} with the backbone "
+                f"{model.settings.backbone}; only embedseg with erfnet can be exported"
+            )
         with torch.device("meta"):
             network = BranchedERFNet(model.ndim, model.channels)
         network.load_state_dict(model.weights, assign=True)

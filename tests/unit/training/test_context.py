@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import minimum_filter
 
 from embedseg_large.network.model import Model
+from embedseg_large.network.settings import ModelSettings
 from embedseg_large.testing.synthetic import embedding_of, synthetic_embryo
 from embedseg_large.training.context import measure_context
 
@@ -23,12 +24,12 @@ class Nearsighted:
 
     sight: int
     ndim: int = 2
-    min_object_size: int = 10
 
     @property
-    def pitch(self) -> tuple[float, ...]:
-        """The same along each axis."""
-        return (PITCH,) * self.ndim
+    def settings(self) -> ModelSettings:
+        """Of EmbedSeg, with one pitch along each axis."""
+        pitch, extent = (PITCH,) * self.ndim, (20,) * self.ndim
+        return ModelSettings.from_objects(pitch=pitch, extent=extent, min_object_size=10)
 
     def predict_raw(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Raw channels that say what the image shows."""

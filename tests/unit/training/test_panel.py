@@ -10,8 +10,9 @@ import pytest
 import tifffile
 
 from embedseg_large.errors import UsageError
+from embedseg_large.training.decoding import SEEDS
 from embedseg_large.training.panel import PanelSet, read_panel
-from embedseg_large.training.validation import SEEDS, THRESHOLDS, Example, Validation
+from embedseg_large.training.validation import THRESHOLDS, Example, Validation
 
 
 def test_a_set_is_a_name_and_where_its_images_and_masks_are() -> None:

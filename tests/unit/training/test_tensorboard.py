@@ -43,6 +43,7 @@ def test_numbers_and_pictures_are_written(tmp_path: Path) -> None:
     start = TrainStart(
         data=measure(find_pairs([mask.astype(np.float32)], [mask])),
         validation=(),
+        terms=("total",),
         settings=TrainSettings(),
         crops=1,
         epochs_done=0,

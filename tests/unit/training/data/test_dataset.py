@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from embedseg_large.training.data.sources import find_pairs
 from embedseg_large.training.data.supply import EMPTY, AnnotatedSource, Mixture, drawn_rows
 from embedseg_large.training.data.targets import Batch, Sample, collate
 from embedseg_large.training.learner import _Watched
+from embedseg_large.training.objective import Outcome
 from embedseg_large.training.processes import Processes
 
 ROBUST = AugmentSettings.robust()
@@ -257,7 +257,6 @@ def test_errors_are_forgotten_crop_by_crop() -> None:
     crops: Any = Crops()
     watched = _Watched.of(crops)
     assert watched is not None
-    batch: Any = SimpleNamespace(samples=torch.tensor([0, 0, 1]))
-    terms: Any = SimpleNamespace(overlaps=torch.tensor([0.5, 0.7, 1.0]))
-    watched.add([(0, 0), (0, 1)], batch, terms)  # errors .4 and 0
+    overlaps, samples = torch.tensor([0.5, 0.7, 1.0]), torch.tensor([0, 0, 1])
+    watched.add([(0, 0), (0, 1)], Outcome({}, overlaps, samples))  # errors .4 and 0
     assert watched.errors(Processes()) == pytest.approx([1.0, 1 + (1 - 0.7**2) * (0.2 - 1)])

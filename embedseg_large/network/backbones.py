@@ -1,0 +1,70 @@
+"""Networks by name: from an image to the channels of all fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from embedseg_large.network.erfnet import BranchedERFNet
+from embedseg_large.network.inference import InferenceNetwork
+from embedseg_large.network.lanes import in_order
+from embedseg_large.network.settings import EMBEDSEG, ModelSettings
+from embedseg_large.network.unet import UNet, UNetInference
+
+Forward = Callable[[Tensor], Tensor]
+
+
+def new_network(settings: ModelSettings) -> BranchedERFNet | UNet:
+    """Return a network for the fields of a model, with random weights."""
+    if settings.backbone == "unet":
+        return UNet(settings.ndim, settings.channels, settings.heads)
+    heads = None if settings.method == EMBEDSEG else settings.heads
+    return BranchedERFNet(settings.ndim, settings.channels, heads)
+
+
+def shapes_of(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a network's tensors by name, without making it."""
+    return _shapes(lambda: new_network(settings))
+
+
+def original_shapes(ndim: int, channels: int) -> dict[str, tuple[int, ...]]:
+    """Return the same for a checkpoint of the original program."""
+    return _shapes(lambda: BranchedERFNet(ndim, channels))
+
+
+def _shapes(make: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
+
+
+def inference_network(
+    weights: Mapping[str, Tensor], settings: ModelSettings, device: str, dtype: torch.dtype
+) -> Forward:
+    """Return the network of a model in the form in which it answers.
+
+    Parameters
+    ----------
+    weights
+        Of the network that `new_network` returns for these settings.
+    settings
+        The model's.
+    device
+        ``cpu``, ``cuda`` or ``cuda:INDEX``.
+    dtype
+        Number format of all layers but the last ones.
+    """
+    with torch.device("meta"):  # no random weights, whose drawing takes time and changes the state
+        network = new_network(settings)
+    network.load_state_dict(dict(weights), assign=True)
+
+    def made(network: nn.Module) -> Forward:
+        if isinstance(network, UNet):
+            return UNetInference(network, device, dtype)
+        assert isinstance(network, BranchedERFNet)
+        return InferenceNetwork(network, device, dtype)
+
+    # the tensors are small: on a busy machine threads would wait for each other most of the time
+    [found] = in_order(made, [network.eval()], lanes=1)
+    return found

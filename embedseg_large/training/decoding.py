@@ -1,0 +1,93 @@
+"""How a model in training turns an image into instances, for each of a few thresholds.
+
+Predictions are made once; only what is decided about them is repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.clustering.cluster import cluster
+from embedseg_large.embedding import Embedding
+from embedseg_large.methods.of_model import method_of
+from embedseg_large.methods.protocol import FieldMethod
+from embedseg_large.methods.storing import probability
+from embedseg_large.network.model import Model
+from embedseg_large.network.settings import ModelSettings
+
+SEEDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""Seediness from which a voxel may found an instance, for EmbedSeg: what is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """What makes instances of a model's predictions."""
+
+    settings: ModelSettings
+    method: FieldMethod | None
+    """None: EmbedSeg."""
+
+    @classmethod
+    def of(cls, model: Model) -> Decoder:
+        """Return that of a model."""
+        return cls(model.settings, method_of(model.settings))
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Values of the first knob that are tried, ascending."""
+        return SEEDS if self.method is None else self.method.knobs[0].values
+
+    @property
+    def drawn(self) -> float:
+        """The value whose instances are drawn: the highest seed, or the method's own."""
+        return SEEDS[-1] if self.method is None else self.method.knobs[0].default
+
+    def predictions(
+        self, model: Model, image: NDArray[np.float32], tta: bool | int | str = False
+    ) -> Any:
+        """Predict what `labels` reads, rounded as it is in a segmentation."""
+        if self.method is None:
+            return model.predict(image, tta=tta)
+        return self.method.stored(model.predict_raw(image, tta=tta))
+
+    def of_raw(self, raw: NDArray[np.float32]) -> Any:
+        """Return the predictions of raw channels; those of EmbedSeg are not rounded."""
+        if self.method is None:
+            return Embedding.from_raw(raw, self.settings.pitch)
+        return self.method.stored(raw)
+
+    def labels(self, predictions: Any, value: float | None = None) -> NDArray[np.uint32]:
+        """Find instances, with a value of the first knob; None: the usual one."""
+        if self.method is None:
+            least = self.settings.min_object_size
+            if value is None:
+                return cluster(predictions, least)
+            return cluster(predictions, least, seed=value)
+        first = self.method.knobs[0].name
+        return self.with_knobs(predictions, {} if value is None else {first: value})
+
+    def with_knobs(
+        self, predictions: NDArray[np.float16], knobs: Mapping[str, float]
+    ) -> NDArray[np.uint32]:
+        """Find instances of another method than EmbedSeg."""
+        assert self.method is not None
+        nothing_beyond = ((False, False),) * self.settings.ndim
+        return self.method.decode(predictions, nothing_beyond, knobs).labels
+
+    def seediness(self, predictions: Any) -> NDArray[np.float32]:
+        """Return what is drawn of predictions: seediness, or the probability of foreground."""
+        if self.method is None:
+            seeds: NDArray[np.float32] = predictions.seeds
+            return seeds
+        return probability(predictions[-1])
+
+    def settled(self, value: float) -> ModelSettings:
+        """Return the model's settings with a value of the first knob."""
+        if self.method is None:
+            return replace(self.settings, seed=value)
+        return replace(self.settings, knobs=((self.method.knobs[0].name, value),))

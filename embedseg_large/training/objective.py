@@ -1,0 +1,188 @@
+"""What a network is trained for: EmbedSeg's memberships, or the fields of another method.
+
+::
+
+    crops ── collate ──► a batch: images, and what should be predicted of them
+    raw channels ── loss ──► terms, their total, and how well objects are claimed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embedseg_large.errors import UsageError
+from embedseg_large.methods.of_model import method_of, scale_of
+from embedseg_large.methods.protocol import FieldMethod
+from embedseg_large.methods.registry import field_method
+from embedseg_large.network.model import Model
+from embedseg_large.network.settings import EMBEDSEG, ModelSettings
+from embedseg_large.training.data.properties import Properties
+from embedseg_large.training.data.sources import Pair
+from embedseg_large.training.data.targets import Batch, Sample, collate
+from embedseg_large.training.loss.loss import embedding_loss
+from embedseg_large.training.settings import TrainSettings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """The loss of a batch."""
+
+    terms: Mapping[str, Tensor]
+    """Scalars by name; ``total`` is the one to differentiate."""
+    overlaps: Tensor
+    """``(K,)``, without gradient: intersection over union of what is predicted and annotated."""
+    samples: Tensor
+    """``(K,)``: the sample of each."""
+
+
+class AnyBatch(Protocol):
+    """What every batch has."""
+
+    @property
+    def image(self) -> Tensor:
+        """float32 ``(samples, channels, *spatial)``."""
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Any:
+        """The batch on another device."""
+
+
+class Objective(Protocol):
+    """What a network is trained for."""
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms of the loss, the total first."""
+
+    def collate(self, samples: Sequence[Sample]) -> AnyBatch:
+        """Join crops of one shape into a batch."""
+
+    def loss(self, raw: Tensor, batch: Any) -> Outcome:
+        """Compare the raw channels ``(samples, channels, *spatial)`` of a batch with its crops."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingObjective:
+    """That of EmbedSeg, see `embedseg_large.training.loss.loss`."""
+
+    pitch: tuple[float, ...]
+    foreground_weight: float
+    terms: tuple[str, ...] = ("total", "instance", "variance", "seed")
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Join crops into memberships."""
+        return collate(samples)
+
+    def loss(self, raw: Tensor, batch: Batch) -> Outcome:
+        """Return the terms of the paper."""
+        found = embedding_loss(
+            raw, batch, pitch=self.pitch, foreground_weight=self.foreground_weight
+        )
+        terms = {name: getattr(found, name) for name in self.terms}
+        return Outcome(terms, found.overlaps, batch.samples)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FieldBatch:
+    """Crops of one shape, and what should be predicted of them."""
+
+    image: Tensor
+    """float32 ``(samples, channels, *spatial)``."""
+    labels: Tensor
+    """int32 ``(samples, *spatial)``: -1 ignored, 0 background."""
+    targets: Mapping[str, Tensor]
+    """See `embedseg_large.methods.protocol.Targets`, stacked."""
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> FieldBatch:
+        """The batch on another device."""
+        return self._each(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> FieldBatch:
+        """The batch in page-locked memory; DataLoaders call this."""
+        return self._each(lambda t: t.pin_memory())
+
+    def _each(self, change: Any) -> FieldBatch:
+        targets = {name: change(t) for name, t in self.targets.items()}
+        return FieldBatch(change(self.image), change(self.labels), targets)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldObjective:
+    """That of a method whose fields are learnt voxel by voxel."""
+
+    method: FieldMethod
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The total, and one term for each field."""
+        return "total", *self.method.terms
+
+    def collate(self, samples: Sequence[Sample]) -> FieldBatch:
+        """Say what should be predicted of each crop."""
+        each = [self.method.targets(sample.labels) for sample in samples]
+        stacked = {name: torch.from_numpy(np.stack([t[name] for t in each])) for name in each[0]}
+        return FieldBatch(
+            image=torch.from_numpy(np.stack([s.image for s in samples], dtype=np.float32)),
+            labels=torch.from_numpy(np.stack([sample.labels for sample in samples])),
+            targets=stacked,
+        )
+
+    def loss(self, raw: Tensor, batch: FieldBatch) -> Outcome:
+        """Return the method's terms, and how well each crop's foreground is found."""
+        with torch.autocast(raw.device.type, enabled=False):
+            exact = raw.float()
+            terms = self.method.loss(exact, batch.targets)
+        known = batch.labels >= 0
+        found = self.method.foreground(exact.detach()) & known
+        wanted = batch.labels > 0
+        both, either = (part.flatten(1).sum(1) for part in (found & wanted, found | wanted))
+        overlaps = torch.where(either > 0, both / either.clamp(min=1), 1.0)
+        total = torch.stack(list(terms.values())).sum()
+        plain = {name: term.detach() for name, term in terms.items()}
+        samples = torch.arange(len(raw), device=raw.device)
+        return Outcome({"total": total} | plain, overlaps, samples)
+
+
+def objective_of(settings: ModelSettings, properties: Properties) -> Objective:
+    """Return what a network of these settings is trained for."""
+    method = method_of(settings)
+    if method is None:
+        return EmbeddingObjective(properties.pitch, properties.foreground_weight)
+    return FieldObjective(method)
+
+
+def model_settings(
+    properties: Properties, settings: TrainSettings, start: Model | None
+) -> ModelSettings:
+    """Return what a model knows besides its weights.
+
+    A model that is tuned keeps what its fields are measured in.
+    """
+    plain = properties.model_settings()
+    if settings.method == EMBEDSEG:
+        return replace(plain, backbone=settings.backbone)
+    if start is not None:
+        plain = replace(plain, extent=start.extent, voxel_size=start.voxel_size)
+    method = field_method(settings.method, scale_of(plain))
+    return replace(
+        plain,
+        method=settings.method,
+        backbone=settings.backbone,
+        fields=method.fields,
+        halo=method.halo,
+    )
+
+
+def check_overlaps(settings: TrainSettings, pairs: Sequence[Pair]) -> None:
+    """Refuse masks of objects that overlap, for a method that cannot learn them."""
+    stacked = next((pair for pair in pairs if pair.stacked), None)
+    if settings.method != EMBEDSEG and stacked is not None:
+        raise UsageError(
+            f"{stacked.name}: its mask has objects that overlap, which the method "
+            f"{settings.method} cannot learn; use embedseg, or masks with one label a voxel"
+        )
