@@ -20,7 +20,6 @@ import os
 import re
 import reprlib
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Annotated, Any, TypeAlias
 
 import yaml
@@ -72,7 +71,7 @@ def walltime_seconds(text: str) -> int:
     return total
 
 
-def _parsed(parse: Callable[[str], float], text: Any) -> float:
+def _parsed(parse: Callable[[Any], Any], text: Any) -> float:
     """What a parser of Dask gives, which raises what it likes of a text that is none.
 
     Raises
@@ -91,7 +90,7 @@ def _parsed(parse: Callable[[str], float], text: Any) -> float:
 
 def _has_unit(text: str) -> str:
     """An amount with its unit: a bare number would mean bytes, which nobody intends."""
-    if text.strip()[-1:].isdigit():
+    if not text.strip() or text.strip()[-1].isdigit():
         raise ValueError("no unit")
     _parsed(parse_bytes, text)
     return text
@@ -103,7 +102,7 @@ def _is_walltime(text: str) -> str:
 
 
 def _seconds(value: Any) -> float:
-    return _parsed(partial(parse_timedelta, default="s"), value)
+    return _parsed(lambda text: parse_timedelta(text, default="s"), value)
 
 
 Count: TypeAlias = Annotated[PositiveInt, Field(le=1 << 31)]
