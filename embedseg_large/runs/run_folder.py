@@ -143,8 +143,10 @@ def open_run(
         )
         try:
             yield run
-        except BaseException:
+        except BaseException as error:
             _leave(run, place.what)
+            if isinstance(error, Exception) and not isinstance(error, RunError):
+                _check_lost(run, error)
             raise
         with suppress(RunError):  # what is there by now may be another's
             place.folder.remove_all(last=RUN_FILE, check=run.check)
@@ -188,6 +190,22 @@ def _is_resumable(place: RunPlace, found: RunRecord, record: RunRecord) -> bool:
 
 def _journal(place: RunPlace, lock: Lock) -> Journal:
     return Journal(place.folder.anchored().below("journal"), lock.number, lock.check_now)
+
+
+def _check_lost(run: Run, error: Exception) -> None:
+    """Say that the run was taken over, where that is why something went wrong: files are gone.
+
+    Raises
+    ------
+    RunError
+        If it was.
+    """
+    try:
+        run.check()
+    except RunError as lost:
+        raise lost from error
+    except EmbedSegError:  # no answer: the first error is the one to report
+        return
 
 
 def _leave(run: Run, what: str) -> None:

@@ -388,7 +388,7 @@ def _cleared(pending: PendingLabels, run: Run) -> Iterator[None]:
     """Leave no hidden labels of a run that was over before this process woke up and made them."""
     try:
         yield
-    except EmbedSegError:
+    except Exception:
         with suppress(EmbedSegError):  # the first error is the one to report
             if not run.is_there:
                 pending.discard()

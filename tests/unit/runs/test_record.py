@@ -188,5 +188,19 @@ def test_a_run_that_slept_while_another_took_over_writes_nothing_when_it_wakes(
         assert contents(tmp_path) == {}
 
 
+def test_what_goes_wrong_for_a_run_that_was_taken_over_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 3600.0)
+    taken = pytest.raises(RunError, match="another run has taken over")
+    with taken as caught, open_run(place(tmp_path), RECORD) as run:
+        folder_at(tmp_path / "x.lock").create("000002", b"{}")
+        run.folder.remove_all()
+        run.folder.read("views/0")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+    with pytest.raises(FileNotFoundError), open_run(place(tmp_path / "b"), RECORD) as run:
+        run.folder.read("views/0")
+
+
 def contents(folder: Path) -> dict[str, Any]:
     return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
