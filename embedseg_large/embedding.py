@@ -195,20 +195,22 @@ def nan_voxel(channels: NDArray[np.floating]) -> tuple[int, ...] | None:
     return tuple(int(i) for i in np.unravel_index(int(voxels.argmax()), voxels.shape))
 
 
-def background(shape: Sequence[int]) -> NDArray[np.float16]:
+def background(shape: Sequence[int], channels: int | None = None) -> NDArray[np.float16]:
     """Return the stored form of voxels that were never predicted.
 
     Parameters
     ----------
     shape
         Number of voxels along each spatial axis.
+    channels
+        Of another method than EmbedSeg, whose last one is a logit as well.
 
     Returns
     -------
-    float16 ``(2·ndim + 1, *shape)``: offset 0, sigma 1, and the lowest logit, whose seed is exactly
+    float16 ``(channels, *shape)``: offset 0, sigma 1, and the lowest logit, whose seed is exactly
     0 and so above no threshold.
     """
-    stored = np.zeros((channel_count(len(shape)), *shape), np.float16)
+    stored = np.zeros((channels or channel_count(len(shape)), *shape), np.float16)
     stored[-1] = -_LARGEST
     return stored
 

@@ -31,7 +31,7 @@ from embedseg_large.segmentation.request.auto_scale import (
 )
 from embedseg_large.segmentation.request.scale import resampling_for
 from embedseg_large.segmentation.segment import segment
-from embedseg_large.segmentation.segmenters.network_segmenter import NetworkSegmenter
+from embedseg_large.segmentation.segmenters.method_segmenter import segmenter_of
 from embedseg_large.segmentation.segmenters.protocol import Network
 from embedseg_large.tiling.grid import Grid
 from embedseg_large.volumes.volume import Volume, open_volume
@@ -161,7 +161,7 @@ def _found_scale(volume: Volume, model: Model, wish: Wish) -> ScaleChoice | None
 def _recording(volume: Volume, model: Model, wish: Wish, device: str) -> Recording:
     """The model, on the tiles that it will be asked for."""
     shape = resampling_for(volume, model, wish.object_diameter).target
-    segmenter = NetworkSegmenter(model)
+    segmenter = segmenter_of(model)
     settings = segmenter.settings(shape, device, SegmentOptions(tta=wish.tta))
     return Recording(model, Grid(shape, settings.tile, settings.context, padded=True))
 

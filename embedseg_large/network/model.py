@@ -297,7 +297,7 @@ class Model:
         if self.settings.method != EMBEDSEG:
             raise UsageError(
                 f"the model is of the method {self.settings.method}, which has no embedding; "
-                "predict_raw gives its fields"
+                "use segment, or predict_raw"
             )
         return quantise(self.predict_raw(image, tta), self.pitch)
 

@@ -263,9 +263,9 @@ class ModelSettings:
         Later additions that only affect the use of predictions are left out: a run records them
         separately, and models keep their fingerprints.
         """
-        later = {"margin", "thresholds", "keep_largest_piece", "fill_holes", "knobs"}
+        later = {"margin", "thresholds", "keep_largest_piece", "fill_holes"}
         if self.method == EMBEDSEG:
-            later |= {"method", "fields"}
+            later |= {"method", "fields", "knobs"}
         if self.backbone == ERFNET:
             later |= {"backbone"}
         return {k: v for k, v in self.as_dict().items() if k not in later}

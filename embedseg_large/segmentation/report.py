@@ -83,6 +83,10 @@ class SeamReport:
     joined_objects: tuple[TracedObject, ...]
     strict: StrictAim | None = None
     """None: proof was not asked for."""
+    promise: str = "exact"
+    """What may be said of the labels: ``exact``, instances can be certified; ``local``, tiles that
+    agree are evidence; ``joined``, instances may be larger than any halo, and names that lie on
+    each other are of one."""
 
     def as_dict(self) -> dict[str, Any]:
         """The report as values that JSON can hold."""
@@ -148,10 +152,10 @@ def merged(reports: Sequence[SeamReport]) -> SeamReport:
     totals: dict[str, Any] = {}
     for name in SeamReport.__slots__:
         first, *rest = (getattr(report, name) for report in reports)
-        if name != "strict":
+        if name not in ("strict", "promise"):
             totals[name] = sum(rest, first)
     strict = None if reports[0].strict is None else _aim(totals)
-    return SeamReport(**totals, strict=strict)
+    return SeamReport(**totals, strict=strict, promise=reports[0].promise)
 
 
 def _aim(seams: dict[str, Any]) -> StrictAim:
@@ -181,6 +185,7 @@ def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
         repaired_objects=repaired,
         joined_objects=joined,
         strict=strict,
+        promise=job.traits.promise,
     )
 
 

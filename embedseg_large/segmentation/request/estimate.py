@@ -65,7 +65,7 @@ def estimate_of(request: Request) -> Estimate:
     prediction = Grid(shape, settings.tile, settings.context, padded=True)
     clustering = Grid(shape, settings.cluster_tile, settings.halo, within=request.part)
     needed = clustering.seen()
-    channels = channel_count(settings.ndim)
+    channels = request.segmenter.traits.channels or channel_count(settings.ndim)
     predicted = _region(prediction)
     clustered, raised = _region(clustering), _region(clustering.with_margin(settings.max_halo))
     predicting = _HOST_BYTES if is_gpu(settings.device) else request.segmenter.bytes_per_voxel

@@ -36,7 +36,7 @@ from embedseg_large.segmentation.request.request import (
 from embedseg_large.segmentation.request.scale import nearest_level, resampling_for
 from embedseg_large.segmentation.saved_predictions import PREDICTIONS_FILE, is_saved, open_saved
 from embedseg_large.segmentation.scratch.scratch import Scratch
-from embedseg_large.segmentation.segmenters.network_segmenter import NetworkSegmenter
+from embedseg_large.segmentation.segmenters.method_segmenter import segmenter_of
 from embedseg_large.segmentation.segmenters.protocol import Network, Segmenter
 from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.storage.connection import joined
@@ -163,7 +163,7 @@ def _choose_segmenter(
     elif isinstance(model, TileSegmenter):
         segmenter = model
     else:
-        segmenter = NetworkSegmenter(load_network(model, image.ndim))
+        segmenter = segmenter_of(load_network(model, image.ndim))
     check_fit(image, segmenter)
     return segmenter, options
 

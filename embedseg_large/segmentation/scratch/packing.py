@@ -4,7 +4,7 @@
 
     bytes 0-7   length of the next part, little endian
     bits        a packed bit for each voxel of the core, in raster order: 0 for background
-    values      the packed channels, (2·ndim + 1, voxels with bit 1) float16
+    values      the packed channels, (channels, voxels with bit 1) float16
 
 Most of an embryo is background. It costs neither space nor time to pack, and a reader decodes one
 byte a voxel and the values, never all channels of a whole tile.
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.embedding import background, channel_count
+from embedseg_large.embedding import background
 
 _LENGTH = 8
 _LOWEST = background((1,))[-1, 0]
@@ -27,7 +27,7 @@ _LOWEST = background((1,))[-1, 0]
 
 
 def pack_prediction(stored: NDArray[np.float16]) -> bytes:
-    """Pack stored predictions, (2·ndim + 1, *core), at least one voxel of which is kept."""
+    """Pack stored predictions, (channels, *core), at least one voxel of which is kept."""
     kept = stored[-1] != _LOWEST
     bits = _pack(np.packbits(kept))
     return len(bits).to_bytes(_LENGTH, "little") + bits + _pack(stored[:, kept])
@@ -48,12 +48,12 @@ def unpack_prediction(
     Returns
     -------
     kept, values
-        ``(*core)``: which voxels were kept. ``(2·ndim + 1, voxels)``: their channels, in raster
+        ``(*core)``: which voxels were kept. ``(channels, voxels)``: their channels, in raster
         order. All others are background.
     """
     end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
     bits = np.unpackbits(_unpack(data[_LENGTH:end], np.uint8), count=prod(shape))
-    values = _unpack(data[end:], np.float16).reshape(channel_count(len(shape)), -1)
+    values = _unpack(data[end:], np.float16).reshape(-1, np.count_nonzero(bits))
     return bits.view(np.bool_).reshape(shape), values
 
 

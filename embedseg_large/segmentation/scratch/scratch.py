@@ -117,7 +117,7 @@ class Scratch:
         return version
 
     def read_prediction(
-        self, grid: Grid, box: Box, versions: NDArray[np.uint32]
+        self, grid: Grid, box: Box, versions: NDArray[np.uint32], channels: int | None = None
     ) -> NDArray[np.float16]:
         """Predictions of any region.
 
@@ -129,12 +129,14 @@ class Scratch:
             The region.
         versions
             Of the tiles in ``grid.span(box)``.
+        channels
+            Of each voxel; None: those of an embedding.
 
         Returns
         -------
-        ``(2·ndim + 1, *box)``
+        ``(channels, *box)``
         """
-        whole = background(box.shape)
+        whole = background(box.shape, channels)
         origin = [a for a, _ in grid.span(box)]
         found = {}
         for index in grid.touching(box):

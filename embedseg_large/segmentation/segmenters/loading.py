@@ -108,10 +108,11 @@ class NetworkSpec:
 
         On a CPU each pass has one thread, and tasks enter the network side by side.
         """
-        network = self._placed()
+        network = self.placed()
         return OneAtATime(network) if is_gpu(self.device) else network
 
-    def _placed(self) -> Network:
+    def placed(self) -> Network:
+        """The network, on its device."""
         if self.folder is None:
             assert self.network is not None
             return place(self.network, device=self.device, dtype=self.dtype)

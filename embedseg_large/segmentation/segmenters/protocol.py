@@ -39,6 +39,8 @@ class Decide(Enum):
     """Tiles that are certain of every voxel of their core; what no one can prove is joined."""
     OWNER = "owner"
     """Nothing can be proven: the tile that holds the middle of the instance."""
+    OVERLAP = "overlap"
+    """Nothing can be proven: names that lie on each other are of one instance."""
 
 
 class Decode(Protocol):
@@ -61,6 +63,10 @@ class Traits:
     decide: Decide
     columns: tuple[str, ...]
     """What is known of each instance, for the table beside the labels."""
+    channels: int | None = None
+    """Channels that are kept of each voxel; None: those of an embedding."""
+    promise: str = "exact"
+    """What the seam report says of the labels, see `embedseg_large.methods.protocol.Promise`."""
 
     @property
     def predicts(self) -> bool:
@@ -164,7 +170,7 @@ class Predictor(Protocol):
     def predict_tile(
         self, image: NDArray[np.float32], region: Box, tta: bool | int | str
     ) -> NDArray[np.float16]:
-        """Stored predictions of a normalised region, (2·ndim + 1, *spatial) float16."""
+        """Stored predictions of a normalised region, (channels, *spatial) float16."""
 
 
 class Network(Predictor, KnownSizes, Protocol):

@@ -119,7 +119,13 @@ class TileSegmenter:
     @property
     def traits(self) -> Traits:
         """It sees each tile itself, and nothing can be proven about it."""
-        return Traits(name=self.name, decode=None, decide=Decide.OWNER, columns=("certified",))
+        return Traits(
+            name=self.name,
+            decode=None,
+            decide=Decide.OWNER,
+            columns=("certified",),
+            promise="local",
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -75,7 +75,9 @@ def cluster_predictions(job: Job, index: Index, level: int, predictions: NDArray
     """
     tile = job.clustering(level).tile(index)
     assert job.traits.decode is not None
-    stored = job.scratch.read_prediction(job.prediction, tile.region, predictions)
+    stored = job.scratch.read_prediction(
+        job.prediction, tile.region, predictions, job.traits.channels
+    )
     found = job.traits.decode(stored, job.settings, _open_faces(tile.region, job.shape))
     return _write(job, index, level, found)
 

@@ -20,7 +20,8 @@ from embedseg_large.segmentation.steps import Ledger, Stage
 from embedseg_large.tiling.grid import Index, Tile
 
 KEPT_SEED = 0.1
-"""Predictions of voxels whose seediness is at most this are not kept: they are never foreground."""
+"""Predictions of voxels whose seediness (or probability of foreground) is at most this are not
+kept: they are never foreground."""
 
 
 class Predicted(NamedTuple):

@@ -1,0 +1,159 @@
+"""Networks of other methods than EmbedSeg, as a segmenter: other fields, another decode.
+
+Tiles, journal, CHECK and repair are those of `NetworkSegmenter`. What the seam report may promise
+is the method's: where nothing can be certified, tiles that agree are evidence, and what they do not
+agree about with the largest halo is joined by overlap and listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.clustering.cluster import Clustering, OpenFaces
+from embedseg_large.errors import UsageError
+from embedseg_large.fields import channel_count
+from embedseg_large.geometry import Box
+from embedseg_large.methods.of_model import method_of
+from embedseg_large.methods.protocol import FieldMethod, Promise
+from embedseg_large.methods.registry import check_usable, field_method
+from embedseg_large.runs.devices import is_gpu
+from embedseg_large.segmentation.segmenters.loading import (
+    NetworkSpec,
+    OneAtATime,
+    network_spec,
+    place,
+)
+from embedseg_large.segmentation.segmenters.network_segmenter import NetworkSegmenter
+from embedseg_large.segmentation.segmenters.protocol import Decide, Network, Predictor, Traits
+from embedseg_large.segmentation.settings import SegmentSettings
+from embedseg_large.storage.folder import Folder
+
+if TYPE_CHECKING:
+    from embedseg_large.segmentation.options import SegmentOptions
+
+_EMBEDDING_ONLY = ("foreground", "seed", "margin")
+"""Options of EmbedSeg's clustering; other methods have knobs, which validation has set."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodDecode:
+    """Instances of a region by a method; travels with every task."""
+
+    method: FieldMethod
+    knobs: tuple[tuple[str, float], ...]
+    """Values that validation found; of others the method's own."""
+
+    def __call__(
+        self, stored: NDArray[np.float16], settings: SegmentSettings, open_faces: OpenFaces
+    ) -> Clustering:
+        """Find the instances of ``(channels, *region)``."""
+        scale = replace(self.method.scale, min_object_size=settings.min_object_size)
+        return field_method(self.method.name, scale).decode(stored, open_faces, dict(self.knobs))
+
+
+@dataclass(frozen=True, slots=True)
+class MethodPredictor:
+    """A model on its device, and what its raw channels become."""
+
+    model: Any
+    """A `embedseg_large.network.model.Model`."""
+    method: FieldMethod
+
+    def predict_tile(
+        self,
+        image: NDArray[np.float32],
+        region: Box,  # noqa: ARG002  (an oracle answers by it)
+        tta: bool | int | str,
+    ) -> NDArray[np.float16]:
+        """Stored predictions of a normalised region, ``(channels, *spatial)``."""
+        return self.method.stored(self.model.predict_raw(image, tta))
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSpec:
+    """How a worker gets the network of a method."""
+
+    network: NetworkSpec
+    method: FieldMethod
+
+    def load(self) -> Predictor:
+        """The network on its device; on a GPU, tasks enter it one at a time."""
+        predictor = MethodPredictor(self.network.placed(), self.method)
+        return OneAtATime(predictor) if is_gpu(self.network.device) else predictor
+
+
+@dataclass(frozen=True)
+class MethodSegmenter(NetworkSegmenter):
+    """A network of ours with another method."""
+
+    method: FieldMethod | None = None
+
+    def settings(
+        self, shape: Sequence[int], device: str, options: SegmentOptions
+    ) -> SegmentSettings:
+        """Fill in what the user left open; seeds and margins are of no consequence."""
+        assert self.method is not None
+        unset = type(options)()
+        useless = [n for n in _EMBEDDING_ONLY if getattr(options, n) != getattr(unset, n)]
+        if useless:
+            raise UsageError(
+                f"{', '.join(useless)}: of no use with a model of the method {self.method.name}; "
+                "its thresholds are set when it is trained"
+            )
+        if options.strict and not self.traits.proves:
+            raise UsageError(
+                f"strict: nothing can be proven of the method {self.method.name}; leave it out"
+            )
+        # how far an instance may be from the voxel that names it is the method's affair
+        return replace(super().settings(shape, device, options), reach=tuple(map(float, shape)))
+
+    def placed(self, device: str, dtype: str) -> Any:
+        """The network on a device, with what its channels become."""
+        assert self.method is not None
+        return MethodPredictor(place(self.network, device=device, dtype=dtype), self.method)
+
+    def spec(self, device: str, dtype: str, folder: Folder) -> MethodSpec:
+        """How workers get it: a model as a file in `folder`."""
+        assert self.method is not None
+        return MethodSpec(network_spec(self.network, device, dtype, folder), self.method)
+
+    def network_to_scale(self) -> Network:
+        """There is none."""
+        assert self.method is not None
+        raise UsageError(
+            f"object diameter auto is of networks that predict embeddings, and the model is of the "
+            f"method {self.method.name}; pass the diameter of the objects"
+        )
+
+
+def segmenter_of(network: Network) -> NetworkSegmenter:
+    """Return a network as a segmenter, by the method that its model file names.
+
+    Raises
+    ------
+    ModelError
+        The model lists other fields than its method has.
+    UsageError
+        The method needs a library that is not installed.
+    """
+    settings = getattr(network, "settings", None)
+    method = None if settings is None else method_of(settings)
+    if method is None:
+        return NetworkSegmenter(network)
+    check_usable(method.name)
+    is_exact = method.promise is Promise.EXACT
+    nothing = np.zeros((channel_count(method.fields), *(1,) * method.scale.ndim), np.float32)
+    traits = Traits(
+        name=None,
+        decode=MethodDecode(method, settings.knobs),
+        decide=Decide.PROOF if is_exact else Decide.OVERLAP,
+        columns=("seediness", "certified"),
+        channels=len(method.stored(nothing)),
+        promise=method.promise.value,
+    )
+    return MethodSegmenter(network, traits, method=method)
