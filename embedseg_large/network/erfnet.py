@@ -24,9 +24,6 @@ from embedseg_large.network.layers import (
     conv_transpose,
 )
 
-STRIDE = 8
-"""Sizes and origins of network inputs are multiples of this many voxels."""
-
 
 class Encoder(nn.Module):
     """Three halvings; dilated residual layers at the coarsest scale see far."""

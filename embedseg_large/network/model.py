@@ -20,10 +20,9 @@ from embedseg_large.errors import ModelError, RunError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.network.backbones import inference_network
 from embedseg_large.network.device import available_cores, checked_device, passes_that_fit
-from embedseg_large.network.erfnet import STRIDE
 from embedseg_large.network.lanes import in_order
 from embedseg_large.network.modelfile import StoredModel, write_model_file
-from embedseg_large.network.settings import EMBEDSEG, ModelSettings, Thresholds
+from embedseg_large.network.settings import EMBEDSEG, STRIDE, ModelSettings, Thresholds
 from embedseg_large.network.tta import mean_raw
 from embedseg_large.symmetry import MODES, SignedPermutation, group
 

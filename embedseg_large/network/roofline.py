@@ -16,7 +16,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from embedseg_large.network.device import checked_device
-from embedseg_large.network.erfnet import STRIDE, BranchedERFNet
+from embedseg_large.network.erfnet import BranchedERFNet
+from embedseg_large.network.settings import STRIDE
 
 _EDGE = {"cpu": 1024, "cuda": 8192}
 """Rows and columns of the matrices that are multiplied: large enough to be bound by arithmetic."""

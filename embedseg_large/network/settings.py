@@ -10,13 +10,14 @@ from typing import Any, NamedTuple, get_type_hints
 from embedseg_large.embedding import raw_fields
 from embedseg_large.errors import UsageError
 from embedseg_large.fields import Field, direction_obstacle, heads
-from embedseg_large.network.erfnet import STRIDE
 from embedseg_large.symmetry import MODES, obstacle
 
 EMBEDSEG = "embedseg"
 """The method of the paper, which is meant where a model file names none."""
 ERFNET = "erfnet"
 """Its backbone, likewise."""
+STRIDE = 8
+"""Sizes and origins of network inputs are multiples of this many voxels."""
 BACKBONES = (ERFNET, "unet")
 """All backbones, see `embedseg_large.network.backbones`."""
 

@@ -9,7 +9,6 @@ from math import ceil
 from typing import Any
 
 from embedseg_large.errors import UsageError
-from embedseg_large.methods.registry import check_usable
 from embedseg_large.network.settings import BACKBONES, EMBEDSEG, ERFNET
 from embedseg_large.training.schedule import SCHEDULES
 
@@ -145,6 +144,8 @@ class TrainSettings:
     """Whether only the decoders are trained; for fine-tuning on very few objects."""
 
     def __post_init__(self) -> None:
+        from embedseg_large.methods.registry import check_usable  # imports numba, slow for --help
+
         check_usable(self.method)
         if self.backbone not in BACKBONES:
             raise UsageError(f"backbone is {self.backbone!r}; use {_listed(BACKBONES)}")

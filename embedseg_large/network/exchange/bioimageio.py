@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import RunError, UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.network.erfnet import STRIDE
 from embedseg_large.network.exchange.modelpage import page_of
 from embedseg_large.network.exchange.onnx import onnx_of
 from embedseg_large.network.exchange.portable import INPUT, OUTPUT, PERCENTILES, PortableModel, need
@@ -50,7 +49,7 @@ from embedseg_large.network.exchange.rdf import (
 )
 from embedseg_large.network.exchange.torchscript import torchscript_of
 from embedseg_large.network.modelfile import StoredModel, write_model_file
-from embedseg_large.network.settings import ModelSettings
+from embedseg_large.network.settings import STRIDE, ModelSettings
 
 DESCRIPTION = "rdf.yaml"
 MOST = {2: 256, 3: 64}

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from embedseg_large.errors import RunError
-from embedseg_large.network.erfnet import STRIDE
 from embedseg_large.network.exchange.portable import INPUT, OUTPUT, PortableModel, need
+from embedseg_large.network.settings import STRIDE
 
 OPSET = 18
 """Version of ONNX's operators; the one that torch's exporter is written in."""

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from embedseg_large.network.erfnet import STRIDE
 from embedseg_large.network.exchange.modelpage import CITATION, DOI
 from embedseg_large.network.exchange.onnx import OPSET
 from embedseg_large.network.exchange.portable import INPUT, OUTPUT, PERCENTILES, PortableModel
 from embedseg_large.network.modelfile import SUFFIX
+from embedseg_large.network.settings import STRIDE
 
 TORCHSCRIPT, ONNX = "weights.torchscript.pt", "weights.onnx"
 PAGE, COVER = "README.md", "cover.png"

@@ -81,6 +81,11 @@ class MethodSpec:
     network: NetworkSpec
     method: FieldMethod
 
+    @property
+    def device(self) -> str:
+        """Device of the network."""
+        return self.network.device
+
     def load(self) -> Predictor:
         """The network on its device; on a GPU, tasks enter it one at a time."""
         predictor = MethodPredictor(self.network.placed(), self.method)
@@ -143,7 +148,7 @@ def segmenter_of(network: Network) -> NetworkSegmenter:
     """
     settings = getattr(network, "settings", None)
     method = None if settings is None else method_of(settings)
-    if method is None:
+    if settings is None or method is None:
         return NetworkSegmenter(network)
     check_usable(method.name)
     is_exact = method.promise is Promise.EXACT

@@ -81,7 +81,7 @@ class Oracle:
 def segmented(name: str, out: Path, labels: NDArray[Any], **options: Any) -> es.SegmentResult:
     return es.segment(
         labels.astype(np.uint16),
-        Oracle.of(name),  # type: ignore[arg-type]  # what tests put in place of a model
+        Oracle.of(name),  # what tests put in place of a model
         output=out,
         intensity_range=(0, 1),
         **options,
@@ -166,4 +166,4 @@ def test_a_model_with_other_fields_than_its_method_is_refused(tmp_path: Path) ->
     oracle = Oracle.of("flows")
     wrong = replace(oracle, settings=replace(oracle.settings, method="stardist"))
     with pytest.raises(ModelError, match="of the method stardist, but has other fields"):
-        es.segment(embryo(touching=False), wrong, output=tmp_path / "out")  # type: ignore[arg-type]
+        es.segment(embryo(touching=False), wrong, output=tmp_path / "out")
