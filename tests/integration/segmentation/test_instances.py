@@ -191,7 +191,7 @@ def test_labels_that_were_copied_in_part_are_named(tmp_path: Path) -> None:
     store = put(tmp_path / "embryo.ome.zarr", truth)
     es.segment(store, oracle(truth), **TILES)
     shutil.rmtree(store / "labels" / "nuclei" / "instances" / "seediness")
-    with pytest.raises(MetadataError, match=r"instances/seediness: not there"):
+    with pytest.raises(MetadataError, match=r"instances/seediness: missing"):
         es.measure(store, labels="nuclei")
 
 

@@ -36,6 +36,7 @@ from embedseg_large.errors import (
     VolumeNotFoundError,
 )
 from embedseg_large.geometry import Box
+from embedseg_large.labels.in_bucket import BucketLabels
 from embedseg_large.labels.instances import InstanceTable
 from embedseg_large.labels.target import LabelTarget, PendingLabels, label_target
 from embedseg_large.storage.bucket import RemoteFolder
@@ -145,10 +146,10 @@ def test_a_store_that_stays_down_is_one_clear_line(run: RemoteFolder, faults: Fa
     quick = replace(run, retries=QUICK)
     faults.every, faults.status = 1, "503 Service Unavailable"
     for write in (lambda: quick.write("a", b""), lambda: quick.create("a", b"")):
-        with pytest.raises(OutputError, match=r"embedseg/a: no proper answer .503 ") as failed:
+        with pytest.raises(OutputError, match=r"embedseg/a: no proper response .503 ") as failed:
             write()
         assert "\n" not in str(failed.value)
-    with pytest.raises(UnreachableError, match=r"no proper answer .503 .*tried ") as read:
+    with pytest.raises(UnreachableError, match=r"no proper response .503 .*tried ") as read:
         quick.read("a")
     assert "topsecret" not in str(read.value)
 
@@ -158,7 +159,7 @@ def test_a_server_that_hangs_is_one_clear_line(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(UnreachableError, match=r"no proper answer .timed out, from http"):
+        with pytest.raises(UnreachableError, match=r"no proper response .timed out, from http"):
             replace(run, retries=QUICK).read("a")
 
 
@@ -253,7 +254,7 @@ def test_a_place_in_a_bucket_that_may_not_be_written_is_a_mistake_of_the_user(
     with pytest.raises(PlaceError, match="access denied"):
         run.check_writable()
     faults.status = "503 Service Unavailable"
-    with pytest.raises(OutputError, match="no proper answer") as busy:
+    with pytest.raises(OutputError, match="no proper response") as busy:
         replace(run, retries=QUICK).check_writable()
     assert not isinstance(busy.value, UsageError)
 
@@ -319,12 +320,12 @@ def test_a_web_server_that_goes_away_is_one_clear_line(web: Web) -> None:
     embryo(web.folder / "a.zarr")
     volume = open_volume(f"{web.url}/a.zarr?signature=secret")
     web.every = 1
-    with pytest.raises(UnreachableError, match=r"a.zarr/0/.*: no proper answer .503") as down:
+    with pytest.raises(UnreachableError, match=r"a.zarr/0/.*: no proper response .503") as down:
         whole(volume)
     web.hangs = True
-    with pytest.raises(UnreachableError, match=r"no proper answer .timed out") as hung:
+    with pytest.raises(UnreachableError, match=r"no proper response .timed out") as hung:
         whole(volume)
-    with pytest.raises(UnreachableError, match=r"a.zarr/.*: no proper answer"):
+    with pytest.raises(UnreachableError, match=r"a.zarr/.*: no proper response"):
         open_volume(f"{web.url}/a.zarr")
     for error in (down, hung):
         assert "secret" not in str(error.value)
@@ -568,7 +569,7 @@ def test_older_labels_in_a_bucket_stay_until_the_new_ones_are_whole(
     labels = fill(pending, 2)
     assert np.array_equal(stored("nuclei"), before)
     with monkeypatch.context() as patch:
-        patch.setattr("embedseg_large.labels.in_bucket.write_group", fail)
+        patch.setattr("embedseg_large.labels.in_bucket.update_group", fail)
         with pytest.raises(OutputError, match="broken"):
             pending.publish({})
     assert np.array_equal(stored("nuclei"), before)
@@ -594,7 +595,7 @@ def test_labels_of_others_in_a_bucket_are_kept_as_a_copy(
     pending = label_target(image, "nuclei", overwrite=True).create(np.uint32, run="x")
     labels = fill(pending, 2)
     with monkeypatch.context() as patch:  # killed after the copy
-        patch.setattr("embedseg_large.labels.in_bucket.write_group", fail)
+        patch.setattr("embedseg_large.labels.in_bucket.update_group", fail)
         with pytest.raises(OutputError, match="broken"):
             pending.publish({})
     assert np.array_equal(stored("nuclei"), theirs)
@@ -613,7 +614,7 @@ def test_a_publication_in_a_bucket_that_was_killed_is_finished_by_the_same_run(
     pending = label_target(image, "nuclei").create(np.uint32, run="x")
     labels = fill(pending, 1)
     with monkeypatch.context() as patch:
-        patch.setattr("embedseg_large.labels.in_bucket.update_group", fail)
+        patch.setattr(BucketLabels, "_list", fail)
         with pytest.raises(OutputError, match="broken"):
             pending.publish({})
     again = label_target(image, "nuclei").create(np.uint32, run="x")
@@ -660,5 +661,5 @@ def _listed(group: Any) -> list[str]:
     return list(attributes.get("ome", attributes)["labels"])
 
 
-def fail(*_: Any) -> NoReturn:
+def fail(*_: Any, **__: Any) -> NoReturn:
     raise OutputError("broken")
