@@ -217,7 +217,7 @@ def test_without_pyarrow_parquet_is_refused_with_the_command_to_install_it(
 
 
 def test_tables_of_other_endings_and_places_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"\.csv or \.parquet"):
+    with pytest.raises(UsageError, match=r"\.csv, \.parquet or \.h5ad"):
         check_table_path("errors.xlsx")
     with pytest.raises(UsageError, match="no folder"):
         check_table_path(tmp_path / "nowhere" / "errors.csv")
