@@ -11,7 +11,7 @@ voxel for voxel and by name, what the whole volume gives.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from itertools import product
 
@@ -52,13 +52,16 @@ def names(method: FieldMethod, stored: np.ndarray, region: Box) -> np.ndarray:
 
 def main() -> None:
     """Print a line for each method."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("methods", nargs="*", default=list(FIELD_METHODS), metavar="METHOD")
+    args = parser.parse_args()
     labels = synthetic_embryo((EDGE,) * 3, diameter=DIAMETER, seed=0).astype(np.int32)
     cores = [
         Box(start, tuple(a + EDGE // 2 for a in start))
         for start in product((0, EDGE // 2), repeat=3)
     ]
     print(f"{labels.max()} objects; same objects of cores at halo {HALOS}")
-    for name in sys.argv[1:] or FIELD_METHODS:
+    for name in args.methods:
         method = field_method(name, Scale(ndim=3, extent=(EXTENT,) * 3, min_object_size=30))
         stored = fields(method, labels)
         names(method, stored[:, :8, :8, :8], Box.whole((8, 8, 8)))  # compile
