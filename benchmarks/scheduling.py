@@ -182,7 +182,7 @@ def resume(count: int) -> dict[str, Any]:
         source = PredictThenCluster(job)
         runner.run(source)
         clustered = time.perf_counter()
-        SeamCheck(job, runner, source.predictions, source.views).run()
+        SeamCheck(job, runner, source.predictions, source.results).run()
         checked = time.perf_counter()
         return {
             "tiles": tiles,

@@ -241,10 +241,12 @@ def dry_run(image: Path, network: Any, **options: Any) -> Command:
     """What `segment --dry-run` does, with another network."""
 
     def run() -> None:
-        from embedseg_large.segmentation.request.estimate import make_plan
-        from embedseg_large.segmentation.request.request import prepare
+        from embedseg_large.segmentation.options import SegmentOptions
+        from embedseg_large.segmentation.request.estimate import estimate_of
+        from embedseg_large.segmentation.request.prepare import prepare
 
-        make_plan(prepare(image, network, "others", **options)).as_dict()
+        asked = SegmentOptions.of(options, "segment")
+        estimate_of(prepare(image, network, "others", asked)).as_dict()
 
     return run
 

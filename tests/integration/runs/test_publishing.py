@@ -22,7 +22,7 @@ def passes(place: object, *arguments: object) -> None:
     assert "steps passed" in done.stdout
 
 
-# All steps of all sweeps take a quarter of an hour: python tests/integration/runs/publishing.py PLACE kill fresh
+# All steps take a quarter of an hour: python publishing.py PLACE kill fresh|overwrite|foreign
 @pytest.mark.parametrize("steps", [("fresh", 0, 60, 9), ("overwrite", 3, 80, 11)])
 @pytest.mark.slow
 def test_a_kill_at_some_steps_of_a_publication_is_mended(
