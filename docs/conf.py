@@ -42,7 +42,8 @@ copybutton_exclude = ".linenos, .gp, .go"
 autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc sections give shapes and units, which types cannot
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
+# `segment` shows the options that it takes as keywords: its source has other defaults
+autodoc_preserve_defaults = False
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
