@@ -9,6 +9,8 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Any
 
+import yaml
+
 MOST = 1 << 28
 """Bytes of a document."""
 _DEEPEST = 64
@@ -81,6 +83,22 @@ def parse_json(data: bytes | str) -> Any:
     if level:
         raise ValueError(f"nested more than {_DEEPEST} times")
     return found
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """Read a file of plain YAML or JSON.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, or no file of a document's size.
+    OSError
+        If it is not there, or cannot be read.
+    """
+    try:
+        return yaml.safe_load(read_document(path).decode())
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError("neither YAML nor JSON") from error
 
 
 def _inside(value: Any) -> Any:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.documents import difference
+from embedseg_large.documents import difference, parse_json, read_document
 from embedseg_large.errors import EmbedSegError
 from embedseg_large.labels.published import provenance_of
 from embedseg_large.runs.facts import Facts
@@ -54,7 +54,7 @@ class Ledger:
     def read(self, name: str) -> dict[str, Any]:
         """The record of an image; empty where there is none, or none that can be read."""
         try:
-            record = json.loads(self._file(name, "json").read_text(encoding="utf-8"))
+            record = parse_json(read_document(self._file(name, "json")))
         except (FileNotFoundError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}

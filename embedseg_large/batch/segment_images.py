@@ -45,8 +45,7 @@ from embedseg_large.batch.masks import (
 )
 from embedseg_large.batch.sheet import Thumbnail, draw_sheet, draw_view
 from embedseg_large.errors import EmbedSegError, ModelError, PlaceError, UsageError, cause
-from embedseg_large.runs.dask.backend import chosen, client_of
-from embedseg_large.runs.dask.cluster_file import ClusterSettings, offers_gpu
+from embedseg_large.runs.dask.backend import chosen, client_of, device_on
 from embedseg_large.runs.facts import Facts, token
 from embedseg_large.runs.lock import Lock
 from embedseg_large.runs.progress import Observer, Watcher
@@ -246,8 +245,7 @@ def segment_images(
     network = load_network_of(model, first.ndim)
     todo = _plan(opened, place, _facts(network, labels, mask_format, given), overwrite=overwrite)
     executor = chosen(client, workers, scheduler, cluster_config)
-    if isinstance(executor, ClusterSettings) and offers_gpu(executor):
-        given["device"] = given.get("device") or "cuda"
+    given["device"] = device_on(executor, given.get("device"))
     batch = _Batch(
         place=place,
         network=network,

@@ -93,6 +93,16 @@ FORMS = {
 }
 """By name, see `embedseg_large.options.Flag.form`."""
 
+LabelStore = Annotated[
+    str,
+    typer.Argument(
+        help="OME-Zarr image with labels, or the labels themselves: STORE/labels/NAME, TIFF."
+    ),
+]
+VoxelSize = Annotated[
+    Any,
+    typer.Option(parser=numbers, metavar="Z,Y,X", help="Voxel size in µm; overrides the metadata."),
+]
 LabelAxes = Annotated[
     str | None,
     typer.Option("--axes", help="Letters of the labels' axes, if a file has none: zyx."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 import typer
 
@@ -149,17 +149,18 @@ class BatchLines:
 
 
 def _show(result: BatchResult) -> None:
+    from embedseg_large.batch.segment_images import Status
+
     rows = [
         [image.name, image.status, "" if image.n_instances is None else f"{image.n_instances:,}"]
         for image in result.images[:_ROWS]
     ]
     print_table(["image", "", "instances"], rows)
     left = len(result) - len(rows)
-    counts = (("done", "done"), ("finished before", "finished before"), ("failed", "failed"))
     masks = [image.labels for image in result.images if image.labels]
     in_folder = all(Path(mask).parent == Path(result.out) for mask in masks)
     facts = {
-        "images": ", ".join(f"{n:,} {text}" for key, text in counts if (n := result.count(key))),  # type: ignore[arg-type]
+        "images": ", ".join(f"{n:,} {s}" for s in get_args(Status) if (n := result.count(s))),
         "instances": f"{sum(image.n_instances or 0 for image in result.images):,}",
         **({"masks": result.out} if in_folder else {"labels": f"{masks[0]}, and so on"}),
         "table": result.table + (f" ({left:,} more images)" if left else ""),

@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from embedseg_large.documents import parse_json
 from embedseg_large.errors import EmbedSegError, RunError, UsageError
 from embedseg_large.storage.folder import Folder
 
@@ -167,7 +168,7 @@ def _number(name: str) -> int:
 
 def _read(folder: Folder, name: str) -> dict[str, Any] | None:
     with suppress(FileNotFoundError, ValueError):
-        found = json.loads(folder.read(name))
+        found = parse_json(folder.read(name))
         return found if isinstance(found, dict) else None
     return None
 

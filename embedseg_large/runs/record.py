@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from embedseg_large.documents import parse_json
 from embedseg_large.errors import EmbedSegError, UsageError, foreign
 from embedseg_large.runs.facts import Facts
 from embedseg_large.storage.folder import Folder
@@ -100,7 +101,7 @@ def read_record(folder: Folder) -> RunRecord | None:
     where = f"{folder.path}/{RUN_FILE}"
     todo = f"start over with overwrite (--overwrite), or remove the folder {folder.path}"
     with foreign(where, "not the record of a run", todo=todo, kind=UsageError):
-        return RunRecord.from_dict(json.loads(data))
+        return RunRecord.from_dict(parse_json(data))
 
 
 def write_record(folder: Folder, record: RunRecord) -> None:

@@ -31,8 +31,7 @@ from embedseg_large.labels.instances import InstanceTable
 from embedseg_large.labels.tables import table_warning
 from embedseg_large.labels.target import PendingLabels
 from embedseg_large.options import takes
-from embedseg_large.runs.dask.backend import chosen, client_of
-from embedseg_large.runs.dask.cluster_file import ClusterSettings, offers_gpu
+from embedseg_large.runs.dask.backend import chosen, client_of, device_on
 from embedseg_large.runs.events import Published, RunBegun
 from embedseg_large.runs.facts import token
 from embedseg_large.runs.local import SerialExecutor
@@ -72,6 +71,8 @@ from embedseg_large.volumes.intensity import IntensityRange, range_warning
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from embedseg_large.runs.dask.cluster_file import ClusterSettings
 
 logger = logging.getLogger(__name__)
 
@@ -147,9 +148,7 @@ def segment(
                 "a performance report describes Dask workers, and this run has none; add workers, "
                 "or leave out the report"
             )
-        if isinstance(where, ClusterSettings) and offers_gpu(where):
-            # of the workers, whatever there is here
-            chosen_options = replace(chosen_options, device=chosen_options.device or "cuda")
+        chosen_options = replace(chosen_options, device=device_on(where, chosen_options.device))
         request = prepare(volume, model, labels, chosen_options)
         if where is not None:
             check_memory(where, request)

@@ -15,9 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from embedseg_large.documents import read_document
+from embedseg_large.documents import read_yaml
 from embedseg_large.errors import UsageError
 from embedseg_large.synthesis.settings import SynthesisSettings, names
 
@@ -90,13 +88,13 @@ def _word(word: str) -> tuple[str, str]:
 def _content(path: str) -> Mapping[str, Any]:
     """Read a file."""
     try:
-        found = yaml.safe_load(read_document(path).decode())
+        found = read_yaml(path)
     except OSError as error:
         raise UsageError(
             f"{path}: {error.strerror or error}; pass a YAML or JSON file, or settings like "
             "diameter=12:30,anisotropy=2"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError):
+    except ValueError:
         raise UsageError(
             f"{path} is neither YAML nor JSON; write lines like diameter: [12, 30]"
         ) from None

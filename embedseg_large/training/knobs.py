@@ -14,14 +14,12 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.evaluation.contingency import Contingency
-from embedseg_large.evaluation.scores import scores
 from embedseg_large.geometry import Box
 from embedseg_large.methods.protocol import FieldMethod
 from embedseg_large.network.model import Model
 from embedseg_large.training.data.targets import IGNORED
 from embedseg_large.training.decoding import Decoder
-from embedseg_large.training.thresholds import IOUS, TOLERANCE
+from embedseg_large.training.thresholds import IOUS, TOLERANCE, ap_of, counts_of
 from embedseg_large.training.validation import Example
 
 Setting = tuple[float, ...]
@@ -50,7 +48,7 @@ def with_tuned_knobs(model: Model, examples: Sequence[Example]) -> Model:
         )
         for at, found in _counts(decoder, model, example, tried).items():
             counts[at] += found
-    means = {at: float(np.mean([_ap(each[at]) for each in sets.values()])) for at in tried}
+    means = {at: float(np.mean([ap_of(each[at]) for each in sets.values()])) for at in tried}
     best = _chosen(method, means)
     named = zip((knob.name for knob in method.knobs), best, strict=True)
     card = model.card | {"tuned": {"ap": round(means[best], 4), "images": len(examples)}}
@@ -73,14 +71,8 @@ def _counts(
     found: dict[Setting, NDArray[np.int64]] = {}
     for at in tried:
         labels = decoder.with_knobs(predictions, dict(zip(names, at, strict=True)))
-        each = scores(Contingency.of(grid.labels(labels, source)[known], truth[known]), IOUS)
-        found[at] = np.array([(score.tp, score.fp, score.fn) for score in each], np.int64)
+        found[at] = counts_of(grid.labels(labels, source)[known], truth[known])
     return found
-
-
-def _ap(counts: NDArray[np.int64]) -> float:
-    objects = counts.sum(axis=1)
-    return float(np.where(objects > 0, counts[:, 0] / np.maximum(objects, 1), 1.0).mean())
 
 
 def _chosen(method: FieldMethod, means: dict[Setting, float]) -> Setting:

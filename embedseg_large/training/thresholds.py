@@ -51,7 +51,7 @@ class Sweep:
 
     def ap(self, at: Thresholds) -> dict[float, float]:
         """AP at each IoU threshold, mean over the sets."""
-        each = np.mean([_ap(counts[at]) for counts in self.sets], axis=0)
+        each = np.mean([ap_of(counts[at]) for counts in self.sets], axis=0)
         return dict(zip(IOUS, each.tolist(), strict=True))
 
     def score(self, at: Thresholds) -> float:
@@ -86,7 +86,7 @@ class Sweep:
     def _kept(self, at: Thresholds, least: Sequence[int]) -> float:
         """Return the smallest fraction of the instances of one pass that a set keeps, at most 1."""
         parts = zip(self.found(at), least, strict=True)
-        return min(1.0, *(found / one if one else 1.0 for found, one in parts), 1.0)
+        return min([1.0, *(found / one for found, one in parts if one)])
 
 
 def sweep(
@@ -124,7 +124,7 @@ def _summed(
     for stored, truth in examples:
         known = truth != IGNORED
         for at in tried:
-            total[at] += _counts(_instances(stored, at, settings, cleaning)[known], truth[known])
+            total[at] += counts_of(_instances(stored, at, settings, cleaning)[known], truth[known])
     return total
 
 
@@ -142,12 +142,14 @@ def _instances(
     return labels
 
 
-def _counts(labels: NDArray[np.uint32], truth: Labels) -> NDArray[np.int64]:
+def counts_of(labels: NDArray[np.uint32], truth: Labels) -> NDArray[np.int64]:
+    """Return true positives, false positives and false negatives, ``(IOUS, 3)``."""
     found = scores(Contingency.of(labels, truth), IOUS)
     return np.array([(score.tp, score.fp, score.fn) for score in found], np.int64)
 
 
-def _ap(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def ap_of(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return AP at each of `IOUS`; 1 where there is neither an object nor an instance."""
     objects = counts.sum(axis=1)
     ap: NDArray[np.float64] = np.where(objects > 0, counts[:, 0] / np.maximum(objects, 1), 1.0)
     return ap

@@ -30,7 +30,7 @@ from embedseg_large.training.data.properties import (
 )
 from embedseg_large.training.data.sets import Stated as StatedSets
 from embedseg_large.training.data.sets import TrainingSet, read_sets, shares_of
-from embedseg_large.training.data.sources import Pair, find_pairs
+from embedseg_large.training.data.sources import Pair, check_masks, find_pairs
 from embedseg_large.training.data.supply import (
     CACHE_BYTES,
     AnnotatedSource,
@@ -193,9 +193,9 @@ def train(
         annotated, held = _split(annotated, validation, chosen.seed, named=bool(sets or further))
     else:
         name = "held out" if sets else ""
-        held = [
-            (name, p) for p in _checked(find_pairs(validation_images, validation_masks, **more))
-        ]
+        stated = find_pairs(validation_images, validation_masks, **more)
+        check_masks(stated)
+        held = [(name, pair) for pair in stated]
     _check_alike(kind, [pair for _, pair in held], model)
     _check_method(chosen, model)
     check_overlaps(chosen, [*pairs, *(pair for _, pair in held)])
@@ -261,17 +261,11 @@ def _annotated(
     if images is None:
         return []
     first, *others = shares_of(further)
-    found = [_Annotated("annotated", _checked(find_pairs(images, masks, **pairing)), first)]
+    found = [_Annotated("annotated", find_pairs(images, masks, **pairing), first)]
+    check_masks(found[0].pairs)
     ndim = found[0].pairs[0].ndim
     parts = zip(further, others, strict=True)
     return found + [_Annotated(each.name, each.pairs(ndim), share) for each, share in parts]
-
-
-def _checked(pairs: list[Pair]) -> list[Pair]:
-    """Return the pairs, unless a mask is no label image."""
-    for pair in pairs:
-        pair.check_mask()
-    return pairs
 
 
 def _split(

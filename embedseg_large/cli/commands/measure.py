@@ -10,7 +10,15 @@ import typer
 
 from embedseg_large.cli.console import print_facts, print_json, print_table, reported
 from embedseg_large.cli.groups import grouped
-from embedseg_large.cli.options import ImageAxes, Json, LabelAxes, channels, numbers, timepoints
+from embedseg_large.cli.options import (
+    ImageAxes,
+    Json,
+    LabelAxes,
+    LabelStore,
+    VoxelSize,
+    channels,
+    timepoints,
+)
 from embedseg_large.cli.runoptions import WorkerFlags
 
 if TYPE_CHECKING:
@@ -61,12 +69,7 @@ class MeasuredPart:
         int,
         typer.Option(help="Pyramid level of the labels; the matching level of the image is found."),
     ] = 0
-    voxel_size: Annotated[
-        Any,
-        typer.Option(
-            parser=numbers, metavar="Z,Y,X", help="Voxel size in µm; overrides the metadata."
-        ),
-    ] = None
+    voxel_size: VoxelSize = None
     axes: LabelAxes = None
     image_axes: ImageAxes = None
 
@@ -74,12 +77,7 @@ class MeasuredPart:
 @reported(interrupted="interrupted; nothing was written")
 @grouped
 def measure(
-    store: Annotated[
-        str,
-        typer.Argument(
-            help="OME-Zarr image with labels, or the labels themselves: STORE/labels/NAME, TIFF."
-        ),
-    ],
+    store: LabelStore,
     *,
     labels: Annotated[
         str | None,

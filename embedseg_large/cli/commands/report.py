@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import typer
 
 from embedseg_large.cli.console import print_facts, print_json, readable_bytes, reported
 from embedseg_large.cli.groups import grouped
-from embedseg_large.cli.options import ImageAxes, Json, LabelAxes, numbers
+from embedseg_large.cli.options import ImageAxes, Json, LabelAxes, LabelStore, VoxelSize
 from embedseg_large.cli.runoptions import WorkerFlags
 
 
@@ -35,12 +35,7 @@ class ShownPart:
         int | None,
         typer.Option(help="Of a series. Default: the first that was segmented."),
     ] = None
-    voxel_size: Annotated[
-        Any,
-        typer.Option(
-            parser=numbers, metavar="Z,Y,X", help="Voxel size in µm; overrides the metadata."
-        ),
-    ] = None
+    voxel_size: VoxelSize = None
     axes: LabelAxes = None
     image_axes: ImageAxes = None
 
@@ -66,12 +61,7 @@ class ReportSources:
 @reported(interrupted="interrupted; nothing was written")
 @grouped
 def report(
-    store: Annotated[
-        str,
-        typer.Argument(
-            help="OME-Zarr image with labels, or the labels themselves: STORE/labels/NAME, TIFF."
-        ),
-    ],
+    store: LabelStore,
     *,
     labels: Annotated[
         str | None,

@@ -12,6 +12,7 @@ from embedseg_large.runs.dask.cluster_file import (
     ClusterSettings,
     LocalSettings,
     SchedulerSettings,
+    offers_gpu,
     read_cluster_file,
 )
 
@@ -70,6 +71,13 @@ def chosen(
     if scheduler is not None:
         return SchedulerSettings(file=_SCHEDULER, address=scheduler)
     return client if cluster_config is None else read_cluster_file(cluster_config)
+
+
+def device_on(where: Client | ClusterSettings | None, asked: str | None) -> str | None:
+    """The device that was asked for; else that of the workers, whatever there is here."""
+    if isinstance(where, ClusterSettings) and offers_gpu(where):
+        return asked or "cuda"
+    return asked
 
 
 @contextmanager

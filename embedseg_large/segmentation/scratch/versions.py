@@ -61,6 +61,10 @@ class TileVersions:
         """TileVersions of a grid whose tiles were not clustered yet."""
         return cls((0,) * len(counts), np.zeros(counts, np.uint8), np.zeros(counts, np.uint32))
 
+    def unmade(self) -> TileVersions:
+        """The same tiles at the same levels, of which no result is there yet."""
+        return TileVersions(self.origin, self.levels.copy(), np.zeros_like(self.versions))
+
     def __getitem__(self, index: Index) -> TileVersion:
         at = tuple(i - o for i, o in zip(index, self.origin, strict=True))
         return TileVersion(index, int(self.levels[at]), int(self.versions[at]))

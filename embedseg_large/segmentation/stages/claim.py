@@ -62,9 +62,7 @@ class Ownership:
 
     def __post_init__(self) -> None:
         # claims and settled results are other versions of the results that they are made from
-        self._claims = TileVersions(
-            self.results.origin, self.results.levels.copy(), self.results.versions * 0
-        )
+        self._claims = self.results.unmade()
 
     def run(self) -> Joins:
         """Go through all turns, replace the results; returns the names that are of one object."""

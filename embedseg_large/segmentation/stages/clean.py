@@ -120,7 +120,7 @@ class Cleaning:
     def __post_init__(self) -> None:
         before, joins = self.state.results, self.state.joins
         self.results = TileVersions(before.origin, before.levels.copy(), before.versions.copy())
-        self._changes = TileVersions(before.origin, before.levels, before.versions * 0)
+        self._changes = before.unmade()
         joined = np.array(self.state.joined, np.uint64)
         unaccounted = np.array(self.state.unaccounted, np.uint64)
         names = [joined, unaccounted, joins.ids, joins.representative]

@@ -19,11 +19,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import yaml
-
-from embedseg_large.documents import read_document
+from embedseg_large.documents import read_yaml
 from embedseg_large.errors import UsageError, VolumeError
-from embedseg_large.training.data.sources import Pair, find_pairs
+from embedseg_large.training.data.sources import Pair, check_masks, find_pairs
 
 Stated = Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str] | None
 """Sets by name, the short forms of several, sets themselves, or a file; None: no set."""
@@ -93,8 +91,7 @@ class ImageSet:
         options = {n: getattr(self, n) for n in ("labels", "channel", "level", "axes")}
         try:
             found = find_pairs(self.images, self.masks, ndim=ndim, **options)[: self.most]
-            for pair in found:
-                pair.check_mask()
+            check_masks(found)
             return found
         except (UsageError, VolumeError) as error:
             raise type(error)(f"{self.role} {self.name}: {error}") from error
@@ -187,10 +184,10 @@ def _sets(item: Any, kind: type[Kind]) -> list[Kind]:
 
 def _file(path: Path, kind: type[ImageSet]) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load(read_document(path).decode())
+        content = read_yaml(path)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; pass another file") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"{path}: neither YAML nor JSON; write NAME: {{images: ...}}") from error
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise UsageError(

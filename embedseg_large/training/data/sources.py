@@ -209,6 +209,18 @@ class Pair:
             )
 
 
+def check_masks(pairs: Sequence[Pair]) -> None:
+    """Look at a few places of every mask.
+
+    Raises
+    ------
+    VolumeError
+        One is a mask of yes and no, or an image.
+    """
+    for pair in pairs:
+        pair.check_mask()
+
+
 def find_pairs(
     images: Any,
     masks: Any = None,
