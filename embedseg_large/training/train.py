@@ -194,7 +194,6 @@ def train(
     else:
         name = "held out" if sets else ""
         stated = find_pairs(validation_images, validation_masks, **more)
-        check_masks(stated)
         held = [(name, pair) for pair in stated]
     _check_alike(kind, [pair for _, pair in held], model)
     _check_method(chosen, model)
@@ -202,6 +201,11 @@ def train(
     check_panel(sets, model)
     opened = [(each, each.pairs(kind[0])) for each in sets]
     _check_mixed(chosen, kind[0], bool(pairs), drawn is not None)
+    for training in annotated:
+        check_masks(training.pairs, training.called)
+    check_masks([pair for _, pair in held])
+    for panelled, found in opened:
+        check_masks(found, panelled.called)
     with processes.together():
         mixed = _Mixed(annotated, drawn, SHARE if synthetic_share is None else synthetic_share)
         crops = _crops(mixed, chosen, model, augment, center, crop, processes.world)
@@ -252,6 +256,8 @@ class _Annotated:
     pairs: Sequence[Pair]
     share: float
     """Fraction of the crops from annotated images."""
+    called: str = ""
+    """What messages call it; empty for the images without a name."""
 
 
 def _annotated(
@@ -262,10 +268,11 @@ def _annotated(
         return []
     first, *others = shares_of(further)
     found = [_Annotated("annotated", find_pairs(images, masks, **pairing), first)]
-    check_masks(found[0].pairs)
     ndim = found[0].pairs[0].ndim
     parts = zip(further, others, strict=True)
-    return found + [_Annotated(each.name, each.pairs(ndim), share) for each, share in parts]
+    return found + [
+        _Annotated(each.name, each.pairs(ndim), share, each.called) for each, share in parts
+    ]
 
 
 def _split(

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, TypeVar
 
 from embedseg_large.documents import read_yaml
 from embedseg_large.errors import UsageError, VolumeError
-from embedseg_large.training.data.sources import Pair, check_masks, find_pairs
+from embedseg_large.training.data.sources import Pair, find_pairs
 
 Stated = Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str] | None
 """Sets by name, the short forms of several, sets themselves, or a file; None: no set."""
@@ -71,14 +71,19 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         if (self.masks is None) == (self.labels is None):
-            raise UsageError(f"{self.role} {self.name}: pass masks or labels, and only one of them")
+            raise UsageError(f"{self.called}: pass masks or labels, and only one of them")
         self.require_positive("most")
+
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+        return f"{self.role} {self.name}"
 
     def require_positive(self, name: str) -> None:
         """Refuse a stated number that is not positive."""
         value = getattr(self, name)
         if value is not None and not value > 0:
-            raise UsageError(f"{self.role} {self.name}: {name} is {value}; it must be positive")
+            raise UsageError(f"{self.called}: {name} is {value}; it must be positive")
 
     def pairs(self, ndim: int | None) -> list[Pair]:
         """Open the images, without reading voxels.
@@ -90,11 +95,9 @@ class ImageSet:
         """
         options = {n: getattr(self, n) for n in ("labels", "channel", "level", "axes")}
         try:
-            found = find_pairs(self.images, self.masks, ndim=ndim, **options)[: self.most]
-            check_masks(found)
-            return found
+            return find_pairs(self.images, self.masks, ndim=ndim, **options)[: self.most]
         except (UsageError, VolumeError) as error:
-            raise type(error)(f"{self.role} {self.name}: {error}") from error
+            raise type(error)(f"{self.called}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,10 +113,10 @@ class TrainingSet(ImageSet):
     def __post_init__(self) -> None:
         ImageSet.__post_init__(self)
         if self.name in RESERVED:
-            raise UsageError(f"{self.role} {self.name}: this name is taken; choose another one")
+            raise UsageError(f"{self.called}: this name is taken; choose another one")
         if self.share is not None and not 0 < self.share < 1:
             raise UsageError(
-                f"{self.role} {self.name}: share is {self.share}; pass a fraction between 0 and 1"
+                f"{self.called}: share is {self.share}; pass a fraction between 0 and 1"
             )
 
 

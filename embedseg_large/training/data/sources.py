@@ -209,16 +209,26 @@ class Pair:
             )
 
 
-def check_masks(pairs: Sequence[Pair]) -> None:
-    """Look at a few places of every mask.
+def check_masks(pairs: Sequence[Pair], owner: str = "") -> None:
+    """Read a few places of every mask: after the settings, before the first crop.
+
+    Parameters
+    ----------
+    pairs
+        Images with their masks.
+    owner
+        Of which the message should say that they are, such as ``"training set NAME"``.
 
     Raises
     ------
     VolumeError
         One is a mask of yes and no, or an image.
     """
-    for pair in pairs:
-        pair.check_mask()
+    try:
+        for pair in pairs:
+            pair.check_mask()
+    except VolumeError as error:
+        raise type(error)(f"{owner}: {error}" if owner else str(error)) from error
 
 
 def find_pairs(
