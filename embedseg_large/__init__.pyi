@@ -3,6 +3,8 @@ from .batch.segment_images import ImageResult as ImageResult
 from .batch.segment_images import segment_images as segment_images
 from .clustering.clean import clean as clean
 from .clustering.cluster import cluster as cluster
+from .comparison.compare import compare as compare
+from .comparison.result import Comparison as Comparison
 from .conversion.convert import convert as convert
 from .embedding import Embedding as Embedding
 from .errors import EmbedSegError as EmbedSegError

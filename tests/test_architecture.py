@@ -52,10 +52,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reporting": VALUES
     | BELOW
     | {"evaluation", "measurement", "models", "pictures", "segmentation", "viewing"},
+    "comparison": VALUES
+    | BELOW
+    | {"evaluation", "pictures", "reporting", "segmentation", "training"},
     "napari": VALUES | BELOW | {"data", "models", "segmentation", "training"},
     "cli": VALUES
     | BELOW
-    | {"batch", "exporting"}
+    | {"batch", "comparison", "exporting"}
     | {"conversion", "data", "evaluation", "measurement", "models", "pictures", "reporting"}
     | {"segmentation", "synthesis", "training", "viewing"},
     "__main__": {"cli"},

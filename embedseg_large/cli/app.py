@@ -7,6 +7,7 @@ import typer
 from embedseg_large.cli.command import Command, CommandGroup
 from embedseg_large.cli.commands import (
     benchmark,
+    compare,
     convert,
     demo,
     evaluate,
@@ -60,6 +61,7 @@ COMMANDS = (
     synthesise.synthesise,
     train.train,
     tune.tune,
+    compare.compare,
     suggest.suggest,
     segment.segment,
     status.status,

@@ -85,6 +85,17 @@ def _imported() -> Any:
     return flood
 
 
+def check_installed() -> None:
+    """Refuse to go on without scikit-image.
+
+    Raises
+    ------
+    UsageError
+        With the command that installs it.
+    """
+    _imported()
+
+
 def missing_extra() -> UsageError:
     """The message for a user without scikit-image."""
     return UsageError(

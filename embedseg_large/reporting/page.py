@@ -5,18 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 
-def render(**values: Any) -> str:
-    """Fill the template.
+def render(template: str = "page.html", room: str = "reporting", **values: Any) -> str:
+    """Fill a template.
 
     Parameters
     ----------
+    template, room
+        Its file name, and the room of the package whose folder ``templates`` it is in; it may
+        include those of ``reporting``.
     **values
-        The variables of ``page.html``; a missing one is an error.
+        The variables of the template; a missing one is an error.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+    rooms = dict.fromkeys((room, "reporting"))
     environment = Environment(
-        loader=PackageLoader("embedseg_large.reporting"),
+        loader=ChoiceLoader([PackageLoader(f"embedseg_large.{name}") for name in rooms]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -24,7 +28,7 @@ def render(**values: Any) -> str:
     )
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["seconds"] = seconds
-    return environment.get_template("page.html").render(**values)
+    return environment.get_template(template).render(**values)
 
 
 def seconds(value: float) -> str:

@@ -1,10 +1,11 @@
 """Training data: images and their masks, paired and checked, but not yet read.
 
-Three ways to specify pairs::
+Four ways to specify pairs::
 
     find_pairs("images/", "masks/")                     files of the same stem
     find_pairs(["a.tif", "b.ome.zarr"], ["a_mask.tif", array])      one mask for each image
     find_pairs(["a.ome.zarr", "b.ome.zarr"], labels="nuclei")       a.ome.zarr/labels/nuclei, ...
+    find_pairs([pair, pair])                            opened before
 
 A mask is a label image of the image's shape: 0 is background, every other value one object. Voxels
 of the ignore label (-1 and every negative value, and one more value of the user's choice) are
@@ -18,7 +19,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -251,6 +252,7 @@ def find_pairs(
     ----------
     images
         A folder of TIFF or OME-Zarr images, or a list of paths, URLs and arrays (one is fine too).
+        A list of `Pair` needs no masks, and the options of opening do not apply to it.
     masks
         The same for the masks, which are matched by stem (folders) or by position (lists).
     labels
@@ -283,6 +285,9 @@ def find_pairs(
     VolumeError
         If a file cannot be used; the message starts with its name.
     """
+    if _is_opened(images):
+        _check_alike(images, ndim)
+        return list(images)
     if (masks is None) == (labels is None):
         raise UsageError("masks, or else labels=, must say where the masks are, and only one")
     sources = _inside(images, labels) if labels is not None else _matched(images, masks)
@@ -304,6 +309,12 @@ def find_pairs(
         pairs.append(Pair(name=name, image=volume, mask=truth, ignore=ignore))
     _check_alike(pairs, ndim)
     return pairs
+
+
+def _is_opened(images: Any) -> TypeGuard[list[Pair]]:
+    """Whether images come with their masks."""
+    is_list = isinstance(images, list) and bool(images)
+    return is_list and all(isinstance(image, Pair) for image in images)
 
 
 def _alike(image: Volume, mask: Volume) -> tuple[Volume, Volume]:

@@ -1,0 +1,64 @@
+"""What takes part in a comparison: anything that can be fitted to annotated images, and segment.
+
+::
+
+    images to learn from ┐
+    images to tune on    ┴── fit ── Fitted ── labels of an image, in memory
+                                          └── what `segment` takes, for tiles
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.comparison.division import Division
+from embedseg_large.segmentation.request.prepare import AnyModel
+from embedseg_large.training.data.sources import Pair
+
+Say = Callable[[str], None]
+"""Notified of progress, in words."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fitted:
+    """A method that is ready to use."""
+
+    engine: AnyModel
+    """What `embedseg_large.segment` takes in place of a model."""
+    find: Callable[[Pair], NDArray[np.integer]]
+    """Labels of a whole image, 0 for background."""
+    steps: int | None
+    """Optimiser steps; None: it has none."""
+    seconds: float
+    """Time to learn or tune, without validation."""
+    knobs: dict[str, float]
+    """Thresholds that were chosen on the validation part."""
+    predicts: bool
+    """Whether predictions can be kept apart from what is decided about them."""
+    bytes_per_voxel: float
+    """Peak memory of a tile per voxel, estimated."""
+    model: str | None = None
+    """Name of the model's file in the folder of the comparison; None: there is none."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What else is needed to use it."""
+
+
+class Contender(Protocol):
+    """A method before it is fitted."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether seeds make a difference."""
+
+    def fit(self, division: Division, seed: int, folder: Path, say: Say) -> Fitted:
+        """Fit it; what an earlier call that was interrupted left in the folder is made use of."""

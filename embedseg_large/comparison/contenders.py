@@ -1,0 +1,101 @@
+"""Who takes part: the methods that were named, or all that can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from embedseg_large.clustering.classical import check_installed
+from embedseg_large.comparison.classical import ClassicalContender
+from embedseg_large.comparison.contender import Contender
+from embedseg_large.comparison.networks import NetworkContender
+from embedseg_large.comparison.options import ALL, CompareOptions
+from embedseg_large.errors import UsageError
+from embedseg_large.methods.registry import NAMES
+from embedseg_large.segmentation.request.classical import CLASSICAL
+from embedseg_large.training.data.sources import Pair
+from embedseg_large.training.objective import check_overlaps
+from embedseg_large.training.settings import TrainSettings
+
+EVERY = (*NAMES, CLASSICAL)
+"""All methods, in the order in which they are compared."""
+
+
+def choose(
+    options: CompareOptions, pairs: Sequence[Pair]
+) -> tuple[list[Contender], dict[str, str]]:
+    """Choose the methods.
+
+    Parameters
+    ----------
+    options
+        Names of methods, and how networks learn.
+    pairs
+        The annotated images.
+
+    Returns
+    -------
+    contenders, skipped
+        Of all methods, those that cannot take part are skipped; the reason is given by name.
+
+    Raises
+    ------
+    UsageError
+        A method that was named does not exist or cannot take part.
+    """
+    names = _names(options.methods)
+    found: list[Contender] = []
+    skipped: dict[str, str] = {}
+    for name in names:
+        try:
+            found.append(_MAKERS.get(name, _network)(name, options, pairs))
+        except UsageError as error:
+            if options.methods != ALL:
+                raise
+            skipped[name] = str(error)
+    if not found:
+        raise UsageError(f"no method can take part: {next(iter(skipped.values()))}")
+    return found, skipped
+
+
+def _names(methods: Sequence[str] | str) -> list[str]:
+    """Return the names without repetition."""
+    if methods == ALL:
+        return list(EVERY)
+    listed = methods.split(",") if isinstance(methods, str) else methods
+    names = list(dict.fromkeys(name.strip() for name in listed))
+    for name in names:
+        if name not in EVERY:
+            raise UsageError(f"method is {name!r}; use {', '.join(EVERY)}, or all")
+    return names
+
+
+def _network(name: str, options: CompareOptions, pairs: Sequence[Pair]) -> Contender:
+    settings = TrainSettings(
+        method=name,
+        backbone=options.backbone,
+        batch=options.batch,
+        learning_rate=options.learning_rate,
+        threads=options.threads,
+    )
+    check_overlaps(settings, pairs)
+    return NetworkContender(name=name, options=options)
+
+
+def _classical(name: str, options: CompareOptions, pairs: Sequence[Pair]) -> Contender:  # noqa: ARG001
+    check_installed()
+    _check_one_channel(name, pairs)
+    return ClassicalContender()
+
+
+def _check_one_channel(name: str, pairs: Sequence[Pair]) -> None:
+    if pairs[0].channels != 1:
+        raise UsageError(
+            f"the method {name} takes one channel, the images have {pairs[0].channels}; "
+            "choose one, or leave the method out"
+        )
+
+
+_MAKERS: dict[str, Callable[[str, CompareOptions, Sequence[Pair]], Contender]] = {
+    CLASSICAL: _classical
+}
+"""Of methods without a network."""

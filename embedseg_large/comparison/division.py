@@ -1,0 +1,149 @@
+"""Annotated images in three parts: to learn from, to tune on, and to score on.
+
+::
+
+    three images or more     whole images go to one part each, drawn by the seed
+    one or two images        each is cut along its longest axis
+
+                             |  learn from  60 %  |  tune on  20 %  |  score on  20 %  |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from embedseg_large.errors import UsageError
+from embedseg_large.geometry import Box
+from embedseg_large.training.data.sources import Pair
+from embedseg_large.volumes.volume import Volume, open_volume
+
+SHARE = 0.2
+"""Part of the images to tune on, and part to score on."""
+FEWEST = 3
+"""Fewer images than this are cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Division:
+    """Annotated images by what they are used for."""
+
+    train: list[Pair]
+    """What methods learn from."""
+    validation: list[Pair]
+    """What is used to choose the best state of a training, and to tune thresholds."""
+    held_out: list[Pair]
+    """What methods are scored on; no method has seen it before."""
+    is_cut: bool
+    """Whether the parts are pieces of the same images."""
+
+    @property
+    def parts(self) -> dict[str, list[Pair]]:
+        """The parts by name."""
+        return {
+            "train": self.train,
+            "validation": self.validation,
+            "held out": self.held_out,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """Names and shapes of the images of each part, as values that JSON can hold."""
+        return {
+            name: [f"{pair.name} {'x'.join(map(str, pair.shape))}" for pair in pairs]
+            for name, pairs in self.parts.items()
+        }
+
+
+def divide(pairs: Sequence[Pair], seed: int = 0) -> Division:
+    """Divide annotated images.
+
+    Parameters
+    ----------
+    pairs
+        At least one.
+    seed
+        Chooses the images of each part.
+
+    Raises
+    ------
+    UsageError
+        A part has no object.
+    """
+    division = _dealt(list(pairs), seed) if len(pairs) >= FEWEST else _cut(pairs)
+    for name, several in division.parts.items():
+        if name != "train" and not any(_has_objects(pair) for pair in several):
+            raise UsageError(
+                f"the {name} part ({', '.join(pair.name for pair in several[:4])}) has no object; "
+                "pass more annotated images, or another split_seed"
+            )
+    return division
+
+
+def _dealt(pairs: list[Pair], seed: int) -> Division:
+    """Give whole images to parts."""
+    count = max(1, round(SHARE * len(pairs)))
+    order = np.random.default_rng(seed).permutation(len(pairs)).tolist()
+    held, tuned, learnt = order[:count], order[count : 2 * count], order[2 * count :]
+    parts = [[pairs[i] for i in sorted(chosen)] for chosen in (learnt, tuned, held)]
+    return Division(train=parts[0], validation=parts[1], held_out=parts[2], is_cut=False)
+
+
+def _cut(pairs: Sequence[Pair]) -> Division:
+    """Cut every image into parts."""
+    rows = [[part_of(pair, box) for box in _boxes(pair.shape)] for pair in pairs]
+    learnt, tuned, held = (list(part) for part in zip(*rows, strict=True))
+    return Division(train=learnt, validation=tuned, held_out=held, is_cut=True)
+
+
+def _boxes(shape: tuple[int, ...]) -> Iterator[Box]:
+    """Cut a shape in three along its longest axis."""
+    axis = int(np.argmax(shape))
+    length = shape[axis]
+    ends = [0, round((1 - 2 * SHARE) * length), round((1 - SHARE) * length), length]
+    for low, high in pairwise(ends):
+        start, stop = [0] * len(shape), list(shape)
+        start[axis], stop[axis] = low, high
+        yield Box(tuple(start), tuple(stop))
+
+
+def part_of(pair: Pair, box: Box) -> Pair:
+    """Read a part of an image and its mask into memory."""
+    spatial = "zyx"[-pair.ndim :]
+    axes = spatial if pair.image.channel is not None else f"c{spatial}"
+    image: Volume = open_volume(
+        pair.image.read(box),
+        channel=0 if pair.image.channel is not None else None,
+        axes=axes,
+        voxel_size=pair.image.voxel_size,
+        nodata=pair.image.nodata,
+    )
+    mask = pair.labels_of(pair.mask.read(pair.mask_box(box)))
+    if pair.stacked:
+        mask = mask.max(axis=0)
+    where = ",".join(f"{a}:{b}" for a, b in zip(box.start, box.stop, strict=True))
+    name = pair.name if box == Box.whole(pair.shape) else f"{pair.name} [{where}]"
+    return Pair(name=name, image=image, mask=open_volume(mask, channel=None, axes=spatial))
+
+
+def middle_of(pair: Pair, most: int) -> Pair:
+    """Read the middle of an image, with at most about so many voxels."""
+    factor = min(1.0, (most / prod(pair.shape)) ** (1 / pair.ndim))
+    lengths = [max(1, int(n * factor)) for n in pair.shape]
+    start = tuple((n - m) // 2 for n, m in zip(pair.shape, lengths, strict=True))
+    stop = tuple(a + m for a, m in zip(start, lengths, strict=True))
+    return part_of(pair, Box(start, stop))
+
+
+def truth_of(pair: Pair) -> Any:
+    """Read the labels of an image: -1 where nothing is annotated, 0 background."""
+    labels = pair.labels_of(pair.mask.read(pair.mask_box(Box.whole(pair.shape))))
+    return labels.max(axis=0) if pair.stacked else labels
+
+
+def _has_objects(pair: Pair) -> bool:
+    return bool((truth_of(pair) > 0).any())

@@ -1,0 +1,213 @@
+"""Networks: the time of a step is measured, and all methods train for as long, or for as many."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.comparison.contender import Fitted, Say
+from embedseg_large.comparison.division import Division
+from embedseg_large.comparison.options import CompareOptions
+from embedseg_large.documents import parse_json
+from embedseg_large.files import whole
+from embedseg_large.geometry import Box
+from embedseg_large.methods.embedseg import EmbedSeg
+from embedseg_large.methods.of_model import method_of, scale_of
+from embedseg_large.methods.protocol import Knobs, Method
+from embedseg_large.network.checkpoint import load_model
+from embedseg_large.network.device import default_device
+from embedseg_large.network.model import Model
+from embedseg_large.training.data.sources import Pair
+from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
+from embedseg_large.training.train import is_resumable, train
+from embedseg_large.volumes.intensity import intensity_ranges
+
+ROUNDS = 5
+"""Validations during a training, of which the best one decides what is kept."""
+WARM, MEASURED = 3, 8
+"""Steps before the time of a step is measured, and steps that are."""
+FEWEST = 10
+"""Steps of a training, however small the budget."""
+RECIPE: dict[str, Any] = {
+    "accumulate": 1,
+    "schedule": "cosine",
+    "warmup": 300,
+    "clip": 5.0,
+    "average_steps": 1000,
+    "pictures_every": 0,
+}
+"""Settings of short trainings, see `embedseg_large.training.settings`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkContender:
+    """A method whose fields a network predicts."""
+
+    name: str
+    options: CompareOptions
+    is_random: bool = True
+
+    def fit(self, division: Division, seed: int, folder: Path, say: Say) -> Fitted:
+        """Train, or go on with a training; thresholds are tuned at its end."""
+        out = folder / f"{self.name}-{seed}.safetensors"
+        clock = Clock.open(folder / f"{self.name}-{seed}.clock.json")
+        if clock.steps == 0:
+            clock.steps = self._steps(division, say)
+            clock.save()
+        if not out.exists():
+            say(f"{self.name}, seed {seed}: training, {clock.steps:,} steps")
+            self._train(division, seed, out, clock)
+        return fitted(load_model(out, self.options.device or default_device()), out.name, clock)
+
+    def _steps(self, division: Division, say: Say) -> int:
+        """Return the number of steps that the budget allows."""
+        if self.options.steps is not None:
+            return self.options.steps
+        say(f"{self.name}: measuring the time of a step")
+        probe = Probe()
+        with TemporaryDirectory() as folder, suppress(EnoughError):
+            self._run(division, 0, Path(folder, "probe"), probe, WARM + MEASURED, 0.0)
+        return max(FEWEST, int(self.options.seconds / probe.step_seconds))
+
+    def _train(self, division: Division, seed: int, out: Path, clock: Clock) -> None:
+        more = {
+            "validation_images": division.validation,
+            "tune_thresholds": True,
+            "resume": is_resumable(out),
+        }
+        self._run(division, seed, out, clock, clock.steps, None, **more)
+
+    def _run(
+        self,
+        division: Division,
+        seed: int,
+        out: Path,
+        watcher: TrainWatcher,
+        steps: int,
+        validation: float | None,
+        **more: Any,
+    ) -> None:
+        own = self.options
+        train(
+            division.train,
+            out=out,
+            validation=validation,
+            method=self.name,
+            backbone=own.backbone,
+            steps=steps,
+            epoch_steps=ceil(steps / ROUNDS) if more else steps,
+            batch=own.batch,
+            learning_rate=own.learning_rate,
+            crop=own.crop,
+            device=own.device,
+            threads=own.threads,
+            seed=seed,
+            watcher=watcher,
+            **RECIPE,
+            **more,
+        )
+
+
+class EnoughError(Exception):
+    """Ends a training of which only the speed is of interest."""
+
+
+class Probe(TrainWatcher):
+    """Measures the time of a step, and ends the training."""
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+
+    @property
+    def step_seconds(self) -> float:
+        """Median time of a step."""
+        return float(np.median(np.diff(self._times[WARM - 1 :])))
+
+    def batch(self, epoch: int, done: int, of: int, loss: float) -> None:  # noqa: ARG002
+        """Note the time."""
+        self._times.append(time.perf_counter())
+        if len(self._times) >= WARM + MEASURED:
+            raise EnoughError
+
+
+class Clock(TrainWatcher):
+    """Adds up the time of the steps of a training, also of one that was resumed."""
+
+    def __init__(self, path: Path, steps: int = 0, seconds: float = 0.0) -> None:
+        self.path, self.steps, self.seconds = path, steps, seconds
+        self._last = 0.0
+
+    @classmethod
+    def open(cls, path: Path) -> Clock:
+        """Read what was kept."""
+        return cls(path, **parse_json(path.read_bytes())) if path.exists() else cls(path)
+
+    def save(self) -> None:
+        """Keep the number of steps, and the time so far."""
+        with whole(self.path) as begun:
+            begun.write_text(json.dumps({"steps": self.steps, "seconds": self.seconds}))
+
+    def begin(self, start: TrainStart) -> None:  # noqa: ARG002
+        """Start to measure."""
+        self._last = time.perf_counter()
+
+    def batch(self, epoch: int, done: int, of: int, loss: float) -> None:  # noqa: ARG002
+        """Add the time of a step."""
+        now = time.perf_counter()
+        self.seconds += now - self._last
+        self._last = now
+
+    def epoch(self, record: EpochRecord) -> None:  # noqa: ARG002
+        """Keep the time; validation does not count."""
+        self.save()
+        self._last = time.perf_counter()
+
+
+def fitted(model: Model, name: str, clock: Clock) -> Fitted:
+    """Return a trained model as what is compared."""
+    return Fitted(
+        engine=model,
+        find=partial(labels_of, model),
+        steps=clock.steps,
+        seconds=clock.seconds,
+        knobs=dict(decoder_of(model)[1]),
+        predicts=True,
+        bytes_per_voxel=model.bytes_per_voxel,
+        model=name,
+    )
+
+
+def decoder_of(model: Model) -> tuple[Method, Knobs]:
+    """Return the method of a model, and the thresholds for its default augmentation."""
+    method = method_of(model.settings)
+    if method is not None:
+        return method, dict(model.settings.knobs)
+    seed, margin = model.thresholds_of(model.tta_mode(True))
+    own = EmbedSeg(scale_of(model.settings), model.pitch, model.reach)
+    return own, {"seed": seed, "margin": margin}
+
+
+def labels_of(model: Model, pair: Pair) -> NDArray[np.uint32]:
+    """Segment an image in memory, as `segment` does with a single tile."""
+    method, knobs = decoder_of(model)
+    image = normalised(pair, intensity_ranges)
+    stored = method.stored(model.predict_raw(image, tta=True))
+    nothing_beyond = ((False, False),) * 3
+    return method.decode(stored, nothing_beyond, knobs).labels
+
+
+def normalised(pair: Pair, ranges: Callable[..., Any]) -> NDArray[np.float32]:
+    """Read an image, normalised by its own range."""
+    box = Box.whole(pair.shape)
+    return pair.normalised(box, pair.image.read(box), ranges(pair.image))

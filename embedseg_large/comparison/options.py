@@ -1,0 +1,177 @@
+"""Everything a user may choose about a comparison, by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from embedseg_large.errors import UsageError
+from embedseg_large.options import Flag, Options
+
+ALL = "all"
+_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FairOptions(Options):
+    """What is compared, and at what cost."""
+
+    panel: ClassVar[str | None] = "Comparison"
+
+    methods: Annotated[
+        Sequence[str] | str,
+        Flag(
+            "Methods to compare, such as embedseg,flows,classical. Default: all that are "
+            "installed.",
+            form="text",
+            metavar="A,B,...",
+        ),
+    ] = ALL
+    """Names of methods, in a list or separated by commas; default: all that are installed."""
+    budget: Annotated[
+        float | str,
+        Flag(
+            "Time to train each method: 90s, 20m, 1h. Validation is not counted. Default: 20m.",
+            form="text",
+            metavar="TIME",
+        ),
+    ] = "20m"
+    """Time to train each method, in seconds or as ``90s``, ``20m`` or ``1h``. The time of a step is
+    measured first, and the number of steps follows from it. Validation is not counted."""
+    steps: Annotated[
+        int | None,
+        Flag("Instead of --budget: the same number of steps for each method."),
+    ] = None
+    """Instead of a budget: the same number of optimiser steps for each method."""
+    seeds: Annotated[
+        int,
+        Flag("Trainings of each method, which differ only in the seed.", shows_default=True),
+    ] = 1
+    """Number of trainings of each method that differ only in the seed; default 1."""
+    split_seed: Annotated[
+        int,
+        Flag("Seed that chooses the images to learn from and to score on.", shows_default=True),
+    ] = 0
+    """Seed that chooses the images of each part; default 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningOptions(Options):
+    """How networks learn: the same for all methods."""
+
+    panel: ClassVar[str | None] = "Learning (the same for all methods)"
+
+    backbone: Annotated[str, Flag("Network: erfnet or unet.", shows_default=True)] = "erfnet"
+    """Network of all methods: erfnet or unet."""
+    crop: Annotated[
+        Sequence[int] | None,
+        Flag("Voxels of a crop, multiples of 8. Default: from the objects.", form="sizes"),
+    ] = None
+    """Shape of a crop; default: from the objects."""
+    batch: Annotated[int, Flag("Crops per step.", shows_default=True)] = 2
+    """Crops per step; default 2."""
+    learning_rate: Annotated[float, Flag("Maximum learning rate.", shows_default=True)] = 5e-4
+    """Maximum learning rate; default 0.0005."""
+    device: Annotated[str | None, Flag("cpu or cuda. Default: cuda if available.")] = None
+    """cpu or cuda; default: cuda if available."""
+    threads: Annotated[int | None, Flag("Threads of torch on the CPU. Default: one per core.")] = (
+        None
+    )
+    """Threads of torch on the CPU; default: one per core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotatedOptions(Options):
+    """The images and their annotations."""
+
+    panel: ClassVar[str | None] = "Data"
+
+    labels: Annotated[
+        str | None, Flag("Instead of --masks: name of the labels inside each OME-Zarr image.")
+    ] = None
+    """Instead of masks: name of the label group inside each OME-Zarr image."""
+    ndim: Annotated[int | None, Flag("2 or 3: refuse images with another number of axes.")] = None
+    """2 or 3, to check the images."""
+    channel: Annotated[
+        int | str | None,
+        Flag("Channel of the images, by number or name; or all.", form="text", metavar="C"),
+    ] = 0
+    """Channel of the images, by number or name; ``all`` or None: all of them."""
+    axes: Annotated[str | None, Flag("Letters of the axes, if the images have none: zyx.")] = None
+    """Letters of the axes of files that do not name them."""
+    voxel_size: Annotated[
+        Sequence[float] | None,
+        Flag(
+            "Voxel size in µm, if missing or wrong in the images.", form="numbers", metavar="Z,Y,X"
+        ),
+    ] = None
+    """Voxel size in µm along (z,) y, x; overrides the metadata."""
+    ignore_label: Annotated[
+        int,
+        Flag("Mask value of unannotated voxels; negative values always are.", shows_default=True),
+    ] = -1
+    """Mask value of unannotated voxels; negative values are always unannotated."""
+
+    def pairing(self) -> dict[str, Any]:
+        """Return arguments of `embedseg_large.training.data.sources.find_pairs`."""
+        return {
+            "labels": self.labels,
+            "ndim": self.ndim,
+            "channel": None if self.channel == "all" else self.channel,
+            "axes": self.axes,
+            "voxel_size": self.voxel_size,
+            "ignore": self.ignore_label,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(AnnotatedOptions, LearningOptions, FairOptions):
+    """What `compare` takes by name.
+
+    Raises
+    ------
+    UsageError
+        A value is out of range.
+    """
+
+    overwrite: Annotated[bool, Flag("Start over: remove an earlier comparison of that name.")] = (
+        False
+    )
+    """Whether an earlier comparison of that name is removed; default: it is resumed."""
+
+    def __post_init__(self) -> None:
+        seconds_of(self.budget)
+        for name in ("steps", "seeds", "batch", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}; it must be at least 1")
+
+    @property
+    def seconds(self) -> float:
+        """Time to train each method."""
+        return seconds_of(self.budget)
+
+    def deciding(self) -> dict[str, Any]:
+        """Return what determines the scores of a method, as values that JSON can hold."""
+        budget = self.seconds if self.steps is None else None
+        cost = {"steps": self.steps, "budget": budget}
+        names = ("backbone", "batch", "learning_rate", "split_seed")
+        crop = None if self.crop is None else list(self.crop)
+        return cost | {name: getattr(self, name) for name in names} | {"crop": crop}
+
+
+def seconds_of(text: float | str) -> float:
+    """Parse a time.
+
+    Raises
+    ------
+    UsageError
+        It is none, or not positive.
+    """
+    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(s|m|min|h)?\s*", str(text))
+    value = float(found[1]) * _UNITS[found[2] or "s"] if found else 0.0
+    if value <= 0:
+        raise UsageError(f"budget is {text!r}; pass a time such as 90s, 20m or 1h")
+    return value
