@@ -22,6 +22,7 @@ GUIDES = {
     "demo": "quickstart",
     "convert": "concepts/formats",
     "train": "tutorials/train",
+    "compare": "guides/compare",
     "segment": "tutorials/segment",
     "status": "tutorials/scale_out",
     "evaluate": "guides/evaluate",

@@ -1,0 +1,111 @@
+"""`compare`: the same images for every method, scores that no one could learn, one page."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from typer.testing import CliRunner
+
+import embedseg_large as es
+from embedseg_large.cli.app import app
+from embedseg_large.errors import UsageError
+from embedseg_large.testing.synthetic import render, synthetic_embryo
+
+SHORT: dict[str, Any] = {"steps": 1, "crop": (32, 32), "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("data")
+    for seed in range(4):
+        labels = synthetic_embryo((64, 64), diameter=12, density=0.3, spacing=1.1, seed=seed)
+        for kind, array in (("images", render(labels, seed=seed)), ("masks", labels)):
+            (root / kind).mkdir(exist_ok=True)
+            tifffile.imwrite(root / kind / f"{seed}.tif", array.astype(np.uint16))
+    return root / "images", root / "masks"
+
+
+class Text(HTMLParser):
+    """The words of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.feed(path.read_text())
+
+    def handle_data(self, data: str) -> None:
+        self.words += data.split()
+
+
+def test_a_comparison_is_interrupted_resumed_and_extended(
+    data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "page.html"
+
+    def interrupt(text: str) -> None:
+        if "scoring" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        es.compare(*data, out=out, methods="three-class", watcher=interrupt, **SHORT)
+    model = tmp_path / "page.comparison" / "three-class-0.safetensors"
+    assert es.load_model(model).settings.method == "three-class"
+    assert not out.exists()
+    written = model.stat().st_mtime_ns
+
+    first = es.compare(*data, out=out, methods="three-class", **SHORT)
+    assert model.stat().st_mtime_ns == written
+    assert first.winner.best.steps == 1
+    assert first.winner.best.fit_seconds > 0
+
+    said: list[str] = []
+    more = es.compare(
+        *data, out=out, methods=["classical", "three-class"], watcher=said.append, **SHORT
+    )
+    assert not [text for text in said if "three-class" in text]
+    assert more.winner.method == "classical"
+    assert more.winner.ap > 0.3
+    tiles = more.winner.tiles
+    assert tiles is not None
+    assert tiles.objects > 5
+    assert tiles.is_equal
+    assert [cut.tiles for cut in tiles.cuts] == [4, 9, 16]
+
+    values = json.loads(out.with_suffix(".json").read_text())
+    assert values == json.loads(json.dumps(more.as_dict()))
+    rows = out.with_suffix(".csv").read_text().splitlines()
+    assert rows[0].startswith("method,seed,steps,")
+    assert [row.split(",")[0] for row in rows[1:]] == ["classical", "three-class"]
+    words = Text(out).words
+    assert {"classical", "three-class", "Scores", "tiles?"} <= set(words)
+    assert "src=" not in out.read_text().replace('src="data:', "")
+
+    with pytest.raises(UsageError, match=r"with steps 1 \(now 9\); resume it with the same"):
+        es.compare(*data, out=out, methods="classical", **SHORT | {"steps": 9})
+
+
+def test_the_command_prints_a_row_per_method(data: tuple[Path, Path], tmp_path: Path) -> None:
+    images, masks = map(str, data)
+    page = str(tmp_path / "page.html")
+    asked = ["compare", "--images", images, "--masks", masks, "--out", page]
+    run = CliRunner().invoke(app, [*asked, "--methods", "classical"])
+    assert run.exit_code == 0, run.output
+    assert "classical" in run.output
+    wrong = CliRunner().invoke(app, [*asked, "--methods", "classical", "--budget", "soon"])
+    assert wrong.exit_code == 2
+    assert "budget is 'soon'" in wrong.output
+
+
+def test_masks_that_overlap_leave_out_methods_that_cannot_learn_them(tmp_path: Path) -> None:
+    stack = np.zeros((2, 40, 40), np.uint16)
+    stack[0, 5:20, 5:35] = stack[1, 15:30, 5:35] = 1
+    image = np.random.default_rng(0).random((40, 40), np.float32)
+    with pytest.raises(UsageError, match="objects that overlap, which the method flows cannot"):
+        es.compare([image], [stack], out=tmp_path / "page.html", methods="flows", **SHORT)
+    assert not list(tmp_path.iterdir())

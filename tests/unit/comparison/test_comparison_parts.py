@@ -1,0 +1,203 @@
+"""Parts of a comparison: who learns from what, at what cost, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedseg_large.comparison import contenders, networks
+from embedseg_large.comparison.contenders import EVERY, choose
+from embedseg_large.comparison.division import divide, middle_of, truth_of
+from embedseg_large.comparison.networks import Clock, EnoughError, Probe
+from embedseg_large.comparison.options import CompareOptions, seconds_of
+from embedseg_large.comparison.place import Place
+from embedseg_large.comparison.result import Cut, Standing, TileCheck, Trial
+from embedseg_large.errors import UsageError
+from embedseg_large.training.data.sources import Pair, find_pairs
+
+
+def pairs(count: int, shape: tuple[int, ...] = (10, 30)) -> list[Pair]:
+    """Images in which every row is an object with a number of its own."""
+    mask = np.arange(1, shape[0] + 1, dtype=np.int32)[:, np.newaxis] * np.ones(shape, np.int32)
+    images = [np.full(shape, n, np.float32) for n in range(count)]
+    return find_pairs(images, [mask] * count)
+
+
+def trial(**changed: Any) -> Trial:
+    scores = [
+        {"threshold": t, "ap": 1 - t, "pq": 0.5, "tp": 5.0, "fp": 1.0, "fn": 1.0}
+        for t in (0.5, 0.6, 0.7, 0.8, 0.9)
+    ]
+    values: dict[str, Any] = {
+        "method": "flows",
+        "seed": 0,
+        "steps": 10,
+        "fit_seconds": 1.0,
+        "knobs": {"foreground": 0.5},
+        "scores": scores,
+        "boundary": {"ap": 0.5},
+        "errors": {"true_positive": 5, "miss": 1},
+        "seconds": 1.0,
+        "voxels": 100,
+        "bytes_per_voxel": 10.0,
+    }
+    return Trial(**values | changed)
+
+
+def check(*same: int, extra: int = 0, objects: int = 9) -> TileCheck:
+    return TileCheck(
+        image="a",
+        shape=(40, 40),
+        halo=(4, 4),
+        promise="exact",
+        objects=objects,
+        cuts=tuple(
+            Cut(tile=(20, 20), tiles=4, same=n, extra=extra, repaired=0, joined=0) for n in same
+        ),
+        predict_rate=None,
+        decode_rate=1.0,
+    )
+
+
+@pytest.mark.parametrize("count", [3, 5, 20])
+def test_every_image_is_in_one_part(count: int) -> None:
+    opened = pairs(count)
+    division = divide(opened, seed=1)
+    names = [pair.name for part in division.parts.values() for pair in part]
+    assert sorted(names) == sorted(pair.name for pair in opened)
+    assert not division.is_cut
+    assert len(division.held_out) == len(division.validation) == max(1, round(count / 5))
+    assert division.facts() == divide(opened, seed=1).facts()
+
+
+def test_other_seeds_choose_other_images() -> None:
+    assert len({tuple(divide(pairs(20), seed).facts()["held out"]) for seed in range(4)}) > 1
+
+
+def test_one_image_is_cut_along_its_longest_axis() -> None:
+    (pair,) = pairs(1)
+    division = divide([pair])
+    assert division.is_cut
+    assert [part[0].shape for part in division.parts.values()] == [(10, 18), (10, 6), (10, 6)]
+    parts = [truth_of(part[0]) for part in division.parts.values()]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), truth_of(pair))
+    assert division.held_out[0].name == "image 0 [0:10,24:30]"
+
+
+def test_a_part_without_objects_is_refused() -> None:
+    mask = np.zeros((4, 30), np.int32)
+    mask[:, :10] = 1
+    with pytest.raises(UsageError, match=r"the validation part .* has no object; pass more"):
+        divide(find_pairs([np.ones((4, 30), np.float32)], [mask]))
+
+
+def test_the_middle_of_a_large_image_is_cut_out() -> None:
+    (pair,) = pairs(1)
+    assert middle_of(pair, 75).shape == (5, 15)
+    assert middle_of(pair, 10**6).shape == pair.shape
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("20m", 1200), ("1.5h", 5400), (30, 30), (" 2 min", 120)]
+)
+def test_a_budget_has_a_unit(text: float | str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["soon", "-3m", "0", "5 weeks", ""])
+def test_another_budget_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="pass a time such as 90s, 20m or 1h"):
+        CompareOptions(budget=text)
+
+
+def test_steps_are_counted_instead_of_a_budget() -> None:
+    assert CompareOptions(steps=7, budget="20m").deciding()["budget"] is None
+    with pytest.raises(UsageError, match="seeds is 0; it must be at least 1"):
+        CompareOptions(seeds=0)
+
+
+def test_the_time_of_a_step_is_that_after_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0, 50, 90, *(90.0 + 2 * n for n in range(1, 20))])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times))
+    probe = Probe()
+    for number in range(networks.WARM + networks.MEASURED - 1):
+        probe.batch(1, number, 100, 0.0)
+    with pytest.raises(EnoughError):
+        probe.batch(1, 11, 100, 0.0)
+    assert probe.step_seconds == 2
+
+
+def test_the_time_of_a_resumed_training_adds_up(tmp_path: Path) -> None:
+    first = Clock(tmp_path / "clock.json", steps=5, seconds=3.5)
+    first.save()
+    again = Clock.open(tmp_path / "clock.json")
+    assert (again.steps, again.seconds) == (5, 3.5)
+    assert Clock.open(tmp_path / "none.json").steps == 0
+
+
+def test_all_methods_take_part_or_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise UsageError("the classical method needs scikit-image")
+
+    monkeypatch.setattr(contenders, "check_installed", missing)
+    found, skipped = choose(CompareOptions(), pairs(3))
+    assert [one.name for one in found] == [name for name in EVERY if name != "classical"]
+    assert skipped == {"classical": "the classical method needs scikit-image"}
+    with pytest.raises(UsageError, match="needs scikit-image"):
+        choose(CompareOptions(methods="classical,flows"), pairs(3))
+
+
+def test_a_method_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UsageError, match="method is 'cellpose'; use embedseg, three-class"):
+        choose(CompareOptions(methods=["flows", "cellpose"]), pairs(3))
+
+
+def test_a_result_survives_json() -> None:
+    one = trial(tiles=check(9, 8))
+    assert Trial.from_dict(json.loads(json.dumps(one.as_dict()))) == one
+
+
+def test_methods_are_ranked_by_the_mean_over_seeds() -> None:
+    standing = Standing(method="flows", trials=(trial(), trial(seed=1, steps=20)))
+    assert standing.ap == pytest.approx(0.3)
+    assert standing.spread == pytest.approx(0)
+    assert Standing(method="flows", trials=(trial(),)).spread is None
+
+
+def test_labels_depend_on_tiles_if_any_object_differs() -> None:
+    assert check(9, 9).is_equal
+    assert not check(9, 8).is_equal
+    assert check(9, 8, 5).changed == 4
+    assert not check(9, 9, extra=1).is_equal
+    assert not check(9).sees_all
+
+
+def test_another_comparison_in_the_same_place_is_refused(tmp_path: Path) -> None:
+    place = Place(tmp_path / "page.html")
+    place.begin({"steps": 5, "backbone": "erfnet"}, overwrite=False)
+    place.begin({"steps": 5, "backbone": "erfnet"}, overwrite=False)
+    with pytest.raises(UsageError, match=r"with steps 5 \(now 6\); resume it") as refused:
+        place.begin({"steps": 6, "backbone": "erfnet"}, overwrite=False)
+    assert "\n" not in str(refused.value)
+    place.keep(trial(), np.zeros((2, 2), np.uint32))
+    place.begin({"steps": 6, "backbone": "erfnet"}, overwrite=True)
+    assert place.trial("flows", 0) is None
+
+
+def test_a_folder_that_is_no_comparison_is_left_alone(tmp_path: Path) -> None:
+    place = Place(tmp_path / "page.html")
+    place.folder.mkdir()
+    (place.folder / "thesis.txt").touch()
+    with pytest.raises(UsageError, match="is there and is no comparison"):
+        place.begin({}, overwrite=True)
+    assert (place.folder / "thesis.txt").exists()
+
+
+def test_a_page_is_html(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the page is an HTML file"):
+        Place(tmp_path / "page.pdf").check()
