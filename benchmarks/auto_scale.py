@@ -61,8 +61,8 @@ def nuclei_2d(data: Path) -> Iterator[tuple[str, Pair]]:
     """The validation images of ``nuclei-2d``, resampled, and a sample of StarDist."""
     import tifffile
 
+    from embedseg_large.training.data.mixed import split
     from embedseg_large.training.data.sources import find_pairs
-    from embedseg_large.training.train import split
 
     folder = data / "dsb2018" / "train"
     held = split(find_pairs(folder / "images", folder / "masks", ndim=2), 0.15, 0)[1]

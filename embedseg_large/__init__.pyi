@@ -1,5 +1,5 @@
-from .batch.segment_images import BatchResult as BatchResult
-from .batch.segment_images import ImageResult as ImageResult
+from .batch.results import BatchResult as BatchResult
+from .batch.results import ImageResult as ImageResult
 from .batch.segment_images import segment_images as segment_images
 from .clustering.clean import clean as clean
 from .clustering.cluster import cluster as cluster

@@ -4,13 +4,14 @@
 
     @dataclass(frozen=True, kw_only=True)
     class TileOptions(Options):
-        panel = "Tiles (automatic)"  # heading in --help
+        heading = "Tiles (automatic)"  # in --help
 
         halo: Annotated[Sequence[int] | None, Flag("Seen around it.", form="sizes")] = None
         \"\"\"Predictions seen around a clustering core at first, in voxels.\"\"\"
 
 Of each field are made: a keyword of a function and its documentation (`takes`), a flag of a command
-(`embedseg_large.cli.groups`), and its row in the reference, which is written from the flags.
+(`embedseg_large.cli.groups`), and its row in the reference, which is written from the flags. A
+field without a `Flag` is a keyword only. What a function takes is one class that inherits groups.
 """
 
 from __future__ import annotations
@@ -35,8 +36,12 @@ class Flag:
     """One or two sentences for ``--help``."""
     form: str | None = None
     """How its value is written, see `embedseg_large.cli.options`; None: as its type says."""
+    name: str | None = None
+    """How it is called where it is not as the field: ``--from``."""
     metavar: str | None = None
     """What stands for the value in ``--help``."""
+    min: int | None = None
+    """Lowest value."""
     shows_default: bool = False
     """Whether the flag has the default of the field; else it is only given when it is used."""
 
@@ -45,7 +50,7 @@ class Flag:
 class Options:
     """Base of all groups of options."""
 
-    panel: ClassVar[str | None] = None
+    heading: ClassVar[str | None] = None
     """Heading in ``--help``; None: the first one."""
 
     @classmethod
@@ -63,6 +68,12 @@ class Options:
             advice = f"; did you mean {alike[0]!r}?" if alike else ""
             raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}{advice}")
         return cls(**given)
+
+    @classmethod
+    def among(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a mapping that are options of this class, by name."""
+        names = {field.name for field in fields(cls)}
+        return {name: value for name, value in given.items() if name in names}
 
     def given(self) -> dict[str, Any]:
         """Those that are not what they are by default, by name."""

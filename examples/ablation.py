@@ -15,8 +15,8 @@ import numpy as np
 
 import embedseg_large as es
 from embedseg_large.testing.synthetic import render, synthetic_embryo
+from embedseg_large.training.data.mixed import split
 from embedseg_large.training.data.sources import Pair, find_pairs
-from embedseg_large.training.train import split
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 

@@ -26,8 +26,8 @@ from scipy.ndimage import find_objects
 from train_bundled import RECIPES, data_of
 
 import embedseg_large as es
+from embedseg_large.training.data.mixed import split
 from embedseg_large.training.data.sources import find_pairs
-from embedseg_large.training.train import split
 
 THRESHOLDS = {
     2: (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9),

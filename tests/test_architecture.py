@@ -76,7 +76,6 @@ USERS = {
 """Who may import a library that is slow to load or easily spreads."""
 EXCEPTIONS = {
     ("segmentation/segment.py", "distributed"): "the type of an argument of `segment`",
-    ("batch/segment_images.py", "distributed"): "the type of an argument of `segment_images`",
 }
 """File and what it imports all the same, with the reason."""
 

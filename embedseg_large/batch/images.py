@@ -26,7 +26,7 @@ Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class Selection:
     """Which of the images are meant; None: all."""
 
     pattern: str | None = None
@@ -84,36 +84,36 @@ def container_of(source: str | os.PathLike[str]) -> Container | None:
     return container_at(text if is_remote(text) else str(Path(text).absolute()))
 
 
-def list_images(source: Source, choice: Choice) -> list[BatchImage]:
+def list_images(source: Source, selection: Selection) -> list[BatchImage]:
     """Find the images of a batch, in the order of their names or of the container's list.
 
     Parameters
     ----------
     source
         Folder, plate, well, converted file, single image, or a list of images.
-    choice
+    selection
         Which of them.
 
     Raises
     ------
     UsageError
-        If there are none, two would have the same name, or the choice does not fit the source.
+        If there are none, two would have the same name, or the selection does not fit the source.
     MetadataError
         If a container cannot be used.
     """
     if not is_path(source):
         paths = cast(Sequence[str | os.PathLike[str]], source)
-        found = [one for path in paths for one in _of_path(os.fspath(path), choice, True)]
+        found = [one for path in paths for one in _of_path(os.fspath(path), selection, True)]
     elif is_folder_of_images(source):
-        files = images_by_stem(source, choice.pattern).values()
-        found = [one for path in files for one in _of_path(str(path), choice, True)]
+        files = images_by_stem(source, selection.pattern).values()
+        found = [one for path in files for one in _of_path(str(path), selection, True)]
     else:
-        found = list(_of_path(os.fspath(source), choice, False))
-    if choice.pattern is not None and not is_folder_of_images(source):
+        found = list(_of_path(os.fspath(source), selection, False))
+    if selection.pattern is not None and not is_folder_of_images(source):
         raise UsageError("a pattern chooses files of a folder; leave out --pattern")
     if not found:
         raise UsageError("there are no images; give a folder, a plate or a list with some")
-    if choice.is_of_container and not any(image.is_contained for image in found):
+    if selection.is_of_container and not any(image.is_contained for image in found):
         raise UsageError("there is no plate among the images; leave out --wells and --field")
     _check_names(found)
     return found
@@ -156,16 +156,18 @@ def open_images(images: Sequence[BatchImage], where: str, **options: Any) -> lis
     return opened
 
 
-def _of_path(path: str, choice: Choice, is_one_of_many: bool) -> Iterator[BatchImage]:
+def _of_path(path: str, selection: Selection, is_one_of_many: bool) -> Iterator[BatchImage]:
     """The image at a path, or those of the container there."""
     container = container_of(path)
     known_as = stem(path)
     if container is None:
-        if choice.is_of_container and not is_one_of_many:
+        if selection.is_of_container and not is_one_of_many:
             raise UsageError(f"{shown(path)} is no plate; leave out --wells and --field")
-        yield BatchImage(name=known_as, path=path, series=choice.series)
+        yield BatchImage(name=known_as, path=path, series=selection.series)
         return
-    parts = chosen_images(container, wells=choice.wells, fields=choice.fields, series=choice.series)
+    parts = chosen_images(
+        container, wells=selection.wells, fields=selection.fields, series=selection.series
+    )
     alone = not is_one_of_many and container.kind == "plate"
     for part in parts:
         name = part.name if alone else f"{known_as}_{part.name}"

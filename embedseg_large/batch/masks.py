@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Literal
 
+from embedseg_large.batch.options import MaskFormat
 from embedseg_large.exporting.label_tiff import LabelTiff, dtype_for, timepoints_of
 from embedseg_large.storage.disk import output_errors, replaced
 from embedseg_large.volumes.volume import open_volume
 
-MaskFormat = Literal["tiff", "ome-zarr"]
 ENDINGS: dict[MaskFormat, str] = {"tiff": ".tif", "ome-zarr": ".ome.zarr"}
 
 

@@ -19,32 +19,27 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Protocol
 
 from embedseg_large.batch.images import (
     BatchImage,
-    Choice,
     OpenedImage,
+    Selection,
     Source,
     list_images,
     open_images,
 )
-from embedseg_large.batch.ledger import Ledger, State
-from embedseg_large.batch.masks import (
-    ENDINGS,
-    MaskFormat,
-    move_labels,
-    set_aside,
-    write_tiff_mask,
-)
+from embedseg_large.batch.ledger import State
+from embedseg_large.batch.masks import ENDINGS, move_labels, set_aside, write_tiff_mask
+from embedseg_large.batch.options import BatchCall, MaskFormat
+from embedseg_large.batch.place import BatchPlace, check_place
+from embedseg_large.batch.results import BatchResult, ImageResult, caption_of, table_of, title_of
 from embedseg_large.batch.sheet import Thumbnail, draw_sheet, draw_view
-from embedseg_large.errors import EmbedSegError, ModelError, PlaceError, UsageError, cause
+from embedseg_large.errors import EmbedSegError, ModelError, UsageError, cause
+from embedseg_large.options import takes
 from embedseg_large.runs.dask.backend import chosen, client_of, device_on
 from embedseg_large.runs.facts import Facts, token
 from embedseg_large.runs.lock import Lock
@@ -54,21 +49,15 @@ from embedseg_large.segmentation.request.classical import CLASSICAL
 from embedseg_large.segmentation.request.prepare import AnyModel, load_network
 from embedseg_large.segmentation.segment import segment
 from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
-from embedseg_large.storage.connection import is_remote, shown
-from embedseg_large.storage.disk import check_writable
+from embedseg_large.storage.connection import shown
 from embedseg_large.storage.open import folder_at
 from embedseg_large.storage.tables import write_table
-from embedseg_large.volumes.folders import is_path, stem
+from embedseg_large.volumes.folders import is_path
 from embedseg_large.volumes.volume import Volume, open_volume
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 logger = logging.getLogger(__name__)
 
 TABLE, SHEET = "images.csv", "contact_sheet.jpg"
-
-Status = Literal["done", "finished before", "failed"]
 
 _OF_ONE = ("output", "mask", "keep_predictions", "from_predictions", "scratch")
 """Options that are of a single image, or that a batch decides itself."""
@@ -92,86 +81,12 @@ class BatchWatcher(Protocol):
         """An image is done, was finished before, or failed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageResult:
-    """What became of one image."""
-
-    name: str
-    image: str
-    """Path or URL, without credentials."""
-    status: Status
-    n_instances: int | None = None
-    """None if it failed."""
-    labels: str = ""
-    """Path of its mask, or of its labels; empty if it failed."""
-    joined: int | None = None
-    """Instances that are larger than the largest halo, see the seam report."""
-    shape: tuple[int, ...] = ()
-    """Of the mask: (t,) (z,) y, x."""
-    seconds: float | None = None
-    """Of its run."""
-    error: str = ""
-    """Why it failed."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The result as values that JSON can hold."""
-        return asdict(self) | {"shape": list(self.shape)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchResult:
-    """What became of all images."""
-
-    images: tuple[ImageResult, ...]
-    out: str
-    """Folder of the table and the contact sheet."""
-    table: str
-    """Path of the table."""
-    contact_sheet: str | None
-    """Path of the picture; None if there is nothing to show."""
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.images)
-
-    def count(self, status: Status) -> int:
-        """Return how many images have a status."""
-        return sum(image.status == status for image in self.images)
-
-    @property
-    def failed(self) -> tuple[ImageResult, ...]:
-        """Images without a mask."""
-        return tuple(image for image in self.images if image.status == "failed")
-
-    def as_dict(self) -> dict[str, Any]:
-        """The result as values that JSON can hold."""
-        return {
-            "n_images": len(self),
-            "done": self.count("done"),
-            "finished_before": self.count("finished before"),
-            "failed": self.count("failed"),
-            "n_instances": sum(image.n_instances or 0 for image in self.images),
-            "out": self.out,
-            "table": self.table,
-            "contact_sheet": self.contact_sheet,
-            "images": [image.as_dict() for image in self.images],
-        }
-
-
+@takes(BatchCall)
 def segment_images(
     images: Source,
     model: AnyModel = None,
     labels: str = "nuclei",
     *,
-    out: str | os.PathLike[str] | None = None,
-    mask_format: MaskFormat = "tiff",
-    pattern: str | None = None,
-    wells: Sequence[str] | None = None,
-    fields: Sequence[str] | None = None,
-    client: Client | None = None,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    cluster_config: str | os.PathLike[str] | None = None,
     watcher: BatchWatcher | None = None,
     **options: Any,
 ) -> BatchResult:
@@ -189,26 +104,9 @@ def segment_images(
         As for `segment`. All images must have the same axes.
     labels
         Name of the label group, where labels go into the images' own stores.
-    out
-        Folder for the masks, which is made if it does not exist. None: labels go into the images'
-        own OME-Zarr stores, and the table into the folder ``SOURCE-LABELS`` beside them.
-    mask_format
-        ``"tiff"``: compressed TIFFs of uint16, or of uint32 where that is too few, with the image's
-        voxel size. ``"ome-zarr"``: label volumes with a pyramid.
-    pattern
-        Wildcards that names of files in a folder must match, such as ``"*_dapi.tif"``.
-    wells, fields
-        Wells (``"B03"``, ``"C*"``) and fields of view of a plate; None: all.
-    client, workers, scheduler, cluster_config
-        As for `segment`; a cluster is started once for all images.
     watcher
-        Is told when an image begins and ends.
+        Notified when an image begins and ends.
     **options
-        As for `segment`, but those that are of a single image: output, mask, scratch,
-        keep_predictions, from_predictions. ``series``: which of several images in each file;
-        default: all of a converted file, the largest of a TIFF. ``overwrite``: whether masks may be
-        replaced that were made with other settings or of another image; a mask that this batch did
-        not write is kept as ``NAME.bak``.
 
     Returns
     -------
@@ -224,40 +122,41 @@ def segment_images(
         If no image can be opened.
     OutputError
         If nothing can be written to `out`.
+
+    Notes
+    -----
+    The options output, mask, scratch, keep_predictions and from_predictions of `segment` are of a
+    single image, and refused. ``series``: which of several images in each file; default: all of a
+    converted file, the largest of a TIFF. ``overwrite``: whether masks may be replaced that were
+    made with other settings or of another image; a mask that this batch did not write is kept as
+    ``NAME.bak``. A cluster is started once for all images.
     """
-    SegmentOptions.of(options, "segment_images")  # refuses names that are none
-    given = dict(options)
-    series, overwrite = given.pop("series", None), given.pop("overwrite", False)
-    _check_options(given, mask_format)
-    choice = Choice(
-        pattern=pattern,
-        wells=None if wells is None else tuple(wells),
-        fields=None if fields is None else tuple(fields),
-        series=series,
-    )
-    listed = list_images(images, choice)
-    where = shown(os.fspath(images)) if is_path(images) else "the list"
-    opening = {"channel": 0} | {name: given[name] for name in _OF_OPENING if name in given}
-    opened = open_images(listed, where, **opening)
-    place = _Place(images, out, labels, mask_format)
-    _check_places(opened, place)
+    asked = BatchCall.of(options, "segment_images")
+    given = SegmentOptions.among(options)
+    given.pop("series", None)
+    given.pop("overwrite", None)
+    _check_options(given, asked.mask_format)
+    opened = _open(images, asked, given)
+    place = BatchPlace(images, asked.out, labels, asked.mask_format)
+    check_place(opened, place)
     first = next(one.volume for one in opened if one.volume is not None)
     network = load_network_of(model, first.ndim)
-    todo = _plan(opened, place, _facts(network, labels, mask_format, given), overwrite=overwrite)
-    executor = chosen(client, workers, scheduler, cluster_config)
+    facts = _facts(network, labels, asked.mask_format, given)
+    todo = _plan(opened, place, facts, overwrite=asked.overwrite)
+    executor = chosen(asked)
     given["device"] = device_on(executor, given.get("device"))
     batch = _Batch(
         place=place,
         network=network,
         labels=labels,
         options=given,
-        overwrite=overwrite,
+        overwrite=asked.overwrite,
         watcher=watcher,
     )
     with Lock(folder_at(str(place.ledger.folder / "lock")), {"run": str(place.out)}).held():
         results: list[ImageResult] = []
         try:
-            with _client(executor, given.get("device"), todo) as able:
+            with _client(executor, given["device"], todo) as able:
                 for number, job in enumerate(todo, 1):
                     is_first = all(r.status == "finished before" for r in results)
                     results.append(batch.do(job, number, len(todo), able, is_first=is_first))
@@ -266,6 +165,20 @@ def segment_images(
     return BatchResult(
         images=tuple(results), out=str(place.out), table=str(table), contact_sheet=sheet
     )
+
+
+def _open(images: Source, asked: BatchCall, given: Mapping[str, Any]) -> list[OpenedImage]:
+    """Find and open the images."""
+    selection = Selection(
+        pattern=asked.pattern,
+        wells=None if asked.wells is None else tuple(asked.wells),
+        fields=None if asked.fields is None else tuple(asked.fields),
+        series=asked.series,
+    )
+    listed = list_images(images, selection)
+    where = shown(os.fspath(images)) if is_path(images) else "the list"
+    opening = {"channel": 0} | {name: given[name] for name in _OF_OPENING if name in given}
+    return open_images(listed, where, **opening)
 
 
 def load_network_of(model: AnyModel, ndim: int) -> Any:
@@ -283,68 +196,6 @@ def _check_options(options: Mapping[str, Any], mask_format: str) -> None:
         raise UsageError(f"{names}: of a single image; leave it out, or segment one image")
     if mask_format not in ENDINGS:
         raise UsageError(f"mask format {mask_format!r} is not one of {', '.join(ENDINGS)}")
-
-
-# Where things go --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where masks, table, sheet and records go."""
-
-    source: Source
-    given: str | os.PathLike[str] | None
-    labels: str
-    mask_format: MaskFormat
-
-    @property
-    def is_in_stores(self) -> bool:
-        """Whether labels go into the images' own stores."""
-        return self.given is None
-
-    @property
-    def out(self) -> Path:
-        """Folder of the table, the sheet and the records."""
-        if self.given is not None:
-            if is_remote(os.fspath(self.given)):
-                raise UsageError(f"{self.given}: masks are written to a folder of this machine")
-            return Path(self.given).absolute()
-        if not is_path(self.source) or is_remote(os.fspath(self.source)):
-            raise UsageError("say which folder the masks and the table go to, with --out")
-        path = Path(self.source).absolute()
-        return path.with_name(f"{stem(path)}-{self.labels}")
-
-    @property
-    def ledger(self) -> Ledger:
-        """The records."""
-        return Ledger(self.out)
-
-    def mask(self, image: BatchImage) -> Path:
-        """Where the mask of an image is or will be."""
-        if self.is_in_stores:
-            return Path(image.path, "labels", self.labels)
-        return self.out / f"{image.name}{ENDINGS[self.mask_format]}"
-
-
-def _check_places(opened: Sequence[OpenedImage], place: _Place) -> None:
-    """Refuse an output that cannot hold the masks, or holds the images."""
-    if place.out.exists() and not place.out.is_dir():
-        raise PlaceError(f"{place.out}: this is a file; give a folder for the masks with --out")
-    if place.out.suffix in (".tif", ".tiff", ".zarr", ".png") and not place.out.exists():
-        raise UsageError(f"{place.out}: give a folder for the masks, not the name of an image")
-    if place.is_in_stores:
-        for one in opened:
-            if one.volume is not None and one.volume.ngff_version not in ("0.4", "0.5"):
-                raise UsageError(
-                    f"{one.volume.name} cannot hold labels of its own: only OME-Zarr 0.4 and 0.5 "
-                    "can; say which folder the masks go to, with --out"
-                )
-    for one in opened:
-        if Path(one.image.path).absolute() == place.mask(one.image):
-            raise UsageError(
-                f"{place.out}: the masks would replace the images; give another folder with --out"
-            )
-    check_writable(place.out)
 
 
 # What is to be done -----------------------------------------------------------------------------
@@ -382,7 +233,7 @@ def _plain(value: Any) -> Any:
 
 
 def _plan(
-    opened: Sequence[OpenedImage], place: _Place, facts: Facts, *, overwrite: bool
+    opened: Sequence[OpenedImage], place: BatchPlace, facts: Facts, *, overwrite: bool
 ) -> list[_Job]:
     """Find out what is done, and refuse to replace what may not be."""
     jobs, others, foreign = [], [], []
@@ -436,7 +287,7 @@ def _client(where: Any, device: str | None, jobs: Sequence[_Job]) -> Iterator[An
 class _Batch:
     """What is done to every image."""
 
-    place: _Place
+    place: BatchPlace
     network: Any
     labels: str
     options: dict[str, Any]
@@ -478,10 +329,10 @@ class _Batch:
             return table, None
         self.place.out.mkdir(parents=True, exist_ok=True)
         write_table(table, table_of(results))
-        views = [Thumbnail(_caption(r), self._picture(r)) for r in results]
+        views = [Thumbnail(caption_of(r), self._picture(r)) for r in results]
         if all(view.pixels is None for view in views):
             return table, None
-        draw_sheet(views, sheet, _title(results, self.labels))
+        draw_sheet(views, sheet, title_of(results, self.labels))
         return table, str(sheet)
 
     def _picture(self, result: ImageResult) -> Any:
@@ -550,34 +401,6 @@ class _Batch:
 
     def _failed(self, image: BatchImage, error: str) -> ImageResult:
         return ImageResult(name=image.name, image=shown(image.path), status="failed", error=error)
-
-
-# What is told -----------------------------------------------------------------------------------
-
-
-def table_of(results: Sequence[ImageResult]) -> dict[str, NDArray[Any]]:
-    """The columns of the table of images."""
-    return {
-        "name": np.array([r.name for r in results]),
-        "image": np.array([r.image for r in results]),
-        "status": np.array([r.status for r in results]),
-        "instances": np.array(["" if r.n_instances is None else r.n_instances for r in results]),
-        "joined": np.array(["" if r.joined is None else r.joined for r in results]),
-        "shape": np.array([" x ".join(map(str, r.shape)) for r in results]),
-        "seconds": np.array(["" if r.seconds is None else f"{r.seconds:.2f}" for r in results]),
-        "labels": np.array([r.labels for r in results]),
-        "error": np.array([r.error for r in results]),
-    }
-
-
-def _caption(result: ImageResult) -> str:
-    told = "failed" if result.n_instances is None else f"{result.n_instances:,}"
-    return f"{result.name} · {told}"
-
-
-def _title(results: Sequence[ImageResult], labels: str) -> str:
-    found = sum(result.n_instances or 0 for result in results)
-    return f"{labels}: {found:,} instances in {len(results):,} images"
 
 
 def _one_channel(volume: Volume) -> Volume:

@@ -143,13 +143,7 @@ def _yx(volume: Volume, shape: Sequence[int]) -> tuple[int, int]:
 def _at_level(volume: Volume, level: int) -> Volume:
     if level == volume.level or volume.path is None:
         return volume
-    return open_volume(
-        volume.path,
-        channel=volume.channel,
-        timepoint=volume.timepoint,
-        level=level,
-        axes=volume.stored_axes if "_" not in volume.stored_axes else None,
-    )
+    return volume.at_level(level)
 
 
 def _plane(volume: Volume, depth: float) -> NDArray[Any]:

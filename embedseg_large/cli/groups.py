@@ -1,17 +1,24 @@
-"""Options of a command in groups: each a frozen dataclass whose fields are declared for typer.
+"""Options of a command in groups: each a frozen dataclass whose fields are declared once.
 
 ::
 
     @dataclass(frozen=True, kw_only=True)
-    class Output:
-        panel: ClassVar[str | None] = "Output"  # heading in --help
+    class Output:  # known to this command only
+        heading: ClassVar[str | None] = "Output"  # in --help
         labels: Annotated[str, typer.Option(help="Name of the labels.")] = "nuclei"
 
     @grouped
-    def segment(store: Store, *, output: Output, as_json: Json = False) -> None:
+    def segment(
+        store: Store,
+        *,
+        output: Output,
+        given: Annotated[dict[str, Any], ObjectOptions, TileOptions],
+        as_json: Json = False,
+    ) -> None:
 
-A group may also be of `embedseg_large.options`, whose flags are made from what functions take.
-Typer sees one flat list of parameters, in the order of the groups and of the fields in each.
+`given` are options that functions of the library take (`embedseg_large.options`): those that were
+used, by name, and of a flag that shows its default, that. Typer sees one flat list of parameters,
+in the order of the groups and of the fields in each.
 """
 
 from __future__ import annotations
@@ -21,7 +28,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import Field, fields, is_dataclass
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -34,13 +41,17 @@ T = TypeVar("T")
 def grouped(command: Callable[..., T]) -> Callable[..., T]:
     """Allow a command to have parameters that are groups of options."""
     signature = inspect.signature(command, eval_str=True)
-    groups = {n: p.annotation for n, p in signature.parameters.items() if _is_group(p.annotation)}
+    kinds = {name: parameter.annotation for name, parameter in signature.parameters.items()}
 
     @functools.wraps(command)
     def run(**given: Any) -> T:
-        for name, group in groups.items():
-            values = {field.name: given.pop(field.name) for field in fields(group)}
-            given[name] = group(**_used(group, values))
+        for name, kind in kinds.items():
+            flags = [field.name for group in _groups(kind) for field in fields(group)]
+            values = {flag: given.pop(flag) for flag in flags if flag in given}
+            if isinstance(kind, type) and flags:
+                given[name] = kind(**values)
+            elif flags:
+                given[name] = {flag: v for flag, v in values.items() if v is not None}
         return command(**given)
 
     flat = list(_flat(signature))
@@ -49,55 +60,65 @@ def grouped(command: Callable[..., T]) -> Callable[..., T]:
     return run
 
 
-def _used(group: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Values of flags; where a function has a default, those that were used."""
-    if not issubclass(group, Options):
-        return values
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _is_group(annotation: Any) -> bool:
-    return isinstance(annotation, type) and is_dataclass(annotation)
+def _groups(kind: Any) -> tuple[Any, ...]:
+    """The groups that an annotation names; empty: an ordinary parameter."""
+    if is_dataclass(kind):
+        return (kind,)
+    declared = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+    return tuple(d for d in declared if isinstance(d, type) and issubclass(d, Options))
 
 
 def _flat(signature: inspect.Signature) -> Iterator[inspect.Parameter]:
     for parameter in signature.parameters.values():
-        if _is_group(parameter.annotation):
-            yield from _parameters(parameter.annotation)
-        else:
+        groups = _groups(parameter.annotation)
+        if not groups:
             yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        named = {flag.name: flag for group in reversed(groups) for flag in _parameters(group)}
+        order = dict.fromkeys(field.name for group in groups for field in fields(group))
+        yield from (named[name] for name in order if name in named)
 
 
 def _parameters(group: Any) -> Iterator[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     for field in fields(group):
+        if get_origin(hints[field.name]) is not Annotated:
+            continue  # a keyword only
         kind, declared = get_args(hints[field.name])
         if isinstance(declared, Flag):
-            parameter = _parameter(field, kind, declared)
-            kind, declared = get_args(parameter.annotation)
+            yield _parameter(field, kind, declared, group.heading)
         else:
-            parameter = inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default
-            )
-        option = copy(declared)
-        option.rich_help_panel = group.panel
-        yield parameter.replace(annotation=Annotated[kind, option])
+            option = copy(declared)
+            option.rich_help_panel = group.heading
+            yield _named(field, field.default, kind, option)
 
 
-def _parameter(field: Field[Any], kind: Any, flag: Flag) -> inspect.Parameter:
+def _parameter(field: Field[Any], kind: Any, flag: Flag, heading: str | None) -> inspect.Parameter:
     """The flag of an option that a function takes, too: None where it is not used."""
-    name, form = f"--{field.name.replace('_', '-')}", FORMS.get(flag.form or "")
+    name, form = flag.name or f"--{field.name.replace('_', '-')}", FORMS.get(flag.form or "")
     default = field.default if flag.shows_default else None
-    option = typer.Option(name, help=flag.help, metavar=flag.metavar)
+    metavar = flag.metavar
     if form is not None:
-        kind, option.parser = Any, form.parser
-        option.metavar = flag.metavar or form.metavar
+        kind, metavar = Any, metavar or form.metavar
     elif flag.form == "text":
         kind, default = str | None, None if default is None else str(default)
+    elif flag.form == "texts":
+        kind = list[str] | None
     elif kind is bool:
         default = field.default
     elif kind == bool | None:
-        option = typer.Option(f"{name}/--no-{name[2:]}", help=flag.help)
+        name = f"{name}/--no-{name[2:]}"
+    option = typer.Option(
+        name,
+        help=flag.help,
+        metavar=metavar,
+        min=flag.min,
+        parser=None if form is None else form.parser,
+        rich_help_panel=heading,
+    )
+    return _named(field, default, kind, option)
+
+
+def _named(field: Field[Any], default: Any, kind: Any, option: Any) -> inspect.Parameter:
     return inspect.Parameter(
         field.name,
         inspect.Parameter.KEYWORD_ONLY,

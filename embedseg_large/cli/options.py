@@ -32,6 +32,11 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
+def words(text: str) -> tuple[str, ...]:
+    """Names, any of which may be empty: ``DAPI,GFP``."""
+    return tuple(word.strip() for word in text.split(","))
+
+
 def pair(text: str) -> tuple[float, float]:
     """Two numbers: ``100,2000``."""
     values = numbers(text)
@@ -69,14 +74,6 @@ def channels(text: str) -> str | tuple[str, ...]:
     return found[0] if len(found) == 1 else found
 
 
-AllowMissing = Annotated[
-    bool,
-    typer.Option(
-        "--allow-missing", help="Read missing files, and missing planes of a TIFF, as zeros."
-    ),
-]
-
-
 class Notation(NamedTuple):
     """How the value of an option is written."""
 
@@ -87,7 +84,10 @@ class Notation(NamedTuple):
 FORMS = {
     "sizes": Notation(sizes, "Z,Y,X"),
     "numbers": Notation(numbers),
+    "names": Notation(names),
+    "words": Notation(words),
     "pair": Notation(pair),
+    "channels": Notation(channels, "C,C,..."),
     "timepoints": Notation(timepoints, "T"),
     "ranges": Notation(ranges, "Z0:Z1,Y0:Y1,X0:X1"),
 }
@@ -99,15 +99,6 @@ LabelStore = Annotated[
         help="OME-Zarr image with labels, or the labels themselves: STORE/labels/NAME, TIFF."
     ),
 ]
-VoxelSize = Annotated[
-    Any,
-    typer.Option(parser=numbers, metavar="Z,Y,X", help="Voxel size in µm; overrides the metadata."),
-]
-LabelAxes = Annotated[
-    str | None,
-    typer.Option("--axes", help="Letters of the labels' axes, if a file has none: zyx."),
-]
-ImageAxes = Annotated[str | None, typer.Option(help="Likewise for the image: czyx.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log progress to stderr.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
-
-import typer
+from typing import TYPE_CHECKING, Any, get_args
 
 from embedseg_large.cli.console import (
     FAILURE,
@@ -17,49 +15,17 @@ from embedseg_large.cli.console import (
     print_table,
     stderr_console,
 )
-from embedseg_large.cli.options import names
 from embedseg_large.errors import UsageError
 
 if TYPE_CHECKING:
-    from embedseg_large.batch.segment_images import BatchResult, ImageResult
+    from embedseg_large.batch.results import BatchResult, ImageResult
     from embedseg_large.runs.progress import Observer
 
 _ROWS = 40
 """Images that are listed; the table has all of them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Many:
-    """Many images at once."""
-
-    panel: ClassVar[str | None] = "Folders and plates"
-
-    out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder for one mask per image, a table and a contact sheet. Default: labels go "
-            "into the images' own OME-Zarr stores.",
-        ),
-    ] = None
-    mask_format: Annotated[
-        str, typer.Option(metavar="tiff|ome-zarr", help="Format of the masks in that folder.")
-    ] = "tiff"
-    pattern: Annotated[
-        str | None,
-        typer.Option(metavar="NAMES", help="Only files of a folder that match, as '*_dapi.tif'."),
-    ] = None
-    wells: Annotated[
-        Any,
-        typer.Option(parser=names, metavar="WELL,...", help="Only these wells, as 'B03,C*'."),
-    ] = None
-    field: Annotated[
-        Any,
-        typer.Option(parser=names, metavar="FIELD,...", help="Only these fields of each well."),
-    ] = None
-
-
-def is_many(store: str, many: Many) -> bool:
+def is_many(store: str, given: Mapping[str, Any]) -> bool:
     """Whether `segment` was called for many images.
 
     Raises
@@ -69,38 +35,24 @@ def is_many(store: str, many: Many) -> bool:
     """
     from embedseg_large.batch.images import is_many as holds_many
 
-    if many.out is not None or holds_many(store):
+    if "out" in given or holds_many(store):
         return True
-    given = [n for n in ("pattern", "wells", "field") if getattr(many, n) is not None]
-    if given:
-        raise UsageError(f"{store} is one image; leave out {', '.join(f'--{n}' for n in given)}")
+    only = {"pattern": "--pattern", "wells": "--wells", "fields": "--field"}
+    flags = [flag for name, flag in only.items() if name in given]
+    if flags:
+        raise UsageError(f"{store} is one image; leave out {', '.join(flags)}")
     return False
 
 
 def segment_many(
-    store: str,
-    model: str | None,
-    many: Many,
-    options: dict[str, Any],
-    *,
-    as_json: bool,
+    store: str, model: str | None, options: Mapping[str, Any], *, as_json: bool
 ) -> dict[str, Any]:
     """Segment all images, show what became of them, and return it as values for JSON."""
     from embedseg_large.batch.segment_images import segment_images
 
     watcher = None if as_json else BatchLines()
     try:
-        result = segment_images(
-            store,
-            model,
-            out=many.out,
-            mask_format=many.mask_format,  # type: ignore[arg-type]  # refused if it is another
-            pattern=many.pattern,
-            wells=many.wells,
-            fields=many.field,
-            watcher=watcher,
-            **options,
-        )
+        result = segment_images(store, model, watcher=watcher, **options)
     finally:
         if watcher is not None:
             watcher.close()
@@ -149,7 +101,7 @@ class BatchLines:
 
 
 def _show(result: BatchResult) -> None:
-    from embedseg_large.batch.segment_images import Status
+    from embedseg_large.batch.results import Status
 
     rows = [
         [image.name, image.status, "" if image.n_instances is None else f"{image.n_instances:,}"]

@@ -24,7 +24,7 @@ from embedseg_large.stitching.middle import numbered
 from embedseg_large.training.data.properties import Properties, measure
 from embedseg_large.training.data.sources import Pair
 from embedseg_large.training.data.targets import IGNORED
-from embedseg_large.training.thresholds import IOUS, ap_of, counts_of
+from embedseg_large.training.tuning.thresholds import IOUS, ap_of, counts_of
 from embedseg_large.volumes.intensity import otsu_ranges
 
 SIZES = (0.6, 0.8, 1.0, 1.25)

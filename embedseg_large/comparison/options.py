@@ -18,7 +18,7 @@ _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 class FairOptions(Options):
     """What is compared, and at what cost."""
 
-    panel: ClassVar[str | None] = "Comparison"
+    heading: ClassVar[str | None] = "Comparison"
 
     methods: Annotated[
         Sequence[str] | str,
@@ -61,7 +61,7 @@ class FairOptions(Options):
 class LearningOptions(Options):
     """How networks learn: the same for all methods."""
 
-    panel: ClassVar[str | None] = "Learning (the same for all methods)"
+    heading: ClassVar[str | None] = "Learning (the same for all methods)"
 
     backbone: Annotated[str, Flag("Network: erfnet or unet.", shows_default=True)] = "erfnet"
     """Network of all methods: erfnet or unet."""
@@ -86,7 +86,7 @@ class LearningOptions(Options):
 class AnnotatedOptions(Options):
     """The images and their annotations."""
 
-    panel: ClassVar[str | None] = "Data"
+    heading: ClassVar[str | None] = "Data"
 
     labels: Annotated[
         str | None, Flag("Instead of --masks: name of the labels inside each OME-Zarr image.")

@@ -15,20 +15,24 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from embedseg_large.conversion.components import components as numbered
 from embedseg_large.conversion.file_stack import StackedFiles, open_source
+from embedseg_large.conversion.options import ConvertOptions
 from embedseg_large.conversion.plan import Conversion, Place, Step, plan_conversion
 from embedseg_large.errors import EmbedSegError, UsageError
-from embedseg_large.runs.dask.backend import Workers, chosen, workers_for
+from embedseg_large.options import takes
+from embedseg_large.runs.dask.backend import chosen, workers_for
 from embedseg_large.runs.facts import Facts, without_secrets
 from embedseg_large.runs.local import SerialExecutor
+from embedseg_large.runs.options import WorkerOptions
 from embedseg_large.runs.progress import Observer, Progress, Watcher
 from embedseg_large.runs.record import RunRecord, new_name, read_record
 from embedseg_large.runs.run_folder import Run, RunPlace, open_run
@@ -47,24 +51,13 @@ _HALF_WRITTEN = "*.partial"
 """Name of an incomplete file of zarr; a killed process leaves it behind."""
 
 
+@takes(ConvertOptions)
 def convert(
     source: Any,
     out: str | os.PathLike[str],
     *,
-    axes: str | None = None,
-    voxel_size: Sequence[float] | None = None,
-    pattern: str | None = None,
-    stack: str | None = None,
-    ngff_version: str = "0.5",
-    chunks: Sequence[int] | None = None,
-    channel_names: Sequence[str] | None = None,
-    labels: bool | None = None,
-    components: bool = False,
-    allow_missing: bool = False,
-    series: int | None = None,
-    overwrite: bool = False,
     watcher: Watcher | Observer | None = None,
-    **workers: Unpack[Workers],
+    **options: Any,
 ) -> None:
     """Write an image as OME-Zarr with a pyramid, every channel and timepoint.
 
@@ -77,38 +70,9 @@ def convert(
         a path with fields, such as ``"scan/t{t}_z{z:04d}.tif"``.
     out
         Folder to create.
-    axes, voxel_size
-        As in `open_volume`: override what the source says. Of a folder, the axes of one file.
-    pattern
-        Of a folder: names of its files, ``{t}``, ``{c}`` and ``{z}`` where they count.
-    stack
-        Of a folder: ``"t"``, ``"c"`` or ``"z"``, the axis that files in natural order stand for.
-    ngff_version
-        ``"0.5"`` (zarr 3, sharded) or ``"0.4"`` (zarr 2).
-    chunks
-        Chunk shape along (z,) y, x; default 64³ or 512² in shards, 128³ or 1024² for 0.4.
-    channel_names
-        One name a channel; viewers show them. Default: words that the pattern finds for ``{c}``, or
-        the names in the source.
-    labels
-        Whether the voxels are labels, of which coarse levels are samples, not means. Default: what
-        the source says; of a source that says nothing, what looks like labels is sampled, too.
-        Labels that were saved as float become integers.
-    components
-        Whether the source is a mask whose connected pieces become labels, see
-        `embedseg_large.conversion.components`.
-    series
-        Which of several images in a TIFF; default: the largest.
-    allow_missing
-        Whether zeros may stand for files and planes of a TIFF that are not there.
-    overwrite
-        Whether a zarr group that is there may be replaced (it is kept until the new one is whole),
-        or an unfinished conversion be begun anew.
     watcher
-        Is told of the progress.
-    **workers
-        `client`, `workers`, `scheduler` or `cluster_config`, as for `segment`. Default: this
-        process.
+        Notified of the progress.
+    **options
 
     Raises
     ------
@@ -120,38 +84,26 @@ def convert(
     OutputError
         If `out` cannot be written.
     """
-    volume = open_source(
-        source,
-        pattern=pattern,
-        stack=stack,
-        axes=axes,
-        voxel_size=voxel_size,
-        allow_missing=allow_missing,
-        series=series,
-    )
+    asked = ConvertOptions.of(options, "convert")
+    volume = open_source(source, asked)
     if told := volume.time_or_depth():
         logger.warning(told)
-    if components:
+    if asked.components:
         volume = numbered(volume)
+        asked = replace(asked, labels=True)
+    if asked.channel_names is None:
+        asked = replace(asked, channel_names=_channel_names(volume))
     final = check_local(os.fspath(out))
-    plan = plan_conversion(
-        volume,
-        out,
-        ngff_version=ngff_version,
-        chunks=chunks,
-        channel_names=_channel_names(volume) if channel_names is None else channel_names,
-        overwrite=overwrite,
-        labels=components or labels,
-        is_ours=_is_published(_unfinished(final), final),
-    )
-    run_conversion(plan, Progress(watcher), **workers)
+    is_ours = _is_published(_unfinished(final), final)
+    plan = plan_conversion(volume, out, asked, is_ours=is_ours)
+    run_conversion(plan, Progress(watcher), asked)
 
 
 def _channel_names(volume: Volume) -> tuple[str, ...] | None:
     return volume.storage.grid.channels if isinstance(volume.storage, StackedFiles) else None
 
 
-def run_conversion(plan: Conversion, progress: Progress, **workers: Unpack[Workers]) -> None:
+def run_conversion(plan: Conversion, progress: Progress, workers: WorkerOptions) -> None:
     """Do what is planned, or what earlier attempts have left of it.
 
     Raises
@@ -159,7 +111,7 @@ def run_conversion(plan: Conversion, progress: Progress, **workers: Unpack[Worke
     UsageError, VolumeError, OutputError, RunError
         As `convert`.
     """
-    where = chosen(**workers)
+    where = chosen(workers)
     if where is not None and plan.volume.path is None:
         raise UsageError("the image is in this process's memory, where workers do not see it")
     with progress.telling_failure(), _open(plan) as run:

@@ -30,10 +30,12 @@ from embedseg_large.conversion.file_names import (
     split_pattern,
     tiffs_in,
 )
+from embedseg_large.conversion.options import SourceOptions
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.volumes.axes import OTHER, check_axes, parse_axes
 from embedseg_large.volumes.folders import is_folder_of_images, is_path
 from embedseg_large.volumes.header import Header, Level
+from embedseg_large.volumes.opening import Opening
 from embedseg_large.volumes.stored_array import Index, StoredArray
 from embedseg_large.volumes.tiff import TiffArray, open_tiff, tiff_content
 from embedseg_large.volumes.volume import Volume, make_volume, open_volume
@@ -42,16 +44,7 @@ _THREADS = 8
 """Number of files that are examined together: on a network drive most of the time is waiting."""
 
 
-def open_source(
-    source: Any,
-    *,
-    pattern: str | None = None,
-    stack: str | None = None,
-    axes: str | None = None,
-    voxel_size: Sequence[float] | None = None,
-    allow_missing: bool = False,
-    series: int | None = None,
-) -> Volume:
+def open_source(source: Any, asked: SourceOptions) -> Volume:
     """Open all channels and timepoints of an image, or of a folder of files that form one.
 
     Parameters
@@ -59,12 +52,8 @@ def open_source(
     source
         Anything that `open_volume` reads; a folder of TIFFs; or a path with fields, such as
         ``scan/plane_{z:04d}.tif``.
-    pattern
-        Which files of the folder, as in `embedseg_large.conversion.file_names`.
-    stack
-        ``"t"``, ``"c"`` or ``"z"``: all TIFFs of the folder, in natural order, along that axis.
-    axes, voxel_size, allow_missing, series
-        As in `open_volume`; for a folder, the axes of one file.
+    asked
+        What its files do not say.
 
     Raises
     ------
@@ -73,17 +62,16 @@ def open_source(
     VolumeError
         If a file cannot be read, or differs from the first.
     """
-    grid = _grid(source, pattern, stack)
+    grid = _grid(source, asked.pattern, asked.stack)
     if grid is not None:
-        return open_stack(grid, axes=axes, voxel_size=voxel_size)
+        return open_stack(grid, asked)
     return open_volume(
         source,
         channel=None,
-        timepoint=None,
-        axes=axes,
-        voxel_size=voxel_size,
-        allow_missing=allow_missing,
-        series=series,
+        axes=asked.axes,
+        voxel_size=asked.voxel_size,
+        allow_missing=asked.allow_missing,
+        series=asked.series,
     )
 
 
@@ -112,9 +100,7 @@ def _grid(source: Any, pattern: str | None, stack: str | None) -> FileGrid | Non
     return None
 
 
-def open_stack(
-    grid: FileGrid, *, axes: str | None = None, voxel_size: Sequence[float] | None = None
-) -> Volume:
+def open_stack(grid: FileGrid, asked: SourceOptions) -> Volume:
     """Open files as one image, after examining each.
 
     Raises
@@ -126,7 +112,7 @@ def open_stack(
     """
     first = grid.paths[0]
     header, member = open_tiff(first, 0)
-    found = header.axes if axes is None else parse_axes(axes, member.shape)
+    found = header.axes if asked.axes is None else parse_axes(asked.axes, member.shape)
     letters = _without(check_axes(found or "", member.shape, first), member.shape, grid, first)
     _check_alike(grid.paths, (member.shape, member.dtype))
     storage = _stacked(grid, member)
@@ -134,9 +120,7 @@ def open_stack(
         _header(header, letters, grid, storage.shape),
         storage,
         grid.folder,
-        channel=None,
-        timepoint=None,
-        voxel_size=voxel_size,
+        Opening(channel=None, voxel_size=asked.voxel_size),
     )
 
 

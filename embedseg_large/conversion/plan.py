@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.conversion.options import WriteOptions
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.storage.disk import check_writable, output_errors, replaced
@@ -54,10 +55,8 @@ def write_image(
     voxel_size: Sequence[float] | None = None,
     ngff_version: str = "0.5",
     *,
-    chunks: Sequence[int] | None = None,
-    overwrite: bool = False,
-    channel_names: Sequence[str] | None = None,
     map: Mapper = map,
+    **options: Any,
 ) -> None:
     """Write an array, or anything that `open_volume` reads, as an OME-Zarr image with a pyramid.
 
@@ -71,26 +70,22 @@ def write_image(
         Letters of its axes; default ``"yx"`` or ``"zyx"``.
     voxel_size
         Distance between voxels in µm along (z,) y, x; None if unknown.
-    ngff_version, chunks, overwrite, channel_names
-        As in `plan_conversion`.
+    ngff_version
+        ``"0.5"`` (zarr 3, sharded) or ``"0.4"`` (zarr 2).
     map
         Applies a picklable function to items, like the builtin; replace it to use more processes.
         The items of one call may run in any order.
+    **options
+        `chunks`, `channel_names`, `labels` and `overwrite`, as for `convert`.
 
     Raises
     ------
     UsageError, VolumeError, OutputError
         As `plan_conversion`, or if `out` cannot be written. Everything written is then removed.
     """
-    volume = open_volume(source, channel=None, timepoint=None, axes=axes, voxel_size=voxel_size)
-    plan = plan_conversion(
-        volume,
-        out,
-        ngff_version=ngff_version,
-        chunks=chunks,
-        overwrite=overwrite,
-        channel_names=channel_names,
-    )
+    asked = WriteOptions.of(options | {"ngff_version": ngff_version}, "write_image")
+    volume = open_volume(source, channel=None, axes=axes, voxel_size=voxel_size)
+    plan = plan_conversion(volume, out, asked)
     hidden = plan.final.with_name(f".{plan.final.name}-{secrets.token_hex(4)}")
     store = plan.store(hidden)
     try:
@@ -211,12 +206,8 @@ class Conversion:
 def plan_conversion(
     volume: Volume,
     out: str | os.PathLike[str],
+    asked: WriteOptions,
     *,
-    ngff_version: str = "0.5",
-    chunks: Sequence[int] | None = None,
-    overwrite: bool = False,
-    channel_names: Sequence[str] | None = None,
-    labels: bool | None = None,
     is_ours: bool = False,
 ) -> Conversion:
     """Check everything that can be checked before a voxel is read.
@@ -230,17 +221,8 @@ def plan_conversion(
         The source, with all of its channels and timepoints.
     out
         Folder to create.
-    ngff_version
-        ``"0.5"`` (zarr 3, sharded) or ``"0.4"`` (zarr 2).
-    chunks
-        Chunk shape along (z,) y, x; default 64³ or 512² in shards, 128³ or 1024² for 0.4.
-    overwrite
-        Whether an existing zarr group may be replaced; it is kept until the new one is complete.
-    channel_names
-        One name per channel, shown by viewers. Default: those of the source.
-    labels
-        Whether the voxels are labels, of which coarse levels are samples, not means. Default: what
-        the source says; of a source that says nothing, what looks like labels is sampled, too.
+    asked
+        How it is to be stored.
     is_ours
         Whether what is there is what this conversion has published, before it was killed.
 
@@ -251,17 +233,18 @@ def plan_conversion(
     OutputError
         If `out` cannot be written.
     """
-    check_version(ngff_version)
+    check_version(asked.ngff_version)
+    chunks, labels = asked.chunks, asked.labels
     if chunks is not None and (len(chunks) != volume.ndim or min(chunks) < 1):
         raise UsageError(f"chunks {tuple(chunks)} do not match {volume.ndim} spatial axes")
-    names = _checked_names(channel_names, volume)
+    names = _checked_names(asked.channel_names, volume)
     return Conversion(
         volume=volume,
-        final=_free_place(os.fspath(out), overwrite or is_ours),
-        ngff_version=ngff_version,
+        final=_free_place(os.fspath(out), asked.overwrite or is_ours),
+        ngff_version=asked.ngff_version,
         chunks=None if chunks is None else tuple(chunks),
         channel_names=names,
-        overwrite=overwrite,
+        overwrite=asked.overwrite,
         labels=volume.is_labels if labels is None else labels,
         sampled=_looks_like_labels(volume) if labels is None else labels,
     )

@@ -7,10 +7,9 @@ is computed, so every object has equal weight.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 
@@ -18,16 +17,13 @@ from embedseg_large.errors import UsageError
 from embedseg_large.evaluation.compare import compare
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.errors import DEFAULT_RULE, ErrorRule, find_errors
-from embedseg_large.evaluation.localisation import (
-    BOUNDARY_WIDTH,
-    Localisation,
-    check_localisation,
-    localised_scores,
-)
+from embedseg_large.evaluation.localisation import check_localisation, localised_scores
+from embedseg_large.evaluation.options import EvaluateOptions
 from embedseg_large.evaluation.pairs import open_label_pairs
 from embedseg_large.evaluation.scores import Score, score_of_counts, scores
 from embedseg_large.geometry import Box
-from embedseg_large.runs.dask.backend import Workers, readers_of
+from embedseg_large.options import takes
+from embedseg_large.runs.dask.backend import readers_of
 from embedseg_large.storage.tables import check_table_path, stacked, write_table
 
 logger = logging.getLogger(__name__)
@@ -90,18 +86,14 @@ class RunScores:
         return [{k: float(statistic([d[k] for d in ds])) for k in ds[0]} for ds in dicts]
 
 
+@takes(EvaluateOptions)
 def evaluate(
     prediction: Any,
     truth: Any,
     thresholds: Sequence[float] = THRESHOLDS,
     *,
-    axes: str | None = None,
-    ignore: int = -1,
-    localisation: Localisation = "iou",
-    boundary_width: int = BOUNDARY_WIDTH,
-    errors: str | os.PathLike[str] | None = None,
     error_rule: ErrorRule = DEFAULT_RULE,
-    **workers: Unpack[Workers],
+    **options: Any,
 ) -> list[Score]:
     """Score predicted instances against true ones.
 
@@ -114,24 +106,9 @@ def evaluate(
         labels of a region, only that region is compared, with a warning.
     thresholds
         Values of `localisation` from which a pair of instances counts as a match.
-    axes
-        Letters of the axes of files that do not name them, such as ``zyx`` for a plain TIFF.
-    ignore
-        Value of unannotated true voxels, as for `train`; negative values are always unannotated.
-        They are ignored, and so are the parts of predicted objects that lie in them.
-    localisation
-        ``"iou"`` of masks, ``"boundary"`` IoU (Cheng et al. 2021), or ``"reference"``: intersection
-        over the true instance.
-    boundary_width
-        Thickness of the shell that boundary IoU compares, in voxels along every axis.
-    errors
-        Path (.csv or .parquet) of a table of all instances, found, split, merged, missed or
-        invented, with positions. An existing file is replaced.
     error_rule
-        Thresholds of that table; it compares masks, whatever `localisation` is.
-    **workers
-        `client`, `workers`, `scheduler` or `cluster_config`, as for `segment`: where the boxes are
-        compared. Default: this process.
+        Thresholds of the table of errors; it compares masks, whatever `localisation` is.
+    **options
 
     Returns
     -------
@@ -153,72 +130,59 @@ def evaluate(
     evaluate_images : The same, with the scores of each image and counts of errors.
     evaluate_runs : Mean and standard deviation over several predictions.
     """
-    return evaluate_images(
-        prediction,
-        truth,
-        thresholds,
-        axes=axes,
-        ignore=ignore,
-        localisation=localisation,
-        boundary_width=boundary_width,
-        errors=errors,
-        error_rule=error_rule,
-        **workers,
-    ).scores
+    return evaluate_images(prediction, truth, thresholds, error_rule=error_rule, **options).scores
 
 
+@takes(EvaluateOptions)
 def evaluate_images(
     predictions: Any,
     truths: Any,
     thresholds: Sequence[float] = THRESHOLDS,
     *,
-    axes: str | None = None,
-    ignore: int = -1,
-    localisation: Localisation = "iou",
-    boundary_width: int = BOUNDARY_WIDTH,
-    errors: str | os.PathLike[str] | None = None,
     count_errors: bool = False,
     error_rule: ErrorRule = DEFAULT_RULE,
-    **workers: Unpack[Workers],
+    **options: Any,
 ) -> Evaluation:
     """Score predicted instances of many images, each and pooled.
 
     Parameters
     ----------
-    predictions, truths, thresholds, axes, ignore, localisation, boundary_width, errors, error_rule
-        As for `evaluate`, and so is `workers`.
+    predictions, truths, thresholds, error_rule
+        As for `evaluate`.
     count_errors
         Count errors even if no table of them is written.
+    **options
 
     Raises
     ------
     VolumeError, UsageError, OutputError
         As for `evaluate`; a message about one of many images starts with its name.
     """
-    check_localisation(localisation, boundary_width)
+    asked = EvaluateOptions.of(options, "evaluate_images")
+    check_localisation(asked.localisation, asked.boundary_width)
     scores(Contingency.empty(), thresholds)  # refuse wrong ones before hours of reading
-    if errors is not None:
-        check_table_path(errors)
-    wanted = count_errors or errors is not None
-    width = boundary_width if localisation == "boundary" else None
+    if asked.errors is not None:
+        check_table_path(asked.errors)
+    wanted = count_errors or asked.errors is not None
+    width = asked.boundary_width if asked.localisation == "boundary" else None
     images, tables = [], []
-    pairs = list(open_label_pairs(predictions, truths, axes, ignore))
+    pairs = list(open_label_pairs(predictions, truths, asked.axes, asked.ignore))
     volumes = [volume for pair in pairs for volume in (pair.prediction, pair.truth)]
-    with readers_of([volume.path for volume in volumes], **workers) as able:
+    with readers_of([volume.path for volume in volumes], asked) as able:
         for pair in pairs:
             if pair.region is not None:
                 logger.warning(
                     "%s: labels of %s only; only this region is scored", pair.name, pair.region
                 )
             compared = compare(pair, shell_width=width, errors=wanted, workers=able)
-            scored = localised_scores(compared.located, thresholds, localisation)
+            scored = localised_scores(compared.located, thresholds, asked.localisation)
             judged = None if compared.found is None else find_errors(compared.found, error_rule)
             counts = judged.counts if judged else None
             images.append(ImageScores(pair.name, scored, counts, pair.region))
-            if judged is not None and errors is not None:
+            if judged is not None and asked.errors is not None:
                 tables.append(judged.columns(pair.name, pair.voxel_size, pair.origin))
-    if errors is not None:
-        write_table(errors, stacked(tables))
+    if asked.errors is not None:
+        write_table(asked.errors, stacked(tables))
     return Evaluation(pooled([image.scores for image in images]), images)
 
 

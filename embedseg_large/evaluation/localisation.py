@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,8 @@ from numpy.typing import NDArray
 from embedseg_large.errors import UsageError
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.matching import Overlaps, matched_iou
+from embedseg_large.evaluation.options import Localisation
 from embedseg_large.evaluation.scores import Score, score_of_counts, scores
-
-Localisation = Literal["iou", "boundary", "reference"]
-
-BOUNDARY_WIDTH = 2
-"""Voxels. A tenth of a nucleus of 20 voxels; Cheng et al. take 2 % of a photograph's diagonal."""
 
 
 def check_localisation(localisation: str, width: int) -> None:

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from string import Formatter
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError, VolumeNotFoundError
 from embedseg_large.exporting.label_tiff import (
-    DRAWINGS,
-    Drawing,
     LabelTiff,
     dtype_for,
     largest_label,
@@ -23,8 +21,10 @@ from embedseg_large.exporting.label_tiff import (
     timepoints_of,
 )
 from embedseg_large.exporting.meshes import check_meshes, meshes_of, write_obj, write_stl
+from embedseg_large.exporting.options import Drawing, ExportOptions
 from embedseg_large.exporting.rois import check_rois, write_rois
 from embedseg_large.labels.published import other_labels, place_of_labels
+from embedseg_large.options import takes
 from embedseg_large.storage.disk import check_file
 from embedseg_large.volumes.label_images import check_label_type
 from embedseg_large.volumes.volume import Volume, open_volume
@@ -64,19 +64,8 @@ class ExportedLabels:
         return asdict(self) | {"files": list(self.files)}
 
 
-def export_labels(
-    labels: Any,
-    out: str | os.PathLike[str],
-    *,
-    instances: Sequence[int] | None = None,
-    timepoint: int | Sequence[int] | None = None,
-    level: int = 0,
-    draw: Drawing = "labels",
-    smooth: float = 0.0,
-    axes: str | None = None,
-    voxel_size: Sequence[float] | None = None,
-    overwrite: bool = False,
-) -> ExportedLabels:
+@takes(ExportOptions)
+def export_labels(labels: Any, out: str | os.PathLike[str], **options: Any) -> ExportedLabels:
     """Write labels for other programs, in bounded memory.
 
     Negative labels, which stand for voxels that nobody annotated, count as background.
@@ -89,23 +78,7 @@ def export_labels(
         File to write; its ending says what: ``.tif`` labels, ``.zip`` ImageJ ROIs for each plane,
         ``.obj`` or ``.stl`` meshes. With ``{t}`` in the name a file for each timepoint; of meshes
         with ``{label}`` a file for each instance, such as ``"cells/{label:05d}.obj"``.
-    instances
-        Labels of the instances to write; None: all.
-    timepoint
-        Timepoint or timepoints; None: all.
-    level
-        Level of the labels, 0 being the finest.
-    draw
-        Of a TIFF: ``"labels"``; ``"mask"``, 255 in instances; ``"outlines"``, 255 where an instance
-        touches something else in its plane.
-    smooth
-        Of meshes: standard deviation in voxels of a Gaussian that smooths the steps of voxels.
-    axes
-        Letters of the axes of a file that does not say it.
-    voxel_size
-        In µm along (z,) y, x of this level; overrides the metadata.
-    overwrite
-        Whether files that are there may be replaced.
+    **options
 
     Returns
     -------
@@ -121,15 +94,15 @@ def export_labels(
     OutputError
         If a file cannot be written.
     """
-    name = os.fspath(out)
+    asked, name = ExportOptions.of(options, "export_labels"), os.fspath(out)
     kind = _format(name)
-    volume = _open(labels, level, axes, voxel_size)
-    times = timepoints_of(volume, timepoint)
+    volume = _open(labels, asked)
+    times = timepoints_of(volume, asked.timepoint)
     fields = _fields(name, kind, times)
-    _check_options(kind, draw, smooth, volume, Path(name))
-    keep = None if instances is None else _found(volume, times, instances)
-    files = _Files(name, fields, overwrite)
-    job = _Job(volume=volume, keep=keep, draw=draw, smooth=smooth, files=files)
+    _check_options(kind, asked, volume, Path(name))
+    keep = None if asked.instances is None else _found(volume, times, asked.instances)
+    files = _OutputFiles(name, fields, asked.overwrite)
+    job = _Export(volume=volume, keep=keep, draw=asked.draw, smooth=asked.smooth, files=files)
     groups = [(t,) for t in times] if "t" in fields else [times]
     if "label" not in fields:
         for group in groups:
@@ -156,12 +129,14 @@ def _format(name: str) -> Format:
     return kind
 
 
-def _open(labels: Any, level: int, axes: str | None, voxel_size: Sequence[float] | None) -> Volume:
+def _open(labels: Any, asked: ExportOptions) -> Volume:
     place = labels
     if isinstance(labels, str | os.PathLike):
         place = place_of_labels(os.fspath(labels), None)
     try:
-        found = open_volume(place, channel=None, level=level, axes=axes, voxel_size=voxel_size)
+        found = open_volume(
+            place, channel=None, level=asked.level, axes=asked.axes, voxel_size=asked.voxel_size
+        )
     except VolumeNotFoundError as error:
         raise VolumeNotFoundError(f"{error}{other_labels(str(place))}") from error
     check_label_type(found)
@@ -187,9 +162,10 @@ def _fields(name: str, kind: Format, times: Sequence[int | None]) -> tuple[str, 
     return found
 
 
-def _check_options(kind: Format, draw: str, smooth: float, volume: Volume, path: Path) -> None:
-    if draw not in DRAWINGS:
-        raise UsageError(f"draw is {draw!r}; use {', '.join(DRAWINGS)}")
+def _check_options(kind: Format, asked: ExportOptions, volume: Volume, path: Path) -> None:
+    draw, smooth = asked.draw, asked.smooth
+    if draw not in get_args(Drawing):
+        raise UsageError(f"draw is {draw!r}; use {', '.join(get_args(Drawing))}")
     if draw != "labels" and kind != "tiff":
         raise UsageError(f"{path}: --draw is of TIFFs; leave it out")
     if not 0 <= smooth <= 10:
@@ -222,7 +198,7 @@ def _found(
 
 
 @dataclass(frozen=True, slots=True)
-class _Files:
+class _OutputFiles:
     """Names of files, and which were written."""
 
     name: str
@@ -250,14 +226,14 @@ class _Files:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
+class _Export:
     """What is written."""
 
     volume: Volume
     keep: NDArray[np.uint64] | None
     draw: Drawing
     smooth: float
-    files: _Files
+    files: _OutputFiles
 
     def tiff(self, times: Sequence[int | None]) -> int:
         """Write a TIFF of some timepoints."""

@@ -12,19 +12,16 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
+from embedseg_large.exporting.options import Drawing
 from embedseg_large.geometry import Box
 from embedseg_large.storage.disk import whole_file
 from embedseg_large.volumes.volume import Volume
-
-Drawing = Literal["labels", "mask", "outlines"]
-DRAWINGS: tuple[Drawing, ...] = ("labels", "mask", "outlines")
-"""What a voxel holds: its label; 255 in any instance; 255 where an instance ends in its plane."""
 
 _SLAB_BYTES = 1 << 28
 """Of the labels that are held at a time."""

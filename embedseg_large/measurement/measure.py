@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +29,13 @@ from embedseg_large.labels.published import (
     provenance_of,
 )
 from embedseg_large.labels.tables import check_store, write_label_table
+from embedseg_large.measurement.options import MeasureOptions, SubjectOptions
 from embedseg_large.measurement.regions import Regions, cells_of
 from embedseg_large.measurement.shapes import columns_of
 from embedseg_large.measurement.within import open_parents, parents_of
+from embedseg_large.options import takes
 from embedseg_large.runs.blockwise import EDGE, sum_over
-from embedseg_large.runs.dask.backend import Workers, readers_of
+from embedseg_large.runs.dask.backend import readers_of
 from embedseg_large.runs.tasks import Call, Runner
 from embedseg_large.storage.connection import shown
 from embedseg_large.storage.tables import Table, stacked
@@ -84,21 +86,8 @@ class RunFindings:
     """The segmented part, if not the whole volume."""
 
 
-def measure(
-    source: Any,
-    labels: str | None = None,
-    *,
-    image: Any = None,
-    channel: int | str | Sequence[int | str] | None = None,
-    timepoint: int | Sequence[int] | None = None,
-    level: int = 0,
-    axes: str | None = None,
-    image_axes: str | None = None,
-    voxel_size: Sequence[float] | None = None,
-    within: Any = None,
-    into_store: bool = False,
-    **workers: Unpack[Workers],
-) -> Table:
+@takes(MeasureOptions)
+def measure(source: Any, labels: str | None = None, **options: Any) -> Table:
     """Measure every instance of a label volume: size, position, shape, intensities.
 
     Parameters
@@ -109,29 +98,7 @@ def measure(
         are unannotated, and treated as background.
     labels
         Name of the labels in the image; None: the only ones, or `source` is the labels themselves.
-    image
-        The image, if it is stored elsewhere: anything that `open_volume` accepts. Default:
-        `source`, or if that holds only labels, the image recorded by their run. If `source` is the
-        labels themselves, only shapes are measured.
-    channel
-        Channel or channels of the image, by number or name; default: all.
-    timepoint
-        Timepoint or timepoints; default: all.
-    level
-        Level of the labels, 0 being the finest. The image level with the same shape is used.
-    axes, image_axes
-        Letters of the axes of files that do not name them, such as ``zyx`` for a plain TIFF. Those
-        of an image that `segment` was told need not be passed again.
-    voxel_size
-        In µm along (z,) y, x of this level; overrides the metadata.
-    within
-        Other labels of the same image, in which each instance has its parent: an array, a path, or
-        the name of labels in the same store (``"cells"``).
-    into_store
-        Also write the table into the store of the labels, see `embedseg_large.labels.tables`.
-    **workers
-        `client`, `workers`, `scheduler` or `cluster_config`, as for `segment`: where the boxes are
-        read. Default: this process.
+    **options
 
     Returns
     -------
@@ -156,27 +123,18 @@ def measure(
     OutputError
         If the table cannot be written into the store.
     """
-    place = _place(source, labels)
-    store, name = _check_store(source, place, level) if into_store else ("", "")
-    subject = find_subject(
-        source,
-        labels,
-        image=image,
-        channel=channel,
-        level=level,
-        axes=axes,
-        image_axes=image_axes,
-        voxel_size=voxel_size,
-    )
-    timepoints = _timepoints(subject, timepoint)
-    parents = None if within is None else open_parents(within, place, subject.labels, axes)
+    asked, place = MeasureOptions.of(options, "measure"), _place(source, labels)
+    store, name = _check_store(source, place, asked.level) if asked.into_store else ("", "")
+    subject = find_subject(source, labels, asked)
+    timepoints, within = _timepoints(subject, asked.timepoint), asked.within
+    parents = None if within is None else open_parents(within, place, subject.labels, asked.axes)
     told = _told(subject.labels)
-    if into_store:
+    if asked.into_store:
         check_store(store, name)
     opened = (subject.labels, *subject.channels, *(() if parents is None else (parents,)))
     paths = [volume.path for volume in opened]
     tables = []
-    with readers_of(paths, **workers) as able:
+    with readers_of(paths, asked) as able:
         for t in timepoints:
             regions = sum_regions(subject, t, able)
             columns = _columns(subject, t, regions, told)
@@ -184,7 +142,7 @@ def measure(
                 columns |= parents_of(regions.ids, subject.labels, parents, t, able)
             tables.append(columns)
     table = Table(stacked(tables), region=_region(place))
-    if not into_store:
+    if not asked.into_store:
         return table
     shown_first = [column for column in table.columns if column.startswith(_PROPERTIES)]
     stored = write_label_table(store, name, table.columns, shown_first)
@@ -300,37 +258,26 @@ def _traced(made: dict[str, Any]) -> dict[str, NDArray[Any]] | None:
     return traced
 
 
-def find_subject(
-    source: Any,
-    labels: str | None = None,
-    *,
-    image: Any = None,
-    channel: int | str | Sequence[int | str] | None = None,
-    level: int = 0,
-    axes: str | None = None,
-    image_axes: str | None = None,
-    voxel_size: Sequence[float] | None = None,
-) -> Subject:
-    """Open labels and image, and find every reason to refuse them; arguments as for `measure`.
+def find_subject(source: Any, labels: str | None, asked: SubjectOptions) -> Subject:
+    """Open labels and image, and find every reason to refuse them.
 
     Raises
     ------
     VolumeError, UsageError
         As for `measure`.
     """
-    place = _place(source, labels)
-    found = _open_labels(place, level, axes, voxel_size)
+    place, image = _place(source, labels), asked.image
+    found = _open_labels(place, asked)
     if image is None and place is not source:
-        image = _image_of(os.fspath(source), place, image_axes)
+        image = _image_of(os.fspath(source), place, asked.image_axes)
     channels: tuple[Volume, ...] = ()
     if image is not None:
-        options = image_options(place, image, image_axes)
-        channels = _open_channels(image, channel, options, found)
-    if not channels and channel is not None:
+        options = image_options(place, image, asked.image_axes)
+        channels = _open_channels(image, asked.channel, options, found)
+    if not channels and asked.channel is not None:
         raise UsageError("there is no image to take a channel from; pass one with image= (--image)")
-    return Subject(
-        labels=found, channels=channels, voxel_size=_voxel_size(found, channels, voxel_size)
-    )
+    size = _voxel_size(found, channels, asked.voxel_size)
+    return Subject(labels=found, channels=channels, voxel_size=size)
 
 
 def _place(source: Any, name: str | None) -> Any:
@@ -343,11 +290,11 @@ def _place(source: Any, name: str | None) -> Any:
     return source
 
 
-def _open_labels(
-    place: Any, level: int, axes: str | None, voxel_size: Sequence[float] | None
-) -> Volume:
+def _open_labels(place: Any, asked: SubjectOptions) -> Volume:
     try:
-        found = open_volume(place, channel=None, level=level, axes=axes, voxel_size=voxel_size)
+        found = open_volume(
+            place, channel=None, level=asked.level, axes=asked.axes, voxel_size=asked.voxel_size
+        )
     except VolumeNotFoundError as error:
         raise VolumeNotFoundError(f"{error}{other_labels(str(place))}") from error
     check_label_type(found)

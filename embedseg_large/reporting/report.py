@@ -9,30 +9,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from math import pi, prod
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.measurement.measure import measure
+from embedseg_large.options import takes
 from embedseg_large.reporting import facts, plots
 from embedseg_large.reporting.again import command
 from embedseg_large.reporting.card import card_of
 from embedseg_large.reporting.charts import HEIGHT, WIDTH
 from embedseg_large.reporting.drawing import Inks
 from embedseg_large.reporting.gallery import Group, cards_of, find_groups, size_column, size_text
+from embedseg_large.reporting.options import ReportOptions
 from embedseg_large.reporting.overview import Overview, closeup, overview
 from embedseg_large.reporting.page import render
 from embedseg_large.reporting.subject import ReportSubject, find_subject
 from embedseg_large.reporting.tasktimes import read_times
-from embedseg_large.runs.dask.backend import Workers
+from embedseg_large.runs.options import WorkerOptions
 from embedseg_large.storage.disk import check_file, whole_file
 from embedseg_large.storage.tables import Table
 
@@ -63,20 +64,13 @@ class Report:
         return asdict(self)
 
 
+@takes(ReportOptions)
 def report(
     source: str | os.PathLike[str],
     labels: str | None = None,
     *,
     out: str | os.PathLike[str] = "report.html",
-    image: str | os.PathLike[str] | None = None,
-    channel: int | str | None = None,
-    timepoint: int | None = None,
-    axes: str | None = None,
-    image_axes: str | None = None,
-    voxel_size: Sequence[float] | None = None,
-    model: str | os.PathLike[str] | None = None,
-    log: str | os.PathLike[str] | None = None,
-    **workers: Unpack[Workers],
+    **options: Any,
 ) -> Report:
     """Write one HTML file about labels: pictures, instances to check, seams, settings.
 
@@ -89,25 +83,7 @@ def report(
         Name of the labels; None: the only ones.
     out
         The file, which is self-contained and works offline. An existing file is replaced.
-    image
-        The image, if it is stored elsewhere. Default: the one around the labels, or the one
-        recorded by the run. Without an image there are no pictures.
-    channel
-        Channel of the image; default: the one that was segmented, or the first.
-    timepoint
-        Timepoint of a series; default: the first that was segmented.
-    axes, image_axes
-        Letters of the axes of labels and image, if the files do not name them: ``zyx`` for a plain
-        TIFF.
-    voxel_size
-        In µm along (z,) y, x; overrides the metadata.
-    model
-        Name, file or folder of the model, for its card; bundled ones are recognised.
-    log
-        Log of the run (`segment` with `log`), for the time of each tile.
-    **workers
-        `client`, `workers`, `scheduler` or `cluster_config`, as for `measure`: where instances are
-        measured.
+    **options
 
     Returns
     -------
@@ -124,23 +100,17 @@ def report(
     OutputError
         If the file cannot be written; this is checked first.
     """
+    asked = ReportOptions.of(options, "report")
     if Path(out).suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{os.fspath(out)}: a report is an HTML file; name it .html")
     check_file(out)
-    subject = find_subject(
-        source,
-        labels,
-        image=image,
-        channel=channel,
-        timepoint=timepoint,
-        axes=axes,
-        image_axes=image_axes,
-        voxel_size=voxel_size,
-    )
-    times = None if log is None else read_times(log, subject.made, subject.timepoint)
-    has_model = "model" in subject.made or model is not None
-    card = card_of(subject.made, model) if has_model else None
-    table = _measured(subject, axes, voxel_size, workers)
+    subject = find_subject(source, labels, asked)
+    times = None
+    if asked.log is not None:
+        times = read_times(asked.log, subject.made, subject.timepoint)
+    has_model = "model" in subject.made or asked.model is not None
+    card = card_of(subject.made, asked.model) if has_model else None
+    table = _measured(subject, asked)
     inks = Inks.of(table["label"].astype(np.uint64))
     diameter = _diameter(subject, table)
     seen = overview(subject, inks, diameter)
@@ -183,11 +153,14 @@ def report(
     )
 
 
-def _measured(
-    subject: ReportSubject, axes: str | None, voxel_size: Sequence[float] | None, workers: Workers
-) -> Table:
-    path, timepoint = subject.labels.path, subject.timepoint
-    table = measure(path, timepoint=timepoint, axes=axes, voxel_size=voxel_size, **workers)
+def _measured(subject: ReportSubject, asked: ReportOptions) -> Table:
+    table = measure(
+        subject.labels.path,
+        timepoint=subject.timepoint,
+        axes=asked.axes,
+        voxel_size=asked.voxel_size,
+        **WorkerOptions.among(vars(asked)),
+    )
     if not len(table):
         raise VolumeError(
             f"{subject.place}: no instance at timepoint {subject.timepoint}, so there is nothing "

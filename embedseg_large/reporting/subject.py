@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from embedseg_large.labels.published import (
     provenance_of,
 )
 from embedseg_large.measurement import measure
+from embedseg_large.measurement.options import AxesOptions, SubjectOptions
+from embedseg_large.reporting.options import ReportOptions
 from embedseg_large.runs.log_file import scrubbed
 from embedseg_large.storage.connection import is_remote, shown
 from embedseg_large.viewing.scene import Layer, Range, contrasts, open_layer
@@ -86,15 +88,7 @@ class ReportSubject:
 
 
 def find_subject(
-    source: str | os.PathLike[str],
-    labels: str | None = None,
-    *,
-    image: str | os.PathLike[str] | None = None,
-    channel: int | str | None = None,
-    timepoint: int | None = None,
-    axes: str | None = None,
-    image_axes: str | None = None,
-    voxel_size: Sequence[float] | None = None,
+    source: str | os.PathLike[str], labels: str | None, asked: ReportOptions
 ) -> ReportSubject:
     """Open labels and image, and find every reason to refuse them.
 
@@ -104,15 +98,8 @@ def find_subject(
         Path or URL of an image with labels inside, or of the labels themselves.
     labels
         Name of the labels in the image; None: the only ones.
-    image
-        The image, if it is stored elsewhere. None: the one around the labels, or else the one
-        recorded by the run.
-    channel, timepoint
-        None: those of the run, or else the first.
-    axes, image_axes
-        Letters of the axes of labels and image, if the files do not name them.
-    voxel_size
-        In µm along (z,) y, x; overrides the metadata.
+    asked
+        What is shown of them.
 
     Raises
     ------
@@ -121,28 +108,26 @@ def find_subject(
     VolumeError
         If something cannot be read, the labels are not integers, or do not match the image.
     """
-    place = _place(os.fspath(source), labels, axes, has_image=image is not None)
+    place = _place(os.fspath(source), labels, asked.axes, has_image=asked.image is not None)
     name = place.rstrip("/").rpartition("/")[2]
-    layer = _open_named(place, name, axes) if labels else open_layer(place, name, axes=axes)
+    opened = _open_named if labels else open_layer
+    layer = opened(place, name, axes=asked.axes)
     layer = replace(layer, levels=tuple(level.flattened() for level in layer.levels))
     made = scrubbed(provenance_of(place)) if layer.finest.is_labels else {}
-    where = place_of_image(place, made, image_axes) if image is None else os.fspath(image)
-    chosen = made.get("volume", {}).get("channel") if channel is None else channel
+    where, channel = asked.image, asked.channel
+    where = place_of_image(place, made, asked.image_axes) if where is None else os.fspath(where)
     if where is None and channel is not None:
         raise UsageError(
             f"{layer.finest.name}: no image to take a channel from; pass it with --image"
         )
-    found = measure.find_subject(
-        place,
-        image=where,
-        channel=None if where is None else 0 if chosen is None else chosen,
-        axes=axes,
-        image_axes=image_axes,
-        voxel_size=voxel_size,
-    )
+    if where is not None and channel is None:
+        channel = made.get("volume", {}).get("channel") or 0
+    axes = AxesOptions.among(vars(asked))
+    found = measure.find_subject(place, None, SubjectOptions(image=where, channel=channel, **axes))
     shown_image = None
     if where is not None:
-        shown_image = open_layer(where, "image", **image_options(place, where, image_axes))
+        options = image_options(place, where, asked.image_axes)
+        shown_image = open_layer(where, "image", **options)
     number = (found.channels[0].channel or 0) if found.channels else 0
     return ReportSubject(
         name=name,
@@ -150,7 +135,7 @@ def find_subject(
         image=_levels(shown_image, number, layer.finest.ndim),
         contrast=_contrast(shown_image, layer, number),
         channel=number,
-        timepoint=_timepoint(timepoint, layer.finest, made),
+        timepoint=_timepoint(asked.timepoint, layer.finest, made),
         voxel_size=found.voxel_size,
         made=made,
     )
@@ -171,7 +156,7 @@ def _place(source: str, name: str | None, axes: str | None, *, has_image: bool) 
     return source
 
 
-def _open_named(place: str, name: str, axes: str | None) -> Layer:
+def _open_named(place: str, name: str, *, axes: str | None) -> Layer:
     """Open labels of a store; if missing, the error lists those that exist."""
     try:
         return open_layer(place, name, axes=axes)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from embedseg_large.options import Flag, Options
+from embedseg_large.runs.options import WorkerOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ class ObjectOptions(Options):
 class OutputOptions(Options):
     """Where the labels go."""
 
-    panel: ClassVar[str | None] = "Output"
+    heading: ClassVar[str | None] = "Output"
 
     output: Annotated[
         str | os.PathLike[str] | None,
@@ -93,7 +94,7 @@ class OutputOptions(Options):
 class InputOptions(Options):
     """Which part of the image, and what it is like."""
 
-    panel: ClassVar[str | None] = "Input"
+    heading: ClassVar[str | None] = "Input"
 
     channel: Annotated[
         int | str | None,
@@ -229,7 +230,7 @@ class InputOptions(Options):
 class ComputingOptions(Options):
     """How the network is run."""
 
-    panel: ClassVar[str | None] = "Work"
+    heading: ClassVar[str | None] = "Work"
 
     device: Annotated[
         str | None,
@@ -248,7 +249,7 @@ class ComputingOptions(Options):
 class KeepingOptions(Options):
     """What the run keeps, and what it takes from others."""
 
-    panel: ClassVar[str | None] = "Work"
+    heading: ClassVar[str | None] = "Work"
 
     scratch: Annotated[
         str | os.PathLike[str] | None,
@@ -282,7 +283,7 @@ class KeepingOptions(Options):
 class TileOptions(Options):
     """How the volume is cut up."""
 
-    panel: ClassVar[str | None] = "Tiles (automatic)"
+    heading: ClassVar[str | None] = "Tiles (automatic)"
 
     tile: Annotated[
         Sequence[int] | None,
@@ -320,10 +321,53 @@ class TileOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogOption(Options):
+    """The log of the run."""
+
+    heading: ClassVar[str | None] = "Watching"
+
+    log: Annotated[
+        str | os.PathLike[str] | None,
+        Flag(
+            "Append all events, one JSON object per line: tasks, failures, tracebacks.",
+            form="text",
+            metavar="FILE",
+        ),
+    ] = None
+    """Local file to which all events are appended, one JSON object per line: see
+    `embedseg_large.runs.log_file`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerformanceOption(Options):
+    """What the workers did."""
+
+    heading: ClassVar[str | None] = "Watching"
+
+    performance_report: Annotated[
+        str | os.PathLike[str] | None,
+        Flag(
+            "Write Dask's performance report of the workers. Needs bokeh.",
+            form="text",
+            metavar="FILE.html",
+        ),
+    ] = None
+    """HTML file for Dask's report of what the workers did. Needs bokeh at the scheduler."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SegmentOptions(
     TileOptions, KeepingOptions, ComputingOptions, InputOptions, OutputOptions, ObjectOptions
 ):
-    """What `segment` takes by name. Sizes of tiles are voxels of the grid that the network sees."""
+    """What decides labels, and where they go.
 
-    overwrite: Annotated[bool, Flag("Replace what is there.")] = False
+    Sizes of tiles are voxels of the grid that the network sees.
+    """
+
+    overwrite: Annotated[bool, Flag("Replace existing output.")] = False
     """Whether labels of that name may be replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(SegmentOptions, PerformanceOption, LogOption, WorkerOptions):
+    """What `segment` takes by name."""

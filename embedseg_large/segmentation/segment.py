@@ -45,7 +45,7 @@ from embedseg_large.runs.tasks import Executor
 from embedseg_large.segmentation.extents import Scale, scale_of
 from embedseg_large.segmentation.intensities import find_fields, find_intensity, find_intensity_at
 from embedseg_large.segmentation.intensity_field import IntensityField
-from embedseg_large.segmentation.options import SegmentOptions
+from embedseg_large.segmentation.options import RunOptions
 from embedseg_large.segmentation.pipeline import (
     TimepointResult,
     find_instances,
@@ -77,19 +77,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@takes(SegmentOptions)
+@takes(RunOptions)
 def segment(
     volume: Any,
     model: AnyModel = None,
     labels: str = "nuclei",
     *,
-    client: Client | None = None,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    cluster_config: str | os.PathLike[str] | None = None,
     watcher: Watcher | Observer | None = None,
-    log: str | os.PathLike[str] | None = None,
-    performance_report: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> SegmentResult:
     """Segment a volume, and write its labels as OME-Zarr.
@@ -103,23 +97,8 @@ def segment(
         bundled ``nuclei-3d`` or ``nuclei-2d``, by the axes of the volume.
     labels
         Name of the label group: ``labels/NAME`` in the image's store or under `output`.
-    client
-        A `distributed.Client` whose workers do the work.
-    workers
-        Number of local worker processes to start. With none of this, `client`, `scheduler` and
-        `cluster_config` the work is done in this process.
-    scheduler
-        Address of a running Dask scheduler.
-    cluster_config
-        File with the settings of a cluster to start or to use, see
-        `embedseg_large.runs.dask.cluster_file`.
     watcher
         Notified of progress: a `Watcher` of finished tiles, an `Observer` of every event.
-    log
-        Local file to which all events are appended, one JSON object per line: see
-        `embedseg_large.runs.log_file`.
-    performance_report
-        HTML file for Dask's report of what the workers did. Needs bokeh at the scheduler.
     **options
 
     Returns
@@ -140,19 +119,20 @@ def segment(
     OutputError
         If the output cannot be written. Older labels then remain.
     """
-    chosen_options = SegmentOptions.of(options, "segment")
-    with log_to(log) as written, Progress(watcher, written).telling_failure() as progress:
-        where = chosen(client, workers, scheduler, cluster_config)
-        if where is None and performance_report is not None:
+    asked = RunOptions.of(options, "segment")
+    with log_to(asked.log) as written, Progress(watcher, written).telling_failure() as progress:
+        where = chosen(asked)
+        if where is None and asked.performance_report is not None:
             raise UsageError(
                 "a performance report describes Dask workers, and this run has none; add workers, "
                 "or leave out the report"
             )
-        chosen_options = replace(chosen_options, device=device_on(where, chosen_options.device))
-        request = prepare(volume, model, labels, chosen_options)
+        asked = replace(asked, device=device_on(where, asked.device))
+        request = prepare(volume, model, labels, asked)
         if where is not None:
             check_memory(where, request)
-        with begin(request) as run, _executor(request, run, where, performance_report) as executor:
+        report = asked.performance_report
+        with begin(request) as run, _executor(request, run, where, report) as executor:
             return run_request(request, run, executor, progress)
 
 

@@ -12,8 +12,9 @@ from typing import ClassVar
 
 from embedseg_large.errors import UsageError
 from embedseg_large.network.model import Model
-from embedseg_large.training.data.sets import ImageSet, Stated, read_sets
+from embedseg_large.training.data.sets import ImageSet, read_sets
 from embedseg_large.training.data.sources import Pair
+from embedseg_large.training.options import StatedSets
 from embedseg_large.training.validation import Example
 from embedseg_large.volumes.intensity import intensity_ranges
 
@@ -41,7 +42,7 @@ class PanelSet(ImageSet):
         ]
 
 
-def read_panel(stated: Stated) -> tuple[PanelSet, ...]:
+def read_panel(stated: StatedSets) -> tuple[PanelSet, ...]:
     """Read the sets of a panel.
 
     Raises

@@ -10,6 +10,7 @@ from typing import Any
 
 from embedseg_large.errors import UsageError
 from embedseg_large.network.settings import BACKBONES, EMBEDSEG, ERFNET
+from embedseg_large.training.recipe_options import RecipeOptions
 from embedseg_large.training.schedule import SCHEDULES
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -29,119 +30,18 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 }
 """Settings of each recipe, where they differ from the paper's."""
 
-DEFAULT_RECIPE = "paper"
-"""The default recipe."""
-
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSettings:
-    """Settings of an optimisation; defaults are the paper's (Lalit et al. 2021, section 4).
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(RecipeOptions):
+    """Settings of an optimisation, checked; defaults are the paper's.
 
     Raises
     ------
     UsageError
         If a value is out of range; the message names it.
     """
-
-    method: str = EMBEDSEG
-    """What is learnt, and how instances come of it: see `embedseg_large.methods`."""
-
-    backbone: str = ERFNET
-    """The network: erfnet, the paper's, or unet."""
-
-    epochs: int = 200
-    """Passes over all annotated objects, if no number of steps is given."""
-
-    steps: int | None = None
-    """Number of optimiser steps, for any number of objects; an epoch then has `epoch_steps`. None:
-    determined by the epochs."""
-
-    epoch_steps: int = 500
-    """With `steps`: number of steps after which the state is saved and validation may run."""
-
-    batch: int = 2
-    """Crops per pass of the network."""
-
-    accumulate: int = 8
-    """Batches whose gradients are accumulated for one optimiser step."""
-
-    epoch_crops: int | None = None
-    """Crops per epoch, fewer than there are objects; None: every annotated object once. They are
-    sampled so that an image's share grows with the square root of its number of objects."""
-
-    learning_rate: float = 5e-4
-    """The maximum learning rate, from which it falls to 0."""
-
-    schedule: str = "polynomial"
-    """How the learning rate falls: polynomial, as (1 - epoch / epochs) ** 0.9, or cosine."""
-
-    warmup: int = 0
-    """Steps over which the learning rate initially grows; at most a tenth of all."""
-
-    clip: float | None = None
-    """Maximum norm of the gradient; longer ones are scaled down to it. None: unlimited."""
-
-    weight_decay: float = 1e-4
-    """Weight decay of Adam (L2)."""
-
-    average_steps: int = 0
-    """Number of steps covered by the running mean of the weights, which is validated and kept
-    instead of the last weights; 0: no mean."""
-
-    empty_share: float = 0.0
-    """Fraction of the crops from places with no object, or hardly any."""
-
-    hard_share: float = 0.0
-    """Fraction of the crops from the annotated images with the largest current error; the others
-    come from all images."""
-
-    small_objects: float = 1.0
-    """Factor by which an annotated object with less than half the voxels of the median object is
-    sampled more often."""
-
-    synthetic_ranges: float = 1.0
-    """Factor on the ranges of augmentation for crops of synthetic volumes, which already vary; 0 to
-    1."""
-
-    late_share: float = 0.0
-    """Share of the training at its end that uses different settings, rounded to whole epochs; 0:
-    none."""
-
-    late_crop: tuple[int, ...] | None = None
-    """Shape of a crop in that part; None: unchanged."""
-
-    late_ranges: float = 1.0
-    """Factor on the ranges of augmentation in that part; 0 to 1."""
-
-    late_synthetic_share: float | None = None
-    """Fraction of the crops from synthetic volumes in that part; None: unchanged."""
-
-    seed: int = 0
-    """Seed of weights, crops, augmentation and dropout."""
-
-    dtype: str = "auto"
-    """Number format of the convolutions: float32, bfloat16, float16; auto: bfloat16 if the
-    processor supports it natively, else float32. Batch normalisation and loss are float32."""
-
-    workers: int = 0
-    """Processes that prepare crops during training; 0: none."""
-
-    threads: int | None = None
-    """Threads of torch on the CPU; None: one per core. Fewer are faster next to other work."""
-
-    validate_every: int = 1
-    """Number of epochs between validations."""
-
-    pictures_every: int = 5
-    """Number of epochs between sheets of pictures, plus one after the last epoch; 0: none."""
-
-    patience: int | None = None
-    """Number of validations without improvement after which training stops; None: never."""
-
-    freeze_encoder: bool = False
-    """Whether only the decoders are trained; for fine-tuning on very few objects."""
 
     def __post_init__(self) -> None:
         from embedseg_large.methods.registry import check_usable  # imports numba, slow for --help

@@ -25,6 +25,7 @@ from embedseg_large.errors import (
     foreign,
 )
 from embedseg_large.geometry import Box
+from embedseg_large.options import takes
 from embedseg_large.storage.connection import is_remote, shown
 from embedseg_large.volumes.axes import (
     CANONICAL,
@@ -37,6 +38,7 @@ from embedseg_large.volumes.axes import (
 )
 from embedseg_large.volumes.header import Header, Level, array_header, pick_level
 from embedseg_large.volumes.nodata import AUTO, NoData, without_data
+from embedseg_large.volumes.opening import Opening
 from embedseg_large.volumes.stored_array import Index, StoredArray, wrap_array
 
 if TYPE_CHECKING:
@@ -52,23 +54,6 @@ _MOST_VOXELS = 1 << 62
 """Maximum voxels of a timepoint and channel: voxel indices have 64 bits."""
 _MOST_ALONG = {"t": 1_000_000, "c": 10_000}
 """Maximum number of timepoints or channels, which are listed one by one."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Opening:
-    """What a user said of an image that its file does not say, so that it can be opened again."""
-
-    axes: str | None = None
-    voxel_size: tuple[float, ...] | None = None
-    """Of the level that was opened."""
-    series: int | None = None
-    allow_missing: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """What was said, as keywords of `open_volume` that JSON can hold; empty for nothing."""
-        said = {name: getattr(self, name) for name in self.__slots__}
-        told = {name: value for name, value in said.items() if value not in (None, False)}
-        return told | ({} if self.voxel_size is None else {"voxel_size": list(self.voxel_size)})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,7 +96,7 @@ class Volume:
     """Which voxels hold no data."""
     identity: str = field(default_factory=lambda: token_hex(8), repr=False)
     """Of this opening: a file may be another one the next time."""
-    opening: Opening = Opening()
+    opening: Opening = field(default_factory=Opening)
     """What was said of it when it was opened."""
     is_flat: bool = False
     """Whether a z axis of length 1 does not count, see `flattened`."""
@@ -273,17 +258,15 @@ class Volume:
 
     def at_level(self, level: int) -> Volume:
         """Open another level of the same image, channel and timepoint."""
-        said = self.opening
-        found = open_volume(
-            self.path,
+        opening = replace(
+            self.opening,
             channel=self.channel,
             timepoint=self.timepoint,
             level=level,
-            axes=said.axes,
+            voxel_size=None,  # of the level that was opened
             nodata=self.nodata,
-            allow_missing=said.allow_missing,
-            series=said.series,
         )
+        found = open_volume(self.path, **vars(opening))
         return found.flattened() if self.is_flat else found
 
     def time_or_depth(self) -> str | None:
@@ -392,18 +375,8 @@ class Volume:
         return tuple(kept.index(a) for a in CANONICAL if a in kept)
 
 
-def open_volume(
-    source: Any,
-    *,
-    channel: int | str | None = 0,
-    timepoint: int | None = None,
-    level: int = 0,
-    axes: str | None = None,
-    voxel_size: Sequence[float] | None = None,
-    nodata: str | float | NoData | None = None,
-    allow_missing: bool = False,
-    series: int | None = None,
-) -> Volume:
+@takes(Opening)
+def open_volume(source: Any, **options: Any) -> Volume:
     """Open an image or a label volume without reading its voxels.
 
     Parameters
@@ -413,25 +386,7 @@ def open_volume(
         (``image.ome.zarr/labels/NAME``) or of a plain zarr array; path of a TIFF, of a PNG, or of a
         file that `bioio` reads; or a zarr, dask or numpy array. Of several multiscales or scenes,
         the first is used.
-    channel
-        The channel to select, by number or name; None keeps all of several channels.
-    timepoint
-        The timepoint to select; None keeps all of several timepoints.
-    level
-        Index of the level in the metadata, 0 being the finest.
-    axes
-        Letters of the stored axes, such as ``"tczyx"``. Required if the metadata do not name them
-        and the array has neither two (y, x) nor three axes (z, y, x); overrides the metadata.
-    voxel_size
-        Distance between voxels of this level in µm along (z,) y, x; overrides the metadata.
-        Without it, the size is known only if every spatial axis is stored with a length unit.
-    nodata
-        Value of voxels that hold no data, such as NaN; ``"none"`` if all voxels hold data. Default,
-        ``"auto"``: blank planes, regions and chunks hold none.
-    allow_missing
-        Whether missing files and planes of a TIFF are read as zeros.
-    series
-        Which of several images in a TIFF; default: the largest.
+    **options
 
     Returns
     -------
@@ -449,40 +404,12 @@ def open_volume(
     UsageError
         If an argument does not suit the image.
     """
-    path = _path(source)
-    opening = Opening(
-        axes=axes,
-        voxel_size=None if voxel_size is None else tuple(map(float, voxel_size)),
-        series=series,
-        allow_missing=allow_missing,
-    )
-    header, storage = _open(source if path is None else path, path, level, opening)
-    volume = make_volume(
-        header,
-        storage,
-        path,
-        channel=channel,
-        timepoint=timepoint,
-        level=level,
-        axes=axes,
-        voxel_size=voxel_size,
-        nodata=nodata,
-    )
-    return replace(volume, opening=opening)
+    opening, path = Opening.of(options, "open_volume"), _path(source)
+    header, storage = _open(source if path is None else path, path, opening)
+    return make_volume(header, storage, path, opening)
 
 
-def make_volume(
-    header: Header,
-    storage: StoredArray,
-    path: str | None,
-    *,
-    channel: int | str | None,
-    timepoint: int | None,
-    level: int = 0,
-    axes: str | None = None,
-    voxel_size: Sequence[float] | None = None,
-    nodata: str | float | NoData | None = None,
-) -> Volume:
+def make_volume(header: Header, storage: StoredArray, path: str | None, opening: Opening) -> Volume:
     """Assemble the results of a reader, and check that it is an image.
 
     Parameters
@@ -491,7 +418,7 @@ def make_volume(
         Metadata, and the array of the level.
     path
         Absolute path or URL; None for an array in memory.
-    channel, timepoint, level, axes, voxel_size, nodata
+    opening
         As in `open_volume`.
 
     Raises
@@ -499,9 +426,9 @@ def make_volume(
     MetadataError, VolumeError, UsageError
         As for `open_volume`.
     """
-    where = "the array" if path is None else shown(path)
+    where, nodata = "the array" if path is None else shown(path), opening.nodata
     try:
-        stored_axes = check_axes(_axes(axes, header, storage, where), storage.shape, where)
+        stored_axes = check_axes(_axes(opening.axes, header, storage, where), storage.shape, where)
     except MetadataError as error:
         raise MetadataError(f"{error}{_others(header)}") from None
     _check_dtype(storage.dtype, where)
@@ -520,13 +447,13 @@ def make_volume(
         storage=storage,
         stored_axes=stored_axes,
         units=header.units,
-        voxel_size=_voxel_size(voxel_size, header, level, stored_axes, where),
+        voxel_size=_voxel_size(opening, header, stored_axes, where),
         path=path,
-        level=level,
+        level=opening.level,
         channel=_chosen(
-            "channel", _channel(channel, header.channels, where), sizes.get("c", 1), path
+            "channel", _channel(opening.channel, header.channels, where), sizes.get("c", 1), path
         ),
-        timepoint=_chosen("timepoint", timepoint, sizes.get("t", 1), path),
+        timepoint=_chosen("timepoint", opening.timepoint, sizes.get("t", 1), path),
         levels=header.levels,
         ngff_version=header.ngff_version,
         is_labels=header.is_labels,
@@ -534,6 +461,7 @@ def make_volume(
         images=header.images,
         image=header.image,
         nodata=nodata if isinstance(nodata, NoData) else NoData.parse(nodata),
+        opening=opening,
     )
 
 
@@ -553,17 +481,15 @@ def _path(source: Any) -> str | None:
     return str(Path(unquote(urlsplit(text).path) if "://" in text else text).absolute())
 
 
-def _open(
-    source: Any, path: str | None, level: int, opening: Opening
-) -> tuple[Header, StoredArray]:
+def _open(source: Any, path: str | None, opening: Opening) -> tuple[Header, StoredArray]:
     """Read the metadata of a source and describe the array of one level."""
     if path is None:
-        return _open_array(source, level)
+        return _open_array(source, opening.level)
     if not is_remote(path) and _is_file(path):
-        return _open_file(path, level, opening)
+        return _open_file(path, opening)
     from embedseg_large.volumes import ome_zarr
 
-    return ome_zarr.open_image(path, level)
+    return ome_zarr.open_image(path, opening.level)
 
 
 def _is_file(path: str) -> bool:
@@ -604,10 +530,11 @@ def _mode(path: str) -> int | None:
         return None
 
 
-def _open_file(path: str, level: int, opening: Opening) -> tuple[Header, StoredArray]:
+def _open_file(path: str, opening: Opening) -> tuple[Header, StoredArray]:
     """Open a TIFF, a PNG, or a file of another format with bioio."""
     from embedseg_large.volumes import bioio, png, tiff
 
+    level = opening.level
     if png.is_png(path):
         return png.open_png(path, level)
     if bioio.is_foreign(path):
@@ -640,12 +567,13 @@ def _check_dtype(dtype: np.dtype[Any], where: str) -> None:
 
 
 def _voxel_size(
-    given: Sequence[float] | None, header: Header, level: int, axes: str, where: str
+    opening: Opening, header: Header, axes: str, where: str
 ) -> tuple[float, ...] | None:
     """Take the voxel size in µm from the user, or else from the metadata."""
+    given = opening.voxel_size
     ndim = sum(a in SPATIAL for a in axes)
     if given is None:
-        size = voxel_size_um(axes, header.levels[level].scale, header.units)
+        size = voxel_size_um(axes, header.levels[opening.level].scale, header.units)
     else:
         size = tuple(float(step) for step in given)
         if len(size) != ndim:

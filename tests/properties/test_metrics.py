@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from embedseg_large.evaluation import Contingency, scores
+from embedseg_large.evaluation.contingency import Contingency
+from embedseg_large.evaluation.scores import scores
 from embedseg_large.testing.strategies import cuts, label_pairs
 
 THRESHOLDS = (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)

@@ -32,7 +32,7 @@ _LARGEST = {2: 32768, 3: 1024}
 class NetworkFlags:
     """How the network is run."""
 
-    panel: ClassVar[str | None] = None
+    heading: ClassVar[str | None] = None
 
     tta: Annotated[
         str | None,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,9 +39,7 @@ def compare(
         "compare.html"
     ),
     *,
-    fair: FairOptions,
-    data: AnnotatedOptions,
-    learning: LearningOptions,
+    given: Annotated[dict[str, Any], FairOptions, AnnotatedOptions, LearningOptions],
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start over: remove an earlier comparison.")
     ] = False,
@@ -65,9 +62,7 @@ def compare(
         out=out,
         watcher=lambda text: None if as_json else typer.echo(text, err=True),
         overwrite=overwrite,
-        **asdict(fair),
-        **asdict(data),
-        **asdict(learning),
+        **given,
     )
     if as_json:
         print_json(found.as_dict())

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from embedseg_large.cli.console import print_facts, print_json, print_table, reported
 from embedseg_large.cli.groups import grouped
-from embedseg_large.cli.options import Json, numbers
-from embedseg_large.cli.runoptions import WorkerFlags
+from embedseg_large.cli.options import Json
 from embedseg_large.errors import UsageError
+from embedseg_large.evaluation.options import ErrorsOption, LabelOptions, MatchingOptions
+from embedseg_large.options import Flag, Options
+from embedseg_large.runs.options import WorkerOptions
 
 if TYPE_CHECKING:
     from embedseg_large.evaluation.evaluate import Evaluation, RunScores
@@ -22,55 +24,26 @@ COLUMNS = ("ap", "precision", "recall", "f1", "pq", "mean_matched_iou", "tp", "f
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchingFlags:
-    """When two objects are the same."""
-
-    panel: ClassVar[str | None] = None
+class ThresholdsOption(Options):
+    """From when on two objects are the same."""
 
     thresholds: Annotated[
-        Any, typer.Option(parser=numbers, metavar="T,T,...", help="Thresholds from 0 to 1.")
-    ] = None
-    localisation: Annotated[
-        str,
-        typer.Option(
-            metavar="iou|boundary|reference",
-            help="What thresholds apply to: the IoU of masks, the IoU of their boundaries, "
-            "or the intersection over the true object.",
-        ),
-    ] = "iou"
-    boundary_width: Annotated[
-        int | None, typer.Option(help="Thickness of a boundary in voxels. Default: 2.")
+        Sequence[float] | None, Flag("Thresholds from 0 to 1.", form="numbers", metavar="T,T,...")
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateFlags:
-    """What else is compared, and what the files are like."""
+class RunsOption(Options):
+    """What is scored, too."""
 
-    panel: ClassVar[str | None] = None
-
-    errors: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="TABLE", help="Write a table of all objects, found or not: .csv or .parquet."
-        ),
-    ] = None
     run: Annotated[
         list[str] | None,
-        typer.Option(
+        Flag(
+            "Labels of another run; repeatable. Prints mean and standard deviation.",
+            form="texts",
             metavar="PREDICTION",
-            help="Labels of another run; repeatable. Prints mean and standard deviation.",
         ),
     ] = None
-    axes: Annotated[
-        str | None, typer.Option(help="Letters of the axes, if a file has none: zyx.")
-    ] = None
-    ignore_label: Annotated[
-        int,
-        typer.Option(
-            help="Value of unannotated true voxels; negative values are always unannotated."
-        ),
-    ] = -1
 
 
 @reported()
@@ -87,33 +60,30 @@ def evaluate(
         ),
     ],
     *,
-    rule: MatchingFlags,
-    more: EvaluateFlags,
+    given: Annotated[
+        dict[str, Any],
+        ThresholdsOption,
+        MatchingOptions,
+        ErrorsOption,
+        RunsOption,
+        LabelOptions,
+        WorkerOptions,
+    ],
     as_json: Json = False,
-    where: WorkerFlags,
 ) -> None:
     """Score labels against true ones: AP, precision, recall, F1, PQ, mean IoU."""
     from embedseg_large.evaluation import evaluate as engine
 
-    if more.run and more.errors:
+    runs = given.pop("run", None)
+    if runs and "errors" in given:
         raise UsageError("--errors works with a single prediction; leave out --run")
-    options: dict[str, Any] = {
-        "axes": more.axes,
-        "ignore": more.ignore_label,
-        "localisation": rule.localisation,
-        **asdict(where),
-    }
-    if rule.boundary_width is not None:
-        options["boundary_width"] = rule.boundary_width
-    wanted = rule.thresholds or engine.THRESHOLDS
-    facts = {"localisation": rule.localisation}
-    if more.run:
-        _show_runs(
-            engine.evaluate_runs([prediction, *more.run], truth, wanted, **options), facts, as_json
-        )
+    wanted = given.pop("thresholds", engine.THRESHOLDS)
+    facts = {"localisation": given["localisation"]}
+    if runs:
+        scored = engine.evaluate_runs([prediction, *runs], truth, wanted, **given)
+        _show_runs(scored, facts, as_json)
     else:
-        result = engine.evaluate_images(prediction, truth, wanted, errors=more.errors, **options)
-        _show(result, facts, as_json)
+        _show(engine.evaluate_images(prediction, truth, wanted, **given), facts, as_json)
 
 
 def print_scores(scores: list[dict[str, Any]], localisation: str = "iou") -> None:

@@ -31,7 +31,7 @@ _EXCERPT = "IDR idr0062, image 6001240, Blin et al. 2019, CC BY 4.0; halved alon
 class PackageFlags:
     """What a bioimage.io package says."""
 
-    panel: ClassVar[str | None] = None
+    heading: ClassVar[str | None] = None
 
     sample: Annotated[
         str | None,

@@ -17,7 +17,7 @@ from embedseg_large.cli.options import Json, Overwrite, numbers
 class OriginalSizes:
     """Sizes that an original checkpoint may not tell."""
 
-    panel: ClassVar[str | None] = None
+    heading: ClassVar[str | None] = None
 
     grid: Annotated[
         Any,

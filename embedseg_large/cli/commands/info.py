@@ -16,7 +16,7 @@ from embedseg_large.cli.console import (
     readable_bytes,
     reported,
 )
-from embedseg_large.cli.options import AllowMissing, Json
+from embedseg_large.cli.options import Json
 from embedseg_large.errors import EmbedSegError, UsageError
 from embedseg_large.storage.connection import joined, shown
 
@@ -42,7 +42,12 @@ def info(
     series: Annotated[
         int | None, typer.Option(help="Which of several images in a TIFF. Default: the largest.")
     ] = None,
-    allow_missing: AllowMissing = False,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing", help="Read missing files, and missing planes of a TIFF, as zeros."
+        ),
+    ] = False,
     system: Annotated[
         bool,
         typer.Option(
@@ -188,10 +193,10 @@ def _about_container(thing: str) -> dict[str, Any] | None:
 
 def _about_folder(thing: str) -> dict[str, Any]:
     """The images of a folder, and what the first of them is like, if it can be opened."""
-    from embedseg_large.batch.images import Choice, list_images
+    from embedseg_large.batch.images import Selection, list_images
     from embedseg_large.volumes.volume import open_volume
 
-    images = list_images(thing, Choice())
+    images = list_images(thing, Selection())
     try:
         first = str(open_volume(images[0].path, channel=None))
     except EmbedSegError as error:

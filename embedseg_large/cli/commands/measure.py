@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from embedseg_large.cli.console import print_facts, print_json, print_table, reported
 from embedseg_large.cli.groups import grouped
-from embedseg_large.cli.options import (
-    ImageAxes,
-    Json,
-    LabelAxes,
-    LabelStore,
-    VoxelSize,
-    channels,
-    timepoints,
+from embedseg_large.cli.options import Json, LabelStore
+from embedseg_large.measurement.options import (
+    AxesOptions,
+    ImageOption,
+    ParentOption,
+    PartOptions,
+    TableOption,
 )
-from embedseg_large.cli.runoptions import WorkerFlags
+from embedseg_large.options import Flag, Options
+from embedseg_large.runs.options import WorkerOptions
 
 if TYPE_CHECKING:
     from embedseg_large.storage.tables import Table
@@ -32,46 +32,13 @@ _SUMMARISED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableFlags:
+class OutOption(Options):
     """Where the table goes."""
-
-    panel: ClassVar[str | None] = None
 
     out: Annotated[
         Path | None,
-        typer.Option(metavar="TABLE", help="Write one row per instance: .csv, .parquet or .h5ad."),
+        Flag("Write one row per instance: .csv, .parquet or .h5ad.", metavar="TABLE"),
     ] = None
-    into_store: Annotated[
-        bool,
-        typer.Option(
-            "--into-store", help="Write the table into the store of the labels, for viewers."
-        ),
-    ] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredPart:
-    """What is measured, and what it is like."""
-
-    panel: ClassVar[str | None] = None
-
-    channel: Annotated[
-        Any,
-        typer.Option(
-            parser=channels, metavar="C,C,...", help="Channels, by number or name. Default: all."
-        ),
-    ] = None
-    timepoint: Annotated[
-        Any,
-        typer.Option(parser=timepoints, metavar="T|T,T|T:T", help="Timepoints. Default: all."),
-    ] = None
-    level: Annotated[
-        int,
-        typer.Option(help="Pyramid level of the labels; the matching level of the image is found."),
-    ] = 0
-    voxel_size: VoxelSize = None
-    axes: LabelAxes = None
-    image_axes: ImageAxes = None
 
 
 @reported(interrupted="interrupted; nothing was written")
@@ -83,53 +50,31 @@ def measure(
         str | None,
         typer.Option(metavar="NAME", help="Name of the labels; required if there are several."),
     ] = None,
-    image: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STORE", help="The image, if it is stored elsewhere and not recorded."
-        ),
-    ] = None,
-    within: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LABELS",
-            help="Other labels of the image, as labels/cells: adds the parent of each instance and "
-            "how much of it lies in there.",
-        ),
-    ] = None,
-    into: TableFlags,
-    part: MeasuredPart,
+    given: Annotated[
+        dict[str, Any],
+        ImageOption,
+        ParentOption,
+        OutOption,
+        TableOption,
+        PartOptions,
+        AxesOptions,
+        WorkerOptions,
+    ],
     as_json: Json = False,
-    where: WorkerFlags,
 ) -> None:
     """Measure every instance: size, position, surface, axes, intensities in each channel."""
     from embedseg_large.measurement import measure as engine
     from embedseg_large.storage.connection import shown
     from embedseg_large.storage.tables import check_table_path, write_table
 
-    if into.out is not None:
-        check_table_path(into.out)
-    table = engine.measure(
-        store,
-        labels,
-        image=image,
-        channel=part.channel,
-        timepoint=part.timepoint,
-        level=part.level,
-        axes=part.axes,
-        image_axes=part.image_axes,
-        voxel_size=part.voxel_size,
-        within=within,
-        into_store=into.into_store,
-        **asdict(where),
-    )
-    if into.out is not None:
-        write_table(into.out, table.columns, table.region)
+    out = given.pop("out", None)
+    if out is not None:
+        check_table_path(out)
+    table = engine.measure(store, labels, **given)
+    if out is not None:
+        write_table(out, table.columns, table.region)
     stored = None if table.stored is None else shown(table.stored)
-    facts = summary(table) | {
-        "table": None if into.out is None else str(into.out),
-        "stored": stored,
-    }
+    facts = summary(table) | {"table": None if out is None else str(out), "stored": stored}
     _show(facts, as_json)
 
 

@@ -2,60 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any
 
 import typer
 
 from embedseg_large.cli.console import print_facts, print_json, readable_bytes, reported
 from embedseg_large.cli.groups import grouped
-from embedseg_large.cli.options import ImageAxes, Json, LabelAxes, LabelStore, VoxelSize
-from embedseg_large.cli.runoptions import WorkerFlags
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShownPart:
-    """What is shown, and what it is like."""
-
-    panel: ClassVar[str | None] = None
-
-    image: Annotated[
-        str | None,
-        typer.Option(metavar="STORE", help="The image, if it is elsewhere and not recorded."),
-    ] = None
-    channel: Annotated[
-        str | None,
-        typer.Option(
-            metavar="C",
-            help="Channel to show, a number or name. Default: the one that was segmented.",
-        ),
-    ] = None
-    timepoint: Annotated[
-        int | None,
-        typer.Option(help="Of a series. Default: the first that was segmented."),
-    ] = None
-    voxel_size: VoxelSize = None
-    axes: LabelAxes = None
-    image_axes: ImageAxes = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportSources:
-    """What else is known about the labels."""
-
-    panel: ClassVar[str | None] = None
-
-    model: Annotated[
-        str | None,
-        typer.Option(help="The model, for its card. Bundled ones are recognised automatically."),
-    ] = None
-    log: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="File written by segment --log, for the time of each tile."
-        ),
-    ] = None
+from embedseg_large.cli.options import Json, LabelStore
+from embedseg_large.measurement.options import AxesOptions
+from embedseg_large.reporting.options import KnownOptions, ShownOptions
+from embedseg_large.runs.options import WorkerOptions
 
 
 @reported(interrupted="interrupted; nothing was written")
@@ -68,28 +25,13 @@ def report(
         typer.Option(metavar="NAME", help="Name of the labels. Default: the only ones."),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="HTML", help="File to write.")] = Path("report.html"),
-    part: ShownPart,
-    beside: ReportSources,
+    given: Annotated[dict[str, Any], ShownOptions, AxesOptions, KnownOptions, WorkerOptions],
     as_json: Json = False,
-    where: WorkerFlags,
 ) -> None:
     """Write one HTML file about labels: pictures, instances to check, seams, settings."""
     from embedseg_large.reporting.report import report as write
 
-    written = write(
-        store,
-        labels,
-        out=out,
-        image=part.image,
-        channel=part.channel,
-        timepoint=part.timepoint,
-        axes=part.axes,
-        image_axes=part.image_axes,
-        voxel_size=part.voxel_size,
-        model=beside.model,
-        log=beside.log,
-        **asdict(where),
-    )
+    written = write(store, labels, out=out, **given)
     if as_json:
         print_json(written.as_dict())
         return

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import typer
 
+from embedseg_large.batch.options import BatchCall, BatchOptions
 from embedseg_large.cli.console import (
     UNPROVEN,
     check_folder_of,
@@ -21,23 +24,66 @@ from embedseg_large.cli.console import (
     write_json,
 )
 from embedseg_large.cli.groups import grouped
-from embedseg_large.cli.options import Json, Overwrite, Verbose
-from embedseg_large.cli.runoptions import WatchingFlags, WorkerFlags
-from embedseg_large.cli.segmentmany import Many, exit_code, is_many, segment_many
+from embedseg_large.cli.options import Json, Verbose
+from embedseg_large.cli.segmentmany import exit_code, is_many, segment_many
 from embedseg_large.errors import EmbedSegError, UsageError
-from embedseg_large.options import Options
+from embedseg_large.options import Flag, Options
+from embedseg_large.runs.options import WorkerOptions
 from embedseg_large.segmentation.options import (
     ComputingOptions,
     InputOptions,
     KeepingOptions,
+    LogOption,
     ObjectOptions,
     OutputOptions,
+    PerformanceOption,
+    RunOptions,
     SegmentOptions,
     TileOptions,
 )
 
-if TYPE_CHECKING:
-    from embedseg_large.segmentation.request.request import Request
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOption(Options):
+    """The first that is said."""
+
+    model: Annotated[
+        str | None,
+        Flag(
+            "Bundled name, model file, or folder of an original EmbedSeg checkpoint; or classical: "
+            "threshold and watershed, which needs --object-diameter and no training. Default: "
+            "nuclei-3d, or nuclei-2d for a 2D image."
+        ),
+    ] = None
+    overwrite: Annotated[bool, Flag("Replace existing output.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRunOption(Options):
+    """Whether nothing is to be done."""
+
+    dry_run: Annotated[bool, Flag("Print tiles, scratch space and memory, and stop.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameOption(Options):
+    """What the labels are called."""
+
+    heading: ClassVar[str | None] = "Output"
+
+    labels: Annotated[str, Flag("Name of the labels.", shows_default=True)] = "nuclei"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryOption(Options):
+    """What is kept of what the command prints."""
+
+    heading: ClassVar[str | None] = "Watching"
+
+    summary: Annotated[
+        Path | None,
+        Flag("Write the output of --json to a file once the labels are published.", metavar="FILE"),
+    ] = None
 
 
 @reported("interrupted; rerun the same command to resume")
@@ -47,33 +93,25 @@ def segment(
         str, typer.Argument(help="OME-Zarr image, TIFF or PNG; or a folder of these, or a plate.")
     ],
     *,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Bundled name, model file, or folder of an original EmbedSeg checkpoint; "
-            "or classical: threshold and watershed, which needs --object-diameter and "
-            "no training. "
-            "Default: nuclei-3d, or nuclei-2d for a 2D image.",
-        ),
-    ] = None,
-    overwrite: Overwrite = False,
-    objects: ObjectOptions,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print tiles, scratch space and memory, and stop.")
-    ] = False,
+    given: Annotated[
+        dict[str, Any],
+        ModelOption,
+        ObjectOptions,
+        DryRunOption,
+        NameOption,
+        OutputOptions,
+        BatchOptions,
+        InputOptions,
+        ComputingOptions,
+        WorkerOptions,
+        KeepingOptions,
+        TileOptions,
+        LogOption,
+        SummaryOption,
+        PerformanceOption,
+    ],
     as_json: Json = False,
     verbose: Verbose = False,
-    labels: Annotated[
-        str, typer.Option(help="Name of the labels.", rich_help_panel="Output")
-    ] = "nuclei",
-    output: OutputOptions,
-    many: Many,
-    part: InputOptions,
-    computing: ComputingOptions,
-    workers: WorkerFlags,
-    keeping: KeepingOptions,
-    tiles: TileOptions,
-    watching: WatchingFlags,
 ) -> None:
     """Find every nucleus or cell in a volume, and write one label volume.
 
@@ -89,57 +127,35 @@ def segment(
     """
     set_up_logging(verbose)
     stop_on_sigterm()
-    groups = (objects, output, part, computing, keeping, tiles)
-    options = SegmentOptions(**_values(*groups), overwrite=overwrite)
-    if is_many(store, many):
-        given = {"labels": labels} | options.given() | workers.given()
-        _segment_many(store, model, many, given, watching, dry_run, as_json)
+    model, file = given.pop("model", None), given.pop("summary", None)
+    if file is not None:
+        check_folder_of(file)
+    if is_many(store, given):
+        _refuse_of_one(given)
+        options = {"labels": given["labels"]} | BatchCall.among(given)
+        summary = segment_many(store, model, options, as_json=as_json)
+        code = exit_code(summary)
+    elif given["dry_run"]:
+        _print_estimate(store, model, given, as_json)
         return
-    if dry_run:
-        from embedseg_large.segmentation.request.prepare import prepare
-
-        _print_estimate(prepare(store, model, labels, options), model, as_json)
-        return
-    if watching.summary is not None:
-        check_folder_of(watching.summary)
-    given = options.given() | {"labels": labels} | workers.given() | watching.given()
-    summary = _run_and_report(store, model, given) if as_json else _run(store, model, given)
-    if as_json:
-        print_json(summary)
     else:
-        print_summary(summary)
-    if watching.summary is not None:
-        write_json(watching.summary, summary)
-    strict = summary["seams"]["strict"]
-    if strict is not None and strict["reached"] < strict["aim"]:
-        raise typer.Exit(UNPROVEN)
+        options = {"labels": given["labels"]} | RunOptions.among(given)
+        run = _run_and_report if as_json else _run
+        summary = run(store, model, options)
+        (print_json if as_json else print_summary)(summary)
+        strict = summary["seams"]["strict"]
+        code = UNPROVEN if strict is not None and strict["reached"] < strict["aim"] else 0
+    if file is not None:
+        write_json(file, summary)
+    if code:
+        raise typer.Exit(code)
 
 
-def _segment_many(
-    store: str,
-    model: str | None,
-    many: Many,
-    options: dict[str, Any],
-    watching: WatchingFlags,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    """Segment a folder or a plate; the exit code says whether any image failed."""
-    if dry_run or watching.log or watching.performance_report:
+def _refuse_of_one(given: Mapping[str, Any]) -> None:
+    if given["dry_run"] or given.keys() & {"log", "performance_report"}:
         raise UsageError(
             "--dry-run, --log and --performance-report are for a single image; leave them out"
         )
-    if watching.summary is not None:
-        check_folder_of(watching.summary)
-    summary = segment_many(store, model, many, options, as_json=as_json)
-    if watching.summary is not None:
-        write_json(watching.summary, summary)
-    raise typer.Exit(exit_code(summary))
-
-
-def _values(*groups: Options) -> dict[str, Any]:
-    """The options of all groups, by name."""
-    return {name: value for group in groups for name, value in vars(group).items()}
 
 
 def _run(store: str, model: str | None, options: dict[str, Any]) -> dict[str, Any]:
@@ -163,11 +179,13 @@ def _run_and_report(store: str, model: str | None, options: dict[str, Any]) -> d
         raise
 
 
-def _print_estimate(request: Request, model: str | None, as_json: bool) -> None:
+def _print_estimate(store: str, model: str | None, given: Mapping[str, Any], as_json: bool) -> None:
     from embedseg_large.segmentation.request.estimate import estimate_of
-    from embedseg_large.segmentation.request.prepare import default_model
+    from embedseg_large.segmentation.request.prepare import default_model, prepare
     from embedseg_large.segmentation.request.scale import voxel_size_warning
 
+    asked = SegmentOptions(**SegmentOptions.among(given))
+    request = prepare(store, model, given["labels"], asked)
     plan = estimate_of(request)
     if as_json:
         settings = request.settings.as_dict()

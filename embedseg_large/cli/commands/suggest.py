@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class SuggestPart:
     """What is looked at, and what it is like."""
 
-    panel: ClassVar[str | None] = None
+    heading: ClassVar[str | None] = None
 
     region: Annotated[
         Any,

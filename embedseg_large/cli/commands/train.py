@@ -17,18 +17,27 @@ from embedseg_large.cli.console import (
 )
 from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, Verbose
-from embedseg_large.cli.trainoptions import (
-    Cropping,
-    Data,
-    Drawing,
-    Length,
-    Optimising,
-    Synthesis,
-    Validation,
-    Watching,
-    Work,
+from embedseg_large.training.options import (
+    CropOptions,
+    CurveOptions,
+    DeviceOptions,
+    LabelsOption,
+    PairingOptions,
+    SetOptions,
+    StartOptions,
+    SyntheticOptions,
+    TrainOptions,
+    ValidationOptions,
 )
-from embedseg_large.training.settings import DEFAULT_RECIPE
+from embedseg_large.training.recipe_options import (
+    HardwareOptions,
+    LengthOptions,
+    MethodOptions,
+    OptimiserOptions,
+    PauseOptions,
+    PictureOptions,
+    SamplingOptions,
+)
 
 if TYPE_CHECKING:
     from embedseg_large.network.model import Model
@@ -47,38 +56,27 @@ def train(
         str | None,
         typer.Option("--from", help="Model to fine-tune: a bundled name or a file."),
     ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="What is learnt: embedseg, three-class, two-class, flows, affinities, stardist or "
-            "harmonic. Default: embedseg, or that of --from."
-        ),
-    ] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="Network: erfnet or unet. Default: erfnet, or that of --from."),
-    ] = None,
-    recipe: Annotated[
-        str,
-        typer.Option(
-            help="Set of defaults: paper, or robust for images with other microscopes and "
-            "object sizes than the training data."
-        ),
-    ] = DEFAULT_RECIPE,
-    robust: Annotated[bool, typer.Option("--robust", hidden=True)] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Resume the interrupted training of --out.")
-    ] = False,
     *,
-    data: Data,
-    synthesis: Synthesis,
-    validation: Validation,
-    length: Length,
-    drawing: Drawing,
-    cropping: Cropping,
-    optimising: Optimising,
-    watching: Watching,
-    work: Work,
+    given: Annotated[
+        dict[str, Any],
+        MethodOptions,
+        StartOptions,
+        LabelsOption,
+        SetOptions,
+        PairingOptions,
+        SyntheticOptions,
+        ValidationOptions,
+        PauseOptions,
+        LengthOptions,
+        SamplingOptions,
+        CropOptions,
+        OptimiserOptions,
+        PictureOptions,
+        CurveOptions,
+        DeviceOptions,
+        HardwareOptions,
+    ],
+    robust: Annotated[bool, typer.Option("--robust", hidden=True)] = False,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -95,30 +93,17 @@ def train(
     from embedseg_large.training.processes import Processes
     from embedseg_large.training.train import train as run
 
-    first = Processes.here(work.device).first
-    learnt: dict[str, Any] = {"method": method, "backbone": backbone}
+    first = Processes.here(given.get("device")).first
+    if robust:
+        given["recipe"] = "robust"
+    pairing = PairingOptions.among(given)
+    if pairing["channel"] == "all":
+        pairing["channel"] = None
+    options = TrainOptions.among(given)
     try:
         with TrainBars(quiet=as_json or not first) as watcher:
             model = run(
-                images,
-                masks,
-                out=out,
-                ndim=data.ndim,
-                also=data.also,
-                start=start,
-                resume=resume,
-                recipe="robust" if robust else recipe,
-                pairing=data.pairing(),
-                watcher=watcher,
-                **vars(synthesis),
-                **validation.arguments(),
-                **vars(cropping),
-                **{name: value for name, value in learnt.items() if value is not None},
-                **length.given(),
-                **drawing.given(),
-                **optimising.given(),
-                **vars(watching),
-                **vars(work),
+                images, masks, out=out, start=start, pairing=pairing, watcher=watcher, **options
             )
     except KeyboardInterrupt:
         if first:

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from embedseg_large.network.settings import Thresholds
-    from embedseg_large.training.tune import Tuned
+    from embedseg_large.training.tuning.tune import Tuned
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneFlags:
     """What is tuned, and on what."""
 
-    panel: ClassVar[str | None] = None
+    heading: ClassVar[str | None] = None
 
     tta: Annotated[
         str | None,
@@ -92,8 +92,8 @@ def tune(
         )
     if out is not None:
         _check(out, overwrite)
-    from embedseg_large.training.tune import is_rounded
-    from embedseg_large.training.tune import tune as run
+    from embedseg_large.training.tuning.tune import is_rounded
+    from embedseg_large.training.tuning.tune import tune as run
 
     tuned, found = run(
         model,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING
 
 from embedseg_large.errors import UsageError
 from embedseg_large.runs.dask.cluster_file import (
@@ -15,6 +14,7 @@ from embedseg_large.runs.dask.cluster_file import (
     offers_gpu,
     read_cluster_file,
 )
+from embedseg_large.runs.options import WorkerOptions
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -27,25 +27,7 @@ _WORKERS = "workers (--workers)"
 _SCHEDULER = "scheduler (--scheduler)"
 
 
-class Workers(TypedDict, total=False):
-    """Where the work is done; at most one of these."""
-
-    client: Client | None
-    """A `distributed.Client`."""
-    workers: int | None
-    """Number of local processes to start."""
-    scheduler: str | None
-    """Address of a running scheduler."""
-    cluster_config: str | os.PathLike[str] | None
-    """File with the settings of a cluster."""
-
-
-def chosen(
-    client: Client | None = None,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    cluster_config: str | os.PathLike[str] | None = None,
-) -> Client | ClusterSettings | None:
+def chosen(asked: WorkerOptions) -> Client | ClusterSettings | None:
     """Where the work is done: by a client's workers, by those of the settings, or here.
 
     Raises
@@ -54,23 +36,24 @@ def chosen(
         If several are given, or one cannot be used.
     """
     given = {
-        "a client": client,
-        _WORKERS: workers,
-        _SCHEDULER: scheduler,
-        "cluster_config (--cluster-config)": cluster_config,
+        "a client": asked.client,
+        _WORKERS: asked.workers,
+        _SCHEDULER: asked.scheduler,
+        "cluster_config (--cluster-config)": asked.cluster_config,
     }
-    asked = [name for name, value in given.items() if value is not None]
-    if len(asked) > 1:
-        raise UsageError(f"{', '.join(asked)}: pass only one of them")
-    if workers is not None and workers < 1:
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise UsageError(f"{', '.join(names)}: pass only one of them")
+    if asked.workers is not None and asked.workers < 1:
         raise UsageError(
-            f"workers is {workers}; pass at least 1, or leave it out to work in this process"
+            f"workers is {asked.workers}; pass at least 1, or leave it out to work in this process"
         )
-    if workers is not None:
-        return LocalSettings(file=_WORKERS, workers=workers)
-    if scheduler is not None:
-        return SchedulerSettings(file=_SCHEDULER, address=scheduler)
-    return client if cluster_config is None else read_cluster_file(cluster_config)
+    if asked.workers is not None:
+        return LocalSettings(file=_WORKERS, workers=asked.workers)
+    if asked.scheduler is not None:
+        return SchedulerSettings(file=_SCHEDULER, address=asked.scheduler)
+    client: Client | None = asked.client
+    return client if asked.cluster_config is None else read_cluster_file(asked.cluster_config)
 
 
 def device_on(where: Client | ClusterSettings | None, asked: str | None) -> str | None:
@@ -123,16 +106,14 @@ def workers_for(
 
 
 @contextmanager
-def readers_of(
-    paths: Sequence[str | None], **workers: Unpack[Workers]
-) -> Iterator[TaskRunner | None]:
+def readers_of(paths: Sequence[str | None], workers: WorkerOptions) -> Iterator[TaskRunner | None]:
     """The workers that read images, or None for this process.
 
     Parameters
     ----------
     paths
         Paths of the images; None for one in this process's memory.
-    **workers
+    workers
         Where the work is done.
 
     Raises
@@ -140,7 +121,7 @@ def readers_of(
     UsageError
         When they do not see an image.
     """
-    where = chosen(**workers)
+    where = chosen(workers)
     if where is None:
         yield None
         return

@@ -79,7 +79,7 @@ def _volume(volume: Volume, grid: Sequence[int]) -> Facts:
         **({"image": volume.image} if volume.image else {}),
         "content": content_of(volume),
         "files": volume.storage.digest,
-        **({"opening": said} if (said := volume.opening.as_dict()) else {}),
+        **({"opening": said} if (said := volume.opening.said()) else {}),
     }
 
 

@@ -22,16 +22,14 @@ surface is about equally good and has to be tried. Memory is needed only for a f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
-
-CenterMethod = Literal["medoid", "approximate-medoid", "centroid"]
-"""How the centre of an object is chosen."""
+from embedseg_large.training.options import CenterMethod
 
 _TIE = 1e-11
 """Relative difference below which two sums of distances are equal: rounding of n additions."""

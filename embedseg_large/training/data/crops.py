@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
 from embedseg_large.training.data.augment import View, source_shape, turn_points, unturned_shape
-from embedseg_large.training.data.centers import CenterMethod, center
+from embedseg_large.training.data.centers import center
 from embedseg_large.training.data.objects import ObjectTable
 from embedseg_large.training.data.resample import filtered, linear_weights, nearest
 from embedseg_large.training.data.sources import Labels, Pair
 from embedseg_large.training.data.targets import IGNORED, Sample
+from embedseg_large.training.options import CenterMethod
 from embedseg_large.volumes.intensity import IntensityRange
 from embedseg_large.volumes.volume import Volume
 

@@ -22,9 +22,7 @@ from typing import Any, ClassVar, TypeVar
 from embedseg_large.documents import read_yaml
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.training.data.sources import Pair, find_pairs
-
-Stated = Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str] | None
-"""Sets by name, the short forms of several, sets themselves, or a file; None: no set."""
+from embedseg_large.training.options import StatedSets
 
 RESERVED = ("annotated", "synthetic", "held out")
 """Names of the sources and sets that every training has."""
@@ -123,7 +121,7 @@ class TrainingSet(ImageSet):
 Kind = TypeVar("Kind", bound=ImageSet)
 
 
-def read_sets(stated: Stated, kind: type[Kind]) -> tuple[Kind, ...]:
+def read_sets(stated: StatedSets, kind: type[Kind]) -> tuple[Kind, ...]:
     """Read named sets; their forms are described at the top of this file.
 
     Raises

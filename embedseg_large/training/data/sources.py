@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import MetadataError, UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
+from embedseg_large.options import takes
 from embedseg_large.training.data.targets import IGNORED
+from embedseg_large.training.options import FindOptions
 from embedseg_large.volumes.folders import (
     images_by_stem,
     is_folder_of_images,
@@ -37,6 +39,7 @@ from embedseg_large.volumes.folders import (
 )
 from embedseg_large.volumes.intensity import IntensityRange, normalise_channels
 from embedseg_large.volumes.label_images import check_label_type, check_label_voxels
+from embedseg_large.volumes.opening import Opening
 from embedseg_large.volumes.volume import Volume, open_volume
 
 Labels = NDArray[np.signedinteger[Any]]
@@ -232,20 +235,8 @@ def check_masks(pairs: Sequence[Pair], owner: str = "") -> None:
         raise type(error)(f"{owner}: {error}" if owner else str(error)) from error
 
 
-def find_pairs(
-    images: Any,
-    masks: Any = None,
-    *,
-    labels: str | None = None,
-    ndim: int | None = None,
-    channel: int | str | None = 0,
-    timepoint: int | None = None,
-    level: int = 0,
-    axes: str | None = None,
-    voxel_size: Sequence[float] | None = None,
-    nodata: str | float | None = None,
-    ignore: int = IGNORED,
-) -> list[Pair]:
+@takes(FindOptions)
+def find_pairs(images: Any, masks: Any = None, **options: Any) -> list[Pair]:
     """Pair images with masks, without reading voxels.
 
     Parameters
@@ -255,23 +246,7 @@ def find_pairs(
         A list of `Pair` needs no masks, and the options of opening do not apply to it.
     masks
         The same for the masks, which are matched by stem (folders) or by position (lists).
-    labels
-        Instead of `masks`: name of the label group inside each OME-Zarr image.
-    ndim
-        Expected number of spatial axes, 2 or 3; None: any.
-    channel
-        Channel of the images; None keeps all of several.
-    timepoint, level
-        As for `open_volume`, for images and masks; a mask without a time axis has no timepoints.
-    axes
-        Letters of the images' stored axes, where the files do not name them (a TIFF of three
-        unnamed axes counts as z, y, x).
-    voxel_size
-        Of the images, in µm along (z,) y, x; overrides their metadata.
-    nodata
-        Value of image voxels without data, as for `open_volume`.
-    ignore
-        Value of unannotated mask voxels; negative values are always unannotated.
+    **options
 
     Returns
     -------
@@ -285,29 +260,24 @@ def find_pairs(
     VolumeError
         If a file cannot be used; the message starts with its name.
     """
+    asked = FindOptions.of(options, "find_pairs")
     if _is_opened(images):
-        _check_alike(images, ndim)
+        _check_alike(images, asked.ndim)
         return list(images)
-    if (masks is None) == (labels is None):
+    if (masks is None) == (asked.labels is None):
         raise UsageError("masks, or else labels=, must say where the masks are, and only one")
-    sources = _inside(images, labels) if labels is not None else _matched(images, masks)
+    inside = asked.labels
+    sources = _matched(images, masks) if inside is None else _inside(images, inside)
+    of_image = Opening.among(vars(asked))
     pairs = []
     for name, image, mask in sources:
-        volume = _open(
-            image,
-            channel=channel,
-            timepoint=timepoint,
-            level=level,
-            axes=axes,
-            voxel_size=voxel_size,
-            nodata=nodata,
-        )
-        truth = _open(mask, channel=None, level=level)
+        volume = _open(image, **of_image)
+        truth = _open(mask, channel=None, level=asked.level)
         if truth.timepoint is None:  # one mask may serve all timepoints of its image
-            truth = _open(mask, channel=None, level=level, timepoint=timepoint)
+            truth = _open(mask, channel=None, level=asked.level, timepoint=asked.timepoint)
         volume, truth = _alike(volume, truth)
-        pairs.append(Pair(name=name, image=volume, mask=truth, ignore=ignore))
-    _check_alike(pairs, ndim)
+        pairs.append(Pair(name=name, image=volume, mask=truth, ignore=asked.ignore))
+    _check_alike(pairs, asked.ndim)
     return pairs
 
 

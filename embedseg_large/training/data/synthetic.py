@@ -14,12 +14,13 @@ from scipy import ndimage
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.synthesis import SynthesisSettings, SyntheticVolume, draw_volume
-from embedseg_large.training.data.centers import CenterMethod, center
+from embedseg_large.training.data.centers import center
 from embedseg_large.training.data.crops import AnnotatedImage
 from embedseg_large.training.data.intensities import QUANTILES
 from embedseg_large.training.data.objects import ObjectTable
 from embedseg_large.training.data.sources import Pair
 from embedseg_large.training.data.supply import ANY, CACHE_BYTES, LabelledVolume
+from embedseg_large.training.options import CenterMethod
 from embedseg_large.volumes.intensity import PERCENTILES, IntensityRange
 from embedseg_large.volumes.volume import Volume, open_volume
 

@@ -23,6 +23,7 @@ from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.labels.tables import PROPERTIES_MOST, write_label_table
 from embedseg_large.labels.target import label_target
 from embedseg_large.measurement import measure as engine
+from embedseg_large.measurement.options import SubjectOptions
 from embedseg_large.storage.group import ngff_content, read_attributes, write_group
 from embedseg_large.testing.synthetic import synthetic_embryo
 
@@ -131,7 +132,7 @@ def test_boxes_are_whole_chunks_of_labels_and_image(tmp_path: Path) -> None:
     labels = zarr.create_array(
         tmp_path / "labels", shape=(300, 600, 500), chunks=(32, 64, 64), dtype="u4"
     )
-    box = engine.box_shape(engine.find_subject(labels, image=planes))
+    box = engine.box_shape(engine.find_subject(labels, None, SubjectOptions(image=planes)))
     assert box == (32, 600, 500)
 
 

@@ -26,6 +26,7 @@ from embedseg_large.labels.target import label_target
 from embedseg_large.reporting import gallery, overview
 from embedseg_large.reporting import report as page_writer
 from embedseg_large.reporting.drawing import Inks
+from embedseg_large.reporting.options import ReportOptions
 from embedseg_large.reporting.subject import find_subject
 from embedseg_large.testing.synthetic import synthetic_embryo
 
@@ -311,7 +312,7 @@ def test_never_is_a_level_loaded_that_does_not_fit(
 
     monkeypatch.setattr(es.Volume, "read", counted)
     monkeypatch.setattr(overview, "MOST_VOXELS", 24 * 150 * 40)
-    subject = find_subject(path)
+    subject = find_subject(path, None, ReportOptions())
     read.clear()
     coarse = overview.overview(subject, Inks.of(np.unique(labels)[1:].astype(np.uint64)), 9.0)
     assert coarse is not None

@@ -17,6 +17,7 @@ from embedseg_large.cli.app import app
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.labels.tables import table_warning
+from embedseg_large.reporting.options import ReportOptions
 from embedseg_large.reporting.subject import find_subject
 from embedseg_large.training.data.sources import find_pairs
 from embedseg_large.viewing.scene import open_scene
@@ -66,7 +67,7 @@ def test_axes_said_to_segment_need_not_be_said_again(
     assert "intensity_mean_0" in table.columns
     assert "intensity_mean_0" not in plain.columns
     assert table["z"].max() < 16
-    subject = find_subject(out)
+    subject = find_subject(out, None, ReportOptions())
     assert subject.image[0].shape == image.shape
     for asked in ((str(out), None), (str(tmp_path / "a.tif"), str(out / "labels" / "n"))):
         scene = open_scene(*asked)
@@ -83,7 +84,7 @@ def test_channels_go_by_name_everywhere(tmp_path: Path, image: NDArray[np.uint16
     assert [c for c in table.columns if c.startswith("intensity_mean")] == ["intensity_mean_1"]
     told = run("measure", tmp_path / "a.zarr", "--channel", "GFP,DAPI")
     assert {"intensity_mean_0", "intensity_mean_1"} <= set(told["columns"])
-    assert find_subject(tmp_path / "a.zarr", channel="GFP").channel == 0
+    assert find_subject(tmp_path / "a.zarr", None, ReportOptions(channel="GFP")).channel == 0
     with pytest.raises(UsageError, match="no channel 'RFP'; names are GFP, DAPI"):
         es.measure(tmp_path / "a.zarr", channel="RFP")
     html = tmp_path / "r.html"

@@ -13,9 +13,15 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from embedseg_large.conversion.file_stack import open_source
+from embedseg_large.conversion import file_stack
+from embedseg_large.conversion.options import SourceOptions
 from embedseg_large.errors import CorruptChunkError, MetadataError, UsageError, VolumeError
 from embedseg_large.geometry import Box
+from embedseg_large.volumes.volume import Volume
+
+
+def open_source(source: Any, **options: Any) -> Volume:
+    return file_stack.open_source(source, SourceOptions(**options))
 
 
 def image(*shape: int) -> NDArray[np.uint16]:

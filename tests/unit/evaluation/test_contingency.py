@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import DTypeLike
 
 from embedseg_large.errors import VolumeError
-from embedseg_large.evaluation import Contingency
+from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.testing import synthetic_embryo
 
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from embedseg_large.errors import OutputError, UsageError
-from embedseg_large.evaluation import Contingency, scores
+from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.errors import KINDS, ErrorRule, Errors, Found, Positions, find_errors
+from embedseg_large.evaluation.scores import scores
 from embedseg_large.storage.tables import check_table_path, write_table
 from embedseg_large.testing.strategies import cuts, label_pairs
 

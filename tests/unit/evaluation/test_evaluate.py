@@ -17,9 +17,12 @@ from typer.testing import CliRunner
 import embedseg_large as es
 from embedseg_large.cli.app import app
 from embedseg_large.errors import OutputError, UsageError, VolumeError
-from embedseg_large.evaluation import Contingency, compare, pairs, scores
+from embedseg_large.evaluation import compare, pairs
+from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.evaluate import THRESHOLDS, evaluate_images, evaluate_runs
-from embedseg_large.evaluation.localisation import Localisation, localised_scores, shell
+from embedseg_large.evaluation.localisation import localised_scores, shell
+from embedseg_large.evaluation.options import Localisation
+from embedseg_large.evaluation.scores import scores
 from embedseg_large.testing import synthetic_embryo
 from embedseg_large.testing.strategies import label_pairs
 

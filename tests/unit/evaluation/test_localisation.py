@@ -11,14 +11,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from embedseg_large.errors import UsageError
-from embedseg_large.evaluation import Contingency, Score, scores
-from embedseg_large.evaluation.localisation import (
-    Localisation,
-    check_localisation,
-    localised_scores,
-    shell,
-)
-from embedseg_large.evaluation.scores import score_of_counts
+from embedseg_large.evaluation.contingency import Contingency
+from embedseg_large.evaluation.localisation import check_localisation, localised_scores, shell
+from embedseg_large.evaluation.options import Localisation
+from embedseg_large.evaluation.scores import Score, score_of_counts, scores
 from embedseg_large.geometry import Box
 from embedseg_large.testing.strategies import cuts, embryos, label_pairs
 

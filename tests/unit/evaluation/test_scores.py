@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
-from embedseg_large.evaluation import Contingency, Score, scores
+from embedseg_large.evaluation.contingency import Contingency
+from embedseg_large.evaluation.scores import Score, scores
 from embedseg_large.testing import synthetic_embryo
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from embedseg_large.clustering.cluster import cluster
 from embedseg_large.embedding import dequantise
 from embedseg_large.errors import UsageError, VolumeError
-from embedseg_large.evaluation import Contingency, scores
+from embedseg_large.evaluation.contingency import Contingency
+from embedseg_large.evaluation.scores import scores
 from embedseg_large.geometry import Box
 from embedseg_large.testing import (
     Flaws,

@@ -35,6 +35,7 @@ from embedseg_large.runs.dask.slurm import (
     describe,
     job_states,
 )
+from embedseg_large.runs.options import WorkerOptions
 from embedseg_large.segmentation.segment import segment
 
 SLURM = "kind: slurm\nworkers: 8\ncores: 4\nmemory: 32GB\nwalltime: 12:00:00\n"
@@ -359,7 +360,7 @@ def test_local_workers_that_do_not_start_are_told_in_one_line(
         raise RuntimeError("Nanny failed to start.")
 
     monkeypatch.setattr(clusters, "LocalCluster", fails)
-    settings = chosen(workers=2)
+    settings = chosen(WorkerOptions(workers=2))
     assert isinstance(settings, LocalSettings)
     with (
         pytest.raises(RunError, match=r"^workers \(--workers\): no worker starts: RuntimeError"),
@@ -411,7 +412,7 @@ def test_a_scheduler_that_is_not_there_is_told_without_names_of_exceptions(
     address: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clusters, "CONNECT_SECONDS", 1)
-    settings = chosen(scheduler=address)
+    settings = chosen(WorkerOptions(scheduler=address))
     assert isinstance(settings, SchedulerSettings)
     with pytest.raises(UsageError, match=message) as told, cluster_client(settings, "cpu"):
         pass
@@ -421,7 +422,7 @@ def test_a_scheduler_that_is_not_there_is_told_without_names_of_exceptions(
 
 def test_several_places_for_the_work_are_named_as_they_are_on_the_command_line() -> None:
     with pytest.raises(UsageError, match=r"^workers \(--workers\), cluster_config \(--cluster-c"):
-        chosen(workers=2, cluster_config="slurm.yaml")
+        chosen(WorkerOptions(workers=2, cluster_config="slurm.yaml"))
 
 
 def test_workers_of_a_scheduler_are_used_and_left_alone() -> None:

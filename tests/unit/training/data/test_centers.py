@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
-from embedseg_large.training.data.centers import CenterMethod, center, centers
+from embedseg_large.training.data.centers import center, centers
+from embedseg_large.training.options import CenterMethod
 
 PARITY = Path(__file__).parents[3] / "data" / "parity" / "loss_3d.npz"
 METHODS: tuple[CenterMethod, ...] = get_args(CenterMethod)

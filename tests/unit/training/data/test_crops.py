@@ -15,7 +15,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.symmetry import SignedPermutation
 from embedseg_large.testing.synthetic import synthetic_embryo
 from embedseg_large.training.data.augment import View
-from embedseg_large.training.data.centers import CenterMethod, centers
+from embedseg_large.training.data.centers import centers
 from embedseg_large.training.data.crops import (
     AnnotatedImage,
     Cache,
@@ -27,6 +27,7 @@ from embedseg_large.training.data.crops import (
 from embedseg_large.training.data.properties import Properties, measure
 from embedseg_large.training.data.sources import Pair, find_pairs
 from embedseg_large.training.data.targets import Sample
+from embedseg_large.training.options import CenterMethod
 from embedseg_large.volumes.volume import open_volume
 
 PLAIN = {2: View.plain(2), 3: View.plain(3)}

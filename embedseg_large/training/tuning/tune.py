@@ -19,7 +19,7 @@ from embedseg_large.network.model import Model
 from embedseg_large.network.settings import Thresholds
 from embedseg_large.training.data.resample import nearest
 from embedseg_large.training.data.sources import Labels, Pair, find_pairs
-from embedseg_large.training.thresholds import sweep
+from embedseg_large.training.tuning.thresholds import sweep
 from embedseg_large.training.validation import Example
 from embedseg_large.volumes.intensity import intensity_ranges
 
@@ -71,7 +71,7 @@ def tune(
         size.
     tta
         Augmentations, besides one pass; default: what the model uses by default. None of them may
-        find fewer instances than one pass, see `embedseg_large.training.thresholds`.
+        find fewer instances than one pass, see `embedseg_large.training.tuning.thresholds`.
     keep_largest_piece, fill_holes
         Whether instances are cleaned, now and by default in the written model; None: the model's
         setting.

@@ -22,8 +22,8 @@ from embedseg_large.network.settings import Thresholds
 from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
-from embedseg_large.training.thresholds import IOUS, SEEDS, Sweep, sweep
-from embedseg_large.training.tune import is_rounded
+from embedseg_large.training.tuning.thresholds import IOUS, SEEDS, Sweep, sweep
+from embedseg_large.training.tuning.tune import is_rounded
 
 Labels = NDArray[np.int64]
 

@@ -1,8 +1,8 @@
 """The knobs of a method that suit a model: all of a grid are tried on annotated images.
 
-The criterion is that of `embedseg_large.training.thresholds`: mean AP over the IoU thresholds 0.5
-to 0.9, pooled over the objects of a set of images; of several sets the mean. Of all values that
-come within its tolerance of the best, those nearest to the method's own are taken.
+The criterion is that of `embedseg_large.training.tuning.thresholds`: mean AP over the IoU
+thresholds 0.5 to 0.9, pooled over the objects of a set of images; of several sets the mean. Of all
+values that come within its tolerance of the best, those nearest to the method's own are taken.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from embedseg_large.methods.protocol import FieldMethod
 from embedseg_large.network.model import Model
 from embedseg_large.training.data.targets import IGNORED
 from embedseg_large.training.decoding import Decoder
-from embedseg_large.training.thresholds import IOUS, TOLERANCE, ap_of, counts_of
+from embedseg_large.training.tuning.thresholds import IOUS, TOLERANCE, ap_of, counts_of
 from embedseg_large.training.validation import Example
 
 Setting = tuple[float, ...]

@@ -1,0 +1,76 @@
+"""Where the masks of a batch, its table, sheet and records go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedseg_large.batch.images import BatchImage, OpenedImage, Source
+from embedseg_large.batch.ledger import Ledger
+from embedseg_large.batch.masks import ENDINGS
+from embedseg_large.batch.options import MaskFormat
+from embedseg_large.errors import PlaceError, UsageError
+from embedseg_large.storage.connection import is_remote
+from embedseg_large.storage.disk import check_writable
+from embedseg_large.volumes.folders import is_path, stem
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlace:
+    """Where masks, table, sheet and records go."""
+
+    source: Source
+    given: str | os.PathLike[str] | None
+    labels: str
+    mask_format: MaskFormat
+
+    @property
+    def is_in_stores(self) -> bool:
+        """Whether labels go into the images' own stores."""
+        return self.given is None
+
+    @property
+    def out(self) -> Path:
+        """Folder of the table, the sheet and the records."""
+        if self.given is not None:
+            if is_remote(os.fspath(self.given)):
+                raise UsageError(f"{self.given}: masks are written to a folder of this machine")
+            return Path(self.given).absolute()
+        if not is_path(self.source) or is_remote(os.fspath(self.source)):
+            raise UsageError("say which folder the masks and the table go to, with --out")
+        path = Path(self.source).absolute()
+        return path.with_name(f"{stem(path)}-{self.labels}")
+
+    @property
+    def ledger(self) -> Ledger:
+        """The records."""
+        return Ledger(self.out)
+
+    def mask(self, image: BatchImage) -> Path:
+        """Where the mask of an image is or will be."""
+        if self.is_in_stores:
+            return Path(image.path, "labels", self.labels)
+        return self.out / f"{image.name}{ENDINGS[self.mask_format]}"
+
+
+def check_place(opened: Sequence[OpenedImage], place: BatchPlace) -> None:
+    """Refuse an output that cannot hold the masks, or holds the images."""
+    if place.out.exists() and not place.out.is_dir():
+        raise PlaceError(f"{place.out}: this is a file; give a folder for the masks with --out")
+    if place.out.suffix in (".tif", ".tiff", ".zarr", ".png") and not place.out.exists():
+        raise UsageError(f"{place.out}: give a folder for the masks, not the name of an image")
+    if place.is_in_stores:
+        for one in opened:
+            if one.volume is not None and one.volume.ngff_version not in ("0.4", "0.5"):
+                raise UsageError(
+                    f"{one.volume.name} cannot hold labels of its own: only OME-Zarr 0.4 and 0.5 "
+                    "can; say which folder the masks go to, with --out"
+                )
+    for one in opened:
+        if Path(one.image.path).absolute() == place.mask(one.image):
+            raise UsageError(
+                f"{place.out}: the masks would replace the images; give another folder with --out"
+            )
+    check_writable(place.out)

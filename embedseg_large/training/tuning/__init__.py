@@ -1,0 +1,1 @@
+"""Thresholds and knobs that suit a model, found on annotated images."""
