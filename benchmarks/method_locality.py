@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from embedseg_large.geometry import Box
-from embedseg_large.methods.protocol import FieldMethod, Scale
+from embedseg_large.methods.protocol import FieldMethod, ObjectScale
 from embedseg_large.methods.registry import FIELD_METHODS, field_method
 from embedseg_large.testing.synthetic import synthetic_embryo
 
@@ -62,7 +62,7 @@ def main() -> None:
     ]
     print(f"{labels.max()} objects; same objects of cores at halo {HALOS}")
     for name in args.methods:
-        method = field_method(name, Scale(ndim=3, extent=(EXTENT,) * 3, min_object_size=30))
+        method = field_method(name, ObjectScale(ndim=3, extent=(EXTENT,) * 3, min_object_size=30))
         stored = fields(method, labels)
         names(method, stored[:, :8, :8, :8], Box.whole((8, 8, 8)))  # compile
         began = time.perf_counter()

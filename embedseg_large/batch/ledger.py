@@ -36,7 +36,7 @@ image that has changed; or there is a mask that this batch did not write."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class BatchLedger:
     """The records in an output folder."""
 
     out: Path

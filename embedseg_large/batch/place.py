@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedseg_large.batch.images import BatchImage, OpenedImage, Source
-from embedseg_large.batch.ledger import Ledger
+from embedseg_large.batch.ledger import BatchLedger
 from embedseg_large.batch.masks import ENDINGS
 from embedseg_large.batch.options import MaskFormat
 from embedseg_large.errors import PlaceError, UsageError
@@ -44,9 +44,9 @@ class BatchPlace:
         return path.with_name(f"{stem(path)}-{self.labels}")
 
     @property
-    def ledger(self) -> Ledger:
+    def ledger(self) -> BatchLedger:
         """The records."""
-        return Ledger(self.out)
+        return BatchLedger(self.out)
 
     def mask(self, image: BatchImage) -> Path:
         """Where the mask of an image is or will be."""

@@ -24,7 +24,7 @@ from embedseg_large.comparison.contenders import choose
 from embedseg_large.comparison.division import Division, divide, truth_of
 from embedseg_large.comparison.options import CompareOptions
 from embedseg_large.comparison.page import write_page
-from embedseg_large.comparison.place import Place
+from embedseg_large.comparison.place import ComparisonPlace
 from embedseg_large.comparison.result import Comparison, Standing, Trial
 from embedseg_large.comparison.scoring import judge
 from embedseg_large.comparison.table import columns_of
@@ -76,7 +76,7 @@ def compare(
         If the page cannot be written.
     """
     chosen = CompareOptions.of(options, "compare")
-    place, say = Place(Path(out)), watcher or (_silent)
+    place, say = ComparisonPlace(Path(out)), watcher or (_silent)
     place.check()
     pairs = find_pairs(images, masks, **chosen.pairing())
     contenders, skipped = choose(chosen, pairs)
@@ -114,7 +114,7 @@ def _standing(
     options: CompareOptions,
     division: Division,
     drawn: int,
-    place: Place,
+    place: ComparisonPlace,
     say: Say,
 ) -> Standing:
     """Train and score a method with each seed, or recall what is finished."""
@@ -124,7 +124,12 @@ def _standing(
 
 
 def _trial(
-    contender: Contender, seed: int, division: Division, drawn: int, place: Place, say: Say
+    contender: Contender,
+    seed: int,
+    division: Division,
+    drawn: int,
+    place: ComparisonPlace,
+    say: Say,
 ) -> Trial:
     known = place.trial(contender.name, seed)
     if known is not None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from embedseg_large.comparison.division import truth_of
 from embedseg_large.comparison.networks import RECIPE, ROUNDS
 from embedseg_large.comparison.options import CompareOptions
-from embedseg_large.comparison.place import Place
+from embedseg_large.comparison.place import ComparisonPlace
 from embedseg_large.comparison.result import Comparison, Standing, TileCheck, deviation
 from embedseg_large.evaluation.evaluate import THRESHOLDS
 from embedseg_large.geometry import Box
@@ -66,7 +66,7 @@ class Shown:
 
 def write_page(
     found: Comparison,
-    place: Place,
+    place: ComparisonPlace,
     drawn: Pair,
     options: CompareOptions,
     sources: tuple[Any, Any] | None,
@@ -283,7 +283,7 @@ def _command(winner: Standing, options: CompareOptions, sources: tuple[Any, Any]
 # Pictures ---------------------------------------------------------------------------------------
 
 
-def _pictures(found: Comparison, place: Place, pair: Pair) -> list[Shown]:
+def _pictures(found: Comparison, place: ComparisonPlace, pair: Pair) -> list[Shown]:
     """The same region by each method, the truth first."""
     truth = np.maximum(truth_of(pair), 0)
     box = _region(truth)

@@ -33,7 +33,7 @@ RECORD = "comparison.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ComparisonPlace:
     """Where a comparison is kept."""
 
     page: Path

@@ -60,7 +60,7 @@ class Region(_Part):
         return self
 
 
-class Traced(_Part):
+class TracedRecord(_Part):
     """An instance that the seam report lists."""
 
     label: Count
@@ -68,7 +68,7 @@ class Traced(_Part):
     timepoint: Count | None = None
 
 
-class Seams(_Part):
+class SeamsRecord(_Part):
     """The seam report."""
 
     faces: Count = 0
@@ -80,8 +80,8 @@ class Seams(_Part):
     agreed: Count = 0
     repaired: Count = 0
     joined: Count = 0
-    repaired_objects: list[Traced]
-    joined_objects: list[Traced]
+    repaired_objects: list[TracedRecord]
+    joined_objects: list[TracedRecord]
 
 
 class Instances(_Part):
@@ -91,7 +91,7 @@ class Instances(_Part):
     columns: list[str]
 
 
-class Opening(_Part):
+class OpeningRecord(_Part):
     """How the volume was opened."""
 
     axes: str | None = None
@@ -100,11 +100,11 @@ class Opening(_Part):
     allow_missing: bool | None = None
 
 
-class Source(_Part):
+class SourceRecord(_Part):
     """The volume that was segmented."""
 
     path: str | None = None
-    opening: Opening | None = None
+    opening: OpeningRecord | None = None
     channel: Count | None = None
     level: Count = 0
     timepoint: Count | None = None
@@ -135,7 +135,7 @@ class Evened(_Part):
     channels: Annotated[list[Light] | list[list[Light]], Field(min_length=1)]
 
 
-class Stage(_Part):
+class StageRecord(_Part):
     """What a stage took."""
 
     tiles: Count
@@ -143,14 +143,14 @@ class Stage(_Part):
     voxels_per_second: float
 
 
-class Foreground(_Part):
+class ForegroundRecord(_Part):
     """Where was looked."""
 
     mask: str | None = None
     dark_below: float | None = None
 
 
-class Trial(_Part):
+class TrialRecord(_Part):
     """A scale that was tried."""
 
     diameter: float | None
@@ -168,7 +168,7 @@ class Choice(_Part):
     chosen: float | None
     model_diameter: float
     nothing_found: bool
-    trials: list[Trial]
+    trials: list[TrialRecord]
 
 
 class Settings(_Part):
@@ -195,7 +195,7 @@ class Cleaned(_Part):
     left: Count
 
 
-class Scale(_Part):
+class ScaleRecord(_Part):
     """Diameters, in voxels."""
 
     model_diameter: float | None = None
@@ -214,16 +214,16 @@ _PARTS: Mapping[str, Any] = {
     "versions": dict[str, str],
     "settings": Settings,
     "cleaning": Cleaned,
-    "stages": dict[str, Stage],
-    "seams": Seams,
+    "stages": dict[str, StageRecord],
+    "seams": SeamsRecord,
     "region": Region,
     "instances": Instances,
-    "volume": Source,
+    "volume": SourceRecord,
     "intensity": Annotated[list[Range] | list[list[Range]], Field(min_length=1)],
     "intensity_field": Evened,
-    "foreground": Foreground,
+    "foreground": ForegroundRecord,
     "object_diameter": Choice,
-    "scale": Scale,
+    "scale": ScaleRecord,
 }
 """Types of the parts that anything of ours reads."""
 

@@ -28,8 +28,8 @@ from embedseg_large.methods.protocol import (
     IGNORED,
     Knob,
     Knobs,
+    ObjectScale,
     Promise,
-    Scale,
     Targets,
     logit,
     value_of,
@@ -60,7 +60,7 @@ APART_KNOB = Knob(
 class Affinities:
     """Voxels that belong together."""
 
-    scale: Scale
+    scale: ObjectScale
     name: str = "affinities"
     promise: Promise = Promise.LOCAL
     terms: tuple[str, ...] = ("affinities", "foreground")

@@ -20,7 +20,7 @@ from embedseg_large.clustering.cluster import Clustering, OpenFaces, cluster_sto
 from embedseg_large.clustering.settings import DEFAULT_MARGIN, ClusteringSettings
 from embedseg_large.embedding import quantise, raw_fields
 from embedseg_large.fields import Field
-from embedseg_large.methods.protocol import Knob, Knobs, Promise, Scale, value_of
+from embedseg_large.methods.protocol import Knob, Knobs, ObjectScale, Promise, value_of
 
 SEED_KNOB = Knob(
     name="seed",
@@ -40,7 +40,7 @@ MARGIN_KNOB = Knob(
 class EmbedSeg:
     """Spatial embeddings."""
 
-    scale: Scale
+    scale: ObjectScale
     pitch: Sequence[float]
     """Size of a voxel along each axis (z, y, x) in the network's units."""
     reach: tuple[float, ...] | None = None

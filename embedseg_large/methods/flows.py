@@ -30,7 +30,15 @@ from embedseg_large.clustering.cluster import Clustering, OpenFaces
 from embedseg_large.fields import Field
 from embedseg_large.methods.flood import near_open_faces, settled
 from embedseg_large.methods.naming import most_central
-from embedseg_large.methods.protocol import Knob, Knobs, Promise, Scale, Targets, logit, value_of
+from embedseg_large.methods.protocol import (
+    Knob,
+    Knobs,
+    ObjectScale,
+    Promise,
+    Targets,
+    logit,
+    value_of,
+)
 from embedseg_large.methods.storing import as_float16, probability
 
 if TYPE_CHECKING:
@@ -59,7 +67,7 @@ CROWD_KNOB = Knob(
 class Flows:
     """Voxels that flow to the same sink are one instance."""
 
-    scale: Scale
+    scale: ObjectScale
     name: str = "flows"
     promise: Promise = Promise.EXACT
     terms: tuple[str, ...] = ("flow", "foreground")

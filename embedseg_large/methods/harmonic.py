@@ -25,7 +25,15 @@ from numpy.typing import NDArray
 
 from embedseg_large.clustering.cluster import Clustering, OpenFaces
 from embedseg_large.fields import Field
-from embedseg_large.methods.protocol import Knob, Knobs, Promise, Scale, Targets, logit, value_of
+from embedseg_large.methods.protocol import (
+    Knob,
+    Knobs,
+    ObjectScale,
+    Promise,
+    Targets,
+    logit,
+    value_of,
+)
 from embedseg_large.methods.storing import as_float16, probability
 
 if TYPE_CHECKING:
@@ -57,7 +65,7 @@ SPREAD_KNOB = Knob(
 class Harmonic:
     """Voxels of one embedding are one instance."""
 
-    scale: Scale
+    scale: ObjectScale
     name: str = "harmonic"
     promise: Promise = Promise.LOCAL
     terms: tuple[str, ...] = ("waves", "foreground")

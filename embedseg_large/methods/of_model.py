@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from embedseg_large.errors import ModelError, UsageError
-from embedseg_large.methods.protocol import FieldMethod, Scale
+from embedseg_large.methods.protocol import FieldMethod, ObjectScale
 from embedseg_large.methods.registry import field_method
 from embedseg_large.network.settings import EMBEDSEG, ModelSettings
 
 
-def scale_of(settings: ModelSettings) -> Scale:
+def scale_of(settings: ModelSettings) -> ObjectScale:
     """Return what a model knows of objects."""
-    return Scale(
+    return ObjectScale(
         ndim=settings.ndim,
         extent=settings.extent,
         voxel_size=settings.voxel_size,

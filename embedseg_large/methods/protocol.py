@@ -66,7 +66,7 @@ class Knob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
+class ObjectScale:
     """What a method must know of the objects it is for; tuples are z, y, x."""
 
     ndim: int
@@ -93,7 +93,7 @@ class Method(Protocol):
     """A way from an image to instances."""
 
     @property
-    def scale(self) -> Scale:
+    def scale(self) -> ObjectScale:
         """What it knows of the objects."""
 
     @property

@@ -127,7 +127,7 @@ def _measured(
     return found
 
 
-class Painted(NamedTuple):
+class PaintedShapes(NamedTuple):
     """Shapes of a region, taken in turn."""
 
     labels: NDArray[np.int32]
@@ -149,7 +149,7 @@ def paint(
     *,
     overlap: float,
     least: int,
-) -> Painted:
+) -> PaintedShapes:
     """Paint star-convex shapes, best first, unless those before have taken too much of them.
 
     Parameters
@@ -176,7 +176,7 @@ def paint(
     labels, doubt = np.zeros(full, np.int32), np.zeros(full, np.bool_)
     accepted, unsure = np.zeros(len(places), np.bool_), unsure.copy()
     _paint(places, lengths, far, unsure, accepted, labels, doubt, spans, *known, overlap, least)
-    return Painted(labels, accepted, unsure, doubt)
+    return PaintedShapes(labels, accepted, unsure, doubt)
 
 
 @numba.njit(cache=True, nogil=True)

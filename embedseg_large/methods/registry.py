@@ -10,12 +10,12 @@ from embedseg_large.methods.affinities import Affinities, mutex_watershed
 from embedseg_large.methods.embedseg import EmbedSeg
 from embedseg_large.methods.flows import Flows
 from embedseg_large.methods.harmonic import Harmonic
-from embedseg_large.methods.protocol import FieldMethod, Method, Scale
+from embedseg_large.methods.protocol import FieldMethod, Method, ObjectScale
 from embedseg_large.methods.stardist import StarDist
 from embedseg_large.methods.three_class import ThreeClass
 from embedseg_large.methods.two_class import TwoClass
 
-Make: TypeAlias = Callable[[Scale], FieldMethod]
+Make: TypeAlias = Callable[[ObjectScale], FieldMethod]
 
 FIELD_METHODS: dict[str, Make] = {
     "three-class": ThreeClass,
@@ -31,7 +31,7 @@ NAMES = ("embedseg", *FIELD_METHODS)
 """All methods, the default first."""
 
 
-def field_method(name: str, scale: Scale) -> FieldMethod:
+def field_method(name: str, scale: ObjectScale) -> FieldMethod:
     """Return a method other than EmbedSeg, for objects of a scale.
 
     Raises

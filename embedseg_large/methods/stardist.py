@@ -31,13 +31,13 @@ from embedseg_large.methods.protocol import (
     IGNORED,
     Knob,
     Knobs,
+    ObjectScale,
     Promise,
-    Scale,
     Targets,
     logit,
     value_of,
 )
-from embedseg_large.methods.rays import Painted, directions, distances, farthest, paint
+from embedseg_large.methods.rays import PaintedShapes, directions, distances, farthest, paint
 from embedseg_large.methods.storing import as_float16, probability
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ OVERLAP_KNOB = Knob(
 class StarDist:
     """Star-convex shapes, the most probable first."""
 
-    scale: Scale
+    scale: ObjectScale
     name: str = "stardist"
     promise: Promise = Promise.EXACT
     terms: tuple[str, ...] = ("distances", "probability")
@@ -163,7 +163,7 @@ def _candidates(logits: NDArray[np.float32], least: np.float32) -> NDArray[np.in
 
 
 def _clustering(
-    painted: Painted,
+    painted: PaintedShapes,
     places: NDArray[np.int64],
     near: NDArray[np.bool_],
     seediness: NDArray[np.float32],

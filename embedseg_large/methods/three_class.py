@@ -27,8 +27,8 @@ from embedseg_large.methods.protocol import (
     IGNORED,
     Knob,
     Knobs,
+    ObjectScale,
     Promise,
-    Scale,
     Targets,
     logit,
     value_of,
@@ -61,7 +61,7 @@ FOREGROUND_KNOB = Knob(
 class ThreeClass:
     """Interiors, and what surrounds them."""
 
-    scale: Scale
+    scale: ObjectScale
     name: str = "three-class"
     promise: Promise = Promise.EXACT
     terms: tuple[str, ...] = ("classes",)

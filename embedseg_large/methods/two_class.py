@@ -21,8 +21,8 @@ from embedseg_large.methods.flood import flooded
 from embedseg_large.methods.protocol import (
     Knob,
     Knobs,
+    ObjectScale,
     Promise,
-    Scale,
     Targets,
     logit,
     value_of,
@@ -44,7 +44,7 @@ FOREGROUND_KNOB = Knob(
 class TwoClass:
     """Connected pieces of foreground."""
 
-    scale: Scale
+    scale: ObjectScale
     name: str = "two-class"
     promise: Promise = Promise.JOINED
     terms: tuple[str, ...] = ("foreground",)

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome(Generic[T]):
+class WorkOutcome(Generic[T]):
     """How work ended."""
 
     value: T | None
@@ -34,7 +34,7 @@ class Outcome(Generic[T]):
     """The reason if it did not finish."""
 
 
-def attempt(work: Callable[[], T], layer: str = "the layer") -> Outcome[T]:
+def attempt(work: Callable[[], T], layer: str = "the layer") -> WorkOutcome[T]:
     """Do something, and report an error in one line.
 
     Parameters
@@ -45,17 +45,17 @@ def attempt(work: Callable[[], T], layer: str = "the layer") -> Outcome[T]:
         Name of the processed layer.
     """
     try:
-        return Outcome(work())
+        return WorkOutcome(work())
     except CancelledError:
-        return Outcome(None, "cancelled")
+        return WorkOutcome(None, "cancelled")
     except EmbedSegError as error:
-        return Outcome(None, in_words_of_panel(str(error), layer))
+        return WorkOutcome(None, in_words_of_panel(str(error), layer))
     except MemoryError:
-        return Outcome(None, "there is not enough memory; choose a smaller region")
+        return WorkOutcome(None, "there is not enough memory; choose a smaller region")
     except Exception as error:  # nothing above could show it to the user
         logger.exception("in the background of napari")
         first = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Outcome(None, f"unexpected {first}; the log has more")
+        return WorkOutcome(None, f"unexpected {first}; the log has more")
 
 
 class Background:
@@ -114,7 +114,7 @@ class Background:
         self._show(self._told.text)
         self._bar.update(max(0, round(_STEPS * self._told.fraction) - self._bar.n))
 
-    def _end(self, outcome: Outcome[T], done: Callable[[T], None]) -> None:
+    def _end(self, outcome: WorkOutcome[T], done: Callable[[T], None]) -> None:
         self._timer.stop()
         self._bar.close()
         self._told = None

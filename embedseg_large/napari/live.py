@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
 from embedseg_large.clustering.settings import ClusteringSettings
-from embedseg_large.napari.background import Outcome, attempt
+from embedseg_large.napari.background import WorkOutcome, attempt
 from embedseg_large.napari.recording import Kept
 
 _PAUSE_MILLISECONDS = 120
@@ -60,7 +60,7 @@ class Live:
         self._worker.returned.connect(self._end)
         self._worker.start()
 
-    def _end(self, outcome: Outcome[NDArray[np.uint32]]) -> None:
+    def _end(self, outcome: WorkOutcome[NDArray[np.uint32]]) -> None:
         self._is_busy = False
         if outcome.value is None:
             self._show(outcome.message)

@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from embedseg_large.errors import OutputError, UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.napari.selection import Source, source_of
+from embedseg_large.napari.selection import LayerSource, source_of
 from embedseg_large.napari.telling import CancelledError
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
@@ -36,11 +36,11 @@ LEARNING_RATE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Painted:
+class PaintedImage:
     """An image, and labels of all or part of it."""
 
-    image: Source
-    labels: Source
+    image: LayerSource
+    labels: LayerSource
     box: Box
     """Voxels of the image that the labels cover."""
 
@@ -83,7 +83,7 @@ class Painted:
         return mask
 
 
-def painted_on(image: Any, labels: Any, ndim: int, point: Sequence[float]) -> Painted:
+def painted_on(image: Any, labels: Any, ndim: int, point: Sequence[float]) -> PaintedImage:
     """Find the voxels of an image layer to which a labels layer belongs.
 
     Parameters
@@ -109,14 +109,14 @@ def painted_on(image: Any, labels: Any, ndim: int, point: Sequence[float]) -> Pa
             box = Box(first, tuple(f + n for f, n in zip(first, truth.shape, strict=True)))
             if not (box := box.clip(source.shape)).size:
                 break
-            return Painted(image=source, labels=truth, box=box)
+            return PaintedImage(image=source, labels=truth, box=box)
     raise UsageError(
         f"{labels.name} does not match the voxels of {image.name}; choose the image on which it "
         "was painted, or make new labels for this one"
     )
 
 
-def _have_same_voxels(image: Source, labels: Source) -> bool:
+def _have_same_voxels(image: LayerSource, labels: LayerSource) -> bool:
     here, there = (s.layer.scale[-s.ndim :] * s.factors[-s.ndim :] for s in (image, labels))
     shift = _shift(image, labels)
     return bool(
@@ -124,12 +124,12 @@ def _have_same_voxels(image: Source, labels: Source) -> bool:
     )
 
 
-def _first_voxel(image: Source, labels: Source) -> tuple[int, ...]:
+def _first_voxel(image: LayerSource, labels: LayerSource) -> tuple[int, ...]:
     """The voxel of the image that the first one of the labels lies on."""
     return tuple(int(v) for v in np.rint(_shift(image, labels)))
 
 
-def _shift(image: Source, labels: Source) -> NDArray[np.float64]:
+def _shift(image: LayerSource, labels: LayerSource) -> NDArray[np.float64]:
     first = (labels.factors - 1) / 2
     world = np.asarray(labels.layer.data_to_world(first), float)
     missing = max(0, image.layer.ndim - len(world))
@@ -144,7 +144,7 @@ def _with_rim(painted: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def train_on(
-    painted: Painted,
+    painted: PaintedImage,
     *,
     start: str,
     out: Path,
@@ -194,7 +194,7 @@ def train_on(
 
 
 def _tuned(
-    image: Source,
+    image: LayerSource,
     mask: NDArray[np.int32],
     start: Model,
     out: Path,

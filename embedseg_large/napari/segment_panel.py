@@ -26,7 +26,7 @@ from embedseg_large.napari.live import Live
 from embedseg_large.napari.model_choice import ModelChoice
 from embedseg_large.napari.segmenting import Segmentation, Wish, segment_part
 from embedseg_large.napari.selection import (
-    Source,
+    LayerSource,
     box_in_view,
     box_of_shapes,
     corners_of,
@@ -151,7 +151,7 @@ class SegmentPanel:
             margin=self.margin.value,
         )
 
-    def selected(self) -> tuple[Source, Box]:
+    def selected(self) -> tuple[LayerSource, Box]:
         """Return the chosen image and the part of it.
 
         Raises
@@ -202,7 +202,7 @@ class SegmentPanel:
             thresholds=self.thresholds(),
         )
 
-    def _region(self, source: Source) -> Box:
+    def _region(self, source: LayerSource) -> Box:
         if self.where.value == VIEW:
             first = self._viewer.dims.ndim - source.layer.ndim
             axes = [axis - first for axis in self._viewer.dims.displayed if axis >= first]
@@ -214,7 +214,7 @@ class SegmentPanel:
     def _layers(self, kind: type) -> list[Any]:
         return [layer for layer in self._viewer.layers if isinstance(layer, kind)]
 
-    def _add(self, source: Source, box: Box, name: str, found: Segmentation) -> None:
+    def _add(self, source: LayerSource, box: Box, name: str, found: Segmentation) -> None:
         """Show the result, and connect the sliders to it."""
         layer = self._viewer.add_labels(
             source.in_front(found.labels), name=name, **source.placed(box)

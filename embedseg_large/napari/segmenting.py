@@ -16,7 +16,7 @@ from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.napari.recording import Kept, Recording
-from embedseg_large.napari.selection import Source
+from embedseg_large.napari.selection import LayerSource
 from embedseg_large.napari.wording import in_words_of_panel
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.device import default_device, default_dtype
@@ -79,7 +79,7 @@ class Segmentation:
         )
 
 
-def segment_part(source: Source, box: Box, wish: Wish, watcher: Observer) -> Segmentation:
+def segment_part(source: LayerSource, box: Box, wish: Wish, watcher: Observer) -> Segmentation:
     """Segment a box of an image, normalised with the intensities of the whole image.
 
     Labels are those that a run on the whole image would give there, up to their numbers.

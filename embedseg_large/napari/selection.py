@@ -27,7 +27,7 @@ _FLAT = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Source:
+class LayerSource:
     """An image, or labels, out of a layer."""
 
     name: str
@@ -103,7 +103,9 @@ class Source:
         return f"{level}{size} voxels" + (f", {shown}" if shown else "")
 
 
-def source_of(layer: Any, ndim: int, point: Sequence[float], level: int | None = None) -> Source:
+def source_of(
+    layer: Any, ndim: int, point: Sequence[float], level: int | None = None
+) -> LayerSource:
     """Find the image that a model of so many axes would see.
 
     Parameters
@@ -131,7 +133,7 @@ def source_of(layer: Any, ndim: int, point: Sequence[float], level: int | None =
     finest = np.asarray(layer.world_to_data(point), float)[:before]
     leading = np.rint(finest / factors[:before]).astype(int)
     lengths = np.array(data.shape[:before], int)
-    return Source(
+    return LayerSource(
         name=layer.name,
         layer=layer,
         array=_lazy(data)[tuple(np.clip(leading, 0, lengths - 1).tolist())],
@@ -177,7 +179,7 @@ def _micrometres(unit: Any) -> float | None:
     return float((1 * unit).to("micrometer").magnitude)
 
 
-def box_in_view(source: Source, displayed: Sequence[int]) -> Box:
+def box_in_view(source: LayerSource, displayed: Sequence[int]) -> Box:
     """Find the part of an image that is on the screen.
 
     Parameters
@@ -195,7 +197,7 @@ def box_in_view(source: Source, displayed: Sequence[int]) -> Box:
     return _inside(source, start, stop, "what is in view")
 
 
-def box_of_shapes(source: Source, shapes: Sequence[Floats]) -> Box:
+def box_of_shapes(source: LayerSource, shapes: Sequence[Floats]) -> Box:
     """Find the smallest box of an image around drawn shapes.
 
     Parameters
@@ -237,7 +239,7 @@ def _with_axes(point: Floats, ndim: int) -> Floats:
     return np.concatenate([np.zeros(max(0, ndim - len(point))), point])
 
 
-def _inside(source: Source, start: Floats, stop: Floats, what: str) -> Box:
+def _inside(source: LayerSource, start: Floats, stop: Floats, what: str) -> Box:
     """The spatial part of a box of the layer, clipped to it."""
     ends = [tuple(int(v) for v in end[-source.ndim :]) for end in (start, stop)]
     if any(b <= a for a, b in zip(*ends, strict=True)):

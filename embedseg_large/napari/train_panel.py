@@ -13,7 +13,7 @@ from napari.layers import Image, Labels
 from embedseg_large.errors import UsageError
 from embedseg_large.napari.background import Background, attempt
 from embedseg_large.napari.form import Form, message_line
-from embedseg_large.napari.painting import Painted, check_out, painted_on, train_on
+from embedseg_large.napari.painting import PaintedImage, check_out, painted_on, train_on
 from embedseg_large.napari.telling import ToldOfTraining
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
@@ -99,7 +99,7 @@ class TrainPanel:
             layer=chosen.value.image.name,
         )
 
-    def _painted(self) -> Painted:
+    def _painted(self) -> PaintedImage:
         image, labels = self.image.value, self.labels.value
         if image is None or labels is None:
             raise UsageError("training needs an image layer and a labels layer; paint some objects")

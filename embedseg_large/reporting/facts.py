@@ -58,7 +58,7 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traced:
+class TracedFact:
     """An instance that the seam report lists."""
 
     label: int
@@ -67,7 +67,7 @@ class Traced:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seams:
+class SeamFacts:
     """The seam report."""
 
     is_clean: bool
@@ -77,13 +77,13 @@ class Seams:
     counts: tuple[tuple[str, int, str], ...]
     """Kind of instance, number, and what it means."""
     facts: tuple[Fact, ...]
-    objects: tuple[Traced, ...]
+    objects: tuple[TracedFact, ...]
     more: int
     """Listed by the run, but not here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
+class StageFacts:
     """The cost of a stage."""
 
     name: str
@@ -104,7 +104,7 @@ class Row:
     high: str
 
 
-def seams_of(made: Mapping[str, Any], timepoint: int) -> Seams | None:
+def seams_of(made: Mapping[str, Any], timepoint: int) -> SeamFacts | None:
     """Put the seam report into words; None if there is none."""
     said = made.get("seams")
     if not isinstance(said, Mapping):
@@ -112,12 +112,12 @@ def seams_of(made: Mapping[str, Any], timepoint: int) -> Seams | None:
     said = {**dict.fromkeys(_COUNTS, 0), **said}
     joined = int(said["joined"])
     objects = [
-        Traced(label=o["label"], kind=kind, seed=" ".join(_at(o["seed"])))
+        TracedFact(label=o["label"], kind=kind, seed=" ".join(_at(o["seed"])))
         for kind in ("joined", "repaired")
         for o in said[f"{kind}_objects"]
         if o.get("timepoint", timepoint) == timepoint
     ]
-    return Seams(
+    return SeamFacts(
         is_clean=joined == 0,
         verdict=_verdict(said, is_ours=not made.get("segmenter")),
         counts=tuple(_counts(said)),
@@ -223,12 +223,12 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def stages_of(made: Mapping[str, Any]) -> list[Stage]:
+def stages_of(made: Mapping[str, Any]) -> list[StageFacts]:
     """List the cost of stages, in seconds of all workers together."""
     stages = made.get("stages", {})
     total = sum(stage["seconds"] for stage in stages.values()) or 1.0
     return [
-        Stage(
+        StageFacts(
             name=_STAGES.get(name, name),
             tasks=stage["tiles"],
             seconds=stage["seconds"],

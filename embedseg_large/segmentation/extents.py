@@ -23,7 +23,7 @@ TILES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
+class SizeScale:
     """What is known about sizes; those in voxels are along y and x of the level segmented."""
 
     level: int
@@ -62,7 +62,7 @@ class Scale:
 
 def scale_of(
     level: int, zoom: float, known: float | None, extents: Sequence[float], *, is_automatic: bool
-) -> Scale:
+) -> SizeScale:
     """Compare what was found with what a model knows.
 
     Parameters
@@ -79,7 +79,7 @@ def scale_of(
         Whether the level was chosen by voxel sizes.
     """
     enough = len(extents) >= LEAST_OBJECTS
-    return Scale(
+    return SizeScale(
         level=level,
         is_automatic=is_automatic,
         model_diameter=None if known is None else known / zoom,

@@ -19,7 +19,7 @@ from embedseg_large.runs.tasks import Call, Each, Task
 from embedseg_large.segmentation.intensity_field import IntensityField, intensity_fields
 from embedseg_large.segmentation.request.foreground import Foreground
 from embedseg_large.segmentation.request.request import Request, Timepoint
-from embedseg_large.segmentation.steps import Ledger, Stage
+from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.volumes.intensity import (
     Histogram,
     IntensityRange,
@@ -42,7 +42,7 @@ def find_intensity(
         return request.intensity.given
     journal = runner.journal
     assert journal is not None
-    known = journal.find(Ledger.STATISTICS.part(), 0)
+    known = journal.find(LedgerKind.STATISTICS.part(), 0)
     if known is not None:
         return tuple(IntensityRange(**values) for values in known[1])
     mask, volume = request.foreground.mask, request.volume if at is None else at.volume
@@ -53,7 +53,7 @@ def find_intensity(
     ranges = otsu_ranges if request.intensity.by_otsu else intensity_ranges
     inside = None if mask is None else partial(_inside, request.foreground, volume)
     found = ranges(volume, sample=request.intensity.sample, inside=inside, map=run_on)
-    journal.note(Ledger.STATISTICS.part(), 0, (0, [asdict(r) for r in found]))
+    journal.note(LedgerKind.STATISTICS.part(), 0, (0, [asdict(r) for r in found]))
     journal.flush()
     return found
 
@@ -89,7 +89,7 @@ def find_fields(
         return ()
     journal = runner.journal
     assert journal is not None
-    known = journal.find(Ledger.FIELD.part(), 0)
+    known = journal.find(LedgerKind.FIELD.part(), 0)
     if known is not None:
         return tuple(IntensityField.from_dict(values) for values in known[1])
     volume = request.volume if at is None else at.volume
@@ -101,7 +101,7 @@ def find_fields(
         request.timepoints if volume.timepoint is None else (None,),
         request.foreground.inside,
     )
-    journal.note(Ledger.FIELD.part(), 0, (0, [one.as_dict() for one in found]))
+    journal.note(LedgerKind.FIELD.part(), 0, (0, [one.as_dict() for one in found]))
     journal.flush()
     return found
 

@@ -33,7 +33,7 @@ from embedseg_large.segmentation.stages.cluster import cluster_task, version_of
 from embedseg_large.segmentation.stages.finish import Numbering, downsample, finish, finish_halved
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.predict import predict_task
-from embedseg_large.segmentation.steps import Ledger, Stage
+from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.stitching.relabel import offsets
 from embedseg_large.tiling.grid import Index
 from embedseg_large.volumes.intensity import is_blank
@@ -151,7 +151,7 @@ def _finish_tasks(found: TimepointResult, pending: PendingLabels, level: int) ->
         yield Task(
             stage=Stage.FINISH,
             make=partial(make, box),
-            ledger=Ledger.FINISH.part(level),
+            ledger=LedgerKind.FINISH.part(level),
             number=number,
         )
 

@@ -46,9 +46,9 @@ from embedseg_large.segmentation.stages.claim import Ownership
 from embedseg_large.segmentation.stages.cluster import cluster_task, version_of
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.predict import Predicted, predict_task
-from embedseg_large.segmentation.steps import Ledger, Stage
+from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.stitching.join import Joins, join
-from embedseg_large.stitching.seam import Comparison
+from embedseg_large.stitching.seam import SeamComparison
 from embedseg_large.tiling.grid import Face, Index
 
 
@@ -99,7 +99,7 @@ class SeamCheck:
     """Of each tile; those that count are put in here."""
     _round: int = 0
     _layers: NDArray[np.uint32] = field(init=False)
-    _seams: dict[Face, Comparison] = field(default_factory=dict)
+    _seams: dict[Face, SeamComparison] = field(default_factory=dict)
     """Faces on whose sides something different is said."""
     _counts: dict[int, int] = field(default_factory=dict)
     _certain: dict[int, int] = field(default_factory=dict)
@@ -158,7 +158,7 @@ class SeamCheck:
         for comparison in self._open_seams().values():
             self._disputed.update(comparison.ids.tolist())
 
-    def _open_seams(self) -> dict[Face, Comparison]:
+    def _open_seams(self) -> dict[Face, SeamComparison]:
         """Faces that disagree, and at which anybody may be wrong."""
         doubtful = self._doubtful
         return {f: c for f, c in self._seams.items() if doubtful[f.low] or doubtful[f.high]}
@@ -169,7 +169,7 @@ class SeamCheck:
             stage=Stage.CHECK,
             make=partial(self._check_call, index),
             index=index,
-            ledger=Ledger.COMPARE.part(self._round),
+            ledger=LedgerKind.COMPARE.part(self._round),
             number=grid.number(index),
             noted=Checked.noted,
             recalled=partial(Checked.recalled, grid, index),
@@ -224,7 +224,7 @@ class SeamCheck:
         return Task(
             stage=Stage.CHECK,
             make=partial(self._account_call, layer),
-            ledger=Ledger.ACCOUNT.part(self._round),
+            ledger=LedgerKind.ACCOUNT.part(self._round),
             number=layer,
             noted=Accounted.noted,
             recalled=partial(Accounted.recalled, layer),

@@ -42,7 +42,7 @@ from embedseg_large.runs.record import RunRecord, new_name
 from embedseg_large.runs.run_folder import Run, RunPlace, open_run
 from embedseg_large.runs.runner import TaskRunner
 from embedseg_large.runs.tasks import Executor
-from embedseg_large.segmentation.extents import Scale, scale_of
+from embedseg_large.segmentation.extents import SizeScale, scale_of
 from embedseg_large.segmentation.intensities import find_fields, find_intensity, find_intensity_at
 from embedseg_large.segmentation.intensity_field import IntensityField
 from embedseg_large.segmentation.options import RunOptions
@@ -290,7 +290,7 @@ def _range_warnings(request: Request, found: Sequence[TimepointResult]) -> list[
     return texts
 
 
-def _scale(request: Request, found: Sequence[TimepointResult]) -> Scale:
+def _scale(request: Request, found: Sequence[TimepointResult]) -> SizeScale:
     return scale_of(
         request.volume.level,
         request.resampling.zoom[-1],

@@ -14,7 +14,7 @@ from embedseg_large.runs.journal import Journal
 from embedseg_large.runs.lock import holder
 from embedseg_large.runs.paths import lock_folder, scratch_path
 from embedseg_large.runs.record import RunRecord, read_record
-from embedseg_large.segmentation.steps import Ledger, Stage
+from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.storage.connection import joined, shown
 from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at
@@ -139,7 +139,7 @@ def _lock_of(labels: str) -> Folder:
 def _stages(folder: Folder, record: RunRecord) -> dict[str, tuple[int, int | None]]:
     done: Counter[str] = Counter()
     for name, count in Journal(folder.below("journal")).load().counts.items():
-        ledger = Ledger.of(name)
+        ledger = LedgerKind.of(name)
         if ledger is not None:
             done[ledger.stage] += count
     total = dict(record.tasks)

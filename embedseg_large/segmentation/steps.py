@@ -29,7 +29,7 @@ class Stage(StrEnum):
     FINISH = "finish"
 
 
-class Ledger(Enum):
+class LedgerKind(Enum):
     """Results of one kind in the journal."""
 
     STATISTICS = "statistics"
@@ -49,11 +49,11 @@ class Ledger(Enum):
         return _STAGES[self]
 
     def part(self, *parts: object) -> str:
-        """Name in the journal of a part of it: ``Ledger.CLUSTER.part(2)`` is ``cluster/2``."""
+        """Name in the journal of a part of it: ``LedgerKind.CLUSTER.part(2)`` is ``cluster/2``."""
         return "/".join([self.value, *map(str, parts)])
 
     @classmethod
-    def of(cls, name: str) -> Ledger | None:
+    def of(cls, name: str) -> LedgerKind | None:
         """The ledger that a name in a journal is of; None for one that this version has not."""
         parts = name.split("/")
         kind = parts[1] if len(parts) > 1 and _TIMEPOINT.fullmatch(parts[0]) else parts[0]
@@ -61,14 +61,14 @@ class Ledger(Enum):
 
 
 _STAGES = {
-    Ledger.STATISTICS: Stage.STATISTICS,
-    Ledger.FIELD: Stage.STATISTICS,
-    Ledger.PREDICT: Stage.PREDICT,
-    Ledger.CLUSTER: Stage.CLUSTER,
-    Ledger.COMPARE: Stage.CHECK,
-    Ledger.ACCOUNT: Stage.CHECK,
-    Ledger.CLAIM: Stage.CHECK,
-    Ledger.SETTLE: Stage.CHECK,
-    Ledger.CLEAN: Stage.CLEAN,
-    Ledger.FINISH: Stage.FINISH,
+    LedgerKind.STATISTICS: Stage.STATISTICS,
+    LedgerKind.FIELD: Stage.STATISTICS,
+    LedgerKind.PREDICT: Stage.PREDICT,
+    LedgerKind.CLUSTER: Stage.CLUSTER,
+    LedgerKind.COMPARE: Stage.CHECK,
+    LedgerKind.ACCOUNT: Stage.CHECK,
+    LedgerKind.CLAIM: Stage.CHECK,
+    LedgerKind.SETTLE: Stage.CHECK,
+    LedgerKind.CLEAN: Stage.CLEAN,
+    LedgerKind.FINISH: Stage.FINISH,
 }

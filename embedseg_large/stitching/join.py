@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from embedseg_large.stitching.seam import Comparison
+from embedseg_large.stitching.seam import SeamComparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Joins:
 
 
 def join(
-    comparisons: Iterable[Comparison],
+    comparisons: Iterable[SeamComparison],
     proven: NDArray[np.uint64] | None = None,
     complete: NDArray[np.uint64] | None = None,
 ) -> Joins:

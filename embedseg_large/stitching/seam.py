@@ -12,7 +12,7 @@ SEAM_DEPTH = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class SeamComparison:
     """Two views of one seam; p pairs of ids that lie on each other."""
 
     voxels: int
@@ -34,7 +34,7 @@ class Comparison:
         return ids[ids > 0]
 
 
-def compare(low: NDArray[np.uint64], high: NDArray[np.uint64]) -> Comparison:
+def compare(low: NDArray[np.uint64], high: NDArray[np.uint64]) -> SeamComparison:
     """Compare the ids that two tiles assign to the voxels of a seam.
 
     Parameters
@@ -47,9 +47,9 @@ def compare(low: NDArray[np.uint64], high: NDArray[np.uint64]) -> Comparison:
     disagreeing = int(np.count_nonzero(differ))
     if not disagreeing:
         none = np.empty(0, np.uint64)
-        return Comparison(low.size, 0, none, none, np.empty(0, np.int64))
+        return SeamComparison(low.size, 0, none, none, np.empty(0, np.int64))
     doubtful = np.unique(np.concatenate([low[differ], high[differ]]))
     doubtful = doubtful[doubtful > 0]
     about = np.isin(low, doubtful) | np.isin(high, doubtful)
     pairs, overlap = np.unique(np.stack([low[about], high[about]]), axis=1, return_counts=True)
-    return Comparison(low.size, disagreeing, pairs[0], pairs[1], overlap)
+    return SeamComparison(low.size, disagreeing, pairs[0], pairs[1], overlap)

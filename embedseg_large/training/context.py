@@ -22,7 +22,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.network.model import Model
 from embedseg_large.tiling.axis import STRIDE
 from embedseg_large.tiling.grid import Grid
-from embedseg_large.training.decoding import Decoder
+from embedseg_large.training.decoding import MethodDecoder
 
 CONTEXTS = (8, 16, 24, 32)
 """Contexts that are tried, in voxels."""
@@ -98,5 +98,5 @@ def agreement(found: NDArray[np.integer], wanted: NDArray[np.integer]) -> float:
 
 
 def _labels(model: Model, raw: NDArray[np.float32]) -> NDArray[np.uint32]:
-    decoder = Decoder.of(model)
+    decoder = MethodDecoder.of(model)
     return decoder.labels(decoder.of_raw(raw))

@@ -25,7 +25,7 @@ SEEDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True, slots=True)
-class Decoder:
+class MethodDecoder:
     """What makes instances of a model's predictions."""
 
     settings: ModelSettings
@@ -33,7 +33,7 @@ class Decoder:
     """None: EmbedSeg."""
 
     @classmethod
-    def of(cls, model: Model) -> Decoder:
+    def of(cls, model: Model) -> MethodDecoder:
         """Return that of a model."""
         return cls(model.settings, method_of(model.settings))
 

@@ -30,7 +30,7 @@ from embedseg_large.network.backbones import new_network
 from embedseg_large.network.model import Model
 from embedseg_large.training.average import averaged
 from embedseg_large.training.data.dataset import CropDataset, EpochSampler, Key
-from embedseg_large.training.objective import AnyBatch, Outcome, model_settings, objective_of
+from embedseg_large.training.objective import AnyBatch, BatchLoss, model_settings, objective_of
 from embedseg_large.training.processes import Processes
 from embedseg_large.training.schedule import Schedule
 from embedseg_large.training.settings import TrainSettings
@@ -239,7 +239,7 @@ class Learner:
             generator=torch.Generator(),  # or it would draw from the one that dropout uses
         )
 
-    def _accumulate(self, batch: AnyBatch, last: bool) -> Outcome:
+    def _accumulate(self, batch: AnyBatch, last: bool) -> BatchLoss:
         """Add the gradients of one batch; the processes average them after the last of a step."""
         dtype = self._dtype
         with self._averaged_only_if(last):
@@ -289,7 +289,7 @@ class _Watched:
         """Watch the annotated images; None if there are none."""
         return None if crops.errors is None else cls(crops, crops.errors)
 
-    def add(self, keys: Sequence[Key], found: Outcome) -> None:
+    def add(self, keys: Sequence[Key], found: BatchLoss) -> None:
         """Count the crops of a batch that hold instances."""
         overlaps, samples = found.overlaps.detach().cpu(), found.samples.cpu()
         for i, key in enumerate(keys):
@@ -306,7 +306,7 @@ class _Watched:
         return np.asarray(self._before + share * (mean - self._before))
 
 
-def _numbers(found: Outcome, names: Sequence[str]) -> Tensor:
+def _numbers(found: BatchLoss, names: Sequence[str]) -> Tensor:
     """Return the terms, the sum of the overlaps and their number, float64 where they are."""
     overlaps = found.overlaps
     values = [found.terms[name].detach() for name in names]

@@ -30,7 +30,7 @@ from embedseg_large.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class BatchLoss:
     """The loss of a batch."""
 
     terms: Mapping[str, Tensor]
@@ -62,7 +62,7 @@ class Objective(Protocol):
     def collate(self, samples: Sequence[Sample]) -> AnyBatch:
         """Join crops of one shape into a batch."""
 
-    def loss(self, raw: Tensor, batch: Any) -> Outcome:
+    def loss(self, raw: Tensor, batch: Any) -> BatchLoss:
         """Compare the raw channels ``(samples, channels, *spatial)`` of a batch with its crops."""
 
 
@@ -78,13 +78,13 @@ class EmbeddingObjective:
         """Join crops into memberships."""
         return collate(samples)
 
-    def loss(self, raw: Tensor, batch: Batch) -> Outcome:
+    def loss(self, raw: Tensor, batch: Batch) -> BatchLoss:
         """Return the terms of the paper."""
         found = embedding_loss(
             raw, batch, pitch=self.pitch, foreground_weight=self.foreground_weight
         )
         terms = {name: getattr(found, name) for name in self.terms}
-        return Outcome(terms, found.overlaps, batch.samples)
+        return BatchLoss(terms, found.overlaps, batch.samples)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,7 +132,7 @@ class FieldObjective:
             targets=stacked,
         )
 
-    def loss(self, raw: Tensor, batch: FieldBatch) -> Outcome:
+    def loss(self, raw: Tensor, batch: FieldBatch) -> BatchLoss:
         """Return the method's terms, and how well each crop's foreground is found."""
         with torch.autocast(raw.device.type, enabled=False):
             exact = raw.float()
@@ -145,7 +145,7 @@ class FieldObjective:
         total = torch.stack(list(terms.values())).sum()
         plain = {name: term.detach() for name, term in terms.items()}
         samples = torch.arange(len(raw), device=raw.device)
-        return Outcome({"total": total} | plain, overlaps, samples)
+        return BatchLoss({"total": total} | plain, overlaps, samples)
 
 
 def objective_of(settings: ModelSettings, properties: Properties) -> Objective:

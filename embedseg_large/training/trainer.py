@@ -21,7 +21,7 @@ from embedseg_large.methods.of_model import method_of
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
 from embedseg_large.training.data.dataset import CropDataset
-from embedseg_large.training.decoding import Decoder
+from embedseg_large.training.decoding import MethodDecoder
 from embedseg_large.training.learner import EpochMeans, Learner, Tell
 from embedseg_large.training.objective import model_settings
 from embedseg_large.training.processes import Processes
@@ -232,7 +232,7 @@ class Trainer:
             card["validation"] = {"images": images, "ap": _by_threshold(found)}
             if sets := _sets(found):
                 card["validation"]["sets"] = sets
-            settings = Decoder(settings, method_of(settings)).settled(found.seed)
+            settings = MethodDecoder(settings, method_of(settings)).settled(found.seed)
         return Model(
             self.learner.weights,
             settings,

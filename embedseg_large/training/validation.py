@@ -16,7 +16,7 @@ from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.training.data.properties import Properties
 from embedseg_large.training.data.sources import Labels, Pair
 from embedseg_large.training.data.targets import IGNORED
-from embedseg_large.training.decoding import Decoder
+from embedseg_large.training.decoding import MethodDecoder
 from embedseg_large.volumes.intensity import IntensityRange
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -176,7 +176,7 @@ def segment_example(model: Model, example: Example, *, tta: bool = False) -> Seg
     image, truth = example.image(), example.truth()
     grid = example.resampling(model)
     target, source = Box.whole(grid.target), Box.whole(grid.source)
-    decoder = Decoder.of(model)
+    decoder = MethodDecoder.of(model)
     seen = image if grid.is_identity else grid.image(image, target)
     predictions = decoder.predictions(model, seen, tta)
     found = {v: grid.labels(decoder.labels(predictions, v), source) for v in decoder.values}

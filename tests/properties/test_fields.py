@@ -19,7 +19,7 @@ from embedseg_large.fields import (
     turn_fields,
     turned_offset,
 )
-from embedseg_large.methods.protocol import FieldMethod, Scale
+from embedseg_large.methods.protocol import FieldMethod, ObjectScale
 from embedseg_large.methods.registry import FIELD_METHODS
 from embedseg_large.network.settings import ModelSettings
 from embedseg_large.network.tta import turn_raw
@@ -31,7 +31,7 @@ EDGES = Field(name="edges", kind="edges", directions=((0, 1), (2, 0), (3, -3)))
 
 
 def method_of(name: str, ndim: int) -> FieldMethod:
-    return FIELD_METHODS[name](Scale(ndim=ndim, extent=(8,) * ndim))
+    return FIELD_METHODS[name](ObjectScale(ndim=ndim, extent=(8,) * ndim))
 
 
 def some_labels(ndim: int) -> NDArray[np.int32]:

@@ -29,9 +29,9 @@ from embedseg_large.cli.segmentmany import exit_code, is_many, segment_many
 from embedseg_large.errors import EmbedSegError, UsageError
 from embedseg_large.options import Flag, Options
 from embedseg_large.runs.options import WorkerOptions
+from embedseg_large.segmentation.input_options import InputOptions
 from embedseg_large.segmentation.options import (
     ComputingOptions,
-    InputOptions,
     KeepingOptions,
     LogOption,
     ObjectOptions,

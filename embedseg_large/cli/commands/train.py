@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ from embedseg_large.cli.console import (
 )
 from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, Verbose
+from embedseg_large.options import Flag, Options
 from embedseg_large.training.options import (
     CropOptions,
     CurveOptions,
@@ -43,6 +45,15 @@ if TYPE_CHECKING:
     from embedseg_large.network.model import Model
 
 
+@dataclass(frozen=True, kw_only=True)
+class FromOption(Options):
+    """What is fine-tuned."""
+
+    start: Annotated[
+        str | None, Flag("Model to fine-tune: a bundled name or a file.", name="--from")
+    ] = None
+
+
 @reported()
 @grouped
 def train(
@@ -52,13 +63,10 @@ def train(
         str | None,
         typer.Option(help="Folder of masks with the same file names as the images."),
     ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option("--from", help="Model to fine-tune: a bundled name or a file."),
-    ] = None,
     *,
     given: Annotated[
         dict[str, Any],
+        FromOption,
         MethodOptions,
         StartOptions,
         LabelsOption,
@@ -99,12 +107,10 @@ def train(
     pairing = PairingOptions.among(given)
     if pairing["channel"] == "all":
         pairing["channel"] = None
-    options = TrainOptions.among(given)
+    options = TrainOptions.among(given) | FromOption.among(given)
     try:
         with TrainBars(quiet=as_json or not first) as watcher:
-            model = run(
-                images, masks, out=out, start=start, pairing=pairing, watcher=watcher, **options
-            )
+            model = run(images, masks, out=out, pairing=pairing, watcher=watcher, **options)
     except KeyboardInterrupt:
         if first:
             typer.echo(f"interrupted; {_what_is_kept(out)}", err=True)

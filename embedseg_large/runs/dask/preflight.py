@@ -41,7 +41,7 @@ NAMED = 3
 
 
 @dataclass(frozen=True)
-class Place:
+class SharedPlace:
     """A folder, store or file that every worker must be able to access."""
 
     name: str
@@ -135,7 +135,7 @@ def check_workers(
         _check_gpus(device, reports)
 
 
-async def probe_places(places: Sequence[Place], dask_worker: Worker) -> WorkerReport:
+async def probe_places(places: Sequence[SharedPlace], dask_worker: Worker) -> WorkerReport:
     """Report the view of a worker.
 
     Runs on the worker's event loop, which stays responsive: drives and networks are accessed in
@@ -163,14 +163,14 @@ def _version(package: str) -> str | None:
         return None
 
 
-async def _fault_in_time(place: Place) -> Fault | None:
+async def _fault_in_time(place: SharedPlace) -> Fault | None:
     try:
         return await asyncio.wait_for(asyncio.to_thread(fault_of, place), PROBE_SECONDS)
     except TimeoutError:
         return SILENT
 
 
-def fault_of(place: Place) -> Fault | None:
+def fault_of(place: SharedPlace) -> Fault | None:
     """Return the problem with a place in this process; None if there is none."""
     if is_remote(place.target):
         return _written_fault(place.target) if place.write else _read_fault(place.target)
@@ -239,7 +239,7 @@ def _can_write(file: str) -> bool:
 
 
 @contextmanager
-def _probes(places: Iterable[str], inputs: Iterable[str]) -> Iterator[list[Place]]:
+def _probes(places: Iterable[str], inputs: Iterable[str]) -> Iterator[list[SharedPlace]]:
     """The places, with a file or object of this process in each that is to be written."""
     to_write = [_written(path) for path in dict.fromkeys(places)]
     with ExitStack() as stack:
@@ -250,23 +250,23 @@ def _probes(places: Iterable[str], inputs: Iterable[str]) -> Iterator[list[Place
         yield [*to_write, *(_read(path) for path in dict.fromkeys(inputs))]
 
 
-def _written(path: str) -> Place:
+def _written(path: str) -> SharedPlace:
     """A place to write to; the probe of a folder that does not exist yet is in one above it."""
     folder = name = folder_at(path).path
     if not is_remote(path):
         folder = str(next(p for p in (Path(name), *Path(name).parents) if p.is_dir()))
-    return Place(name, f"{folder}/.seen-by-workers-{secrets.token_hex(8)}", write=True)
+    return SharedPlace(name, f"{folder}/.seen-by-workers-{secrets.token_hex(8)}", write=True)
 
 
-def _read(path: str) -> Place:
+def _read(path: str) -> SharedPlace:
     """A read-only place."""
     if is_remote(path):
-        return Place(shown(path), path, write=False)
+        return SharedPlace(shown(path), path, write=False)
     local = folder_at(path).path
-    return Place(local, local, write=False)
+    return SharedPlace(local, local, write=False)
 
 
-def _ask(client: Client, places: Sequence[Place]) -> dict[str, WorkerReport]:
+def _ask(client: Client, places: Sequence[SharedPlace]) -> dict[str, WorkerReport]:
     """Ask all workers at once, with a timeout for stuck ones."""
 
     async def ask() -> Any:

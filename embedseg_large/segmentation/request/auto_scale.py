@@ -63,7 +63,7 @@ _MATCH = 0.5  # IoU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class ScaleTrial:
     """A scale that was tried; diameters are along y and x, in voxels of the image."""
 
     diameter: float | None
@@ -90,7 +90,7 @@ class ScaleChoice:
     diameter: float | None
     """For `object_diameter` of `segment`; None: as the image is."""
     model_diameter: float
-    trials: tuple[Trial, ...]
+    trials: tuple[ScaleTrial, ...]
     places: tuple[Box, ...]
     """What was looked at, in voxels of the level."""
     timepoint: int | None = None
@@ -205,7 +205,8 @@ def choose_scale(
     assert network.object_diameter is not None
     if sample is None:
         empty = [
-            Trial(diameter=d, objects=0, found=None, views=0.0, neighbours=0.0) for _, d, _ in grids
+            ScaleTrial(diameter=d, objects=0, found=None, views=0.0, neighbours=0.0)
+            for _, d, _ in grids
         ]
         return _chosen(network.object_diameter, empty, (), None)
     looks = [
@@ -427,7 +428,7 @@ def _compare(
     diameters: Sequence[float | None],
     looks: Sequence[Sequence[_Trial]],
     ndim: int,
-) -> list[Trial]:
+) -> list[ScaleTrial]:
     """Agreement of each scale with itself and with the scales beside it."""
     trials = []
     for step, diameter, own in zip(steps, diameters, looks, strict=True):
@@ -439,7 +440,7 @@ def _compare(
         sizes = np.concatenate([np.bincount(o.labels.ravel())[1:] for o in own])
         sizes = sizes[sizes > 0]
         trials.append(
-            Trial(
+            ScaleTrial(
                 diameter=diameter,
                 objects=int(sizes.size),
                 found=_width(float(np.median(sizes)), ndim) if sizes.size else None,
@@ -482,7 +483,7 @@ def agreement(pairs: Sequence[tuple[NDArray[np.uint32], NDArray[np.uint32]]]) ->
 
 
 def _chosen(
-    known: float, trials: Sequence[Trial], places: tuple[Box, ...], timepoint: int | None
+    known: float, trials: Sequence[ScaleTrial], places: tuple[Box, ...], timepoint: int | None
 ) -> ScaleChoice:
     """The best trial; of equal ones that nearest to the image as it is."""
     best = max(trials, key=lambda t: (t.score, -abs(log((t.diameter or known) / known))))

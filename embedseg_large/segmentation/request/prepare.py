@@ -13,8 +13,9 @@ from embedseg_large.errors import ModelError, UsageError
 from embedseg_large.labels.target import label_target
 from embedseg_large.runs.paths import predictions_path, scratch_path
 from embedseg_large.runs.record import RUN_FILE, name_of_run
+from embedseg_large.segmentation.input_options import InputOptions
 from embedseg_large.segmentation.intensity_field import check_mode
-from embedseg_large.segmentation.options import InputOptions, SegmentOptions
+from embedseg_large.segmentation.options import SegmentOptions
 from embedseg_large.segmentation.request.auto_scale import (
     AUTO,
     ScaleThresholds,

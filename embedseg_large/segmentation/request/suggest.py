@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from embedseg_large.segmentation.options import InputOptions
+from embedseg_large.options import takes
+from embedseg_large.segmentation.input_options import InputOptions, SuggestOptions
 from embedseg_large.segmentation.request.auto_scale import ScaleChoice, choose_scale
 from embedseg_large.segmentation.request.prepare import (
     check_fit,
@@ -15,7 +15,7 @@ from embedseg_large.segmentation.request.prepare import (
     needs_2d,
     open_image,
 )
-from embedseg_large.segmentation.request.region import Range, region_of
+from embedseg_large.segmentation.request.region import region_of
 from embedseg_large.segmentation.segmenters.protocol import Network
 
 
@@ -41,16 +41,9 @@ class Suggestion:
         }
 
 
+@takes(SuggestOptions)
 def suggest_diameter(
-    volume: Any,
-    model: Network | str | os.PathLike[str] | None = None,
-    *,
-    channel: int | str | None = 0,
-    timepoint: int | None = None,
-    level: int | None = None,
-    region: Sequence[Range] | None = None,
-    axes: str | None = None,
-    voxel_size: Sequence[float] | None = None,
+    volume: Any, model: Network | str | os.PathLike[str] | None = None, **options: Any
 ) -> Suggestion:
     """Compare scales on a sample of an image, for `object_diameter` of `segment`.
 
@@ -58,12 +51,7 @@ def suggest_diameter(
     ----------
     volume, model
         See `segment`.
-    channel, timepoint, axes, voxel_size
-        As for `open_volume`; of a series the first timepoint that is not empty, if none is given.
-    level
-        Level to look at, and of whose voxels sizes are; default: the finest.
-    region
-        Where to look, see `segment`; default: places with much that is bright.
+    **options
 
     Raises
     ------
@@ -74,10 +62,8 @@ def suggest_diameter(
     ModelError
         The model cannot be used, or does not fit the image.
     """
-    options = InputOptions(
-        channel=channel, timepoint=timepoint, level=level, axes=axes, voxel_size=voxel_size
-    )
-    opened = open_image(volume, options)
+    asked = SuggestOptions.of(options, "suggest_diameter")
+    opened = open_image(volume, InputOptions(**InputOptions.among(vars(asked) | {"region": None})))
     if needs_2d(model, opened):
         opened = opened.flattened()
     network = load_network(model, opened.ndim)
@@ -86,7 +72,7 @@ def suggest_diameter(
     choice = choose_scale(
         opened,
         network,
-        within=region_of(region, opened.spatial_shape),
+        within=region_of(asked.region, opened.spatial_shape),
         timepoints=tuple(range(opened.n_timepoints)) if series else (None,),
     )
     return Suggestion(choice=choice, level=opened.level)

@@ -17,7 +17,7 @@ from embedseg_large.segmentation.scratch.versions import TileVersions
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.stitching.join import Joins
 from embedseg_large.stitching.relabel import settle
-from embedseg_large.stitching.seam import SEAM_DEPTH, Comparison, compare
+from embedseg_large.stitching.seam import SEAM_DEPTH, SeamComparison, compare
 from embedseg_large.stitching.tally import Entries, tally
 from embedseg_large.tiling.grid import Face, Grid, Index
 
@@ -28,7 +28,7 @@ class Checked(NamedTuple):
     tile: Index
     exact: bool
     """Whether the tile is certain of every voxel of its core."""
-    seams: list[tuple[Face, Comparison]]
+    seams: list[tuple[Face, SeamComparison]]
 
     def noted(self) -> Note:
         """For the journal: whether it is exact, and the seams that disagree."""
@@ -54,7 +54,7 @@ class Checked(NamedTuple):
             )
             low, high = (np.array(i, np.uint64) for i in ids)
             overlap = np.array(overlap, np.int64)
-            seams.append((face, Comparison(voxels, disagreeing, low, high, overlap)))
+            seams.append((face, SeamComparison(voxels, disagreeing, low, high, overlap)))
         return cls(index, bool(exact), seams)
 
 

@@ -20,7 +20,7 @@ from embedseg_large.runs.journal import Note
 from embedseg_large.runs.tasks import Call, Each, Runner, Task
 from embedseg_large.segmentation.scratch.versions import MISSING, TileVersion, TileVersions
 from embedseg_large.segmentation.stages.job import Job
-from embedseg_large.segmentation.steps import Ledger, Stage
+from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.stitching.join import Joins, join_pairs
 from embedseg_large.stitching.ownership import Claims, claim, turn
 from embedseg_large.stitching.tile_result import TileResult
@@ -90,7 +90,7 @@ class Ownership:
             stage=Stage.CHECK,
             make=make,
             index=index,
-            ledger=Ledger.CLAIM.part(of, now),
+            ledger=LedgerKind.CLAIM.part(of, now),
             number=self.job.clustering().number(index),
             noted=Claimed.noted,
             recalled=Claimed.recalled,
@@ -108,7 +108,7 @@ class Ownership:
             stage=Stage.CHECK,
             make=partial(Call, settle_tile, (self.job, index, claims), where=f"tile {index}"),
             index=index,
-            ledger=Ledger.SETTLE.part(),
+            ledger=LedgerKind.SETTLE.part(),
             number=grid.number(index),
         )
 

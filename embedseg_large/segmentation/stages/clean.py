@@ -28,7 +28,7 @@ from embedseg_large.segmentation.scratch.versions import EMPTY, TileVersion, Til
 from embedseg_large.segmentation.seams import SeamState
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.read import read_normalised
-from embedseg_large.segmentation.steps import Ledger, Stage
+from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.stitching.tile_result import TileResult
 from embedseg_large.tiling.grid import Index
 
@@ -163,7 +163,7 @@ class Cleaning:
             stage=Stage.CLEAN,
             make=make,
             index=index,
-            ledger=Ledger.CLEAN.part(step),
+            ledger=LedgerKind.CLEAN.part(step),
             number=self.job.clustering().number(index),
             noted=record.noted,
             recalled=record.recalled,

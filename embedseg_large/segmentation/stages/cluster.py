@@ -19,7 +19,7 @@ from embedseg_large.segmentation.segmenters.protocol import TileLabeller
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.predict import Predicted, unchanged
 from embedseg_large.segmentation.stages.read import read_normalised, stamp_of
-from embedseg_large.segmentation.steps import Ledger, Stage
+from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.stitching.middle import middles, numbered
 from embedseg_large.stitching.seam import SEAM_DEPTH
 from embedseg_large.stitching.tile_result import Frame, make_result
@@ -49,7 +49,7 @@ def cluster_task(job: Job, index: Index, level: int, predictions: NDArray[np.uin
         stage=Stage.CLUSTER,
         make=make,
         index=index,
-        ledger=Ledger.CLUSTER.part(level),
+        ledger=LedgerKind.CLUSTER.part(level),
         number=grid.number(index),
         **({} if job.traits.predicts else _stamped(job, tile)),
     )

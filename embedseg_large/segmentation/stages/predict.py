@@ -16,7 +16,7 @@ from embedseg_large.segmentation.scratch.versions import ABSENT, DARK, EMPTY, MA
 from embedseg_large.segmentation.segmenters.protocol import Predictor
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.read import read_padded, stamp_of
-from embedseg_large.segmentation.steps import Ledger, Stage
+from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.tiling.grid import Index, Tile
 
 KEPT_SEED = 0.1
@@ -47,7 +47,7 @@ def predict_task(job: Job, index: Index) -> Task:
         stage=Stage.PREDICT,
         make=make,
         index=index,
-        ledger=Ledger.PREDICT.part(),
+        ledger=LedgerKind.PREDICT.part(),
         number=job.prediction.number(index),
         noted=Predicted.noted,
         recalled=lambda note: unchanged(job, job.prediction.tile(index).region, note),

@@ -18,7 +18,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.methods.protocol import FieldMethod
 from embedseg_large.network.model import Model
 from embedseg_large.training.data.targets import IGNORED
-from embedseg_large.training.decoding import Decoder
+from embedseg_large.training.decoding import MethodDecoder
 from embedseg_large.training.tuning.thresholds import IOUS, TOLERANCE, ap_of, counts_of
 from embedseg_large.training.validation import Example
 
@@ -37,7 +37,7 @@ def with_tuned_knobs(model: Model, examples: Sequence[Example]) -> Model:
         What to score it on; predictions of each are made once, with the model's default
         augmentation.
     """
-    decoder = Decoder.of(model)
+    decoder = MethodDecoder.of(model)
     method = decoder.method
     assert method is not None
     tried = list(product(*(knob.values for knob in method.knobs)))
@@ -57,7 +57,7 @@ def with_tuned_knobs(model: Model, examples: Sequence[Example]) -> Model:
 
 
 def _counts(
-    decoder: Decoder, model: Model, example: Example, tried: Sequence[Setting]
+    decoder: MethodDecoder, model: Model, example: Example, tried: Sequence[Setting]
 ) -> dict[Setting, NDArray[np.int64]]:
     """Return true positives, false positives and false negatives at each IoU, by setting."""
     assert decoder.method is not None

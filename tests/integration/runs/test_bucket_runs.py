@@ -27,7 +27,7 @@ from embedseg_large.cli.app import app
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.errors import OutputError, UnreachableError, UsageError
 from embedseg_large.runs.dask import preflight
-from embedseg_large.runs.dask.preflight import Place
+from embedseg_large.runs.dask.preflight import SharedPlace
 from embedseg_large.runs.lock import Lock
 from embedseg_large.runs.paths import lock_folder, predictions_path, scratch_path
 from embedseg_large.segmentation.status import RunStatus, run_status
@@ -370,7 +370,7 @@ def _forget() -> None:
 
 
 def test_a_bucket_of_the_same_name_elsewhere_is_another_place(before: set[str]) -> None:
-    unseen = Place(BUCKET, f"{BUCKET}/.seen-by-workers-1", write=True)
+    unseen = SharedPlace(BUCKET, f"{BUCKET}/.seen-by-workers-1", write=True)
     assert preflight.fault_of(unseen) == preflight.OTHER_STORE
     folder_at(BUCKET).write(".seen-by-workers-1", b"")
     assert preflight.fault_of(unseen) is None

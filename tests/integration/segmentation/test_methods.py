@@ -14,7 +14,7 @@ import embedseg_large as es
 from embedseg_large.errors import ModelError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.methods.of_model import method_of
-from embedseg_large.methods.protocol import FieldMethod, Scale
+from embedseg_large.methods.protocol import FieldMethod, ObjectScale
 from embedseg_large.methods.registry import FIELD_METHODS, field_method
 from embedseg_large.network.backbones import new_network
 from embedseg_large.network.model import Model
@@ -47,7 +47,7 @@ class Oracle:
         plain = ModelSettings.from_objects(
             pitch=(0.1,) * 3, extent=EXTENT, min_object_size=5, context=(16, 16, 16)
         )
-        method = field_method(name, Scale(ndim=3, extent=EXTENT))
+        method = field_method(name, ObjectScale(ndim=3, extent=EXTENT))
         return cls(replace(plain, method=name, fields=method.fields, halo=method.halo))
 
     @property

@@ -15,7 +15,7 @@ from embedseg_large.comparison.contenders import EVERY, choose
 from embedseg_large.comparison.division import divide, middle_of, truth_of
 from embedseg_large.comparison.networks import Clock, EnoughError, Probe
 from embedseg_large.comparison.options import CompareOptions, seconds_of
-from embedseg_large.comparison.place import Place
+from embedseg_large.comparison.place import ComparisonPlace
 from embedseg_large.comparison.result import Cut, Standing, TileCheck, Trial
 from embedseg_large.errors import UsageError
 from embedseg_large.training.data.sources import Pair, find_pairs
@@ -178,7 +178,7 @@ def test_labels_depend_on_tiles_if_any_object_differs() -> None:
 
 
 def test_another_comparison_in_the_same_place_is_refused(tmp_path: Path) -> None:
-    place = Place(tmp_path / "page.html")
+    place = ComparisonPlace(tmp_path / "page.html")
     place.begin({"steps": 5, "backbone": "erfnet"}, overwrite=False)
     place.begin({"steps": 5, "backbone": "erfnet"}, overwrite=False)
     with pytest.raises(UsageError, match=r"with steps 5 \(now 6\); resume it") as refused:
@@ -190,7 +190,7 @@ def test_another_comparison_in_the_same_place_is_refused(tmp_path: Path) -> None
 
 
 def test_a_folder_that_is_no_comparison_is_left_alone(tmp_path: Path) -> None:
-    place = Place(tmp_path / "page.html")
+    place = ComparisonPlace(tmp_path / "page.html")
     place.folder.mkdir()
     (place.folder / "thesis.txt").touch()
     with pytest.raises(UsageError, match="is there and is no comparison"):
@@ -200,4 +200,4 @@ def test_a_folder_that_is_no_comparison_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_page_is_html(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the page is an HTML file"):
-        Place(tmp_path / "page.pdf").check()
+        ComparisonPlace(tmp_path / "page.pdf").check()

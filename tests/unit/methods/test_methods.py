@@ -17,7 +17,7 @@ from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.scores import scores
 from embedseg_large.geometry import Box
 from embedseg_large.methods.embedseg import EmbedSeg
-from embedseg_large.methods.protocol import FieldMethod, Method, Promise, Scale
+from embedseg_large.methods.protocol import FieldMethod, Method, ObjectScale, Promise
 from embedseg_large.methods.registry import FIELD_METHODS, NAMES, check_usable, field_method
 from embedseg_large.testing.synthetic import synthetic_embryo
 
@@ -26,7 +26,7 @@ SEPARATING = [name for name in FIELD_METHODS if name != "two-class"]
 
 
 def method_of(name: str, ndim: int, least: int = 10) -> FieldMethod:
-    scale = Scale(ndim=ndim, extent=(EXTENT,) * ndim, min_object_size=least)
+    scale = ObjectScale(ndim=ndim, extent=(EXTENT,) * ndim, min_object_size=least)
     return field_method(name, scale)
 
 
@@ -193,7 +193,7 @@ def test_stricter_knobs_find_less(name: str) -> None:
 def test_embedseg_as_a_method_is_embedseg() -> None:
     raw = np.random.default_rng(0).normal(size=(5, 24, 24)).astype(np.float32) * 0.1
     raw[-1] += 3
-    method = EmbedSeg(Scale(ndim=2, extent=(9, 9)), pitch=(0.05, 0.05), reach=(12, 12))
+    method = EmbedSeg(ObjectScale(ndim=2, extent=(9, 9)), pitch=(0.05, 0.05), reach=(12, 12))
     stored = method.stored(raw)
     np.testing.assert_array_equal(stored, quantise(raw, (0.05, 0.05)))
     found = whole(method, stored)
@@ -202,7 +202,10 @@ def test_embedseg_as_a_method_is_embedseg() -> None:
 
 
 def test_a_method_that_does_not_exist_is_refused() -> None:
-    for refuse in (check_usable, lambda name: field_method(name, Scale(ndim=2, extent=(9, 9)))):
+    for refuse in (
+        check_usable,
+        lambda name: field_method(name, ObjectScale(ndim=2, extent=(9, 9))),
+    ):
         with pytest.raises(UsageError, match="method is 'magic'; use embedseg, three-class"):
             refuse("magic")
 

@@ -16,7 +16,7 @@ from embedseg_large.errors import IntensityError, OutputError
 from embedseg_large.napari.wording import in_words_of_panel
 from embedseg_large.runs.runner import failure
 from embedseg_large.runs.tasks import Call, Failed, Task
-from embedseg_large.segmentation.extents import Scale
+from embedseg_large.segmentation.extents import SizeScale
 from embedseg_large.segmentation.request.scale import voxel_size_warning
 from embedseg_large.storage.disk import output_errors
 from embedseg_large.tiling.resampling import Resampling
@@ -25,7 +25,7 @@ from embedseg_large.volumes.volume import open_volume
 
 
 def test_objects_of_another_size_are_for_the_box_that_finds_the_scale() -> None:
-    scale = Scale(level=0, is_automatic=False, model_diameter=40.0, found_diameter=15.0)
+    scale = SizeScale(level=0, is_automatic=False, model_diameter=40.0, found_diameter=15.0)
     assert scale.warning is not None
     assert in_words_of_panel(scale.warning).endswith(
         "check whether they are pieces or clumps; find the scale compares scales on a sample"

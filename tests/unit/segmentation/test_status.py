@@ -14,23 +14,26 @@ import embedseg_large as es
 from embedseg_large.runs.events import Event, Recalled, TaskDone
 from embedseg_large.runs.progress import Observer
 from embedseg_large.segmentation.status import RunStatus, run_status
-from embedseg_large.segmentation.steps import Ledger, Stage
+from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.testing.oracle import OracleNetwork
 
 
 @pytest.mark.parametrize("section", ["", "t00003/"])
-@pytest.mark.parametrize("ledger", Ledger)
-def test_a_ledger_is_known_by_its_name_in_the_journal(ledger: Ledger, section: str) -> None:
-    assert Ledger.of(section + ledger.part()) is ledger
-    assert Ledger.of(section + ledger.part(3, "x")) is ledger
+@pytest.mark.parametrize("ledger", LedgerKind)
+def test_a_ledger_is_known_by_its_name_in_the_journal(ledger: LedgerKind, section: str) -> None:
+    assert LedgerKind.of(section + ledger.part()) is ledger
+    assert LedgerKind.of(section + ledger.part(3, "x")) is ledger
     assert isinstance(ledger.stage, Stage)
 
 
 def test_names_in_the_journal_are_those_of_older_runs() -> None:
-    assert Ledger.COMPARE.part(2) == "check/2"
-    assert Ledger.CLAIM.part("whole", 3) == "claim/whole/3"
-    assert [ledger.part() for ledger in (Ledger.PREDICT, Ledger.SETTLE)] == ["predict", "settle"]
-    assert Ledger.of("later/0") is None
+    assert LedgerKind.COMPARE.part(2) == "check/2"
+    assert LedgerKind.CLAIM.part("whole", 3) == "claim/whole/3"
+    assert [ledger.part() for ledger in (LedgerKind.PREDICT, LedgerKind.SETTLE)] == [
+        "predict",
+        "settle",
+    ]
+    assert LedgerKind.of("later/0") is None
 
 
 class Stop(Observer):

@@ -19,7 +19,7 @@ from embedseg_large.errors import UsageError
 from embedseg_large.segmentation.extents import extents
 from embedseg_large.segmentation.options import SegmentOptions
 from embedseg_large.segmentation.request import suggest as suggesting
-from embedseg_large.segmentation.request.auto_scale import ScaleChoice, Trial
+from embedseg_large.segmentation.request.auto_scale import ScaleChoice, ScaleTrial
 from embedseg_large.segmentation.request.prepare import prepare
 from embedseg_large.segmentation.request.scale import nearest_level, voxel_size_warning
 from embedseg_large.segmentation.request.suggest import suggest_diameter
@@ -189,8 +189,8 @@ def test_suggest_shows_the_scales_and_the_command_to_run(
     assert failed.exit_code == 2
 
 
-def trial(diameter: float | None, **found: float) -> Trial:
-    return Trial(diameter=diameter, objects=9, found=20.0, **found)
+def trial(diameter: float | None, **found: float) -> ScaleTrial:
+    return ScaleTrial(diameter=diameter, objects=9, found=20.0, **found)
 
 
 def test_info_describes_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from embedseg_large.training.data.sources import find_pairs
 from embedseg_large.training.data.supply import EMPTY, AnnotatedSource, Mixture, drawn_rows
 from embedseg_large.training.data.targets import Batch, Sample, collate
 from embedseg_large.training.learner import _Watched
-from embedseg_large.training.objective import Outcome
+from embedseg_large.training.objective import BatchLoss
 from embedseg_large.training.processes import Processes
 
 ROBUST = AugmentSettings.robust()
@@ -258,5 +258,5 @@ def test_errors_are_forgotten_crop_by_crop() -> None:
     watched = _Watched.of(crops)
     assert watched is not None
     overlaps, samples = torch.tensor([0.5, 0.7, 1.0]), torch.tensor([0, 0, 1])
-    watched.add([(0, 0), (0, 1)], Outcome({}, overlaps, samples))  # errors .4 and 0
+    watched.add([(0, 0), (0, 1)], BatchLoss({}, overlaps, samples))  # errors .4 and 0
     assert watched.errors(Processes()) == pytest.approx([1.0, 1 + (1 - 0.7**2) * (0.2 - 1)])
