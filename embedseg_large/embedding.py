@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import log
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,6 +130,20 @@ def raw_fields(ndim: int) -> tuple[Field, ...]:
         Field(name="sigmas", kind="magnitude", axes=axes),
         Field(name="seed", kind="scalar", head=1),
     )
+
+
+class Quiet(NamedTuple):
+    """Where a single pass is enough: if it finds nothing that could become foreground."""
+
+    core: tuple[slice, ...]
+    """The part of the image whose predictions are kept."""
+    seediness: float
+    """Between 0 and 1: the first pass must not exceed it anywhere in the core."""
+
+    def holds(self, raw: Any) -> bool:
+        """Whether raw channels ``(channels, *spatial)``, seed last, stay below in the core."""
+        logit = log(self.seediness / (1 - self.seediness))
+        return bool(raw[(-1, *self.core)].max() <= logit)
 
 
 def quantise(raw: NDArray[np.floating], pitch: Sequence[float]) -> NDArray[np.float16]:

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -197,6 +198,11 @@ def _print(table: Table) -> None:
     with console.capture() as captured:
         console.print(table)
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+
+
+def clock(seconds: float) -> str:
+    """A time as hours, minutes and seconds."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def readable_bytes(count: float) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from datetime import timedelta
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from embedseg_large.cli.console import clock
 from embedseg_large.runs.events import Event, Planned, StageBegun, TaskEvent
 from embedseg_large.runs.forecast import Forecast, StageForecast
 from embedseg_large.runs.progress import Observer
@@ -138,13 +138,9 @@ def _rate(stage: StageForecast) -> str:
 
 
 def _times(forecast: Forecast) -> str:
-    elapsed, left = f"{_clock(forecast.elapsed)} elapsed", forecast.left
+    elapsed, left = f"{clock(forecast.elapsed)} elapsed", forecast.left
     if forecast.is_waiting:
         return f"{elapsed}, waiting for workers ..."
     if not forecast.has_work:
         return elapsed
-    return f"{elapsed}, " + ("time left unknown so far" if left is None else f"{_clock(left)} left")
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    return f"{elapsed}, " + ("time left unknown so far" if left is None else f"{clock(left)} left")

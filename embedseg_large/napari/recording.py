@@ -62,10 +62,10 @@ class Recording:
         return getattr(self._network, name)
 
     def predict_tile(
-        self, image: NDArray[np.float32], region: Box, tta: bool | int | str
+        self, image: NDArray[np.float32], region: Box, tta: bool | int | str, **quiet: Any
     ) -> NDArray[np.float16]:
         """Predict a tile, and keep its core."""
-        stored = self._network.predict_tile(image, region, tta)
+        stored = self._network.predict_tile(image, region, tta, **quiet)
         self._keep(stored, region)
         return stored
 

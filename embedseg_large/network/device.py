@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
+import psutil
 import torch
+from dask.system import cpu_count
 
 from embedseg_large.errors import UsageError
 
@@ -18,9 +18,8 @@ that the batch size, and with it the choice of kernels, is the same on all worke
 
 
 def available_cores() -> int:
-    """Count the cores this process may use, which a scheduler may have limited."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    """Count the cores this process may use, which affinity or the quota of a container limit."""
+    return int(cpu_count())
 
 
 def default_device() -> str:
@@ -70,6 +69,24 @@ def checked_device(device: str) -> str:
     if device_kind(device) == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device is {device!r}, but torch finds no CUDA device here; use cpu")
     return device
+
+
+def lanes_that_fit(most: int, voxels: int, first: float, more: float) -> int:
+    """Return the number of passes that the CPU computes side by side, at least 1.
+
+    As many as fit into half of the memory that is free. It affects no bit of the result.
+
+    Parameters
+    ----------
+    most
+        The most that are of use.
+    voxels
+        Size of the input of one pass.
+    first, more
+        Bytes that the first pass takes per voxel, and each one beside it.
+    """
+    room = 0.5 * psutil.virtual_memory().available / voxels
+    return max(1, min(most, 1 + int((room - first) / more)))
 
 
 def passes_that_fit(device: str, voxels: int, most: int) -> int:

@@ -24,13 +24,17 @@ def in_order(
     """Yield ``function(item)`` for each item, in order, computed on `lanes` threads.
 
     Inside the function torch has one thread. At most `lanes` items are being processed or waiting
-    to be yielded, so memory does not grow with the number of items.
+    to be yielded, so memory does not grow with the number of items. After the first result no
+    further item begins until the second is asked for, as the caller may not want it.
     """
     threads = torch.get_num_threads()
     waiting = iter(items)
     try:
         with ThreadPoolExecutor(lanes, "lane", _use_one_thread) as pool:
             running = deque(pool.submit(function, item) for item in islice(waiting, lanes))
+            if running:
+                yield running.popleft().result()
+                running.extend(pool.submit(function, item) for item in islice(waiting, 1))
             while running:
                 result = running.popleft().result()
                 running.extend(pool.submit(function, item) for item in islice(waiting, 1))

@@ -15,11 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedseg_large.embedding import Embedding, dequantise, quantise
+from embedseg_large.embedding import Embedding, Quiet, dequantise, quantise
 from embedseg_large.errors import ModelError, RunError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.network.backbones import inference_network
-from embedseg_large.network.device import available_cores, checked_device, passes_that_fit
+from embedseg_large.network.device import (
+    available_cores,
+    checked_device,
+    lanes_that_fit,
+    passes_that_fit,
+)
 from embedseg_large.network.lanes import in_order
 from embedseg_large.network.modelfile import StoredModel, write_model_file
 from embedseg_large.network.settings import EMBEDSEG, STRIDE, ModelSettings, Thresholds
@@ -33,6 +38,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # transforms), and a tenth more.
 BYTES_PER_VOXEL = {"erfnet": (250.0, 90.0), "unet": (1050.0, 680.0)}
 """By backbone, of the first lane and of each further one."""
+
+AUGMENT_ABOVE = 0.2
+"""Where no voxel of the first pass is above this, the mean of 16 stayed below 0.35 on all volumes
+of the panel, cores of 8 voxels included: it cannot become foreground, which begins at 0.5."""
 
 
 class Model:
@@ -154,6 +163,11 @@ class Model:
         return self.settings.thresholds_of(self.tta_mode(tta))
 
     @property
+    def augment_above(self) -> float:
+        """Seediness of the first pass above which a tile is worth the others; 0: every tile is."""
+        return AUGMENT_ABOVE if self.settings.method == EMBEDSEG else 0.0
+
+    @property
     def object_diameter(self) -> float | None:
         """Mean extent of the training objects along y and x, in voxels; None if unknown."""
         return self.settings.object_diameter
@@ -179,10 +193,11 @@ class Model:
 
     @property
     def bytes_per_voxel(self) -> float:
-        """Peak memory of a prediction on the CPU per voxel of its input, in bytes."""
-        lanes = min(self.lanes, len(group(self.tta_modes[-1], self.ndim)))
-        first, more = BYTES_PER_VOXEL[self.settings.backbone]
-        return first + (lanes - 1) * more
+        """Peak memory of a prediction on the CPU per voxel of its input, in bytes, with one lane.
+
+        More lanes are used only where memory is free.
+        """
+        return BYTES_PER_VOXEL[self.settings.backbone][0]
 
     @property
     def tta_modes(self) -> tuple[str, ...]:
@@ -245,7 +260,10 @@ class Model:
         write_model_file(stored, Path(path), dtype)
 
     def predict_raw(
-        self, image: NDArray[np.floating], tta: bool | int | str = False
+        self,
+        image: NDArray[np.floating],
+        tta: bool | int | str = False,
+        quiet: Quiet | None = None,
     ) -> NDArray[np.float32]:
         """Compute the network's raw channels.
 
@@ -256,6 +274,8 @@ class Model:
             size: it is padded at the far end and the result is cropped.
         tta
             Test-time augmentation, see `tta_mode`.
+        quiet
+            When the first pass is enough; it is what is returned then. Needs a seed channel.
 
         Returns
         -------
@@ -275,7 +295,7 @@ class Model:
         channels = self._checked(image)
         shape = channels.shape[1:]
         padded = torch.from_numpy(_pad(channels)).to(self.device)
-        raw = self._mean(padded, elements)
+        raw = self._mean(padded, elements, quiet)
         if not torch.isfinite(raw).all():
             raise ModelError(
                 f"the network returns infinities or NaN in {self.dtype}; "
@@ -284,7 +304,10 @@ class Model:
         return raw.cpu().numpy()[(slice(None), *Box.whole(shape).slices)]
 
     def predict_stored(
-        self, image: NDArray[np.floating], tta: bool | int | str = True
+        self,
+        image: NDArray[np.floating],
+        tta: bool | int | str = True,
+        quiet: Quiet | None = None,
     ) -> NDArray[np.float16]:
         """Predict in the form that is stored, see `embedseg_large.embedding.quantise`.
 
@@ -298,16 +321,17 @@ class Model:
                 f"the model is of the method {self.settings.method}, which has no embedding; "
                 "use segment, or predict_raw"
             )
-        return quantise(self.predict_raw(image, tta), self.pitch)
+        return quantise(self.predict_raw(image, tta, quiet), self.pitch)
 
     def predict_tile(
         self,
         image: NDArray[np.float32],
         region: Box,  # noqa: ARG002  (an oracle answers by it)
         tta: bool | int | str = True,
+        quiet: Quiet | None = None,
     ) -> NDArray[np.float16]:
         """Predict one tile for the engine: `predict_stored`, wherever the tile lies."""
-        return self.predict_stored(image, tta)
+        return self.predict_stored(image, tta, quiet)
 
     def predict(self, image: NDArray[np.floating], tta: bool | int | str = True) -> Embedding:
         """Predict the embedding of an image, rounded as when a whole volume is segmented.
@@ -336,17 +360,20 @@ class Model:
         with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
             return self._network(images)
 
-    def _mean(self, image: Tensor, elements: Sequence[SignedPermutation]) -> Tensor:
+    def _mean(
+        self, image: Tensor, elements: Sequence[SignedPermutation], quiet: Quiet | None
+    ) -> Tensor:
         """Average over a group; if memory runs out, with half the batch size, down to one."""
         fields = self.settings.channel_fields
         width = self._passes_at_once(image, len(elements))
+        enough = None if quiet is None else quiet.holds
         while True:
             try:
                 # a GPU is filled by a batch, a CPU by passes side by side
                 if self._is_on_cpu:
                     each = partial(in_order, lanes=width)
-                    return mean_raw(self._forward, image, fields, elements, each)
-                return mean_raw(self._forward, image, fields, elements, map, batch=width)
+                    return mean_raw(self._forward, image, fields, elements, each, enough=enough)
+                return mean_raw(self._forward, image, fields, elements, map, width, enough)
             except (MemoryError, RuntimeError) as error:
                 if not _is_lack_of_memory(error):
                     raise
@@ -369,7 +396,8 @@ class Model:
     def _passes_at_once(self, image: Tensor, most: int) -> int:
         """Return the initial number of passes per batch of an augmentation."""
         if self._is_on_cpu:
-            return self.lanes
+            first, more = BYTES_PER_VOXEL[self.settings.backbone]
+            return lanes_that_fit(min(self.lanes, most), image.numel() // len(image), first, more)
         return passes_that_fit(self.device, image.numel() // len(image), most)
 
 

@@ -1,4 +1,8 @@
-"""Test-time augmentation: the mean of the network's outputs for an image in all orientations."""
+"""Test-time augmentation: the mean of the network's outputs for an image in all orientations.
+
+Most of an embryo's surroundings is background, where further orientations only confirm the first:
+`embedseg_large.embedding.Quiet` says when one is enough.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from embedseg_large.symmetry import SignedPermutation
 Forward = Callable[[Tensor], Tensor]
 Batch = tuple[SignedPermutation, ...]
 Each = Callable[[Callable[[Batch], list[Tensor]], Iterable[Batch]], Iterator[list[Tensor]]]
+Enough = Callable[[Tensor], bool]
 
 
 def turn(tensor: Tensor, p: SignedPermutation) -> Tensor:
@@ -62,6 +67,15 @@ def batches(
         yield from (together[i : i + size] for i in range(0, len(together), size))
 
 
+def _first_alone(planned: Iterator[Batch]) -> Iterator[Batch]:
+    """Run the first element of all in a batch of its own; the order stays."""
+    first = next(planned)
+    yield first[:1]
+    if first[1:]:
+        yield first[1:]
+    yield from planned
+
+
 @torch.inference_mode()
 def mean_raw(
     forward: Forward,
@@ -70,6 +84,7 @@ def mean_raw(
     elements: Sequence[SignedPermutation],
     each: Each,
     batch: int = 1,
+    enough: Enough | None = None,
 ) -> Tensor:
     """Average the raw channels over a group, each turned back before it is added.
 
@@ -89,6 +104,9 @@ def mean_raw(
         How the passes are run: like `map`, it must keep the order.
     batch
         Maximum number of turned images per pass.
+    enough
+        Whether the raw channels of the first pass, turned back, need no further ones; they are
+        returned then.
     """
 
     @torch.inference_mode()  # is a property of the thread, and `each` may use other threads
@@ -97,8 +115,17 @@ def mean_raw(
         return [turn_raw(raw, fields, p.inverse) for raw, p in zip(raws, together, strict=True)]
 
     # added in one order for any batches: sums of sums would have other bits
-    results = chain.from_iterable(each(turned_passes, batches(elements, image.shape[1:], batch)))
+    planned = batches(elements, image.shape[1:], batch)
+    if enough is not None and len(elements) > 1:
+        planned = _first_alone(planned)
+    running = each(turned_passes, planned)
+    results = chain.from_iterable(running)
     total = next(results)
+    if enough is not None and enough(total):
+        close = getattr(running, "close", None)  # what is planned but has not begun never does
+        if close is not None:
+            close()
+        return total
     for raw in results:
         total += raw
     total /= len(elements)

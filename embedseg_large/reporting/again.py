@@ -8,7 +8,8 @@ from typing import Any
 
 _SIZES = ("tile", "context", "cluster_tile", "halo", "max_halo")
 _WIDTH = 80
-_VALUES = ("tta", "device", "dtype", "min_object_size", "foreground", "seed", "margin")
+_NETWORK = ("tta", "augment_above", "device", "dtype")
+_VALUES = (*_NETWORK, "min_object_size", "foreground", "seed", "margin")
 
 
 def command(made: Mapping[str, Any], model: str) -> str:

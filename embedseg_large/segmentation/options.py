@@ -108,6 +108,16 @@ class ComputingOptions(Options):
     ] = None
     """Number format of the network: float32, bfloat16 or float16; default: float16 on a GPU, else
     float32."""
+    augment_above: Annotated[
+        float | None,
+        Flag(
+            "Augment only tiles in which the first pass finds a seediness above this; 0: all "
+            "tiles. Default: 0.2.",
+            metavar="S",
+        ),
+    ] = None
+    """Augment only tiles in which the first pass finds a seediness above this; 0: all tiles.
+    Default: the model's, 0.2, far enough below `foreground` to change no label."""
 
 
 @dataclass(frozen=True, kw_only=True)

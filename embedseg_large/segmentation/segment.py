@@ -53,7 +53,8 @@ from embedseg_large.segmentation.pipeline import (
     write_labels,
 )
 from embedseg_large.segmentation.report import SegmentResult, merged, published_result
-from embedseg_large.segmentation.request.estimate import check_memory
+from embedseg_large.segmentation.request.duration import note_rate
+from embedseg_large.segmentation.request.estimate import check_memory, estimate_of
 from embedseg_large.segmentation.request.facts import facts_of, provenance
 from embedseg_large.segmentation.request.prepare import AnyModel, prepare, timepoints_of
 from embedseg_large.segmentation.request.request import Request, Timepoint
@@ -133,7 +134,10 @@ def segment(
             check_memory(where, request)
         report = asked.performance_report
         with begin(request) as run, _executor(request, run, where, report) as executor:
-            return run_request(request, run, executor, progress)
+            result = run_request(request, run, executor, progress)
+        if where is None and not result.summary["resumed"]:
+            note_rate(request, estimate_of(request), result.summary["stages"])
+        return result
 
 
 def begin(request: Request) -> AbstractContextManager[Run]:

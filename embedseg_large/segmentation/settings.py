@@ -51,6 +51,9 @@ class SegmentSettings:
     """Whether only the largest connected piece of each instance is kept."""
     fill_holes: bool = False
     """Whether background enclosed by one instance becomes part of it."""
+    augment_above: float = 0.0
+    """Tiles in whose core the first pass finds no higher seediness get no further passes; 0: all
+    tiles get all."""
 
     def __post_init__(self) -> None:
         for name in ("tile", "context"):
@@ -62,6 +65,11 @@ class SegmentSettings:
         _at_least("cluster_tile", self.cluster_tile, (2 * SEAM_DEPTH,) * self.ndim)
         _at_least("halo", self.halo, (SEAM_DEPTH,) * self.ndim)
         _at_least("max_halo", self.max_halo, self.halo)
+        if not 0 <= self.augment_above <= self.foreground:
+            raise UsageError(
+                f"augment_above is {self.augment_above}; pass a number from 0 to the seediness of "
+                f"foreground, {self.foreground}"
+            )
         self.clustering()
 
     @property

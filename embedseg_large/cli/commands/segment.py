@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -17,7 +17,6 @@ from embedseg_large.cli.console import (
     print_json,
     print_table,
     progress_bars,
-    readable_bytes,
     reported,
     set_up_logging,
     stop_on_sigterm,
@@ -26,6 +25,7 @@ from embedseg_large.cli.console import (
 from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, Verbose
 from embedseg_large.cli.segmentmany import exit_code, is_many, segment_many
+from embedseg_large.cli.units import clock, readable_bytes
 from embedseg_large.errors import EmbedSegError, UsageError
 from embedseg_large.options import Flag, Options
 from embedseg_large.runs.options import WorkerOptions
@@ -41,6 +41,9 @@ from embedseg_large.segmentation.options import (
     SegmentOptions,
     TileOptions,
 )
+
+if TYPE_CHECKING:
+    from embedseg_large.segmentation.request.duration import Duration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class ModelOption(Options):
 class DryRunOption(Options):
     """Whether nothing is to be done."""
 
-    dry_run: Annotated[bool, Flag("Print tiles, scratch space and memory, and stop.")] = False
+    dry_run: Annotated[bool, Flag("Print tiles, scratch space, memory and time, and stop.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +183,8 @@ def _run_and_report(store: str, model: str | None, options: dict[str, Any]) -> d
 
 
 def _print_estimate(store: str, model: str | None, given: Mapping[str, Any], as_json: bool) -> None:
+    from embedseg_large.runs.dask.backend import chosen, processes_of
+    from embedseg_large.segmentation.request.duration import duration_of
     from embedseg_large.segmentation.request.estimate import estimate_of
     from embedseg_large.segmentation.request.prepare import default_model, prepare
     from embedseg_large.segmentation.request.scale import voxel_size_warning
@@ -187,9 +192,12 @@ def _print_estimate(store: str, model: str | None, given: Mapping[str, Any], as_
     asked = SegmentOptions(**SegmentOptions.among(given))
     request = prepare(store, model, given["labels"], asked)
     plan = estimate_of(request)
+    workers = WorkerOptions(**WorkerOptions.among(given))
+    time = duration_of(request, plan, processes=processes_of(chosen(workers)))
     if as_json:
         settings = request.settings.as_dict()
-        print_json({"plan": plan.as_dict(), "settings": settings, "labels": request.target.path})
+        found = {"plan": plan.as_dict(), "time": None if time is None else time.as_dict()}
+        print_json(found | {"settings": settings, "labels": request.target.path})
         return
     raised = ",".join(map(str, request.settings.max_halo))
     most = max(
@@ -213,6 +221,7 @@ def _print_estimate(store: str, model: str | None, given: Mapping[str, Any], as_
             "scratch space": f"at most {readable_bytes(plan.scratch_bytes)}",
             "memory": f"{readable_bytes(plan.worker_bytes)} per worker",
             "memory, largest halo": f"{readable_bytes(most)} (halo {raised})",
+            **({} if time is None else {"time": _duration(time)}),
             **({} if told is None else {"look out": told}),
         },
     )
@@ -255,6 +264,14 @@ def _prediction(request: Any, plan: Any) -> dict[str, str]:
         "prediction tiles": f"{plan.prediction_tiles} of {_text(request.settings.tile)} voxels",
         "network input": f"{plan.input_voxels:,} voxels x {request.settings.tta} (TTA)",
     }
+
+
+def _duration(time: Duration) -> str:
+    """How long a run takes, what it costs, and how that is known."""
+    bound = "at most " if time.is_bound else "about "
+    by = "in this process" if time.processes == 1 else f"with {time.processes:,} workers"
+    cost = "" if time.processes == 1 else f", {clock(time.process_seconds)} of process time"
+    return f"{bound}{clock(time.seconds)} {by}{cost} (from {time.source})"
 
 
 def _cleaned(told: dict[str, int]) -> str:

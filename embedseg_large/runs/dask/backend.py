@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from dask.system import cpu_count
+
 from embedseg_large.errors import UsageError
 from embedseg_large.runs.dask.cluster_file import (
     ClusterSettings,
@@ -61,6 +63,18 @@ def device_on(where: Client | ClusterSettings | None, asked: str | None) -> str 
     if isinstance(where, ClusterSettings) and offers_gpu(where):
         return asked or "cuda"
     return asked
+
+
+def processes_of(where: Client | ClusterSettings | None) -> int:
+    """How many processes work at a time at most; 1 if nothing is known of it.
+
+    Local workers beyond the cores of this machine only share them.
+    """
+    adapt = getattr(where, "adapt", None)
+    most = getattr(where, "workers", None) if adapt is None else adapt.maximum
+    if isinstance(where, LocalSettings):
+        return min(most or 1, cpu_count())
+    return most if isinstance(most, int) else 1
 
 
 @contextmanager

@@ -22,7 +22,7 @@ program has begun is refused then, not misread.
 
 _LIBRARIES = ("embedseg-large", "numpy", "numba", "torch", "zarr")
 _FACTS_OF_NETWORK = ("model", "volume", "intensity", "foreground")
-_PARTS_OF_NETWORK = ("device", "dtype", "tta", "tile", "context")
+_PARTS_OF_NETWORK = ("device", "dtype", "tta", "augment_above", "tile", "context")
 
 
 def facts_of(request: Request) -> Facts:

@@ -32,16 +32,18 @@ class OneAtATime:
         self._entered = Lock()
 
     def predict_tile(
-        self, image: NDArray[np.float32], region: Box, tta: bool | int | str
+        self, image: NDArray[np.float32], region: Box, tta: bool | int | str, **quiet: Any
     ) -> NDArray[np.float16]:
         """Predict a tile when no other one is being predicted."""
         from embedseg_large.network.model import Model
 
         with self._entered:
             if not isinstance(self._network, Model):
-                stored: NDArray[np.float16] = self._network.predict_tile(image, region, tta)
+                stored: NDArray[np.float16] = self._network.predict_tile(
+                    image, region, tta, **quiet
+                )
                 return stored
-            raw = self._network.predict_raw(image, tta)
+            raw = self._network.predict_raw(image, tta, **quiet)
         return quantise(raw, self._network.pitch)
 
     def label_tile(self, image: NDArray[np.float32], region: Box) -> NDArray[Any]:

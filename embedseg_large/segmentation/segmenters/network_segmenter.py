@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.clustering.cluster import Clustering, OpenFaces, cluster_stored
+from embedseg_large.errors import UsageError
 from embedseg_large.runs.resources import ResourceSpec
 from embedseg_large.segmentation.segmenters.loading import (
     choose_device,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 MAX_HALO_FACTOR = 4
 """Default of the largest halo, in halos."""
+_BELOW_FOREGROUND = 0.4
+"""Part of the foreground's seediness up to which a network's own bound is used."""
 T = TypeVar("T")
 
 
@@ -122,6 +125,7 @@ class NetworkSegmenter:
             reach=tuple(network.reach),
             keep_largest_piece=_or(options.keep_largest_piece, own_pieces),
             fill_holes=_or(options.fill_holes, own_holes),
+            augment_above=_augment_above(network, mode, options),
         )
 
     def chosen_device(self, asked: str | None) -> str:
@@ -139,6 +143,26 @@ class NetworkSegmenter:
     def network_to_scale(self) -> Network:
         """The network."""
         return self.network
+
+
+def _augment_above(network: Network, mode: str, options: SegmentOptions) -> float:
+    """What was asked for, or the network's own bound where it leaves room below the foreground.
+
+    Raises
+    ------
+    UsageError
+        The network cannot stop after one pass.
+    """
+    own: float | None = getattr(network, "augment_above", None)
+    if options.augment_above and not own:
+        raise UsageError(
+            f"augment_above is {options.augment_above}; this network always makes all passes"
+        )
+    if mode == "none" or not own:
+        return 0.0
+    if options.augment_above is not None:
+        return options.augment_above
+    return own if own <= _BELOW_FOREGROUND * options.foreground else 0.0
 
 
 def _or(asked: T | None, default: T) -> T:

@@ -170,7 +170,11 @@ class Predictor(Protocol):
     def predict_tile(
         self, image: NDArray[np.float32], region: Box, tta: bool | int | str
     ) -> NDArray[np.float16]:
-        """Stored predictions of a normalised region, (channels, *spatial) float16."""
+        """Stored predictions of a normalised region, (channels, *spatial) float16.
+
+        A network with an `augment_above` also takes ``quiet``, an
+        `embedseg_large.embedding.Quiet`.
+        """
 
 
 class Network(Predictor, KnownSizes, Protocol):

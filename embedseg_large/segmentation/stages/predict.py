@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.embedding import keep_above, nan_voxel
+from embedseg_large.embedding import Quiet, keep_above, nan_voxel
 from embedseg_large.errors import ModelError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.runs.journal import Note
@@ -94,7 +94,9 @@ def predict_core(job: Job, network: Predictor, tile: Tile) -> int:
         if not holds.any():
             return ABSENT
         inside = holds if inside is None else inside & holds
-    whole = network.predict_tile(seen.image, tile.region, job.settings.tta)
+    bound = job.settings.augment_above
+    quiet = {"quiet": Quiet(at, bound)} if bound else {}
+    whole = network.predict_tile(seen.image, tile.region, job.settings.tta, **quiet)
     stored = whole[(slice(None), *at)]
     _refuse_nan(stored, tile.core)
     kept, count = keep_above(stored, min(KEPT_SEED, job.settings.foreground), inside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from embedseg_large.embedding import dequantise, quantise
+from embedseg_large.embedding import Quiet, dequantise, quantise
 from embedseg_large.errors import ModelError, RunError, UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.network.device import default_dtype, passes_that_fit
+from embedseg_large.network import device
+from embedseg_large.network.device import default_dtype, lanes_that_fit, passes_that_fit
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import ModelSettings
@@ -51,10 +53,37 @@ def test_lanes_leave_no_trace(model: Model) -> None:
     np.testing.assert_array_equal(one, three)
 
 
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+def test_one_pass_is_enough_where_it_finds_nothing_in_the_core(model: Model, lanes: int) -> None:
+    image = make_image(9, 16, 20)
+    core = (slice(2, 7), slice(4, 12), slice(0, 10))
+    every, placed = model.predict_raw(image, 16), model.to(lanes=lanes)
+    ways = [placed.predict_raw(image, 16, Quiet(core, bound)) for bound in (0.999999, 1e-6)]
+    np.testing.assert_array_equal(ways[1], every)
+    assert not np.array_equal(ways[0], every)
+    first = ways[0][-1][core].max()
+    seediness = float(1 / (1 + np.exp(-np.float64(first))))
+    for bound, enough in ((seediness * 1.001, True), (seediness * 0.999, False)):
+        found = placed.predict_raw(image, 16, Quiet(core, bound))
+        np.testing.assert_array_equal(found, ways[0] if enough else every)
+
+
+def test_without_augmentation_the_one_pass_is_all(model: Model) -> None:
+    image = make_image(8, 8, 8)
+    quiet = Quiet((slice(None),) * 3, 0.5)
+    np.testing.assert_array_equal(
+        model.predict_raw(image, "none", quiet), model.predict_raw(image, "none")
+    )
+
+
 def test_a_model_that_is_entered_one_at_a_time_answers_the_same(model: Model) -> None:
     image = make_image(8, 16, 16)
     alone = model.predict_tile(image, Box.whole(image.shape), "none")
     shared = OneAtATime(model).predict_tile(image, Box.whole(image.shape), "none")
+    np.testing.assert_array_equal(shared, alone)
+    quiet = Quiet((slice(None),) * 3, 0.999999)
+    alone = model.predict_tile(image, Box.whole(image.shape), "4", quiet)
+    shared = OneAtATime(model).predict_tile(image, Box.whole(image.shape), "4", quiet=quiet)
     np.testing.assert_array_equal(shared, alone)
 
 
@@ -199,9 +228,13 @@ def test_making_a_model_draws_no_random_numbers(model: Model) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_memory_grows_with_lanes_up_to_the_number_of_transforms(model: Model) -> None:
-    need = [model.to(lanes=n).bytes_per_voxel for n in (1, 2, 16, 64)]
-    assert need[0] < need[1] < need[2] == need[3]
+@pytest.mark.parametrize(("free", "expected"), [(0.5, 1), (1.0, 4), (100.0, 16)])
+def test_as_many_lanes_as_fit_into_half_of_the_free_memory(
+    free: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = SimpleNamespace(available=free * 1e9)
+    monkeypatch.setattr(device.psutil, "virtual_memory", lambda: memory)
+    assert lanes_that_fit(16, 1_000_000, 230.0, 90.0) == expected
 
 
 @pytest.mark.parametrize(

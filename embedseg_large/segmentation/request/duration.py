@@ -1,0 +1,219 @@
+"""How long a run will take, from the measured rate of the network on this machine.
+
+::
+
+    seconds = network input * passes * seconds per voxel and pass     measured here
+              + voxels of the grid * SECONDS_BESIDE                   reading, clustering, writing
+              all of it divided by the processes that share the work
+
+The rate is kept per kind of network, device, number format and lanes in the user's cache, because
+it belongs to the machine; a run whose passes are known renews it, and where there is none a probe
+of a few seconds measures it. Quiet tiles need a single pass, so with augmentation the time is an
+upper bound.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from platformdirs import user_cache_path
+
+from embedseg_large.documents import parse_json, read_document
+from embedseg_large.files import whole
+from embedseg_large.network.model import Model
+from embedseg_large.runs.devices import is_gpu
+from embedseg_large.segmentation.request.estimate import Estimate
+from embedseg_large.segmentation.request.request import Request
+from embedseg_large.segmentation.steps import Stage
+from embedseg_large.symmetry import group
+
+SECONDS_BESIDE = 0.4e-6
+"""Of one process per voxel of the grid, for everything but the network."""
+PROBED = {2: (384, 384), 3: (48, 96, 96)}
+"""Shape of the image of a probe, by ndim: a second or so per pass on a slow core."""
+ENOUGH_SECONDS = 4.0
+"""After which a probe makes no further pass."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """Speed of a network on this machine."""
+
+    seconds: float
+    """Of one process, per voxel of the network's input and pass."""
+    source: str
+    """How it was measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duration:
+    """How long a run takes."""
+
+    seconds: float
+    """From beginning to end."""
+    process_seconds: float
+    """Of all processes together: what it costs."""
+    processes: int
+    is_bound: bool
+    """Whether quiet tiles may make it shorter."""
+    source: str
+    """How the rate of the network was measured."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures as values that JSON can hold."""
+        return asdict(self)
+
+
+def duration_of(
+    request: Request, plan: Estimate, *, processes: int = 1, cache: Path | None = None
+) -> Duration | None:
+    """Work out how long a run takes; measures the network for a few seconds if nobody has.
+
+    Parameters
+    ----------
+    request, plan
+        The run, and its sizes.
+    processes
+        That share the work; 1 for this process alone.
+    cache
+        Folder of the rates; None: the user's.
+
+    Returns
+    -------
+    Duration
+        None if no model of this program predicts: the speed of others is unknown.
+    """
+    network = getattr(request.segmenter, "network", None)
+    if not request.predicts or not isinstance(network, Model):
+        return None
+    settings = request.settings
+    model = network.to(settings.device, settings.dtype, None if processes == 1 else 1)
+    rates = Rates(cache or user_cache_path("embedseg-large"))
+    rate = rates.of(model)
+    if rate is None:
+        rate = probe(model)
+        rates.keep(model, rate)
+    passes = len(group(settings.tta, model.ndim))
+    voxels = int(np.prod(request.shape)) * len(request.timepoints)
+    spent = plan.input_voxels * passes * rate.seconds + voxels * SECONDS_BESIDE
+    at_once = min(processes, max(1, plan.prediction_tiles))
+    return Duration(
+        seconds=spent / at_once,
+        process_seconds=spent,
+        processes=processes,
+        is_bound=settings.augment_above > 0,
+        source=rate.source,
+    )
+
+
+def note_rate(
+    request: Request, plan: Estimate, stages: Mapping[str, Any], cache: Path | None = None
+) -> None:
+    """Keep the rate that a run in this process has had.
+
+    Parameters
+    ----------
+    request, plan
+        The run; all of its tiles were predicted.
+    stages
+        Of its summary.
+    cache
+        As for `duration_of`.
+    """
+    network = getattr(request.segmenter, "network", None)
+    settings = request.settings
+    seconds = stages.get(Stage.PREDICT, {}).get("seconds", 0.0)
+    if settings.augment_above or seconds < ENOUGH_SECONDS or not isinstance(network, Model):
+        return
+    passes = len(group(settings.tta, network.ndim))
+    rate = Rate(seconds=seconds / (plan.input_voxels * passes), source="a run")
+    Rates(cache or user_cache_path("embedseg-large")).keep(network, rate)
+
+
+def probe(model: Model) -> Rate:
+    """Measure the network on noise, with as many passes side by side as a run has."""
+    shape = PROBED[model.ndim]
+    image = np.random.default_rng(0).random((model.channels, *shape), dtype=np.float32)
+    wanted = 16 if is_gpu(model.device) else model.lanes
+    modes = model.tta_modes
+    mode = next((m for m in modes if len(group(m, model.ndim)) >= wanted), modes[-1])
+    passes = len(group(mode, model.ndim))
+    model.predict_raw(image, "none")  # makes the kernels
+    began = time.perf_counter()
+    done, spent = 0, 0.0
+    while not done or spent * (1 + 1 / done) < ENOUGH_SECONDS:
+        model.predict_raw(image, mode)
+        done += 1
+        spent = time.perf_counter() - began
+    voxels = int(np.prod(shape)) * passes * done
+    return Rate(seconds=spent / voxels, source=f"a probe of {spent:.0f} s")
+
+
+class Rates:
+    """The rates of networks that were measured on this machine.
+
+    Parameters
+    ----------
+    folder
+        Where they are kept; a file that is damaged or cannot be written is no error.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "rates.json"
+
+    def of(self, model: Model) -> Rate | None:
+        """The rate of a model on its device; None if nobody has measured it."""
+        found = self._read().get(_key(model))
+        return found if found is None else Rate(seconds=found, source="an earlier measurement")
+
+    def keep(self, model: Model, rate: Rate) -> None:
+        """Keep the rate of a model on its device."""
+        rates = self._read() | {_key(model): rate.seconds}
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with whole(self._file) as file:
+                file.write_text(json.dumps(rates, indent=1))
+        except OSError as error:
+            logger.debug("the rate of the network is not kept: %s", error)
+
+    def _read(self) -> Mapping[str, float]:
+        try:
+            found = parse_json(read_document(self._file))
+        except (OSError, ValueError):
+            return {}
+        pairs = found.items() if isinstance(found, Mapping) else ()
+        return {k: float(v) for k, v in pairs if isinstance(v, float) and 0 < v < 1}
+
+
+def _key(model: Model) -> str:
+    """What a rate depends on: the processor or GPU, the network, the format and the lanes."""
+    told = (
+        _processor(model.device),
+        f"{model.settings.backbone} {model.ndim}D {model.channels}",
+        model.dtype,
+        "" if is_gpu(model.device) else str(model.lanes),
+    )
+    return hashlib.sha256("|".join(told).encode()).hexdigest()[:32]
+
+
+def _processor(device: str) -> str:
+    if is_gpu(device):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
