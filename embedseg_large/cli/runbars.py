@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from embedseg_large.cli.console import clock
+from embedseg_large.cli.units import clock
 from embedseg_large.runs.events import Event, Planned, StageBegun, TaskEvent
 from embedseg_large.runs.forecast import Forecast, StageForecast
 from embedseg_large.runs.progress import Observer

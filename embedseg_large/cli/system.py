@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from typing import Any
 
-from embedseg_large.cli.console import print_facts, print_table, readable_bytes
+from embedseg_large.cli.console import print_facts, print_table
+from embedseg_large.cli.units import readable_bytes
 
 PACKAGES = ("numpy", "numba", "zarr", "dask", "distributed")
 """Packages whose versions are shown, apart from torch."""

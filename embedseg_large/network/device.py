@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
 import psutil
 import torch
 from dask.system import cpu_count
@@ -20,6 +23,17 @@ that the batch size, and with it the choice of kernels, is the same on all worke
 def available_cores() -> int:
     """Count the cores this process may use, which affinity or the quota of a container limit."""
     return int(cpu_count())
+
+
+def processor_name(device: str) -> str:
+    """Return what the processor or GPU calls itself."""
+    if device_kind(device) == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith("model name")).partition(": ")[2]
+    except (OSError, StopIteration):  # not Linux
+        return platform.processor() or platform.machine()
 
 
 def default_device() -> str:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from embedseg_large.cli.console import print_facts, print_json, readable_bytes, reported
+from embedseg_large.cli.console import print_facts, print_json, reported
 from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, Overwrite
+from embedseg_large.cli.units import readable_bytes
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 

@@ -13,10 +13,10 @@ from embedseg_large.cli.console import (
     print_facts,
     print_json,
     print_table,
-    readable_bytes,
     reported,
 )
 from embedseg_large.cli.options import Json
+from embedseg_large.cli.units import readable_bytes
 from embedseg_large.errors import EmbedSegError, UsageError
 from embedseg_large.storage.connection import joined, shown
 

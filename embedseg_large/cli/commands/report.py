@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from embedseg_large.cli.console import print_facts, print_json, readable_bytes, reported
+from embedseg_large.cli.console import print_facts, print_json, reported
 from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json, LabelStore
+from embedseg_large.cli.units import readable_bytes
 from embedseg_large.measurement.options import AxesOptions
 from embedseg_large.reporting.options import KnownOptions, ShownOptions
 from embedseg_large.runs.options import WorkerOptions

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from platformdirs import user_cache_path
 
 from embedseg_large.documents import parse_json, read_document
 from embedseg_large.files import whole
+from embedseg_large.network.device import processor_name
 from embedseg_large.network.model import Model
 from embedseg_large.runs.devices import is_gpu
 from embedseg_large.segmentation.request.estimate import Estimate
@@ -179,7 +179,7 @@ class Rates:
 
     def keep(self, model: Model, rate: Rate) -> None:
         """Keep the rate of a model on its device."""
-        rates = self._read() | {_key(model): rate.seconds}
+        rates = {**self._read(), _key(model): rate.seconds}
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with whole(self._file) as file:
@@ -199,21 +199,9 @@ class Rates:
 def _key(model: Model) -> str:
     """What a rate depends on: the processor or GPU, the network, the format and the lanes."""
     told = (
-        _processor(model.device),
+        processor_name(model.device),
         f"{model.settings.backbone} {model.ndim}D {model.channels}",
         model.dtype,
         "" if is_gpu(model.device) else str(model.lanes),
     )
     return hashlib.sha256("|".join(told).encode()).hexdigest()[:32]
-
-
-def _processor(device: str) -> str:
-    if is_gpu(device):
-        import torch
-
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -24,7 +24,7 @@ def image() -> NDArray[np.float32]:
     """Nuclei in one corner, and noise elsewhere."""
     labels = np.zeros((32, 64, 96), np.uint32)
     labels[:, :40, :40] = synthetic_embryo((32, 40, 40), n_objects=5, diameter=14, seed=3)
-    return render(labels, seed=1)
+    return render(labels, seed=1).astype(np.float32)
 
 
 def _segmented(
@@ -39,7 +39,7 @@ def _segmented(
         return forward(self, images)
 
     patch.setattr(Model, "_forward", counted)
-    settings = {"tta": 4, "tile": TILE, "context": (8, 8, 8)} | options
+    settings: dict[str, Any] = {"tta": 4, "tile": TILE, "context": (8, 8, 8)} | options
     model = es.load_model("nuclei-3d").to(lanes=1)
     made = es.segment(image, model, output=out, **settings)
     labels = np.asarray(made.labels)

@@ -157,11 +157,11 @@ def test_a_run_that_is_cancelled_ends_at_its_next_tile(
 
     class Impatient(Recording):
         def predict_tile(
-            self, image: NDArray[np.float32], region: Box, tta: bool | int | str
+            self, image: NDArray[np.float32], region: Box, tta: bool | int | str, **quiet: Any
         ) -> NDArray[np.float16]:
             asked.append(region)
             told.cancel()
-            return super().predict_tile(image, region, tta)
+            return super().predict_tile(image, region, tta, **quiet)
 
     network = Impatient(oracle, Grid(SHAPE, TILE, oracle.context, padded=True))
     with pytest.raises(CancelledError):

@@ -367,8 +367,8 @@ def test_the_bundled_model_is_ready_to_use() -> None:
     assert model.pitch == pytest.approx((1 / 63,) * 3)
     assert model.halo == model.extent == (25, 30, 31)
     assert model.seed == 0.8
-    assert model.tile == (64, 128, 128)
-    assert model.context == (24, 24, 24)
+    assert model.tile == (192, 192, 192)
+    assert model.context == (16, 16, 16)
     assert model.tta_mode(True) == "16"
     assert {"data", "data_licence", "training", "scores", "limits"} <= set(model.card)
 

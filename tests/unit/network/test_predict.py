@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from embedseg_large.embedding import Quiet, dequantise, quantise
 from embedseg_large.errors import ModelError, RunError, UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.network import device
 from embedseg_large.network.device import default_dtype, lanes_that_fit, passes_that_fit
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.model import Model
@@ -233,7 +232,7 @@ def test_as_many_lanes_as_fit_into_half_of_the_free_memory(
     free: float, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = SimpleNamespace(available=free * 1e9)
-    monkeypatch.setattr(device.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
     assert lanes_that_fit(16, 1_000_000, 230.0, 90.0) == expected
 
 

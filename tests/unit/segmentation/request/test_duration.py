@@ -41,7 +41,8 @@ def rate(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
     return asked
 
 
-def test_time_is_the_work_of_the_network_and_the_rest(tmp_path: Path, rate: list[Model]) -> None:
+@pytest.mark.usefixtures("rate")
+def test_time_is_the_work_of_the_network_and_the_rest(tmp_path: Path) -> None:
     request = requested(tmp_path, tta=4)
     plan = estimate_of(request)
     found = duration_of(request, plan, cache=tmp_path)
@@ -96,7 +97,8 @@ def test_a_damaged_file_of_rates_is_as_good_as_none(tmp_path: Path, text: str) -
     assert rates.of(model) == Rate(seconds=1e-6, source="an earlier measurement")
 
 
-def test_a_rate_that_cannot_be_kept_is_no_error(tmp_path: Path, rate: list[Model]) -> None:
+@pytest.mark.usefixtures("rate")
+def test_a_rate_that_cannot_be_kept_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     request = requested(tmp_path, tta="none")
     assert duration_of(request, estimate_of(request), cache=tmp_path / "file") is not None
