@@ -397,7 +397,7 @@ def test_a_log_that_cannot_be_opened_is_refused_at_once(tmp_path: Path, wrong: s
 
 @dataclass(frozen=True, kw_only=True)
 class Fruit:
-    panel: ClassVar[str | None] = "Fruit"
+    heading: ClassVar[str | None] = "Fruit"
     apples: Annotated[int, typer.Option(help="Red ones.")] = 2
     ripe: Annotated[bool, typer.Option("--ripe")] = False
 
