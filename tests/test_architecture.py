@@ -68,6 +68,7 @@ USERS = {
     "distributed": {"runs/dask"},
     "torch": {"methods", "network", "training"},
     "bioimage_cpp": {"methods"},
+    "sklearn": {"network"},
     "tornado": {"viewing"},
     "magicgui": {"napari"},
     "napari": {"napari"},

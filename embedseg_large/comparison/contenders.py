@@ -7,16 +7,18 @@ from collections.abc import Callable, Sequence
 from embedseg_large.clustering.classical import check_installed
 from embedseg_large.comparison.classical import ClassicalContender
 from embedseg_large.comparison.contender import Contender
+from embedseg_large.comparison.forest import ForestContender
 from embedseg_large.comparison.networks import NetworkContender
 from embedseg_large.comparison.options import ALL, CompareOptions
 from embedseg_large.errors import UsageError
-from embedseg_large.methods.registry import NAMES
+from embedseg_large.methods.registry import NAMES, check_usable
+from embedseg_large.network.forest import FOREST
 from embedseg_large.segmentation.request.classical import CLASSICAL
 from embedseg_large.training.data.sources import Pair
 from embedseg_large.training.objective import check_overlaps
 from embedseg_large.training.settings import TrainSettings
 
-EVERY = (*NAMES, CLASSICAL)
+EVERY = (*NAMES, FOREST, CLASSICAL)
 """All methods, in the order in which they are compared."""
 
 
@@ -87,6 +89,12 @@ def _classical(name: str, options: CompareOptions, pairs: Sequence[Pair]) -> Con
     return ClassicalContender()
 
 
+def _forest(name: str, options: CompareOptions, pairs: Sequence[Pair]) -> Contender:  # noqa: ARG001
+    check_usable(name)
+    check_overlaps(TrainSettings(method=name), pairs)
+    return ForestContender()
+
+
 def _check_one_channel(name: str, pairs: Sequence[Pair]) -> None:
     if pairs[0].channels != 1:
         raise UsageError(
@@ -96,6 +104,7 @@ def _check_one_channel(name: str, pairs: Sequence[Pair]) -> None:
 
 
 _MAKERS: dict[str, Callable[[str, CompareOptions, Sequence[Pair]], Contender]] = {
-    CLASSICAL: _classical
+    CLASSICAL: _classical,
+    FOREST: _forest,
 }
 """Of methods without a network."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,7 +42,7 @@ def check_tiles(fitted: Fitted, pair: Pair, folder: Path) -> TileCheck:
         Folder in which a temporary one may be created.
     """
     seen = middle_of(pair, MOST_VOXELS)
-    with TemporaryDirectory(dir=folder) as place:
+    with TemporaryDirectory(dir=folder) as place, _quiet():
         store = Path(place, "labels.ome.zarr")
 
         def run(name: str, tile: tuple[int, ...], **options: Any) -> SegmentResult:
@@ -66,6 +68,18 @@ def check_tiles(fitted: Fitted, pair: Pair, folder: Path) -> TileCheck:
             predict_rate=stages["predict"]["voxels_per_second"] if fitted.predicts else None,
             decode_rate=stages["cluster"]["voxels_per_second"],
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back warnings of runs about sizes and intensities, which no one has asked for here."""
+    logger = logging.getLogger("embedseg_large.segmentation")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _cuts(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

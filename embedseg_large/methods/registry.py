@@ -14,6 +14,7 @@ from embedseg_large.methods.protocol import FieldMethod, Method, ObjectScale
 from embedseg_large.methods.stardist import StarDist
 from embedseg_large.methods.three_class import ThreeClass
 from embedseg_large.methods.two_class import TwoClass
+from embedseg_large.network.settings import WITHOUT_NETWORK
 
 Make: TypeAlias = Callable[[ObjectScale], FieldMethod]
 
@@ -52,8 +53,12 @@ def check_usable(name: str) -> None:
     UsageError
         With the command that installs it.
     """
-    if name not in NAMES:
-        raise UsageError(f"method is {name!r}; use {', '.join(NAMES[:-1])} or {NAMES[-1]}")
+    if name == WITHOUT_NETWORK:
+        from embedseg_large.network.forest import check_forest  # imports torch
+
+        check_forest()
+    elif name not in NAMES:
+        raise UsageError(f"method is {name!r}; use {', '.join(NAMES)} or {WITHOUT_NETWORK}")
     if name == "affinities":
         mutex_watershed()
 

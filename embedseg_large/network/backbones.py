@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from embedseg_large.network.erfnet import BranchedERFNet
+from embedseg_large.network.forest import FOREST, Forest, forest_shapes
 from embedseg_large.network.inference import InferenceNetwork
 from embedseg_large.network.lanes import in_order
 from embedseg_large.network.settings import EMBEDSEG, ModelSettings
@@ -26,6 +27,8 @@ def new_network(settings: ModelSettings) -> BranchedERFNet | UNet:
 
 def shapes_of(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a network's tensors by name, without making it."""
+    if settings.backbone == FOREST:
+        return forest_shapes(settings.ndim, settings.channels)
     return _shapes(lambda: new_network(settings))
 
 
@@ -55,6 +58,8 @@ def inference_network(
     dtype
         Number format of all layers but the last ones.
     """
+    if settings.backbone == FOREST:
+        return Forest(weights)
     with torch.device("meta"):  # no random weights, whose drawing takes time and changes the state
         network = new_network(settings)
     network.load_state_dict(dict(weights), assign=True)

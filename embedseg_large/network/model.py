@@ -27,7 +27,13 @@ from embedseg_large.network.device import (
 )
 from embedseg_large.network.lanes import in_order
 from embedseg_large.network.modelfile import StoredModel, write_model_file
-from embedseg_large.network.settings import EMBEDSEG, STRIDE, ModelSettings, Thresholds
+from embedseg_large.network.settings import (
+    EMBEDSEG,
+    STRIDE,
+    WITHOUT_NETWORK,
+    ModelSettings,
+    Thresholds,
+)
 from embedseg_large.network.tta import mean_raw
 from embedseg_large.symmetry import MODES, SignedPermutation, group
 
@@ -36,7 +42,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # Measured on the CPU at 64 x 96 x 96 voxels with 16 transforms, as growth of the resident memory
 # (of erfnet 226, 309 and 470 with 1, 2 and 4 lanes, of unet 954 and 1570 with 1 and 2 and 4
 # transforms), and a tenth more.
-BYTES_PER_VOXEL = {"erfnet": (250.0, 90.0), "unet": (1050.0, 680.0)}
+BYTES_PER_VOXEL = {"erfnet": (250.0, 90.0), "unet": (1050.0, 680.0), "forest": (600.0, 0.0)}
 """By backbone, of the first lane and of each further one."""
 
 AUGMENT_ABOVE = 0.2
@@ -220,7 +226,8 @@ class Model:
             If there is no such mode, or this model cannot use it.
         """
         if isinstance(tta, bool):
-            default = {mode for mode in self.tta_modes if mode != "48"} if tta else {"none"}
+            useful = tta and self.settings.backbone != WITHOUT_NETWORK  # its filters are symmetric
+            default = {mode for mode in self.tta_modes if mode != "48"} if useful else {"none"}
             return max(default, key=MODES.index)
         try:
             reason = self.settings.obstacle(tta)

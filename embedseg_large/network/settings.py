@@ -19,7 +19,9 @@ ERFNET = "erfnet"
 STRIDE = 8
 """Sizes and origins of network inputs are multiples of this many voxels."""
 BACKBONES = (ERFNET, "unet")
-"""All backbones, see `embedseg_large.network.backbones`."""
+"""All networks, see `embedseg_large.network.backbones`."""
+WITHOUT_NETWORK = "forest"
+"""What stands in place of a network, see `embedseg_large.network.forest`."""
 
 DEFAULT_TILE = {2: (512, 512), 3: (192, 192, 192)}
 """Core of a prediction tile by ndim. With the default context a network sees 1.2 and 1.6 voxels for
@@ -140,7 +142,7 @@ class ModelSettings:
                 f"method is {self.method} with {len(self.fields)} fields; all methods but "
                 f"{EMBEDSEG} list theirs"
             )
-        if self.backbone not in BACKBONES:
+        if self.backbone not in (*BACKBONES, WITHOUT_NETWORK):
             raise UsageError(f"backbone is {self.backbone!r}; use {' or '.join(BACKBONES)}")
         for name in ("pitch", "extent", "tile", "reach"):
             self._check(name, above_zero=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from embedseg_large.network.checkpoint import load_model
+from embedseg_large.network.forest import FOREST
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import EMBEDSEG
 from embedseg_large.options import takes
@@ -18,6 +19,7 @@ from embedseg_large.training.data.dataset import CropDataset, Late
 from embedseg_large.training.data.mixed import MixedSources
 from embedseg_large.training.data.properties import Properties, measure
 from embedseg_large.training.data.sources import Pair
+from embedseg_large.training.forest import train_forest
 from embedseg_large.training.options import TrainOptions
 from embedseg_large.training.record import LogWatcher, TrainWatcher
 from embedseg_large.training.request import TrainRequest, folder_of, held_out, read_request
@@ -83,6 +85,8 @@ def train(
     if options.get("tensorboard") is not None:
         watchers.append(TensorBoardWatcher(options["tensorboard"]))
     request = read_request(images, masks, Path(out), start, options)
+    if request.settings.method == FOREST:
+        return train_forest(request, _examples(request))
     with request.processes.together():
         crops = _crops(request, augment)
         whole = _examples(request)

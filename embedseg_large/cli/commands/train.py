@@ -133,7 +133,11 @@ def _show(out: str, model: Model, as_json: bool) -> None:
         print_json({"model": out, "settings": model.settings.as_dict(), "card": model.card})
         return
     validation = model.card.get("validation")
-    facts = {"model": out, "from": f"epoch {model.card['training']['epoch']}"}
+    epoch = model.card["training"].get("epoch")  # a forest has none
+    if epoch is None:
+        print_facts(None, {"model": out, "mean AP": model.card.get("tuned", {}).get("ap", "")})
+        return
+    facts = {"model": out, "from": f"epoch {epoch}"}
     if validation is not None:
         scores = "  ".join(f"{at}: {ap:.3f}" for at, ap in validation["ap"].items())
         facts["AP at IoU"] = f"{scores}  ({', '.join(validation['images'][:8])})"

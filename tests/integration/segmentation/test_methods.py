@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import embedseg_large as es
@@ -160,6 +161,41 @@ def test_workers_get_the_network_with_its_method(tmp_path: Path) -> None:
     there = spec.load().predict_tile(image, region, "none")
     assert here.shape == (2, 16, 16, 16)
     np.testing.assert_array_equal(here, there)
+
+
+def restless(name: str) -> Model:
+    """A model whose random weights find many odd objects in noise."""
+    settings = replace(Oracle.of(name).settings, context=(8, 8, 8), min_object_size=3)
+    torch.manual_seed(0)
+    weights = new_network(settings).state_dict()
+    image = np.random.default_rng(1).random((1, 32, 32, 32), np.float32)
+    raw = Model(weights, settings).predict_raw(image).reshape(3, -1)
+    scale = torch.from_numpy(5 / raw.std(axis=1))
+    last = "decoders.0.output_conv"
+    mean = torch.from_numpy(raw.mean(axis=1))
+    weights[f"{last}.bias"] = (weights[f"{last}.bias"] - mean) * scale
+    weights[f"{last}.weight"] = weights[f"{last}.weight"] * scale.view(1, -1, 1, 1, 1)
+    return Model(weights, settings)
+
+
+def test_workers_find_the_same_labels(client: Any, tmp_path: Path) -> None:
+    model = restless("three-class")
+    image = np.random.default_rng(2).random((32, 40, 40), np.float32)
+    options: dict[str, Any] = {"tta": "none", "tile": (16, 24, 24)}
+    whole = es.segment(
+        image, model, output=tmp_path / "whole", cluster_tile=(32, 40, 40), **options
+    )
+    es.convert(image, tmp_path / "image.ome.zarr")
+    tiled = es.segment(
+        tmp_path / "image.ome.zarr",
+        model,
+        client=client,
+        cluster_tile=(16, 20, 20),
+        **options,
+    )
+    assert whole.n_instances > 20
+    assert tiled.seams.joined == 0
+    np.testing.assert_array_equal(tiled.labels.compute(), whole.labels.compute())
 
 
 def test_a_model_with_other_fields_than_its_method_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""Train a pixel classifier: a random forest for the classes of `three-class`, in seconds.
+
+1. Voxels that are annotated, as objects or as background, are drawn from all images, of each class
+   as many.
+2. Their filtered intensities and classes are the model; trees are grown from them when it is used.
+3. Thresholds are tuned on the images to validate on.
+
+Masks may be complete, or strokes: voxels with the ignore label do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embedseg_large.errors import UsageError
+from embedseg_large.geometry import Box
+from embedseg_large.methods.of_model import scale_of
+from embedseg_large.methods.registry import field_method
+from embedseg_large.methods.three_class import BACKGROUND, INTERIOR
+from embedseg_large.network.forest import CLASSES, CONTEXT, FOREST, SAMPLES, check_forest, features
+from embedseg_large.network.model import Model
+from embedseg_large.network.settings import ModelSettings
+from embedseg_large.training.data.properties import measure
+from embedseg_large.training.data.sources import Labels, Pair
+from embedseg_large.training.objective import model_settings
+from embedseg_large.training.request import TrainRequest
+from embedseg_large.training.settings import TrainSettings
+from embedseg_large.training.tuning.knobs import with_tuned_knobs
+from embedseg_large.training.validation import Example
+from embedseg_large.volumes.intensity import intensity_ranges
+
+DECODE = "three-class"
+"""The method whose classes are learnt, and which makes instances of them."""
+MOST_VOXELS = 2**25
+"""Of an image with more annotated voxels around, the middle is learnt from."""
+PER_IMAGE = 4000
+"""Most voxels of each class from one image."""
+
+
+def train_forest(request: TrainRequest, examples: Sequence[Example]) -> Model:
+    """Train a forest, and save it.
+
+    Parameters
+    ----------
+    request
+        Annotated images, the file of the model, and the seed, which chooses the voxels.
+    examples
+        Images to tune the thresholds on; none: the thresholds stay as they are.
+
+    Raises
+    ------
+    UsageError
+        Objects or background are not annotated, a library is missing, or an option is of no use.
+    """
+    _refuse_useless(request)
+    model = fit_forest(request.sources.pairs, request.settings.seed)
+    if examples:
+        model = with_tuned_knobs(model, examples)
+    model.save(request.out)
+    return model
+
+
+def _refuse_useless(request: TrainRequest) -> None:
+    asked = request.options
+    given = {
+        "start": request.start,
+        "resume": asked.resume,
+        "synthetic": asked.synthetic,
+        "also": asked.also,
+        "panel": asked.panel,
+    }
+    useless = [name for name, value in given.items() if value]
+    if useless:
+        raise UsageError(
+            f"{', '.join(useless)}: of no use with the method {FOREST}, which learns in seconds "
+            "from one set of images; leave it out"
+        )
+
+
+def fit_forest(pairs: Sequence[Pair], seed: int) -> Model:
+    """Choose the voxels that a forest is grown from."""
+    check_forest()
+    properties = measure(pairs)
+    settings = replace(
+        model_settings(properties, TrainSettings(method=DECODE), None),
+        backbone=FOREST,
+        context=(CONTEXT,) * properties.ndim,
+    )
+    rng = np.random.default_rng(seed)
+    drawn = [_drawn(pair, settings, rng) for pair in pairs]
+    samples, classes = (np.concatenate(part) for part in zip(*drawn, strict=True))
+    at = _balanced(classes, rng)
+    weights = {
+        "samples": torch.from_numpy(samples[at]),
+        "classes": torch.from_numpy(classes[at].astype(np.int64)),
+    }
+    data = properties.as_dict()
+    return Model(weights, settings, card={"training": {"method": FOREST}, "data": data})
+
+
+def _drawn(
+    pair: Pair, settings: ModelSettings, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+    """Features ``(n, features)`` and classes ``(n,)`` of voxels of an image."""
+    whole = Box.whole(pair.shape)
+    labels = pair.labels_of(pair.mask.read(pair.mask_box(whole)))
+    box = _annotated(labels)
+    image = pair.normalised(box, pair.image.read(box), intensity_ranges(pair.image))
+    method = field_method(DECODE, scale_of(settings))
+    classes = method.targets(labels[box.slices])["classes"].reshape(-1)
+    places = [np.flatnonzero(classes == number) for number in range(CLASSES)]
+    at = np.concatenate([rng.permutation(each)[:PER_IMAGE] for each in places])
+    seen = features(image)
+    return seen.reshape(-1, seen.shape[-1])[at], classes[at]
+
+
+def _annotated(labels: Labels) -> Box:
+    """The box around all annotated voxels, or the middle of it where it is too large."""
+    known = np.argwhere(labels >= 0)
+    if not len(known):
+        return Box.whole(labels.shape)
+    start, stop = known.min(axis=0), known.max(axis=0) + 1
+    factor = min(1.0, (MOST_VOXELS / float(np.prod(stop - start))) ** (1 / labels.ndim))
+    size = np.maximum(1, (factor * (stop - start)).astype(int))
+    first = (start + stop - size) // 2
+    return Box(tuple(first.tolist()), tuple((first + size).tolist()))
+
+
+def _balanced(classes: NDArray[np.int8], rng: np.random.Generator) -> NDArray[np.intp]:
+    """Draw as many samples of each class, repeatedly where there are few."""
+    places = [np.flatnonzero(classes == number) for number in range(CLASSES)]
+    for number, what in ((BACKGROUND, "background"), (INTERIOR, "inside of objects")):
+        if not places[number].size:
+            raise UsageError(f"no voxel is annotated as {what}; a forest learns from both")
+    there = [each for each in places if each.size]
+    counts = np.diff(np.linspace(0, SAMPLES, len(there) + 1).astype(int))
+    drawn = [rng.choice(p, n, replace=p.size < n) for p, n in zip(there, counts, strict=True)]
+    return np.concatenate(drawn)
