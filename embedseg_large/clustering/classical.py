@@ -1,18 +1,20 @@
-"""The classical method: threshold, distance transform, seeded watershed.
+"""The classical method: threshold, maxima, seeded watershed.
 
-1. The image is slightly smoothed; voxels brighter than the threshold are foreground.
-2. Each foreground voxel gets its distance to the background, in object diameters. Along an axis
-with longer voxels an object has fewer of them, so distances are correct there too. 3. Maxima of the
-smoothed distance, half a radius apart, are the seeds. 4. Each seed floods downhill: touching
-objects are separated at their narrowest place.
+1. The image is smoothed slightly, or what is looked for is enhanced; brighter voxels than the
+threshold are foreground. 2. Each foreground voxel gets a height: by *shape* its distance to the
+background, in object diameters (along an axis with longer voxels an object has fewer of them, so
+distances are correct there too), or by *intensity* the smoothed image. 3. Maxima of the smoothed
+height, a minimum distance apart, are the seeds. 4. Each seed floods downhill: touching objects are
+separated at their narrowest, or darkest, place.
 
-All of it is local to about one and a half objects. Only the assignment of a voxel that several
-seeds reach at the same time may depend on more distant voxels.
+All of it is local to about one and a half objects, and what enhancement sees besides. Only the
+assignment of a voxel that several seeds reach at the same time may depend on more distant voxels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil, sqrt
 from typing import Any
 
 import numpy as np
@@ -21,18 +23,34 @@ from scipy import ndimage
 
 from embedseg_large.errors import UsageError
 
+SPLITS = ("shape", "intensity")
+"""Where touching objects are separated: at their narrowest, or at their darkest place."""
+ENHANCE = ("none", "speckles", "tubes", "edges")
+"""What is enhanced before the threshold: nothing, bright balls, bright tubes, or rims."""
+
 SMOOTHING = 0.04
 """Standard deviation of the filter on the image and on the distance, in diameters."""
-SEED_DISTANCE = 0.25
+INTENSITY_SMOOTHING = 0.12
+"""That of the filter on intensities whose maxima are seeds, in diameters."""
+SEPARATION = 0.25
 """Minimum distance between two seeds along at least one axis, in diameters."""
 FARTHEST = 1.0
 """Maximum distance, in diameters: greater depth does not matter, and is beyond the halo."""
+ENHANCED = 0.2
+"""Default threshold of speckles and tubes, in parts of the contrast of the image."""
+_TRUNCATE = 4.0
+"""Deviations at which filters of scipy and scikit-image end."""
 
 
 def watershed(
-    image: NDArray[np.float32], diameter: Sequence[float], threshold: float = 1.0
+    image: NDArray[np.float32],
+    diameter: Sequence[float],
+    threshold: float = 1.0,
+    split: str = "shape",
+    separation: float = SEPARATION,
+    enhance: str = "none",
 ) -> NDArray[np.int32]:
-    """Find bright round objects.
+    """Find bright objects.
 
     Parameters
     ----------
@@ -41,7 +59,13 @@ def watershed(
     diameter
         Diameter of an object along each axis, in voxels.
     threshold
-        Intensity above which a voxel is foreground, after smoothing.
+        Intensity above which a voxel is foreground, after smoothing or enhancement.
+    split
+        Where touching objects are separated.
+    separation
+        Minimum distance between the seeds of two objects, in diameters.
+    enhance
+        What is enhanced before the threshold.
 
     Returns
     -------
@@ -50,29 +74,98 @@ def watershed(
     Raises
     ------
     UsageError
-        If a diameter is not positive or missing for an axis, or scikit-image is not installed.
+        If a diameter is not positive or missing for an axis, another argument cannot be used, or
+        scikit-image is not installed.
     """
     if len(diameter) != image.ndim or not all(d > 0 for d in diameter):
         raise UsageError(f"diameter is {tuple(diameter)}; it needs {image.ndim} positive numbers")
+    check_rule(split, separation, enhance)
     flood = _imported()
-    sigma = [SMOOTHING * d for d in diameter]
-    foreground = ndimage.gaussian_filter(image, sigma) > threshold
-    distance = _distances(foreground, diameter, sigma)
-    span = [2 * max(1, round(SEED_DISTANCE * d)) + 1 for d in diameter]
-    highest = ndimage.maximum_filter(distance, size=span) == distance
+    foreground = enhanced(image, diameter, enhance) > threshold
+    if split == "shape":
+        height = _distances(foreground, diameter)
+    else:
+        height = ndimage.gaussian_filter(image, [INTENSITY_SMOOTHING * d for d in diameter])
+    span = [2 * max(1, round(separation * d)) + 1 for d in diameter]
+    highest = ndimage.maximum_filter(height, size=span) == height
     seeds, _ = ndimage.label(highest & foreground, np.ones((3,) * image.ndim))
-    labels: NDArray[np.int32] = flood(-distance, seeds, mask=foreground)
+    labels: NDArray[np.int32] = flood(-height, seeds, mask=foreground)
     return labels
 
 
-def _distances(
-    foreground: NDArray[np.bool_], diameter: Sequence[float], sigma: Sequence[float]
+def check_rule(split: str, separation: float, enhance: str) -> None:
+    """Refuse arguments that cannot be used.
+
+    Raises
+    ------
+    UsageError
+        The message names one.
+    """
+    for name, value, known in (("split", split, SPLITS), ("enhance", enhance, ENHANCE)):
+        if value not in known:
+            raise UsageError(f"{name} is {value!r}; use one of {', '.join(known)}")
+    if not 0 < separation <= 1:
+        raise UsageError(f"separation is {separation}; it must be above 0, and at most 1 diameter")
+
+
+def enhanced(
+    image: NDArray[np.float32], diameter: Sequence[float], enhance: str
 ) -> NDArray[np.float32]:
+    """Smooth an image, or enhance balls or tubes as thick as an object, or add its edges.
+
+    The response of all filters is proportional to the contrast, and depends on nothing farther away
+    than `radius` says.
+    """
+    if enhance == "none":
+        smooth: NDArray[np.float32] = ndimage.gaussian_filter(
+            image, [SMOOTHING * d for d in diameter]
+        )
+        return smooth
+    sigma = _sigma(diameter, enhance)
+    if enhance == "tubes":
+        from skimage.filters import sato
+
+        tubes: NDArray[np.float32] = sato(image, [min(sigma)], black_ridges=False)
+        return tubes
+    if enhance == "edges":
+        edges: NDArray[np.float32] = ndimage.gaussian_gradient_magnitude(image, sigma)
+        return ndimage.gaussian_filter(image, sigma) + edges * np.float32(min(diameter) / 4)
+    # of each axis in its own unit, so that the filter is as flat as the objects
+    parts = [
+        np.float32(-(s**2)) * ndimage.gaussian_filter(image, sigma, order=_second(axis, image.ndim))
+        for axis, s in enumerate(sigma)
+    ]
+    return np.sum(parts, axis=0, dtype=np.float32)
+
+
+def radius(diameter: Sequence[float], enhance: str) -> tuple[int, ...]:
+    """Return how far enhancement sees along each axis, in voxels; 0 where nothing is enhanced."""
+    if enhance == "none":
+        return (0,) * len(diameter)
+    return tuple(ceil(_TRUNCATE * s) + 2 for s in _sigma(diameter, enhance))
+
+
+def _sigma(diameter: Sequence[float], enhance: str) -> list[float]:
+    """Deviation of a filter along each axis, in voxels: that with the largest response."""
+    if enhance == "edges":
+        return [SMOOTHING * d for d in diameter]
+    crossed = len(diameter) if enhance == "speckles" else len(diameter) - 1
+    own = [d / (2 * sqrt(crossed)) for d in diameter]
+    return own if enhance == "speckles" else [min(own)] * len(own)
+
+
+def _second(axis: int, ndim: int) -> tuple[int, ...]:
+    """Order of a second derivative along an axis."""
+    return tuple(2 * int(d == axis) for d in range(ndim))
+
+
+def _distances(foreground: NDArray[np.bool_], diameter: Sequence[float]) -> NDArray[np.float32]:
     """Smoothed distance to the background, in diameters; also 0 next to it."""
     if foreground.all():  # no background to measure a distance to
         return np.full(foreground.shape, FARTHEST, np.float32)
     pitch = [1 / d for d in diameter]
     distance = ndimage.distance_transform_edt(foreground, sampling=pitch).astype(np.float32)
+    sigma = [SMOOTHING * d for d in diameter]
     smooth: NDArray[np.float32] = ndimage.gaussian_filter(np.minimum(distance, FARTHEST), sigma)
     return smooth
 

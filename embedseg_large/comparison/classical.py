@@ -7,18 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from math import ceil
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.clustering.classical import watershed
+from embedseg_large.clustering.classical import SPLITS, watershed
 from embedseg_large.comparison.contender import Fitted, Say
 from embedseg_large.comparison.division import Division, truth_of
 from embedseg_large.comparison.networks import normalised
 from embedseg_large.geometry import Box
-from embedseg_large.segmentation.request.classical import CLASSICAL, HALO
+from embedseg_large.segmentation.request.classical import CLASSICAL, halo_of
 from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.stitching.middle import numbered
 from embedseg_large.training.data.properties import Properties, measure
@@ -46,8 +45,8 @@ class ClassicalContender:
         began = time.perf_counter()
         properties = measure(division.train)
         tried = [
-            (size, threshold, segmenter_of(properties, size, threshold))
-            for size, threshold in product(SIZES, THRESHOLDS)
+            (size, threshold, segmenter_of(properties, size, threshold, split))
+            for split, size, threshold in product(SPLITS, SIZES, THRESHOLDS)
         ]
         counts = [np.zeros((len(IOUS), 3), np.int64) for _ in tried]
         for pair in division.validation:
@@ -62,18 +61,23 @@ class ClassicalContender:
             knobs={"size": size, "threshold": threshold},
             predicts=False,
             bytes_per_voxel=best.bytes_per_voxel,
-            settings={"diameter": [round(d, 1) for d in best.parameters["diameter"]]},
+            settings={
+                "diameter": [round(d, 1) for d in best.parameters["diameter"]],
+                "split": best.parameters["split"],
+            },
         )
 
 
-def segmenter_of(properties: Properties, size: float, threshold: float) -> TileSegmenter:
+def segmenter_of(
+    properties: Properties, size: float, threshold: float, split: str
+) -> TileSegmenter:
     """Make the method for objects of some times the mean extent."""
     diameter = [size * extent for extent in properties.extent_mean]
     return TileSegmenter(
         watershed,
         name=CLASSICAL,
-        parameters={"diameter": diameter, "threshold": threshold},
-        halo=tuple(ceil(HALO * d) for d in diameter),
+        parameters={"diameter": diameter, "threshold": threshold, "split": split},
+        halo=halo_of(diameter, "none"),
         ndim=properties.ndim,
         channels=properties.channels,
         intensity="otsu",

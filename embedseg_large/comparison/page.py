@@ -230,7 +230,10 @@ def _cost_row(standing: Standing) -> dict[str, str]:
         "decode": "" if tiles is None else _rate(tiles.decode_rate),
         "whole": f"{1e6 * best.seconds / best.voxels:.3g} s",
         "memory": f"{best.bytes_per_voxel:,.0f}",
-        "knobs": ", ".join(f"{name} {value:g}" for name, value in best.knobs.items()),
+        "knobs": ", ".join(
+            [f"{name} {value:g}" for name, value in best.knobs.items()]
+            + [f"by {best.settings['split']}"] * ("split" in best.settings)
+        ),
     }
 
 

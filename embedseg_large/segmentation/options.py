@@ -31,6 +31,39 @@ class ObjectOptions(Options):
     ] = None
     """For the classical method: intensity above which a voxel is foreground; default: Otsu's of the
     whole volume."""
+    split: Annotated[
+        str,
+        Flag(
+            "With --model classical: separate touching objects at their narrowest (shape) or "
+            "darkest place (intensity). Default: shape.",
+            form="text",
+            metavar="BY",
+        ),
+    ] = "shape"
+    """For the classical method: separate touching objects by ``shape``, at their narrowest place
+    (default), or by ``intensity``, at their darkest."""
+    separation: Annotated[
+        float,
+        Flag(
+            "With --model classical: minimum distance between the middles of two objects, in "
+            "diameters; larger splits less.",
+            shows_default=True,
+        ),
+    ] = 0.25
+    """For the classical method: minimum distance between the maxima of two objects along at least
+    one axis, in diameters; default 0.25. Larger values split less."""
+    enhance: Annotated[
+        str,
+        Flag(
+            "With --model classical: enhance speckles (bright balls) or tubes as thick as the "
+            "diameter, or edges, before the threshold. Default: none.",
+            form="text",
+            metavar="WHAT",
+        ),
+    ] = "none"
+    """For the classical method: ``speckles`` or ``tubes`` as thick as the diameter are enhanced
+    before the threshold, which is then one of the response; ``edges`` are added to the image;
+    default: ``none``. What the filter sees is part of the halo."""
     foreground: Annotated[
         float,
         Flag("Seediness above which a voxel is foreground.", shows_default=True),

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil, pi, prod
+from typing import Any
 
-from embedseg_large.clustering.classical import missing_extra, watershed
+from embedseg_large.clustering.classical import (
+    ENHANCED,
+    check_rule,
+    missing_extra,
+    radius,
+    watershed,
+)
 from embedseg_large.errors import UsageError
+from embedseg_large.segmentation.options import ObjectOptions
 from embedseg_large.segmentation.request.scale import voxels_along_x
+from embedseg_large.segmentation.segmenters.protocol import Intensity
 from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.volumes.volume import Volume
 
@@ -15,12 +26,16 @@ CLASSICAL = "classical"
 """What to say in place of a model."""
 HALO = 1.5
 """In diameters."""
+RESPONSES = ("speckles", "tubes")
+"""Kinds of enhancement after which brightness itself no longer counts."""
+OF_CLASSICAL = ("threshold", "split", "separation", "enhance")
+"""Options of this method only."""
 LEAST = 1 / 3
 """Objects are larger than a ball of this part of the diameter."""
 
 
 def classical(
-    volume: Volume, diameter: float | str | None, threshold: float | None = None
+    volume: Volume, options: ObjectOptions, diameter: float | str | None
 ) -> TileSegmenter:
     """Make the classical method for objects of a size.
 
@@ -28,22 +43,23 @@ def classical(
     ----------
     volume
         The level to segment; its voxel size, where known, tells how long objects are along z.
+    options
+        Threshold, and how touching objects are separated.
     diameter
         Of the objects along y and x: a number of voxels, or ``12um``.
-    threshold
-        Intensity of the image above which a voxel is foreground; None: Otsu's threshold of the
-        whole volume.
 
     Raises
     ------
     UsageError
-        No diameter, or none that can be understood; scikit-image is missing.
+        No diameter, or none that can be understood; an option cannot be used; scikit-image is
+        missing.
     """
     if diameter is None:
         raise UsageError(
             "the classical method needs the diameter of your objects: pass it as object_diameter "
             "(--object-diameter 20, or 12um)"
         )
+    check_rule(options.split, options.separation, options.enhance)
     along_x = voxels_along_x(volume, diameter)
     size = volume.voxel_size
     longer = 1.0 if size is None else size[-1] / size[0]
@@ -52,12 +68,41 @@ def classical(
         watershed,
         name=CLASSICAL,
         version=f"scikit-image {_version()}",
-        parameters={"diameter": list(diameters)},
-        halo=tuple(ceil(HALO * d) for d in diameters),
+        parameters={"diameter": list(diameters), **_rule(options)},
+        halo=halo_of(diameters, options.enhance),
         ndim=volume.ndim,
-        intensity="otsu" if threshold is None else (threshold - 1, threshold),
+        intensity=_intensity(options),
         min_object_size=int(_ball(volume.ndim) * prod(LEAST * d for d in diameters)),
     )
+
+
+def halo_of(diameter: Sequence[float], enhance: str) -> tuple[int, ...]:
+    """What a tile sees around its core: objects and a half, and what enhancement sees besides."""
+    return tuple(
+        ceil(HALO * d) + r for d, r in zip(diameter, radius(diameter, enhance), strict=True)
+    )
+
+
+def _rule(options: ObjectOptions) -> dict[str, Any]:
+    """Arguments of the function that are not its defaults, so that older runs can be resumed."""
+    threshold = 1.0
+    if options.enhance in RESPONSES:
+        threshold = ENHANCED if options.threshold is None else options.threshold
+    given = {
+        "threshold": threshold,
+        "split": options.split,
+        "separation": options.separation,
+        "enhance": options.enhance,
+    }
+    usual = inspect.signature(watershed).parameters
+    return {name: value for name, value in given.items() if value != usual[name].default}
+
+
+def _intensity(options: ObjectOptions) -> Intensity | tuple[float, float]:
+    """The threshold becomes 1; that of a response is in intensities of the image."""
+    if options.threshold is None:
+        return "otsu"
+    return "raw" if options.enhance in RESPONSES else (options.threshold - 1, options.threshold)
 
 
 def _ball(ndim: int) -> float:

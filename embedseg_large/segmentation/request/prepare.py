@@ -24,7 +24,7 @@ from embedseg_large.segmentation.request.auto_scale import (
     key_of,
     recorded,
 )
-from embedseg_large.segmentation.request.classical import CLASSICAL, classical
+from embedseg_large.segmentation.request.classical import CLASSICAL, OF_CLASSICAL, classical
 from embedseg_large.segmentation.request.facts import content_of
 from embedseg_large.segmentation.request.foreground import Foreground, foreground_of
 from embedseg_large.segmentation.request.region import region_of
@@ -157,10 +157,13 @@ def _choose_segmenter(
     """The segmenter, and the options that are left to it."""
     segmenter: Segmenter
     if model == CLASSICAL:  # objects of any size, without resampling
-        segmenter = classical(image, options.object_diameter, options.threshold)
+        segmenter = classical(image, options, options.object_diameter)
         options = replace(options, object_diameter=None)
-    elif options.threshold is not None:
-        raise UsageError("threshold is of the classical method; other models have foreground")
+    elif useless := [n for n in OF_CLASSICAL if getattr(options, n) != getattr(type(options)(), n)]:
+        raise UsageError(
+            f"{', '.join(useless)}: of the classical method only; leave it out (networks have "
+            "foreground)"
+        )
     elif isinstance(model, TileSegmenter):
         segmenter = model
     else:

@@ -19,7 +19,8 @@ from embedseg_large.errors import ModelError, UsageError
 from embedseg_large.network.forest import CONTEXT, FOREST, features
 from embedseg_large.testing.synthetic import render, synthetic_embryo
 
-SHAPE = {2: (96, 104), 3: (40, 48, 56)}
+SHAPE = {2: (88, 96), 3: (24, 24, 88)}
+TILE = {2: (32, 32), 3: (24, 24, 16)}
 
 
 def example(ndim: int, seed: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
@@ -54,7 +55,7 @@ def test_objects_are_found_and_tiles_leave_no_trace(ndim: int, tmp_path: Path) -
     )
     assert es.evaluate(whole.labels.compute(), truth, (0.5,))[0].f1 > 0.7
     tiled = es.segment(
-        image, model, output=tmp_path / "tiled", tile=(16,) * ndim, cluster_tile=(20,) * ndim
+        image, model, output=tmp_path / "tiled", tile=TILE[ndim], cluster_tile=(20,) * ndim
     )
     assert tiled.seams.promise == "exact"
     assert tiled.seams.joined == 0
