@@ -123,19 +123,23 @@ def enhanced(
         return smooth
     sigma = _sigma(diameter, enhance)
     if enhance == "tubes":
-        from skimage.filters import sato
+        from skimage import filters
 
-        tubes: NDArray[np.float32] = sato(image, [min(sigma)], black_ridges=False)
+        library: Any = filters  # not annotated
+        tubes: NDArray[np.float32] = library.sato(image, [min(sigma)], black_ridges=False)
         return tubes
     if enhance == "edges":
         edges: NDArray[np.float32] = ndimage.gaussian_gradient_magnitude(image, sigma)
-        return ndimage.gaussian_filter(image, sigma) + edges * np.float32(min(diameter) / 4)
+        edges *= np.float32(min(diameter) / 4)
+        edges += ndimage.gaussian_filter(image, sigma)
+        return edges
     # of each axis in its own unit, so that the filter is as flat as the objects
     parts = [
         np.float32(-(s**2)) * ndimage.gaussian_filter(image, sigma, order=_second(axis, image.ndim))
         for axis, s in enumerate(sigma)
     ]
-    return np.sum(parts, axis=0, dtype=np.float32)
+    balls: NDArray[np.float32] = np.sum(parts, axis=0, dtype=np.float32)
+    return balls
 
 
 def radius(diameter: Sequence[float], enhance: str) -> tuple[int, ...]:

@@ -232,7 +232,7 @@ def _cost_row(standing: Standing) -> dict[str, str]:
         "memory": f"{best.bytes_per_voxel:,.0f}",
         "knobs": ", ".join(
             [f"{name} {value:g}" for name, value in best.knobs.items()]
-            + [f"by {best.settings['split']}"] * ("split" in best.settings)
+            + [f"by {split}" for name, split in best.settings.items() if name == "split"]
         ),
     }
 

@@ -75,10 +75,11 @@ def features(image: NDArray[np.float32]) -> NDArray[np.float32]:
     -------
     ``(*spatial, features)``
     """
-    from skimage.feature import multiscale_basic_features
+    from skimage import feature
 
+    library: Any = feature  # not annotated
     low, high = SCALES
-    found: NDArray[np.float32] = multiscale_basic_features(
+    found: NDArray[np.float32] = library.multiscale_basic_features(
         image, sigma_min=low, sigma_max=high, num_sigma=_SCALES, channel_axis=0
     )
     return found

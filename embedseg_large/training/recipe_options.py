@@ -17,7 +17,8 @@ class MethodOptions(Options):
         str,
         Flag(
             "What is learnt: embedseg, three-class, two-class, flows, affinities, stardist, "
-            "harmonic, or forest (a pixel classifier that learns in seconds). Default: embedseg, or that of --from."
+            "harmonic, or forest (a pixel classifier, in seconds). Default: embedseg, or that "
+            "of --from."
         ),
     ] = EMBEDSEG
     """What is learnt, and how instances come of it: see `embedseg_large.methods`."""
