@@ -42,7 +42,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # Measured on the CPU at 64 x 96 x 96 voxels with 16 transforms, as growth of the resident memory
 # (of erfnet 226, 309 and 470 with 1, 2 and 4 lanes, of unet 954 and 1570 with 1 and 2 and 4
 # transforms), and a tenth more.
-BYTES_PER_VOXEL = {"erfnet": (250.0, 90.0), "unet": (1050.0, 680.0), "forest": (600.0, 0.0)}
+BYTES_PER_VOXEL = {"erfnet": (250.0, 90.0), "unet": (1050.0, 680.0), "forest": (640.0, 640.0)}
 """By backbone, of the first lane and of each further one."""
 
 AUGMENT_ABOVE = 0.2
