@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from embedseg_large.errors import PlaceError, UsageError
+from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.folder import LONGEST_NAME, Draft, LabelFolder, is_label_name
 from embedseg_large.labels.folder import PROVENANCE as PROVENANCE
 from embedseg_large.labels.instances import KEY, InstanceTable
 from embedseg_large.labels.levels import label_levels, label_units
-from embedseg_large.storage.connection import READ_ONLY, is_remote, joined, shown
+from embedseg_large.storage.connection import is_remote, joined, refuse_web, shown
 from embedseg_large.storage.group import ngff_content, ngff_version
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.multiscale import (
@@ -439,10 +439,7 @@ def _output_store(output: str) -> tuple[LabelFolder, str | None]:
 
 
 def _writable(store: str) -> LabelFolder:
-    if store.startswith(READ_ONLY) and is_remote(store):
-        raise PlaceError(
-            f"{shown(store)}: web servers are read only; say where labels go with --output"
-        )
+    refuse_web(store, "say where labels go with --output")
     return label_folder(store)
 
 
