@@ -21,7 +21,14 @@ from embedseg_large.errors import EmbedSegError, OutputError, UsageError
 from embedseg_large.testing.synthetic import render, synthetic_embryo
 from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
 
-SETTINGS: dict[str, Any] = {"epochs": 3, "crop": (64, 64), "accumulate": 2, "validation": 0.34}
+SETTINGS: dict[str, Any] = {
+    "epochs": 3,
+    "batch": 2,
+    "epoch_crops": 8,
+    "crop": (64, 64),
+    "accumulate": 2,
+    "validation": 0.34,
+}
 FEW: dict[str, Any] = {"epoch_crops": 2, "validate_every": 3}
 
 
@@ -138,6 +145,7 @@ def test_training_stops_when_validation_has_not_improved_for_long(
 
 IN_STEPS: dict[str, Any] = {
     "recipe": "robust",
+    "batch": 2,
     "steps": 8,
     "epoch_steps": 3,
     "late_share": 0.67,
