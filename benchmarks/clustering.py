@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedseg_large.clustering.cluster import cluster, cluster_points
-from embedseg_large.clustering.points import points_of_stored
+from embedseg_large.clustering.cluster import cluster, cluster_points, points_of_stored
 from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.embedding import dequantise
 from embedseg_large.geometry import Box

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.labels.target import PendingLabels
+from embedseg_large.labels.pending import PendingLabels
 from embedseg_large.segmentation.options import SegmentOptions
 from embedseg_large.segmentation.request.prepare import prepare
 from embedseg_large.segmentation.scratch.versions import TileVersion, TileVersions

@@ -18,7 +18,7 @@ from typing import Any
 import embedseg_large as es
 from embedseg_large.clustering import cluster
 from embedseg_large.data import copy_demo
-from embedseg_large.segmentation.stages import check, read
+from embedseg_large.segmentation.stages import check, predict
 from embedseg_large.segmentation.stages import cluster as stage
 from embedseg_large.volumes import intensity
 
@@ -43,7 +43,7 @@ class Clock:
 
 
 PURE = (
-    (read, "normalise_channels"),
+    (predict, "normalise_channels"),
     (cluster, "points_of_stored"),
     (cluster, "cluster_points"),
     (stage, "make_result"),
@@ -69,8 +69,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = copy_demo(Path(folder) / "embryo.ome.zarr")
         volume = es.open_volume(store.image)
-        from embedseg_large.runs.local import SerialExecutor
         from embedseg_large.runs.progress import Progress
+        from embedseg_large.runs.runner import SerialExecutor
         from embedseg_large.segmentation.options import SegmentOptions
         from embedseg_large.segmentation.request.prepare import prepare
         from embedseg_large.segmentation.segment import begin, run_request

@@ -31,12 +31,11 @@ from embedseg_large.errors import EmbedSegError, UsageError
 from embedseg_large.options import takes
 from embedseg_large.runs.dask.backend import chosen, workers_for
 from embedseg_large.runs.facts import Facts, without_secrets
-from embedseg_large.runs.local import SerialExecutor
 from embedseg_large.runs.options import WorkerOptions
 from embedseg_large.runs.progress import Observer, Progress, Watcher
 from embedseg_large.runs.record import RunRecord, new_name, read_record
 from embedseg_large.runs.run_folder import Run, RunPlace, open_run
-from embedseg_large.runs.runner import TaskRunner
+from embedseg_large.runs.runner import SerialExecutor, TaskRunner
 from embedseg_large.runs.tasks import Call, Each, Task
 from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at

@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.clustering.clean import CleanSettings, apply, changes_of, cut_by
-from embedseg_large.clustering.cluster import OpenFaces, cluster_points
-from embedseg_large.clustering.points import AXES, points_of_stored
+from embedseg_large.clustering.cluster import AXES, OpenFaces, cluster_points, points_of_stored
 from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.embedding import background
 from embedseg_large.geometry import Box

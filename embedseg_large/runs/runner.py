@@ -2,18 +2,23 @@
 
 A task that the journal knows is not repeated. A task that fails does not end the run: the others
 are finished, and then the run reports what is missing. A later run executes only that.
+
+The executors of this process are here, too: the serial twins of `embedseg_large.runs.dask`.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from embedseg_large.errors import EmbedSegError, RunError
+from embedseg_large.runs.devices import THREADS_BESIDE_GPU
 from embedseg_large.runs.events import AttemptFailed, Event, Recalled, TaskDone, TaskFailed
 from embedseg_large.runs.journal import Journal, Section
 from embedseg_large.runs.progress import Progress
-from embedseg_large.runs.tasks import Done, Executor, Failed, Task, TaskSource
+from embedseg_large.runs.tasks import Done, Executor, Failed, Task, TaskQueue, TaskSource, perform
 
 MANY = 20
 """Number of failures that end a run at once, if fewer tasks than that were finished."""
@@ -120,3 +125,59 @@ def failure(failures: list[tuple[Task, Failed]], *, noted: bool) -> EmbedSegErro
 def _told(task: Task, failed: Failed) -> str:
     place = f"{task.stage} of {task.call.where}" if task.call.where else task.stage
     return f"{place}: {failed.error}"
+
+
+Running: TypeAlias = deque[tuple[Task, Future[Done | Failed]]]
+"""Running tasks, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class SerialExecutor:
+    """Runs tasks one after another in this process; on a CPU the network has all of its cores."""
+
+    network: Any = None
+    """None if no task needs one."""
+
+    def run(self, work: TaskQueue) -> None:
+        """Run all tasks."""
+        while (task := work.next()) is not None:
+            work.finished(task, perform(task.call, self._needed_network))
+
+    def _needed_network(self) -> Any:
+        assert self.network is not None
+        return self.network
+
+
+@dataclass(frozen=True, slots=True)
+class OverlappingExecutor(SerialExecutor):
+    """Runs tasks side by side in this process, which has a GPU; one at a time is on the GPU.
+
+    ::
+
+        tile 1   read  NETWORK          write
+        tile 2         read     NETWORK          write
+        tile 3                  read     NETWORK          write
+
+    For the journal and observers, tasks end in the order in which they were given, so every run
+    reports the same. Tasks behind a slow one continue meanwhile, for one more round.
+    """
+
+    threads: int = THREADS_BESIDE_GPU
+
+    def run(self, work: TaskQueue) -> None:
+        """Run all tasks; if the run fails, running tasks finish first."""
+        running: Running = deque()
+        with ThreadPoolExecutor(self.threads, "task") as pool:
+            try:
+                self._fill(work, pool, running)
+                while running:
+                    task, future = running.popleft()
+                    work.finished(task, future.result())
+                    self._fill(work, pool, running)
+            finally:
+                for _, future in running:
+                    future.cancel()
+
+    def _fill(self, work: TaskQueue, pool: ThreadPoolExecutor, running: Running) -> None:
+        while len(running) < 2 * self.threads and (task := work.next()) is not None:
+            running.append((task, pool.submit(perform, task.call, self._needed_network)))

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import BlankError
 from embedseg_large.geometry import Box
-from embedseg_large.runs.local import SerialExecutor
-from embedseg_large.runs.runner import TaskRunner
+from embedseg_large.runs.runner import SerialExecutor, TaskRunner
 from embedseg_large.runs.tasks import Call, Each, Task
 from embedseg_large.segmentation.intensity_field import IntensityField, intensity_fields
-from embedseg_large.segmentation.request.foreground import Foreground
 from embedseg_large.segmentation.request.request import Request, Timepoint
+from embedseg_large.segmentation.stages.job import Foreground
 from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.volumes.intensity import (
     Histogram,

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
-from embedseg_large.labels.target import PendingLabels
+from embedseg_large.labels.pending import PendingLabels
 from embedseg_large.runs.runner import TaskRunner
 from embedseg_large.runs.tasks import Call, Each, Task
-from embedseg_large.segmentation.extents import extents_of
 from embedseg_large.segmentation.report import SeamReport, seam_report
 from embedseg_large.segmentation.request.request import Timepoint
 from embedseg_large.segmentation.scratch.versions import (
@@ -30,7 +29,13 @@ from embedseg_large.segmentation.scratch.versions import (
 from embedseg_large.segmentation.seams import SeamCheck, SeamState
 from embedseg_large.segmentation.stages.clean import Cleaning, CleanReport
 from embedseg_large.segmentation.stages.cluster import cluster_task, version_of
-from embedseg_large.segmentation.stages.finish import Numbering, downsample, finish, finish_halved
+from embedseg_large.segmentation.stages.finish import (
+    Numbering,
+    downsample,
+    extents_of,
+    finish,
+    finish_halved,
+)
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.predict import predict_task
 from embedseg_large.segmentation.steps import LedgerKind, Stage

@@ -1,4 +1,4 @@
-"""The report of a run: the seam report, and the summary around it."""
+"""The report of a run: the seam report, the sizes of objects, and the summary around them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedseg_large.labels.instances import KEY
+from embedseg_large.segmentation.request.scale import is_mismatch
 from embedseg_large.segmentation.seams import SeamState
 from embedseg_large.segmentation.stages.finish import Numbering
 from embedseg_large.segmentation.stages.job import Job
 
 if TYPE_CHECKING:
     import dask.array as da
+
+LEAST_OBJECTS = 5
+"""Fewer say nothing about the sizes of the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +200,71 @@ def _traced(job: Job, numbering: Numbering, ids: Sequence[int]) -> tuple[TracedO
     return tuple(
         TracedObject(label=label, seed=job.in_volume(seed), timepoint=job.timepoint)
         for label, seed in zip(labels.tolist(), seeds.tolist(), strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeScale:
+    """What is known about sizes; those in voxels are along y and x of the level segmented."""
+
+    level: int
+    is_automatic: bool
+    """Whether the level was chosen by voxel sizes."""
+    model_diameter: float | None
+    """Mean extent of the model's training objects; None where the model does not know."""
+    found_diameter: float | None
+    """Median extent of objects of this run; None where too few were found to tell."""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times larger the objects found are than those of the training."""
+        if self.model_diameter is None or self.found_diameter is None:
+            return None
+        return self.found_diameter / self.model_diameter
+
+    @property
+    def warning(self) -> str | None:
+        """What to say about it; None if there is nothing to say."""
+        if self.ratio is None or not is_mismatch(self.ratio):
+            return None
+        assert self.found_diameter is not None
+        return (
+            f"the objects found are {self.found_diameter:.0f} voxels wide (median), those in the "
+            f"training data {self.model_diameter:.0f}: check whether they are pieces or clumps; "
+            "--object-diameter auto compares scales on a sample"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The scale as values that JSON can hold."""
+        values = {"model_diameter": self.model_diameter, "found_diameter": self.found_diameter}
+        rounded = {k: None if v is None else round(v, 2) for k, v in values.items()}
+        return {"level": self.level, "automatic_level": self.is_automatic} | rounded
+
+
+def scale_of(
+    level: int, zoom: float, known: float | None, extents: Sequence[float], *, is_automatic: bool
+) -> SizeScale:
+    """Compare what was found with what a model knows.
+
+    Parameters
+    ----------
+    level
+        That was segmented.
+    zoom
+        Voxels of the grid along x for each voxel of that level.
+    known
+        Diameter of the model's objects, in voxels of the grid.
+    extents
+        Of some objects along y and x, in voxels of the grid; see `extents_of`.
+    is_automatic
+        Whether the level was chosen by voxel sizes.
+    """
+    enough = len(extents) >= LEAST_OBJECTS
+    return SizeScale(
+        level=level,
+        is_automatic=is_automatic,
+        model_diameter=None if known is None else known / zoom,
+        found_diameter=float(np.median(extents)) / zoom if enough else None,
     )
 
 

@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 from embedseg_large.documents import difference, parse_json
 from embedseg_large.errors import UsageError, foreign
 from embedseg_large.segmentation.intensity_field import IntensityField
-from embedseg_large.segmentation.request.facts import facts_of_predictions
-from embedseg_large.segmentation.request.request import Request, SavedPredictions, Timepoint
+from embedseg_large.segmentation.request.request import (
+    Request,
+    SavedPredictions,
+    Timepoint,
+    facts_of_predictions,
+)
 from embedseg_large.segmentation.stages.predict import KEPT_SEED
 from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at

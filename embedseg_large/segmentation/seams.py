@@ -48,7 +48,7 @@ from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.predict import Predicted, predict_task
 from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.stitching.join import Joins, join
-from embedseg_large.stitching.seam import SeamComparison
+from embedseg_large.stitching.tile_result import SeamComparison
 from embedseg_large.tiling.grid import Face, Index
 
 

@@ -28,21 +28,19 @@ from typing import TYPE_CHECKING, Any
 
 from embedseg_large.errors import EmbedSegError, UsageError
 from embedseg_large.labels.instances import InstanceTable
+from embedseg_large.labels.pending import PendingLabels
 from embedseg_large.labels.tables import table_warning
-from embedseg_large.labels.target import PendingLabels
 from embedseg_large.options import takes
 from embedseg_large.runs.dask.backend import chosen, client_of, device_on
 from embedseg_large.runs.events import Published, RunBegun
 from embedseg_large.runs.facts import token
-from embedseg_large.runs.local import SerialExecutor
 from embedseg_large.runs.log_file import log_to
 from embedseg_large.runs.paths import lock_folder
 from embedseg_large.runs.progress import Observer, Progress, Watcher
 from embedseg_large.runs.record import RunRecord, new_name
 from embedseg_large.runs.run_folder import Run, RunPlace, open_run
-from embedseg_large.runs.runner import TaskRunner
+from embedseg_large.runs.runner import SerialExecutor, TaskRunner
 from embedseg_large.runs.tasks import Executor
-from embedseg_large.segmentation.extents import SizeScale, scale_of
 from embedseg_large.segmentation.intensities import find_fields, find_intensity, find_intensity_at
 from embedseg_large.segmentation.intensity_field import IntensityField
 from embedseg_large.segmentation.options import RunOptions
@@ -52,12 +50,17 @@ from embedseg_large.segmentation.pipeline import (
     tasks_of,
     write_labels,
 )
-from embedseg_large.segmentation.report import SegmentResult, merged, published_result
+from embedseg_large.segmentation.report import (
+    SegmentResult,
+    SizeScale,
+    merged,
+    published_result,
+    scale_of,
+)
 from embedseg_large.segmentation.request.duration import note_rate
 from embedseg_large.segmentation.request.estimate import check_memory, estimate_of
-from embedseg_large.segmentation.request.facts import facts_of, provenance
 from embedseg_large.segmentation.request.prepare import AnyModel, prepare, timepoints_of
-from embedseg_large.segmentation.request.request import Request, Timepoint
+from embedseg_large.segmentation.request.request import Request, Timepoint, facts_of, provenance
 from embedseg_large.segmentation.request.scale import voxel_size_warning
 from embedseg_large.segmentation.saved_predictions import save
 from embedseg_large.segmentation.segmenters.loading import executor_here

@@ -9,7 +9,7 @@ from typing import Any
 from embedseg_large.clustering.clean import CleanSettings
 from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.errors import UsageError
-from embedseg_large.stitching.seam import SEAM_DEPTH
+from embedseg_large.stitching.tile_result import SEAM_DEPTH
 from embedseg_large.tiling.axis import STRIDE
 
 Sizes = Sequence[int] | None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from embedseg_large.stitching.seam import SeamComparison
+from embedseg_large.stitching.tile_result import SeamComparison
 
 
 @dataclass(frozen=True, slots=True)

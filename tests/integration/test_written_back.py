@@ -14,7 +14,7 @@ import embedseg_large as es
 from embedseg_large.conversion.convert import convert
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.errors import VolumeError
-from embedseg_large.labels.levels import label_levels, label_units
+from embedseg_large.labels.target import label_levels, label_units
 from embedseg_large.volumes.look import looks_like_labels
 from embedseg_large.volumes.volume import Volume, open_volume
 

@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from embedseg_large.clustering.cluster import cluster, cluster_points
-from embedseg_large.clustering.points import points_of_embedding
+from embedseg_large.clustering.cluster import cluster, cluster_points, points_of_embedding
 from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.embedding import Embedding
 from embedseg_large.geometry import Box

@@ -24,9 +24,8 @@ from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.embedding import background, dequantise
 from embedseg_large.errors import ModelError, UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.runs.local import SerialExecutor
 from embedseg_large.runs.progress import Progress
-from embedseg_large.runs.runner import TaskRunner
+from embedseg_large.runs.runner import SerialExecutor, TaskRunner
 from embedseg_large.segmentation.options import SegmentOptions
 from embedseg_large.segmentation.pipeline import PredictThenCluster, find_instances
 from embedseg_large.segmentation.report import SeamReport

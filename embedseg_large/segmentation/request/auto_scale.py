@@ -31,10 +31,10 @@ from embedseg_large.embedding import dequantise
 from embedseg_large.errors import UnreachableError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.provenance import is_choice
-from embedseg_large.segmentation.request.foreground import Foreground
 from embedseg_large.segmentation.request.scale import resampling_for
 from embedseg_large.segmentation.segmenters.loading import place
 from embedseg_large.segmentation.segmenters.protocol import Network
+from embedseg_large.segmentation.stages.job import Foreground
 from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.volumes.intensity import PERCENTILES
 from embedseg_large.volumes.volume import Volume

@@ -15,7 +15,7 @@ from embedseg_large.errors import UsageError
 from embedseg_large.runs.dask.cluster_file import LocalSettings
 from embedseg_large.runs.devices import THREADS_BESIDE_GPU, is_gpu
 from embedseg_large.segmentation.request.request import Request
-from embedseg_large.segmentation.stages.read import SLAB_VOXELS
+from embedseg_large.segmentation.stages.predict import SLAB_VOXELS
 from embedseg_large.tiling.axis import core, total_grown
 from embedseg_large.tiling.grid import Grid
 

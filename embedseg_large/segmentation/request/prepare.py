@@ -25,13 +25,12 @@ from embedseg_large.segmentation.request.auto_scale import (
     recorded,
 )
 from embedseg_large.segmentation.request.classical import CLASSICAL, OF_CLASSICAL, classical
-from embedseg_large.segmentation.request.facts import content_of
-from embedseg_large.segmentation.request.foreground import Foreground, foreground_of
 from embedseg_large.segmentation.request.region import region_of
 from embedseg_large.segmentation.request.request import (
     IntensityChoice,
     Request,
     Timepoint,
+    content_of,
     section_of,
 )
 from embedseg_large.segmentation.request.scale import nearest_level, resampling_for
@@ -40,6 +39,7 @@ from embedseg_large.segmentation.scratch.scratch import Scratch
 from embedseg_large.segmentation.segmenters.method_segmenter import segmenter_of
 from embedseg_large.segmentation.segmenters.protocol import Network, Segmenter
 from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
+from embedseg_large.segmentation.stages.job import Foreground, foreground_of
 from embedseg_large.storage.connection import joined
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.intensity import IntensityRange

@@ -5,14 +5,22 @@
     SCRATCH/
       run.json                          what the run is of
       journal/                          what is done, see `embedseg_large.runs.journal`
-      predictions/Z/Y.X-VERSION         predictions of a core, see `packing` beside this file
+      predictions/Z/Y.X-VERSION         predictions of a core, see below
       views/LEVEL/Z/Y.X-VERSION.npz     what each tile says, at each level of its halo: labels
       tables/LEVEL/Z/Y.X-VERSION.npz    the same: its table of instances, which is far smaller
       layers/N-VERSION.npz              the instances of each layer, ascending
       changes/Z/Y.X-VERSION.npz         what becomes of the instances of a tile that are cleaned
 
 Every file belongs to one attempt of one task and is written whole. Folders are local, or prefixes
-of a bucket.
+of a bucket. The predictions of a core are kept as one bit per voxel, and the channels of those
+that count::
+
+    bytes 0-7   length of the next part, little endian
+    bits        a packed bit for each voxel of the core, in raster order: 0 for background
+    values      the packed channels, (channels, voxels with bit 1) float16
+
+Most of an embryo is background. It costs neither space nor time to pack, and a reader decodes one
+byte per voxel and the values, never all channels of a whole tile.
 """
 
 from __future__ import annotations
@@ -20,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -27,13 +36,61 @@ from numpy.typing import NDArray
 
 from embedseg_large.embedding import background
 from embedseg_large.geometry import Box
-from embedseg_large.segmentation.scratch.packing import pack_prediction, unpack_prediction
 from embedseg_large.segmentation.scratch.versions import EMPTY, TileVersion, new_version
 from embedseg_large.stitching.tally import Entries, Roster
 from embedseg_large.stitching.tile_result import TileResult
 from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at
 from embedseg_large.tiling.grid import Grid, Index
+
+_LENGTH = 8
+_LOWEST = background((1,))[-1, 0]
+"""Logit of background, see `embedseg_large.embedding.keep_above`."""
+
+
+def pack_prediction(stored: NDArray[np.float16]) -> bytes:
+    """Pack stored predictions, (channels, *core), at least one voxel of which is kept."""
+    kept = stored[-1] != _LOWEST
+    bits = _pack(np.packbits(kept))
+    return len(bits).to_bytes(_LENGTH, "little") + bits + _pack(stored[:, kept])
+
+
+def unpack_prediction(
+    data: bytes, shape: Sequence[int]
+) -> tuple[NDArray[np.bool_], NDArray[np.float16]]:
+    """Unpack the predictions of a core.
+
+    Parameters
+    ----------
+    data
+        What `pack_prediction` returned.
+    shape
+        Of the core.
+
+    Returns
+    -------
+    kept, values
+        ``(*core)``: which voxels were kept. ``(channels, voxels)``: their channels, in raster
+        order. All others are background.
+    """
+    end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
+    bits = np.unpackbits(_unpack(data[_LENGTH:end], np.uint8), count=prod(shape))
+    values = _unpack(data[end:], np.float16).reshape(-1, np.count_nonzero(bits))
+    return bits.view(np.bool_).reshape(shape), values
+
+
+def _pack(values: NDArray[Any]) -> bytes:
+    from numcodecs import Blosc
+
+    codec = Blosc(cname="zstd", clevel=1, shuffle=Blosc.BITSHUFFLE)
+    return bytes(codec.encode(np.ascontiguousarray(values)))
+
+
+def _unpack(packed: bytes, dtype: Any) -> NDArray[Any]:
+    from numcodecs import Blosc
+
+    return np.frombuffer(Blosc().decode(packed), dtype=dtype)
+
 
 _COLUMNS = ("ids", "sizes", "core_sizes", "owned", "certain", "seediness")
 """Of the table of instances."""

@@ -15,7 +15,7 @@ from embedseg_large.embedding import quantise
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.runs.devices import is_gpu
-from embedseg_large.runs.local import OverlappingExecutor, SerialExecutor
+from embedseg_large.runs.runner import OverlappingExecutor, SerialExecutor
 from embedseg_large.segmentation.segmenters.protocol import Network, Predictor
 from embedseg_large.storage.folder import Folder
 

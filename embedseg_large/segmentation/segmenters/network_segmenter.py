@@ -26,7 +26,7 @@ from embedseg_large.segmentation.segmenters.protocol import (
     Traits,
 )
 from embedseg_large.segmentation.settings import SegmentSettings, sizes_of
-from embedseg_large.stitching.seam import SEAM_DEPTH
+from embedseg_large.stitching.tile_result import SEAM_DEPTH
 from embedseg_large.storage.folder import Folder
 from embedseg_large.tiling.axis import STRIDE, balance
 

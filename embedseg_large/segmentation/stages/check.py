@@ -17,8 +17,8 @@ from embedseg_large.segmentation.scratch.versions import TileVersions
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.stitching.join import Joins
 from embedseg_large.stitching.relabel import settle
-from embedseg_large.stitching.seam import SEAM_DEPTH, SeamComparison, compare
 from embedseg_large.stitching.tally import Entries, tally
+from embedseg_large.stitching.tile_result import SEAM_DEPTH, SeamComparison, compare
 from embedseg_large.tiling.grid import Face, Grid, Index
 
 

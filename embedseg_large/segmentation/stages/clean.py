@@ -27,7 +27,7 @@ from embedseg_large.runs.tasks import Call, Each, Runner, Task
 from embedseg_large.segmentation.scratch.versions import EMPTY, TileVersion, TileVersions
 from embedseg_large.segmentation.seams import SeamState
 from embedseg_large.segmentation.stages.job import Job
-from embedseg_large.segmentation.stages.read import read_normalised
+from embedseg_large.segmentation.stages.predict import read_normalised
 from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.stitching.tile_result import TileResult
 from embedseg_large.tiling.grid import Index

@@ -17,12 +17,15 @@ from embedseg_large.geometry import Box
 from embedseg_large.runs.tasks import Call, Task
 from embedseg_large.segmentation.segmenters.protocol import TileLabeller
 from embedseg_large.segmentation.stages.job import Job
-from embedseg_large.segmentation.stages.predict import Predicted, unchanged
-from embedseg_large.segmentation.stages.read import read_normalised, stamp_of
+from embedseg_large.segmentation.stages.predict import (
+    Predicted,
+    read_normalised,
+    stamp_of,
+    unchanged,
+)
 from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.stitching.middle import middles, numbered
-from embedseg_large.stitching.seam import SEAM_DEPTH
-from embedseg_large.stitching.tile_result import Frame, make_result
+from embedseg_large.stitching.tile_result import SEAM_DEPTH, Frame, make_result
 from embedseg_large.tiling.grid import Index, Tile
 
 

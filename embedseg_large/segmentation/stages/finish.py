@@ -1,4 +1,4 @@
-"""FINISH: final labels, shard by shard and level by level, and the table of instances.
+"""FINISH: final labels, shard by shard and level by level, the table of instances, their sizes.
 
 Labels are ranks over layers, so that the table is the layers one after the other. A piece of it is
 put together from those that it touches: nothing grows with the number of instances.
@@ -6,23 +6,30 @@ put together from those that it touches: nothing grows with the number of instan
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from embedseg_large.geometry import Box
 from embedseg_large.labels.instances import InstanceTable
-from embedseg_large.labels.target import PendingLabels
-from embedseg_large.segmentation.scratch.versions import TileVersions
+from embedseg_large.labels.pending import PendingLabels
+from embedseg_large.segmentation.scratch.versions import EMPTY, TileVersions
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.stitching.join import Joins
 from embedseg_large.stitching.relabel import Ranking, occurring, rename
 from embedseg_large.storage.tables import stacked
+from embedseg_large.tiling.grid import Index
 
 Columns = dict[str, NDArray[Any]]
+
+TILES = 8
+"""Clustering tiles whose objects are measured after a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,3 +150,60 @@ def _layers_with(before: NDArray[np.int64], start: int, stop: int) -> list[int]:
     """Layers, none of them empty, that hold a range of instances."""
     here = (before[:-1] < stop) & (before[1:] > start) & (before[1:] > before[:-1])
     return [int(number) for number in np.flatnonzero(here)]
+
+
+def extents_of(
+    job: Job, results: TileVersions, predictions: NDArray[np.uint32]
+) -> tuple[float, ...]:
+    """Measure objects in a few tiles that have some: mean edge of their boxes along y and x.
+
+    Parameters
+    ----------
+    job
+        What was segmented.
+    results, predictions
+        Versions of what tiles say, and of their predictions.
+
+    Returns
+    -------
+    tuple of float
+        In voxels of the grid. Objects that reach the border of a tile, where they may be cut, do
+        not count.
+    """
+    grid = job.clustering()
+    tiles = sorted(_tiles_with_foreground(job, predictions))
+    found: list[float] = []
+    for index, result in zip(
+        tiles, job.scratch.read_results(results[i] for i in tiles), strict=True
+    ):
+        core = grid.tile(index).core
+        labels, _ = result.core(core.shape)
+        low = [0 if a else -1 for a in core.start]
+        high = [
+            n if b < length else n + 1
+            for n, b, length in zip(core.shape, core.stop, job.shape, strict=True)
+        ]
+        found.extend(extents(labels, low, high))
+    return tuple(found)
+
+
+def _tiles_with_foreground(job: Job, predictions: NDArray[np.uint32]) -> set[Index]:
+    """A few clustering tiles, evenly spread over those in which something was predicted."""
+    grid = job.clustering()
+    written = np.flatnonzero(predictions > EMPTY)
+    spread = np.unique(np.linspace(0, max(0, written.size - 1), TILES).astype(int))
+    tiles = set[Index]()
+    for place in written[spread[: written.size]].tolist():
+        index = tuple(int(i) for i in np.unravel_index(place, predictions.shape))
+        tiles.update(islice(grid.touching(job.prediction.tile(index).core), 1))
+    return tiles
+
+
+def extents(labels: NDArray[Any], low: Sequence[int], high: Sequence[int]) -> Iterator[float]:
+    """Mean edge along y and x of each object that begins after `low` and ends before `high`."""
+    for box in ndimage.find_objects(labels):
+        if box is None:
+            continue
+        axes = zip(box, low, high, strict=True)
+        if all(a < s.start and s.stop < b for s, a, b in axes):
+            yield float(np.mean([s.stop - s.start for s in box[-2:]]))

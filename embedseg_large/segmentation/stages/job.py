@@ -1,24 +1,160 @@
-"""Everything a task needs to know, small enough to travel with each."""
+"""Everything a task needs to know, small enough to travel with each.
+
+That includes where there is nothing to look for: outside a mask, and where a coarse level is dark.
+A mask decides voxel by voxel, so that what it leaves does not depend on tiles: nothing outside it
+becomes part of an instance, and a tile without a voxel of it is not predicted. Darkness decides
+tile by tile only: a tile is not predicted if no voxel of a coarse level in it or its context is
+brighter than a threshold.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import MetadataError, UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.segmentation.intensity_field import IntensityField
-from embedseg_large.segmentation.request.foreground import Foreground
 from embedseg_large.segmentation.scratch.scratch import Scratch
 from embedseg_large.segmentation.segmenters.network_segmenter import EMBEDDING
-from embedseg_large.segmentation.segmenters.protocol import Traits
+from embedseg_large.segmentation.segmenters.protocol import KnownSizes, Traits
 from embedseg_large.segmentation.settings import SegmentSettings
 from embedseg_large.stitching.relabel import Layers
 from embedseg_large.tiling.grid import Grid
 from embedseg_large.tiling.resampling import Resampling, nearest_voxels
 from embedseg_large.volumes.intensity import IntensityRange
-from embedseg_large.volumes.volume import Volume
+from embedseg_large.volumes.volume import Volume, open_volume
+
+_VOXELS_PER_DIAMETER = 4
+"""An object is at least so many voxels wide in the level that is looked at for darkness."""
+_USUAL_DIAMETER = 20.0
+"""Of an object, in voxels, where the model does not know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreground:
+    """What of a volume is worth predicting."""
+
+    mask: Volume | None = None
+    """Not 0 where instances may be; any pyramid level of the same space."""
+    coarse: Volume | None = None
+    """The level that is looked at for darkness."""
+    dark: float = 0.0
+    """Intensity up to which it is dark."""
+
+    def inside(
+        self, box: Box, shape: Sequence[int], timepoint: int | None
+    ) -> NDArray[np.bool_] | None:
+        """Whether each voxel of a box of a grid of some shape is in the mask; None without one."""
+        if self.mask is None:
+            return None
+        inside: NDArray[np.bool_] = _looked_up(self.mask, box, shape, timepoint) != 0
+        return inside
+
+    def is_dark(self, box: Box, shape: Sequence[int], timepoint: int | None) -> bool:
+        """Whether nothing in a box of a grid of some shape is bright."""
+        if self.coarse is None:
+            return False
+        return bool(_looked_up(self.coarse, box, shape, timepoint).max() <= self.dark)
+
+
+def _looked_up(
+    volume: Volume, box: Box, shape: Sequence[int], timepoint: int | None
+) -> NDArray[Any]:
+    """Voxels of a volume at the voxels of a box of another grid over the same space."""
+    axes = zip(box.start, box.stop, volume.spatial_shape, shape, strict=True)
+    indices = [nearest_voxels(*axis) for axis in axes]
+    needed = Box(tuple(int(i[0]) for i in indices), tuple(int(i[-1]) + 1 for i in indices))
+    voxels = volume.read(needed, timepoint if volume.timepoint is None else None)
+    at = [i - start for i, start in zip(indices, needed.start, strict=True)]
+    return voxels[np.ix_(*at)]
+
+
+def foreground_of(
+    volume: Volume, network: KnownSizes, mask: Any, dark_below: float | None
+) -> Foreground:
+    """What a user said about where to look.
+
+    Parameters
+    ----------
+    volume
+        The image.
+    network
+        Knows how large objects are.
+    mask
+        What `open_volume` takes, of the same space as the image, at any level of detail.
+    dark_below
+        Intensity, of the image.
+
+    Raises
+    ------
+    UsageError
+        When there is no coarser level to look at.
+    VolumeError
+        When the mask is not one of this image.
+    """
+    coarse = None if dark_below is None else _coarse(volume, network)
+    found = None if mask is None else _open_mask(mask, volume)
+    return Foreground(mask=found, coarse=coarse, dark=dark_below or 0.0)
+
+
+def _opened(mask: Any, volume: Volume) -> Volume:
+    """Open a mask; a file that does not say its axes has those of the image."""
+    try:
+        found = open_volume(mask, channel=None)
+    except MetadataError:
+        found = open_volume(mask, channel=None, axes=volume.spatial_axes)
+    return found.flattened() if volume.is_flat else found
+
+
+def _open_mask(mask: Any, volume: Volume) -> Volume:
+    found = mask if isinstance(mask, Volume) else _opened(mask, volume)
+    place = "the mask" if found.path is None else found.name
+    if found.spatial_axes != volume.spatial_axes or found.n_channels > 1:
+        raise VolumeError(f"{place}: axes {found.axes}; a mask has those of the image, without c")
+    sizes = list(zip(volume.spatial_shape, found.spatial_shape, strict=True))
+    if any(m > n for n, m in sizes):
+        raise VolumeError(f"{place}: shape {found.spatial_shape} is larger than the image's")
+    # levels of a pyramid may be a voxel off, since odd lengths are rounded
+    if any(abs(n - m * round(n / m)) >= round(n / m) for n, m in sizes):
+        raise VolumeError(
+            f"{place}: shape {found.spatial_shape} does not match any level of an image of shape "
+            f"{volume.spatial_shape}; pass a mask of the whole image"
+        )
+    if found.timepoint is None and found.n_timepoints not in (1, volume.n_timepoints):
+        raise VolumeError(
+            f"{place}: {found.n_timepoints} timepoints, the image has {volume.n_timepoints}"
+        )
+    return found
+
+
+def _coarse(volume: Volume, network: KnownSizes) -> Volume:
+    """The coarsest level in which an object is still some voxels wide."""
+    if volume.path is None or len(volume.levels) <= volume.level + 1:
+        raise UsageError(
+            f"{volume.name}: there is no coarser level in which to look for dark tiles; pass a "
+            "mask instead, or convert the image with a pyramid"
+        )
+    widest = (network.object_diameter or _USUAL_DIAMETER) / _VOXELS_PER_DIAMETER
+    chosen = _of_all_times(volume, volume.level + 1)
+    for level in range(volume.level + 2, len(volume.levels)):
+        found = _of_all_times(volume, level)
+        if volume.spatial_shape[-1] / found.spatial_shape[-1] > widest:
+            break
+        chosen = found
+    return chosen
+
+
+def _of_all_times(volume: Volume, level: int) -> Volume:
+    """A level with the time axis that its image has."""
+    found = volume.at_level(level)
+    return replace(found, timepoint=None) if found.n_timepoints > 1 else found
 
 
 @dataclass(frozen=True, kw_only=True)

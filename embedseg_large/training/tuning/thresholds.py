@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.clustering.clean import CleanSettings, clean
-from embedseg_large.clustering.cluster import cluster_points
-from embedseg_large.clustering.points import AXES, points_of_stored
+from embedseg_large.clustering.cluster import AXES, cluster_points, points_of_stored
 from embedseg_large.clustering.settings import DEFAULT_MARGIN, ClusteringSettings
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.scores import scores

@@ -33,7 +33,7 @@ import numpy as np
 
 import embedseg_large as es
 from embedseg_large.errors import RunError
-from embedseg_large.labels.target import PendingLabels
+from embedseg_large.labels.pending import PendingLabels
 from embedseg_large.runs import lock
 from embedseg_large.storage import disk
 from embedseg_large.storage.bucket import RemoteFolder

@@ -33,7 +33,6 @@ from embedseg_large.runs.paths import lock_folder, predictions_path, scratch_pat
 from embedseg_large.segmentation.status import RunStatus, run_status
 from embedseg_large.storage.open import folder_at
 from embedseg_large.testing.oracle import OracleNetwork
-from embedseg_large.testing.tiers import slowly
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Faults, Web
@@ -104,7 +103,7 @@ def came(before: set[str]) -> set[str]:
     return {re.sub(f"^{whole}$", r"\1", name) for name in objects() - before}
 
 
-@pytest.mark.parametrize("workers", [None, *slowly(2)], ids=["serial", "workers"])
+@pytest.mark.parametrize("workers", [None, 2], ids=["serial", "workers"])
 def test_labels_in_a_bucket_are_those_on_a_disk_and_nothing_else_is_left(
     workers: int | None,
     victim: ModuleType,
@@ -152,7 +151,7 @@ def requests(faults: Faults) -> Counter[str]:
     return asked
 
 
-@pytest.mark.parametrize("stage", ["check", *slowly("predict", "cluster", "finish")])
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_client_loses_only_tiles_in_flight(
     stage: str, victim: ModuleType, network: Any, before: set[str], undisturbed: Labels
 ) -> None:
@@ -167,7 +166,6 @@ def test_a_killed_client_loses_only_tiles_in_flight(
     assert all(resumed.get(s, 0) > 0 for s in STAGES[: STAGES.index(stage)])
 
 
-@pytest.mark.slow
 def test_an_image_that_changed_in_its_bucket_is_refused(
     victim: ModuleType, network: Any, before: set[str], undisturbed: Labels
 ) -> None:
@@ -184,11 +182,7 @@ def test_an_image_that_changed_in_its_bucket_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("status", "late"),
-    [
-        ("503 Service Unavailable", False),
-        pytest.param("500 Internal Server Error", True, marks=pytest.mark.slow),
-    ],
+    ("status", "late"), [("500 Internal Server Error", True), ("503 Service Unavailable", False)]
 )
 def test_a_run_does_not_mind_a_store_that_fails_now_and_then(
     status: str,
@@ -220,7 +214,7 @@ class Doing:
             self.action()
 
 
-@pytest.mark.parametrize("stage", ["check", *slowly("predict")])
+@pytest.mark.parametrize("stage", ["predict", "check"])
 def test_a_store_that_goes_away_is_one_line_and_the_run_goes_on_later(
     stage: str,
     victim: ModuleType,
@@ -241,7 +235,6 @@ def test_a_store_that_goes_away_is_one_line_and_the_run_goes_on_later(
     assert came(before) == {"nuclei", LIST}
 
 
-@pytest.mark.slow
 def test_of_two_runs_on_one_output_the_second_is_refused_and_status_knows_the_first(
     victim: ModuleType, network: Any, before: set[str], undisturbed: Labels
 ) -> None:
@@ -272,7 +265,6 @@ def wait_for(found: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.slow
 def test_kept_predictions_in_a_bucket_are_clustered_again(
     victim: ModuleType, network: Any, before: set[str], undisturbed: Labels
 ) -> None:
@@ -301,7 +293,6 @@ def test_scratch_files_may_be_on_a_disk(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_an_array_in_memory_reaches_workers_through_the_bucket(
     victim: ModuleType, network: Any, before: set[str], undisturbed: Labels
 ) -> None:

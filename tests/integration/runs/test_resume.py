@@ -30,10 +30,9 @@ from embedseg_large.runs.dask.cluster_file import LocalSettings
 from embedseg_large.runs.dask.clusters import cluster_client
 from embedseg_large.runs.lock import Lock
 from embedseg_large.runs.paths import lock_folder, scratch_path
-from embedseg_large.segmentation.request import facts
+from embedseg_large.segmentation.request import request as request_module
 from embedseg_large.segmentation.status import RunStatus, run_status
 from embedseg_large.testing.oracle import OracleNetwork
-from embedseg_large.testing.tiers import slowly
 
 Labels = NDArray[Any]
 VICTIM = Path(__file__).parents[1] / "victim.py"
@@ -76,7 +75,7 @@ def kill_at(stage: str, out: Path) -> None:
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
 
 
-@pytest.mark.parametrize("stage", ["check", *slowly("predict", "cluster", "finish")])
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_client_loses_only_tiles_in_flight(
     tmp_path: Path,
     stage: str,
@@ -115,7 +114,7 @@ class Killer:
             os.kill(self.killed, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("stage", ["cluster", *slowly("predict", "check", "finish")])
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_worker_is_not_missed(
     tmp_path: Path,
     stage: str,
@@ -177,7 +176,6 @@ class SchedulerKiller:
             self.process.kill()
 
 
-@pytest.mark.slow
 def test_a_killed_scheduler_ends_in_one_line_and_the_run_goes_on_without_it(
     tmp_path: Path,
     scheduler: tuple[str, subprocess.Popen[bytes]],
@@ -289,9 +287,9 @@ def test_a_run_that_an_older_program_has_begun_is_refused(
     """Its files have another form, though the version of the package may be the same."""
     out = tmp_path / "out.zarr"
     kill_at("cluster", out)
-    for name in facts.FORMATS:
+    for name in request_module.FORMATS:
         with monkeypatch.context() as patch:
-            patch.setattr(facts, "FORMATS", facts.FORMATS | {name: 99})
+            patch.setattr(request_module, "FORMATS", request_module.FORMATS | {name: 99})
             with pytest.raises(UsageError, match=rf"formats {name} \d \(now 99\).*overwrite"):
                 run(victim, image, network, out)
     run(victim, image, network, out)

@@ -18,8 +18,7 @@ from scipy import ndimage
 from yaozarrs import validate_zarr_store
 
 import embedseg_large as es
-from embedseg_large.clustering.cluster import cluster_points
-from embedseg_large.clustering.points import points_of_stored
+from embedseg_large.clustering.cluster import cluster_points, points_of_stored
 from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.embedding import seeds_of

@@ -28,7 +28,7 @@ from embedseg_large.segmentation.intensity_field import (
 from embedseg_large.segmentation.options import SegmentOptions
 from embedseg_large.segmentation.request.prepare import prepare
 from embedseg_large.segmentation.stages.job import Job
-from embedseg_large.segmentation.stages.read import read_padded
+from embedseg_large.segmentation.stages.predict import read_padded
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import render, synthetic_embryo
 from embedseg_large.volumes.intensity import IntensityRange

@@ -29,7 +29,7 @@ from embedseg_large.segmentation.request.prepare import prepare
 from embedseg_large.segmentation.scratch.scratch import Scratch
 from embedseg_large.segmentation.segmenters.loading import NetworkSpec, OneAtATime
 from embedseg_large.segmentation.stages import predict as stages
-from embedseg_large.segmentation.stages.read import read_padded
+from embedseg_large.segmentation.stages.predict import read_padded
 from embedseg_large.testing.oracle import OracleNetwork
 
 Labels = NDArray[Any]

@@ -16,11 +16,10 @@ from embedseg_large.conversion.plan import write_image
 from embedseg_large.embedding import background
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.geometry import Box
-from embedseg_large.segmentation.request.foreground import foreground_of
+from embedseg_large.segmentation.stages.job import foreground_of
 from embedseg_large.testing.objects import Objects
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
-from embedseg_large.testing.tiers import slowly
 
 Labels = NDArray[Any]
 SHAPE = (40, 48, 48)
@@ -67,7 +66,7 @@ def alone(frame: Labels, network: OracleNetwork, out: Path) -> Labels:
     return np.asarray(result.labels)
 
 
-@pytest.mark.parametrize("on_cluster", [False, *slowly(True)], ids=["serial", "cluster"])
+@pytest.mark.parametrize("on_cluster", [False, True], ids=["serial", "cluster"])
 def test_every_timepoint_has_the_labels_it_has_alone(
     tmp_path: Path, frames: list[Labels], network: Any, client: Any, on_cluster: bool
 ) -> None:
@@ -250,7 +249,7 @@ def test_the_mask_of_a_plain_tiff_has_the_axes_of_the_image(tmp_path: Path, netw
 
 
 def test_the_box_of_a_mask_is_looked_up_by_the_middle_of_voxels() -> None:
-    from embedseg_large.segmentation.request.foreground import Foreground
+    from embedseg_large.segmentation.stages.job import Foreground
 
     mask = np.array([[0, 1], [1, 0]], np.uint8)
     where = Foreground(mask=es.open_volume(mask, axes="yx"))

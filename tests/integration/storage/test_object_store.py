@@ -38,7 +38,8 @@ from embedseg_large.errors import (
 from embedseg_large.geometry import Box
 from embedseg_large.labels.in_bucket import BucketLabels
 from embedseg_large.labels.instances import InstanceTable
-from embedseg_large.labels.target import LabelTarget, PendingLabels, label_target
+from embedseg_large.labels.pending import LabelTarget, PendingLabels
+from embedseg_large.labels.target import label_target
 from embedseg_large.storage.bucket import RemoteFolder
 from embedseg_large.storage.connection import Retries
 from embedseg_large.storage.open import folder_at
@@ -84,7 +85,6 @@ def test_a_bucket_keeps_objects_like_a_disk(run: RemoteFolder) -> None:
         run.read("none")
 
 
-@pytest.mark.slow
 def test_objects_of_a_bucket_are_listed_in_order_and_all_removed(run: RemoteFolder) -> None:
     names = sorted([f"tiles/{i}" for i in range(1001)] + ["a-b", "a/b", "a b/c", ".run", "z/ü#%"])
     beside = folder_at(f"s3://{BUCKET}/a run/.embedseg2")

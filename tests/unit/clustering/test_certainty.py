@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from embedseg_large.clustering.cluster import cluster_points
-from embedseg_large.clustering.points import points_of_embedding
+from embedseg_large.clustering.cluster import cluster_points, points_of_embedding
 from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.embedding import Embedding
 

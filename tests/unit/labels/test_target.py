@@ -21,7 +21,8 @@ from embedseg_large.conversion.plan import write_image
 from embedseg_large.data import copy_demo
 from embedseg_large.errors import LabelsExistError, OutputError, RunError, UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.labels.target import LabelTarget, PendingLabels, label_target
+from embedseg_large.labels.pending import LabelTarget, PendingLabels
+from embedseg_large.labels.target import label_target
 from embedseg_large.volumes.volume import Volume, open_volume
 
 VERSIONS = ["0.4", "0.5"]

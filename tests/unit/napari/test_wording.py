@@ -16,7 +16,7 @@ from embedseg_large.errors import IntensityError, OutputError
 from embedseg_large.napari.wording import in_words_of_panel
 from embedseg_large.runs.runner import failure
 from embedseg_large.runs.tasks import Call, Failed, Task
-from embedseg_large.segmentation.extents import SizeScale
+from embedseg_large.segmentation.report import SizeScale
 from embedseg_large.segmentation.request.scale import voxel_size_warning
 from embedseg_large.storage.disk import output_errors
 from embedseg_large.tiling.resampling import Resampling

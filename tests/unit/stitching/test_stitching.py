@@ -18,9 +18,8 @@ from embedseg_large.stitching.relabel import (
     rename,
     settle,
 )
-from embedseg_large.stitching.seam import compare
 from embedseg_large.stitching.tally import Entries, Roster, tally
-from embedseg_large.stitching.tile_result import Frame, make_result
+from embedseg_large.stitching.tile_result import Frame, compare, make_result
 
 
 def ids(*values: int) -> NDArray[np.uint64]:

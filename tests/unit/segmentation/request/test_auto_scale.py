@@ -23,9 +23,9 @@ from embedseg_large.segmentation.request.auto_scale import (
     key_of,
     recorded,
 )
-from embedseg_large.segmentation.request.foreground import Foreground
 from embedseg_large.segmentation.request.prepare import prepare
 from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
+from embedseg_large.segmentation.stages.job import Foreground
 from embedseg_large.testing.objects import Objects
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo

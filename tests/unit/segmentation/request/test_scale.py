@@ -16,13 +16,13 @@ import embedseg_large as es
 from embedseg_large.cli import system
 from embedseg_large.cli.app import app
 from embedseg_large.errors import UsageError
-from embedseg_large.segmentation.extents import extents
 from embedseg_large.segmentation.options import SegmentOptions
 from embedseg_large.segmentation.request import suggest as suggesting
 from embedseg_large.segmentation.request.auto_scale import ScaleChoice, ScaleTrial
 from embedseg_large.segmentation.request.prepare import prepare
 from embedseg_large.segmentation.request.scale import nearest_level, voxel_size_warning
 from embedseg_large.segmentation.request.suggest import suggest_diameter
+from embedseg_large.segmentation.stages.finish import extents
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
 from embedseg_large.tiling.resampling import Resampling

@@ -13,8 +13,7 @@ import pytest
 from embedseg_large.embedding import background
 from embedseg_large.errors import OutputError, RunError
 from embedseg_large.geometry import Box
-from embedseg_large.segmentation.scratch.packing import pack_prediction
-from embedseg_large.segmentation.scratch.scratch import Scratch
+from embedseg_large.segmentation.scratch.scratch import Scratch, pack_prediction
 from embedseg_large.segmentation.scratch.versions import ABSENT, TileVersion
 from embedseg_large.stitching.tile_result import TileResult
 from embedseg_large.storage.disk import LocalFolder

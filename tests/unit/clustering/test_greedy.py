@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embedseg_large.clustering import celllist
-from embedseg_large.clustering.celllist import build_cells
+from embedseg_large.clustering import greedy
+from embedseg_large.clustering.greedy import build_cells
 from embedseg_large.errors import UsageError
 
 
@@ -22,6 +22,6 @@ def test_points_are_grouped_and_found_again(rng: np.random.Generator) -> None:
 def test_more_points_than_their_numbers_can_count_are_refused(
     monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
-    monkeypatch.setattr(celllist, "MOST", 499)
+    monkeypatch.setattr(greedy, "MOST", 499)
     with pytest.raises(UsageError, match=r"500 foreground voxels .* tiles"):
         build_cells(rng.uniform(0, 20, (500, 3)), (20, 20, 20), np.array([4.0, 5.0, 5.0]))
