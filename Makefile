@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Runs sync every file: where memory has room, tests write there instead of to a disk.
+ROOM   := $(shell df --output=avail -k /dev/shm 2>/dev/null | tail -1)
+TMPFS  := $(shell test "$(ROOM)" -gt 6000000 2>/dev/null && echo PYTEST_DEBUG_TEMPROOT=/dev/shm)
+TEST   := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(TMPFS) $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: setup demo test check lint types unit docs notebooks clean
+.PHONY: setup demo test check lint types unit slow docs notebooks clean
 
 setup: $(STAMP)
 
@@ -31,7 +35,11 @@ types: setup
 # order of their names: integration tests, which take longest, first. One thread per process: two processes share
 # two cores, and threads that wait for each other on busy cores make a training step ten times slower.
 unit: setup
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder
+	$(TEST) -m "not slow"
+
+# Random sweeps, every variant of a kill, real clusters, other programs' formats: a quarter of an hour more.
+slow: setup
+	$(TEST) -m slow
 
 # What concerns one file, in under a minute: make check FILE=embedseg_large/runs/lock.py
 # Lint and types of its room, the import rules, and the room's own unit and property tests. FILE may be a room.

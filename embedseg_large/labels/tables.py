@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from embedseg_large.errors import MetadataError, PlaceError, UsageError
 from embedseg_large.labels.pending import PROVENANCE
 from embedseg_large.labels.published import provenance_of
-from embedseg_large.storage.connection import READ_ONLY, is_remote, joined, shown
+from embedseg_large.storage.connection import is_remote, joined, refuse_web, shown
 from embedseg_large.storage.group import Document, refresh_consolidated
 from embedseg_large.storage.open import folder_at
 from embedseg_large.storage.tables import write_table
@@ -51,8 +51,7 @@ def check_store(store: str, labels: str) -> None:
     PlaceError
         If it is read-only; also for root, who could write anyway.
     """
-    if is_remote(store) and store.startswith(READ_ONLY):
-        raise UsageError(f"{shown(store)}: web servers are read only; write the table with --out")
+    refuse_web(store, "write the table with --out")
     _format(store)
     if not is_remote(store):
         _check_mode(Path(store), Path(store, "labels", labels))

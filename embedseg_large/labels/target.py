@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from embedseg_large.errors import PlaceError, UsageError
+from embedseg_large.errors import UsageError
 from embedseg_large.labels.folder import LONGEST_NAME, LabelFolder, is_label_name
 from embedseg_large.labels.folder import PROVENANCE as PROVENANCE
 from embedseg_large.labels.pending import LabelTarget, label_folder
-from embedseg_large.storage.connection import READ_ONLY, is_remote, shown
+from embedseg_large.storage.connection import is_remote, refuse_web, shown
 from embedseg_large.storage.group import ngff_content, ngff_version
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.axes import SPATIAL, voxel_size_um
@@ -135,10 +135,7 @@ def _output_store(output: str) -> tuple[LabelFolder, str | None]:
 
 
 def _writable(store: str) -> LabelFolder:
-    if store.startswith(READ_ONLY) and is_remote(store):
-        raise PlaceError(
-            f"{shown(store)}: web servers are read only; say where labels go with --output"
-        )
+    refuse_web(store, "say where labels go with --output")
     return label_folder(store)
 
 

@@ -46,8 +46,9 @@ BYTES_PER_VOXEL = {"erfnet": (250.0, 90.0), "unet": (1050.0, 680.0), "forest": (
 """By backbone, of the first lane and of each further one."""
 
 AUGMENT_ABOVE = 0.2
-"""Where no voxel of the first pass is above this, the mean of 16 stayed below 0.35 on all volumes
-of the panel, cores of 8 voxels included: it cannot become foreground, which begins at 0.5."""
+"""Where no voxel of the first pass is above this, the mean of 16 stayed below 0.45 on all volumes
+of the panel, in cores of 8 voxels and more: it cannot become foreground, which begins at 0.5. See
+docs/design/speed.md."""
 
 
 class Model:

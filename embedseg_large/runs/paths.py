@@ -17,7 +17,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from embedseg_large.storage.connection import Address, is_remote
+from embedseg_large.storage.connection import Address, is_remote, refuse_web
 from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at
 
@@ -26,6 +26,7 @@ def scratch_path(given: str | os.PathLike[str] | None, store: str, labels: str) 
     """The folder of the run that writes some labels: under the one given, or beside the store."""
     if given is None:
         return _beside(store, f"{labels}.run")
+    refuse_web(os.fspath(given), "choose another folder with --scratch")
     # stores with the same name in several folders may share a scratch folder
     mark = hashlib.sha256(store.encode()).hexdigest()[:8]
     return f"{folder_at(given).path}/.{store.rpartition('/')[2]}-{labels}-{mark}.run"

@@ -21,6 +21,7 @@ from embedseg_large.storage.connection import (
     again,
     open_store,
     pause_or_raise,
+    refuse_web,
 )
 from embedseg_large.storage.failures import (
     failures,
@@ -270,8 +271,7 @@ class RemoteFolder:
     def _writing(self, name: str = "", retries: Retries | None = None) -> Iterator[ObjectStore]:
         """Connect for the body, and turn its errors into an `OutputError`."""
         where = self._url(name) if name else self.path
-        if self.path.startswith(READ_ONLY):
-            raise PlaceError(f"{where}: web servers are read only; write somewhere else")
+        refuse_web(where, "write somewhere else")
         store = open_store(self.root, retries or self.retries)
         with writing(where):
             yield store

@@ -19,7 +19,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from embedseg_large.errors import RunError, UsageError
+from embedseg_large.errors import PlaceError, RunError, UsageError
 from embedseg_large.storage.failures import failures, is_transient
 
 if TYPE_CHECKING:
@@ -137,6 +137,18 @@ def is_remote(path: str) -> bool:
 def shown(path: str) -> str:
     """Return a path or URL without credentials, for messages and records."""
     return Address.of(path).public if is_remote(path) else path
+
+
+def refuse_web(path: str, way_out: str) -> None:
+    """Refuse a place on a web server, which is known to be read-only without asking it.
+
+    Raises
+    ------
+    PlaceError
+        If the path is a URL of a web server; `way_out` says what to do.
+    """
+    if is_remote(path) and path.startswith(READ_ONLY):
+        raise PlaceError(f"{shown(path)}: web servers are read only; {way_out}")
 
 
 def joined(path: str, member: str) -> str:

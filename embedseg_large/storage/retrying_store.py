@@ -10,9 +10,9 @@ from typing import Any
 
 from zarr.storage import ObjectStore
 
-from embedseg_large.errors import PlaceError, UnreachableError
+from embedseg_large.errors import UnreachableError
 from embedseg_large.storage.codecs import asked, check_size
-from embedseg_large.storage.connection import READ_ONLY, Address, Retries, open_store
+from embedseg_large.storage.connection import Address, Retries, open_store, refuse_web
 from embedseg_large.storage.failures import (
     failures,
     is_denied,
@@ -114,8 +114,7 @@ class PatientStore(ObjectStore[Any]):
             If it cannot be written.
         """
         where = f"{self._server}/{key}"
-        if where.startswith(READ_ONLY):
-            raise PlaceError(f"{where}: web servers are read only; write somewhere else")
+        refuse_web(where, "write somewhere else")
         with writing(where):
             await super().set(key, value)
 

@@ -192,6 +192,7 @@ def test_workers_and_scheduler_exclude_each_other(store: Path) -> None:
     assert "workers (--workers), scheduler (--scheduler): pass only one" in told
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_not_there(store: Path) -> None:
     """In a process of its own: a client that never connected leaves sockets behind."""
     code = f"""

@@ -43,6 +43,7 @@ def test_a_benchmark_says_what_it_measures(
     assert f"benchmarks/{script}" in (FOLDER / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SMALL)
 def test_a_small_benchmark_prints_a_table(script: str, tmp_path: Path) -> None:
     ran = subprocess.run(

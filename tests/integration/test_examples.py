@@ -47,6 +47,7 @@ def test_every_example_is_tried_and_listed() -> None:
     assert all(f"({name}.py)" in listed for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_an_example_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / ("models" if name == "ablation" else "model.safetensors")

@@ -43,6 +43,7 @@ class Text(HTMLParser):
         self.words += data.split()
 
 
+@pytest.mark.slow
 def test_a_comparison_is_interrupted_resumed_and_extended(
     data: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_one_that_fails_fails_alone(client: Client, sent: list[int]) -> None:
     assert sum(sent) == COUNT
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of a connection that a dead worker left
 def test_one_that_kills_its_worker_is_told_from_those_that_travelled_with_it(
     client: Client, sent: list[int]

@@ -33,6 +33,7 @@ from embedseg_large.runs.paths import lock_folder, predictions_path, scratch_pat
 from embedseg_large.segmentation.status import RunStatus, run_status
 from embedseg_large.storage.open import folder_at
 from embedseg_large.testing.oracle import OracleNetwork
+from embedseg_large.testing.tiers import slowly
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Faults, Web
@@ -103,7 +104,7 @@ def came(before: set[str]) -> set[str]:
     return {re.sub(f"^{whole}$", r"\1", name) for name in objects() - before}
 
 
-@pytest.mark.parametrize("workers", [None, 2], ids=["serial", "workers"])
+@pytest.mark.parametrize("workers", [None, *slowly(2)], ids=["serial", "workers"])
 def test_labels_in_a_bucket_are_those_on_a_disk_and_nothing_else_is_left(
     workers: int | None,
     victim: ModuleType,
@@ -151,7 +152,7 @@ def requests(faults: Faults) -> Counter[str]:
     return asked
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["check", *slowly("predict", "cluster", "finish")])
 def test_a_killed_client_loses_only_tiles_in_flight(
     stage: str, victim: ModuleType, network: Any, before: set[str], undisturbed: Labels
 ) -> None:
@@ -166,6 +167,7 @@ def test_a_killed_client_loses_only_tiles_in_flight(
     assert all(resumed.get(s, 0) > 0 for s in STAGES[: STAGES.index(stage)])
 
 
+@pytest.mark.slow
 def test_an_image_that_changed_in_its_bucket_is_refused(
     victim: ModuleType, network: Any, before: set[str], undisturbed: Labels
 ) -> None:
@@ -182,7 +184,11 @@ def test_an_image_that_changed_in_its_bucket_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("status", "late"), [("500 Internal Server Error", True), ("503 Service Unavailable", False)]
+    ("status", "late"),
+    [
+        ("503 Service Unavailable", False),
+        pytest.param("500 Internal Server Error", True, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_does_not_mind_a_store_that_fails_now_and_then(
     status: str,
@@ -214,7 +220,7 @@ class Doing:
             self.action()
 
 
-@pytest.mark.parametrize("stage", ["predict", "check"])
+@pytest.mark.parametrize("stage", ["check", *slowly("predict")])
 def test_a_store_that_goes_away_is_one_line_and_the_run_goes_on_later(
     stage: str,
     victim: ModuleType,
@@ -235,6 +241,7 @@ def test_a_store_that_goes_away_is_one_line_and_the_run_goes_on_later(
     assert came(before) == {"nuclei", LIST}
 
 
+@pytest.mark.slow
 def test_of_two_runs_on_one_output_the_second_is_refused_and_status_knows_the_first(
     victim: ModuleType, network: Any, before: set[str], undisturbed: Labels
 ) -> None:
@@ -265,6 +272,7 @@ def wait_for(found: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_kept_predictions_in_a_bucket_are_clustered_again(
     victim: ModuleType, network: Any, before: set[str], undisturbed: Labels
 ) -> None:
@@ -293,6 +301,7 @@ def test_scratch_files_may_be_on_a_disk(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_array_in_memory_reaches_workers_through_the_bucket(
     victim: ModuleType, network: Any, before: set[str], undisturbed: Labels
 ) -> None:

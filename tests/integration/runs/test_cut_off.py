@@ -176,6 +176,7 @@ class Held(OracleNetwork):
         return super().predict_tile(image, region, tta)
 
 
+@pytest.mark.slow
 def test_a_worker_whose_network_is_cut_writes_after_all_and_changes_nothing(
     tmp_path: Path, image: Labels, network: OracleNetwork, expected: Labels, namespace: Namespace
 ) -> None:

@@ -28,6 +28,7 @@ from embedseg_large.runs.dask.cluster_file import LocalSettings
 from embedseg_large.runs.dask.clusters import cluster_client
 from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
+from embedseg_large.testing.tiers import slowly
 
 Labels = NDArray[Any]
 OPTIONS: dict[str, Any] = {
@@ -103,6 +104,7 @@ def bare_workers(folder: Path, count: int) -> Iterator[Client]:
             process.wait()
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_cut_off_and_comes_back_changes_nothing(
     tmp_path: Path, image: Labels, expected: Labels
 ) -> None:
@@ -147,6 +149,7 @@ def test_a_worker_that_was_cut_off_and_comes_back_changes_nothing(
     assert [p.name for p in out.parent.iterdir()] == ["out.zarr"]
 
 
+@pytest.mark.slow
 def test_a_tile_that_takes_all_memory_is_named_and_the_rest_is_done(
     tmp_path: Path, image: Labels, expected: Labels
 ) -> None:
@@ -230,7 +233,7 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_when_there_is_room(
     assert not list(small_disk.iterdir())
 
 
-@pytest.mark.parametrize("on_cluster", [False, True], ids=["serial", "cluster"])
+@pytest.mark.parametrize("on_cluster", [False, *slowly(True)], ids=["serial", "cluster"])
 def test_a_truncated_chunk_is_named_and_only_its_tiles_are_done_later(
     store: Path, image: Labels, expected: Labels, client: Any, on_cluster: bool
 ) -> None:

@@ -43,8 +43,9 @@ def test_a_kill_at_any_step_of_a_publication_in_a_bucket_is_mended_by_the_same_c
 def test_a_kill_at_some_steps_of_a_publication_is_mended_by_the_same_command(
     tmp_path: Path,
 ) -> None:
-    passes(tmp_path / "place", "kill", "foreign", 0, 30, 6)
+    passes(tmp_path / "place", "kill", "foreign", 0, 30, 15)
 
 
+@pytest.mark.slow
 def test_a_client_that_sleeps_at_some_steps_changes_nothing_when_it_wakes(tmp_path: Path) -> None:
     passes(tmp_path / "place", "sleep", "overwrite", 5, 80, 15)

@@ -33,6 +33,7 @@ from embedseg_large.runs.paths import lock_folder, scratch_path
 from embedseg_large.segmentation.request import request as request_module
 from embedseg_large.segmentation.status import RunStatus, run_status
 from embedseg_large.testing.oracle import OracleNetwork
+from embedseg_large.testing.tiers import slowly
 
 Labels = NDArray[Any]
 VICTIM = Path(__file__).parents[1] / "victim.py"
@@ -75,7 +76,7 @@ def kill_at(stage: str, out: Path) -> None:
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["check", *slowly("predict", "cluster", "finish")])
 def test_a_killed_client_loses_only_tiles_in_flight(
     tmp_path: Path,
     stage: str,
@@ -114,7 +115,7 @@ class Killer:
             os.kill(self.killed, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["cluster", *slowly("predict", "check", "finish")])
 def test_a_killed_worker_is_not_missed(
     tmp_path: Path,
     stage: str,
@@ -176,6 +177,7 @@ class SchedulerKiller:
             self.process.kill()
 
 
+@pytest.mark.slow
 def test_a_killed_scheduler_ends_in_one_line_and_the_run_goes_on_without_it(
     tmp_path: Path,
     scheduler: tuple[str, subprocess.Popen[bytes]],

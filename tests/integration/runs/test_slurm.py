@@ -220,6 +220,7 @@ def test_a_node_that_is_drained_is_waited_for(settings: Callable[..., ClusterSet
     assert jobs() == []
 
 
+@pytest.mark.slow
 def test_a_run_on_slurm_makes_the_labels_of_this_process(write: WriteFile, tmp_path: Path) -> None:
     embryo = synthetic_embryo((24, 48, 48), density=0.3, diameter=14, seed=3)
     store = tmp_path / "embryo.ome.zarr"
@@ -251,6 +252,7 @@ def eventually(look: Callable[[], bool], seconds: float = 40) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_run_that_met_its_wall_time_goes_on_in_the_next_job(slurm: Path, tmp_path: Path) -> None:
     """The whole run is one batch job."""
     out, script = tmp_path / "place" / "out.zarr", tmp_path / "job.sh"

@@ -22,6 +22,7 @@ from embedseg_large.segmentation.segment import begin, run_request
 from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
+from embedseg_large.testing.tiers import slowly
 from tests.integration.segmentation.test_tiled_is_whole import ShuffledExecutor, untiled
 
 Labels = NDArray[Any]
@@ -48,7 +49,9 @@ def found(result: es.SegmentResult) -> Labels:
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-@pytest.mark.parametrize("wanted", [BOTH, {"keep_largest_piece": True}, {"fill_holes": True}])
+@pytest.mark.parametrize(
+    "wanted", [BOTH, *slowly({"keep_largest_piece": True}, {"fill_holes": True})]
+)
 def test_clean_masks_are_those_of_the_whole(
     tmp_path: Path, ndim: int, wanted: dict[str, bool]
 ) -> None:
@@ -73,6 +76,7 @@ def test_clean_masks_are_those_of_the_whole(
     assert told["left"] == 0
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @hypothesis_settings(
     max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -108,6 +112,7 @@ def test_any_order_and_everything_twice(tmp_path: Path) -> None:
     assert result.summary["stages"]["clean"]["tiles"] == 2 * result.seams.tiles
 
 
+@pytest.mark.slow
 def test_workers_clean_alike(tmp_path: Path, client: Any) -> None:
     labels = embryo(3)
     network = ragged(labels)

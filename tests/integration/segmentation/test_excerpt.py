@@ -92,6 +92,7 @@ def test_the_store_is_valid_for_others(demo: DemoStore, summary: dict[str, Any])
     ImageLabel.from_zarr(zarr.open_group(summary["labels"], mode="r"))
 
 
+@pytest.mark.slow
 def test_workers_and_other_clustering_tiles_give_the_same_bytes(
     demo: DemoStore, summary: dict[str, Any], client: Any
 ) -> None:

@@ -27,6 +27,7 @@ from embedseg_large.testing.synthetic import synthetic_embryo
 EXTENT = (13, 13, 13)
 SHAPE = (48, 40, 40)
 TILES: dict[str, Any] = {"tile": (16, 16, 16), "cluster_tile": (24, 20, 20)}
+QUICK = ("three-class", "stardist")
 ONE_TILE: dict[str, Any] = {"tile": (16, 16, 16), "cluster_tile": SHAPE}
 
 
@@ -94,7 +95,9 @@ def embryo(*, touching: bool) -> NDArray[np.uint32]:
     return synthetic_embryo(SHAPE, diameter=10, spacing=spacing, density=density, seed=1)
 
 
-@pytest.mark.parametrize("name", FIELD_METHODS)
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FIELD_METHODS]
+)
 def test_labels_do_not_depend_on_the_tiles(name: str, tmp_path: Path) -> None:
     labels = embryo(touching=name != "two-class")
     tiled = segmented(name, tmp_path / "tiled", labels, **TILES)

@@ -72,7 +72,11 @@ def matched(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("shape", "voxel_size"), [((96, 112, 128), None), ((32, 112, 128), (1.5, 0.5, 0.5))]
+    ("shape", "voxel_size"),
+    [
+        ((32, 112, 128), (1.5, 0.5, 0.5)),
+        pytest.param((96, 112, 128), None, marks=pytest.mark.slow),
+    ],
 )
 def test_large_objects_are_found_and_labelled_at_full_resolution(
     tmp_path: Path,

@@ -16,6 +16,7 @@ import embedseg_large as es
 from embedseg_large.errors import EmbedSegError, RunError, UsageError
 from embedseg_large.runs.progress import FailedTasks
 from embedseg_large.testing.synthetic import render, synthetic_embryo
+from embedseg_large.testing.tiers import slowly
 
 Image = NDArray[np.float32]
 Labels = NDArray[Any]
@@ -78,6 +79,7 @@ def test_nothing_is_certified_of_a_segmenter_that_is_not_ours(tmp_path: Path) ->
     assert seams.tiles == 2 * 2 * 2
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_bytes(tmp_path: Path, client: Any) -> None:
     ids = embryo(2)
     segmenter = own(partial(jittering, jitter=0.7), ndim=2)
@@ -293,7 +295,7 @@ def crowd(rng: np.random.Generator, shape: tuple[int, ...]) -> Labels:
     return ids
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", [*range(4), *slowly(*range(4, 24))])
 def test_an_object_has_one_label_and_all_its_voxels_however_large(
     tmp_path: Path, seed: int
 ) -> None:

@@ -26,6 +26,7 @@ from embedseg_large.segmentation.request.prepare import prepare
 from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
+from embedseg_large.testing.tiers import slowly
 from embedseg_large.tiling.resampling import Resampling
 
 SHAPES = {2: (190, 210), 3: (70, 76, 81)}
@@ -63,7 +64,7 @@ def interior(box: Box, network: OracleNetwork, shape: tuple[int, ...]) -> Box:
     return Box(*zip(*inner, strict=True))
 
 
-@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("ndim", [3, *slowly(2)])
 def test_a_region_has_the_labels_of_the_whole_run(tmp_path: Path, ndim: int, client: Any) -> None:
     labels, box = embryo(ndim), REGIONS[ndim]
     network = oracle(labels)
@@ -113,7 +114,7 @@ def test_tiles_are_predicted_that_are_needed_and_no_more(tmp_path: Path) -> None
     assert estimate_of(request).cluster_tiles == 12
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *slowly(1, 2, 3)])
 def test_where_the_edge_is_proven_all_labels_are_those_of_the_whole_run(
     tmp_path: Path, seed: int
 ) -> None:
@@ -160,6 +161,7 @@ def test_an_object_that_the_region_cuts_touches_its_border(tmp_path: Path) -> No
     assert np.array_equal(table["touches_border"], cut)
 
 
+@pytest.mark.slow
 def test_a_region_of_a_resampled_volume(tmp_path: Path) -> None:
     labels = embryo(3)
     shape = (140, 152, 162)

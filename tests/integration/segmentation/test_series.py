@@ -20,6 +20,7 @@ from embedseg_large.segmentation.stages.job import foreground_of
 from embedseg_large.testing.objects import Objects
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
+from embedseg_large.testing.tiers import slowly
 
 Labels = NDArray[Any]
 SHAPE = (40, 48, 48)
@@ -66,7 +67,7 @@ def alone(frame: Labels, network: OracleNetwork, out: Path) -> Labels:
     return np.asarray(result.labels)
 
 
-@pytest.mark.parametrize("on_cluster", [False, True], ids=["serial", "cluster"])
+@pytest.mark.parametrize("on_cluster", [False, *slowly(True)], ids=["serial", "cluster"])
 def test_every_timepoint_has_the_labels_it_has_alone(
     tmp_path: Path, frames: list[Labels], network: Any, client: Any, on_cluster: bool
 ) -> None:

@@ -32,6 +32,7 @@ from embedseg_large.stitching.tile_result import Frame, make_result
 from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
+from embedseg_large.testing.tiers import slowly
 
 Labels = NDArray[Any]
 SHAPES = {2: (150, 170), 3: (52, 60, 58)}
@@ -79,7 +80,7 @@ def test_any_clustering_tile_gives_the_untiled_labels(tmp_path: Path, ndim: int,
         np.testing.assert_array_equal(np.asarray(result.labels), expected)
 
 
-@pytest.mark.parametrize("margin", [0.2, 0.35, 0.65, 0.8])
+@pytest.mark.parametrize("margin", [0.2, 0.8, *slowly(0.35, 0.65)])
 def test_any_margin_gives_the_untiled_labels(tmp_path: Path, margin: float) -> None:
     ndim = 2 if margin in (0.2, 0.65) else 3
     labels = embryo(ndim)
@@ -94,6 +95,7 @@ def test_any_margin_gives_the_untiled_labels(tmp_path: Path, margin: float) -> N
     assert result.summary["settings"]["margin"] == margin
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @hypothesis_settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -138,6 +140,7 @@ class ShuffledExecutor:
             work.finished(task, perform(task.call, lambda: self.network))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_any_order_gives_the_same_bytes(tmp_path: Path, seed: int) -> None:
     labels = embryo(3)
@@ -160,7 +163,7 @@ def test_any_order_gives_the_same_bytes(tmp_path: Path, seed: int) -> None:
     np.testing.assert_array_equal(np.asarray(result.labels), untiled(labels, network))
 
 
-@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("ndim", [3, *slowly(2)])
 def test_worker_processes_give_the_same_bytes(tmp_path: Path, ndim: int, client: Any) -> None:
     labels = embryo(ndim)
     network = OracleNetwork.of(labels, flaws=FLAWS["noise"], tile=(24,) * ndim)

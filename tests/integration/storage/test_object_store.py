@@ -85,6 +85,7 @@ def test_a_bucket_keeps_objects_like_a_disk(run: RemoteFolder) -> None:
         run.read("none")
 
 
+@pytest.mark.slow
 def test_objects_of_a_bucket_are_listed_in_order_and_all_removed(run: RemoteFolder) -> None:
     names = sorted([f"tiles/{i}" for i in range(1001)] + ["a-b", "a/b", "a b/c", ".run", "z/ü#%"])
     beside = folder_at(f"s3://{BUCKET}/a run/.embedseg2")

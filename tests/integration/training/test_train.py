@@ -19,9 +19,17 @@ import embedseg_large as es
 from embedseg_large.cli.app import app
 from embedseg_large.errors import EmbedSegError, OutputError, UsageError
 from embedseg_large.testing.synthetic import render, synthetic_embryo
+from embedseg_large.testing.tiers import slowly
 from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
 
-SETTINGS: dict[str, Any] = {"epochs": 3, "crop": (64, 64), "accumulate": 2, "validation": 0.34}
+SETTINGS: dict[str, Any] = {
+    "epochs": 3,
+    "batch": 2,
+    "epoch_crops": 8,
+    "crop": (64, 64),
+    "accumulate": 2,
+    "validation": 0.34,
+}
 FEW: dict[str, Any] = {"epoch_crops": 2, "validate_every": 3}
 
 
@@ -138,6 +146,7 @@ def test_training_stops_when_validation_has_not_improved_for_long(
 
 IN_STEPS: dict[str, Any] = {
     "recipe": "robust",
+    "batch": 2,
     "steps": 8,
     "epoch_steps": 3,
     "late_share": 0.67,
@@ -150,7 +159,7 @@ IN_STEPS: dict[str, Any] = {
 """Three epochs, of which the last two are late and the last one is short."""
 
 
-@pytest.mark.parametrize("settings", [SETTINGS | {"average_steps": 3}, IN_STEPS])
+@pytest.mark.parametrize("settings", [*slowly(SETTINGS | {"average_steps": 3}), IN_STEPS])
 def test_a_training_that_is_killed_goes_on_with_the_same_bits(
     folders: tuple[Path, Path], tmp_path: Path, settings: dict[str, Any]
 ) -> None:
@@ -252,7 +261,7 @@ def test_trainings_are_not_overwritten_and_only_resumed_with_the_same_settings(
     out = tmp_path / "m"
     es.train(*folders, out=out, **SETTINGS | {"epochs": 1})
     command = ("--images", folders[0], "--masks", folders[1], "--out", out, "--crop", "64,64",
-               "--device", "cpu")  # fmt: skip
+               "--batch", 2, "--epoch-crops", 8, "--device", "cpu")  # fmt: skip
     assert "delete" in refused(*command)
     assert "epochs 1 (now 7)" in refused(*command, "--resume", "--epochs", 7)
     state = tmp_path / "m.training" / "last.pt"
