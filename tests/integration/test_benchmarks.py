@@ -5,6 +5,8 @@ What they measure is looked at by people; here nothing is timed.
 
 from __future__ import annotations
 
+import json
+import os
 import runpy
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py"))
 
+STEP = "--steps 2 --repeats 1 --dtypes float32"
 SMALL = {
     "end_to_end.py": ("--size", "32", "--tta", "none", "--repeats", "1", "--workers", "0"),
     "gpu_inference.py": (
@@ -28,6 +31,22 @@ SMALL = {
     "scheduling.py": ("--tasks", "27", "--resume", "27"),
 }
 """Those that can be made small enough, and how."""
+
+
+@pytest.mark.slow
+def test_all_that_is_measured_of_a_gpu_runs_without_one(tmp_path: Path) -> None:
+    options = [*SMALL["gpu_inference.py"][2:]]
+    ran = subprocess.run(
+        [str(FOLDER / "gpu.sh"), str(tmp_path / "out"), *options],
+        env=os.environ | {"DEVICE": "cpu", "PYTHON": sys.executable, "STEP_OPTIONS": STEP},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "the fastest" in (tmp_path / "out" / "gpu_inference.md").read_text()
+    assert json.loads((tmp_path / "out" / "step.json").read_text())
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
