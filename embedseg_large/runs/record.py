@@ -106,7 +106,12 @@ def read_record(folder: Folder) -> RunRecord | None:
 
 def write_record(folder: Folder, record: RunRecord) -> None:
     """Replace the record in the folder of a run."""
-    folder.write(RUN_FILE, json.dumps(record.as_dict(), indent=1).encode(), durable=True)
+    folder.write(RUN_FILE, _packed(record), durable=True)
+
+
+def create_record(folder: Folder, record: RunRecord) -> bool:
+    """Write the record of a new run; False, and nothing is written, if a run is there already."""
+    return folder.create(RUN_FILE, _packed(record), durable=True)
 
 
 def name_of_run(folder: Folder) -> str | None:
@@ -116,3 +121,7 @@ def name_of_run(folder: Folder) -> str | None:
     except EmbedSegError:
         return None
     return None if record is None else record.name
+
+
+def _packed(record: RunRecord) -> bytes:
+    return json.dumps(record.as_dict(), indent=1).encode()

@@ -22,7 +22,14 @@ from embedseg_large.errors import EmbedSegError, RunError, UsageError
 from embedseg_large.runs.facts import Facts
 from embedseg_large.runs.journal import Journal
 from embedseg_large.runs.lock import Lock
-from embedseg_large.runs.record import RUN_FILE, RunRecord, read_record, write_record
+from embedseg_large.runs.record import (
+    RUN_FILE,
+    RunRecord,
+    create_record,
+    name_of_run,
+    read_record,
+    write_record,
+)
 from embedseg_large.storage.folder import Folder
 
 logger = logging.getLogger(__name__)
@@ -133,7 +140,7 @@ def open_run(
         if found is None:
             place.folder.remove_all()  # what is there without a record is of no run
             prepare()
-            write_record(place.folder, record)
+            _begin(place.folder, record, lock)
         run = Run(
             record=record if found is None else found[0],
             folder=place.folder.anchored(),
@@ -150,6 +157,25 @@ def open_run(
             raise
         with suppress(RunError):  # what is there by now may be another's
             place.folder.remove_all(last=RUN_FILE, check=run.check)
+
+
+def _begin(folder: Folder, record: RunRecord, lock: Lock) -> None:
+    """Write the record of a new run, which makes its folder: nothing else can be asked before.
+
+    Raises
+    ------
+    RunError
+        When another process took over in the meantime; what is there then is its own, or nothing.
+    """
+    is_ours = create_record(folder, record)
+    try:
+        lock.check_now()
+    except RunError:
+        if is_ours and name_of_run(folder) == record.name:
+            folder.remove_all()
+        raise
+    if not is_ours:
+        raise RunError(f"{folder.path}: another run has taken over; nothing was published")
 
 
 def _resumed(place: RunPlace, record: RunRecord, lock: Lock) -> tuple[RunRecord, Journal] | None:

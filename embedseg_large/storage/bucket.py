@@ -98,7 +98,7 @@ class RemoteFolder:
         with self._writing(name) as store:
             store.put(self._key(name), data)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, durable: bool = False) -> bool:  # noqa: ARG002
         """Write an object on the condition that there is none."""
         return self._put_if(name, data, "create")
 

@@ -252,7 +252,7 @@ class LocalFolder:
         """Write a temporary file and rename it."""
         self._put(name, data, None, durable)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, durable: bool = False) -> bool:
         """Write a temporary file and link it to the name, which fails if the name is taken."""
         taken = False
 
@@ -267,7 +267,7 @@ class LocalFolder:
                     raise
                 taken = not _created(file, data)
 
-        self._put(name, data, link)
+        self._put(name, data, link, durable)
         return not taken
 
     def exists(self, name: str) -> bool:

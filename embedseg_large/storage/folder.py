@@ -64,7 +64,7 @@ class Folder(Protocol):
         A durable one outlasts a loss of power that follows; in object stores, all do.
         """
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, durable: bool = False) -> bool:
         """Write an object unless it exists; of several processes, exactly one succeeds.
 
         Returns

@@ -233,7 +233,8 @@ def slept(place: str, step: int, older: str, wanted: dict[str, str]) -> bool:
     if not os.WIFSTOPPED(status):
         assert status == 0
         return False
-    has_begun = any(Path(place).glob(".*.lock/*"))  # else it runs after the other one
+    # else it takes the lock when it wakes, and runs after the other one
+    has_begun = any(file.name.isdigit() for file in Path(place).glob(".*.lock/*"))
     try:
         took_over = succeeded(lambda: segment(place, overwrite=True))
         before = stored(place)
