@@ -32,7 +32,7 @@ from typing import Any
 
 _LONGEST = 300  # characters of another library's message
 _URL = re.compile(
-    r"([a-z][a-z0-9+.-]*://)(?:[^\s/\"'<>]*@)?([^\s?#\"'<>]*)(?:[?#][^\s\"'<>]*)?", re.I
+    r"((?:\b[a-z][a-z0-9+.-]*:)?//)(?:[^\s/\"'<>]*@)?([^\s?#\"'<>]*)(?:[?#][^\s\"'<>]*)?", re.I
 )
 
 
@@ -149,7 +149,7 @@ def cause(error: BaseException) -> str:
 
 def without_logins(text: str) -> str:
     """Remove user, password, query and fragment from all URLs of a text: these may be secret."""
-    return _URL.sub(r"\1\2", text) if "://" in text else text
+    return _URL.sub(r"\1\2", text) if "//" in text else text
 
 
 def printable(text: str) -> str:

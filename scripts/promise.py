@@ -3,7 +3,7 @@
     python scripts/promise.py --count 5000 --first 0 [--seconds 240]
 
 A run is a function of its number: hostile predictions, in 2D or 3D, a way to cut them into tiles,
-thresholds, now and then `--strict` or a preview of a region. See `tests/properties/test_promise.py`.
+thresholds, now and then `--strict` or a preview of a region: `tests/properties/test_promise.py`.
 Prints JSON; ends with 1, and the numbers of those runs, if anything was wrong that may never be.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.properties.test_promise import WRONG, judged  # noqa: E402
+from tests.properties.test_promise import WRONG, judged
 
 
 def main() -> int:

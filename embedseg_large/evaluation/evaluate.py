@@ -166,7 +166,11 @@ def evaluate_images(
     wanted = count_errors or asked.errors is not None
     width = asked.boundary_width if asked.localisation == "boundary" else None
     images, tables = [], []
-    pairs = list(open_label_pairs(predictions, truths, asked.axes, asked.ignore))
+    pairs = list(
+        open_label_pairs(
+            predictions, truths, asked.axes, asked.ignore, allow_missing=asked.allow_missing
+        )
+    )
     volumes = [volume for pair in pairs for volume in (pair.prediction, pair.truth)]
     with readers_of([volume.path for volume in volumes], asked) as able:
         for pair in pairs:

@@ -60,6 +60,10 @@ class LabelOptions(Options):
 
     axes: Annotated[str | None, Flag("Letters of the axes, if a file has none: zyx.")] = None
     """Letters of the axes of files that do not name them, such as ``zyx`` for a plain TIFF."""
+    allow_missing: Annotated[
+        bool, Flag("Read missing files, and missing planes of a TIFF, as zeros.")
+    ] = False
+    """Whether zeros may stand for files and planes of a TIFF that are not there."""
     ignore: Annotated[
         int,
         Flag(

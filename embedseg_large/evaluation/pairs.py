@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 from embedseg_large.errors import MetadataError, UsageError, VolumeError
@@ -75,7 +75,12 @@ def _depth(*volumes: Volume) -> str:
 
 
 def open_label_pairs(
-    predictions: Any, truths: Any, axes: str | None = None, ignore: int = -1
+    predictions: Any,
+    truths: Any,
+    axes: str | None = None,
+    ignore: int = -1,
+    *,
+    allow_missing: bool = False,
 ) -> list[LabelPair]:
     """Open two volumes, two lists by position, or two folders by stem.
 
@@ -87,6 +92,8 @@ def open_label_pairs(
         Letters of the axes of files that do not name them.
     ignore
         Value of unannotated true voxels, in addition to negative values.
+    allow_missing
+        Whether missing files and planes of a TIFF are read as zeros.
 
     Raises
     ------
@@ -114,7 +121,12 @@ def open_label_pairs(
     else:
         sources = [(name_of(truths, 0), predictions, truths)]
     return [
-        _pair(name, _labels(p, axes, truth=False), _labels(t, axes, truth=True), ignore)
+        _pair(
+            name,
+            _labels(p, axes, allow_missing, truth=False),
+            _labels(t, axes, allow_missing, truth=True),
+            ignore,
+        )
         for name, p, t in sources
     ]
 
@@ -152,20 +164,21 @@ def _by_position(predictions: Sequence[Any], truths: Sequence[Any]) -> list[tupl
     return list(zip(names, predictions, truths, strict=True))
 
 
-def _opened(source: Any, axes: str | None) -> Volume:
+def _opened(source: Any, axes: str | None, allow_missing: bool) -> Volume:
     """Open labels; `axes` apply to files that do not name theirs."""
+    opened = partial(open_volume, source, channel=None, allow_missing=allow_missing)
     if axes is None:
-        return open_volume(source, channel=None)
+        return opened()
     try:
-        own = open_volume(source, channel=None)
+        own = opened()
     except (MetadataError, UsageError):
-        return open_volume(source, channel=None, axes=axes)
-    return own if own.ngff_version is not None else open_volume(source, channel=None, axes=axes)
+        return opened(axes=axes)
+    return own if own.ngff_version is not None else opened(axes=axes)
 
 
-def _labels(source: Any, axes: str | None, *, truth: bool) -> Volume:
+def _labels(source: Any, axes: str | None, allow_missing: bool, *, truth: bool) -> Volume:
     """Open a label volume; refuse an image, with labels inside or not."""
-    volume = source if isinstance(source, Volume) else _opened(source, axes)
+    volume = source if isinstance(source, Volume) else _opened(source, axes, allow_missing)
     check_label_type(volume)
     if not volume.is_labels and volume.path is not None and label_names(volume.path):
         labels = joined(volume.name, "labels/NAME")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ class Lock:
             "pid": os.getpid(),
             "boot": _boot(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+            "token": secrets.token_hex(8),
         }
         self.number = 0
         self._lost = threading.Event()
@@ -134,9 +136,13 @@ class Lock:
 
     def _is_superseded(self) -> bool:
         last = _last(self._folder)  # none: who took over has finished, and removed all of it
-        return last is None or _number(last) != self.number
+        if last is None or _number(last) != self.number:
+            return True
+        found = _read(self._folder, last)  # numbers start over when a lock was released
+        return found is None or found.get("token") != self._about["token"]
 
     def _keep_beating(self) -> None:
+        there = self._folder.anchored()  # after a sleep within a beat, it may be released
         while not self._stop.wait(self._beat):
             # a disk that does not respond now may do so at the next beat
             with suppress(EmbedSegError):
@@ -144,7 +150,7 @@ class Lock:
                     self._lost.set()
                     return
                 self._beats += 1
-                self._folder.write(self._name, self._document())
+                there.write(self._name, self._document())
 
 
 def holder(folder: Folder) -> dict[str, Any] | None:

@@ -172,3 +172,7 @@ class SuggestOptions(Options):
         Flag("Voxel size in µm, if the file has none.", form="numbers", metavar="Z,Y,X"),
     ] = None
     """As for `open_volume`."""
+    allow_missing: Annotated[
+        bool, Flag("Read missing files, and missing planes of a TIFF, as zeros.")
+    ] = False
+    """As for `open_volume`."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedseg_large.errors import EmbedSegError, MetadataError, VolumeError, cause, foreign
+from embedseg_large.storage.bucket import RemoteFolder
 from embedseg_large.storage.connection import Address, Retries, is_remote, shown
 from embedseg_large.storage.open import folder_at
 
@@ -72,7 +73,7 @@ def _separated(array: Any, path: str) -> Any:
     about = array.metadata
     if about.zarr_format != 2 or about.dimension_separator != "." or array.ndim < 2:
         return array
-    if is_remote(path) or not _is_nested(Path(path)):
+    if not (_is_nested_there(path, array) if is_remote(path) else _is_nested(Path(path))):
         return array
     logger.info("%s: chunks are in nested folders, though the metadata do not say so", path)
     nested = changed(about, dimension_separator="/")
@@ -86,6 +87,19 @@ def _is_nested(folder: Path) -> bool:
     with os.scandir(folder) as entries:
         first = next((e for e in islice(entries, _LOOKED_AT) if e.name[:1].isdigit()), None)
     return first is not None and first.is_dir() and first.name.isdigit()
+
+
+def _is_nested_there(path: str, array: Any) -> bool:
+    """The same in a bucket, or on a server that lists nothing: there, two chunks are tried."""
+    folder = RemoteFolder.at(path)
+    if (names := folder.some_names()) is not None:
+        first = next((name for name in names if name[:1].isdigit()), "")
+        return "/" in first
+    middle = [n // 2 // c for n, c in zip(array.shape, array.chunks, strict=True)]
+    cells = [list(map(str, cell)) for cell in ([0] * array.ndim, middle)]
+    if any(folder.may_read(".".join(cell)) for cell in cells):
+        return False
+    return any(folder.may_read("/".join(cell)) for cell in cells)
 
 
 def open_group(path: str | os.PathLike[str]) -> Any:

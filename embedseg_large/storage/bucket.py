@@ -118,6 +118,27 @@ class RemoteFolder:
         for keys in self._keys(start):
             yield from (key[skip:] for key in keys)
 
+    def some_names(self) -> list[str] | None:
+        """Names of the first objects, with one request; None if they cannot be listed."""
+        if self.path.startswith(READ_ONLY):
+            return None
+        skip = len(self.key) + 1 if self.key else 0
+        try:
+            return [key[skip:] for key in next(self._keys(self.key), [])]
+        except UnreachableError as error:
+            if is_denied(error):
+                return None
+            raise
+
+    def may_read(self, name: str) -> bool:
+        """Whether there is an object of that name that may be read."""
+        try:
+            return self.exists(name)
+        except UnreachableError as error:
+            if is_denied(error):
+                return False
+            raise
+
     def digest(self) -> str:
         """Hash names, sizes and entity tags of all objects, with one request per thousand.
 

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 
 from embedseg_large.errors import EmbedSegError, OutputError, UnreachableError
 
+# obstore has no type of its own for most failures: these are told apart by what its message says.
+# `tests/integration/storage/test_obstore.py` checks that on failures of a real server.
 _TRANSIENT = re.compile(r"status code: (5\d\d|429|408|409)|HTTP error: [a-z]|SlowDown")
 _BUCKETS = re.compile(
     r"Generic (S3|GCS|MicrosoftAzure) error|AWS|amazonaws|<Code>|windows.net|googleapis"
 )
-_DENIED = re.compile(r"status code: 40[13]")
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]*)*)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _TRANSPORT = re.compile(r"HTTP error: ([a-z][^\n:/?]*)")  # not "Generic HTTP error: ... URL"
@@ -50,7 +51,16 @@ def is_transient(error: BaseException) -> bool:
 
 def is_denied(error: BaseException) -> bool:
     """Whether a request, or the error it led to, failed because of missing permission."""
-    return bool(_DENIED.search(str(error.__cause__ or error)))
+    try:
+        from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+    except ImportError:  # nothing of it can be raised, then
+        return False
+    return isinstance(error.__cause__ or error, PermissionDeniedError | UnauthenticatedError)
+
+
+def is_beyond_the_end(error: BaseException) -> bool:
+    """Whether a part of an object was requested that lies behind its end."""
+    return "status code: 416" in _first_line(error)
 
 
 def is_nobody_there(error: BaseException) -> bool:
@@ -137,7 +147,7 @@ def reason(error: BaseException) -> str:
             f"access denied ({detail}); put USER:PASSWORD@ before the server's name in the URL, "
             "or use a signed one"
         )
-    if _DENIED.search(text):
+    if is_denied(error):
         return f"access denied ({detail}); check the credentials in the environment"
     if is_nobody_there(error):
         return f"no proper response ({detail}); start the server, or correct {end_point}"

@@ -6,6 +6,9 @@ Imports zarr, which takes a second: import this module where it is needed.
 from __future__ import annotations
 
 import asyncio
+import logging
+from contextlib import suppress
+from secrets import token_hex
 from typing import Any
 
 from zarr.storage import ObjectStore
@@ -15,12 +18,15 @@ from embedseg_large.storage.codecs import asked, check_size
 from embedseg_large.storage.connection import Address, Retries, open_store, refuse_web
 from embedseg_large.storage.failures import (
     failures,
+    is_beyond_the_end,
     is_denied,
     is_transient,
     is_without_ranges,
     reading,
     writing,
 )
+
+logger = logging.getLogger(__name__)
 
 _PROBED = (".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json")
 """Documents that are requested to find out what exists."""
@@ -45,6 +51,7 @@ class PatientStore(ObjectStore[Any]):
         self._address = address
         self._server = Address.of(address.root).public
         self._retries = retries
+        self._warned = set[str]()
 
     def with_read_only(self, read_only: bool = False) -> PatientStore:
         """Return a store of the same objects that may or may not be written to."""
@@ -67,9 +74,46 @@ class PatientStore(ObjectStore[Any]):
             return await self._get(key, prototype, byte_range)
         except UnreachableError as error:
             # Buckets without list permission answer so for everything that does not exist.
-            if key.rpartition("/")[2] in _PROBED and is_denied(error):
+            is_probe = key.rpartition("/")[2] in _PROBED
+            if is_denied(error) and (is_probe or await self._is_absent(key, prototype)):
                 return None
             raise
+
+    async def _is_absent(self, key: str, prototype: Any) -> bool:
+        """Whether a chunk that the server refuses was never written.
+
+        Buckets that nobody may list refuse what is not there. Then they refuse a name that nobody
+        has ever used, too, while the document of the array can still be read: a login that has
+        expired could not.
+        """
+        folder = key.rpartition("/")[0]
+        if not await self._refuses(f"{folder}/{token_hex(16)}", prototype):
+            return False
+        while folder:
+            for name in (".zarray", "zarr.json"):
+                with suppress(UnreachableError):
+                    if await self._get(f"{folder}/{name}", prototype, None) is not None:
+                        self._warn(folder)
+                        return True
+            folder = folder.rpartition("/")[0]
+        return False
+
+    async def _refuses(self, key: str, prototype: Any) -> bool:
+        try:
+            await self._get(key, prototype, None)
+        except UnreachableError as error:
+            return is_denied(error)
+        return False
+
+    def _warn(self, folder: str) -> None:
+        if folder not in self._warned:
+            self._warned.add(folder)
+            logger.warning(
+                "%s/%s: the server refuses what is not there: chunks that it refuses count as "
+                "never written",
+                self._server,
+                folder,
+            )
 
     async def _get(self, key: str, prototype: Any, byte_range: Any) -> Any:
         pauses = self._retries.pauses()
@@ -103,7 +147,7 @@ class PatientStore(ObjectStore[Any]):
     async def _is_cut(self, key: str, error: Exception) -> bool:
         """Whether a part could not be read because the object is too short, or even empty."""
         empty = is_without_ranges(error) and await self.getsize(key) == 0
-        return empty or "status code: 416" in str(error)
+        return empty or is_beyond_the_end(error)
 
     async def set(self, key: str, value: Any) -> None:
         """Write an object.

@@ -72,6 +72,11 @@ class PairingOptions(LabelsOption):
         ),
     ] = None
     """Value of image voxels without data, as for `open_volume`."""
+    allow_missing: Annotated[
+        bool, Flag("Read missing files, and missing planes of a TIFF, as zeros.")
+    ] = False
+    """Whether zeros may stand for files and planes of a TIFF that are not there, in images and
+    masks."""
     ignore: Annotated[
         int,
         Flag(

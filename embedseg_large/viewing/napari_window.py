@@ -36,12 +36,18 @@ def add_layers(viewer: Any, scene: Scene) -> None:
     viewer.add_image(
         _pyramid(image),
         channel_axis=None if channel < 0 else channel,
-        name=image.name if channel < 0 else _channel_names(volume),
+        name=_only_name(image) if channel < 0 else _channel_names(volume),
         contrast_limits=contrast[0] if channel < 0 else contrast,
         **_placed(image),
     )
     for number, layer in enumerate(scene.labels):
         viewer.add_labels(_pyramid(layer), name=layer.name, visible=number == 0, **_placed(layer))
+
+
+def _only_name(image: Layer) -> str:
+    """Name of the channel that was chosen, if it has one, or else of the image."""
+    (number,), names = image.channels, image.finest.channel_names
+    return names[number] if len(names) > 1 else image.name
 
 
 def _channel_names(volume: Volume) -> list[str]:

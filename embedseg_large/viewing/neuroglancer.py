@@ -50,6 +50,7 @@ def state(scene: Scene, url_of: Callable[[Layer], str]) -> dict[str, Any]:
         "source": _source(scene.image, url_of),
         "shader": _SHADER,
         "shaderControls": {"normalized": {"range": list(scene.contrast[0])}},
+        **_channel(scene.image),
     }
     labels = [
         {
@@ -64,6 +65,13 @@ def state(scene: Scene, url_of: Callable[[Layer], str]) -> dict[str, Any]:
     ]
     layout = "4panel" if scene.image.finest.ndim == 3 else "xy"
     return {**_view(scene.image.finest), "layers": [image, *labels], "layout": layout}
+
+
+def _channel(image: Layer) -> dict[str, Any]:
+    """The position along the axis of channels, where one is chosen of several."""
+    if "c" not in image.finest.stored_axes or len(image.channels) != 1:
+        return {}
+    return {"localDimensions": {"c'": [1, ""]}, "localPosition": list(image.channels)}
 
 
 def _view(volume: Volume) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class Wanted:
     """Position along that axis, in voxels of the level that is shown."""
     timepoint: int = 0
     channel: int = 0
+    """Position among the channels that are shown."""
     labels: str = ""
     """Name of the labels; empty for none."""
     style: Style = "outlines"
@@ -126,7 +127,7 @@ class Planes:
     def _check(self, wanted: Wanted) -> None:
         counts = {
             "timepoint": (wanted.timepoint, self._volume.n_timepoints),
-            "channel": (wanted.channel, self._volume.n_channels),
+            "channel": (wanted.channel, len(self._scene.image.channels)),
         }
         if wanted.axis not in self.cut_axes():
             raise UsageError(f"no planes along {wanted.axis!r}, only along {self.cut_axes()}")

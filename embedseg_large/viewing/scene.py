@@ -53,6 +53,12 @@ class Layer:
         assert self.finest.path is not None
         return self.finest.path
 
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Numbers of the channels that are shown."""
+        chosen = self.finest.channel
+        return tuple(range(self.finest.n_channels)) if chosen is None else (chosen,)
+
     def level_of(self, most_voxels: int) -> Volume:
         """The finest level with at most so many voxels per timepoint, or else the coarsest."""
         sizes = (Box.whole(level.spatial_shape).size for level in self.levels)
@@ -67,10 +73,15 @@ class Scene:
     image: Layer
     labels: tuple[Layer, ...]
     contrast: tuple[Range, ...]
-    """One a channel."""
+    """One a channel that is shown."""
 
 
-def open_scene(store: str, labels: str | None = None, axes: str | None = None) -> Scene:
+def open_scene(
+    store: str,
+    labels: str | None = None,
+    axes: str | None = None,
+    channel: int | str | None = None,
+) -> Scene:
     """Open an image and its labels; reads no more voxels than those of a coarse level.
 
     Parameters
@@ -82,6 +93,8 @@ def open_scene(store: str, labels: str | None = None, axes: str | None = None) -
         For a store that holds only labels, the image recorded by their run is opened.
     axes
         Letters of the axes of an image that does not name them, if its labels do not know them.
+    channel
+        The only channel to show, by number or name; None: all.
 
     Raises
     ------
@@ -95,22 +108,25 @@ def open_scene(store: str, labels: str | None = None, axes: str | None = None) -
     if around is not None:
         place, store = around
         elsewhere = labels = place
-    image = open_layer(store, "image", **image_options(elsewhere, store, axes))
-    if image.finest.is_labels:
+    opened = open_volume(store, channel=None, **image_options(elsewhere, store, axes))
+    if opened.is_labels:
         if labels is not None:
             raise UsageError(f"{store}: this is a label volume itself; leave out --labels")
-        store, _, labels = image.path.partition("/labels/")
-        image = open_layer(store, "image", **image_options(image.path, store, axes))
+        assert opened.path is not None
+        elsewhere = opened.path
+        store, _, labels = elsewhere.partition("/labels/")
+    image = open_layer(store, "image", channel, **image_options(elsewhere, store, axes))
     found = tuple(_labels(image, labels))
     return Scene(image=image, labels=found, contrast=tuple(contrasts(image, found)))
 
 
-def open_layer(path: str, name: str, **options: Any) -> Layer:
+def open_layer(path: str, name: str, channel: int | str | None = None, **options: Any) -> Layer:
     """Open an image or labels at all levels that have an array, under a name; reads no voxels.
 
-    `options` are those of `open_volume` for a file that does not say all, such as ``axes``.
+    `channel` is the only one to show, None: all. `options` are those of `open_volume` for a file
+    that does not say all, such as ``axes``.
     """
-    finest = open_volume(path, channel=None, **options)
+    finest = open_volume(path, channel=channel, **options)
     there = [k for k, level in enumerate(finest.levels) if level.shape is not None]
     return Layer(name=name, levels=(finest, *(finest.at_level(k) for k in there if k)))
 
@@ -162,7 +178,7 @@ def contrasts(image: Layer, labels: Sequence[Layer]) -> Iterator[Range]:
     """The range of each channel: the network's, that of the metadata, or percentiles."""
     seen = _seen_by_network(labels)
     stored = _stored_windows(image)
-    for channel in range(image.finest.n_channels):
+    for channel in image.channels:
         yield seen.get(channel) or stored.get(channel) or _measured(image, channel)
 
 

@@ -86,7 +86,7 @@ class Site:
             "voxel_size": None if volume.voxel_size is None else list(planes.voxel_size),
             "origin": list(planes.origin),
             "planes": {a: {"width": p.width, "height": p.height} for a, p in sizes.items()},
-            "channels": volume.n_channels,
+            "channels": len(self.scene.image.channels),
             "timepoints": volume.n_timepoints,
             "labels": [layer.name for layer in self.scene.labels],
             "neuroglancer": self.link(base),

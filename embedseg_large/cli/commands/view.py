@@ -20,6 +20,12 @@ def view(
         str | None,
         typer.Option(help="Name of the labels, or path of another label group. Default: all."),
     ] = None,
+    channel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="C", help="The only channel to show, by number or name. Default: all."
+        ),
+    ] = None,
     axes: Annotated[
         str | None,
         typer.Option(help="Letters of the image's axes, where neither it nor the labels know."),
@@ -38,7 +44,7 @@ def view(
     from embedseg_large.viewing import napari_window
     from embedseg_large.viewing.scene import open_scene
 
-    scene = open_scene(store, labels, axes)
+    scene = open_scene(store, labels, axes, channel)
     if not web and napari_window.is_available():
         napari_window.show(scene, shown(store))
     elif is_remote(scene.image.path):

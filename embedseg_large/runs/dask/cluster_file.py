@@ -19,7 +19,7 @@ import math
 import os
 import re
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, TypeAlias
 
 import yaml
@@ -36,7 +36,7 @@ from pydantic import (
 )
 
 from embedseg_large.documents import read_document
-from embedseg_large.errors import UsageError, foreign
+from embedseg_large.errors import UsageError, foreign, without_logins
 from embedseg_large.runs.devices import THREADS_BESIDE_GPU
 
 _WALLTIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
@@ -150,6 +150,11 @@ class _Settings(BaseModel):
     """File of the settings, for messages."""
     wait: Seconds = 60
     """Seconds within which the first worker must start."""
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Without what may be secret, in whichever text somebody wrote it."""
+        for name, value in super().__repr_args__():
+            yield name, without_logins(value) if isinstance(value, str) else value
 
 
 class _Numbered(_Settings):

@@ -272,9 +272,10 @@ def find_pairs(images: Any, masks: Any = None, **options: Any) -> list[Pair]:
     pairs = []
     for name, image, mask in sources:
         volume = _open(image, **of_image)
-        truth = _open(mask, channel=None, level=asked.level)
+        of_mask = {"level": asked.level, "allow_missing": asked.allow_missing}
+        truth = _open(mask, channel=None, **of_mask)
         if truth.timepoint is None:  # one mask may serve all timepoints of its image
-            truth = _open(mask, channel=None, level=asked.level, timepoint=asked.timepoint)
+            truth = _open(mask, channel=None, timepoint=asked.timepoint, **of_mask)
         volume, truth = _alike(volume, truth)
         pairs.append(Pair(name=name, image=volume, mask=truth, ignore=asked.ignore))
     _check_alike(pairs, asked.ndim)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -342,6 +343,33 @@ def test_a_holder_without_a_sign_of_life_is_dead(tmp_path: Path) -> None:
         assert lock.number == 8
         lock.check_now()
     assert not list(folder.names())
+
+
+def test_a_client_that_slept_within_a_beat_does_not_take_its_lock_back(tmp_path: Path) -> None:
+    from embedseg_large.storage.open import folder_at
+
+    folder = folder_at(str(tmp_path / "lock"))
+    sleeper = Lock(folder, {}, beat=0.05)
+    with sleeper.held():
+        sleeper._stop.set()
+        assert sleeper._heart is not None
+        sleeper._heart.join()
+        folder.remove_all()  # another has taken over, and is done
+        sleeper._stop.clear()
+        sleeper._is_superseded = lambda: False  # type: ignore[method-assign]  # seen before it slept
+        beating = threading.Thread(target=sleeper._keep_beating)
+        beating.start()
+        time.sleep(0.3)
+        assert not (tmp_path / "lock").exists()
+        del sleeper._is_superseded
+        other = Lock(folder, {}, beat=0.05)
+        with other.held():  # under the same number
+            assert other.number == sleeper.number
+            other.check_now()
+            with pytest.raises(RunError, match="another run has taken over"):
+                sleeper.check_now()
+        sleeper._stop.set()
+        beating.join()
 
 
 def test_another_folder_for_scratch_is_found_again(

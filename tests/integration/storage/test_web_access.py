@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,7 +16,11 @@ import pytest
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.errors import UnreachableError
 from embedseg_large.labels.published import label_names, provenance_of
+from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.volume import open_volume
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Faults
 
 IMAGE = np.arange(1, 513, dtype=np.uint16).reshape(8, 8, 8)
 
@@ -24,6 +30,8 @@ class Guard(BaseHTTPRequestHandler):
 
     root: Path
     absent = 404
+    forbidden = ""
+    """Path of the one object that nobody may read."""
     password: str | None = None
 
     def do_GET(self) -> None:
@@ -31,6 +39,8 @@ class Guard(BaseHTTPRequestHandler):
         path = self.root / self.path.strip("/")
         if self.password is not None and self.headers.get("Authorization") != login:
             self.answer(401)
+        elif self.forbidden and self.path == self.forbidden:
+            self.answer(403)
         elif not path.is_file():
             self.answer(self.absent)
         else:
@@ -96,3 +106,69 @@ def test_a_password_in_the_url_is_sent_and_never_shown(guard: tuple[type[Guard],
         with pytest.raises(UnreachableError, match="put USER:PASSWORD@ before") as no:
             open_volume(f"http://{login}{host}/new.zarr")
         assert "wrong" not in str(no.value)
+
+
+@pytest.mark.parametrize("name", ["new.zarr", "old.zarr"])
+def test_a_chunk_that_was_never_written_is_the_fill_value_where_absent_objects_are_forbidden(
+    guard: tuple[type[Guard], str], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler, host = guard
+    handler.absent = 403
+    for chunk in (path for path in (handler.root / name / "0").rglob("*") if path.is_file()):
+        if chunk.name not in ("zarr.json", ".zarray", ".zattrs"):
+            chunk.unlink()
+    volume = open_volume(f"http://{host}/{name}")
+    assert not volume.data.compute().any()
+    assert "chunks that it refuses count as never written" in caplog.text
+
+
+def test_chunks_are_still_denied_where_the_server_tells_them_from_absent_ones(
+    guard: tuple[type[Guard], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler, host = guard
+    volume = open_volume(f"http://{host}/old.zarr")
+    (handler.root / "old.zarr/0/0/0/0").unlink()
+    monkeypatch.setattr(handler, "forbidden", "/old.zarr/0/0/0/0")
+    with pytest.raises(UnreachableError, match=r"access denied .403"):
+        volume.data.compute()
+
+
+def test_an_expired_login_is_no_absence(guard: tuple[type[Guard], str]) -> None:
+    handler, host = guard
+    volume = open_volume(f"http://{host}/old.zarr")
+    assert volume.storage.array is not None
+    handler.password = "me:new"
+    with pytest.raises(UnreachableError, match=r"access denied"):
+        volume.data.compute()
+
+
+def unnamed_separator(root: Path) -> None:
+    """Chunks in nested folders, of which the metadata say nothing."""
+    document = root / "old.zarr/0/.zarray"
+    about = json.loads(document.read_text())
+    assert about.pop("dimension_separator") == "/"
+    document.write_text(json.dumps(about))
+
+
+def test_nested_chunks_are_found_on_a_server_that_lists_nothing(
+    guard: tuple[type[Guard], str],
+) -> None:
+    handler, host = guard
+    unnamed_separator(handler.root)
+    for handler.absent in (404, 403):
+        found = open_volume(f"http://{host}/old.zarr").data.compute()
+        np.testing.assert_array_equal(found, IMAGE)
+
+
+def test_nested_chunks_are_found_in_a_bucket(
+    guard: tuple[type[Guard], str], faults: Faults
+) -> None:
+    handler, _ = guard
+    unnamed_separator(handler.root)
+    folder = folder_at("s3://embryos/old.zarr")
+    for path in (handler.root / "old.zarr").rglob("*"):
+        if path.is_file():
+            folder.write(str(path.relative_to(handler.root / "old.zarr")), path.read_bytes())
+    found = open_volume("s3://embryos/old.zarr").data.compute()
+    np.testing.assert_array_equal(found, IMAGE)
+    assert faults.requests

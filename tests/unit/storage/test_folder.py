@@ -211,12 +211,6 @@ def test_the_parts_of_a_url_are_told_apart() -> None:
             "no proper response (request or response body error); rerun the same command later",
         ),
         (
-            "The operation lacked privileges: Error performing GET https://h/k?sig=secret in 1ms - "
-            "Server returned non-2xx status code: 403 Forbidden: <Code>InvalidAccessKeyId</Code>",
-            "access denied (403 Forbidden, InvalidAccessKeyId, from https://h); check the "
-            "credentials in the environment",
-        ),
-        (
             "status code: 403 Forbidden: <Code>RequestTimeTooSkewed</Code>",
             "the clock of this machine is wrong by minutes; set it and rerun the command",
         ),
@@ -230,6 +224,18 @@ def test_the_parts_of_a_url_are_told_apart() -> None:
 def test_a_failed_request_is_explained_in_one_line(text: str, said: str) -> None:
     assert reason(Exception(text)) == said
     assert "secret" not in said
+
+
+def test_what_is_denied_is_explained_in_one_line() -> None:
+    exceptions = pytest.importorskip("obstore.exceptions")
+    text = (
+        "The operation lacked privileges: Error performing GET https://h/k?sig=secret in 1ms - "
+        "Server returned non-2xx status code: 403 Forbidden: <Code>InvalidAccessKeyId</Code>"
+    )
+    assert reason(exceptions.PermissionDeniedError(text)) == (
+        "access denied (403 Forbidden, InvalidAccessKeyId, from https://h); check the "
+        "credentials in the environment"
+    )
 
 
 def test_requests_are_tried_again_for_a_minute_or_what_the_environment_says(

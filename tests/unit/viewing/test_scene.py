@@ -15,6 +15,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from embedseg_large.conversion.convert import convert
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
@@ -287,6 +288,28 @@ def test_napari_gets_a_layer_for_each_channel(tmp_path: Path) -> None:
     assert data.shape == (2, 3, 8, 8)
     assert (options["channel_axis"], len(options["contrast_limits"])) == (1, 3)
     assert (options["scale"], options["units"]) == ((1.0,) * 3, ("pixel",) * 3)
+
+
+def test_one_channel_is_chosen_by_number_or_name(tmp_path: Path) -> None:
+    voxels = np.stack([image(), image() * 2])
+    path = tmp_path / "two.ome.tif"
+    tifffile.imwrite(path, voxels, metadata={"axes": "CZYX", "Channel": {"Name": ["GFP", "DAPI"]}})
+    convert(path, tmp_path / "a.zarr")
+    both = open_scene(str(tmp_path / "a.zarr"))
+    assert both.image.channels == (0, 1)
+    for asked in ("DAPI", "dapi", "1", 1):
+        found = open_scene(str(tmp_path / "a.zarr"), channel=asked)
+        assert found.image.channels == (1,)
+        assert found.contrast == both.contrast[1:]
+        wanted = [Wanted(axis="z", index=2, channel=number) for number in (0, 1)]
+        plane = Planes(found).pixels(wanted[0])
+        np.testing.assert_array_equal(plane, Planes(both).pixels(wanted[1]))
+        with pytest.raises(UsageError, match="no channel 1, there are 1"):
+            Planes(found).pixels(wanted[1])
+        layer, *_ = neuroglancer.state(found, lambda layer: layer.path)["layers"]
+        assert layer["localPosition"] == [1]
+    with pytest.raises(UsageError, match=r"no channel 'RFP'; names are GFP, DAPI"):
+        open_scene(str(tmp_path / "a.zarr"), channel="RFP")
 
 
 def test_napari_without_a_screen_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

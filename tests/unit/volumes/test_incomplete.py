@@ -12,6 +12,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from embedseg_large.errors import MetadataError, UsageError, VolumeError
+from embedseg_large.evaluation.pairs import open_label_pairs
+from embedseg_large.training.data.sources import find_pairs
 from embedseg_large.volumes.tiff import tiff_content
 from embedseg_large.volumes.volume import open_volume
 
@@ -48,6 +50,28 @@ def test_a_lost_member_of_a_set_is_named(tmp_path: Path) -> None:
         open_volume(tmp_path / names[0])
     found = open_volume(tmp_path / names[0], allow_missing=True).data.compute()
     assert [int(frame.max()) for frame in found] == [1, 0, 3]
+
+
+def test_training_and_evaluation_read_a_set_with_a_lost_member_only_when_told(
+    tmp_path: Path,
+) -> None:
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    names = [f"set_T{t}.ome.tif" for t in range(3)]
+    for folder in (images, masks):
+        folder.mkdir()
+        for t, name in enumerate(names):
+            member(folder / name, t, names)
+        (folder / names[1]).unlink()
+    pair = [str(images / names[0])], [str(masks / names[0])]
+    with pytest.raises(VolumeError, match=r"incomplete: .*--allow-missing"):
+        find_pairs(*pair, timepoint=0)
+    (found,) = find_pairs(*pair, timepoint=1, allow_missing=True)
+    assert not found.image.data.compute().any()
+    assert not found.mask.data.compute().any()
+    with pytest.raises(VolumeError, match=r"incomplete: .*--allow-missing"):
+        open_label_pairs(pair[0], pair[1])
+    with pytest.raises(VolumeError, match="3 timepoints"):  # it is read
+        open_label_pairs(pair[0], pair[1], allow_missing=True)
 
 
 KINDS: dict[str, dict[str, Any]] = {
