@@ -19,12 +19,8 @@ from embedseg_large.segmentation.intensity_field import IntensityField, intensit
 from embedseg_large.segmentation.request.request import Request, Timepoint
 from embedseg_large.segmentation.stages.job import Foreground
 from embedseg_large.segmentation.steps import LedgerKind, Stage
-from embedseg_large.volumes.intensity import (
-    Histogram,
-    IntensityRange,
-    intensity_ranges,
-    otsu_ranges,
-)
+from embedseg_large.volumes.histogram import Histogram
+from embedseg_large.volumes.intensity import IntensityRange, intensity_ranges, otsu_ranges
 from embedseg_large.volumes.volume import Volume
 
 _USUAL_DIAMETER = 20.0

@@ -30,7 +30,7 @@ from scipy import ndimage
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.tiling.resampling import Resampling
-from embedseg_large.volumes.intensity import otsu_threshold
+from embedseg_large.volumes.histogram import otsu_threshold
 from embedseg_large.volumes.volume import Volume
 
 FieldMode = Literal["none", "depth", "smooth"]

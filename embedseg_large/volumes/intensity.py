@@ -24,14 +24,20 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import BlankError, IntensityError, UsageError
 from embedseg_large.geometry import Box
+from embedseg_large.volumes.histogram import (
+    Histogram,
+    count_below,
+    count_values,
+    interpolate,
+    is_small,
+    otsu_threshold,
+    values_of,
+)
 from embedseg_large.volumes.volume import Volume
 
 TILE_BYTES = 2**27
 """Maximum bytes of a tile, unless a single chunk is larger."""
 
-_BINS = 2**16
-_STEP = 2**18  # voxels counted at once: the result of np.bincount stays in the cache
-_SIGN = np.uint32(2**31)
 _GOLDEN = (5**0.5 - 1) / 2
 
 PERCENTILES = (1.0, 99.8)
@@ -70,47 +76,6 @@ class IntensityRange:
     def __post_init__(self) -> None:
         if not (isfinite(self.low) and isfinite(self.high) and self.low < self.high):
             raise UsageError(f"intensity range {self.low}, {self.high}: needs low < high, finite")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Histogram:
-    """Number of voxels by key; only occurring keys are kept.
-
-    Parameters
-    ----------
-    keys
-        Distinct keys in ascending order, uint32, shape (n,).
-    counts
-        Voxels of each key, int64, shape (n,).
-    excluded
-        Voxels that were left out.
-    """
-
-    keys: NDArray[np.uint32]
-    counts: NDArray[np.int64]
-    excluded: int = 0
-
-    @property
-    def voxels(self) -> int:
-        """Number of voxels counted."""
-        return int(self.counts.sum())
-
-    def __add__(self, other: Histogram) -> Histogram:
-        keys = np.concatenate([self.keys, other.keys])
-        order = np.argsort(keys, kind="stable")
-        keys, counts = keys[order], np.concatenate([self.counts, other.counts])[order]
-        first = np.flatnonzero(np.diff(keys, prepend=keys[:1] + np.uint32(1)))
-        total = np.add.reduceat(counts, first) if len(first) else counts
-        return Histogram(keys[first], total, self.excluded + other.excluded)
-
-    def at(self, ranks: NDArray[np.int64]) -> NDArray[np.uint32]:
-        """Keys of the voxels of these ranks, counted from 0 in ascending order."""
-        return self.keys[np.searchsorted(np.cumsum(self.counts), ranks, side="right")]
-
-    def below(self, keys: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """How many voxels have a smaller key, for each of these keys."""
-        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts)])
-        return ends[np.searchsorted(self.keys, keys, side="left")]
 
 
 Inside = Callable[[Box, int | None], NDArray[np.bool_]]
@@ -326,9 +291,9 @@ def otsu_range(
             f"{volume.name}: the image is constant, nothing can be distinguished from background; "
             "check the channel, the timepoint and the level"
         )
-    small = _is_small(volume.dtype)
+    small = is_small(volume.dtype)
     keys = found.keys if small else (found.keys << np.uint32(16)) + np.uint32(2**15)
-    values = _values(keys, volume.dtype)
+    values = values_of(keys, volume.dtype)
     high = otsu_threshold(values, found.counts)
     return IntensityRange(float(values[0]), high, None, found.voxels, found.excluded, sample)
 
@@ -353,33 +318,6 @@ def otsu_ranges(
         )
         for channel in channels
     )
-
-
-def otsu_threshold(values: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
-    """Find the threshold between two classes with the largest variance between them.
-
-    Parameters
-    ----------
-    values
-        (n,) distinct intensities in ascending order, at least two.
-    counts
-        (n,) voxels of each.
-
-    Returns
-    -------
-    The middle between the brightest value of one class and the darkest of the other.
-
-    Notes
-    -----
-    Otsu 1979: the variance between classes of weights w0, w1 and means m0, m1 is
-    w0·w1·(m0 - m1)².
-    """
-    below = np.cumsum(counts).astype(np.float64)
-    total = np.cumsum(values * counts)
-    above = below[-1] - below[:-1]
-    means = total[:-1] / below[:-1] - (total[-1] - total[:-1]) / above
-    best = int(np.argmax(below[:-1] * above * means**2))
-    return float((values[best] + values[best + 1]) / 2)
 
 
 def normalise(image: NDArray[Any], intensity: IntensityRange | None = None) -> NDArray[np.float32]:
@@ -469,7 +407,7 @@ def summarise(
     counted = values[~left_out] if left_out.any() else values.ravel()
     if volume.dtype.kind == "f" and not _is_finite(counted):
         raise _not_finite(volume, box, values, left_out, timepoint)
-    keys, counts = _count(counted) if bins is None else _count_below(counted, bins)
+    keys, counts = count_values(counted) if bins is None else count_below(counted, bins)
     return Histogram(keys, counts, box.size - counted.size)
 
 
@@ -484,11 +422,11 @@ def _percentiles(
     ranks = np.floor(positions).astype(np.int64)
     ranks = np.minimum(np.stack([ranks, ranks + 1]), coarse.voxels - 1)
     keys = coarse.at(ranks)
-    if not _is_small(dtype):
+    if not is_small(dtype):
         fine = count(tuple(int(b) for b in np.unique(keys)))
         keys = fine.at(ranks - coarse.below(keys) + fine.below(keys << np.uint32(16)))
-    below, above = _values(keys, dtype)
-    return [float(v) for v in _interpolate(below, above, positions - ranks[0])]
+    below, above = values_of(keys, dtype)
+    return [float(v) for v in interpolate(below, above, positions - ranks[0])]
 
 
 def _without_saturation(
@@ -501,7 +439,7 @@ def _without_saturation(
 
     None where the brightest may be the objects themselves; see `intensity_range`.
     """
-    fine = coarse if _is_small(dtype) else count((int(coarse.keys[-1]),))
+    fine = coarse if is_small(dtype) else count((int(coarse.keys[-1]),))
     saturated = int(fine.counts[-1])
     darker = coarse.voxels - saturated
     if darker < 2:
@@ -575,70 +513,3 @@ def _not_finite(
         f"{volume.name}: voxel {voxel}{when} is {value}, which is not a finite float32; "
         f"{advice if np.isnan(value) else ''}replace such voxels by a number first"
     )
-
-
-def _is_small(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind in "bui" and dtype.itemsize <= 2
-
-
-def _slices(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    return (values[start : start + _STEP] for start in range(0, values.size, _STEP))
-
-
-def _count(values: NDArray[Any]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """Count values (8- and 16-bit integers) or upper halves of keys, over a flat array."""
-    counts = np.zeros(_BINS, np.int64)
-    for part in _slices(values):
-        keys = _keys(part) if _is_small(values.dtype) else _keys(part) >> np.uint32(16)
-        counts += np.bincount(keys, minlength=_BINS)
-    found = np.flatnonzero(counts)
-    return found.astype(np.uint32), counts[found]
-
-
-def _count_below(
-    values: NDArray[Any], bins: Sequence[int]
-) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """Count the full keys whose upper halves are among `bins`, over a flat array."""
-    counts = np.zeros((len(bins), _BINS), np.int64)
-    for part in _slices(values):
-        keys = _keys(part)
-        upper = keys >> np.uint32(16)
-        for row, key in zip(counts, bins, strict=True):
-            row += np.bincount(keys[upper == key] & np.uint32(_BINS - 1), minlength=_BINS)
-    rows, lower = np.nonzero(counts)
-    keys = (np.asarray(bins, np.uint32)[rows] << np.uint32(16)) | lower.astype(np.uint32)
-    return keys, counts[rows, lower]
-
-
-def _keys(values: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:
-    """Number values by unsigned integers in the same order.
-
-    Floats: the bits of a positive IEEE 754 number ascend with its value, those of a negative one
-    descend; so flip the sign bit of the former and all bits of the latter.
-    """
-    if values.dtype.kind == "b":
-        return values.view(np.uint8)
-    if _is_small(values.dtype):
-        if values.dtype.kind == "u":
-            return values
-        return (values.astype(np.int32) - np.iinfo(values.dtype).min).view(np.uint32)
-    bits = values.astype(np.float32).view(np.int32)
-    flip: NDArray[np.uint32] = (bits >> 31).view(np.uint32) | _SIGN
-    return bits.view(np.uint32) ^ flip
-
-
-def _values(keys: NDArray[np.uint32], dtype: np.dtype[Any]) -> NDArray[np.float64]:
-    """Turn full keys back into values, float64."""
-    if _is_small(dtype):
-        offset = np.iinfo(dtype).min if dtype.kind == "i" else 0
-        return keys.astype(np.float64) + offset
-    flip = np.where(keys & _SIGN, _SIGN, ~np.uint32(0))
-    return (keys ^ flip).view(np.float32).astype(np.float64)
-
-
-def _interpolate(
-    below: NDArray[np.float64], above: NDArray[np.float64], weight: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Interpolate as `numpy.percentile` does, exact at both ends."""
-    step = above - below
-    return np.where(weight < 0.5, below + step * weight, above - step * (1 - weight))

@@ -6,11 +6,10 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from math import isfinite, prod
 from pathlib import Path
 from secrets import token_hex
-from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -21,8 +20,6 @@ from embedseg_large.errors import (
     MetadataError,
     UsageError,
     VolumeError,
-    VolumeNotFoundError,
-    foreign,
 )
 from embedseg_large.geometry import Box
 from embedseg_large.options import takes
@@ -36,10 +33,11 @@ from embedseg_large.volumes.axes import (
     parse_axes,
     voxel_size_um,
 )
-from embedseg_large.volumes.header import Header, Level, array_header, pick_level
+from embedseg_large.volumes.header import Header, Level
 from embedseg_large.volumes.nodata import AUTO, NoData, without_data
 from embedseg_large.volumes.opening import Opening
-from embedseg_large.volumes.stored_array import Index, StoredArray, wrap_array
+from embedseg_large.volumes.readers import read_header
+from embedseg_large.volumes.stored_array import Index, StoredArray
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -405,7 +403,7 @@ def open_volume(source: Any, **options: Any) -> Volume:
         If an argument does not suit the image.
     """
     opening, path = Opening.of(options, "open_volume"), _path(source)
-    header, storage = _open(source if path is None else path, path, opening)
+    header, storage = read_header(source if path is None else path, path, opening)
     return make_volume(header, storage, path, opening)
 
 
@@ -479,80 +477,6 @@ def _path(source: Any) -> str | None:
     if is_remote(text):
         return text
     return str(Path(unquote(urlsplit(text).path) if "://" in text else text).absolute())
-
-
-def _open(source: Any, path: str | None, opening: Opening) -> tuple[Header, StoredArray]:
-    """Read the metadata of a source and describe the array of one level."""
-    if path is None:
-        return _open_array(source, opening.level)
-    if not is_remote(path) and _is_file(path):
-        return _open_file(path, opening)
-    from embedseg_large.volumes import ome_zarr
-
-    return ome_zarr.open_image(path, opening.level)
-
-
-def _is_file(path: str) -> bool:
-    """Whether a local path is a file, rather than a folder.
-
-    Raises
-    ------
-    VolumeNotFoundError
-        If it is neither.
-    VolumeError
-        If it is a device or the like, or is not accessible.
-    """
-    with foreign(path, "cannot be opened", todo="check the path"):
-        mode = _mode(path)
-    if mode is None:
-        raise VolumeNotFoundError(f"{path}: there is no such file or folder{_above(path)}")
-    if not S_ISREG(mode) and not S_ISDIR(mode):
-        raise VolumeError(f"{path}: neither a file nor a folder; pass an image")
-    return S_ISREG(mode)
-
-
-def _above(path: str) -> str:
-    """Describe the nearest zarr group that would contain a path; empty if there is none."""
-    for parent in Path(path).parents:
-        if parent.is_dir():
-            if not any((parent / name).exists() for name in (".zgroup", "zarr.json")):
-                return ""
-            from embedseg_large.volumes import ome_zarr
-
-            return ome_zarr.described_group(str(parent))
-    return ""
-
-
-def _mode(path: str) -> int | None:
-    try:
-        return Path(path).stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _open_file(path: str, opening: Opening) -> tuple[Header, StoredArray]:
-    """Open a TIFF, a PNG, or a file of another format with bioio."""
-    from embedseg_large.volumes import bioio, png, tiff
-
-    level = opening.level
-    if png.is_png(path):
-        return png.open_png(path, level)
-    if bioio.is_foreign(path):
-        return bioio.open_foreign(path, level)
-    return tiff.open_tiff(path, level, opening.allow_missing, opening.series, opening.axes)
-
-
-def _open_array(array: Any, level: int) -> tuple[Header, StoredArray]:
-    if not all(hasattr(array, name) for name in ("shape", "dtype", "__getitem__")):
-        raise UsageError(f"cannot open a {type(array).__name__}: pass a path, URL or array")
-    storage = wrap_array(array, partial(_itself, array), "the array")
-    header = array_header(storage.shape, getattr(array, "metadata", None))
-    pick_level(header.levels, level, "the array")
-    return header, storage
-
-
-def _itself(array: T) -> T:
-    return array
 
 
 def _axes(asked: str | None, header: Header, storage: StoredArray, where: str) -> str:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from embedseg_large.errors import IntensityError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.volumes import intensity
+from embedseg_large.volumes.histogram import Histogram
 from embedseg_large.volumes.intensity import (
-    Histogram,
     IntensityRange,
     intensity_range,
     intensity_ranges,

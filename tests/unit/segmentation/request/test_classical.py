@@ -19,7 +19,8 @@ import embedseg_large as es
 from embedseg_large.clustering.classical import ENHANCE, enhanced, radius, watershed
 from embedseg_large.errors import IntensityError, UsageError
 from embedseg_large.testing.synthetic import render, synthetic_embryo
-from embedseg_large.volumes.intensity import otsu_range, otsu_threshold
+from embedseg_large.volumes.histogram import otsu_threshold
+from embedseg_large.volumes.intensity import otsu_range
 
 
 def otsu(image: NDArray[Any]) -> float:
