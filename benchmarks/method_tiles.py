@@ -21,7 +21,8 @@ import embedseg_large as es
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.scores import scores
 
-HALOS = (0, 8, 16, 24)
+HALOS = (2, 8, 16, 24)
+"""Two voxels are the least: neighbours compare two layers on either side of a seam."""
 
 
 def broken(found: es.SegmentResult, is_equal: bool) -> bool:
@@ -58,7 +59,7 @@ def main() -> None:
             )
             wanted = whole.labels.compute()
             for halo in HALOS:
-                most = {"max_halo": (max(halo, 2),) * model.ndim} if args.no_repair else {}
+                most = {"max_halo": (halo,) * model.ndim} if args.no_repair else {}
                 found = es.segment(
                     volume,
                     model,

@@ -32,7 +32,7 @@ PANEL = 440
 REGION = 256
 """Largest edge of the region that is shown, in voxels."""
 LONGER = 10
-"""Times as many steps in the command that trains the winner for longer."""
+"""Times as many steps in the command that trains the best network for longer."""
 _CLOSE = 0.02
 """Difference of mean AP within which methods are not ranked without several seeds."""
 _KINDS = {
@@ -86,6 +86,7 @@ def write_page(
     sources
         Paths of images and masks for the command; None: there is no command.
     """
+    trained = next((s for s in found.standings if s.best.steps is not None), None)
     text = render(
         "compare.html",
         "comparison",
@@ -104,7 +105,8 @@ def write_page(
         drawn=drawn.name,
         setup=_setup(found, options),
         division=found.division,
-        command=_command(found.winner, options, sources),
+        trained=trained,
+        command="" if trained is None else _command(trained, options, sources),
         version=version("embedseg-large"),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -261,9 +263,9 @@ def _setup(found: Comparison, options: CompareOptions) -> list[Fact]:
     ]
 
 
-def _command(winner: Standing, options: CompareOptions, sources: tuple[Any, Any] | None) -> str:
-    """The command that trains the winner for longer; empty where there is none."""
-    steps = winner.best.steps
+def _command(standing: Standing, options: CompareOptions, sources: tuple[Any, Any] | None) -> str:
+    """The command that trains a network for longer; empty where images have no path."""
+    steps = standing.best.steps
     if steps is None or sources is None:
         return ""
     images, masks = sources
@@ -275,7 +277,7 @@ def _command(winner: Standing, options: CompareOptions, sources: tuple[Any, Any]
     )
     return (
         f"embedseg-large train --images {shlex.quote(str(images))} {where} \\\n"
-        f"    --out {winner.method}.safetensors --method {winner.method} "
+        f"    --out {standing.method}.safetensors --method {standing.method} "
         f"--backbone {options.backbone} \\\n"
         f"    --steps {LONGER * steps} --batch {options.batch} "
         f"--learning-rate {options.learning_rate:g}{crop} \\\n"
@@ -318,7 +320,7 @@ def _pictures(found: Comparison, place: ComparisonPlace, pair: Pair) -> list[Sho
         shown.append(
             Shown(
                 title=standing.method,
-                note=f"{own.size} objects, mean AP {standing.best.ap:.3f} of all images",
+                note=f"{own.size} objects here; mean AP of all images {standing.best.ap:.3f}",
                 picture=picture(pixels, lines, words),
             )
         )
