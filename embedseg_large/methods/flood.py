@@ -57,7 +57,7 @@ def flooded(
     mask = foreground | pieces
     doubt = _doubt(labels, mask, layers, open_faces)
     grown = flood(labels, mask, layers)
-    return settled(grown, seeds, doubt, seediness, least)
+    return settled(grown, seeds, doubt, seediness, least, open_faces)
 
 
 def named_pieces(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -169,11 +169,15 @@ def settled(
     doubt: NDArray[np.bool_],
     seediness: NDArray[np.float32],
     least: int,
+    open_faces: OpenFaces,
 ) -> Clustering:
     """Drop what is too small, and say what is certain.
 
     An instance is certain if no voxel of it or beside it is in doubt: it could neither lose nor
-    gain any. Of others the size is not known, so that all their voxels are in doubt, and they stay.
+    gain any. Of others the size is not known, so that all their voxels are in doubt, also of those
+    that are dropped. An instance at an open face stays, because it may go on beyond it; any other
+    is dropped by the size that is seen, as the whole volume would: tiles that see it differently
+    disagree, and look again.
 
     Parameters
     ----------
@@ -187,12 +191,15 @@ def settled(
         ``(*region)``: 0 to 1.
     least
         Instances have more voxels than this.
+    open_faces
+        Of each axis: does the volume go on below the low face, above the high face?
     """
     near = ndimage.binary_dilation(doubt) if doubt.any() else doubt
     certain = np.ones(seeds.size + 1, np.bool_)
     certain[labels[near]] = False
     sizes = np.bincount(labels.reshape(-1), minlength=seeds.size + 1)
-    kept = (sizes > least) | ~certain
+    kept = sizes > least
+    kept[labels[at_open_faces(labels.shape, open_faces)]] = True
     kept[0] = False
     doubt = doubt | (~certain[labels] & (labels > 0))
     numbers = np.where(kept, np.cumsum(kept), 0).astype(np.uint32)

@@ -150,6 +150,7 @@ class Flows:
             doubt & inside,
             probability(foreground),
             self.scale.min_object_size,
+            open_faces,
         )
 
     def _doubt(

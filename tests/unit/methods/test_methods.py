@@ -17,6 +17,7 @@ from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.scores import scores
 from embedseg_large.geometry import Box
 from embedseg_large.methods.embedseg import EmbedSeg
+from embedseg_large.methods.flood import settled
 from embedseg_large.methods.protocol import FieldMethod, Method, ObjectScale, Promise
 from embedseg_large.methods.registry import FIELD_METHODS, NAMES, check_usable, field_method
 from embedseg_large.testing.synthetic import synthetic_embryo
@@ -223,3 +224,22 @@ def test_all_methods_are_listed() -> None:
     for name in NAMES[1:]:
         assert method_of(name, 2).name == name
         check_usable(name)
+
+
+def test_a_small_instance_is_dropped_unless_it_may_go_on_beyond_a_face() -> None:
+    labels = np.zeros((9, 9), np.int32)
+    labels[0, 0] = 1  # at a face beyond which the volume goes on
+    labels[4, 4] = 2
+    labels[6, 2:8] = 3
+    everywhere = np.ones(labels.shape, np.bool_)
+    found = settled(
+        labels,
+        np.array([0, 40, 56]),
+        everywhere,
+        np.ones(labels.shape, np.float32),
+        3,
+        ((True, False), (False, False)),
+    )
+    assert found.seeds.tolist() == [0, 56]
+    assert not found.certain.any()
+    assert found.doubtful.size == labels.size
