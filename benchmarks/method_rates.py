@@ -16,7 +16,7 @@ import time
 import numpy as np
 from method_locality import DIAMETER, EXTENT, fields
 
-from embedseg_large.methods.protocol import Scale
+from embedseg_large.methods.protocol import ObjectScale
 from embedseg_large.methods.registry import FIELD_METHODS, field_method
 from embedseg_large.testing.synthetic import synthetic_embryo
 
@@ -34,7 +34,7 @@ def main() -> None:
     print(f"{labels.max()} objects of {args.edge}^3 voxels, {np.mean(labels > 0):.0%} foreground")
     print("method        channels  instances  Mvoxel/s  Mvoxel/s of process time")
     for name in args.methods:
-        method = field_method(name, Scale(ndim=3, extent=(EXTENT,) * 3, min_object_size=30))
+        method = field_method(name, ObjectScale(ndim=3, extent=(EXTENT,) * 3, min_object_size=30))
         stored = fields(method, labels)
         method.decode(np.ascontiguousarray(stored[:, :16, :16, :16]), faces, {})
         walls, works = [], []

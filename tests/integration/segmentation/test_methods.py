@@ -112,19 +112,6 @@ def test_labels_do_not_depend_on_the_tiles(name: str, tmp_path: Path) -> None:
         assert tiled.seams.certified == tiled.seams.tiles_exact == 0
 
 
-@pytest.mark.parametrize("name", ["three-class", "flows", "stardist", "affinities"])
-def test_tiles_drop_the_small_instances_that_the_whole_drops(name: str, tmp_path: Path) -> None:
-    labels = embryo(touching=False)
-    sizes = np.bincount(labels.reshape(-1))[1:]
-    least = int(np.median(sizes))
-    sees_little = {"cluster_tile": (16, 20, 20), "halo": (4, 4, 4), "tile": (16, 16, 16)}
-    tiled = segmented(name, tmp_path / "a", labels, min_object_size=least, **sees_little)
-    whole = segmented(name, tmp_path / "b", labels, min_object_size=least, **ONE_TILE)
-    assert 0 < whole.n_instances < sizes.size
-    assert tiled.n_instances == whole.n_instances
-    np.testing.assert_array_equal(tiled.labels.compute() > 0, whole.labels.compute() > 0)
-
-
 def test_a_piece_larger_than_any_tile_is_one_instance(tmp_path: Path) -> None:
     labels = np.zeros(SHAPE, np.uint32)
     labels[4:6, 4:36, 4:36] = 1  # a sheet
