@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--tile", type=int, default=40, help="edge of a core, in voxels")
     parser.add_argument("--no-repair", action="store_true", help="halos do not grow")
     args = parser.parse_args()
-    print("method        promise  halo  same       repaired  joined  certified  tiles   broken")
+    print("model         promise  halo  same       repaired  joined  certified  tiles   broken")
     for path in args.models:
         model = es.load_model(path)
         volume = es.open_volume(args.image).flattened()
@@ -74,7 +74,7 @@ def main() -> None:
                 seams = found.seams
                 is_equal = same.fn == same.fp == 0
                 print(
-                    f"{model.settings.method:13} {seams.promise:7} {halo:5}  "
+                    f"{Path(path).stem[:13]:13} {seams.promise:7} {halo:5}  "
                     f"{f'{same.tp} of {whole.n_instances}':10} {seams.repaired:8} "
                     f"{seams.joined:7} {seams.certified:10} "
                     f"{f'{seams.tiles_exact}/{seams.tiles}':>7}  {broken(found, is_equal)}",

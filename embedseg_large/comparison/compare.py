@@ -140,7 +140,7 @@ def _trial(
     tiles = None
     if seed == 0:
         say(f"{contender.name}: cutting an image into tiles")
-        tiles = check_tiles(fitted, division.held_out[drawn], place.folder)
+        tiles = check_tiles(fitted, division.whole[drawn], place.folder)
     trial = Trial(
         method=contender.name,
         seed=seed,

@@ -39,8 +39,8 @@ class Division:
     """What is used to choose the best state of a training, and to tune thresholds."""
     held_out: list[Pair]
     """What methods are scored on; no method has seen it before."""
-    is_cut: bool
-    """Whether the parts are pieces of the same images."""
+    whole: list[Pair]
+    """The image of each of the held-out ones: itself, or what it was cut from."""
 
     @property
     def parts(self) -> dict[str, list[Pair]]:
@@ -90,14 +90,14 @@ def _dealt(pairs: list[Pair], seed: int) -> Division:
     order = np.random.default_rng(seed).permutation(len(pairs)).tolist()
     held, tuned, learnt = order[:count], order[count : 2 * count], order[2 * count :]
     parts = [[pairs[i] for i in sorted(chosen)] for chosen in (learnt, tuned, held)]
-    return Division(train=parts[0], validation=parts[1], held_out=parts[2], is_cut=False)
+    return Division(train=parts[0], validation=parts[1], held_out=parts[2], whole=parts[2])
 
 
 def _cut(pairs: Sequence[Pair]) -> Division:
     """Cut every image into parts."""
     rows = [[part_of(pair, box) for box in _boxes(pair.shape)] for pair in pairs]
     learnt, tuned, held = (list(part) for part in zip(*rows, strict=True))
-    return Division(train=learnt, validation=tuned, held_out=held, is_cut=True)
+    return Division(train=learnt, validation=tuned, held_out=held, whole=list(pairs))
 
 
 def _boxes(shape: tuple[int, ...]) -> Iterator[Box]:

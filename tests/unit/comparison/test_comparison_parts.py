@@ -70,7 +70,7 @@ def test_every_image_is_in_one_part(count: int) -> None:
     division = divide(opened, seed=1)
     names = [pair.name for part in division.parts.values() for pair in part]
     assert sorted(names) == sorted(pair.name for pair in opened)
-    assert not division.is_cut
+    assert division.whole == division.held_out
     assert len(division.held_out) == len(division.validation) == max(1, round(count / 5))
     assert division.facts() == divide(opened, seed=1).facts()
 
@@ -82,7 +82,7 @@ def test_other_seeds_choose_other_images() -> None:
 def test_one_image_is_cut_along_its_longest_axis() -> None:
     (pair,) = pairs(1)
     division = divide([pair])
-    assert division.is_cut
+    assert division.whole == [pair]
     assert [part[0].shape for part in division.parts.values()] == [(10, 18), (10, 6), (10, 6)]
     parts = [truth_of(part[0]) for part in division.parts.values()]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), truth_of(pair))
