@@ -657,7 +657,7 @@ def _settings(folder: Path) -> Kind:
     import yaml
 
     from embedseg_large.synthesis.reading import read_settings
-    from embedseg_large.training.panel import read_panel
+    from embedseg_large.training.data.panel import read_panel
 
     files = []
     for name, text in _SETTINGS.items():

@@ -28,7 +28,7 @@ from typing import Any
 import embedseg_large as es
 from embedseg_large.training.data.augment import AugmentSettings
 from embedseg_large.training.data.intensities import Change
-from embedseg_large.training.panel import PanelSet
+from embedseg_large.training.data.panel import PanelSet
 
 HELD_EMBRYOS = ("Emb07", "Emb08")
 SYNTHETIC = 20_000  # distinct volumes; drawn when they are needed

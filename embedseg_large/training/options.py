@@ -200,7 +200,7 @@ class ValidationOptions(Options):
         ),
     ] = None
     """Additional sets of images to validate on, each scored separately; the model with the best
-    mean over all sets is kept. See `embedseg_large.training.panel`."""
+    mean over all sets is kept. See `embedseg_large.training.data.panel`."""
     tune_thresholds: Annotated[
         bool,
         Flag("At the end, choose the model's seed and margin on the validation images."),

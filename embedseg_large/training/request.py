@@ -22,6 +22,7 @@ from embedseg_large.training.data.mixed import (
     hold_out,
     open_annotated,
 )
+from embedseg_large.training.data.panel import PanelSet, check_panel, read_panel
 from embedseg_large.training.data.properties import STRIDE, common_voxel_size
 from embedseg_large.training.data.sets import TrainingSet, read_sets
 from embedseg_large.training.data.sources import Pair, check_masks, find_pairs
@@ -29,7 +30,6 @@ from embedseg_large.training.data.supply import CACHE_BYTES
 from embedseg_large.training.data.synthetic import SyntheticSource
 from embedseg_large.training.objective import check_overlaps
 from embedseg_large.training.options import CenterMethod, TaskOptions
-from embedseg_large.training.panel import PanelSet, check_panel, read_panel
 from embedseg_large.training.processes import Processes
 from embedseg_large.training.settings import TrainSettings
 from embedseg_large.training.state import STATE

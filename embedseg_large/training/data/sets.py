@@ -7,7 +7,7 @@
     wide=light/images,light/masks,most=4                the first four
 
 or a YAML or JSON file, ``embryos: {images: ..., masks: ..., channel: 1}``. Other settings of a set
-depend on its purpose: see `embedseg_large.training.panel.PanelSet` and `TrainingSet`.
+depend on its purpose: see `embedseg_large.training.data.panel.PanelSet` and `TrainingSet`.
 """
 
 from __future__ import annotations

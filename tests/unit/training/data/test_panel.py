@@ -10,8 +10,8 @@ import pytest
 import tifffile
 
 from embedseg_large.errors import UsageError
+from embedseg_large.training.data.panel import PanelSet, read_panel
 from embedseg_large.training.decoding import SEEDS
-from embedseg_large.training.panel import PanelSet, read_panel
 from embedseg_large.training.validation import THRESHOLDS, Example, Validation
 
 
