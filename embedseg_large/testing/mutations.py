@@ -56,12 +56,35 @@ def mutated(rng: Rng, data: bytes) -> bytes:
 
 
 def _mutated_once(rng: Rng, data: bytes) -> bytes:
+    if rng.random() < 0.85 and data[:1] == b"[" and b"\n[" in data:
+        return _mutated_lines(rng, data)
     if rng.random() < 0.85 and data[:1] in (b"{", b"["):
         try:
             return json.dumps(mutated_document(rng, json.loads(data))).encode()
         except (ValueError, RecursionError):
             pass
     return mutated_bytes(rng, data)
+
+
+def _mutated_lines(rng: Rng, data: bytes) -> bytes:
+    """Damage a file of one JSON document a line: a value, or which lines there are, and where."""
+    lines = data.splitlines()
+    at, other = (int(i) for i in rng.integers(len(lines), size=2))
+    match rng.choice(["value", "value", "value", "drop", "repeat", "swap", "cut"]):
+        case "drop":
+            del lines[at]
+        case "repeat":
+            lines.insert(other, lines[at])
+        case "swap":
+            lines[at], lines[other] = lines[other], lines[at]
+        case "cut":
+            lines[-1] = lines[-1][: int(rng.integers(len(lines[-1])))]
+        case _:
+            try:
+                lines[at] = json.dumps(mutated_document(rng, json.loads(lines[at]))).encode()
+            except (ValueError, RecursionError):
+                lines[at] = mutated_bytes(rng, lines[at])
+    return b"\n".join(lines) + b"\n"
 
 
 def mutated_document(rng: Rng, document: Any) -> Any:
