@@ -57,8 +57,7 @@ from embedseg_large.segmentation.report import (
     published_result,
     scale_of,
 )
-from embedseg_large.segmentation.request.duration import note_rate
-from embedseg_large.segmentation.request.estimate import check_memory, estimate_of
+from embedseg_large.segmentation.request.estimate import check_memory
 from embedseg_large.segmentation.request.prepare import AnyModel, prepare, timepoints_of
 from embedseg_large.segmentation.request.request import Request, Timepoint, facts_of, provenance
 from embedseg_large.segmentation.request.scale import voxel_size_warning
@@ -137,10 +136,7 @@ def segment(
             check_memory(where, request)
         report = asked.performance_report
         with begin(request) as run, _executor(request, run, where, report) as executor:
-            result = run_request(request, run, executor, progress)
-        if where is None and not result.summary["resumed"]:
-            note_rate(request, estimate_of(request), result.summary["stages"])
-        return result
+            return run_request(request, run, executor, progress)
 
 
 def begin(request: Request) -> AbstractContextManager[Run]:

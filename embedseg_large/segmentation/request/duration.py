@@ -7,9 +7,8 @@
               all of it divided by the processes that share the work
 
 The rate is kept per kind of network, device, number format and lanes in the user's cache, because
-it belongs to the machine; a run whose passes are known renews it, and where there is none a probe
-of a few seconds measures it. Quiet tiles need a single pass, so with augmentation the time is an
-upper bound.
+it belongs to the machine, for a day; where there is none a probe of a few seconds measures it.
+Quiet tiles need a single pass, so with augmentation the time is an upper bound.
 """
 
 from __future__ import annotations
@@ -33,13 +32,14 @@ from embedseg_large.network.model import Model
 from embedseg_large.runs.devices import is_gpu
 from embedseg_large.segmentation.request.estimate import Estimate
 from embedseg_large.segmentation.request.request import Request
-from embedseg_large.segmentation.steps import Stage
 from embedseg_large.symmetry import group
 
 SECONDS_BESIDE = 0.4e-6
 """Of one process per voxel of the grid, for everything but the network."""
 PROBED = {2: (384, 384), 3: (48, 96, 96)}
 """Shape of the image of a probe, by ndim: a second or so per pass on a slow core."""
+KEPT_SECONDS = 86_400.0
+"""After which a rate is measured again."""
 ENOUGH_SECONDS = 4.0
 """After which a probe makes no further pass."""
 
@@ -117,30 +117,6 @@ def duration_of(
     )
 
 
-def note_rate(
-    request: Request, plan: Estimate, stages: Mapping[str, Any], cache: Path | None = None
-) -> None:
-    """Keep the rate that a run in this process has had.
-
-    Parameters
-    ----------
-    request, plan
-        The run; all of its tiles were predicted.
-    stages
-        Of its summary.
-    cache
-        As for `duration_of`.
-    """
-    network = getattr(request.segmenter, "network", None)
-    settings = request.settings
-    seconds = stages.get(Stage.PREDICT, {}).get("seconds", 0.0)
-    if settings.augment_above or seconds < ENOUGH_SECONDS or not isinstance(network, Model):
-        return
-    passes = len(group(settings.tta, network.ndim))
-    rate = Rate(seconds=seconds / (plan.input_voxels * passes), source="a run")
-    Rates(cache or user_cache_path("embedseg-large")).keep(network, rate)
-
-
 def probe(model: Model) -> Rate:
     """Measure the network on noise, with as many passes side by side as a run has."""
     shape = PROBED[model.ndim]
@@ -166,7 +142,8 @@ class Rates:
     Parameters
     ----------
     folder
-        Where they are kept; a file that is damaged or cannot be written is no error.
+        Where they are kept; a file that is damaged or cannot be written is no error. Rates older
+        than a day are as good as none: other work may have slowed a probe.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -174,12 +151,14 @@ class Rates:
 
     def of(self, model: Model) -> Rate | None:
         """The rate of a model on its device; None if nobody has measured it."""
-        found = self._read().get(_key(model))
-        return found if found is None else Rate(seconds=found, source="an earlier measurement")
+        seconds, measured = self._read().get(_key(model), (0.0, 0.0))
+        if not 0 <= time.time() - measured < KEPT_SECONDS:
+            return None
+        return Rate(seconds=seconds, source="an earlier measurement")
 
     def keep(self, model: Model, rate: Rate) -> None:
         """Keep the rate of a model on its device."""
-        rates = {**self._read(), _key(model): rate.seconds}
+        rates = {**self._read(), _key(model): (rate.seconds, time.time())}
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with whole(self._file) as file:
@@ -187,13 +166,19 @@ class Rates:
         except OSError as error:
             logger.debug("the rate of the network is not kept: %s", error)
 
-    def _read(self) -> Mapping[str, float]:
+    def _read(self) -> Mapping[str, tuple[float, float]]:
+        """Seconds per voxel and pass, and when they were measured, of each kind of network."""
         try:
             found = parse_json(read_document(self._file))
         except (OSError, ValueError):
             return {}
         pairs = found.items() if isinstance(found, Mapping) else ()
-        return {k: float(v) for k, v in pairs if isinstance(v, float) and 0 < v < 1}
+        return {name: (about[0], about[1]) for name, about in pairs if _is_rate(about)}
+
+
+def _is_rate(about: Any) -> bool:
+    is_pair = isinstance(about, list) and len(about) == 2
+    return is_pair and all(isinstance(v, float) for v in about) and 0 < about[0] < 1
 
 
 def _key(model: Model) -> str:

@@ -12,7 +12,7 @@ import embedseg_large as es
 from embedseg_large.network.model import Model
 from embedseg_large.segmentation.options import SegmentOptions
 from embedseg_large.segmentation.request import duration
-from embedseg_large.segmentation.request.duration import Rate, Rates, duration_of, note_rate
+from embedseg_large.segmentation.request.duration import Rate, Rates, duration_of
 from embedseg_large.segmentation.request.estimate import estimate_of
 from embedseg_large.segmentation.request.prepare import prepare
 from embedseg_large.segmentation.request.request import Request
@@ -68,26 +68,26 @@ def test_workers_share_the_work_but_no_more_than_there_are_tiles(
     assert [model.lanes for model in rate[1:]] == [1]  # each worker makes one pass at a time
 
 
-def test_a_rate_is_measured_once_and_renewed_by_runs(tmp_path: Path, rate: list[Model]) -> None:
+def test_a_rate_is_measured_once_a_day(
+    tmp_path: Path, rate: list[Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
     request = requested(tmp_path, tta="none")
     plan = estimate_of(request)
-    for _ in range(2):
-        duration_of(request, plan, cache=tmp_path)
-    assert len(rate) == 1
-    stages = {"predict": {"seconds": plan.input_voxels * 5e-6}}
-    note_rate(request, plan, stages, tmp_path)
-    assert stages["predict"]["seconds"] < duration.ENOUGH_SECONDS  # too short to mean anything
-    found = duration_of(request, plan, cache=tmp_path)
-    assert found is not None
-    assert found.process_seconds < plan.input_voxels * 3e-6
-    note_rate(request, plan, {"predict": {"seconds": 10.0}}, tmp_path)
-    found = duration_of(request, plan, cache=tmp_path)
-    assert found is not None
-    assert found.process_seconds == pytest.approx(10.0 + VOXELS * duration.SECONDS_BESIDE)
-    assert found.source == "an earlier measurement"
+    sources = []
+    for hours in (0, 1, 23, 25, 26, -1):
+        now = 1.8e9 + 3600 * hours
+        monkeypatch.setattr(duration.time, "time", lambda now=now: now)
+        found = duration_of(request, plan, cache=tmp_path)
+        assert found is not None
+        sources.append(found.source)
+    probe, known = "a probe of 4 s", "an earlier measurement"
+    assert sources == [probe, known, known, probe, known, probe]
+    assert len(rate) == 3
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"a": "b"}', "{" * 4000, '{"a": -1.0}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"a": "b"}', "{" * 4000, '{"a": [-1.0, 1.0]}', '{"a": [1]}']
+)
 def test_a_damaged_file_of_rates_is_as_good_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "rates.json").write_text(text)
     model = es.load_model("nuclei-3d")
