@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_a_rate_is_measured_once_a_day(
     sources = []
     for hours in (0, 1, 23, 25, 26, -1):
         now = 1.8e9 + 3600 * hours
-        monkeypatch.setattr(duration.time, "time", lambda now=now: now)
+        monkeypatch.setattr("time.time", partial(float, now))
         found = duration_of(request, plan, cache=tmp_path)
         assert found is not None
         sources.append(found.source)
