@@ -112,7 +112,7 @@ def list_images(source: Source, selection: Selection) -> list[BatchImage]:
     if selection.pattern is not None and not is_folder_of_images(source):
         raise UsageError("a pattern chooses files of a folder; leave out --pattern")
     if not found:
-        raise UsageError("there are no images; give a folder, a plate or a list with some")
+        raise UsageError("there are no images; pass a folder, a plate or a list with images")
     if selection.is_of_container and not any(image.is_contained for image in found):
         raise UsageError("there is no plate among the images; leave out --wells and --field")
     _check_names(found)
@@ -162,7 +162,7 @@ def _of_path(path: str, selection: Selection, is_one_of_many: bool) -> Iterator[
     known_as = stem(path)
     if container is None:
         if selection.is_of_container and not is_one_of_many:
-            raise UsageError(f"{shown(path)} is no plate; leave out --wells and --field")
+            raise UsageError(f"{shown(path)} is not a plate; leave out --wells and --field")
         yield BatchImage(name=known_as, path=path, series=selection.series)
         return
     parts = chosen_images(
@@ -182,7 +182,7 @@ def _check_names(images: Sequence[BatchImage]) -> None:
             paths = [shown(i.path) for i in images if i.name.casefold() == name]
             raise UsageError(
                 f"{' and '.join(paths[:EXAMPLES])}: their masks would have the same name; rename "
-                "one of them, or segment them in batches of their own"
+                "one of them, or segment them in separate batches"
             )
 
 

@@ -45,12 +45,12 @@ class BatchOptions(Options):
     voxel size. ``"ome-zarr"``: label volumes with a pyramid."""
     pattern: Annotated[
         str | None,
-        Flag("Only files of a folder that match, as '*_dapi.tif'.", metavar="NAMES"),
+        Flag("Only files whose names match, e.g. '*_dapi.tif'.", metavar="NAMES"),
     ] = None
     """Wildcards that names of files in a folder must match, such as ``"*_dapi.tif"``."""
     wells: Annotated[
         Sequence[str] | None,
-        Flag("Only these wells, as 'B03,C*'.", form="names", metavar="WELL,..."),
+        Flag("Only these wells, e.g. 'B03,C*'.", form="names", metavar="WELL,..."),
     ] = None
     """Wells of a plate (``"B03"``, ``"C*"``); None: all."""
     fields: Annotated[

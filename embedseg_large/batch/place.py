@@ -39,7 +39,7 @@ class BatchPlace:
                 raise UsageError(f"{self.given}: masks are written to a folder of this machine")
             return Path(self.given).absolute()
         if not is_path(self.source) or is_remote(os.fspath(self.source)):
-            raise UsageError("say which folder the masks and the table go to, with --out")
+            raise UsageError("choose a folder for the masks and the table with --out")
         path = Path(self.source).absolute()
         return path.with_name(f"{stem(path)}-{self.labels}")
 
@@ -58,19 +58,19 @@ class BatchPlace:
 def check_place(opened: Sequence[OpenedImage], place: BatchPlace) -> None:
     """Refuse an output that cannot hold the masks, or holds the images."""
     if place.out.exists() and not place.out.is_dir():
-        raise PlaceError(f"{place.out}: this is a file; give a folder for the masks with --out")
+        raise PlaceError(f"{place.out}: this is a file; choose a folder for the masks with --out")
     if place.out.suffix in (".tif", ".tiff", ".zarr", ".png") and not place.out.exists():
-        raise UsageError(f"{place.out}: give a folder for the masks, not the name of an image")
+        raise UsageError(f"{place.out}: choose a folder for the masks, not an image")
     if place.is_in_stores:
         for one in opened:
             if one.volume is not None and one.volume.ngff_version not in ("0.4", "0.5"):
                 raise UsageError(
-                    f"{one.volume.name} cannot hold labels of its own: only OME-Zarr 0.4 and 0.5 "
-                    "can; say which folder the masks go to, with --out"
+                    f"{one.volume.name} cannot hold labels: only OME-Zarr 0.4 and "
+                    "0.5 can; choose a folder for the masks with --out"
                 )
     for one in opened:
         if Path(one.image.path).absolute() == place.mask(one.image):
             raise UsageError(
-                f"{place.out}: the masks would replace the images; give another folder with --out"
+                f"{place.out}: the masks would replace the images; choose another folder with --out"
             )
     check_writable(place.out)

@@ -193,7 +193,7 @@ def _check_options(options: Mapping[str, Any], mask_format: str) -> None:
     given = [name for name in _OF_ONE if options.get(name) not in (None, False)]
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UsageError(f"{names}: of a single image; leave it out, or segment one image")
+        raise UsageError(f"{names}: only for a single image; leave it out, or segment one image")
     if mask_format not in ENDINGS:
         raise UsageError(f"mask format {mask_format!r} is not one of {', '.join(ENDINGS)}")
 
@@ -247,12 +247,12 @@ def _plan(
         return jobs
     if others:
         raise UsageError(
-            f"{len(others)} of {len(jobs)} masks were made otherwise ({others[0]}); choose another "
-            "folder (--out), or make them again with --overwrite"
+            f"{len(others)} of {len(jobs)} masks were made differently ({others[0]}); choose "
+            "another folder (--out), or replace them with --overwrite"
         )
     raise UsageError(
-        f"{foreign[0]}{_more(foreign)}: there already, and not written by this command; choose "
-        "another folder (--out), or replace it with --overwrite, which keeps it as .bak"
+        f"{foreign[0]}{_more(foreign)}: already exists, and was not written by this command; "
+        "choose another folder (--out), or replace it with --overwrite, which keeps it as .bak"
     )
 
 

@@ -47,7 +47,7 @@ def is_many(store: str, given: Mapping[str, Any]) -> bool:
 def segment_many(
     store: str, model: str | None, options: Mapping[str, Any], *, as_json: bool
 ) -> dict[str, Any]:
-    """Segment all images, show what became of them, and return it as values for JSON."""
+    """Segment all images, show the results, and return them as values for JSON."""
     from embedseg_large.batch.segment_images import segment_images
 
     watcher = None if as_json else BatchLines()

@@ -47,7 +47,7 @@ class FairOptions(Options):
     """Instead of a budget: the same number of optimiser steps for each method."""
     seeds: Annotated[
         int,
-        Flag("Trainings of each method, which differ only in the seed.", shows_default=True),
+        Flag("Number of trainings per method, which differ only in the seed.", shows_default=True),
     ] = 1
     """Number of trainings of each method that differ only in the seed; default 1."""
     split_seed: Annotated[

@@ -40,7 +40,7 @@ _KINDS = {
     "split": "split",
     "merged": "merged",
     "miss": "missed",
-    "false_positive": "invented",
+    "false_positive": "false positives",
 }
 """Kinds of errors, see `embedseg_large.evaluation.errors`, by what the page calls them."""
 
@@ -122,7 +122,7 @@ def _verdict(found: Comparison) -> str:
     best, *others = found.standings
     text = f"{best.method} has the highest mean AP, {best.ap:.3f}"
     if not others:
-        return f"{text}; nothing was compared with it."
+        return f"{text}; no other method took part."
     second = others[0]
     text += f", followed by {second.method} with {second.ap:.3f}."
     margin = _CLOSE if best.spread is None else (best.spread + (second.spread or 0.0))
@@ -137,7 +137,7 @@ def _warnings(found: Comparison) -> list[str]:
     count += found.winner.trials[0].errors.get("true_positive", 0)
     if count < 50:
         texts.append(
-            f"The held-out part has only {count} objects; scores may change with other images."
+            f"The held-out part has only {count} objects; scores may differ on other images."
         )
     for standing in found.standings:
         tiles = standing.tiles
@@ -177,7 +177,7 @@ def _tile_words(tiles: TileCheck | None) -> str:
     bad = sum(cut.same < tiles.objects or cut.extra > 0 for cut in tiles.cuts)
     return (
         f"Different in {bad} of {count} cuts: up to {tiles.changed} of {tiles.objects} objects "
-        "are not those of the whole image"
+        "differ from those of the whole image"
     )
 
 

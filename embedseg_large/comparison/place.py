@@ -76,12 +76,12 @@ class ComparisonPlace:
                 changed = difference(parse_json(record.read_bytes()), facts)
             if changed:
                 raise UsageError(
-                    f"{self.folder} is a comparison with {changed}; resume it with the same "
-                    "options, name another out, or pass --overwrite to start over"
+                    f"{self.folder} is a comparison with {changed}; resume it with the "
+                    "same options, choose another out, or pass --overwrite to start over"
                 )
             return
         if self.folder.exists() and any(self.folder.iterdir()):
-            raise UsageError(f"{self.folder} is there and is no comparison; name another out")
+            raise UsageError(f"{self.folder} exists and is not a comparison; choose another out")
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:

@@ -112,7 +112,9 @@ def run_conversion(plan: Conversion, progress: Progress, workers: WorkerOptions)
     """
     where = chosen(workers)
     if where is not None and plan.volume.path is None:
-        raise UsageError("the image is in this process's memory, where workers do not see it")
+        raise UsageError(
+            "the image is in this process's memory, which workers cannot read; pass a file"
+        )
     with progress.telling_failure(), _open(plan) as run:
         image = _image(run.folder, run.record)
         store = plan.store(image)
@@ -248,7 +250,7 @@ def _content(volume: Volume) -> int | str:
 def _check_unchanged(volume: Volume, facts: Facts) -> None:
     if _content(volume) != facts["content of the source"]:
         raise UsageError(
-            f"{volume.name}: changed while it was converted; begin anew with --overwrite"
+            f"{volume.name}: changed while it was converted; start over with --overwrite"
         )
 
 

@@ -1,4 +1,4 @@
-"""Classify every object as found, split, merged, missed or invented, with its position.
+"""Classify every object as found, split, merged, missed or false positive, with its position.
 
 The rule uses masks only. With ``|p & t|`` the number of voxels that prediction p shares with truth
 t::

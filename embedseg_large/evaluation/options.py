@@ -50,8 +50,8 @@ class ErrorsOption(Options):
             metavar="TABLE",
         ),
     ] = None
-    """Path (.csv or .parquet) of a table of all instances, found, split, merged, missed or
-    invented, with positions. An existing file is replaced."""
+    """Path (.csv or .parquet) of a table of all instances, found, split, merged, missed or a
+    false positive, with positions. An existing file is replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,7 +124,7 @@ def _format(name: str) -> Format:
     kind = ENDINGS.get(Path(name).suffix.lower())
     if kind is None:
         raise UsageError(
-            f"{name}: labels are written as {', '.join(ENDINGS)}; end the name in one of these"
+            f"{name}: labels are written as {', '.join(ENDINGS)}; use one of these suffixes"
         )
     return kind
 
@@ -156,8 +156,8 @@ def _fields(name: str, kind: Format, times: Sequence[int | None]) -> tuple[str, 
         raise UsageError(f"{name}: a name of this kind may have {allowed}, such as {{t:03d}}")
     if kind in ("obj", "stl") and len(times) > 1 and "t" not in found:
         raise UsageError(
-            f"{name}: there are {len(times)} timepoints; put {{t}} into the name for a file each, "
-            "or choose one with --timepoint"
+            f"{name}: there are {len(times)} timepoints; put {{t}} into the name to write one "
+            "file each, or choose one with --timepoint"
         )
     return found
 
@@ -167,11 +167,11 @@ def _check_options(kind: Format, asked: ExportOptions, volume: Volume, path: Pat
     if draw not in get_args(Drawing):
         raise UsageError(f"draw is {draw!r}; use {', '.join(get_args(Drawing))}")
     if draw != "labels" and kind != "tiff":
-        raise UsageError(f"{path}: --draw is of TIFFs; leave it out")
+        raise UsageError(f"{path}: --draw applies only to TIFFs; leave it out")
     if not 0 <= smooth <= 10:
         raise UsageError(f"smooth is {smooth} voxels; use 0 to 10")
     if smooth and kind not in ("obj", "stl"):
-        raise UsageError(f"{path}: --smooth is of meshes; leave it out")
+        raise UsageError(f"{path}: --smooth applies only to meshes; leave it out")
     if kind == "rois":
         check_rois(path)
     elif kind in ("obj", "stl"):

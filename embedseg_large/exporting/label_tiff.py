@@ -233,7 +233,7 @@ def timepoints_of(labels: Volume, asked: int | Sequence[int] | None) -> tuple[in
     """
     if "t" not in labels.axes:
         if asked not in (None, 0, (0,)):
-            raise UsageError(f"{labels.name}: there is one timepoint, 0, and no {asked}")
+            raise UsageError(f"{labels.name}: the only timepoint is 0, not {asked}")
         return (None,)
     if asked is None:
         return tuple(range(labels.n_timepoints))

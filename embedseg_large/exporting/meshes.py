@@ -51,7 +51,7 @@ def check_meshes(path: Path, labels: Volume) -> None:
     """
     if labels.ndim != 3:
         raise UsageError(
-            f"{labels.name} is 2D; meshes are of volumes: write ROIs ({path.stem}.zip)"
+            f"{labels.name} is 2D; meshes need 3D labels: write ROIs ({path.stem}.zip)"
         )
     try:
         import_module("skimage")

@@ -41,12 +41,16 @@ class ExportOptions(Options):
     touches something else in its plane."""
     smooth: Annotated[
         float,
-        Flag("Meshes: smooth the steps of voxels; in voxels.", metavar="S", shows_default=True),
+        Flag(
+            "Meshes: width in voxels of the Gaussian that smooths the surface.",
+            metavar="S",
+            shows_default=True,
+        ),
     ] = 0.0
     """Of meshes: standard deviation in voxels of a Gaussian that smooths the steps of voxels."""
     voxel_size: Annotated[
         Sequence[float] | None,
-        Flag("In µm; overrides the metadata.", form="numbers", metavar="Z,Y,X"),
+        Flag("Voxel size in µm; overrides the metadata.", form="numbers", metavar="Z,Y,X"),
     ] = None
     """In µm along (z,) y, x of this level; overrides the metadata."""
     axes: Annotated[str | None, Flag("Letters of the labels' axes, if a file has none: zyx.")] = (

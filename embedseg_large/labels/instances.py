@@ -170,8 +170,8 @@ class KnownInstances:
             array = _opened(place)
         except FileNotFoundError as error:
             raise MetadataError(
-                f"{shown(place)}: missing, though the labels name it; copy the labels with all of "
-                "their files"
+                f"{shown(place)}: missing, although the labels refer to it; copy the "
+                "labels with all their files"
             ) from error
         row = (timepoint,) if array.ndim == 2 else ()
         if array.ndim > 2 or (row and timepoint >= array.shape[0]):

@@ -268,7 +268,7 @@ def _is_usable(name: str, value: Any, where: str) -> bool:
         first = error.errors()[0]
         at = ".".join(map(str, (name, *first["loc"])))
         logger.warning(
-            "%s: what these labels record of %s cannot be used (%s): ignored",
+            "%s: ignoring what these labels record of %s, which cannot be used (%s)",
             where,
             printable(at)[:100],
             first["msg"],

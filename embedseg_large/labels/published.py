@@ -49,7 +49,7 @@ def place_of_labels(source: str, name: str | None) -> str:
     """
     if name is not None:
         if not is_label_name(name):
-            raise UsageError(f"{name[:80]!r} cannot name labels; give one of {label_names(source)}")
+            raise UsageError(f"{name[:80]!r} cannot name labels; pass one of {label_names(source)}")
         return joined(source, f"labels/{name}")
     names = label_names(source)
     if len(names) > 1:
@@ -152,7 +152,7 @@ def labelled_part(labels: Volume) -> Box | None:
     part = Box(tuple(asked["start"]), tuple(asked["stop"]))
     if part.ndim != labels.ndim or not Box.whole(labels.spatial_shape).contains(part):
         logger.warning(
-            "%s: labels of %s, they say, which is not inside: ignored", labels.name, part
+            "%s: ignoring the recorded region %s, which is outside of the labels", labels.name, part
         )
         return None
     return part

@@ -76,7 +76,7 @@ def label_target(
     if not is_label_name(name):
         raise UsageError(
             f"{name[:80]!r} cannot name labels; use at most {LONGEST_NAME} letters and digits, "
-            "no slashes, no dot in front"
+            "no slashes and no leading dot"
         )
     folder, version = _place(volume, output, ngff_version)
     run = None if unfinished is None else unfinished(folder.store)
@@ -103,7 +103,7 @@ def _place(
         check_version(version)
     folder, found = _own_store(volume) if output is None else _output_store(os.fspath(output))
     if version is not None and found not in (None, version):
-        raise UsageError(f"{folder.store} is NGFF {found}, labels in it cannot be {version}")
+        raise UsageError(f"{folder.store} is NGFF {found}, so labels in it cannot be {version}")
     return folder, found or version or "0.5"
 
 
@@ -135,7 +135,7 @@ def _output_store(output: str) -> tuple[LabelFolder, str | None]:
 
 
 def _writable(store: str) -> LabelFolder:
-    refuse_web(store, "say where labels go with --output")
+    refuse_web(store, "choose a store for the labels with --output")
     return label_folder(store)
 
 

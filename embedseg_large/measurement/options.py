@@ -51,7 +51,7 @@ class ParentOption(Options):
         Any,
         Flag(
             "Other labels of the image, as labels/cells: adds the parent of each instance and "
-            "how much of it lies in there.",
+            "its overlap with it.",
             form="text",
             metavar="LABELS",
         ),

@@ -49,7 +49,9 @@ def open_parents(within: Any, place: Any, labels: Volume, axes: str | None = Non
     """
     source = _in_same_store(within, place)
     if _is_same(source, place):
-        raise UsageError(f"{labels.name}: instances lie in themselves; name other labels")
+        raise UsageError(
+            f"{labels.name}: labels cannot be measured within themselves; pass other labels"
+        )
     whole = open_volume(source, channel=None, axes=axes)
     check_label_type(whole)
     at = [whole.stored_axes.index(axis) for axis in whole.spatial_axes]
@@ -58,7 +60,7 @@ def open_parents(within: Any, place: Any, labels: Volume, axes: str | None = Non
         raise VolumeError(
             f"{labels.name} has shape {labels.spatial_shape} and {labels.n_timepoints} timepoints, "
             f"{whole.name} {', '.join(map(str, filter(None, shapes)))} and {whole.n_timepoints}; "
-            "give labels of the same image"
+            "pass labels of the same image"
         )
     level = shapes.index(labels.spatial_shape)
     return open_volume(source, channel=None, axes=axes, level=level) if level else whole

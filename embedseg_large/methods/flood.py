@@ -49,7 +49,7 @@ def flooded(
     layers
         How far instances grow, in voxels along the axes.
     least
-        Instances have more voxels than this; those that may have more are kept.
+        Only instances with more voxels than this are kept, and those that may have more.
     open_faces
         Of each axis: does the volume go on below the low face, above the high face?
     """
@@ -190,7 +190,7 @@ def settled(
     seediness
         ``(*region)``: 0 to 1.
     least
-        Instances have more voxels than this.
+        Only instances with more voxels than this are kept.
     open_faces
         Of each axis: does the volume go on below the low face, above the high face?
     """

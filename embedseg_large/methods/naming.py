@@ -24,7 +24,7 @@ def unproven(
     logits
         ``(*region)``: of foreground; its probability at the middle is recorded.
     least
-        Instances have more voxels than this; those at an open face are kept.
+        Only instances with more voxels than this are kept, and those at an open face.
     open_faces
         Of each axis: does the volume go on below the low face, above the high face?
     """

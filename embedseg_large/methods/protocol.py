@@ -79,7 +79,7 @@ class ObjectScale:
     """In µm; None where not known: then all axes count alike."""
 
     min_object_size: int = 0
-    """Instances have more voxels than this."""
+    """Only instances with more voxels than this are kept."""
 
     @property
     def spacing(self) -> tuple[float, ...]:

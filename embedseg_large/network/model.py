@@ -147,7 +147,7 @@ class Model:
 
     @property
     def min_object_size(self) -> int:
-        """Instances have more voxels than this."""
+        """Only instances with more voxels than this are kept."""
         return self.settings.min_object_size
 
     @property
@@ -326,8 +326,8 @@ class Model:
         """
         if self.settings.method != EMBEDSEG:
             raise UsageError(
-                f"the model is of the method {self.settings.method}, which has no embedding; "
-                "use segment, or predict_raw"
+                f"models of the method {self.settings.method} have no "
+                "embedding; use segment, or predict_raw"
             )
         return quantise(self.predict_raw(image, tta, quiet), self.pitch)
 

@@ -93,7 +93,7 @@ def read_model_file(path: Path) -> StoredModel:
         header = (file.metadata() or {}).get(KEY)
         if header is None:
             raise ModelError(
-                f"{path} holds tensors, but was not saved by embedseg_large; use one it saved"
+                f"{path} holds tensors, but was not saved by embedseg_large; pass a model file"
             )
         settings, card = _parse(header, path)
         names = list(file.keys())

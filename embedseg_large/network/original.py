@@ -91,14 +91,14 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _read_properties(path: Path) -> dict[str, Any]:
-    todo = "put the one of the training there"
+    todo = "put the file from the training there"
     with foreign(path, "cannot be read", todo=todo, kind=ModelError):
         try:
             properties = parse_json(read_document(path))
         except FileNotFoundError as error:
             raise ModelError(f"{path} is missing; put it beside the weights") from error
     if not isinstance(properties, dict):
-        raise ModelError(f"{path} is not a JSON object; use the file of the training")
+        raise ModelError(f"{path} is not a JSON object; use the file from the training")
     return properties
 
 

@@ -88,7 +88,7 @@ class ModelSettings:
     """Longest accepted offset, in voxels; a voxel that points farther is not foreground."""
 
     min_object_size: int
-    """Instances have more voxels than this."""
+    """Only instances with more voxels than this are kept."""
 
     object_diameter: float | None
     """Mean extent of the training objects along y and x, in voxels; None if unknown."""

@@ -43,7 +43,7 @@ def read_torch_file(path: Path, what: str = "cannot be read as a torch checkpoin
             more = f"refers to {named[1]}" if named else "holds more than tensors"
             raise ModelError(
                 f"{path} {more}, and loading that could run code; "
-                "save only its model_state_dict again, where you trust it"
+                "if you trust it, save its model_state_dict alone"
             ) from error
 
 

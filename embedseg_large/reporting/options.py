@@ -31,7 +31,7 @@ class ShownOptions(Options):
     ] = None
     """Channel of the image; default: the one that was segmented, or the first."""
     timepoint: Annotated[
-        int | None, Flag("Of a series. Default: the first that was segmented.")
+        int | None, Flag("Timepoint of a series. Default: the first that was segmented.")
     ] = None
     """Timepoint of a series; default: the first that was segmented."""
 

@@ -64,7 +64,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """The lines that are JSON; a killed run may have left an incomplete one."""
     try:
         if path.exists() and not path.is_file():
-            raise UsageError(f"{path}: the log cannot be read (no file); give the file of --log")
+            raise UsageError(f"{path}: the log cannot be read (no file); pass the file of --log")
         with path.open(encoding="utf-8", errors="replace") as file:
             for text in iter(partial(file.readline, _LONGEST), ""):
                 try:

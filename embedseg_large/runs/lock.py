@@ -92,8 +92,8 @@ class Lock:
         """
         if self._lost.is_set():
             raise RunError(
-                f"{self._folder.path}: another run has taken over because this one gave no sign "
-                "of life; this one published nothing"
+                f"{self._folder.path}: another run has taken over because this one stopped "
+                "responding; this one published nothing"
             )
 
     def check_now(self) -> None:

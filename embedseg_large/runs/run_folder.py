@@ -241,4 +241,4 @@ def _leave(run: Run, what: str) -> None:
         if not any(run.journal.counts.values()):
             run.folder.remove_all()
             return
-    logger.info("what was done of the %s is kept in %s", what, run.folder.path)
+    logger.info("finished work of the %s is kept in %s", what, run.folder.path)

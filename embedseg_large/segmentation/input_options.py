@@ -110,7 +110,7 @@ class InputOptions(Options):
     searched where it is not 0; all else counts as no data."""
     dark_below: Annotated[
         float | None,
-        Flag("Skip tiles in which a coarse level has no brighter voxel than this.", metavar="I"),
+        Flag("Skip tiles without a voxel brighter than this on a coarse level.", metavar="I"),
     ] = None
     """Tiles without a voxel brighter than this in a coarse level are not predicted."""
     intensity_range: Annotated[

@@ -18,7 +18,7 @@ class ObjectOptions(Options):
 
     min_object_size: Annotated[
         int | None,
-        Flag("Instances have more voxels than this."),
+        Flag("Keep only instances with more voxels than this. Default: the model's."),
     ] = None
     """Instances have more voxels of the volume than this."""
     threshold: Annotated[
@@ -34,8 +34,8 @@ class ObjectOptions(Options):
     split: Annotated[
         str,
         Flag(
-            "With --model classical: separate touching objects at their narrowest (shape) or "
-            "darkest place (intensity). Default: shape.",
+            "With --model classical: separate touching objects where they are narrowest "
+            "(shape) or darkest (intensity). Default: shape.",
             form="text",
             metavar="BY",
         ),
@@ -45,7 +45,7 @@ class ObjectOptions(Options):
     separation: Annotated[
         float,
         Flag(
-            "With --model classical: minimum distance between the middles of two objects, in "
+            "With --model classical: minimum distance between the centres of two objects, in "
             "diameters; larger splits less.",
             shows_default=True,
         ),

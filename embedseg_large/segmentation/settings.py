@@ -38,7 +38,7 @@ class SegmentSettings:
     strict: bool
     """Whether to enlarge the halo of tiles that are merely uncertain, too."""
     min_object_size: int
-    """Instances have more voxels than this."""
+    """Only instances with more voxels than this are kept."""
     foreground: float
     """Seediness above which a voxel is foreground."""
     seed: float

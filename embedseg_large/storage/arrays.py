@@ -75,7 +75,7 @@ def _separated(array: Any, path: str) -> Any:
         return array
     if not (_is_nested_there(path, array) if is_remote(path) else _is_nested(Path(path))):
         return array
-    logger.info("%s: chunks are in nested folders, though the metadata do not say so", path)
+    logger.info("%s: chunks are in nested folders, contrary to the metadata", path)
     nested = changed(about, dimension_separator="/")
     return zarr.Array(changed(array.async_array, metadata=nested))
 

@@ -98,7 +98,7 @@ def check_type(dtype: np.dtype[Any], where: str) -> None:
     """
     if dtype.kind not in "buif":
         raise VolumeError(
-            f"{where}: voxels of type {dtype} are not integers or floats; write it as numbers"
+            f"{where}: voxels of type {dtype} are not integers or floats; rewrite it as numbers"
         )
 
 
@@ -122,8 +122,8 @@ def _check_codecs(codecs: Iterable[Any], where: str) -> set[str]:
     for name, options in found.items():
         if name not in FILTERS and name not in UNPACK:
             raise VolumeError(
-                f"{where}: codec {name!r} is not supported: it could run code of whoever wrote the "
-                f"file, or take any memory; write it with one of {', '.join(sorted(UNPACK))}"
+                f"{where}: codec {name!r} is not supported: it could run code from the file, "
+                f"or use any amount of memory; write it with one of {', '.join(sorted(UNPACK))}"
             )
         for key in _TYPES:
             if isinstance(options.get(key), str):

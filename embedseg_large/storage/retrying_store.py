@@ -109,8 +109,8 @@ class PatientStore(ObjectStore[Any]):
         if folder not in self._warned:
             self._warned.add(folder)
             logger.warning(
-                "%s/%s: the server refuses what is not there: chunks that it refuses count as "
-                "never written",
+                "%s/%s: the server refuses access to missing objects: chunks that it "
+                "refuses count as never written",
                 self._server,
                 folder,
             )

@@ -108,7 +108,9 @@ def check_table_path(path: str | os.PathLike[str]) -> None:
     """
     file = Path(path)
     if file.suffix not in (".csv", ".parquet", ".h5ad"):
-        raise UsageError(f"{path}: tables are written as .csv, .parquet or .h5ad; end the name so")
+        raise UsageError(
+            f"{path}: tables are written as .csv, .parquet or .h5ad; use one of these suffixes"
+        )
     if file.suffix == ".parquet":
         _pyarrow(path)
     elif file.suffix == ".h5ad":

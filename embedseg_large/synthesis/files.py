@@ -48,7 +48,7 @@ def synthesise(
     ndim
         2 or 3; None: what the settings state, or 3.
     seed
-        Which ones.
+        Seed of all random numbers.
     overwrite
         Whether to replace existing volumes.
     tell

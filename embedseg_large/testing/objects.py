@@ -64,7 +64,8 @@ class Objects:
     def __post_init__(self) -> None:
         if len(self.centres) > MAX_ID:
             raise UsageError(
-                f"{len(self.centres)} ids; float32 tells only {MAX_ID} apart, take a smaller volume"
+                f"{len(self.centres)} ids; float32 distinguishes only {MAX_ID}; take a smaller "
+                "volume"
             )
 
     @property

@@ -36,7 +36,7 @@ class OracleNetwork:
     tile
         Core of a prediction tile, in voxels.
     min_object_size
-        Instances have more voxels than this.
+        Only instances with more voxels than this are kept.
     """
 
     objects: Objects
@@ -67,7 +67,7 @@ class OracleNetwork:
         tile
             Core of a prediction tile, in voxels; default 64 along every axis.
         min_object_size
-            Instances have more voxels than this.
+            Only instances with more voxels than this are kept.
         """
         return cls(
             objects=Objects.of(labels),

@@ -77,8 +77,8 @@ def _refuse_useless(request: TrainRequest) -> None:
     useless = [name for name, value in given.items() if value]
     if useless:
         raise UsageError(
-            f"{', '.join(useless)}: of no use with the method {FOREST}, which learns in seconds "
-            "from one set of images; leave it out"
+            f"{', '.join(useless)}: not supported by the method {FOREST}, which learns in "
+            "seconds from one set of images; leave it out"
         )
 
 

@@ -184,5 +184,5 @@ def check_overlaps(settings: TrainSettings, pairs: Sequence[Pair]) -> None:
     if settings.method != EMBEDSEG and stacked is not None:
         raise UsageError(
             f"{stacked.name}: its mask has objects that overlap, which the method "
-            f"{settings.method} cannot learn; use embedseg, or masks with one label a voxel"
+            f"{settings.method} cannot learn; use embedseg, or masks with one label per voxel"
         )

@@ -1,4 +1,4 @@
-"""How weights are learnt: settings that a recipe chooses, and a user may replace."""
+"""How weights are learned: settings that a recipe chooses and a user can override."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from embedseg_large.options import Flag, Options
 
 @dataclass(frozen=True, kw_only=True)
 class MethodOptions(Options):
-    """What is learnt, and by which network."""
+    """What the network learns, and which network it is."""
 
     method: Annotated[
         str,
         Flag(
-            "What is learnt: embedseg, three-class, two-class, flows, affinities, stardist, "
+            "What the network learns: embedseg, three-class, two-class, flows, affinities, "
+            "stardist, "
             "harmonic, or forest (a pixel classifier, in seconds). Default: embedseg, or that "
             "of --from."
         ),
     ] = EMBEDSEG
-    """What is learnt, and how instances come of it: see `embedseg_large.methods`."""
+    """What the network learns, and how instances are made from it: see `embedseg_large.methods`."""
     backbone: Annotated[
         str, Flag("Network: erfnet or unet. Default: erfnet, or that of --from.")
     ] = ERFNET
@@ -109,7 +110,7 @@ class LengthOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserOptions(Options):
-    """How weights are learnt from crops."""
+    """How weights are learned from crops."""
 
     heading: ClassVar[str | None] = "Learning"
 

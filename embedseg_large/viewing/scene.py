@@ -164,13 +164,13 @@ def _check_fits(labels: Layer, image: Layer) -> None:
     """Refuse labels of another image; those of a coarser level of it are fine."""
     if labels.finest.dtype.kind not in "bui":
         raise VolumeError(
-            f"{labels.finest.name}: voxels of type {labels.finest.dtype} are no labels"
+            f"{labels.finest.name}: voxels of type {labels.finest.dtype} are not labels"
         )
     shapes = [level.spatial_shape for level in image.levels]
     if labels.finest.spatial_shape not in shapes:
         raise UsageError(
-            f"{labels.finest.name}: labels of shape {labels.finest.spatial_shape} are not of "
-            f"{image.finest.name}, which has {shapes[0]}"
+            f"{labels.finest.name}: labels of shape {labels.finest.spatial_shape} do "
+            f"not match {image.finest.name}, which has {shapes[0]}"
         )
 
 

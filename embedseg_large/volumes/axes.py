@@ -111,7 +111,7 @@ def check_axes(axes: str, shape: Sequence[int], where: str) -> str:
     if len(axes) != len(shape):
         raise MetadataError(f"{where}: axes {axes!r} do not match the array's shape {tuple(shape)}")
     if not {"y", "x"} <= set(axes):
-        raise MetadataError(f"{where}: axes {axes!r} hold no plane of y and x; pass axes= (--axes)")
+        raise MetadataError(f"{where}: axes {axes!r} lack y or x; pass axes= (--axes)")
     for axis, letter in enumerate(axes):
         if letter == OTHER and shape[axis] > 1:
             raise MetadataError(

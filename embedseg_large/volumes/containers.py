@@ -128,7 +128,7 @@ def chosen_images(
     """
     where = shown(container.path)
     if container.kind != "plate" and wells is not None:
-        raise UsageError(f"{where} is no plate and has no wells; leave out --wells")
+        raise UsageError(f"{where} is not a plate and has no wells; leave out --wells")
     if container.kind == "series" and fields is not None:
         raise UsageError(f"{where} has series, not fields; choose one with --series")
     if container.kind != "series" and series is not None:
@@ -212,7 +212,7 @@ def _listed(about: Document, key: str, path: str) -> list[Document]:
     """A list of objects."""
     found = about.get(key)
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise MetadataError(f"{shown(path)}: {key} is no list of objects; restore the metadata")
+        raise MetadataError(f"{shown(path)}: {key} is not a list of objects; restore the metadata")
     return found
 
 
@@ -235,7 +235,7 @@ def _path(about: Document, where: str) -> str:
 
 def _check_inside(path: str, where: str) -> None:
     if not is_inside(path):
-        raise MetadataError(f"{where}: {path!r} is no path inside of it; restore the metadata")
+        raise MetadataError(f"{where}: {path!r} is not a path inside it; restore the metadata")
 
 
 def _of_wells(

@@ -137,7 +137,7 @@ def _fault(volume: Volume, seen: _Seen) -> str | None:
 
 def _mask_text(volume: Volume) -> str:
     return (
-        "a mask, which does not tell objects apart; a label image has one integer per object. "
+        "a mask, which does not distinguish objects; a label image has one integer per object. "
         f"Number its connected pieces with {_command(volume, '--components')}"
     )
 

@@ -68,7 +68,7 @@ class NoData:
             return cls(value=float(said))
         except (TypeError, ValueError):
             raise UsageError(
-                f"no data is {said!r}; use auto, none, or the value of voxels without data, "
+                f"nodata is {said!r}; use auto, none, or the value of voxels without data, "
                 "such as nan or 65535"
             ) from None
 

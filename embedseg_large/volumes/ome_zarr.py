@@ -271,7 +271,7 @@ def _level(group: Any, where: str, multiscale: Any, dataset: Any, scaled: bool) 
     sizes = [s * f for s, f in zip(scale, factor, strict=True)]
     if scaled and not all(isfinite(size) and size != 0 for size in sizes):
         logger.warning(
-            "%s: scale %s of %s is not a voxel size: ignored", where, sizes, dataset.path
+            "%s: ignoring scale %s of %s, which is not a voxel size", where, sizes, dataset.path
         )
         scaled = False
     return Level(

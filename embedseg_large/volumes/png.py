@@ -65,7 +65,7 @@ def _check_size(path: str) -> None:
     with Path(path).open("rb") as file:
         head = file.read(26)
     if head[:8] != _MAGIC or len(head) < 26:
-        raise VolumeError(f"{path}: this is no PNG; rename the file, or write it again")
+        raise VolumeError(f"{path}: not a PNG file; rename it, or save it again")
     width, height = (int.from_bytes(head[at : at + 4]) for at in (16, 20))
     if width * height > _MOST_PIXELS:
         raise VolumeError(
@@ -75,7 +75,8 @@ def _check_size(path: str) -> None:
     size, bits = Path(path).stat().st_size, head[24] * _SAMPLES.get(head[25], 4)
     if width * height * bits // 8 > _MOST_PER_BYTE * size:
         raise VolumeError(
-            f"{path}: {width:,} x {height:,} pixels cannot be in {size:,} bytes; restore the file"
+            f"{path}: {width:,} x {height:,} pixels do not fit into {size:,} bytes; restore the "
+            "file"
         )
 
 

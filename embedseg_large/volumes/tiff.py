@@ -185,7 +185,7 @@ def _check_whole(
 ) -> None:
     missing = [*complaints, *_cut_off(file, file.series[number])]
     if missing and allow_missing:
-        logger.warning("%s: incomplete, with zeros in its place: %s", path, missing[0])
+        logger.warning("%s: incomplete, missing data are read as zeros: %s", path, missing[0])
     elif missing:
         raise VolumeError(
             f"{path}: incomplete: {missing[0]}; restore what is missing, or read it as zeros with "
@@ -329,7 +329,7 @@ def _size(stored: Any) -> float | None:
         return size
     if stored is not None:
         logger.warning(
-            "a voxel size of %s is stored: ignored; pass --voxel-size", printable(str(stored))
+            "ignoring the stored voxel size %s; pass --voxel-size", printable(str(stored))
         )
     return None
 

@@ -508,7 +508,7 @@ def _voxel_size(
         if given is not None:
             raise UsageError(f"{where}: voxel size {size} µm is not positive; pass --voxel-size")
         logger.warning(
-            "%s: its voxel size is stored as %s µm: ignored; pass --voxel-size", where, size
+            "%s: ignoring the stored voxel size of %s µm; pass --voxel-size", where, size
         )
         return None
     return size

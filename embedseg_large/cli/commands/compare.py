@@ -46,7 +46,7 @@ def compare(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compare methods on your images, at equal cost, and whether labels depend on tiles.
+    """Compare methods on your images at equal cost, and check whether labels depend on tiles.
 
     Every method trains for the same time on the same images, is tuned on others, and is scored on
     images that no method has seen. One HTML page shows scores, errors, pictures, costs and whether

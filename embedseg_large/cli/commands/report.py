@@ -23,7 +23,7 @@ def report(
     *,
     labels: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Name of the labels. Default: the only ones."),
+        typer.Option(metavar="NAME", help="Name of the labels; required if there are several."),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="HTML", help="File to write.")] = Path("report.html"),
     given: Annotated[dict[str, Any], ShownOptions, AxesOptions, KnownOptions, WorkerOptions],

@@ -23,7 +23,7 @@ def synthesise(
         ),
     ] = None,
     ndim: Annotated[int | None, typer.Option(help="2 or 3. Default: 3.")] = None,
-    seed: Annotated[int, typer.Option(help="Which ones.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.", min=0)] = 0,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:

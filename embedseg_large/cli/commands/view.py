@@ -28,7 +28,7 @@ def view(
     ] = None,
     axes: Annotated[
         str | None,
-        typer.Option(help="Letters of the image's axes, where neither it nor the labels know."),
+        typer.Option(help="Letters of the image's axes, if neither it nor the labels name them."),
     ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the page; 0: any free port.")

@@ -125,7 +125,7 @@ def export_model(
         return _written(path, kind, content, difference=difference)
     if sample is None:
         raise UsageError("a bioimage.io package contains a test image; pass a sample")
-    need(("bioimageio.core", "onnx", "onnxscript", "onnxruntime"), "a package of bioimage.io")
+    need(("bioimageio.core", "onnx", "onnxscript", "onnxruntime"), "a bioimage.io package")
     about = _about(model, path, name, authors, licence)
     with TemporaryDirectory() as folder:
         shown = ExampleImage(image=sample, source=sample_source)

@@ -70,7 +70,7 @@ def import_model(
     elif folder.is_dir():
         stored = read_original_folder(folder, known)
     else:
-        raise ModelError(f"{folder}: there is no such folder; pass that of an EmbedSeg checkpoint")
+        raise ModelError(f"{folder}: no such folder; pass the folder of an EmbedSeg checkpoint")
     card = dict(stored.card) if folder.is_file() else _card(folder, path)
     if licence is not None:
         card["licence"] = licence

@@ -107,7 +107,7 @@ of them and more than half of them are unclaimed."""
 
 def _training(card: Mapping[str, Any]) -> str:
     told = [f"- {word}: {card[key]}" for key, word in _TOLD.items() if key in card]
-    return "\n".join(["## Training", "", *(told or ["Nothing is recorded."])])
+    return "\n".join(["## Training", "", *(told or ["Not recorded."])])
 
 
 def _validation(card: Mapping[str, Any]) -> str:

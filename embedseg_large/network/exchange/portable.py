@@ -55,8 +55,8 @@ class PortableModel:
         """
         if model.settings.method != EMBEDSEG or model.settings.backbone != ERFNET:
             raise UsageError(
-                f"the model is of the method {model.settings.method} with the backbone "
-                f"{model.settings.backbone}; only embedseg with erfnet can be exported"
+                f"the model has the method {model.settings.method} and the "
+                f"backbone {model.settings.backbone}; only embedseg with erfnet can be exported"
             )
         with torch.device("meta"):
             network = BranchedERFNet(model.ndim, model.channels)

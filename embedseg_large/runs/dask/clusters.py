@@ -269,7 +269,7 @@ def _launch_status(settings: ClusterSettings, cluster: Any) -> LaunchStatus:
         states = job_states([job.job_id for job in jobs if job.job_id])
         refusals = [job.refusal for job in jobs if job.refusal]
         if refusals and not states:
-            raise UsageError(f"{settings.file}: no such job can be submitted: {refusals[0]}")
+            raise UsageError(f"{settings.file}: this job cannot be submitted: {refusals[0]}")
         may_come = not states or any(state.on_its_way for state in states)
         return may_come, f"{describe(states)}; logs of jobs are in {settings.log_folder}"
 
@@ -294,11 +294,12 @@ def _wait_for_worker(client: Client, settings: ClusterSettings, status: LaunchSt
             may_come, news = status()
             logger.warning("no worker after %.0f s: %s", waited, news)
             if not may_come:
-                raise RunError(f"{settings.file}: no worker came, and none will: {news}")
+                raise RunError(f"{settings.file}: no worker started, and none will: {news}")
             if waited >= settings.wait:
                 raise RunError(
-                    f"{settings.file}: no worker came in {waited:.0f} s: {news}; raise the key "
+                    f"{settings.file}: no worker started within {waited:.0f} s: {news}; raise the "
+                    "key "
                     "wait if it only needs more time"
                 )
         time.sleep(POLL_SECONDS)
-    logger.info("the first worker came after %.1f s", time.monotonic() - began)
+    logger.info("the first worker started after %.1f s", time.monotonic() - began)

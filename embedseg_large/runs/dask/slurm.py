@@ -69,7 +69,7 @@ def check_slurm(settings: SlurmSettings) -> None:
         try:
             answer = _run("sbatch", "--parsable", "--output=/dev/null", str(file))
         except RunError as error:
-            raise UsageError(f"{settings.file}: no such job can be submitted: {error}") from error
+            raise UsageError(f"{settings.file}: this job cannot be submitted: {error}") from error
     _run("scancel", answer.split(";")[0])  # JOB, or JOB;CLUSTER
 
 

@@ -161,8 +161,8 @@ def _choose_segmenter(
         options = replace(options, object_diameter=None)
     elif useless := [n for n in OF_CLASSICAL if getattr(options, n) != getattr(type(options)(), n)]:
         raise UsageError(
-            f"{', '.join(useless)}: of the classical method only; leave it out (networks have "
-            "foreground)"
+            f"{', '.join(useless)}: only for the classical method; leave it out "
+            "(networks use foreground)"
         )
     elif isinstance(model, TileSegmenter):
         segmenter = model
@@ -305,7 +305,9 @@ def open_image(volume: Any, options: InputOptions) -> Volume:
         or allowing
         or options.channel not in (0, "0", volume.channel)
     ):
-        raise UsageError("the volume is open already; choose its channel and so on in open_volume")
+        raise UsageError(
+            "the volume is already open; choose channel, timepoint and level in open_volume"
+        )
     return volume
 
 

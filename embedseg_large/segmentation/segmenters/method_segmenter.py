@@ -107,13 +107,11 @@ class MethodSegmenter(NetworkSegmenter):
         useless = [n for n in _EMBEDDING_ONLY if getattr(options, n) != getattr(unset, n)]
         if useless:
             raise UsageError(
-                f"{', '.join(useless)}: of no use with a model of the method {self.method.name}; "
-                "its thresholds are set when it is trained"
+                f"{', '.join(useless)}: not supported by models of the method {self.method.name}; "
+                "their thresholds are set in training"
             )
         if options.strict and not self.traits.proves:
-            raise UsageError(
-                f"strict: nothing can be proven of the method {self.method.name}; leave it out"
-            )
+            raise UsageError(f"strict: the method {self.method.name} allows no proof; leave it out")
         # how far an instance may be from the voxel that names it is the method's affair
         return replace(super().settings(shape, device, options), reach=tuple(map(float, shape)))
 
@@ -131,8 +129,8 @@ class MethodSegmenter(NetworkSegmenter):
         """There is none."""
         assert self.method is not None
         raise UsageError(
-            f"object diameter auto is of networks that predict embeddings, and the model is of the "
-            f"method {self.method.name}; pass the diameter of the objects"
+            f"object diameter auto needs a network that predicts embeddings, but the model "
+            f"uses the method {self.method.name}; pass the diameter of the objects"
         )
 
 

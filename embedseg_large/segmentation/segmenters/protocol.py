@@ -206,7 +206,7 @@ class Network(Predictor, KnownSizes, Protocol):
 
     @property
     def min_object_size(self) -> int:
-        """Instances have more voxels than this."""
+        """Only instances with more voxels than this are kept."""
 
     @property
     def seed(self) -> float:

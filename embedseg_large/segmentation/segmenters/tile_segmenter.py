@@ -206,8 +206,8 @@ class TileSegmenter:
     def network_to_scale(self) -> Network:
         """There is none."""
         raise UsageError(
-            f"{self.name}: object diameter auto is of networks that predict embeddings; "
-            "pass the diameter of the objects"
+            f"{self.name}: object diameter auto needs a network that predicts "
+            "embeddings; pass the diameter of the objects"
         )
 
     def label_tile(self, image: NDArray[np.float32], region: Box) -> NDArray[Any]:
@@ -269,8 +269,9 @@ def _check(segmenter: TileSegmenter) -> None:
         json.dumps(dict(segmenter.parameters))
     except TypeError as error:
         raise UsageError(
-            f"segmenter {name!r}: parameters must be numbers, texts and lists of them ({error}); "
-            "make the rest in load"
+            f"segmenter {name!r}: parameters must be numbers, strings and lists of these "
+            f"({error}); "
+            "create everything else in load"
         ) from None
 
 

@@ -117,7 +117,7 @@ def _open_mask(mask: Any, volume: Volume) -> Volume:
     found = mask if isinstance(mask, Volume) else _opened(mask, volume)
     place = "the mask" if found.path is None else found.name
     if found.spatial_axes != volume.spatial_axes or found.n_channels > 1:
-        raise VolumeError(f"{place}: axes {found.axes}; a mask has those of the image, without c")
+        raise VolumeError(f"{place}: axes {found.axes}; a mask needs the image's axes without c")
     sizes = list(zip(volume.spatial_shape, found.spatial_shape, strict=True))
     if any(m > n for n, m in sizes):
         raise VolumeError(f"{place}: shape {found.spatial_shape} is larger than the image's")

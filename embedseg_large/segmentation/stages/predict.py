@@ -108,7 +108,7 @@ def _finite(job: Job, box: Box, image: NDArray[np.float32]) -> NDArray[np.float3
     if not np.isfinite(image).all():
         raise IntensityError(
             f"{job.volume.name}: NaN or infinite voxels in {box}; "
-            "if NaN stands for no data, say so with --nodata nan"
+            "if NaN means no data, pass --nodata nan"
         )
     return image
 

@@ -265,7 +265,7 @@ def find_pairs(images: Any, masks: Any = None, **options: Any) -> list[Pair]:
         _check_alike(images, asked.ndim)
         return list(images)
     if (masks is None) == (asked.labels is None):
-        raise UsageError("masks, or else labels=, must say where the masks are, and only one")
+        raise UsageError("pass either masks or labels=, not both")
     inside = asked.labels
     sources = _matched(images, masks) if inside is None else _inside(images, inside)
     of_image = Opening.among(vars(asked))
@@ -319,7 +319,7 @@ def _check_alike(pairs: Sequence[Pair], ndim: int | None) -> None:
         if (pair.ndim, pair.channels) != wanted:
             raise UsageError(
                 f"{pair.image_where}: {pair.ndim}D with {pair.channels} channels where "
-                f"{wanted[0]}D with {wanted[1]} is wanted; train on images of one kind"
+                f"{wanted[0]}D with {wanted[1]} is required; train on images of one kind"
             )
 
 

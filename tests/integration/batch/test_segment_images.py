@@ -160,7 +160,7 @@ def test_an_image_that_changed_is_made_again_only_with_overwrite(
     es.segment_images(folder, own(), out=out)
     (folder / "b.png").write_bytes(png_encode(cells(5)))
     before = (out / "b.tif").read_bytes()
-    with pytest.raises(UsageError, match=r"1 of 3 masks were made otherwise .*b\.tif had image"):
+    with pytest.raises(UsageError, match=r"1 of 3 masks were made differently .*b\.tif had image"):
         es.segment_images(folder, own(), out=out)
     assert (out / "b.tif").read_bytes() == before
     again = es.segment_images(folder, own(), out=out, overwrite=True)
@@ -179,7 +179,7 @@ def test_a_mask_that_somebody_else_wrote_is_kept(folder: Path, tmp_path: Path) -
     es.segment_images(folder, own(), out=out)
     write_tiff(out / "a.tif", cells(9))  # corrected by hand
     painted = (out / "a.tif").read_bytes()
-    with pytest.raises(UsageError, match=r"a\.tif: there already, and not written by this"):
+    with pytest.raises(UsageError, match=r"a\.tif: already exists, and was not written by this"):
         es.segment_images(folder, own(), out=out)
     es.segment_images(folder, own(), out=out, overwrite=True)
     assert (out / "a.tif.bak").read_bytes() == painted
@@ -269,7 +269,7 @@ def test_masks_do_not_replace_the_images(tmp_path: Path) -> None:
 
 
 def test_the_name_of_an_image_is_no_folder(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not the name of an image"):
+    with pytest.raises(UsageError, match="not an image"):
         es.segment_images(folder, own(), out=tmp_path / "masks.tif")
 
 

@@ -401,7 +401,7 @@ def test_places_that_cannot_be_written_are_refused_before_the_work(
 ) -> None:
     monkeypatch.setattr(engine, "sum_regions", lambda *_: pytest.fail("measured"))
     named = (store, "--labels", "nuclei")
-    assert "end the name so" in fails(*named, "--out", tmp_path / "table.xlsx")
+    assert "use one of these suffixes" in fails(*named, "--out", tmp_path / "table.xlsx")
     assert "there is no folder" in fails(*named, "--out", tmp_path / "nowhere" / "table.csv")
     assert "level 1 would be mistaken" in fails(*named, "--into-store", "--level", 1)
     assert "name the labels" in fails(store / "labels" / "nuclei", "--into-store")

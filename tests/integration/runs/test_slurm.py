@@ -122,7 +122,7 @@ def test_a_job_that_has_to_wait_says_what_for(settings: Callable[..., ClusterSet
     busy = subprocess.run(other, capture_output=True, text=True, check=True).stdout.strip()
     try:
         with (
-            pytest.raises(RunError, match=r"no worker came in \d s: job \d+: 1 PENDING \(Res"),
+            pytest.raises(RunError, match=r"no worker started within \d s: job \d+: 1 PENDING \(Res"),
             cluster_client(settings(wait=2), "cpu"),
         ):
             pass
@@ -211,7 +211,7 @@ def test_a_node_that_is_drained_is_waited_for(settings: Callable[..., ClusterSet
     set_state("drain")
     try:
         with (
-            pytest.raises(RunError, match=r"no worker came in \d s: job \d+: 1 PENDING"),
+            pytest.raises(RunError, match=r"no worker started within \d s: job \d+: 1 PENDING"),
             cluster_client(settings(wait=2), "cpu"),
         ):
             pass

@@ -139,10 +139,10 @@ def test_kept_predictions_of_another_method_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "named"),
     [
-        ("flows", {"seed": 0.5}, "seed: of no use with a model of the method flows"),
-        ("stardist", {"foreground": 0.3, "margin": 0.4}, "foreground, margin: of no use"),
-        ("affinities", {"strict": True}, "strict: nothing can be proven of the method affinities"),
-        ("harmonic", {"object_diameter": "auto"}, "object diameter auto is of networks that"),
+        ("flows", {"seed": 0.5}, "seed: not supported by models of the method flows"),
+        ("stardist", {"foreground": 0.3, "margin": 0.4}, "foreground, margin: not supported"),
+        ("affinities", {"strict": True}, "strict: the method affinities allows no proof"),
+        ("harmonic", {"object_diameter": "auto"}, "object diameter auto needs a network that"),
     ],
 )
 def test_options_of_embedseg_are_refused(

@@ -211,7 +211,7 @@ def test_a_segmenter_that_cannot_be_used_is_refused(about: dict[str, Any], said:
         ({"tile": (64, 64, 64)}, "tile: not supported.* cluster_tile"),
         ({"strict": True}, "strict: not supported"),
         ({"keep_predictions": True}, "makes no predictions"),
-        ({"threshold": 3.0}, "threshold: of the classical method"),
+        ({"threshold": 3.0}, "threshold: only for the classical method"),
     ],
 )
 def test_options_of_networks_are_refused(

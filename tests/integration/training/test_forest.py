@@ -113,7 +113,7 @@ def test_the_command_trains_a_forest(tmp_path: Path) -> None:
 
 
 def test_what_a_forest_has_no_use_for_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="synthetic: of no use with the method forest"):
+    with pytest.raises(UsageError, match="synthetic: not supported by the method forest"):
         trained(2, tmp_path / "m", synthetic=2)
 
 

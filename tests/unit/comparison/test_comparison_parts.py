@@ -193,7 +193,7 @@ def test_a_folder_that_is_no_comparison_is_left_alone(tmp_path: Path) -> None:
     place = ComparisonPlace(tmp_path / "page.html")
     place.folder.mkdir()
     (place.folder / "thesis.txt").touch()
-    with pytest.raises(UsageError, match="is there and is no comparison"):
+    with pytest.raises(UsageError, match="exists and is not a comparison"):
         place.begin({}, overwrite=True)
     assert (place.folder / "thesis.txt").exists()
 

@@ -217,12 +217,12 @@ def test_smoothing_takes_the_steps_away(tmp_path: Path) -> None:
         ("a_{t.__class__}.tif", {}, "may have {t}"),
         ("a_{.tif", {}, "may have {t}"),
         ("a.tif", {"draw": "edges"}, "use labels, mask, outlines"),
-        ("a.zip", {"draw": "mask"}, "--draw is of TIFFs"),
-        ("a.tif", {"smooth": 1.0}, "--smooth is of meshes"),
+        ("a.zip", {"draw": "mask"}, "--draw applies only to TIFFs"),
+        ("a.tif", {"smooth": 1.0}, "--smooth applies only to meshes"),
         ("a.stl", {"smooth": -1.0}, "use 0 to 10"),
         ("a.tif", {"instances": [1, 99_999]}, "no instance 99999"),
         ("a.tif", {"instances": [0]}, "1 or more"),
-        ("a.tif", {"timepoint": 3}, "one timepoint"),
+        ("a.tif", {"timepoint": 3}, "the only timepoint"),
         ("nowhere/a.tif", {}, "create it first"),
     ],
 )
@@ -245,7 +245,7 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(
 
 
 def test_meshes_of_a_plane_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"2D; meshes are of volumes: write ROIs \(a\.zip\)"):
+    with pytest.raises(UsageError, match=r"2D; meshes need 3D labels: write ROIs \(a\.zip\)"):
         es.export_labels(np.ones((8, 8), np.uint8), tmp_path / "a.stl")
 
 

@@ -56,5 +56,5 @@ def test_a_part_that_no_run_writes_is_left_out_with_a_warning(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert usable({name: value, "token": "a"}, "labels") == {"token": "a"}
-    assert f"labels: what these labels record of {name}" in caplog.text
+    assert f"labels: ignoring what these labels record of {name}" in caplog.text
     assert caplog.text.count("\n") == 1

@@ -110,7 +110,7 @@ def test_a_mode_that_a_field_cannot_be_turned_by_is_refused() -> None:
 
 def test_a_model_of_another_method_has_no_embedding() -> None:
     model = model_of(2, "unet")
-    with pytest.raises(UsageError, match="of the method flows, which has no embedding"):
+    with pytest.raises(UsageError, match="models of the method flows have no embedding"):
         model.predict(np.zeros((16, 16), np.float32))
     with pytest.raises(UsageError, match="only embedseg with erfnet can be exported"):
         PortableModel.of(model)

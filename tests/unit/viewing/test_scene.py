@@ -96,10 +96,10 @@ def test_labels_elsewhere_must_be_of_this_image(store: Path, tmp_path: Path) -> 
     found = open_scene(str(store), str(tmp_path / "mine.tif"))
     assert [layer.name for layer in found.labels] == ["mine.tif"]
     tifffile.imwrite(tmp_path / "other.tif", labels()[:5], metadata={"axes": "ZYX"})
-    with pytest.raises(UsageError, match=r"labels of shape \(5, 300, 40\) are not of"):
+    with pytest.raises(UsageError, match=r"labels of shape \(5, 300, 40\) do not match"):
         open_scene(str(store), str(tmp_path / "other.tif"))
     tifffile.imwrite(tmp_path / "float.tif", labels().astype(np.float32), metadata={"axes": "ZYX"})
-    with pytest.raises(VolumeError, match="float32 are no labels"):
+    with pytest.raises(VolumeError, match="float32 are not labels"):
         open_scene(str(store), str(tmp_path / "float.tif"))
 
 

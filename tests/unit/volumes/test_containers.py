@@ -121,7 +121,7 @@ def test_metadata_that_make_no_sense_are_left_to_whoever_opens_the_image(
 def test_a_path_out_of_the_plate_is_refused(tmp_path: Path, well: str) -> None:
     about = {"rows": [{"name": "A"}], "columns": [{"name": "1"}]}
     write_group(tmp_path / "p.zarr", 2, {"plate": about | {"wells": [{"path": well}]}})
-    with pytest.raises(MetadataError, match="no path inside"):
+    with pytest.raises(MetadataError, match="not a path inside"):
         container_at(str(tmp_path / "p.zarr"))
 
 
@@ -137,7 +137,7 @@ def test_names_of_rows_do_not_lead_out_of_the_folder_of_masks(tmp_path: Path) ->
 def test_wells_that_are_no_list_are_refused(tmp_path: Path, wells: Any) -> None:
     about = {"rows": [], "columns": [], "wells": wells}
     write_group(tmp_path / "p.zarr", 2, {"plate": about})
-    with pytest.raises(MetadataError, match="wells is no list"):
+    with pytest.raises(MetadataError, match="wells is not a list"):
         container_at(str(tmp_path / "p.zarr"))
 
 

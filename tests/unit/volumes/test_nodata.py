@@ -148,7 +148,7 @@ def test_what_is_said_of_no_data_can_be_said_again(text: str) -> None:
 
 
 def test_what_is_no_number_is_refused() -> None:
-    with pytest.raises(UsageError, match="no data is 'black'; use auto, none, or the value"):
+    with pytest.raises(UsageError, match="nodata is 'black'; use auto, none, or the value"):
         open_volume(np.ones((4, 8, 8)), nodata="black")
 
 

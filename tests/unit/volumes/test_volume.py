@@ -128,7 +128,7 @@ def test_an_array_of_unknown_axes_needs_them() -> None:
 
 @pytest.mark.parametrize("axes", ["cz", "tc"])
 def test_a_volume_needs_a_plane(axes: str) -> None:
-    with pytest.raises(MetadataError, match="no plane of y and x"):
+    with pytest.raises(MetadataError, match="lack y or x"):
         open_volume(image(6, 8), axes=axes)
 
 

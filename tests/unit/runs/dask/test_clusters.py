@@ -437,7 +437,7 @@ def test_a_scheduler_without_workers_is_waited_for_and_then_an_error() -> None:
     with LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster:
         settings = SchedulerSettings(address=cluster.scheduler_address, wait=0.2)
         with (
-            pytest.raises(RunError, match=r"no worker came in \d s: its scheduler has none"),
+            pytest.raises(RunError, match=r"no worker started within \d s: its scheduler has none"),
             cluster_client(settings, "cpu"),
         ):
             pass

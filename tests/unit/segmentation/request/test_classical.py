@@ -161,7 +161,7 @@ def test_a_rule_that_does_not_exist_is_refused(
 
 def test_rules_of_the_classical_method_are_refused_for_networks(tmp_path: Path) -> None:
     image = np.random.default_rng(0).random((20, 20), np.float32)
-    with pytest.raises(UsageError, match="split, enhance: of the classical method only"):
+    with pytest.raises(UsageError, match="split, enhance: only for the classical method"):
         es.segment(image, output=tmp_path / "out", split="intensity", enhance="tubes")
 
 
