@@ -1,4 +1,4 @@
-"""The speed of this machine: a real run on a small volume, beside what the machine could do.
+"""The speed of this machine: a real run on a small volume, compared with the machine's peak rates.
 
 1. A corner of the volume is segmented, so that nothing is compiled later.
 2. The volume is read once, from the files that a run reads.
@@ -37,7 +37,7 @@ from embedseg_large.symmetry import group
 from embedseg_large.volumes.volume import open_volume
 
 SMALLEST = 32
-"""Edge of the smallest volume whose figures mean anything, in voxels."""
+"""Smallest edge of a volume for which the figures are meaningful, in voxels."""
 _CORNER = 48
 _TICK = 1e-3  # seconds, to which a run rounds those of its stages
 _READ = {2: 1024, 3: 128}  # edge of what is read at once, by ndim
@@ -46,21 +46,21 @@ _LIBRARIES = ("embedseg-large", "torch", "numpy", "numba", "zarr")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpeed:
-    """What one stage took."""
+    """Time and work of one stage."""
 
     name: str
     tasks: int
     seconds: float
-    """Inside tasks, added up over workers."""
+    """Time inside tasks, summed over workers."""
     share: float
-    """Of the seconds of all stages of the run; 0 for what was measured beside it."""
+    """Fraction of the time of all stages of the run; 0 for anything measured outside it."""
     voxels_per_second: float
-    """Voxels of the volume: context, halos and passes are the stage's own business."""
+    """Voxels of the volume, without context, halos and repeated passes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineSpeed:
-    """What a machine does at best, in the number format of the network."""
+    """Peak rates of a machine, in the number format of the network."""
 
     threads: int
     """Of the CPU."""
@@ -71,7 +71,7 @@ class MachineSpeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpeed:
-    """What the network did of what the machine could."""
+    """The rate of the network, compared with the machine's peak rate."""
 
     flops_per_voxel: float
     """Of one pass."""
@@ -92,13 +92,13 @@ class Benchmark:
     """Voxels of the volume along (z,) y, x."""
     instances: int
     seconds: float
-    """From end to end."""
+    """End to end."""
     voxels_per_second: float
-    """From end to end."""
+    """End to end."""
     stages: tuple[StageSpeed, ...]
     network: NetworkSpeed
     machine: tuple[MachineSpeed, ...]
-    """With one thread, and with all that were used."""
+    """With one thread, and with all threads that were used."""
     device: str
     dtype: str
     tta: str
@@ -108,7 +108,7 @@ class Benchmark:
 
     @property
     def limit(self) -> StageSpeed:
-        """The stage that took most."""
+        """The stage that took longest."""
         return max(self.stages, key=lambda stage: stage.share)
 
     def as_dict(self) -> dict[str, Any]:
@@ -136,9 +136,9 @@ def benchmark(
     workers
         Local worker processes to start; None: this process.
     watcher
-        Is told of the progress of the run, see `segment`.
+        Notified of the progress of the run, see `segment`.
     **options
-        As of `segment`: device, dtype, tta and the like.
+        As for `segment`: device, dtype, tta and so on.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def benchmark(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Measured:
-    """What was measured of a run."""
+    """Measurements of a run."""
 
     summary: dict[str, Any]
     seconds: float
@@ -253,7 +253,7 @@ def _machine(device: str, dtype: str) -> Iterator[MachineSpeed]:
 def _network(
     model: Model, run: _Measured, passes: int, abreast: int, machine: MachineSpeed
 ) -> NetworkSpeed:
-    """Compare what the network did with what the machine can do; so many tiles at a time."""
+    """Compare the network's rate with the machine's peak; `abreast` tiles run at a time."""
     flops = flops_per_voxel(model.ndim, model.channels)
     seconds = max(run.summary["stages"][Stage.PREDICT]["seconds"], _TICK) / abreast
     rate = flops * passes * run.input_voxels / seconds

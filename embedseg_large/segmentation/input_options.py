@@ -1,4 +1,4 @@
-"""Which part of an image is meant, and what it is like: options of `segment` and `suggest`."""
+"""Which part of an image to use, and its properties: options of `segment` and `suggest`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from embedseg_large.options import Flag, Options
 
 @dataclass(frozen=True, kw_only=True)
 class InputOptions(Options):
-    """Which part of the image, and what it is like."""
+    """Which part of the image, and its properties."""
 
     heading: ClassVar[str | None] = "Input"
 
@@ -33,7 +33,7 @@ class InputOptions(Options):
         bool,
         Flag("Read missing files, and missing planes of a TIFF, as zeros."),
     ] = False
-    """Whether zeros may stand for files and planes of a TIFF that are not there; default: no."""
+    """Whether missing files, and missing planes of a TIFF, are read as zeros; default: no."""
     timepoint: Annotated[
         int | Sequence[int] | None,
         Flag(
@@ -147,13 +147,13 @@ class InputOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class SuggestOptions(Options):
-    """What `suggest_diameter` takes by name."""
+    """Keyword options of `suggest_diameter`."""
 
     region: Annotated[
         Sequence[slice | Sequence[int | None]] | None,
         Flag("Where to sample. Default: the brightest places.", form="ranges"),
     ] = None
-    """Where to look, see `segment`; default: places with much that is bright."""
+    """Where to look, see `segment`; default: the brightest places."""
     channel: Annotated[
         int | str | None,
         Flag("Channel, by number or name.", form="text", metavar="C", shows_default=True),

@@ -6,7 +6,7 @@ side. The field evens that out, the same for every tile:
 1. The volume is cut into a few cells: slabs along z (``depth``), or a coarse grid (``smooth``).
 2. In each, the level of the background and the contrast of what is bright are measured, on a coarse
    pyramid level if there is one, else on boxes spread over the cell.
-3. A cell without signal says nothing: neither noise nor faint haze becomes an object.
+3. A cell without signal is ignored: neither noise nor faint haze becomes an object.
 4. Logarithms of contrasts are smoothed, weighted by how much signal there is, and drawn to the rest
    of the volume where there is little. Between cells the field is interpolated linearly, by the
    index in the whole volume, so that it does not depend on tiles.
@@ -44,11 +44,11 @@ SLABS, CELLS = 32, 8
 WIDTHS = {"depth": 0.5, "smooth": 2.0}
 """Least width of a cell, in object diameters."""
 SAMPLED = 2**25
-"""Voxels that are looked at, about."""
+"""Approximate number of voxels that are sampled."""
 LEAST_WIDTH = 4.0
-"""An object is at least so many voxels wide on the pyramid level that is looked at."""
+"""Minimum width of an object in voxels on the pyramid level that is sampled."""
 TIMEPOINTS = 4
-"""Timepoints of a series that are looked at, evenly spread."""
+"""Timepoints of a series that are sampled, evenly spread."""
 _SMOOTHING = 0.5  # deviation of the Gaussian that smooths, in cells
 _PRIOR = 0.02  # weight of the rest of the volume in a cell
 _NOISE = 8.0  # contrast of a signal, in standard deviations of the noise; noise alone has 4.5
@@ -122,7 +122,7 @@ class IntensityField:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brightness:
-    """What a cell looks like."""
+    """Measurements of a cell."""
 
     background: float = 0.0
     contrast: float = 0.0
@@ -222,7 +222,7 @@ def brightness(values: NDArray[Any], noise: float) -> Brightness:
 
 
 def described(light: Mapping[str, Any]) -> str:
-    """What evened out the light, as provenance records it, in a few words."""
+    """Describe briefly the correction of the light that provenance records."""
     gains = np.array([one["gain"] for one in _each(light["channels"])])
     cells = " x ".join(map(str, gains.shape[1:]))
     return f"{light['mode']}, gains {gains.min():.2f} to {gains.max():.2f} on {cells} cells"
@@ -243,7 +243,7 @@ def _threshold(values: NDArray[Any], low: float, high: float) -> float:
 
 
 def _field(found: list[Brightness], cells: Sequence[int], shape: Sequence[int]) -> IntensityField:
-    """Smooth what cells say."""
+    """Smooth the measurements of the cells."""
     background = np.array([b.background for b in found]).reshape(cells)
     contrast = np.array([b.contrast for b in found]).reshape(cells)
     signal = np.array([b.signal for b in found]).reshape(cells)

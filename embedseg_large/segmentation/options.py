@@ -1,4 +1,4 @@
-"""Everything a user may choose about a run, by name."""
+"""All options of a run, by name."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class ComputingOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class KeepingOptions(Options):
-    """What the run keeps, and what it takes from others."""
+    """What the run keeps, and what it reuses from others."""
 
     heading: ClassVar[str | None] = "Work"
 
@@ -267,7 +267,7 @@ class PerformanceOption(Options):
 class SegmentOptions(
     TileOptions, KeepingOptions, ComputingOptions, InputOptions, OutputOptions, ObjectOptions
 ):
-    """What decides labels, and where they go.
+    """What determines the labels, and where they go.
 
     Sizes of tiles are voxels of the grid that the network sees.
     """
@@ -278,4 +278,4 @@ class SegmentOptions(
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(SegmentOptions, PerformanceOption, LogOption, WorkerOptions):
-    """What `segment` takes by name."""
+    """Keyword options of `segment`."""

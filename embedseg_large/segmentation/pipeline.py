@@ -77,7 +77,7 @@ class TimepointResult:
 
     @property
     def disputed(self) -> NDArray[np.uint64]:
-        """Names of the instances that tiles did not simply agree on."""
+        """Names of the instances on which tiles disagreed at first."""
         return np.array([*self.state.repaired, *self.state.joined], np.uint64)
 
     @property
@@ -212,7 +212,7 @@ class PredictThenCluster:
         return None if index is None else predict_task(self.job, index)
 
     def done(self, task: Task, result: Any) -> None:
-        """Note a result, or a prediction and the tiles it completes."""
+        """Record a result, or a prediction and the tiles it completes."""
         assert task.index is not None
         if task.stage == Stage.CLUSTER:
             self.results.put(TileVersion(task.index, 0, result))
@@ -270,6 +270,6 @@ class ClusterAll:
         return None if index is None else cluster_task(self.job, index, 0, self.predictions)
 
     def done(self, task: Task, result: Any) -> None:
-        """Note a result."""
+        """Record a result."""
         assert task.index is not None
         self.results.put(TileVersion(task.index, 0, version_of(result)))

@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     import dask.array as da
 
 LEAST_OBJECTS = 5
-"""Fewer say nothing about the sizes of the others."""
+"""Minimum number of objects for a statement about their sizes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TracedObject:
-    """An instance on a seam that was not simply agreed on."""
+    """An instance on a seam on which tiles disagreed at first."""
 
     label: int
     """Its final label."""
     seed: tuple[int, ...]
     """Its seed voxel (z, y, x), in the volume."""
     timepoint: int | None = None
-    """Of a series."""
+    """Timepoint of a series."""
 
     def as_dict(self) -> dict[str, Any]:
         """The object as values that JSON can hold."""
@@ -41,12 +41,12 @@ class TracedObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrictAim:
-    """What `strict` asked for, and how much of it there is."""
+    """What `strict` requires, and how much of it was reached."""
 
     aim: int
-    """Tiles to be proven: all."""
+    """Number of tiles to prove: all."""
     reached: int
-    """Tiles that are."""
+    """Number of proven tiles."""
 
     @property
     def is_reached(self) -> bool:
@@ -65,9 +65,9 @@ class SeamReport:
     rounds: int
     """Rounds in which tiles that disagreed were clustered again with a larger halo."""
     tiles_raised: int
-    """Tiles that did."""
+    """Tiles that were clustered again with a larger halo."""
     tiles: int
-    """Clustering tiles in all."""
+    """Total number of clustering tiles."""
     tiles_exact: int
     """Tiles proven to hold, voxel for voxel, what the whole volume would give."""
     edge_unproven: int
@@ -101,7 +101,7 @@ class SeamReport:
         return plain | objects | {"strict": strict}
 
     def warnings(self, segmenter: str | None = None) -> list[str]:
-        """What was asked for or promised, and cannot be vouched for.
+        """Warn about what was requested or promised but cannot be guaranteed.
 
         Parameters
         ----------
@@ -129,7 +129,7 @@ class SeamReport:
 
 
 def published_result(path: str, made: Mapping[str, Any]) -> SegmentResult:
-    """What a run had found that was cut short after its labels were published.
+    """Read the result of a run that was killed just after its labels were published.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def _aim(seams: dict[str, Any]) -> StrictAim:
 
 
 def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
-    """Describe where CHECK ended, in final labels."""
+    """Describe the result of CHECK, in final labels."""
     repaired = _traced(job, numbering, state.repaired)
     joined = _traced(job, numbering, state.joined)
     total = int(numbering.before[-1])
@@ -205,15 +205,15 @@ def _traced(job: Job, numbering: Numbering, ids: Sequence[int]) -> tuple[TracedO
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeScale:
-    """What is known about sizes; those in voxels are along y and x of the level segmented."""
+    """Sizes of objects; those in voxels are along y and x of the segmented level."""
 
     level: int
     is_automatic: bool
     """Whether the level was chosen by voxel sizes."""
     model_diameter: float | None
-    """Mean extent of the model's training objects; None where the model does not know."""
+    """Mean extent of the model's training objects; None if the model does not state it."""
     found_diameter: float | None
-    """Median extent of objects of this run; None where too few were found to tell."""
+    """Median extent of objects of this run; None if too few were found."""
 
     @property
     def ratio(self) -> float | None:
@@ -224,7 +224,7 @@ class SizeScale:
 
     @property
     def warning(self) -> str | None:
-        """What to say about it; None if there is nothing to say."""
+        """The warning about sizes; None if there is none."""
         if self.ratio is None or not is_mismatch(self.ratio):
             return None
         assert self.found_diameter is not None

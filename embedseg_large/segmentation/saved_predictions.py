@@ -66,14 +66,14 @@ def open_saved(path: str, request: Request, volume: Volume) -> SavedPredictions:
     path
         Of the folder.
     request
-        What is to be made of them.
+        The run that uses them.
     volume
         That of the request, at one timepoint.
 
     Raises
     ------
     UsageError
-        When there are none, or they were made from something else than what is ordered.
+        When there are none, or they were made from a different image or with different settings.
     """
     folder = folder_at(path)
     what, todo = "the predictions there cannot be used", "predict again"

@@ -9,7 +9,7 @@
 4. The rounds end when nothing is left to raise. What still disagrees then is larger than the
    largest halo; it is joined by overlap, and reported.
 
-Where a tile is proven it decides: what it says about its core is right, whoever disagrees. A face
+A proven tile decides: its result for its core is right, whichever tile disagrees. A face
 between two of them needs no agreement, no two of their names are ever joined, and an instance that
 is certified is joined with nothing.
 
@@ -54,7 +54,7 @@ from embedseg_large.tiling.grid import Face, Index
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeamState:
-    """Where CHECK ended."""
+    """The result of CHECK."""
 
     results: TileVersions
     joins: Joins
@@ -69,7 +69,7 @@ class SeamState:
     rounds: int
     """Rounds in which tiles clustered again."""
     tiles: int
-    """Tiles in all."""
+    """Total number of tiles."""
     proven: NDArray[np.bool_]
     """Of each place of the grid: whether there is a tile that is certain of every voxel of its
     core, which is as in the whole volume, and that holds no joined object."""
@@ -96,11 +96,11 @@ class SeamCheck:
     predictions: NDArray[np.uint32]
     """Version of the predictions of each tile."""
     results: TileVersions
-    """Of each tile; those that count are put in here."""
+    """Version of the result of each tile; updated with every new result."""
     _round: int = 0
     _layers: NDArray[np.uint32] = field(init=False)
     _seams: dict[Face, SeamComparison] = field(default_factory=dict)
-    """Faces on whose sides something different is said."""
+    """Faces whose two sides differ."""
     _counts: dict[int, int] = field(default_factory=dict)
     _certain: dict[int, int] = field(default_factory=dict)
     _wrong: dict[int, Accounted] = field(default_factory=dict)
@@ -159,7 +159,7 @@ class SeamCheck:
             self._disputed.update(comparison.ids.tolist())
 
     def _open_seams(self) -> dict[Face, SeamComparison]:
-        """Faces that disagree, and at which anybody may be wrong."""
+        """Faces that disagree, and at which either tile may be wrong."""
         doubtful = self._doubtful
         return {f: c for f, c in self._seams.items() if doubtful[f.low] or doubtful[f.high]}
 
@@ -199,7 +199,7 @@ class SeamCheck:
             self._disputed.update(ids.tolist())
 
     def _open_accounts(self) -> dict[int, NDArray[np.uint64]]:
-        """By layer: ids whose account is wrong, and of which anybody may be wrong."""
+        """By layer: ids whose account is wrong, if any tile involved may be wrong."""
         known = {
             n: np.array([i for i in r.wrong.tolist() if self._is_in_doubt(i)], np.uint64)
             for n, r in self._wrong.items()
@@ -300,7 +300,7 @@ class SeamCheck:
         self.runner.run(Each(tasks, lambda task, version: self._put(task, above, version)))
 
     def _predict_for(self, tiles: list[Index]) -> None:
-        """Predict what tiles will see that nobody needed before: beyond the region of a preview."""
+        """Predict what tiles will see and no tile needed before: beyond the region of a preview."""
         if self.job.part is None or not self.job.traits.predicts:
             return
         grid, missing = self.job.prediction, set[Index]()
@@ -340,7 +340,7 @@ class SeamCheck:
     # -- the end ---------------------------------------------------------------------------------
 
     def _solve(self) -> tuple[Joins, set[int]]:
-        """Decide what tiles still disagree about.
+        """Resolve the instances on which tiles still disagree.
 
         Returns
         -------
@@ -350,7 +350,7 @@ class SeamCheck:
             return self._owned()
         ids = self._in_dispute()
         alive, sure = self._alive(ids)
-        self._disputed.difference_update(alive[sure].tolist())  # whoever says otherwise is wrong
+        self._disputed.difference_update(alive[sure].tolist())  # any tile that disagrees is wrong
         held, seams = self._held(np.setdiff1d(ids, alive[sure])), self._open_seams()
         for tile in self._indices(np.unique(held.tiles)):
             self._doubtful[tile] = True
@@ -415,7 +415,7 @@ class SeamCheck:
             self._layers[layer], self._counts[int(layer)] = settled
 
     def _sort_disputed(self, unsolved: set[int], joins: Joins) -> tuple[int, set[int]]:
-        """Number of certified instances nobody disagreed about, and the ids that were repaired."""
+        """Number of certified instances without disagreement, and the ids that were repaired."""
         doubted = np.array(sorted(self._disputed), dtype=np.uint64)
         alive, sure = self._alive(doubted)
         solved = ~np.isin(joins.apply(alive), np.array(sorted(unsolved), dtype=np.uint64))

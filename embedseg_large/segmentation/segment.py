@@ -140,7 +140,7 @@ def segment(
 
 
 def begin(request: Request) -> AbstractContextManager[Run]:
-    """Begin the run of a request, or go on with it."""
+    """Start the run of a request, or resume it."""
 
     def without_older() -> None:
         if request.keep:
@@ -170,7 +170,7 @@ def _executor(
     where: Client | ClusterSettings | None,
     report: str | os.PathLike[str] | None,
 ) -> Iterator[Executor]:
-    """What does the work."""
+    """The executor of the run."""
     settings = request.settings
     if where is None:
         placed = request.segmenter.placed(settings.device, settings.dtype)
@@ -200,7 +200,7 @@ def _executor(
 def run_request(
     request: Request, run: Run, executor: Executor, progress: Progress
 ) -> SegmentResult:
-    """Do what was ordered: all stages, then publish. A failure leaves older labels as they are."""
+    """Run all stages of a request, then publish. A failure leaves older labels as they are."""
     made = request.target.complete(run.name)
     if made is not None:  # a kill came between the publication and the end of the run
         return published_result(request.target.path, made)
@@ -265,7 +265,7 @@ def run_request(
 
 
 def _warned(text: str | None) -> list[str]:
-    """Log a warning, if it is one, and hand it on for the summary."""
+    """Log a warning, if there is one, and return it for the summary."""
     if text is None:
         return []
     logger.warning(text)
@@ -273,7 +273,7 @@ def _warned(text: str | None) -> list[str]:
 
 
 def _blank_warning(found: Sequence[TimepointResult]) -> str | None:
-    """Say which timepoints of a series hold no data."""
+    """Report which timepoints of a series hold no data."""
     blank = [str(f.job.timepoint) for f in found if f.is_blank]
     if not blank:
         return None
@@ -281,7 +281,7 @@ def _blank_warning(found: Sequence[TimepointResult]) -> str | None:
 
 
 def _range_warnings(request: Request, found: Sequence[TimepointResult]) -> list[str]:
-    """Say which intensities may be the wrong ones, once for each channel."""
+    """Report intensity ranges that may be wrong, once per channel."""
     if request.intensity.by_otsu or request.volume.dtype.kind == "b":
         return []
     texts = []
@@ -349,7 +349,7 @@ def _job(
     intensity: tuple[IntensityRange, ...],
     fields: tuple[IntensityField, ...],
 ) -> Job:
-    """All that tasks need to know."""
+    """Everything that tasks need."""
     return Job(
         volume=at.volume,
         timepoint=at.volume.timepoint,
@@ -367,7 +367,7 @@ def _job(
 
 @contextmanager
 def _cleared(pending: PendingLabels, run: Run) -> Iterator[None]:
-    """Leave no hidden labels of a run that was over before this process woke up and made them."""
+    """Remove hidden labels that this process created after its run was already over."""
     try:
         yield
     except Exception:

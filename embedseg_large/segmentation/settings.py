@@ -36,7 +36,7 @@ class SegmentSettings:
     max_halo: tuple[int, ...]
     """Maximum halo of tiles that disagree, in voxels."""
     strict: bool
-    """Whether to enlarge the halo of tiles that are merely uncertain, too."""
+    """Whether to enlarge also the halo of tiles that are merely uncertain."""
     min_object_size: int
     """Only instances with more voxels than this are kept."""
     foreground: float
@@ -78,7 +78,7 @@ class SegmentSettings:
         return len(self.tile)
 
     def clustering(self) -> ClusteringSettings:
-        """The part that the clustering knows."""
+        """The settings of the clustering."""
         return ClusteringSettings(
             min_object_size=self.min_object_size,
             foreground=self.foreground,
@@ -88,7 +88,7 @@ class SegmentSettings:
         )
 
     def cleaning(self) -> CleanSettings:
-        """What is cleaned of the instances that were found."""
+        """How the instances are cleaned."""
         return CleanSettings(keep_largest_piece=self.keep_largest_piece, fill_holes=self.fill_holes)
 
     def halos(self, *, halfway: bool = False) -> tuple[tuple[int, ...], ...]:
@@ -113,7 +113,7 @@ class SegmentSettings:
 
 
 def sizes_of(name: str, value: Sizes, default: Sequence[int]) -> tuple[int, ...]:
-    """A number for each axis, as the user said or else by default."""
+    """One number per axis, from the user or else the default."""
     if value is None:
         return tuple(default)
     if len(value) != len(default):

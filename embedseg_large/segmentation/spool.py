@@ -35,7 +35,7 @@ def _spooled(volume: Volume, path: str) -> Volume:
         return volume
     chunk = tuple(min(n, _CHUNK[volume.ndim]) for n in volume.spatial_shape)
     with output_errors(path):
-        # one of an attempt that was killed in the middle is written over
+        # an unfinished copy of a killed attempt is overwritten
         create_array(
             path,
             shape=volume.shape,
@@ -44,7 +44,7 @@ def _spooled(volume: Volume, path: str) -> Volume:
         )
         _fill(open_array(path, "r+"), volume, chunk)
     channel = None if volume.channel is None and volume.n_channels > 1 else 0
-    copied = replace(volume.nodata, stored=False)  # chunks of the copy mean nothing
+    copied = replace(volume.nodata, stored=False)  # chunks of the copy are unrelated to the image
     return open_volume(path, axes=volume.axes, channel=channel, nodata=copied)
 
 

@@ -26,13 +26,13 @@ class RunStatus:
     """An unfinished run."""
 
     folder: str
-    """Where it keeps what it has done."""
+    """Folder with its state."""
     labels: str
-    """What it will write."""
+    """Labels that it will write."""
     holder: dict[str, Any] | None
     """Host and process working on it, and since when; None: none."""
     stages: dict[str, tuple[int, int | None]]
-    """Tasks that are done, and all of them where that is known already, by stage."""
+    """Finished tasks, and the total if it is known already, by stage."""
 
     def as_dict(self) -> dict[str, Any]:
         """The status as values that JSON can hold."""
@@ -47,14 +47,14 @@ class RunStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """Labels that are there, and no run is at them."""
+    """Published labels that no run is working on."""
 
     labels: str
     """Path or URL, without credentials."""
     n_instances: int | None
-    """As the run counted; None: another program made them."""
+    """Number of instances counted by the run; None: another program made the labels."""
     made: str | None
-    """When they were published, ISO 8601 in UTC; None: nothing says it."""
+    """When they were published, ISO 8601 in UTC; None: not recorded."""
 
     def as_dict(self) -> dict[str, Any]:
         """The status as values that JSON can hold."""
@@ -66,7 +66,7 @@ def run_status(
     labels: str = "nuclei",
     scratch: str | os.PathLike[str] | None = None,
 ) -> RunStatus | Finished:
-    """Look at a run, or at the labels that it has made; changes nothing.
+    """Inspect a run, or the labels that it has made, without changing anything.
 
     Parameters
     ----------
@@ -75,19 +75,19 @@ def run_status(
     labels
         Name of the labels.
     scratch
-        As it was given to the run.
+        As passed to the run.
 
     Returns
     -------
     RunStatus or Finished
-        An unfinished run comes before the labels that it is to replace.
+        An unfinished run takes precedence over the labels that it will replace.
 
     Raises
     ------
     VolumeError
         When there is no such store.
     UsageError
-        When there are neither a run nor labels of that name: lists the labels that there are.
+        When there is neither a run nor labels with that name; lists the existing labels.
     """
     return _unfinished(place, labels, scratch) or _finished(os.fspath(place), labels)
 

@@ -19,7 +19,7 @@ _TIMEPOINT = re.compile(r"t\d+")
 
 
 class Stage(StrEnum):
-    """What progress is counted of, in the order of a run."""
+    """Stages for which progress is counted, in the order of a run."""
 
     STATISTICS = "statistics"
     PREDICT = "predict"
@@ -49,7 +49,7 @@ class LedgerKind(Enum):
         return _STAGES[self]
 
     def part(self, *parts: object) -> str:
-        """Name in the journal of a part of it: ``LedgerKind.CLUSTER.part(2)`` is ``cluster/2``."""
+        """Name of a part of it in the journal: ``LedgerKind.CLUSTER.part(2)`` is ``cluster/2``."""
         return "/".join([self.value, *map(str, parts)])
 
     @classmethod

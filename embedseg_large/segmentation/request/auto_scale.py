@@ -40,24 +40,24 @@ from embedseg_large.volumes.intensity import PERCENTILES
 from embedseg_large.volumes.volume import Volume
 
 AUTO = "auto"
-"""In place of a diameter: find the scale."""
+"""Passed instead of a diameter: find the scale automatically."""
 STEP = 1.45
 STEPS = (-2, -1, 0, 1, 2, 3)
 FACTORS = tuple(STEP**k for k in STEPS)
-"""Diameters that are tried, in diameters of the model's objects."""
+"""Diameters to try, in units of the diameter of the model's objects."""
 TILE = {2: (384, 384), 3: (48, 112, 112)}
-"""Voxels of the image that are looked at in one place; fewer where they are magnified."""
+"""Voxels of the image that are sampled in one place; fewer where they are magnified."""
 PLACES = {2: 3, 3: 2}
-"""Places that are looked at."""
+"""Number of places that are sampled."""
 PROBE = {2: (128, 128), 3: (8, 64, 64)}
 PROBES = {2: 9, 3: 5}
 """Along each axis."""
 BRIGHT = 0.3
-"""Part of the range of the sample from which a voxel may be of an object."""
+"""Fraction of the sample's range above which a voxel may belong to an object."""
 SAME = 1.2
-"""Grids that differ by less along an axis are the same."""
+"""Grids whose sizes differ by less than this along every axis count as equal."""
 TIMEPOINTS = 8
-"""Timepoints that are looked at for one that is not empty."""
+"""Timepoints that are searched for one that is not empty."""
 
 _MATCH = 0.5  # IoU
 
@@ -67,7 +67,7 @@ class ScaleTrial:
     """A scale that was tried; diameters are along y and x, in voxels of the image."""
 
     diameter: float | None
-    """What objects were taken to be as wide as; None: as the image is, without resampling."""
+    """Assumed width of the objects; None: the image as it is, without resampling."""
     objects: int
     """Instances found in the sample."""
     found: float | None
@@ -92,7 +92,7 @@ class ScaleChoice:
     model_diameter: float
     trials: tuple[ScaleTrial, ...]
     places: tuple[Box, ...]
-    """What was looked at, in voxels of the level."""
+    """The sampled places, in voxels of the level."""
     timepoint: int | None = None
 
     @property
@@ -119,7 +119,7 @@ class ScaleChoice:
 
 
 def described_scale(said: Mapping[str, Any]) -> str:
-    """Say what was chosen, from `ScaleChoice.as_dict`."""
+    """Describe the choice, from `ScaleChoice.as_dict`."""
     if said["nothing_found"]:
         return "nothing consistent was found at any scale; the image is taken as it is"
     if said["chosen"] is None:
@@ -148,7 +148,7 @@ def table_of(said: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleThresholds:
-    """What decides which instances are found."""
+    """Thresholds that determine which instances are found."""
 
     min_object_size: int | None = None
     """In voxels of the image; None: the model's, in voxels of its grid."""
@@ -189,7 +189,7 @@ def choose_scale(
     Raises
     ------
     UsageError
-        The model does not know the diameter of its objects, or takes part in no such comparison.
+        The model does not know the diameter of its objects, or cannot be compared in this way.
     """
     check_model(network)
     on_cpu = place(network, device="cpu", dtype="float32")  # the same everywhere
@@ -226,7 +226,7 @@ def check_model(network: Network) -> None:
 
 
 def recorded(folder: Any, name: str, key: str | None) -> dict[str, Any] | None:
-    """What an earlier attempt or run has chosen; None if it did not, or from something else.
+    """The choice of an earlier attempt or run; None if there is none, or it had other inputs.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ def recorded(folder: Any, name: str, key: str | None) -> dict[str, Any] | None:
         said = about.get("object_diameter") or about["facts"]["object_diameter"]
     except UnreachableError:
         raise
-    except Exception:  # whatever else is there will be refused by who needs it
+    except Exception:  # anything else that is stored there is refused where it is used
         return None
     return said if is_choice(said) and key in (None, said.get("key")) else None
 
@@ -282,7 +282,7 @@ def _sample(
     intensity: tuple[float, float] | None,
     timepoint: int | None,
 ) -> _Sample | None:
-    """The tiles to look at; None where nothing is to be seen."""
+    """The tiles to sample; None if there is nothing to see."""
     probes = []
     for at in _spread(within, PROBES[volume.ndim], PROBE[volume.ndim]):
         inside = foreground.inside(at, volume.spatial_shape, timepoint)
@@ -352,7 +352,7 @@ def _ranges(
     for channel in range(len(probes[0])):
         values = np.concatenate([p[channel].ravel() for p in probes])
         values = values.view(np.uint8) if values.dtype == np.bool_ else values
-        held = values[values != 0]  # exact zeros were mostly never imaged
+        held = values[values != 0]  # exact zeros were usually never imaged
         low, high = np.percentile(held if held.size else values, PERCENTILES)
         if low == high:
             low, high = np.percentile(values, PERCENTILES)
@@ -402,7 +402,7 @@ def _look(
 
 
 def _turned(array: NDArray[Any]) -> NDArray[Any]:
-    """Half a turn in the plane of y and x: a view that every model knows."""
+    """Rotate by 180° in the plane of y and x: a view that every model can use."""
     return np.ascontiguousarray(array[..., ::-1, ::-1])
 
 
@@ -457,7 +457,7 @@ def _width(size: float, ndim: int) -> float:
 
 
 def _common(a: _Trial, b: _Trial) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """What two scales say about the part that both saw."""
+    """The labels of two scales in the part that both have seen."""
     part = a.part.intersect(b.part)
     return a.labels[part.slices_in(a.part)], b.labels[part.slices_in(b.part)]
 

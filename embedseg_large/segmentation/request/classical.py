@@ -23,13 +23,13 @@ from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.volumes.volume import Volume
 
 CLASSICAL = "classical"
-"""What to say in place of a model."""
+"""Name that is passed instead of a model."""
 HALO = 1.5
 """In diameters."""
 RESPONSES = ("speckles", "tubes")
-"""Kinds of enhancement after which brightness itself no longer counts."""
+"""Enhancements after which brightness itself is no longer used."""
 OF_CLASSICAL = ("threshold", "split", "separation", "enhance")
-"""Options of this method only."""
+"""Options that only this method has."""
 LEAST = 1 / 3
 """Objects are larger than a ball of this part of the diameter."""
 
@@ -42,7 +42,7 @@ def classical(
     Parameters
     ----------
     volume
-        The level to segment; its voxel size, where known, tells how long objects are along z.
+        The level to segment; its voxel size, if known, determines how long objects are along z.
     options
         Threshold, and how touching objects are separated.
     diameter
@@ -77,7 +77,7 @@ def classical(
 
 
 def halo_of(diameter: Sequence[float], enhance: str) -> tuple[int, ...]:
-    """What a tile sees around its core: objects and a half, and what enhancement sees besides."""
+    """Halo of a tile: one and a half objects, plus what the enhancement needs."""
     return tuple(
         ceil(HALO * d) + r for d, r in zip(diameter, radius(diameter, enhance), strict=True)
     )

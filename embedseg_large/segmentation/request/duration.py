@@ -7,7 +7,7 @@
               all of it divided by the processes that share the work
 
 The rate is kept per kind of network, device, number format and lanes in the user's cache, because
-it belongs to the machine, for a day; where there is none a probe of a few seconds measures it.
+it belongs to the machine, for a day; a probe of a few seconds measures it if there is none.
 Quiet tiles need a single pass, so with augmentation the time is an upper bound.
 """
 
@@ -39,9 +39,9 @@ SECONDS_BESIDE = 0.4e-6
 PROBED = {2: (384, 384), 3: (48, 96, 96)}
 """Shape of the image of a probe, by ndim: a second or so per pass on a slow core."""
 KEPT_SECONDS = 86_400.0
-"""After which a rate is measured again."""
+"""Age in seconds after which a rate is measured again."""
 ENOUGH_SECONDS = 4.0
-"""After which a probe makes no further pass."""
+"""Seconds after which a probe starts no further pass."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +61,9 @@ class Duration:
     """How long a run takes."""
 
     seconds: float
-    """From beginning to end."""
+    """Wall-clock time."""
     process_seconds: float
-    """Of all processes together: what it costs."""
+    """Time of all processes together."""
     processes: int
     is_bound: bool
     """Whether quiet tiles may make it shorter."""
@@ -78,7 +78,7 @@ class Duration:
 def duration_of(
     request: Request, plan: Estimate, *, processes: int = 1, cache: Path | None = None
 ) -> Duration | None:
-    """Work out how long a run takes; measures the network for a few seconds if nobody has.
+    """Estimate how long a run takes; measures the network for a few seconds if there is no rate.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a run will take, told before it starts, and whether workers have the memory for it."""
+"""Estimate the cost of a run before it starts, and check the memory of the workers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Estimate:
 
 
 def estimate_of(request: Request) -> Estimate:
-    """Work out what a run will take, without reading a voxel."""
+    """Estimate the cost of a run, without reading a voxel."""
     if not request.segmenter.traits.predicts:
         return _of_images(request)
     settings, shape = request.settings, request.shape
@@ -126,14 +126,14 @@ def _all_cores(grid: Grid, spans: Sequence[tuple[int, int]]) -> int:
 
 
 def check_memory(where: object, request: Request) -> None:
-    """Compare the memory limit of local workers, if one is set, with what the plan says.
+    """Compare the memory limit of local workers, if one is set, with the plan.
 
     Parameters
     ----------
     where
         Settings, or a client; only of local workers a limit is known.
     request
-        What is to be done. Predictions that are kept already need no network, and are not asked.
+        The run. With kept predictions no network runs, and nothing is checked.
 
     Raises
     ------

@@ -119,7 +119,7 @@ def prepare(volume: Any, model: AnyModel, labels: str, options: SegmentOptions) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """What is settled before the scale is."""
+    """What is settled before the scale."""
 
     image: Volume
     segmenter: Segmenter
@@ -154,7 +154,7 @@ def timepoints_of(request: Request) -> Iterator[Timepoint]:
 def _choose_segmenter(
     model: AnyModel, image: Volume, options: SegmentOptions
 ) -> tuple[Segmenter, SegmentOptions]:
-    """The segmenter, and the options that are left to it."""
+    """The segmenter, and the options that remain for it."""
     segmenter: Segmenter
     if model == CLASSICAL:  # objects of any size, without resampling
         segmenter = classical(image, options, options.object_diameter)
@@ -175,7 +175,7 @@ def _choose_segmenter(
 def _better_level(
     volume: Any, image: Volume, segmenter: Segmenter, options: SegmentOptions
 ) -> int | None:
-    """The coarser level whose voxels are nearest in size to the model's, if nobody said another."""
+    """The coarser level whose voxels are nearest in size to the model's, if the user chose none."""
     said = (options.level, options.object_diameter, options.voxel_size)
     if isinstance(volume, Volume) or any(s is not None for s in said):
         return None
@@ -224,14 +224,14 @@ def _automatic_scale(asked: _Asked, options: SegmentOptions) -> dict[str, Any]:
 
 
 def _magnified(options: SegmentOptions, times: float) -> SegmentOptions:
-    """The options for a grid with so many times the voxels."""
+    """The options for a grid with `times` as many voxels."""
     if options.min_object_size is None:
         return options
     return replace(options, min_object_size=round(options.min_object_size * times))
 
 
 def _intensity(segmenter: Segmenter, options: SegmentOptions) -> IntensityChoice:
-    """What becomes 0 and 1: as the user says, or else as the segmenter wants it."""
+    """The intensities that become 0 and 1: from the user, or else from the segmenter."""
     given, own = options.intensity_range, segmenter.intensity
     if given is None and own == "raw":
         given = (0.0, 1.0)
@@ -247,7 +247,7 @@ def _intensity(segmenter: Segmenter, options: SegmentOptions) -> IntensityChoice
 
 
 def _keeps(options: SegmentOptions) -> bool:
-    """Whether predictions are made that are to stay."""
+    """Whether predictions are made and kept."""
     return options.keep_predictions and options.from_predictions is None
 
 
@@ -277,14 +277,14 @@ def _check_predictions(request: Request, kept_in: str) -> None:
 
 
 def open_image(volume: Any, options: InputOptions) -> Volume:
-    """Open an image, or see whether one that is open is what was asked for.
+    """Open an image, or check that an open one is what was requested.
 
     Parameters
     ----------
     volume
         See `segment`.
     options
-        Which part of it, and what it is like.
+        Which part of it, and its properties.
     """
     timepoint = options.timepoint if isinstance(options.timepoint, int | None) else None
     chosen: dict[str, Any] = {
@@ -352,7 +352,7 @@ def check_fit(volume: Volume, network: Network | Segmenter) -> None:
 
 
 def _timepoints(volume: Volume, asked: int | Sequence[int] | None) -> tuple[int | None, ...]:
-    """The timepoints that are meant; just None where there is no choice left."""
+    """The selected timepoints; just None if there is nothing to select."""
     if "t" not in volume.axes:
         if isinstance(asked, int | None):
             return (None,)

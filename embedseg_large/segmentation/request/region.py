@@ -12,7 +12,7 @@ Range = slice | Sequence[int | None]
 
 
 def region_of(asked: Sequence[Range] | None, shape: Sequence[int]) -> Box | None:
-    """Check a region against the volume that it should be a part of.
+    """Check that a region is part of the volume.
 
     Parameters
     ----------

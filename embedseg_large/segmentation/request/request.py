@@ -1,6 +1,7 @@
-"""What a user asked for, as a value: whole when it is made, and nothing is done yet.
+"""What a user requested, as a value that is complete before any work is done.
 
-Its facts are all that decides the labels. Two runs are of the same thing if their facts are equal.
+Its facts are everything that determines the labels. Two runs are equivalent if their facts are
+equal.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from embedseg_large.volumes.volume import Volume
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntensityChoice:
-    """What is to become 0 and 1."""
+    """Which intensities become 0 and 1."""
 
     given: tuple[IntensityRange, ...] | None = None
     """The ranges, one a channel; None: to be found."""
@@ -46,7 +47,7 @@ class IntensityChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A run that can be done, as far as metadata tell."""
+    """A run that can be done, as far as the metadata show."""
 
     volume: Volume
     segmenter: Segmenter
@@ -114,18 +115,18 @@ class Timepoint:
     volume: Volume
     """At that timepoint."""
     scratch: Scratch
-    """What is kept of it."""
+    """Its kept predictions."""
     saved: SavedPredictions | None = None
     """In place of predictions of the network."""
 
     @property
     def section(self) -> str:
-        """What tells its files and ledgers from those of others."""
+        """What distinguishes its files and ledgers from those of others."""
         return section_of(self.number)
 
 
 def section_of(timepoint: int | None) -> str:
-    """What tells files and ledgers of a timepoint from those of others."""
+    """What distinguishes files and ledgers of a timepoint from those of others."""
     return "" if timepoint is None else f"t{timepoint:05d}"
 
 
@@ -141,7 +142,7 @@ _PARTS_OF_NETWORK = ("device", "dtype", "tta", "augment_above", "tile", "context
 
 
 def facts_of(request: Request) -> Facts:
-    """All that decides the labels of a run."""
+    """Everything that determines the labels of a run."""
     series = {"timepoints": list(request.timepoints)} if request.is_series else {}
     return _facts(request, _volume(request.volume, request.shape) | series)
 
@@ -167,7 +168,7 @@ def _facts(request: Request, volume: Facts) -> Facts:
 
 
 def facts_of_predictions(request: Request, volume: Volume) -> Facts:
-    """All that decides what the network predicts, whatever is made of it.
+    """Everything that determines the network's predictions, however they are used.
 
     Parameters
     ----------
@@ -215,7 +216,7 @@ def _foreground(where: Foreground) -> Facts:
 
 
 def content_of(volume: Volume) -> str:
-    """What changes when the image does: voxels in memory, else what the file says of itself."""
+    """What changes when the image does: voxels in memory, else the file's own metadata."""
     from dask.base import tokenize
 
     if volume.path is None:
@@ -229,7 +230,7 @@ def provenance(
     intensity: Sequence[Sequence[IntensityRange]],
     fields: Sequence[Sequence[IntensityField]],
 ) -> Facts:
-    """All that decides the labels, as values that JSON can hold, and its token.
+    """Everything that determines the labels, as values that JSON can hold, and its token.
 
     Parameters
     ----------

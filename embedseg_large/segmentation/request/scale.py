@@ -2,7 +2,7 @@
 
 A network finds objects of about the size it was trained on, and pieces or clumps of others. So the
 level whose voxels are nearest to the model's is taken where both sizes are known; a mismatch is
-said before a run, as far as voxel sizes tell, and after it, from the objects that were found.
+reported before a run, if the voxel sizes show it, and after it, from the objects that were found.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.volumes.volume import Volume
 
 MISMATCH = 1.5
-"""Objects that many times larger or smaller than the model's are found badly."""
+"""Factor in size from which objects, larger or smaller than the model's, are found badly."""
 BY_VOXEL_SIZE = "voxel-size"
-"""What to say where the voxel sizes of image and model tell all."""
+"""Passed instead of a diameter: the voxel sizes of image and model determine the scale."""
 ZOOMS = (1 / 32, 4.0)
-"""Beyond these, nothing of an object is left, or hardly anything was there."""
+"""Zoom factors beyond which objects vanish, or consist of hardly any voxels."""
 
 _DIAMETER = re.compile(r"(?P<number>[0-9.eE+-]+)\s*(?P<unit>|voxels?|um|µm|μm|micrometers?)")
 
@@ -54,7 +54,7 @@ def nearest_level(volume: Volume, network: KnownSizes) -> int:
 
 
 def voxel_size_warning(volume: Volume, network: KnownSizes, resampling: Resampling) -> str | None:
-    """Say that voxels are far from the model's in size; None if they are not, or nobody knows.
+    """Warn that voxels differ much in size from the model's; None if not, or if unknown.
 
     Parameters
     ----------

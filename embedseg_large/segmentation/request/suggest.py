@@ -25,7 +25,7 @@ class Suggestion:
 
     choice: ScaleChoice
     level: int
-    """Pyramid level that was looked at, and whose voxels are meant."""
+    """Pyramid level that was sampled, in whose voxels diameters are given."""
 
     @property
     def diameter(self) -> float | None:

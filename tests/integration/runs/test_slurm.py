@@ -122,7 +122,9 @@ def test_a_job_that_has_to_wait_says_what_for(settings: Callable[..., ClusterSet
     busy = subprocess.run(other, capture_output=True, text=True, check=True).stdout.strip()
     try:
         with (
-            pytest.raises(RunError, match=r"no worker started within \d s: job \d+: 1 PENDING \(Res"),
+            pytest.raises(
+                RunError, match=r"no worker started within \d s: job \d+: 1 PENDING \(Res"
+            ),
             cluster_client(settings(wait=2), "cpu"),
         ):
             pass
@@ -178,7 +180,7 @@ def test_jobs_that_sbatch_refuses_later_end_the_run_with_its_words(
 ) -> None:
     monkeypatch.setattr(clusters, "NEWS_SECONDS", (1, 1))
     with (
-        pytest.raises(UsageError, match=r"no such job.*Memory specification can not be"),
+        pytest.raises(UsageError, match=r"this job cannot.*Memory specification can not be"),
         cluster_client(settings(memory="200GB"), "cpu"),
     ):
         pass

@@ -213,7 +213,7 @@ def test_a_job_that_sbatch_refuses_is_an_error_with_its_words(
     command: Callable[[str, str], None], tmp_path: Path
 ) -> None:
     command("sbatch", "echo 'sbatch: error: invalid account' >&2; exit 1")
-    with pytest.raises(UsageError, match=r"cluster\.yaml: no such job.*invalid account"):
+    with pytest.raises(UsageError, match=r"cluster\.yaml: this job cannot.*invalid account"):
         check_slurm(slurm(log_folder=str(tmp_path / "logs")))
 
 
