@@ -21,7 +21,7 @@ def write_tiff_mask(labels: str, mask: Path, largest: int) -> None:
     labels
         Path of their group.
     mask
-        File to write; one that is there is replaced.
+        File to write; an existing one is replaced.
     largest
         The largest label.
 
@@ -39,7 +39,7 @@ def write_tiff_mask(labels: str, mask: Path, largest: int) -> None:
 
 
 def move_labels(labels: str, mask: Path) -> None:
-    """Give published labels another place; a folder that is there is replaced.
+    """Move published labels; an existing folder is replaced.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def move_labels(labels: str, mask: Path) -> None:
 
 
 def set_aside(mask: Path) -> Path:
-    """Rename a mask that somebody else wrote to ``NAME.bak``, or a name with a number.
+    """Rename a mask that another program wrote to ``NAME.bak``, or a name with a number.
 
     Raises
     ------

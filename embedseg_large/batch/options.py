@@ -1,4 +1,4 @@
-"""What a user may choose about a batch, by name."""
+"""Options of a batch, by name."""
 
 from __future__ import annotations
 
@@ -62,4 +62,4 @@ class BatchOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchCall(BatchOptions, SegmentOptions, WorkerOptions):
-    """What `segment_images` takes by name."""
+    """Keyword options of `segment_images`."""

@@ -19,7 +19,7 @@ from embedseg_large.volumes.folders import is_path, stem
 
 @dataclass(frozen=True, slots=True)
 class BatchPlace:
-    """Where masks, table, sheet and records go."""
+    """Places for masks, table, sheet and records."""
 
     source: Source
     given: str | os.PathLike[str] | None

@@ -1,4 +1,4 @@
-"""What became of the images of a batch: as values, as a table, and in words."""
+"""Results of the images of a batch: as values, as a table, and in words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Status = Literal["done", "finished before", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageResult:
-    """What became of one image."""
+    """Result of one image."""
 
     name: str
     image: str
@@ -29,9 +29,9 @@ class ImageResult:
     shape: tuple[int, ...] = ()
     """Of the mask: (t,) (z,) y, x."""
     seconds: float | None = None
-    """Of its run."""
+    """Duration of its run."""
     error: str = ""
-    """Why it failed."""
+    """Reason of the failure."""
 
     def as_dict(self) -> dict[str, Any]:
         """The result as values that JSON can hold."""
@@ -40,7 +40,7 @@ class ImageResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchResult:
-    """What became of all images."""
+    """Results of all images."""
 
     images: tuple[ImageResult, ...]
     out: str
@@ -94,12 +94,12 @@ def table_of(results: Sequence[ImageResult]) -> dict[str, NDArray[Any]]:
 
 
 def caption_of(result: ImageResult) -> str:
-    """What stands below the view of an image."""
+    """Caption below the view of an image."""
     told = "failed" if result.n_instances is None else f"{result.n_instances:,}"
     return f"{result.name} · {told}"
 
 
 def title_of(results: Sequence[ImageResult], labels: str) -> str:
-    """What stands above all views."""
+    """Title above all views."""
     found = sum(result.n_instances or 0 for result in results)
     return f"{labels}: {found:,} instances in {len(results):,} images"

@@ -1,4 +1,4 @@
-"""Segment many images, one after the other; the same command again does what is not done.
+"""Segment many images, one after the other; rerunning the command resumes.
 
 ::
 
@@ -60,21 +60,21 @@ logger = logging.getLogger(__name__)
 TABLE, SHEET = "images.csv", "contact_sheet.jpg"
 
 _OF_ONE = ("output", "mask", "keep_predictions", "from_predictions", "scratch")
-"""Options that are of a single image, or that a batch decides itself."""
+"""Options that apply to a single image, or that a batch sets itself."""
 _DEFAULTS = {"channel": "0", "foreground": "0.5", "intensity_field": "none"}
-"""Settings that mean the same as none; the command line states them."""
+"""Values that mean the default; the command line passes them."""
 _OF_OPENING = ("channel", "axes", "voxel_size", "nodata")
 
 
 class BatchWatcher(Protocol):
-    """Who looks at a batch."""
+    """Observer of a batch."""
 
     def begins(self, name: str, number: int, count: int) -> Watcher | Observer | None:
         """An image is about to be segmented, the number-th (from 1) of the batch.
 
         Returns
         -------
-        Who looks at its run.
+        Observer of its run.
         """
 
     def ended(self, image: ImageResult, number: int, count: int) -> None:
@@ -92,8 +92,8 @@ def segment_images(
 ) -> BatchResult:
     """Segment every image of a folder, a plate or a list.
 
-    Called again, it skips the images that are finished, of which neither image nor settings have
-    changed, and resumes the one that was interrupted. An image that fails does not stop the others.
+    Called again, it skips finished images if neither the image nor the settings
+    have changed, and resumes the interrupted one. An image that fails does not stop the others.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def load_network_of(model: AnyModel, ndim: int) -> Any:
 
 
 def _check_options(options: Mapping[str, Any], mask_format: str) -> None:
-    """Refuse what makes no sense of many images."""
+    """Refuse options that make no sense for many images."""
     given = [name for name in _OF_ONE if options.get(name) not in (None, False)]
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -203,7 +203,7 @@ def _check_options(options: Mapping[str, Any], mask_format: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """An image, and what is known of its mask."""
+    """An image, and the state of its mask."""
 
     opened: OpenedImage
     facts: Facts
@@ -226,7 +226,7 @@ def _facts(network: Any, labels: str, mask_format: MaskFormat, options: Mapping[
 
 
 def _plain(value: Any) -> Any:
-    """An option as JSON gives it back."""
+    """An option as it is after a round trip through JSON."""
     if isinstance(value, slice):
         return [value.start, value.stop]
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
@@ -235,7 +235,7 @@ def _plain(value: Any) -> Any:
 def _plan(
     opened: Sequence[OpenedImage], place: BatchPlace, facts: Facts, *, overwrite: bool
 ) -> list[_Job]:
-    """Find out what is done, and refuse to replace what may not be."""
+    """Find finished images, and refuse to replace masks that must be kept."""
     jobs, others, foreign = [], [], []
     for one in opened:
         mask, of_image = place.mask(one.image), facts | {"image": _about(one)}
@@ -285,7 +285,7 @@ def _client(where: Any, device: str | None, jobs: Sequence[_Job]) -> Iterator[An
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
-    """What is done to every image."""
+    """Settings for every image."""
 
     place: BatchPlace
     network: Any
@@ -311,7 +311,7 @@ class _Batch:
                 result = self._done(job, client, inner)
             except EmbedSegError as error:
                 if is_first and isinstance(error, UsageError | ModelError):
-                    raise  # it would be told of every image
+                    raise  # it would be shown for every image
                 result = self._failed(image, str(error))
             except Exception as error:
                 logger.exception("%s", image.name)
@@ -323,7 +323,7 @@ class _Batch:
     def conclude(self, results: Sequence[ImageResult]) -> tuple[Path, str | None]:
         """Write the table and the contact sheet of what there is."""
         table, sheet = self.place.out / TABLE, self.place.out / SHEET
-        with suppress(OSError):  # it holds what an image that failed has left
+        with suppress(OSError):  # it holds the files of a failed image
             self.place.ledger.work.rmdir()
         if not results:
             return table, None

@@ -36,7 +36,7 @@ class Thumbnail:
 
     caption: str
     pixels: Pixels | None
-    """(y, x, 3); None: there is nothing to show."""
+    """(y, x, 3); None: nothing to show."""
 
 
 def draw_view(image: Volume, labels: str) -> Pixels:
@@ -106,7 +106,7 @@ def draw_sheet(views: Sequence[Thumbnail], path: str | os.PathLike[str], title: 
 
 
 def _fitting(text: str) -> str:
-    """A caption that is no wider than a view; the end of a name tells more than its beginning."""
+    """A caption that is no wider than a view; the end of a name is more specific than its start."""
     return text if len(text) <= _LETTERS else f"…{text[1 - _LETTERS :]}"
 
 

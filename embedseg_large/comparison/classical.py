@@ -1,4 +1,4 @@
-"""The classical method: nothing is learnt, but size and threshold are tuned."""
+"""The classical method: nothing is trained, but size and threshold are tuned."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from embedseg_large.training.tuning.thresholds import IOUS, ap_of, counts_of
 from embedseg_large.volumes.intensity import otsu_ranges
 
 SIZES = (0.6, 0.8, 1.0, 1.25)
-"""Diameters that are tried, in mean extents of the objects to learn from."""
+"""Diameters to try, in units of the mean extent of the training objects."""
 THRESHOLDS = (0.5, 0.75, 1.0, 1.25)
-"""Thresholds that are tried, in parts of the way from the darkest voxel to Otsu's."""
+"""Thresholds to try, as fractions of the way from the darkest voxel to Otsu's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class ClassicalContender:
     is_random: bool = False
 
     def fit(self, division: Division, seed: int, folder: Path, say: Say) -> Fitted:  # noqa: ARG002
-        """Try all sizes and thresholds on the images to tune on."""
+        """Try all sizes and thresholds on the tuning images."""
         say(f"{self.name}: tuning")
         began = time.perf_counter()
         properties = measure(division.train)
@@ -71,7 +71,7 @@ class ClassicalContender:
 def segmenter_of(
     properties: Properties, size: float, threshold: float, split: str
 ) -> TileSegmenter:
-    """Make the method for objects of some times the mean extent."""
+    """Make the method for objects with a multiple of the mean extent."""
     diameter = [size * extent for extent in properties.extent_mean]
     return TileSegmenter(
         watershed,

@@ -2,10 +2,10 @@
 
 1. Divide the images: to learn from, to tune on, to score on.
 2. Train each method for the same time, or tune it where nothing is trained.
-3. Score it on images that no method has seen, and cut one up to see whether tiles leave a trace.
+3. Score it on images that no method has seen, and cut one into tiles to check for traces.
 4. Write the page, the table and the numbers.
 
-Each training is kept when it is finished: the same command resumes, and further methods can be
+Every finished training is kept: the same command resumes, and further methods can be
 added.
 """
 
@@ -105,7 +105,7 @@ def compare(
 
 
 def _silent(text: str) -> None:
-    """Say nothing."""
+    """Ignore progress."""
     del text
 
 
@@ -117,7 +117,7 @@ def _standing(
     place: ComparisonPlace,
     say: Say,
 ) -> Standing:
-    """Train and score a method with each seed, or recall what is finished."""
+    """Train and score a method with each seed, or read the finished results."""
     seeds = range(options.seeds if contender.is_random else 1)
     trials = [_trial(contender, seed, division, drawn, place, say) for seed in seeds]
     return Standing(method=contender.name, trials=tuple(trials))

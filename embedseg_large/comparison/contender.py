@@ -1,4 +1,4 @@
-"""What takes part in a comparison: anything that can be fitted to annotated images, and segment.
+"""Participants of a comparison: anything that can be fitted to annotated images, and segment.
 
 ::
 
@@ -27,10 +27,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fitted:
-    """A method that is ready to use."""
+    """A fitted method, ready to use."""
 
     engine: AnyModel
-    """What `embedseg_large.segment` takes in place of a model."""
+    """Passed to `embedseg_large.segment` as the model."""
     find: Callable[[Pair], NDArray[np.integer]]
     """Labels of a whole image, 0 for background."""
     steps: int | None
@@ -38,15 +38,15 @@ class Fitted:
     seconds: float
     """Time to learn or tune, without validation."""
     knobs: dict[str, float]
-    """Thresholds that were chosen on the validation part."""
+    """Thresholds chosen on the tuning part."""
     predicts: bool
-    """Whether predictions can be kept apart from what is decided about them."""
+    """Whether predictions can be kept, and decoded separately."""
     bytes_per_voxel: float
     """Peak memory of a tile per voxel, estimated."""
     model: str | None = None
     """Name of the model's file in the folder of the comparison; None: there is none."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """What else is needed to use it."""
+    """Further settings needed to use it."""
 
 
 class Contender(Protocol):
@@ -54,11 +54,11 @@ class Contender(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name."""
 
     @property
     def is_random(self) -> bool:
         """Whether seeds make a difference."""
 
     def fit(self, division: Division, seed: int, folder: Path, say: Say) -> Fitted:
-        """Fit it; what an earlier call that was interrupted left in the folder is made use of."""
+        """Fit it; resumes from what an interrupted call left in the folder."""

@@ -1,4 +1,4 @@
-"""Who takes part: the methods that were named, or all that can."""
+"""Which methods take part: the named ones, or all that can."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def choose(
     Returns
     -------
     contenders, skipped
-        Of all methods, those that cannot take part are skipped; the reason is given by name.
+        If all methods are compared, those that cannot take part are skipped; `skipped` maps names
+        to reasons.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Annotated images in three parts: to learn from, to tune on, and to score on.
+"""Annotated images in three parts: for training, tuning and scoring.
 
 ::
 
@@ -24,7 +24,7 @@ from embedseg_large.training.data.sources import Pair
 from embedseg_large.volumes.volume import Volume, open_volume
 
 SHARE = 0.2
-"""Part of the images to tune on, and part to score on."""
+"""Fractions of the images for tuning and for scoring."""
 FEWEST = 3
 """Fewer images than this are cut."""
 
@@ -34,11 +34,11 @@ class Division:
     """Annotated images by what they are used for."""
 
     train: list[Pair]
-    """What methods learn from."""
+    """Training images."""
     validation: list[Pair]
-    """What is used to choose the best state of a training, and to tune thresholds."""
+    """Images for choosing the best state of a training, and for tuning thresholds."""
     held_out: list[Pair]
-    """What methods are scored on; no method has seen it before."""
+    """Images for scoring; no method has seen them before."""
     whole: list[Pair]
     """The image of each of the held-out ones: itself, or what it was cut from."""
 
@@ -131,7 +131,7 @@ def part_of(pair: Pair, box: Box) -> Pair:
 
 
 def middle_of(pair: Pair, most: int) -> Pair:
-    """Read the middle of an image, with at most about so many voxels."""
+    """Read the centre of an image, with at most about `most` voxels."""
     factor = min(1.0, (most / prod(pair.shape)) ** (1 / pair.ndim))
     lengths = [max(1, int(n * factor)) for n in pair.shape]
     start = tuple((n - m) // 2 for n, m in zip(pair.shape, lengths, strict=True))

@@ -1,4 +1,4 @@
-"""The pixel classifier: it learns in seconds, whatever the budget."""
+"""The pixel classifier: it trains in seconds, for any budget."""
 
 from __future__ import annotations
 

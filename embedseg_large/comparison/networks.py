@@ -1,4 +1,4 @@
-"""Networks: the time of a step is measured, and all methods train for as long, or for as many."""
+"""Networks: the time per step is measured; all train for the same time or number of steps."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from embedseg_large.volumes.intensity import intensity_ranges
 ROUNDS = 5
 """Validations during a training, of which the best one decides what is kept."""
 WARM, MEASURED = 3, 8
-"""Steps before the time of a step is measured, and steps that are."""
+"""Steps before the time per step is measured, and measured steps."""
 FEWEST = 10
-"""Steps of a training, however small the budget."""
+"""Minimum number of steps of a training, for any budget."""
 RECIPE: dict[str, Any] = {
     "accumulate": 1,
     "schedule": "cosine",
@@ -59,7 +59,7 @@ class NetworkContender:
     is_random: bool = True
 
     def fit(self, division: Division, seed: int, folder: Path, say: Say) -> Fitted:
-        """Train, or go on with a training; thresholds are tuned at its end."""
+        """Train, or resume a training; thresholds are tuned at its end."""
         out = folder / f"{self.name}-{seed}.safetensors"
         clock = Clock.open(folder / f"{self.name}-{seed}.clock.json")
         if clock.steps == 0:
@@ -120,7 +120,7 @@ class NetworkContender:
 
 
 class EnoughError(Exception):
-    """Ends a training of which only the speed is of interest."""
+    """Ends a training that only measures speed."""
 
 
 class Probe(TrainWatcher):
@@ -135,7 +135,7 @@ class Probe(TrainWatcher):
         return float(np.median(np.diff(self._times[WARM - 1 :])))
 
     def batch(self, epoch: int, done: int, of: int, loss: float) -> None:  # noqa: ARG002
-        """Note the time."""
+        """Record the time."""
         self._times.append(time.perf_counter())
         if len(self._times) >= WARM + MEASURED:
             raise EnoughError
@@ -150,7 +150,7 @@ class Clock(TrainWatcher):
 
     @classmethod
     def open(cls, path: Path) -> Clock:
-        """Read what was kept."""
+        """Read the stored clock."""
         return cls(path, **parse_json(path.read_bytes())) if path.exists() else cls(path)
 
     def save(self) -> None:
@@ -175,7 +175,7 @@ class Clock(TrainWatcher):
 
 
 def fitted(model: Model, name: str, clock: Clock) -> Fitted:
-    """Return a trained model as what is compared."""
+    """Return a trained model as a fitted method."""
     return Fitted(
         engine=model,
         find=partial(labels_of, model),

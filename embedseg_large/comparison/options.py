@@ -1,4 +1,4 @@
-"""Everything a user may choose about a comparison, by name."""
+"""All options of a comparison, by name."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class AnnotatedOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(AnnotatedOptions, LearningOptions, FairOptions):
-    """What `compare` takes by name.
+    """Keyword options of `compare`.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def seconds_of(text: float | str) -> float:
     Raises
     ------
     UsageError
-        It is none, or not positive.
+        It is not a time, or not positive.
     """
     found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(s|m|min|h)?\s*", str(text))
     value = float(found[1]) * _UNITS[found[2] or "s"] if found else 0.0

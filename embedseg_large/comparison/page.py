@@ -42,7 +42,7 @@ _KINDS = {
     "miss": "missed",
     "false_positive": "false positives",
 }
-"""Kinds of errors, see `embedseg_large.evaluation.errors`, by what the page calls them."""
+"""Kinds of errors, see `embedseg_large.evaluation.errors`, and their names on the page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +244,7 @@ def _rate(voxels: float) -> str:
 
 
 def _setup(found: Comparison, options: CompareOptions) -> list[Fact]:
-    """What was the same for all methods."""
+    """Settings common to all methods."""
     settings = found.settings
     cost = f"{settings['steps']:,} steps" if settings["steps"] else seconds(settings["budget"])
     crop = settings["crop"]
@@ -328,7 +328,7 @@ def _pictures(found: Comparison, place: ComparisonPlace, pair: Pair) -> list[Sho
 
 
 def _region(truth: NDArray[Any]) -> Box:
-    """A part around the middle of the objects, `REGION` voxels along y and x."""
+    """A part around the centre of the objects, `REGION` voxels along y and x."""
     found = np.argwhere(truth)
     middle = np.median(found, axis=0).astype(int) if found.size else np.array(truth.shape) // 2
     size = np.minimum(truth.shape, REGION)

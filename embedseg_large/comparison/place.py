@@ -1,4 +1,4 @@
-"""The folder of a comparison: what is finished stays, and the same command goes on from there.
+"""The folder of a comparison: finished results are kept, and the same command resumes from there.
 
 ::
 
@@ -54,19 +54,19 @@ class ComparisonPlace:
         return self.page.with_suffix(".json")
 
     def check(self) -> None:
-        """Refuse a page that could not be written."""
+        """Refuse a page that cannot be written."""
         if self.page.suffix.lower() not in (".html", ".htm"):
             raise UsageError(f"{self.page}: the page is an HTML file; name it .html")
         for file in (self.page, self.csv, self.json):
             check_file(file)
 
     def begin(self, facts: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Begin a comparison, or resume the same one.
+        """Start a comparison, or resume the same one.
 
         Raises
         ------
         UsageError
-            There is another one.
+            A different one is stored there.
         """
         if overwrite and (self.folder / RECORD).exists():
             shutil.rmtree(self.folder)

@@ -1,4 +1,4 @@
-"""What a comparison found: values that are kept as JSON, one file per training."""
+"""Results of a comparison: values that are stored as JSON, one file per training."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Cut:
     tiles: int
     """Number of tiles."""
     same: int
-    """Objects that are, voxel for voxel, those of the whole image."""
+    """Objects identical, voxel by voxel, to those of the whole image."""
     extra: int
-    """Objects of the tiles that are not."""
+    """Objects of the tiles that are not identical."""
     repaired: int
     """Objects on which tiles agreed only after a second look with a larger halo."""
     joined: int
@@ -37,7 +37,7 @@ class TileCheck:
     image: str
     shape: tuple[int, ...]
     halo: tuple[int, ...]
-    """What a tile sees around its core at first, in voxels."""
+    """Initial halo of a tile, in voxels."""
     promise: str
     """What the seam report says of the labels, see `embedseg_large.methods.protocol.Promise`."""
     objects: int
@@ -55,7 +55,7 @@ class TileCheck:
 
     @property
     def sees_all(self) -> bool:
-        """Whether every tile of every cut sees the whole image, so that equality says little."""
+        """Whether every tile of every cut sees the whole image, so that equality proves little."""
         sizes = [zip(cut.tile, self.halo, self.shape, strict=True) for cut in self.cuts]
         return all(tile + halo >= length for cut in sizes for tile, halo, length in cut)
 
@@ -67,7 +67,7 @@ class TileCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One training of a method, and how good it is."""
+    """One training of a method, and its scores."""
 
     method: str
     seed: int
@@ -170,7 +170,7 @@ class Comparison:
     division: dict[str, list[str]]
     """Images of each part."""
     settings: dict[str, Any]
-    """What was the same for all methods."""
+    """Settings common to all methods."""
     folder: str
     """Where models and intermediate results are kept."""
 

@@ -1,4 +1,4 @@
-"""How good a method is on the images that no method has seen."""
+"""Scores of a method on images that no method has seen."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Judged:
     scores: list[dict[str, float]]
     """One dict per IoU threshold, pooled over the objects of all images."""
     boundary: dict[str, float]
-    """The same of boundaries, at IoU 0.5."""
+    """The same for boundaries, at IoU 0.5."""
     errors: dict[str, int]
     """Objects of each kind."""
     seconds: float

@@ -1,4 +1,4 @@
-"""Does the result of a method depend on the tiles? An image is segmented whole, and cut up."""
+"""Does the result of a method depend on the tiles? An image is segmented whole, and in tiles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from embedseg_large.segmentation.segment import segment
 from embedseg_large.training.data.sources import Pair
 
 MOST_VOXELS = 2**22
-"""Of a larger image the middle is segmented."""
+"""Maximum size; of a larger image only the centre is segmented."""
 PARTS = (2, 3, 4)
 """Tiles along an axis, one cut for each."""
 SMALLEST = 4
@@ -35,7 +35,7 @@ def check_tiles(fitted: Fitted, pair: Pair, folder: Path) -> TileCheck:
     Parameters
     ----------
     fitted
-        The method. Its network predicts once, so that only cuts of what is decided differ.
+        The method. Its network predicts once, so that only the clustering tiles differ.
     pair
         The image.
     folder
@@ -72,7 +72,7 @@ def check_tiles(fitted: Fitted, pair: Pair, folder: Path) -> TileCheck:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back warnings of runs about sizes and intensities, which no one has asked for here."""
+    """Suppress warnings of runs about sizes and intensities, which are irrelevant here."""
     logger = logging.getLogger("embedseg_large.segmentation")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -83,7 +83,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _cuts(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Cores of tiles; those of a cut differ in size where the shape is no multiple."""
+    """Cores of tiles; those of a cut differ in size if the shape is not a multiple."""
     for parts in PARTS:
         yield tuple(max(min(n, SMALLEST), ceil(n / parts)) for n in shape)
 

@@ -1,4 +1,4 @@
-"""Write a label volume for other programs: TIFF, ImageJ ROIs, OBJ or STL, by the ending."""
+"""Write a label volume for other programs: TIFF, ImageJ ROIs, OBJ or STL, by the suffix."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ ENDINGS: dict[str, Format] = {
     ".obj": "obj",
     ".stl": "stl",
 }
-"""What is written, by the ending of its name."""
+"""Kind of file, by suffix."""
 _FIELDS: dict[Format, tuple[str, ...]] = {
     "tiff": ("t",),
     "rois": ("t",),
     "obj": ("t", "label"),
     "stl": ("t", "label"),
 }
-"""Fields that a name may have: a file for each timepoint, for each instance."""
+"""Fields in a file name: one file per timepoint, or per instance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedLabels:
-    """What was written."""
+    """Written files."""
 
     format: Format
     files: tuple[str, ...]
@@ -68,16 +68,17 @@ class ExportedLabels:
 def export_labels(labels: Any, out: str | os.PathLike[str], **options: Any) -> ExportedLabels:
     """Write labels for other programs, in bounded memory.
 
-    Negative labels, which stand for voxels that nobody annotated, count as background.
+    Negative labels, which mark unannotated voxels, count as background.
 
     Parameters
     ----------
     labels
         Label group (``STORE/labels/NAME``), TIFF, array; or an image with one label group inside.
     out
-        File to write; its ending says what: ``.tif`` labels, ``.zip`` ImageJ ROIs for each plane,
-        ``.obj`` or ``.stl`` meshes. With ``{t}`` in the name a file for each timepoint; of meshes
-        with ``{label}`` a file for each instance, such as ``"cells/{label:05d}.obj"``.
+        File to write; its suffix selects the format: ``.tif`` labels, ``.zip`` ImageJ ROIs for
+        each plane, ``.obj`` or ``.stl`` meshes. With ``{t}`` in the name a file for each
+        timepoint; of meshes with ``{label}`` a file for each instance, such as
+        ``"cells/{label:05d}.obj"``.
     **options
 
     Returns
@@ -181,7 +182,7 @@ def _check_options(kind: Format, asked: ExportOptions, volume: Volume, path: Pat
 def _found(
     volume: Volume, times: Sequence[int | None], instances: Sequence[int]
 ) -> NDArray[np.uint64]:
-    """The instances that are asked for, ascending; all of them have to be there."""
+    """The requested instances, ascending; all of them must exist."""
     if not len(instances) or min(instances) < 1:
         raise UsageError("instances are chosen by their labels, which are 1 or more")
     missing = set(map(int, instances))
@@ -199,7 +200,7 @@ def _found(
 
 @dataclass(frozen=True, slots=True)
 class _OutputFiles:
-    """Names of files, and which were written."""
+    """Names of files, and which of them were written."""
 
     name: str
     fields: tuple[str, ...]

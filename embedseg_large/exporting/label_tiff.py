@@ -155,7 +155,7 @@ def slabs(volume: Volume, timepoint: int | None, rows: int) -> Iterator[Slab]:
 
 
 def _read(volume: Volume, box: Box, timepoint: int | None) -> NDArray[Any]:
-    """Read labels; negative ones, of voxels that nobody annotated, as background."""
+    """Read labels; negative ones, of unannotated voxels, as background."""
     labels = volume.read(box, timepoint)
     return np.maximum(labels, 0) if labels.dtype.kind == "i" else labels
 
@@ -190,7 +190,7 @@ def dtype_for(largest: int, where: str) -> np.dtype[Any]:
     Raises
     ------
     UsageError
-        If they need 64 bits, which no program of the field reads from a TIFF.
+        If they need 64 bits, which no program in the field reads from a TIFF.
     """
     for name in (np.uint16, np.uint32):
         if largest <= np.iinfo(name).max:
@@ -208,7 +208,7 @@ def largest_label(labels: Volume, timepoints: Iterable[int | None]) -> int:
 
 
 def _sizes(labels: Volume) -> dict[str, Any]:
-    """What OME-XML says about the size of a voxel."""
+    """Voxel size for the OME-XML."""
     sizes: dict[str, Any] = {}
     for axis, size in zip(labels.spatial_axes.upper(), labels.voxel_size or (), strict=False):
         sizes |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
@@ -216,7 +216,7 @@ def _sizes(labels: Volume) -> dict[str, Any]:
 
 
 def _resolution(labels: Volume) -> dict[str, Any]:
-    """What the tags of a TIFF say: pixels per centimetre along x and y."""
+    """Resolution tags of a TIFF: pixels per centimetre along x and y."""
     size: Sequence[float] | None = labels.voxel_size
     if size is None:
         return {}
@@ -229,7 +229,7 @@ def timepoints_of(labels: Volume, asked: int | Sequence[int] | None) -> tuple[in
     Raises
     ------
     UsageError
-        If one is not there.
+        If one does not exist.
     """
     if "t" not in labels.axes:
         if asked not in (None, 0, (0,)):

@@ -42,7 +42,7 @@ class Mesh:
 
 
 def check_meshes(path: Path, labels: Volume) -> None:
-    """Refuse meshes of planes, and where nothing is installed that finds surfaces.
+    """Refuse meshes of planes, and meshes without the library that finds surfaces.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def meshes_of(
     timepoint
         Which; None where there is only one.
     keep
-        Labels of the instances that are wanted; None: all.
+        Labels of the requested instances; None: all.
     smooth
         Standard deviation in voxels of a Gaussian that smooths the steps of voxels; 0: none.
 
@@ -96,7 +96,7 @@ def _mesh(labels: Volume, timepoint: int | None, label: int, box: Box, smooth: f
     mask = np.pad(labels.read(box, timepoint) == label, margin).astype(np.float32)
     if smooth:
         blurred = ndimage.gaussian_filter(mask, smooth)
-        mask = blurred if blurred.max() > 0.5 else mask  # rather steps than nothing
+        mask = blurred if blurred.max() > 0.5 else mask  # a stepped surface is better than none
     corners, faces, *_ = marching_cubes(mask, 0.5, gradient_direction="descent")
     steps = np.array(labels.voxel_size or (1.0, 1.0, 1.0))
     places = (corners + np.array(box.start) - margin) * steps

@@ -1,4 +1,4 @@
-"""What a user may choose about labels for other programs, by name."""
+"""Options of labels for other programs, by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Drawing = Literal["labels", "mask", "outlines"]
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
-    """What `export_labels` takes by name."""
+    """Keyword options of `export_labels`."""
 
     instances: Annotated[
         Sequence[int] | None,
@@ -56,6 +56,6 @@ class ExportOptions(Options):
     axes: Annotated[str | None, Flag("Letters of the labels' axes, if a file has none: zyx.")] = (
         None
     )
-    """Letters of the axes of a file that does not say it."""
+    """Letters of the axes of a file that does not name them."""
     overwrite: Annotated[bool, Flag("Replace existing output.")] = False
-    """Whether files that are there may be replaced."""
+    """Whether existing files may be replaced."""

@@ -31,7 +31,7 @@ Contour = NDArray[np.float64]
 
 
 def check_rois(path: Path) -> None:
-    """Refuse ROIs where nothing is installed that writes them.
+    """Refuse ROIs if the libraries that write them are missing.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""What a network predicts, and how instances come of it: one module for each method."""
+"""What a network predicts, and how instances are made from it: one module per method."""

@@ -1,10 +1,10 @@
 """Affinities: whether voxels near and far apart belong together, cut by a mutex watershed.
 
-Near neighbours are merged in the order of their affinity, and pairs farther apart forbid it where
-they do not belong together. No threshold and no seed is needed.
+Near neighbours are merged in the order of their affinity, unless a pair
+farther apart forbids it. No threshold and no seed is needed.
 
-*Assumes* little: objects of any shape, in one piece. *Fails* where an object is thinner than the
-far offsets are long in its surroundings, so that few pairs vote for it.
+*Assumes* little: objects of any shape, in one piece. *Fails* for crowded objects that are
+thinner than the far offsets, because few pairs vote for them.
 
 The method is that of Wolf et al. (2018, 2019), by the library bioimage-cpp. In a sequence of merges
 one decision may depend on another one far away. Nothing is proven of it: tiles that agree at all

@@ -11,7 +11,7 @@ def render(template: str = "page.html", room: str = "reporting", **values: Any) 
     Parameters
     ----------
     template, room
-        Its file name, and the room of the package whose folder ``templates`` it is in; it may
+        Its file name, and the subpackage that holds it in its folder ``templates``; it may
         include those of ``reporting``.
     **values
         The variables of the template; a missing one is an error.

@@ -79,7 +79,7 @@ class Request:
 
     @property
     def part(self) -> Box | None:
-        """The part of that grid that labels are wanted of; None: all of it."""
+        """The part of that grid for which labels are requested; None: all of it."""
         return None if self.region is None else self.resampling.covering(self.region)
 
     @property

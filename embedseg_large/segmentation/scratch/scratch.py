@@ -3,7 +3,7 @@
 ::
 
     SCRATCH/
-      run.json                          what the run is of
+      run.json                          facts of the run
       journal/                          what is done, see `embedseg_large.runs.journal`
       predictions/Z/Y.X-VERSION         predictions of a core, see below
       views/LEVEL/Z/Y.X-VERSION.npz     what each tile says, at each level of its halo: labels
@@ -100,7 +100,7 @@ _CHANGES = ("dropped", "enclosed", "names", "holes")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredResult:
-    """What a tile says, as it is kept."""
+    """The stored result of a tile."""
 
     arrays: Mapping[str, NDArray[Any]]
     """Names of instances, and packed labels; each is decoded when it is asked for."""
@@ -133,7 +133,7 @@ class StoredResult:
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """Names and formats of everything a run keeps until it is finished."""
+    """Names and formats of everything that a run keeps until it is finished."""
 
     folder: Folder
     kept: Folder | None = None
@@ -143,7 +143,7 @@ class Scratch:
     def at(cls, path: str, kept: Folder | None = None) -> Scratch:
         """The scratch folder at a path or URL, which is never made by writing into it.
 
-        A task that outlived its run must not begin a new one.
+        A task that outlives its run must not create a new folder.
         """
         return cls(folder_at(path).anchored(), kept)
 
@@ -211,7 +211,7 @@ class Scratch:
         return whole
 
     def write_result(self, index: Index, level: int, result: TileResult) -> int:
-        """Keep what a tile says at a level of its halo; returns its version."""
+        """Store the result of a tile at a level of its halo; returns its version."""
         name = TileVersion(index, level, new_version())
         arrays = {"ids": result.ids, "exact": np.array(result.exact)}
         pieces = {"core": result.core} | {f"seam{i}": seam for i, seam in enumerate(result.seams)}
@@ -222,14 +222,14 @@ class Scratch:
         return name.version
 
     def read_results(self, names: Iterable[TileVersion]) -> Iterator[StoredResult]:
-        """What tiles say, in the order of their names."""
+        """The results of tiles, in the order of their names."""
         for data in self.folder.read_all(map(_result, names)):
             yield StoredResult(np.load(BytesIO(data)))
 
     def read_entries(
         self, names: Iterable[TileVersion], numbers: Iterable[int]
     ) -> Iterator[Entries]:
-        """What tiles say about the instances they see; labels of voxels are not read.
+        """The instances in the results of tiles; labels of voxels are not read.
 
         Parameters
         ----------
@@ -256,14 +256,14 @@ class Scratch:
             return Roster(*(file[column] for column in Roster._fields))
 
     def write_changes(self, index: Index, columns: Sequence[NDArray[Any]]) -> int:
-        """Keep what becomes of the instances of a tile; returns the version."""
+        """Store the changes to the instances of a tile; returns the version."""
         version = new_version()
         name = _changes(TileVersion(index, 0, version))
         self._save(name, dict(zip(_CHANGES, columns, strict=True)))
         return version
 
     def read_changes(self, names: Iterable[TileVersion]) -> Iterator[tuple[NDArray[Any], ...]]:
-        """What becomes of the instances of tiles: the columns that were written."""
+        """The changes to the instances of tiles: the columns that were written."""
         for data in self.folder.read_all(map(_changes, names)):
             table = np.load(BytesIO(data))
             yield tuple(table[column] for column in _CHANGES)

@@ -1,8 +1,8 @@
 """Which attempt counts: versions of the files that tasks write.
 
 A task never overwrites a file. It writes one of its own, with a random number in its name, and
-returns the number; the client alone decides whose number counts, and tells the tasks that read. So
-a worker that was given up, and comes back and writes after all, changes nothing.
+returns the number; the client alone decides which number counts, and passes it to the tasks that
+read. A worker that was given up, but comes back and writes after all, therefore changes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from embedseg_large.tiling.grid import Index
 
 MISSING = 0
-"""Version of what is not there yet."""
+"""Version of a file that does not exist yet."""
 ABSENT = 1
 """Version of a tile that was not predicted, since the volume holds no data there."""
 MASKED = 2
@@ -58,7 +58,7 @@ class TileVersions:
 
     @classmethod
     def none_yet(cls, counts: Index) -> TileVersions:
-        """TileVersions of a grid whose tiles were not clustered yet."""
+        """Versions of a grid with no clustered tile yet."""
         return cls((0,) * len(counts), np.zeros(counts, np.uint8), np.zeros(counts, np.uint32))
 
     def unmade(self) -> TileVersions:
@@ -76,7 +76,7 @@ class TileVersions:
         return TileVersions(start, self.levels[at].copy(), self.versions[at].copy())
 
     def put(self, name: TileVersion) -> None:
-        """Let another result of a tile count."""
+        """Replace the result of a tile."""
         self.levels[name.tile] = name.level
         self.versions[name.tile] = name.version
 

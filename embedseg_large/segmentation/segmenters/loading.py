@@ -21,7 +21,7 @@ from embedseg_large.storage.folder import Folder
 
 
 class OneAtATime:
-    """What several threads may ask, and only one of them enters at a time: a network, for instance.
+    """Something that several threads share but only one enters at a time, such as a network.
 
     A tile fills a GPU, and its memory; what is done before and after it needs neither. So a model
     is left before its answer is turned into what is stored, which takes as long as reading a tile.
@@ -63,7 +63,7 @@ def place(network: Network, *, device: str, dtype: str, lanes: int | None = None
 
 
 def choose_device(network: Network, asked: str | None) -> str:
-    """The device that was asked for, or the best one here for a model."""
+    """The requested device, or the best one here for a model."""
     from embedseg_large.network.device import default_device
     from embedseg_large.network.model import Model
 
@@ -73,12 +73,12 @@ def choose_device(network: Network, asked: str | None) -> str:
 
 
 def choose_dtype(network: Network, device: str, asked: str | None) -> str:
-    """The number format that was asked for, or the fastest that leaves a model's labels alone.
+    """The requested number format, or the fastest one that does not change a model's labels.
 
     Raises
     ------
     UsageError
-        When there is no such format, or no such device.
+        When the format or the device does not exist.
     """
     from embedseg_large.network.device import default_dtype
     from embedseg_large.network.model import DTYPES, Model

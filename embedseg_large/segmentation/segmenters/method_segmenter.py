@@ -1,8 +1,8 @@
 """Networks of other methods than EmbedSeg, as a segmenter: other fields, another decode.
 
 Tiles, journal, CHECK and repair are those of `NetworkSegmenter`. What the seam report may promise
-is the method's: where nothing can be certified, tiles that agree are evidence, and what they do not
-agree about with the largest halo is joined by overlap and listed.
+is the method's: where nothing can be certified, tiles that agree are evidence, and instances on
+which they disagree with the largest halo are joined by overlap and listed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class MethodDecode:
 
     method: FieldMethod
     knobs: tuple[tuple[str, float], ...]
-    """Values that validation found; of others the method's own."""
+    """Values found by validation; the method's defaults for all others."""
 
     def __call__(
         self, stored: NDArray[np.float16], settings: SegmentSettings, open_faces: OpenFaces
@@ -94,14 +94,14 @@ class MethodSpec:
 
 @dataclass(frozen=True)
 class MethodSegmenter(NetworkSegmenter):
-    """A network of ours with another method."""
+    """One of our networks with another method."""
 
     method: FieldMethod | None = None
 
     def settings(
         self, shape: Sequence[int], device: str, options: SegmentOptions
     ) -> SegmentSettings:
-        """Fill in what the user left open; seeds and margins are of no consequence."""
+        """Fill in what the user left open; seeds and margins are not used."""
         assert self.method is not None
         unset = type(options)()
         useless = [n for n in _EMBEDDING_ONLY if getattr(options, n) != getattr(unset, n)]
@@ -112,7 +112,7 @@ class MethodSegmenter(NetworkSegmenter):
             )
         if options.strict and not self.traits.proves:
             raise UsageError(f"strict: the method {self.method.name} allows no proof; leave it out")
-        # how far an instance may be from the voxel that names it is the method's affair
+        # the method limits how far an instance may be from the voxel that names it
         return replace(super().settings(shape, device, options), reach=tuple(map(float, shape)))
 
     def placed(self, device: str, dtype: str) -> Any:

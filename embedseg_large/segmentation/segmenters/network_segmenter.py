@@ -53,7 +53,7 @@ EMBEDDING = Traits(
     decide=Decide.PROOF,
     columns=("seediness", "certified"),
 )
-"""Of every network that predicts embeddings."""
+"""Traits of every network that predicts embeddings."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class NetworkSegmenter:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that decides what the network computes."""
+        """Hash of everything that determines the network's output."""
         return self.network.fingerprint
 
     @property
@@ -129,7 +129,7 @@ class NetworkSegmenter:
         )
 
     def chosen_device(self, asked: str | None) -> str:
-        """The device that was asked for, or the best one here for a model."""
+        """The requested device, or the best one here for a model."""
         return choose_device(self.network, asked)
 
     def placed(self, device: str, dtype: str) -> Network:
@@ -146,7 +146,7 @@ class NetworkSegmenter:
 
 
 def _augment_above(network: Network, mode: str, options: SegmentOptions) -> float:
-    """What was asked for, or the network's own bound where it leaves room below the foreground.
+    """The requested bound, or the network's own if it is far enough below the foreground.
 
     Raises
     ------
@@ -166,5 +166,5 @@ def _augment_above(network: Network, mode: str, options: SegmentOptions) -> floa
 
 
 def _or(asked: T | None, default: T) -> T:
-    """What was asked for, if anything was."""
+    """The requested value, if any."""
     return default if asked is None else asked

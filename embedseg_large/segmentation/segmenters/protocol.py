@@ -1,4 +1,4 @@
-"""The seam for segmenters: what the stages ask of whatever finds instances.
+"""The interface of segmenters: what the stages require of anything that finds instances.
 
 ::
 
@@ -33,12 +33,12 @@ Intensity = Literal["percentiles", "otsu", "raw"]
 
 
 class Decide(Enum):
-    """Who is right where tiles still disagree about an instance with the largest halo."""
+    """Which tile is right if they still disagree about an instance with the largest halo."""
 
     PROOF = "proof"
     """Tiles that are certain of every voxel of their core; what no one can prove is joined."""
     OWNER = "owner"
-    """Nothing can be proven: the tile that holds the middle of the instance."""
+    """Nothing can be proven: the tile that holds the centre of the instance."""
     OVERLAP = "overlap"
     """Nothing can be proven: names that lie on each other are of one instance."""
 
@@ -54,19 +54,20 @@ class Decode(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
-    """What the stages must know of a segmenter; it travels with every task."""
+    """What the stages must know about a segmenter; it travels with every task."""
 
     name: str | None
-    """What summaries and warnings call it; None: a network of this program."""
+    """Its name in summaries and warnings; None: a network of this program."""
     decode: Decode | None
-    """How instances come of predictions; None: nothing is predicted, it sees the image itself."""
+    """How predictions become instances; None: nothing is predicted, it sees the image itself."""
     decide: Decide
     columns: tuple[str, ...]
     """What is known of each instance, for the table beside the labels."""
     channels: int | None = None
     """Channels that are kept of each voxel; None: those of an embedding."""
     promise: str = "exact"
-    """What the seam report says of the labels, see `embedseg_large.methods.protocol.Promise`."""
+    """What the seam report promises for the labels, see
+    `embedseg_large.methods.protocol.Promise`."""
 
     @property
     def predicts(self) -> bool:
@@ -75,12 +76,12 @@ class Traits:
 
     @property
     def proves(self) -> bool:
-        """Whether tiles can be certain of what they found."""
+        """Whether tiles can be certain of their instances."""
         return self.decide is Decide.PROOF
 
 
 class KnownSizes(Protocol):
-    """What a model or segmenter knows of the images that it expects."""
+    """What a model or segmenter knows about the images that it expects."""
 
     @property
     def object_diameter(self) -> float | None:
@@ -108,15 +109,15 @@ class Segmenter(KnownSizes, Protocol):
 
     @property
     def intensity(self) -> Intensity | tuple[float, float]:
-        """What becomes 0 and 1, unless the user says it."""
+        """The intensities that become 0 and 1, unless the user sets them."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that decides what it finds."""
+        """Hash of everything that determines its result."""
 
     @property
     def bytes_per_voxel(self) -> float:
-        """Peak memory per voxel of what it is shown."""
+        """Peak memory per voxel of its input."""
 
     def settings(
         self, shape: Sequence[int], device: str, options: SegmentOptions
@@ -135,11 +136,11 @@ class Segmenter(KnownSizes, Protocol):
         Raises
         ------
         UsageError
-            When an option is of no use with it, or has a value that cannot be used.
+            When it does not support an option, or the value of one cannot be used.
         """
 
     def chosen_device(self, asked: str | None) -> str:
-        """The device that was asked for, or the best one here."""
+        """The requested device, or the best one here."""
 
     def placed(self, device: str, dtype: str) -> Any:
         """What tasks are given, on a device: a `Predictor` or a `TileLabeller`."""
@@ -202,7 +203,7 @@ class Network(Predictor, KnownSizes, Protocol):
 
     @property
     def reach(self) -> tuple[float, ...]:
-        """Longest believable offset, in voxels."""
+        """Longest accepted offset, in voxels."""
 
     @property
     def min_object_size(self) -> int:
@@ -218,7 +219,7 @@ class Network(Predictor, KnownSizes, Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that decides what the network computes."""
+        """Hash of everything that determines the network's output."""
 
     @property
     def bytes_per_voxel(self) -> float:
@@ -232,7 +233,7 @@ class Network(Predictor, KnownSizes, Protocol):
         """The seed and the margin that suit a test-time augmentation."""
 
     def tta_mode(self, tta: bool | int | str) -> str:
-        """The test-time augmentation that is meant; a UsageError if the network cannot use it."""
+        """The name of a test-time augmentation; a UsageError if the network cannot use it."""
 
 
 CLUSTER_TILE = {2: 1024, 3: 128}

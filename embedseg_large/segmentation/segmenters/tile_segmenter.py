@@ -114,7 +114,8 @@ class TileSegmenter:
         object.__setattr__(self, "tile", tuple(sizes))
         object.__setattr__(self, "halo", tuple(max(SEAM_DEPTH, int(n)) for n in self.halo))
 
-    # -- what a run asks of a segmenter ----------------------------------------------------------
+    # -- what a run requires of a segmenter
+    # ----------------------------------------------------------
 
     @property
     def traits(self) -> Traits:
@@ -144,7 +145,7 @@ class TileSegmenter:
     def settings(
         self, shape: Sequence[int], device: str, options: SegmentOptions
     ) -> SegmentSettings:
-        """Fill in what the user left open; what only networks have is of no consequence."""
+        """Fill in what the user left open; options of networks are not used."""
         del shape
         self._refuse_useless(options)
         core = sizes_of("cluster_tile", options.cluster_tile, self.tile)
@@ -173,7 +174,7 @@ class TileSegmenter:
         )
 
     def _refuse_useless(self, options: SegmentOptions) -> None:
-        """Refuse options that are of networks only."""
+        """Refuse options that only networks have."""
         unset = type(options)()
         useless = [n for n in _NETWORKS_ONLY if getattr(options, n) != getattr(unset, n)]
         if useless:
@@ -188,7 +189,7 @@ class TileSegmenter:
             raise UsageError(f"{self.name} takes raw intensities; leave out --intensity-field")
 
     def chosen_device(self, asked: str | None) -> str:
-        """The device that was asked for, or else the CPU."""
+        """The requested device, or else the CPU."""
         return asked or "cpu"
 
     def placed(self, device: str, dtype: str) -> TileSegmenter:  # noqa: ARG002
@@ -223,7 +224,7 @@ class TileSegmenter:
         Raises
         ------
         UsageError
-            What the function returned are no labels of that region.
+            The function did not return labels of that region.
         """
         assert self.function is not None
         found = self.function(image[0] if self.channels == 1 else image, **self.parameters)
@@ -276,7 +277,7 @@ def _check(segmenter: TileSegmenter) -> None:
 
 
 def _identity(function: Any) -> Any:
-    """What tells a function from others: its full name, and what is bound to it."""
+    """Identity of a function: its full name, and its bound arguments."""
     if isinstance(function, partial):
         from dask.base import tokenize  # by content: to repr, large arrays are all alike
 
@@ -286,7 +287,7 @@ def _identity(function: Any) -> Any:
 
 
 def _what_is_wrong(labels: NDArray[Any], region: Box) -> str:
-    """What makes an array no labels of a region; empty if nothing does."""
+    """Why an array cannot be the labels of a region; empty if it can."""
     if labels.shape != region.shape:
         return f"an array of shape {labels.shape}"
     if labels.dtype.kind not in "bui":

@@ -64,7 +64,7 @@ def faces_above(grid: Grid, index: Index) -> list[Face]:
 
 
 def check(job: Job, index: Index, results: TileVersions) -> Checked:
-    """CHECK: compare what both sides of each face above a tile say about the seam."""
+    """CHECK: compare the results of both sides of each face above a tile, at the seam."""
     grid = job.clustering()
     faces = faces_above(grid, index)
     own, *others = job.scratch.read_results(results[i] for i in (index, *(f.high for f in faces)))
@@ -159,7 +159,7 @@ def held_by_proven(
 
 
 def _ownerless(job: Job, ids: NDArray[np.uint64]) -> NDArray[np.uint64] | None:
-    """Those of some ids whose seed lies outside of the part that labels are wanted of."""
+    """The ids whose seed lies outside the part for which labels are requested."""
     if job.part is None:
         return None
     seeds = np.unravel_index((ids - np.uint64(1)).astype(np.int64), job.shape)

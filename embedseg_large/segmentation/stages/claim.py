@@ -1,6 +1,6 @@
 """Ownership of objects that tiles describe differently, in turns; see `stitching.ownership`.
 
-CLAIM: each tile claims voxels for its objects, after those of the tiles around it that had their
+CLAIM: each tile claims voxels for its objects, after those of its neighbours that had their
 turn. SETTLE: the labels of each core are what the tiles around it have claimed there.
 """
 
@@ -124,7 +124,7 @@ def _around(grid: Grid, index: Index) -> list[tuple[int, int]]:
 
 
 def _reach(job: Job, name: TileVersion) -> Box:
-    """Where a tile may claim: what it sees of the cores around it."""
+    """Where a tile may claim: the part of the surrounding cores that it sees."""
     grid = job.clustering(name.level)
     around = _around(grid, name.tile)
     lowest, highest = (
@@ -219,7 +219,7 @@ def _cut(
 
 
 def _may_claim(job: Job, index: Index, names: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which objects have their middle in this tile, in an earlier one, or in none."""
+    """Which objects have their centre in this tile, in an earlier one, or in none."""
     grid, now = job.clustering(), turn(index)
     voxels = np.unravel_index((names - np.uint64(1)).astype(np.int64), job.shape)
     tiles = np.stack([v // step for v, step in zip(voxels, grid.step, strict=True)], axis=-1)

@@ -1,9 +1,9 @@
 """CLEAN: drop loose pieces of instances and fill their holes, after CHECK and before FINISH.
 
 1. DECIDE: the tile whose core holds an instance's seed gathers it from the cores of all tiles that
-   its region touches, and finds what becomes of it, see `embedseg_large.clustering.clean`. That all
-   of the instance is there is what CHECK has accounted for.
-2. APPLY: each tile makes so, in its core, what the tiles around it have decided.
+   its region touches, and determines its changes, see `embedseg_large.clustering.clean`. CHECK
+   has verified that the whole instance is there.
+2. APPLY: each tile applies, in its core, the decisions of the tiles around it.
 
 Both read what was there before CLEAN, and write files of their own: labels do not depend on tiles
 or order. Left as they are: instances that the seam report lists as joined, which no tile sees
@@ -37,7 +37,7 @@ Names = NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CleanReport:
-    """What CLEAN has changed."""
+    """The changes made by CLEAN."""
 
     instances_with_pieces: int = 0
     """Instances of which only the largest piece was kept."""
@@ -187,7 +187,7 @@ class Cleaning:
 
 
 def decide(job: Job, own: TileVersion, results: TileVersions, left: Names) -> Decided:
-    """CLEAN: find what becomes of the instances whose seed lies in a core.
+    """CLEAN: determine the changes to the instances whose seed lies in a core.
 
     Parameters
     ----------
@@ -255,7 +255,7 @@ def _moved(
 
 
 def apply_changes(job: Job, own: TileVersion, changes: TileVersions) -> Applied:
-    """CLEAN: make so in a core what the tiles around have decided; `changes` are theirs."""
+    """CLEAN: apply in a core the `changes` decided by the tiles around it."""
     core = job.clustering().tile(own.tile).core
     here = _changes_within(job, changes, core)
     if not here.dropped.size and not here.enclosed.size:

@@ -1,8 +1,8 @@
 """CLUSTER: the instances of a tile, from kept fields or from the image itself.
 
-Either way the result of a tile is what it says about its core and the seams around it. Where a
+Either way, the result of a tile describes its core and the seams around it. Where a
 segmenter sees the image, the result ends with one more "seam", the whole region: ownership may be
-decided by it. Nothing can be proven about a segmenter that we do not know.
+decided by it. Nothing can be proven about an unknown segmenter.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def cluster_task(job: Job, index: Index, level: int, predictions: NDArray[np.uin
     Parameters
     ----------
     predictions
-        Version of the predictions of every tile; of no matter where nothing is predicted.
+        Version of the predictions of every tile; ignored if nothing is predicted.
     """
     grid = job.clustering(level)
     tile = grid.tile(index)
@@ -67,12 +67,12 @@ def _stamped(job: Job, tile: Tile) -> dict[str, Any]:
 
 
 def version_of(result: int | Predicted) -> int:
-    """Version of a result, whichever task has made it."""
+    """Version of a result, whichever task made it."""
     return result if isinstance(result, int) else result.version
 
 
 def cluster_predictions(job: Job, index: Index, level: int, predictions: NDArray[np.uint32]) -> int:
-    """CLUSTER: what a tile says, at a level of its halo. Returns the version of its result.
+    """CLUSTER: the result of a tile, at a level of its halo. Returns the version of its result.
 
     `predictions` are the versions of the predicted tiles that its region touches.
     """
@@ -86,7 +86,7 @@ def cluster_predictions(job: Job, index: Index, level: int, predictions: NDArray
 
 
 def cluster_image(labeller: TileLabeller, job: Job, index: Index, level: int) -> Predicted:
-    """CLUSTER: what a segmenter says about the image of a tile, at a level of its halo."""
+    """CLUSTER: the labels that a segmenter gives the image of a tile, at a level of its halo."""
     region = job.clustering(level).tile(index).region
     stamp = stamp_of(job, region)
     labels, count = numbered(
@@ -105,7 +105,7 @@ def cluster_image(labeller: TileLabeller, job: Job, index: Index, level: int) ->
 
 
 def _write(job: Job, index: Index, level: int, found: Clustering) -> int:
-    """Keep what a tile has to say of the instances of its region."""
+    """Store the result of a tile for the instances of its region."""
     grid = job.clustering(level)
     tile = grid.tile(index)
     whole = () if job.traits.predicts else (tile.region,)

@@ -34,7 +34,7 @@ TILES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Numbering:
-    """What turns the names of instances into final labels."""
+    """Maps the names of instances to final labels."""
 
     joins: Joins
     before: NDArray[np.int64]
@@ -43,7 +43,7 @@ class Numbering:
     """(layers,) of the ids of each layer."""
 
     def ranking(self, job: Job) -> Ranking:
-        """What gives the final labels; keeps the ids of the layers that it was asked for."""
+        """Final labels; caches the ids of the layers that were requested."""
 
         @cache
         def load(layer: int) -> NDArray[np.uint64]:
@@ -64,9 +64,10 @@ def finish(
 def finish_halved(
     job: Job, pending: PendingLabels, numbering: Numbering, box: Box, results: TileVersions
 ) -> int:
-    """FINISH: one shard of level 1, from what tiles say. To read level 0 back takes far longer.
+    """FINISH: one shard of level 1, from the results of tiles.
 
-    `results` are those of the tiles that ``pending.source(1, box)`` touches.
+    Reading level 0 back would take far longer. `results` are those of the tiles that
+    ``pending.source(1, box)`` touches.
     """
     finer = partial(_final_labels, job, numbering, results, pending.dtype)
     pending.downsample(1, box, timepoint=job.timepoint, finer=finer)
@@ -76,7 +77,7 @@ def finish_halved(
 def _final_labels(
     job: Job, numbering: Numbering, results: TileVersions, dtype: np.dtype[Any], box: Box
 ) -> NDArray[Any]:
-    """Final labels of a box of the volume; 0 outside of the part that they are wanted of."""
+    """Final labels of a box of the volume; 0 outside the part for which they are requested."""
     if job.region is None or job.region.contains(box):
         return _labels_within(job, numbering, results, dtype, box)
     labels, wanted = np.zeros(box.shape, dtype=dtype), box.intersect(job.region)
@@ -118,12 +119,12 @@ def downsample(job: Job, pending: PendingLabels, level: int, box: Box) -> int:
 def write_instances(
     job: Job, numbering: Numbering, disputed: NDArray[np.uint64], table: InstanceTable
 ) -> None:
-    """FINISH: write the rows of one timepoint. Done twice, it does the same twice.
+    """FINISH: write the rows of one timepoint. Repeating it gives the same result.
 
     Parameters
     ----------
     disputed
-        Names of instances that tiles did not simply agree on: none of them counts as certified.
+        Names of instances on which tiles disagreed at first: none of them counts as certified.
 
     Raises
     ------

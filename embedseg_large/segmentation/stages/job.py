@@ -1,6 +1,6 @@
-"""Everything a task needs to know, small enough to travel with each.
+"""Everything a task needs to know, small enough to travel with every task.
 
-That includes where there is nothing to look for: outside a mask, and where a coarse level is dark.
+That includes where there is nothing to find: outside a mask, and where a coarse level is dark.
 A mask decides voxel by voxel, so that what it leaves does not depend on tiles: nothing outside it
 becomes part of an instance, and a tile without a voxel of it is not predicted. Darkness decides
 tile by tile only: a tile is not predicted if no voxel of a coarse level in it or its context is
@@ -32,14 +32,14 @@ from embedseg_large.volumes.intensity import IntensityRange
 from embedseg_large.volumes.volume import Volume, open_volume
 
 _VOXELS_PER_DIAMETER = 4
-"""An object is at least so many voxels wide in the level that is looked at for darkness."""
+"""Minimum width of an object, in voxels, on the level that is checked for darkness."""
 _USUAL_DIAMETER = 20.0
 """Of an object, in voxels, where the model does not know."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Foreground:
-    """What of a volume is worth predicting."""
+    """Which parts of a volume are worth predicting."""
 
     mask: Volume | None = None
     """Not 0 where instances may be; any pyramid level of the same space."""
@@ -79,7 +79,7 @@ def _looked_up(
 def foreground_of(
     volume: Volume, network: KnownSizes, mask: Any, dark_below: float | None
 ) -> Foreground:
-    """What a user said about where to look.
+    """The user's restrictions on where to look.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def foreground_of(
     network
         Knows how large objects are.
     mask
-        What `open_volume` takes, of the same space as the image, at any level of detail.
+        Anything that `open_volume` accepts, over the same space as the image, at any resolution.
     dark_below
         Intensity, of the image.
 
@@ -97,7 +97,7 @@ def foreground_of(
     UsageError
         When there is no coarser level to look at.
     VolumeError
-        When the mask is not one of this image.
+        When the mask does not match the image.
     """
     coarse = None if dark_below is None else _coarse(volume, network)
     found = None if mask is None else _open_mask(mask, volume)
@@ -105,7 +105,7 @@ def foreground_of(
 
 
 def _opened(mask: Any, volume: Volume) -> Volume:
-    """Open a mask; a file that does not say its axes has those of the image."""
+    """Open a mask; a file that does not name its axes has those of the image."""
     try:
         found = open_volume(mask, channel=None)
     except MetadataError:
@@ -175,9 +175,9 @@ class Job:
     settings: SegmentSettings
     scratch: Scratch
     region: Box | None = None
-    """The part of the volume that labels are wanted of; None: all of it."""
+    """The part of the volume for which labels are requested; None: all of it."""
     traits: Traits = EMBEDDING
-    """How instances are found, and what may be said about them."""
+    """How instances are found, and what is known about them."""
     in_memory: bool = False
     """Whether the user gave an array, not a file."""
 
@@ -201,7 +201,7 @@ class Job:
 
     @cached_property
     def part(self) -> Box | None:
-        """The part of the grid that labels are wanted of; None: all of it."""
+        """The part of the grid for which labels are requested; None: all of it."""
         return None if self.region is None else self.on_grid(self.region)
 
     def clustering(self, level: int = 0) -> Grid:

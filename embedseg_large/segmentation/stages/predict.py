@@ -31,7 +31,7 @@ SLAB_VOXELS = 2**24
 
 
 class Seen(NamedTuple):
-    """What a network sees of a box."""
+    """The network's input for a box."""
 
     image: NDArray[np.float32]
     """``(channels, *box)``, normalised; 0 where there is no data."""
@@ -40,7 +40,7 @@ class Seen(NamedTuple):
 
 
 def stamp_of(job: Job, seen: Box) -> int:
-    """What changes when the image does, in a region of the grid."""
+    """Changes whenever the image changes in a region of the grid."""
     if job.in_memory:  # its content was hashed; a copy of it for workers is written at each attempt
         return 0
     return job.volume.stamp(seen if job.resampling.is_identity else job.resampling.needed(seen))
@@ -176,7 +176,7 @@ def predict_task(job: Job, index: Index) -> Task:
 
 
 def unchanged(job: Job, region: Box, note: Note) -> Predicted:
-    """What was noted of a prediction, if the image is still what it was made from.
+    """The record of a prediction, if the image has not changed since.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def predict(network: Predictor, job: Job, index: Index) -> Predicted:
 
 
 def predict_core(job: Job, network: Predictor, tile: Tile) -> int:
-    """Predict a core, if there is anything to see; returns its version."""
+    """Predict a core, if it holds any data; returns its version."""
     inside = job.foreground.inside(tile.core, job.shape, job.timepoint)
     if inside is not None and not inside.any():
         return MASKED
@@ -225,7 +225,7 @@ def predict_core(job: Job, network: Predictor, tile: Tile) -> int:
 
 
 def _refuse_nan(stored: NDArray[np.float16], core: Box) -> None:
-    """Stop at a network that does not know what it says.
+    """Refuse predictions that are not numbers.
 
     Raises
     ------
