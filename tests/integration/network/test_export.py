@@ -322,7 +322,7 @@ def test_a_real_checkpoint_is_imported_as_it_is_loaded(shared_data: Path, tmp_pa
         (("export", "nuclei-9d", "model.pt"), "no model 'nuclei-9d'"),
         (("export", "nuclei-2d", "a.zip", "--licence", "mine"), "use an SPDX identifier"),
         (("export", "nuclei-2d", "a.zip", "--sample", "no.tif"), "no.tif: there is no such file"),
-        (("import", "nowhere", "model.safetensors"), "nowhere: there is no such folder"),
+        (("import", "nowhere", "model.safetensors"), "nowhere: no such folder"),
         (("import", "taken.pt", "model.safetensors"), "nor a package that embedseg-large exported"),
         (("import", ".", "taken.pt"), "taken.pt exists"),
         (("import", ".", "model.safetensors"), "neither best_iou_model.pth nor checkpoint.pth"),
