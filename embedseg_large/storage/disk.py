@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -18,6 +19,9 @@ from embedseg_large.documents import read_document
 from embedseg_large.errors import OutputError, PlaceError, RunError, UnreachableError, cause
 from embedseg_large.files import PART, make_folder, sync, whole
 from embedseg_large.storage.folder import checked_name
+
+_CHUNK_PART = re.compile(r"\.[0-9a-f]{32}\.partial$")
+"""End of the name of a chunk until zarr has written it whole."""
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
@@ -127,7 +131,8 @@ def check_writable(folder: Path) -> None:
 def replaced(new: Path, final: Path, aside: Path) -> Iterator[None]:
     """Rename a finished folder to its final name, and an existing one to `aside`.
 
-    The body commits: if it, or anything before it, fails, everything is moved back.
+    What killed or suspended processes left of files in the new one is deleted first. The body
+    commits: if it, or anything before it, fails, everything is moved back.
     A process killed half-way leaves the old folder under the name of `aside`.
 
     Parameters
@@ -142,6 +147,7 @@ def replaced(new: Path, final: Path, aside: Path) -> Iterator[None]:
     """
     is_there = final.exists()
     with output_errors(final):
+        _sweep_below(new)
         if is_there:
             final.rename(aside)
     try:
@@ -362,6 +368,14 @@ def sweep(folder: Path) -> None:
     with suppress(OSError):
         for file in folder.glob(f".*-????????{PART}"):
             file.unlink(missing_ok=True)
+
+
+def _sweep_below(folder: Path) -> None:
+    """Delete what zarr leaves of chunks whose writer was killed or suspended, at any depth."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if _CHUNK_PART.search(name):
+                Path(parent, name).unlink(missing_ok=True)
 
 
 def _remove(path: Path) -> None:

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+import zarr
 
 from embedseg_large.errors import OutputError, PlaceError, UsageError
-from embedseg_large.storage.disk import check_file, whole_file
+from embedseg_large.storage.disk import _CHUNK_PART, check_file, replaced, whole_file
 
 
 def refuse(path: Path, *_: object, **__: object) -> None:
@@ -63,3 +64,25 @@ def test_a_place_is_checked_and_left_as_it_was(
     monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(PlaceError, match=r"a\.txt: .* is read-only; name another place"):
         check_file(tmp_path / "a.txt")
+
+
+def test_what_a_suspended_writer_left_of_a_chunk_is_not_published(tmp_path: Path) -> None:
+    new, final = tmp_path / ".new", tmp_path / "final"
+    chunks = new / "0" / "c" / "0"
+    chunks.mkdir(parents=True)
+    for name in ("0", "1.partial", f"1.{'0af1' * 8}.partial"):
+        (chunks / name).write_bytes(b"voxels")
+    with replaced(new, final, tmp_path / ".aside"):
+        assert sorted(p.name for p in (final / "0/c/0").iterdir()) == ["0", "1.partial"]
+
+
+def test_the_unfinished_files_of_zarr_are_recognised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A contract: the name that zarr gives a chunk until it is whole."""
+    monkeypatch.setattr(Path, "replace", lambda *_: None)
+    array = zarr.create_array(tmp_path / "new", shape=(4,), chunks=(2,), dtype="u1")
+    array[:] = 1
+    left = [p for p in (tmp_path / "new").rglob("*") if "partial" in p.name]
+    assert left
+    assert all(_CHUNK_PART.search(p.name) for p in left)
