@@ -26,7 +26,7 @@ from embedseg_large.conversion.options import WriteOptions
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.storage.disk import check_writable, output_errors, replaced
-from embedseg_large.storage.group import group_format, write_group
+from embedseg_large.storage.group import describe_group, group_format
 from embedseg_large.volumes.look import looks_like_labels
 from embedseg_large.volumes.multiscale import (
     LevelSpec,
@@ -194,7 +194,7 @@ class Conversion:
         attributes = ngff_attributes(
             store, name=name, method="nearest" if self.sampled else "mean", more=more
         )
-        write_group(hidden, store.zarr_format, attributes)
+        describe_group(hidden, store.zarr_format, attributes)
         aside = hidden.with_name(f"{hidden.name}.old")
         with replaced(hidden, self.final, aside):
             pass

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedseg_large.errors import OutputError, RunError
+from embedseg_large.errors import OutputError
 from embedseg_large.labels.folder import (
     Draft,
     is_of_a_run,
@@ -24,6 +24,7 @@ from embedseg_large.labels.folder import (
 from embedseg_large.storage.disk import check_writable, locked, output_errors, replaced, sweep
 from embedseg_large.storage.group import (
     Document,
+    describe_group,
     group_format,
     read_attributes,
     refresh_consolidated,
@@ -94,9 +95,7 @@ class DiskLabels:
     def publish(self, draft: Draft, attributes: Document, *, overwrite: bool) -> None:
         """Rename the hidden group, list its name, then remove or keep the older labels."""
         pending, version = Path(draft.store.path), draft.store.ngff_version
-        if not pending.is_dir():
-            raise RunError(f"{pending} is gone: another run has taken over; nothing was published")
-        write_group(pending, draft.store.zarr_format, attributes)
+        describe_group(pending, draft.store.zarr_format, attributes)
         aside = pending.with_name(f"{pending.name}{_OLD}")
         with locked(self._folder):
             self._check_free(draft.name, overwrite)

@@ -142,9 +142,12 @@ def replaced(new: Path, final: Path, aside: Path) -> Iterator[None]:
 
     Raises
     ------
+    RunError
+        If the new folder is gone.
     OutputError
         If a folder cannot be renamed.
     """
+    require_unpublished(new)
     is_there = final.exists()
     with output_errors(final):
         _sweep_below(new)
@@ -161,6 +164,18 @@ def replaced(new: Path, final: Path, aside: Path) -> Iterator[None]:
         if is_there:
             aside.rename(final)
         raise
+
+
+def require_unpublished(folder: Path) -> None:
+    """Make sure that a finished folder still has its hidden name.
+
+    Raises
+    ------
+    RunError
+        If it has not: another process has published or removed it.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder} is gone: another run has taken over; nothing was published")
 
 
 LOCK_SECONDS = 60.0

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from embedseg_large.documents import parse_json, read_document
-from embedseg_large.errors import MetadataError, foreign
+from embedseg_large.errors import MetadataError, OutputError, foreign
 from embedseg_large.files import make_folders, whole
-from embedseg_large.storage.disk import output_errors
+from embedseg_large.storage.disk import output_errors, require_unpublished
 
 Document = dict[str, Any]
 
@@ -88,6 +88,31 @@ def write_group(folder: Path, zarr_format: int, attributes: Document) -> None:
     """
     with output_errors(folder):
         make_folders(folder, durable=True)
+    _write_documents(folder, zarr_format, attributes)
+
+
+def describe_group(folder: Path, zarr_format: int, attributes: Document) -> None:
+    """Replace the attributes of a group that is filled and about to be published.
+
+    The folder is never made: who wakes up after another process has published it must not publish
+    an empty one in its place.
+
+    Raises
+    ------
+    RunError
+        If the folder is gone.
+    OutputError
+        If it cannot be written.
+    """
+    try:
+        _write_documents(folder, zarr_format, attributes)
+    except OutputError:
+        require_unpublished(folder)
+        raise
+
+
+def _write_documents(folder: Path, zarr_format: int, attributes: Document) -> None:
+    """Write what makes a folder a group."""
     if zarr_format == 3:
         group = {"zarr_format": 3, "node_type": "group", **read_json(folder / "zarr.json")}
         write_json(folder / "zarr.json", {**group, "attributes": attributes})

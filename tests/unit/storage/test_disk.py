@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import zarr
 
-from embedseg_large.errors import OutputError, PlaceError, UsageError
+from embedseg_large.errors import OutputError, PlaceError, RunError, UsageError
 from embedseg_large.storage.disk import _CHUNK_PART, check_file, replaced, whole_file
+from embedseg_large.storage.group import describe_group
 
 
 def refuse(path: Path, *_: object, **__: object) -> None:
@@ -86,3 +87,18 @@ def test_the_unfinished_files_of_zarr_are_recognised(
     left = [p for p in (tmp_path / "new").rglob("*") if "partial" in p.name]
     assert left
     assert all(_CHUNK_PART.search(p.name) for p in left)
+
+
+def test_a_folder_that_another_process_has_published_is_not_made_again(tmp_path: Path) -> None:
+    """Who woke up after that once published an empty group in the place of the labels."""
+    new, final = tmp_path / ".new", tmp_path / "final"
+    final.mkdir()
+    for zarr_format in (2, 3):
+        with pytest.raises(RunError, match="another run has taken over; nothing was published"):
+            describe_group(new, zarr_format, {"a": 1})
+    with (
+        pytest.raises(RunError, match="nothing was published"),
+        replaced(new, final, tmp_path / ".aside"),
+    ):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["final"]
