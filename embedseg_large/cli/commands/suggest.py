@@ -60,7 +60,7 @@ def _command(store: str, given: dict[str, Any], found: Suggestion) -> str:
     for name, value in given.items():
         if value is True:
             words.append(f"--{name.replace('_', '-')}")
-        elif value is not None and (name, value) != ("channel", "0"):
+        elif value is not None and value is not False and (name, value) != ("channel", "0"):
             text = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
             words += [f"--{name.replace('_', '-')}", text]
     if found.diameter is not None:
