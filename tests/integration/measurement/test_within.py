@@ -113,7 +113,7 @@ def test_what_cannot_be_parents_is_refused(nuclei: Labels, parents: Any, said: s
 
 
 def test_instances_have_no_parents_among_themselves(nuclei: Labels) -> None:
-    with pytest.raises(UsageError, match="lie in themselves"):
+    with pytest.raises(UsageError, match="cannot be measured within themselves"):
         es.measure(nuclei, within=nuclei)
 
 

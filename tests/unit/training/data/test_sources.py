@@ -118,7 +118,7 @@ def test_nothing_is_read_until_it_is_needed() -> None:
     ("mask", "message"),
     [
         (MASK.astype(np.float32), "float32; labels are integers"),
-        (MASK > 0, "a mask, which does not tell"),
+        (MASK > 0, "a mask, which does not distinguish"),
         (MASK[:5], r"\(5, 8, 10\), its image \(6, 8, 10\)"),
         (MASK[0], "one label volume for each image"),
     ],
