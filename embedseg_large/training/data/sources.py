@@ -265,7 +265,9 @@ def find_pairs(images: Any, masks: Any = None, **options: Any) -> list[Pair]:
         _check_alike(images, asked.ndim)
         return list(images)
     if (masks is None) == (asked.labels is None):
-        raise UsageError("pass either masks or labels=, not both")
+        raise UsageError(
+            "masks are missing, or given twice: pass masks or labels=, only one of them"
+        )
     inside = asked.labels
     sources = _matched(images, masks) if inside is None else _inside(images, inside)
     of_image = Opening.among(vars(asked))
