@@ -165,7 +165,9 @@ def test_more_memory_than_any_node_has_is_a_mistake_in_the_file(
     settings: Callable[..., ClusterSettings],
 ) -> None:
     with (
-        pytest.raises(UsageError, match=r"slurm\.yaml: no such.*Memory specification can not be"),
+        pytest.raises(
+            UsageError, match=r"slurm\.yaml: this job cannot.*Memory specification can not be"
+        ),
         cluster_client(settings(memory="200GB"), "cpu"),
     ):
         pass
