@@ -276,7 +276,7 @@ def read_cluster_file(path: str | os.PathLike[str]) -> ClusterSettings:
     found = _mapping(name)
     kind = found.pop("kind", None)
     if not isinstance(kind, str) or kind not in _KINDS:
-        given = "missing" if kind is None else _short(kind)
+        given = "missing" if kind is None else _word(kind)
         raise UsageError(f"{name}: kind is {given}; use one of {', '.join(_KINDS)}")
     try:
         if "file" in found:  # ours to say
@@ -327,6 +327,12 @@ def _mistake(error: ValidationError, kind: str) -> str:
     if first["type"] == "value_error" and "maximum" in str(first["ctx"]["error"]):
         return f"{key} {first['ctx']['error']}"
     return f"{key} is {_short(first['input'])}; {_ADVICE.get(key, 'use a text')}"
+
+
+def _word(value: Any) -> str:
+    """Quote a word; anything else may hold a password, as of an address in a damaged file."""
+    is_word = isinstance(value, str) and re.fullmatch(r"[\w-]{1,24}", value)
+    return _short(value) if is_word else "not a word"
 
 
 def _short(value: Any) -> str:

@@ -112,6 +112,7 @@ def test_a_scheduler(write: WriteFile) -> None:
         ("- kind: local", "not a list of keys with values"),
         ("workers: 2", "kind is missing; use one of local, cuda, slurm, scheduler"),
         ("kind: pbs", "kind is 'pbs'; use one of local"),
+        ("kind: s:hidden@10.0.0.1:8786", "kind is not a word; use one of local"),
         ("{kind: local, worker: 2}", "no key worker; did you mean workers"),
         ("{kind: scheduler, address: a, zzz: 2}", "no key zzz; it has wait, address"),
         ("{kind: local, workers: 2, file: x}", "no key file"),
