@@ -122,12 +122,11 @@ def part_of(pair: Pair, box: Box) -> Pair:
         voxel_size=pair.image.voxel_size,
         nodata=pair.image.nodata,
     )
-    mask = pair.labels_of(pair.mask.read(pair.mask_box(box)))
-    if pair.stacked:
-        mask = mask.max(axis=0)
     where = ",".join(f"{a}:{b}" for a, b in zip(box.start, box.stop, strict=True))
     name = pair.name if box == Box.whole(pair.shape) else f"{pair.name} [{where}]"
-    return Pair(name=name, image=image, mask=open_volume(mask, channel=None, axes=spatial))
+    return Pair(
+        name=name, image=image, mask=open_volume(truth_of(pair, box), channel=None, axes=spatial)
+    )
 
 
 def middle_of(pair: Pair, most: int) -> Pair:
@@ -139,9 +138,9 @@ def middle_of(pair: Pair, most: int) -> Pair:
     return part_of(pair, Box(start, stop))
 
 
-def truth_of(pair: Pair) -> Any:
-    """Read the labels of an image: -1 where nothing is annotated, 0 background."""
-    labels = pair.labels_of(pair.mask.read(pair.mask_box(Box.whole(pair.shape))))
+def truth_of(pair: Pair, box: Box | None = None) -> Any:
+    """Read the labels of an image, or of a box: -1 where nothing is annotated, 0 background."""
+    labels = pair.labels_of(pair.mask.read(pair.mask_box(box or Box.whole(pair.shape))))
     return labels.max(axis=0) if pair.stacked else labels
 
 

@@ -57,6 +57,8 @@ class TrainRequest:
     """Images to validate on, each with the name of the set that it is counted with."""
     panel: Sequence[tuple[PanelSet, Sequence[Pair]]]
     """Further sets to validate on, and their images."""
+    held_out: float
+    """Fraction of the images, or of the synthetic volumes, to validate on."""
 
     @property
     def folder(self) -> Path:
@@ -100,7 +102,10 @@ def read_request(
     sources = MixedSources(annotated, drawn, share)
     for each in annotated[1:]:
         check_alike(sources.kind, each.pairs, f"images of {each.name}")
-    learnt, held = _validation(asked, annotated, pairing, settings.seed, bool(panel))
+    held_out = asked.validation
+    if held_out is None:
+        held_out = 0.0 if panel else HELD_OUT
+    learnt, held = _validation(asked, annotated, pairing, held_out, settings.seed, bool(panel))
     check_alike(sources.kind, [pair for _, pair in held])
     _check_model(sources.kind, settings, model)
     check_overlaps(settings, [*pairs, *(pair for _, pair in held)])
@@ -121,6 +126,7 @@ def read_request(
         sources=replace(sources, annotated=learnt),
         held=held,
         panel=opened,
+        held_out=held_out,
     )
 
 
@@ -143,22 +149,16 @@ def _validation(
     asked: TaskOptions,
     annotated: Sequence[AnnotatedSet],
     pairing: Mapping[str, Any],
+    fraction: float,
     seed: int,
     has_panel: bool,
 ) -> tuple[Sequence[AnnotatedSet], list[tuple[str, Pair]]]:
     """Return what is learnt from, and the images to validate on."""
     if asked.validation_images is None:
         named = has_panel or len(annotated) > 1
-        return hold_out(annotated, held_out(asked), seed, named=named)
+        return hold_out(annotated, fraction, seed, named=named)
     stated = find_pairs(asked.validation_images, asked.validation_masks, **pairing)
     return annotated, [("held out" if has_panel else "", pair) for pair in stated]
-
-
-def held_out(asked: TaskOptions) -> float:
-    """Fraction of the images, or of the synthetic volumes, to validate on."""
-    if asked.validation is not None:
-        return asked.validation
-    return 0.0 if read_panel(asked.panel) else HELD_OUT
 
 
 def _open_synthetic(

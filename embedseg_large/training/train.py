@@ -22,7 +22,7 @@ from embedseg_large.training.data.sources import Pair
 from embedseg_large.training.forest import train_forest
 from embedseg_large.training.options import TrainOptions
 from embedseg_large.training.record import LogWatcher, TrainWatcher
-from embedseg_large.training.request import TrainRequest, folder_of, held_out, read_request
+from embedseg_large.training.request import TrainRequest, folder_of, read_request
 from embedseg_large.training.settings import TrainSettings
 from embedseg_large.training.sheet import ROWS
 from embedseg_large.training.state import STATE
@@ -193,7 +193,7 @@ def _examples(request: TrainRequest) -> list[Example]:
     drawn = request.sources.drawn
     if held or drawn is None:
         return held
-    volumes = drawn.held_out(held_out(request.options))
+    volumes = drawn.held_out(request.held_out)
     return [Example.whole(v.image.pair, v.image.ranges) for v in volumes]
 
 
