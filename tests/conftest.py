@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import json
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import yaozarrs
 import zarr
 from hypothesis import settings
 from numpy.typing import NDArray
@@ -19,6 +23,7 @@ settings.register_profile("untimed", deadline=None)  # no test times anything
 settings.load_profile("untimed")
 
 WriteImage = Callable[..., Path]
+CheckNGFF = Callable[[Path, str], None]
 
 
 def pytest_configure() -> None:
@@ -51,11 +56,12 @@ def write_image(tmp_path: Path) -> WriteImage:
         **array: Any,
     ) -> Path:
         folder = tmp_path / name
-        zarr_format: Literal[2, 3] = 3 if version == "0.5" else 2
+        is_new = version.startswith(("0.5", "0.6"))
+        zarr_format: Literal[2, 3] = 3 if is_new else 2
         metadata: dict[str, Any] = {} if multiscale is None else {"multiscales": [multiscale]}
         metadata |= attributes or {}
-        if version == "0.5":
-            metadata = {"ome": {"version": "0.5", **metadata}}
+        if is_new:
+            metadata = {"ome": {"version": version, **metadata}}
         group = zarr.create_group(folder, zarr_format=zarr_format, attributes=metadata)
         for path, level in zip(paths, levels, strict=False):
             stored = group.create_array(path, shape=level.shape, dtype=level.dtype, **array)
@@ -63,6 +69,48 @@ def write_image(tmp_path: Path) -> WriteImage:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def check_ngff() -> CheckNGFF:
+    """Let every validator that knows the version of a store look at its image and labels."""
+
+    def check(store: Path, version: str) -> None:
+        group = zarr.open_group(str(store), mode="r")
+        listed = group.get("labels")
+        content: Any = {} if listed is None else dict(listed.attrs)
+        names = content.get("ome", content).get("labels", [])
+        _check_with_models(group, listed, names, version)
+        for name in ("", *names):
+            inside = store / "labels" / name if name else store
+            if version == "0.6":
+                _check_with_schema(inside, "label" if name else "image")
+            else:
+                yaozarrs.validate_zarr_store(str(inside))
+
+    return check
+
+
+def _check_with_models(group: Any, listed: Any, names: Sequence[str], version: str) -> None:
+    """Check with ome-zarr-models, which knows 0.6 from its version 1.8, for Python 3.12."""
+    module = f"ome_zarr_models.v{version.replace('.', '')}"
+    if version == "0.6" and importlib.util.find_spec(module) is None:
+        return
+    models = importlib.import_module(module)
+    models.Image.from_zarr(group)
+    if listed is not None:
+        models.Labels.from_zarr(listed)
+    for name in names:
+        models.ImageLabel.from_zarr(listed[name])
+
+
+def _check_with_schema(folder: Path, kind: str) -> None:
+    """Check with the specification's own JSON schemas, which ngff-zarr carries."""
+    import ngff_zarr
+
+    attributes = json.loads((folder / "zarr.json").read_text())["attributes"]
+    for model in ("image", kind):
+        ngff_zarr.validate(attributes, version="0.6", model=model)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from embedseg_large.errors import PlaceError, UsageError
 from embedseg_large.storage.connection import is_remote
 from embedseg_large.storage.disk import check_writable
 from embedseg_large.volumes.folders import is_path, stem
+from embedseg_large.volumes.multiscale import ZARR_FORMATS
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,10 @@ def check_place(opened: Sequence[OpenedImage], place: BatchPlace) -> None:
         raise UsageError(f"{place.out}: choose a folder for the masks, not an image")
     if place.is_in_stores:
         for one in opened:
-            if one.volume is not None and one.volume.ngff_version not in ("0.4", "0.5"):
+            if one.volume is not None and one.volume.ngff_version not in ZARR_FORMATS:
                 raise UsageError(
-                    f"{one.volume.name} cannot hold labels: only OME-Zarr 0.4 and "
-                    "0.5 can; choose a folder for the masks with --out"
+                    f"{one.volume.name} cannot hold labels: only OME-Zarr 0.4, 0.5 "
+                    "and 0.6 can; choose a folder for the masks with --out"
                 )
     for one in opened:
         if Path(one.image.path).absolute() == place.mask(one.image):

@@ -54,8 +54,10 @@ class StoreOptions(Options):
 
     heading: ClassVar[str | None] = "Output"
 
-    ngff_version: Annotated[str, Flag("0.5 (zarr 3) or 0.4 (zarr 2).", shows_default=True)] = "0.5"
-    """``"0.5"`` (zarr 3, sharded) or ``"0.4"`` (zarr 2)."""
+    ngff_version: Annotated[
+        str, Flag("0.5 or 0.6 (zarr 3), or 0.4 (zarr 2).", shows_default=True)
+    ] = "0.5"
+    """``"0.5"`` or ``"0.6"`` (zarr 3, sharded), or ``"0.4"`` (zarr 2)."""
     chunks: Annotated[Sequence[int] | None, Flag("Shape of a chunk.", form="sizes")] = None
     """Chunk shape along (z,) y, x; default 64³ or 512² in shards, 128³ or 1024² for 0.4."""
     channel_names: Annotated[

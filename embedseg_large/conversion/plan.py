@@ -71,7 +71,7 @@ def write_image(
     voxel_size
         Distance between voxels in µm along (z,) y, x; None if unknown.
     ngff_version
-        ``"0.5"`` (zarr 3, sharded) or ``"0.4"`` (zarr 2).
+        ``"0.5"`` or ``"0.6"`` (zarr 3, sharded), or ``"0.4"`` (zarr 2).
     map
         Applies a picklable function to items, like the builtin; replace it to use more processes.
         The items of one call may run in any order.

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from embedseg_large.errors import LabelsExistError
 from embedseg_large.storage.group import Document
-from embedseg_large.volumes.multiscale import MultiscaleStore
+from embedseg_large.volumes.multiscale import ZARR_FORMATS, MultiscaleStore
 
 PROVENANCE = "embedseg_large"
 """Attribute that marks labels as written by this package, with their provenance."""
@@ -170,10 +170,11 @@ def listed(attributes: Document, name: str, version: str) -> Document:
         NGFF version of the labels.
     """
     new = dict(attributes)
-    content = dict(new.get("ome", {})) if version == "0.5" else new
+    is_nested = ZARR_FORMATS[version] == 3
+    content = dict(new.get("ome", {})) if is_nested else new
     names = content.get("labels", [])
     content["labels"] = [*names, *(() if name in names else (name,))]
-    if version == "0.5":
+    if is_nested:
         content["version"] = version  # validators reject the image without it
         new["ome"] = content
     return new

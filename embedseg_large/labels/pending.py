@@ -24,6 +24,7 @@ from embedseg_large.labels.folder import Draft, LabelFolder
 from embedseg_large.labels.instances import KEY, InstanceTable
 from embedseg_large.storage.connection import is_remote, joined, shown
 from embedseg_large.storage.open import folder_at
+from embedseg_large.volumes.coordinate_systems import Frame, has_coordinate_systems
 from embedseg_large.volumes.multiscale import (
     LevelSpec,
     MultiscaleStore,
@@ -43,7 +44,7 @@ class LabelTarget:
     name: str
     """Name of the labels."""
     ngff_version: str
-    """``"0.4"`` or ``"0.5"``."""
+    """``"0.4"``, ``"0.5"`` or ``"0.6"``."""
     axes: str
     """The axes of the image without c, t before (z,) y, x."""
     units: tuple[str | None, ...]
@@ -56,6 +57,8 @@ class LabelTarget:
     """Whether `store` is the segmented image."""
     is_flat: bool = False
     """Whether the image has a z axis of one plane, which boxes leave out, and the labels have."""
+    frame: Frame | None = None
+    """The image's coordinate systems, of 0.6."""
 
     @property
     def folder(self) -> str:
@@ -281,11 +284,16 @@ class PendingLabels:
         OutputError
             If they cannot be published; older labels are then unchanged.
         """
-        about: dict[str, Any] = {"version": self.target.ngff_version}
+        version = self.target.ngff_version
+        about: dict[str, Any] = {} if has_coordinate_systems(version) else {"version": version}
         if self.target.in_image:
             about["source"] = {"image": "../../"}
         attributes = ngff_attributes(
-            self.store, name=self.target.name, method="nearest", more={"image-label": about}
+            self.store,
+            name=self.target.name,
+            method="nearest",
+            more={"image-label": about},
+            frame=self.target.frame,
         )
         attributes[PROVENANCE] = dict(provenance)
         if instances is not None:

@@ -6,14 +6,15 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from embedseg_large.errors import UsageError
+from embedseg_large.errors import MetadataError, UsageError, foreign
 from embedseg_large.labels.folder import LONGEST_NAME, LabelFolder, is_label_name
 from embedseg_large.labels.folder import PROVENANCE as PROVENANCE
 from embedseg_large.labels.pending import LabelTarget, label_folder
-from embedseg_large.storage.connection import is_remote, refuse_web, shown
+from embedseg_large.storage.connection import is_remote, joined, refuse_web, shown
 from embedseg_large.storage.group import ngff_content, ngff_version
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.axes import SPATIAL, voxel_size_um
+from embedseg_large.volumes.coordinate_systems import VERSION, Frame, frame_of
 from embedseg_large.volumes.header import Level
 from embedseg_large.volumes.multiscale import (
     ZARR_FORMATS,
@@ -38,9 +39,9 @@ def label_target(
 ) -> LabelTarget:
     """Find the location for an image's labels, and every reason why they could not be written.
 
-    Labels go into the image's own store if that can be written to and is NGFF 0.4 or 0.5, else into
-    ``OUTPUT/labels/NAME``. They have as many levels as the image in that store, as NGFF requires:
-    the segmented level, the coarser ones of the image, and further halvings if needed.
+    Labels go into the image's own store if that can be written to and is NGFF 0.4, 0.5 or 0.6, else
+    into ``OUTPUT/labels/NAME``. They have as many levels as the image in that store, as NGFF
+    requires: the segmented level, the coarser ones of the image, and further halvings if needed.
 
     Parameters
     ----------
@@ -51,7 +52,8 @@ def label_target(
     output
         Folder or URL of another store, which is created if it does not exist.
     ngff_version
-        ``"0.5"`` or ``"0.4"`` for a new store; default 0.5. An existing store keeps its version.
+        ``"0.6"``, ``"0.5"`` or ``"0.4"`` for a new store; default 0.6 if the image is 0.6, else
+        0.5. An existing store keeps its version.
     overwrite
         Whether labels of that name may be replaced.
     unfinished
@@ -92,6 +94,7 @@ def label_target(
         overwrite=overwrite,
         in_image=volume.path is not None and _same(folder.store, volume.path),
         is_flat=volume.is_flat,
+        frame=_frame(volume, folder, version, axes),
     )
 
 
@@ -104,7 +107,7 @@ def _place(
     folder, found = _own_store(volume) if output is None else _output_store(os.fspath(output))
     if version is not None and found not in (None, version):
         raise UsageError(f"{folder.store} is NGFF {found}, so labels in it cannot be {version}")
-    return folder, found or version or "0.5"
+    return folder, found or version or (VERSION if volume.ngff_version == VERSION else "0.5")
 
 
 def _own_store(volume: Volume) -> tuple[LabelFolder, str]:
@@ -128,10 +131,16 @@ def _output_store(output: str) -> tuple[LabelFolder, str | None]:
     if image is not None:
         return folder, _writable_version(folder, image)
     if zarr_format is not None:
-        return folder, {2: "0.4", 3: "0.5"}[zarr_format]
+        return folder, "0.4" if zarr_format == 2 else _version_of_labels(folder)
     if folder.holds_something_else():
         raise UsageError(f"{folder.store} exists and is not a zarr group; choose another output")
     return folder, None
+
+
+def _version_of_labels(folder: LabelFolder) -> str:
+    """NGFF version of the labels that a zarr 3 group holds, which new labels share."""
+    listed = ngff_content(label_folder(joined(folder.store, "labels")).attributes())
+    return VERSION if listed.get("version") == VERSION else "0.5"
 
 
 def _writable(store: str) -> LabelFolder:
@@ -144,7 +153,7 @@ def _writable_version(folder: LabelFolder, version: str) -> str:
     if version not in ZARR_FORMATS or ZARR_FORMATS[version] != zarr_format:
         raise UsageError(
             f"{folder.store} is NGFF {version} in zarr {zarr_format}; labels can only be added to "
-            "0.4 (zarr 2) and 0.5 (zarr 3); choose another store with --output"
+            "0.4 (zarr 2), 0.5 and 0.6 (zarr 3); choose another store with --output"
         )
     return version
 
@@ -153,6 +162,16 @@ def _image_levels(folder: LabelFolder) -> int | None:
     """Number of levels of the image in a store; None if there is no image."""
     multiscales = ngff_content(folder.attributes()).get("multiscales")
     return len(multiscales[0]["datasets"]) if multiscales else None
+
+
+def _frame(volume: Volume, folder: LabelFolder, version: str, axes: str) -> Frame | None:
+    """Coordinate systems of the image that hold for its labels, too."""
+    is_own = volume.path is not None and _same(folder.store, volume.path)
+    if not (is_own and version == VERSION and _is_as_stored(volume)):
+        return None
+    kept = [volume.stored_axes.index(a) for a in axes]
+    with foreign(volume.name, "its coordinate systems cannot be read", kind=MetadataError):
+        return frame_of(ngff_content(folder.attributes())["multiscales"][0], kept, volume.name)
 
 
 def _same(store: str, path: str) -> bool:

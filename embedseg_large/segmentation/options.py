@@ -119,9 +119,11 @@ class OutputOptions(Options):
     """Store for the labels, if they cannot go into the image's store."""
     ngff_version: Annotated[
         str | None,
-        Flag("Format of a new output store: 0.5 or 0.4."),
+        Flag(
+            "Format of a new output store: 0.6, 0.5 or 0.4. Default: 0.6 for 0.6 images, else 0.5."
+        ),
     ] = None
-    """0.5 or 0.4, for a new `output`."""
+    """0.6, 0.5 or 0.4, for a new `output`; default: 0.6 for images of 0.6, else 0.5."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,8 @@ from embedseg_large.storage.disk import output_errors
 from embedseg_large.storage.group import write_group
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.axes import SPATIAL
+from embedseg_large.volumes.coordinate_systems import VERSION as WITH_SYSTEMS
+from embedseg_large.volumes.coordinate_systems import Frame, with_systems
 from embedseg_large.volumes.pyramid import (
     axis_factor,
     mean_pool,
@@ -36,7 +38,7 @@ from embedseg_large.volumes.pyramid import (
     pick,
 )
 
-ZARR_FORMATS: Mapping[str, Literal[2, 3]] = {"0.4": 2, "0.5": 3}
+ZARR_FORMATS: Mapping[str, Literal[2, 3]] = {"0.4": 2, "0.5": 3, "0.6": 3}
 """The zarr format of each NGFF version that is written."""
 
 Reader = Callable[[Box], NDArray[Any]]
@@ -104,7 +106,7 @@ class MultiscaleStore:
     path: str = field(repr=False)
     """Folder or URL of the group."""
     ngff_version: str
-    """``"0.4"`` (zarr 2) or ``"0.5"`` (zarr 3, sharded)."""
+    """``"0.4"`` (zarr 2), ``"0.5"`` or ``"0.6"`` (zarr 3, sharded)."""
     axes: str
     """Letters of the axes, t and c before (z,) y, x."""
     units: tuple[str | None, ...]
@@ -394,7 +396,7 @@ def check_version(ngff_version: str) -> str:
         If it is not.
     """
     if ngff_version not in ZARR_FORMATS:
-        raise UsageError(f"NGFF version {ngff_version!r} is not written; choose 0.5 or 0.4")
+        raise UsageError(f"NGFF version {ngff_version!r} is not written; choose 0.6, 0.5 or 0.4")
     return ngff_version
 
 
@@ -444,7 +446,12 @@ def check_local(place: str) -> Path:
 
 
 def ngff_attributes(
-    store: MultiscaleStore, *, name: str, method: str, more: Mapping[str, Any] | None = None
+    store: MultiscaleStore,
+    *,
+    name: str,
+    method: str,
+    more: Mapping[str, Any] | None = None,
+    frame: Frame | None = None,
 ) -> dict[str, Any]:
     """Build the NGFF attributes of a multiscale group, checked by the models of its version.
 
@@ -458,22 +465,32 @@ def ngff_attributes(
         How coarse levels were computed, such as ``"mean"``.
     more
         Further NGFF metadata: ``"image-label"`` or ``"omero"``.
+    frame
+        Coordinate systems of 0.6; None: the one of the arrays alone. Older versions have none.
 
     Returns
     -------
     dict
         JSON values, at the place required by the version.
     """
-    content = {"multiscales": [_multiscale(store, name, method)], **(more or {})}
-    is_new = store.ngff_version == "0.5"
-    if is_new:
-        content["version"] = store.ngff_version
+    multiscale, more = _multiscale(store, name, method), dict(more or {})
+    if store.ngff_version == "0.4":
+        return _checked("0.4", {"multiscales": [multiscale], **more})
+    plain = _checked("0.5", {"multiscales": [multiscale], "version": "0.5", **more})
+    if store.ngff_version == WITH_SYSTEMS:  # the models of 0.6 need a newer Python than this
+        systems = [with_systems(m, frame or Frame()) for m in plain["multiscales"]]
+        plain |= {"multiscales": systems, "version": WITH_SYSTEMS}
+    return {"ome": plain}
+
+
+def _checked(ngff_version: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Pass NGFF metadata through the models of a version."""
     kind = (
         ("image_label", "ImageLabelAttrs") if "image-label" in content else ("image", "ImageAttrs")
     )
-    model = _model(store.ngff_version, *kind).model_validate(content)
+    model = _model(ngff_version, *kind).model_validate(content)
     plain: dict[str, Any] = model.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return {"ome": plain} if is_new else plain
+    return plain
 
 
 def _model(ngff_version: str, module: str, name: str) -> Any:

@@ -1,8 +1,8 @@
 """Reading OME-Zarr: which arrays an image has, and what their axes and scales are.
 
-Metadata of NGFF 0.1 to 0.3 are first brought into the form of 0.4; then the pydantic models of
-``ome-zarr-models`` check them. Only the multiscale is checked, so that an unusual rendering setting
-(``omero``) does not block an image.
+Metadata of NGFF 0.1 to 0.3 are first brought into the form of 0.4, those of 0.6 into that of 0.5;
+then the pydantic models of ``ome-zarr-models`` check them. Only the multiscale is checked, so that
+an unusual rendering setting (``omero``) does not block an image.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from embedseg_large.storage.arrays import open_array, open_group
 from embedseg_large.storage.connection import is_remote, joined, shown
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.axes import letter
+from embedseg_large.volumes.coordinate_systems import flattened, has_coordinate_systems
 from embedseg_large.volumes.header import Header, Level, array_header, is_inside, pick_level
 from embedseg_large.volumes.stored_array import StoredArray, wrap_array
 
 logger = logging.getLogger(__name__)
 
-VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
+VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6")
 
 # NGFF 0.1 and 0.2 do not name the axes: they are always these.
 _UNNAMED_AXES = ("t", "c", "z", "y", "x")
@@ -158,6 +159,8 @@ def _header(group: Any, path: str) -> Header:
         raise MetadataError(f"{path}: multiscales is not a list of objects")
     stored = multiscales[0]
     version = _version(ome, stored, "ome" in attributes, path)
+    if has_coordinate_systems(version):
+        stored = flattened(stored, path)
     multiscale = _validated(upgrade(stored, version), version, path)
     scaled = _has_scales(stored)
     return Header(
@@ -222,9 +225,10 @@ def _version(ome: dict[str, Any], multiscale: dict[str, Any], nested: bool, path
     """Read the NGFF version, or infer it from the form of the metadata."""
     axes = multiscale.get("axes")
     named = bool(axes) and isinstance(axes, list) and isinstance(axes[0], str)
-    likely = "0.5" if nested else "0.1" if not axes else "0.3" if named else "0.4"
+    new = "0.6" if "coordinateSystems" in multiscale else "0.5"
+    likely = new if nested else "0.1" if not axes else "0.3" if named else "0.4"
     version = str((ome if nested else multiscale).get("version", likely))
-    if version not in VERSIONS:
+    if version not in VERSIONS and not has_coordinate_systems(version):
         raise MetadataError(f"{path}: NGFF version {version!r} is not one of {', '.join(VERSIONS)}")
     return version
 
@@ -235,7 +239,8 @@ def _validated(multiscale: dict[str, Any], version: str, path: str) -> Any:
     from ome_zarr_models.v05 import multiscales as v05
     from pydantic import ValidationError
 
-    model = v05.Multiscale if version == "0.5" else v04.Multiscale
+    is_new = version == "0.5" or has_coordinate_systems(version)
+    model = v05.Multiscale if is_new else v04.Multiscale
     try:
         return model.model_validate(multiscale)
     except ValidationError as error:
@@ -333,6 +338,8 @@ def _what_else(group: Any, ome: dict[str, Any], path: str) -> str:
         case {"bioformats2raw.layout": _}:
             image = joined(path, "0")
             return f"this is a bioformats2raw container; open one of its images: {image}"
+        case {"scene": _}:
+            return f"this is a scene of several images; open one of them: {_members(group)}"
         case {"labels": [*names]}:
             return (
                 f"this is a list of labels; open {joined(path, 'NAME')}, where NAME is one of "

@@ -84,7 +84,7 @@ def test_regions_are_whole_chunks(chunks: tuple[int, ...]) -> None:
     assert all(r % c == 0 for r, c in zip(cut.region, cut.chunks, strict=True))
 
 
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("version", ["0.4", "0.5", "0.6"])
 def test_voxels_written_by_region_are_read_back(tmp_path: Path, version: str) -> None:
     store = pickle.loads(pickle.dumps(store_in(tmp_path, version)))
     store.create()
@@ -96,7 +96,7 @@ def test_voxels_written_by_region_are_read_back(tmp_path: Path, version: str) ->
 
 
 @pytest.mark.parametrize(("content", "shuffled"), [("image", True), ("labels", False)])
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("version", ["0.4", "0.5", "0.6"])
 def test_arrays_are_nested_and_compressed_for_what_they_hold(
     tmp_path: Path, version: str, content: Literal["image", "labels"], shuffled: bool
 ) -> None:
@@ -140,7 +140,7 @@ def test_an_array_of_another_run_is_not_reused(tmp_path: Path) -> None:
         store_in(tmp_path, dtype="uint32").create()
 
 
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("version", ["0.4", "0.5", "0.6"])
 def test_arrays_cut_into_other_files_are_not_gone_on_with(tmp_path: Path, version: str) -> None:
     """Their regions share files, which two tasks would write at the same time."""
     store_in(tmp_path, version).create()
@@ -196,9 +196,9 @@ def test_casts_never_wrap_around() -> None:
         checked_cast(np.array([0.5]), np.dtype(np.uint8))
 
 
-@pytest.mark.parametrize("version", ["0.1", "0.6", "v0.5"])
+@pytest.mark.parametrize("version", ["0.1", "0.6rc0", "v0.5"])
 def test_other_versions_are_refused(version: str) -> None:
-    with pytest.raises(UsageError, match=r"choose 0\.5 or 0\.4"):
+    with pytest.raises(UsageError, match=r"choose 0\.6, 0\.5 or 0\.4"):
         check_version(version)
 
 
