@@ -79,29 +79,25 @@ def check_ngff() -> CheckNGFF:
         group = zarr.open_group(str(store), mode="r")
         listed = group.get("labels")
         content: Any = {} if listed is None else dict(listed.attrs)
-        names = content.get("ome", content).get("labels", [])
-        _check_with_models(group, listed, names, version)
-        for name in ("", *names):
-            inside = store / "labels" / name if name else store
+        names = [f"labels/{name}" for name in content.get("ome", content).get("labels", [])]
+        own: Any = dict(group.attrs)
+        images = [""] if "multiscales" in own.get("ome", own) else []
+        module = f"ome_zarr_models.v{version.replace('.', '')}"
+        if importlib.util.find_spec(module) is not None:  # of 0.6, only for Python 3.12
+            models = importlib.import_module(module)
+            if images:
+                models.Image.from_zarr(group)
+            if listed is not None:
+                models.Labels.from_zarr(listed)
+            for name in names:
+                models.ImageLabel.from_zarr(group[name])
+        for name in (*images, *names):
             if version == "0.6":
-                _check_with_schema(inside, "label" if name else "image")
+                _check_with_schema(store / name, "label" if name else "image")
             else:
-                yaozarrs.validate_zarr_store(str(inside))
+                yaozarrs.validate_zarr_store(str(store / name))
 
     return check
-
-
-def _check_with_models(group: Any, listed: Any, names: Sequence[str], version: str) -> None:
-    """Check with ome-zarr-models, which knows 0.6 from its version 1.8, for Python 3.12."""
-    module = f"ome_zarr_models.v{version.replace('.', '')}"
-    if version == "0.6" and importlib.util.find_spec(module) is None:
-        return
-    models = importlib.import_module(module)
-    models.Image.from_zarr(group)
-    if listed is not None:
-        models.Labels.from_zarr(listed)
-    for name in names:
-        models.ImageLabel.from_zarr(listed[name])
 
 
 def _check_with_schema(folder: Path, kind: str) -> None:

@@ -16,7 +16,7 @@ def write_plate(
     images: Mapping[tuple[str, str, str], NDArray[Any]],
     *,
     axes: str = "yx",
-    ngff_version: Literal["0.4", "0.5"] | str = "0.5",
+    ngff_version: Literal["0.4", "0.5", "0.6"] | str = "0.5",
 ) -> None:
     """Write a plate of small images, in the words of the NGFF specification.
 
@@ -29,7 +29,7 @@ def write_plate(
     axes
         Letters of their axes, all spatial.
     ngff_version
-        ``"0.4"`` or ``"0.5"``.
+        ``"0.4"``, ``"0.5"`` or ``"0.6"``.
     """
     rows = sorted({row for row, _, _ in images})
     columns = sorted({column for _, column, _ in images})
@@ -61,10 +61,15 @@ def write_plate(
 def _write_image(path: Path, pixels: NDArray[Any], axes: str, version: str) -> None:
     import zarr
 
-    scale = [{"type": "scale", "scale": [1.0] * pixels.ndim}]
+    scale: dict[str, Any] = {"type": "scale", "scale": [1.0] * pixels.ndim}
+    space = [{"name": a, "type": "space", "unit": "micrometer"} for a in axes]
+    system: dict[str, Any] = {"axes": space}
+    if version == "0.6":
+        system = {"coordinateSystems": [{"name": "physical", "axes": space}]}
+        scale |= {"input": {"path": "0"}, "output": {"name": "physical"}}
     multiscale = {
-        "axes": [{"name": a, "type": "space", "unit": "micrometer"} for a in axes],
-        "datasets": [{"path": "0", "coordinateTransformations": scale}],
+        **system,
+        "datasets": [{"path": "0", "coordinateTransformations": [scale]}],
         **({"version": version} if version == "0.4" else {}),
     }
     _write_group(path, {"multiscales": [multiscale]}, version)

@@ -211,11 +211,10 @@ def _physical(
 ) -> tuple[str, tuple[Any, Any]]:
     """The first system that indices are scaled to, and how; the indices' own if there is none."""
     for transform in multiscale.get("coordinateTransformations") or ():
-        name = _reference(transform, "output")
+        name = _reference(transform, "output") or ""
         leads = _reference(transform, "input") == indices and name in systems
         if leads and len(systems[name]) == len(systems[indices]):
-            found = _diagonal([transform], len(systems[indices]), where)
-            return str(name), found
+            return name, _diagonal([transform], len(systems[indices]), where)
     return indices, (None, None)
 
 

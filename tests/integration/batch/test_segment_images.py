@@ -278,7 +278,7 @@ def test_formats_that_hold_no_labels_need_a_folder(folder: Path) -> None:
         es.segment_images(folder, own())
 
 
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("version", ["0.4", "0.5", "0.6"])
 def test_a_plate_gets_its_labels_inside_and_is_resumed(tmp_path: Path, version: str) -> None:
     path = tmp_path / "p.ome.zarr"
     images = {("B", "03", "0"): cells(1), ("B", "03", "1"): cells(2), ("C", "4", "0"): cells(3)}
@@ -287,6 +287,7 @@ def test_a_plate_gets_its_labels_inside_and_is_resumed(tmp_path: Path, version: 
     assert statuses(some) == {"B03_0": "done", "B03_1": "done"}
     found = es.open_volume(path / "B" / "03" / "1" / "labels" / "nuclei")
     assert same_objects(found.data.compute(), cells(2))
+    assert found.ngff_version == version
     again = es.segment_images(path, own())
     assert statuses(again) == {
         "B03_0": "finished before",

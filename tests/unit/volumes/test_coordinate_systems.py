@@ -97,7 +97,7 @@ def test_what_leads_on_from_the_intrinsic_system_changes_no_voxel_size(
     write_image: WriteImage,
 ) -> None:
     world = {"name": "world", "axes": ZYX}
-    turn = {"type": "rotation", "rotation": [[0, 1, 0], [1, 0, 0], [0, 0, 1]]}
+    turn = matrix("rotation", "010", "100", "001")
     turn |= {"input": {"name": "intrinsic"}, "output": {"name": "world"}}
     levels = multiscale(scale(2, 0.5, 0.5), systems=[world], coordinateTransformations=[turn])
     assert open_volume(write_image([VOXELS], levels, "0.6")).voxel_size == (2, 0.5, 0.5)
