@@ -8,7 +8,7 @@ ROOM   := $(shell df --output=avail -k /dev/shm 2>/dev/null | tail -1)
 TMPFS  := $(shell test "$(ROOM)" -gt 6000000 2>/dev/null && echo PYTEST_DEBUG_TEMPROOT=/dev/shm)
 TEST   := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(TMPFS) $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: setup demo test check lint types unit slow docs notebooks clean
+.PHONY: setup demo test check lint types unit slow newest docs notebooks clean
 
 setup: $(STAMP)
 
@@ -41,6 +41,10 @@ unit: setup
 slow: setup
 	$(TEST) -m slow
 
+# Storage, volumes and labels with the newest Python and zarr, in an environment of its own: three minutes.
+newest: setup
+	.ci/newest
+
 # What concerns one file, in under a minute: make check FILE=embedseg_large/runs/lock.py
 # Lint and types of its room, the import rules, and the room's own unit and property tests. FILE may be a room.
 check: setup
@@ -55,4 +59,4 @@ notebooks: setup
 	$(BIN)/python docs/notebooks.py
 
 clean:
-	rm -rf docs/_build docs/reference/cli docs/reference/generated $(VENV) embedseg-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/reference/cli docs/reference/generated $(VENV) .venv-newest embedseg-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
