@@ -17,6 +17,8 @@ from .network.checkpoint import load_model as load_model
 from .network.exchange.export import export_model as export_model
 from .network.model import Model as Model
 from .reporting.report import report as report
+from .review.review import Review as Review
+from .review.review import open_review as open_review
 from .segmentation.report import SeamReport as SeamReport
 from .segmentation.report import SegmentResult as SegmentResult
 from .segmentation.segment import segment as segment

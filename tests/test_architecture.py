@@ -38,14 +38,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conversion": VALUES | {"runs", "storage", "volumes"},
     "evaluation": VALUES | {"labels", "runs", "storage", "volumes"},
     "measurement": VALUES | {"evaluation", "labels", "runs", "storage", "volumes"},
+    "review": VALUES | {"labels", "measurement", "storage", "volumes"},
     "segmentation": VALUES | BELOW | {"conversion"},
     "exporting": VALUES | {"labels", "measurement", "storage", "volumes"},
     "batch": VALUES
     | {"exporting", "labels", "pictures", "runs", "segmentation", "storage", "volumes"},
     "pictures": VALUES | {"evaluation"},
     "training": VALUES
-    | {"clustering", "evaluation", "methods", "network", "storage", "synthesis", "tiling"}
-    | {"volumes"}
+    | {"clustering", "evaluation", "methods", "network", "review", "storage", "synthesis"}
+    | {"tiling", "volumes"}
     | {"pictures"},  # a sheet each few epochs
     "data": VALUES | {"conversion", "labels", "volumes"},
     "viewing": VALUES | {"labels", "pictures", "storage", "volumes"},
@@ -55,12 +56,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "comparison": VALUES
     | BELOW
     | {"evaluation", "pictures", "reporting", "segmentation", "training"},
-    "napari": VALUES | BELOW | {"data", "models", "segmentation", "training"},
+    "napari": VALUES | BELOW | {"data", "models", "review", "segmentation", "training"},
     "cli": VALUES
     | BELOW
     | {"batch", "comparison", "exporting"}
     | {"conversion", "data", "evaluation", "measurement", "models", "pictures", "reporting"}
-    | {"segmentation", "synthesis", "training", "viewing"},
+    | {"review", "segmentation", "synthesis", "training", "viewing"},
     "__main__": {"cli"},
 }
 """Of a room, or of a file beside the rooms, which others its files may import."""

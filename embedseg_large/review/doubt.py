@@ -1,0 +1,171 @@
+"""The queue: how doubtful each instance is, and why.
+
+Every reason gives an instance between 0 and 1, and its doubt is their weighted sum:
+
+=============== ====== ======================================================================
+reason          weight 1 if
+=============== ====== ======================================================================
+joined          1      it was joined from pieces that tiles disagreed about (seam report)
+low seediness   1      its seediness is the lowest of all; 0 from the median on
+large, small    1      its size differs by 4 deviations or more; 0 up to 2
+irregular       1      its sphericity (circularity) is 4 deviations too low; 0 up to 2
+not certified   0.5    its run could not prove that it equals the untiled result
+border          0.25   it touches the border of the volume, where it may be cut
+=============== ====== ======================================================================
+
+Deviations are robust: 1.4826 times the median absolute one, of the logarithm for sizes. A reason
+is named from 0.5 on. The order is by doubt, then by label: it depends on the table only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.geometry import Box
+
+WEIGHTS: Mapping[str, float] = {
+    "joined": 1.0,
+    "low seediness": 1.0,
+    "large": 1.0,
+    "small": 1.0,
+    "irregular": 1.0,
+    "not certified": 0.5,
+    "border": 0.25,
+}
+"""Weight of each reason, in the order in which reasons are named."""
+NAMED = 0.5
+"""From which value on a reason is named."""
+
+_FREE, _FULL = 2.0, 4.0
+"""Deviations at which an outlier begins to be doubtful, and at which it fully is."""
+_MAD = 1.4826
+"""Standard deviations of a normal distribution per median absolute deviation."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Doubtful:
+    """One place in the queue."""
+
+    label: int
+    doubt: float
+    """Sum of the weighted reasons; 0: nothing speaks against the instance."""
+    reasons: tuple[str, ...]
+    voxels: int
+    center: tuple[float, ...]
+    """Centroid in voxels, (z,) y, x."""
+    box: Box
+    """Bounding box."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as values that JSON can hold."""
+        return {
+            "label": self.label,
+            "doubt": round(self.doubt, 4),
+            "reasons": list(self.reasons),
+            "voxels": self.voxels,
+            "center": [round(c, 2) for c in self.center],
+            "box": [list(self.box.start), list(self.box.stop)],
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Queue:
+    """All instances, the most doubtful first; about 150 bytes each."""
+
+    columns: Mapping[str, NDArray[Any]]
+    """The table of the instances, as of `embedseg_large.review.table`."""
+    parts: Mapping[str, Floats]
+    """Value of each reason, 0 to 1, by row of the table."""
+    doubts: Floats
+    """By row of the table."""
+    order: NDArray[np.intp]
+    """Rows of the table."""
+
+    def __len__(self) -> int:
+        return self.order.size
+
+    def __getitem__(self, place: int) -> Doubtful:
+        """The instance at a place, counted from 0."""
+        row = int(self.order[place])
+        axes = axes_of(self.columns)
+        ends = (
+            tuple(int(self.columns[f"{a}_{end}"][row]) for a in axes) for end in ("start", "stop")
+        )
+        return Doubtful(
+            label=int(self.columns["label"][row]),
+            doubt=float(self.doubts[row]),
+            reasons=tuple(n for n, part in self.parts.items() if part[row] >= NAMED),
+            voxels=int(self.columns["voxels"][row]),
+            center=tuple(float(self.columns[a][row]) for a in axes),
+            box=Box(*ends),
+        )
+
+
+def axes_of(columns: Mapping[str, NDArray[Any]]) -> str:
+    """``"zyx"`` or ``"yx"``: the axes of a table of instances."""
+    return "zyx" if "z" in columns else "yx"
+
+
+def queue_of(columns: Mapping[str, NDArray[Any]]) -> Queue:
+    """Order instances by their doubt.
+
+    Parameters
+    ----------
+    columns
+        ``label``, ``voxels``, centroid and bounding box, ``touches_border``, ``roundness``; and
+        ``seediness``, ``certified`` and ``joined`` where they are known.
+    """
+    parts = dict(_parts(columns))
+    doubts = np.zeros(columns["label"].size)
+    for name, part in parts.items():
+        doubts += WEIGHTS[name] * part
+    # rounded: the last bits of a quantile must not decide the order
+    order = np.lexsort((columns["label"], -np.round(doubts, 9)))
+    return Queue(columns, parts, doubts, order)
+
+
+def _parts(columns: Mapping[str, NDArray[Any]]) -> list[tuple[str, Floats]]:
+    """The value of each reason, in the order of `WEIGHTS`."""
+    size = _deviations(np.log(np.maximum(columns["voxels"].astype(np.float64), 1)))
+    found = {
+        "large": _beyond(size),
+        "small": _beyond(-size),
+        "irregular": _beyond(-_deviations(columns["roundness"].astype(np.float64))),
+        "border": columns["touches_border"].astype(np.float64),
+    }
+    if "joined" in columns:
+        found["joined"] = columns["joined"].astype(np.float64)
+    if "seediness" in columns:
+        found["low seediness"] = _lowest(columns["seediness"].astype(np.float64))
+    if "certified" in columns:
+        found["not certified"] = (~columns["certified"].astype(bool)).astype(np.float64)
+    return [(name, found[name]) for name in WEIGHTS if name in found]
+
+
+def _lowest(values: Floats) -> Floats:
+    """1 for the lowest value, 0 from the median on, and for values that are not known."""
+    known = values[np.isfinite(values)]
+    if not known.size or (top := np.median(known)) == (low := known.min()):
+        return np.zeros(values.size)
+    return np.nan_to_num(np.clip((top - values) / (top - low), 0, 1))
+
+
+def _deviations(values: Floats) -> Floats:
+    """Distance from the median in robust standard deviations; 0 if most values are equal."""
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return np.zeros(values.size)
+    middle = np.median(known)
+    deviation = _MAD * np.median(np.abs(known - middle))
+    return np.nan_to_num((values - middle) / deviation) if deviation else np.zeros(values.size)
+
+
+def _beyond(deviations: Floats) -> Floats:
+    return np.clip((deviations - _FREE) / (_FULL - _FREE), 0, 1)

@@ -1,0 +1,387 @@
+"""What can be decided about instances, as values; each is one line of text.
+
+::
+
+    accept 17
+    delete 17
+    split 17 40,20,33 44,25,33            one point in each part; the first part stays 17
+    merge 17 18                           18 becomes part of 17
+    paint 17 40,20,30+5 40,21,30+6        runs of voxels along x, from a voxel, of a length
+    paint 0 40,20,30+5                    erases
+    paint 62 ...                          paints a new instance, if 62 is the next free label
+
+Points are voxels, (z,) y, x. An edit sees one box, and is a function of the labels in it: it is the
+same in any review in which the edits before it are the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import UsageError
+from embedseg_large.geometry import Box
+
+Point = tuple[int, ...]
+Where = Callable[[int], Box]
+"""Gives a box that holds an instance; raises `UsageError` if there is no such instance."""
+
+_MOST = 1 << 62
+_RUN = re.compile(r"(.+)\+(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """An instance is right as it is."""
+
+    label: int
+
+    def __str__(self) -> str:
+        return f"accept {self.label}"
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Instances that it is about."""
+        return (self.label,)
+
+    def box(self, where: Where) -> Box:
+        """The region that it looks at."""
+        return where(self.label)
+
+    def apply(self, labels: NDArray[Any], scene: Scene) -> NDArray[Any]:
+        """Return the labels of its box after it."""
+        scene.mask(labels, self.label)
+        return labels
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """An instance is no object: its voxels become background."""
+
+    label: int
+
+    def __str__(self) -> str:
+        return f"delete {self.label}"
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Instances that it is about."""
+        return (self.label,)
+
+    def box(self, where: Where) -> Box:
+        """The region that it looks at."""
+        return where(self.label)
+
+    def apply(self, labels: NDArray[Any], scene: Scene) -> NDArray[Any]:
+        """Return the labels of its box after it."""
+        return np.where(scene.mask(labels, self.label), 0, labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """An instance is several objects: it is flooded from a point in each of them.
+
+    The part of the first point keeps the label; the others get the next free ones, in the order of
+    the points.
+    """
+
+    label: int
+    points: tuple[Point, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.points) < 2 or len(set(self.points)) < len(self.points):
+            raise UsageError(f"split {self.label} needs two or more different points")
+
+    def __str__(self) -> str:
+        return f"split {self.label} " + " ".join(map(_text, self.points))
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Instances that it is about."""
+        return (self.label,)
+
+    def box(self, where: Where) -> Box:
+        """The region that it looks at."""
+        return where(self.label)
+
+    def apply(self, labels: NDArray[Any], scene: Scene) -> NDArray[Any]:
+        """Return the labels of its box after it."""
+        inside = scene.mask(labels, self.label)
+        for point in self.points:
+            if not scene.holds(point) or not inside[scene.at(point)]:
+                raise UsageError(f"voxel {_text(point)} is not in instance {self.label}")
+        parts = flooded(inside, [scene.at(p) for p in self.points], scene.spacing)
+        names = np.array([0, self.label, *range(scene.free, scene.free + len(self.points) - 1)])
+        return np.where(inside, names[parts].astype(labels.dtype), labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Two instances are one object, which keeps the label of the first."""
+
+    label: int
+    other: int
+
+    def __post_init__(self) -> None:
+        if self.label == self.other:
+            raise UsageError(f"merge {self.label} needs two different instances")
+
+    def __str__(self) -> str:
+        return f"merge {self.label} {self.other}"
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Instances that it is about."""
+        return (self.label, self.other)
+
+    def box(self, where: Where) -> Box:
+        """The region that it looks at: the first instance does not change."""
+        where(self.label)
+        return where(self.other)
+
+    def apply(self, labels: NDArray[Any], scene: Scene) -> NDArray[Any]:
+        """Return the labels of its box after it."""
+        return np.where(scene.mask(labels, self.other), labels.dtype.type(self.label), labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Paint:
+    """Voxels get a label, whatever they had: 0 erases, the next free label makes an instance."""
+
+    label: int
+    runs: tuple[tuple[Point, int], ...]
+    """First voxel of a run along x, and its length."""
+
+    def __post_init__(self) -> None:
+        if not self.runs or any(length < 1 for _, length in self.runs):
+            raise UsageError(f"paint {self.label} needs voxels")
+
+    @classmethod
+    def of(cls, label: int, voxels: NDArray[np.integer]) -> Paint:
+        """Paint voxels.
+
+        Parameters
+        ----------
+        label
+            As of the class.
+        voxels
+            (n, ndim) coordinates, (z,) y, x.
+        """
+        places = np.unique(np.asarray(voxels, np.int64), axis=0)
+        apart = (np.diff(places[:, :-1], axis=0) != 0).any(axis=1) | (np.diff(places[:, -1]) != 1)
+        first = np.concatenate([[0], np.flatnonzero(apart) + 1])[: len(places)]
+        lengths = np.diff(first, append=len(places))
+        runs = zip(places[first].tolist(), lengths.tolist(), strict=True)
+        return cls(label, tuple((tuple(start), length) for start, length in runs))
+
+    def __str__(self) -> str:
+        return f"paint {self.label} " + " ".join(f"{_text(p)}+{n}" for p, n in self.runs)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Instances that it is about."""
+        return (self.label,) if self.label else ()
+
+    def box(self, where: Where) -> Box:  # noqa: ARG002
+        """The region that it looks at."""
+        starts = np.array([start for start, _ in self.runs])
+        stops = starts + 1
+        stops[:, -1] = starts[:, -1] + [length for _, length in self.runs]
+        return Box(tuple(starts.min(axis=0).tolist()), tuple(stops.max(axis=0).tolist()))
+
+    def apply(self, labels: NDArray[Any], scene: Scene) -> NDArray[Any]:
+        """Return the labels of its box after it."""
+        painted = labels.copy()
+        for start, length in self.runs:
+            *row, first = scene.at(start)
+            painted[(*row, slice(first, first + length))] = self.label
+        return painted
+
+
+Edit = Accept | Delete | Split | Merge | Paint
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What an edit finds besides the labels of its box."""
+
+    box: Box
+    free: int
+    """The next free label."""
+    spacing: tuple[float, ...]
+    """Distance between voxels along each axis."""
+
+    def holds(self, point: Point) -> bool:
+        """Whether a voxel is in the box."""
+        axes = zip(self.box.start, point, self.box.stop, strict=True)
+        return all(a <= p < b for a, p, b in axes)
+
+    def at(self, point: Point) -> Point:
+        """Index of a voxel in arrays of the box."""
+        return tuple(p - a for p, a in zip(point, self.box.start, strict=True))
+
+    def mask(self, labels: NDArray[Any], label: int) -> NDArray[np.bool_]:
+        """The voxels of an instance, of which there must be some."""
+        inside = np.asarray(labels == label)
+        if not inside.any():
+            raise UsageError(f"instance {label} has no voxels left")
+        return inside
+
+
+def flooded(
+    inside: NDArray[np.bool_], points: Sequence[Point], spacing: Sequence[float]
+) -> NDArray[np.intp]:
+    """Divide an object at its necks: a watershed on its distance transform, from given points.
+
+    Parameters
+    ----------
+    inside
+        Voxels of the object.
+    points
+        One voxel of each part.
+    spacing
+        Distance between voxels along each axis.
+
+    Returns
+    -------
+    Number of the part, from 1; 0 outside. Pieces without a point belong to the nearest point.
+
+    Raises
+    ------
+    UsageError
+        If scikit-image is not installed.
+    """
+    from scipy import ndimage
+
+    try:
+        from skimage.segmentation import watershed
+    except ModuleNotFoundError:
+        raise UsageError(
+            'to split instances, scikit-image is needed; pip install "embedseg-large[review]"'
+        ) from None
+    around = np.pad(inside, 1)  # what touches the box ends there
+    depth = ndimage.distance_transform_edt(around, sampling=spacing)[(slice(1, -1),) * inside.ndim]
+    markers = np.zeros(inside.shape, np.int32)
+    for number, point in enumerate(points, 1):
+        markers[point] = number
+    parts = np.asarray(watershed(-depth, markers, mask=inside), np.intp)
+    lost = np.argwhere(inside & (parts == 0))
+    if lost.size:
+        steps = (lost[:, None] - np.array(points)[None]) * np.asarray(spacing)
+        parts[tuple(lost.T)] = 1 + np.square(steps).sum(axis=2).argmin(axis=1)
+    return parts
+
+
+# Text --------------------------------------------------------------------------------------------
+
+
+def _text(point: Point) -> str:
+    return ",".join(map(str, point))
+
+
+def parse_edit(text: str, ndim: int) -> Edit:
+    """Read an edit from its line of text.
+
+    Parameters
+    ----------
+    text
+        As in the examples of this module.
+    ndim
+        Number of coordinates of a point.
+
+    Raises
+    ------
+    UsageError
+        If it is not an edit.
+    """
+    verb, *words = text.split()
+    if verb not in _READERS:
+        raise UsageError(f"{verb[:40]!r} is none of {', '.join(_READERS)}")
+    return _READERS[verb](verb, words, ndim)
+
+
+def parse_script(text: str, ndim: int, where: str) -> list[Edit]:
+    """Read edits, one per line; empty lines, and what follows a ``#``, do not count.
+
+    Raises
+    ------
+    UsageError
+        With the number of the line that is not an edit.
+    """
+    return [edit for _, edit in numbered_edits(text, ndim, where)]
+
+
+def numbered_edits(text: str, ndim: int, where: str) -> Iterator[tuple[int, Edit]]:
+    """The edits of `parse_script` with the numbers of their lines, from 1."""
+    for number, line in enumerate(text.splitlines(), 1):
+        content = line.partition("#")[0].strip()
+        if content:
+            try:
+                yield number, parse_edit(content, ndim)
+            except UsageError as error:
+                raise UsageError(f"{where}, line {number}: {error}") from None
+
+
+def _one(kind: type[Accept] | type[Delete]) -> Callable[[str, list[str], int], Edit]:
+    def read(verb: str, words: list[str], ndim: int) -> Edit:  # noqa: ARG001
+        if len(words) != 1:
+            raise UsageError(f"{verb} needs one label, not {len(words)}")
+        return kind(_label(words[0]))
+
+    return read
+
+
+def _split(verb: str, words: list[str], ndim: int) -> Edit:
+    if not words:
+        raise UsageError(f"{verb} needs a label and two points, like 17 40,20,33 44,25,33")
+    return Split(_label(words[0]), tuple(_point(word, ndim) for word in words[1:]))
+
+
+def _merge(verb: str, words: list[str], ndim: int) -> Edit:  # noqa: ARG001
+    if len(words) != 2:
+        raise UsageError(f"{verb} needs two labels, not {len(words)}")
+    return Merge(_label(words[0]), _label(words[1]))
+
+
+def _paint(verb: str, words: list[str], ndim: int) -> Edit:
+    if len(words) < 2:
+        raise UsageError(f"{verb} needs a label and runs of voxels, like 17 40,20,30+5")
+    found = [_RUN.fullmatch(word) for word in words[1:]]
+    if None in found:
+        raise UsageError(f"{words[1 + found.index(None)][:40]!r} is not like 40,20,30+5")
+    runs = tuple((_point(run[1], ndim), _number(run[2])) for run in found if run)
+    return Paint(0 if words[0] == "0" else _label(words[0]), runs)
+
+
+_READERS: dict[str, Callable[[str, list[str], int], Edit]] = {
+    "accept": _one(Accept),
+    "delete": _one(Delete),
+    "split": _split,
+    "merge": _merge,
+    "paint": _paint,
+}
+
+
+def _label(word: str) -> int:
+    label = _number(word)
+    if not label:
+        raise UsageError("0 is the background, not an instance")
+    return label
+
+
+def _number(word: str) -> int:
+    if not (word.isascii() and word.isdigit()) or len(word) > 19 or int(word) >= _MOST:
+        raise UsageError(f"{word[:40]!r} is not a number of an instance or a voxel")
+    return int(word)
+
+
+def _point(word: str, ndim: int) -> Point:
+    parts = word.split(",")
+    if len(parts) != ndim:
+        raise UsageError(f"{word[:40]!r} is not a voxel with {ndim} coordinates")
+    return tuple(map(_number, parts))

@@ -1,0 +1,190 @@
+"""The log of a review: every step in an object of its own, which is written once.
+
+A step is a decision, or undoes or redoes one. What holds at the end follows from all steps in
+their order (`Log.active`); nothing is ever removed, so nothing that was decided is lost. Two
+programs cannot write the same step: the second one is refused, and can open the review again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from embedseg_large.errors import MetadataError, RunError, UsageError, foreign
+from embedseg_large.geometry import Box
+from embedseg_large.review.change import Change
+from embedseg_large.review.edits import Edit, Paint, Split, parse_edit
+from embedseg_large.storage.folder import Folder
+
+_DIGITS = 8
+"""Of the name of an object: names sort like numbers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Decision:
+    """An edit, and what it changed."""
+
+    edit: Edit
+    change: Change
+    """Changed voxels; none where an instance was accepted."""
+    instances: Mapping[int, Box | None]
+    """A box around each instance that the edit is about, or made; None: it is no more."""
+    stamp: int
+    """Of the files of the source in the box, see `Volume.stamp`."""
+    digest: str
+    """Of the labels of the source in the box."""
+
+    @property
+    def decided(self) -> tuple[int, ...]:
+        """Labels of the instances that were looked at, old and new ones."""
+        return tuple(self.instances) if not isinstance(self.edit, Paint) else self.edit.labels
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as values that JSON can hold."""
+        return {
+            "edit": str(self.edit),
+            "box": _pair(self.change.box),
+            "runs": self.change.packed(),
+            "instances": [[n, None if b is None else _pair(b)] for n, b in self.instances.items()],
+            "source": [self.stamp, self.digest],
+        }
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any], whole: Box) -> Decision:
+        """Read `as_dict` back; what does not fit raises `ValueError`, `KeyError` or the like."""
+        box = _box(about["box"], whole)
+        stamp, digest = about["source"]
+        return cls(
+            edit=parse_edit(about["edit"], whole.ndim),
+            change=Change.unpacked(box, about["runs"]),
+            instances={
+                int(n): None if b is None else _box(b, whole) for n, b in about["instances"]
+            },
+            stamp=int(stamp),
+            digest=str(digest),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reversal:
+    """A decision is undone, or done again."""
+
+    kind: Literal["undo", "redo"]
+    step: int
+    """Number of the decision."""
+
+
+Step = Decision | Reversal
+
+
+@dataclass(slots=True)
+class Log:
+    """All steps of a review; opened by `load`."""
+
+    folder: Folder
+    """Holds the steps and nothing else; need not exist."""
+    whole: Box
+    """The volume."""
+    steps: list[Step] = field(default_factory=list)
+    active: list[int] = field(default_factory=list)
+    """Numbers of the decisions that hold, oldest first."""
+    undone: list[int] = field(default_factory=list)
+    """Numbers of the decisions that can be redone, the next one last."""
+
+    def load(self) -> Log:
+        """Read all steps.
+
+        Raises
+        ------
+        MetadataError
+            If an object is no step, or does not follow from those before it.
+        """
+        names = list(self.folder.names())
+        for number, (name, data) in enumerate(zip(names, self.folder.read_all(names), strict=True)):
+            where = f"{self.folder.path}/{name}"
+            with foreign(where, "no step of a review", todo="restore it", kind=MetadataError):
+                if name != _name(number):
+                    raise ValueError(f"{_name(number)} is missing")
+                try:
+                    self._take(self._read(json.loads(data)))
+                except UsageError as error:  # not a mistake of the user here
+                    raise ValueError(str(error)) from error
+        return self
+
+    def decisions(self) -> list[Decision]:
+        """The decisions that hold, oldest first."""
+        return [self.decision(number) for number in self.active]
+
+    def decision(self, number: int) -> Decision:
+        """The decision of a number."""
+        found = self.steps[number]
+        assert isinstance(found, Decision)
+        return found
+
+    def append(self, step: Step) -> None:
+        """Write a step; when this returns, it outlasts a loss of power.
+
+        Raises
+        ------
+        RunError
+            If another program has written a step since this log was loaded.
+        OutputError
+            If it cannot be written.
+        """
+        number = len(self.steps)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        about = step.as_dict() if isinstance(step, Decision) else {step.kind: step.step}
+        data = json.dumps({"step": number, "at": now} | about, separators=(",", ":"))
+        if not self.folder.create(_name(number), data.encode(), durable=True):
+            raise RunError(
+                f"{self.folder.path}: another program has added a decision to this review; "
+                "open it again, this one was not made"
+            )
+        self._take(step)
+
+    def _read(self, about: Mapping[str, Any]) -> Step:
+        if "undo" in about:
+            return Reversal("undo", int(about["undo"]))
+        if "redo" in about:
+            return Reversal("redo", int(about["redo"]))
+        return Decision.of(about, self.whole)
+
+    def _take(self, step: Step) -> None:
+        """Let a step follow those before it."""
+        if isinstance(step, Decision):
+            self.active.append(len(self.steps))
+            self.undone.clear()
+        else:
+            source, target = (
+                (self.active, self.undone) if step.kind == "undo" else (self.undone, self.active)
+            )
+            if not source or source[-1] != step.step:
+                raise ValueError(f"cannot {step.kind} decision {step.step} here")
+            target.append(source.pop())
+        self.steps.append(step)
+
+
+def made_by(edit: Edit, free: int) -> tuple[int, ...]:
+    """Labels of the instances that an edit makes, where `free` is the next free label."""
+    if isinstance(edit, Split):
+        return tuple(range(free, free + len(edit.points) - 1))
+    return (free,) if isinstance(edit, Paint) and edit.label == free else ()
+
+
+def _name(number: int) -> str:
+    return f"{number:0{_DIGITS}d}"
+
+
+def _pair(box: Box) -> list[list[int]]:
+    return [list(box.start), list(box.stop)]
+
+
+def _box(ends: Any, whole: Box) -> Box:
+    start, stop = (tuple(int(n) for n in end) for end in ends)
+    box = Box(start, stop)
+    if box.ndim != whole.ndim or not whole.contains(box):
+        raise ValueError(f"{box} is not in the volume {whole}")
+    return box

@@ -1,0 +1,24 @@
+"""Which review of labels is meant, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from embedseg_large.options import Flag, Options
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewOptions(Options):
+    """What `open_review` takes by name."""
+
+    name: Annotated[
+        str | None,
+        Flag("Name of the reviewed labels. Default: NAME_reviewed."),
+    ] = None
+    """Name of the reviewed labels; default: ``NAME_reviewed``. Labels may have several reviews."""
+    timepoint: Annotated[
+        int | None,
+        Flag("Timepoint of a series; each has a review of its own.", metavar="T"),
+    ] = None
+    """Timepoint of a series; each has a log of its own."""

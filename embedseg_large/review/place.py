@@ -1,0 +1,94 @@
+"""Where labels, their review and the finished copy are."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from embedseg_large.errors import UsageError
+from embedseg_large.labels.folder import is_label_name
+from embedseg_large.labels.published import label_names
+from embedseg_large.storage.connection import is_remote, joined, shown
+from embedseg_large.storage.folder import Folder
+from embedseg_large.storage.open import folder_at
+
+SUFFIX = "_reviewed"
+"""End of the name of reviewed labels."""
+REVIEWS = "reviews"
+"""Folder of a store with its reviews."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewPlace:
+    """The labels of a store, and a review of them."""
+
+    store: str = field(repr=False)
+    """Path or URL of the store."""
+    labels: str
+    """Name of the labels that are reviewed."""
+    name: str
+    """Name of the reviewed labels."""
+
+    @property
+    def source(self) -> str:
+        """Path or URL of the labels."""
+        return joined(self.store, f"labels/{self.labels}")
+
+    @property
+    def path(self) -> str:
+        """Path or URL of the review."""
+        return joined(self.store, f"{REVIEWS}/{self.name}")
+
+    @property
+    def folder(self) -> Folder:
+        """The folder of the review."""
+        return folder_at(self.path)
+
+    @property
+    def published(self) -> str:
+        """Path or URL of the finished copy."""
+        return joined(self.store, f"labels/{self.name}")
+
+
+def find_place(labels: str | os.PathLike[str], name: str | None) -> ReviewPlace:
+    """Find a review by the labels, by the reviewed labels, or by their store.
+
+    Raises
+    ------
+    UsageError
+        If labels are in no store, or none of several was chosen.
+    """
+    path = os.fspath(labels).rstrip("/")
+    if not is_remote(path):
+        path = str(Path(path).absolute())
+    store, inside, own = path.rpartition("/labels/")
+    if not inside:
+        store, own = path, _only(path)
+    is_result = own.endswith(SUFFIX) and folder_at(joined(store, f"{REVIEWS}/{own}")).exists(ABOUT)
+    if is_result and name in (None, own):
+        own, name = own.removesuffix(SUFFIX), own
+    name = name or f"{own}{SUFFIX}"
+    if not is_label_name(name) or name == own:
+        raise UsageError(f"{name[:80]!r} cannot name reviewed labels of {own}; choose another name")
+    return ReviewPlace(store=store, labels=own, name=name)
+
+
+ABOUT = "review.json"
+"""Object of a review that describes its labels."""
+
+
+def _only(store: str) -> str:
+    """The only labels of a store that are no result of a review.
+
+    Raises
+    ------
+    UsageError
+        If there are none or several.
+    """
+    names = label_names(store)
+    own = [n for n in names if not (n.endswith(SUFFIX) and n.removesuffix(SUFFIX) in names)]
+    if len(own) == 1:
+        return own[0]
+    found = f"has several labels: {', '.join(own)}" if own else "has no labels inside"
+    raise UsageError(f"{shown(store)} {found}; name one, as STORE/labels/NAME")

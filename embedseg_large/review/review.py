@@ -1,0 +1,373 @@
+"""A review of one label volume: the queue, decisions, and the labels that follow from them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import UsageError
+from embedseg_large.geometry import Box
+from embedseg_large.options import takes
+from embedseg_large.review.change import Change
+from embedseg_large.review.doubt import Queue, queue_of
+from embedseg_large.review.edits import (
+    Accept,
+    Delete,
+    Edit,
+    Merge,
+    Paint,
+    Scene,
+    Split,
+    numbered_edits,
+)
+from embedseg_large.review.identity import about, check_same, digest_of, read_about
+from embedseg_large.review.log import Decision, Log, Reversal, made_by
+from embedseg_large.review.opening import load_log, open_labels, table_name, voxels_at
+from embedseg_large.review.options import ReviewOptions
+from embedseg_large.review.place import ABOUT, ReviewPlace, find_place
+from embedseg_large.review.published import publish
+from embedseg_large.review.table import Columns, box_in, measured, read_columns, write_columns
+from embedseg_large.review.voxels import ReviewedVoxels
+from embedseg_large.storage.connection import refuse_web, shown
+from embedseg_large.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+
+@dataclass(kw_only=True, eq=False)
+class Review:
+    """Decisions about the instances of a label volume, each of which can be undone.
+
+    Made by `open_review`. Every decision is on the disk when its method returns. The labels that
+    were opened are never changed.
+    """
+
+    place: ReviewPlace
+    log: Log
+    voxels: ReviewedVoxels
+    """The labels as they are now."""
+    _table: Columns | None
+
+    @property
+    def source(self) -> Volume:
+        """The labels that are reviewed."""
+        return self.voxels.source
+
+    @property
+    def columns(self) -> Columns:
+        """What is known of the instances of the source; measured when it is first needed."""
+        if self._table is None:
+            self._table = measured(self.place.source, self.source.timepoint)
+        return self._table
+
+    @cached_property
+    def queue(self) -> Queue:
+        """All instances of the source, the most doubtful first."""
+        return queue_of(self.columns)
+
+    @property
+    def decisions(self) -> list[Edit]:
+        """The edits that hold, oldest first."""
+        return [decision.edit for decision in self.log.decisions()]
+
+    @property
+    def decided(self) -> set[int]:
+        """Labels of the instances that were looked at, of the source and new ones."""
+        return {label for d in self.log.decisions() for label in d.decided}
+
+    @property
+    def left(self) -> list[int]:
+        """Places in the queue of the instances that nobody looked at yet, in its order."""
+        labels = self.queue.columns["label"][self.queue.order]
+        return np.flatnonzero(~np.isin(labels, sorted(self.decided))).tolist()
+
+    @property
+    def free(self) -> int:
+        """The next free label: above those of the source and of all decisions that hold."""
+        made = (label for d in self.log.decisions() for label in d.instances)
+        return 1 + max(int(self.columns["label"].max(initial=0)), *made, 0)
+
+    @property
+    def data(self) -> da.Array:
+        """The labels as they are now, as a lazy dask array: (z,) y, x."""
+        import dask.array as da
+
+        # of no fixed name: the same review has other voxels after the next decision
+        return da.from_array(
+            self.voxels, chunks=self.voxels.chunk, asarray=False, fancy=False, name=False
+        )
+
+    def box_of(self, label: int) -> Box:
+        """A box around an instance as it is now.
+
+        Raises
+        ------
+        UsageError
+            If there is no such instance.
+        """
+        for number in reversed(self.log.active):
+            found = self.log.decision(number).instances
+            if label in found:
+                box = found[label]
+                if box is None:
+                    edit = self.log.decision(number).edit
+                    raise UsageError(f"there is no instance {label} any more: {str(edit)[:60]}")
+                return box
+        box = box_in(self.columns, label)
+        if box is None:
+            raise UsageError(f"there is no instance {label} in {shown(self.place.source)}")
+        return box
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Read the labels of a box as they are now."""
+        return self.voxels.read(box)
+
+    def accept(self, label: int) -> None:
+        """Decide that an instance is right."""
+        self.apply(Accept(label))
+
+    def delete(self, label: int) -> None:
+        """Remove an instance."""
+        self.apply(Delete(label))
+
+    def split(self, label: int, *points: Sequence[int]) -> None:
+        """Divide an instance: one voxel (z,) y, x in each part; the first part keeps the label."""
+        self.apply(Split(label, tuple(tuple(int(n) for n in point) for point in points)))
+
+    def merge(self, label: int, other: int) -> None:
+        """Make an instance a part of another one."""
+        self.apply(Merge(label, other))
+
+    def paint(self, label: int, voxels: NDArray[np.integer]) -> None:
+        """Give voxels (n, ndim) a label: 0 erases, `free` makes a new instance."""
+        self.apply(Paint.of(label, voxels))
+
+    def apply(self, edit: Edit) -> Decision:
+        """Make a decision: write it to the log, then the chunks that it changes.
+
+        Raises
+        ------
+        UsageError
+            If the edit is not possible; nothing has changed.
+        OutputError, RunError
+            If it cannot be written, or another program has changed the review.
+        """
+        decision = self._decision(edit)
+        self._begin()
+        self.log.append(decision)
+        self.voxels.put(decision.change)
+        return decision
+
+    def apply_script(self, text: str, where: str = "the script") -> int:
+        """Make decisions that are written one per line, see `embedseg_large.review.edits`.
+
+        Returns
+        -------
+        int
+            Their number.
+
+        Raises
+        ------
+        UsageError
+            With the line that is not an edit, before any is made; or that is not possible, after
+            those before it were made.
+        """
+        lines = list(numbered_edits(text, self.voxels.ndim, where))
+        for done, (number, edit) in enumerate(lines):
+            try:
+                self.apply(edit)
+            except UsageError as error:
+                kept = f"; the {done} decisions before it were made" if done else ""
+                raise UsageError(f"{where}, line {number}: {error}{kept}") from error
+        return len(lines)
+
+    def undo(self) -> Edit | None:
+        """Undo the last decision that holds; None if there is none."""
+        return self._reverse("undo", self.log.active)
+
+    def redo(self) -> Edit | None:
+        """Make the decision again that was undone last; None if there is none."""
+        return self._reverse("redo", self.log.undone)
+
+    def publish(self, watch: Callable[[int, int], None] = lambda _, __: None) -> str:
+        """Write the labels as they are now as ``labels/NAME_reviewed``, a label volume like any.
+
+        An earlier copy by this review is replaced. All timepoints are written, those that were not
+        reviewed as they are.
+
+        Parameters
+        ----------
+        watch
+            Called with the number of regions that are done, and of all.
+
+        Returns
+        -------
+        str
+            Path or URL of the labels.
+
+        Raises
+        ------
+        LabelsExistError
+            If labels of that name were not written by this review.
+        UsageError, OutputError
+            If labels cannot be written there.
+        """
+        return publish(self.place, watch)
+
+    def script(self) -> str:
+        """The decisions that hold, one per line: `apply_script` repeats them on other labels."""
+        return "".join(f"{edit}\n" for edit in self.decisions)
+
+    def _reverse(self, kind: Literal["undo", "redo"], numbers: list[int]) -> Edit | None:
+        if not numbers:
+            return None
+        self._begin()
+        number = numbers[-1]
+        decision = self.log.decision(number)
+        self.log.append(Reversal(kind, number))
+        self.voxels.put(decision.change if kind == "redo" else decision.change.backwards())
+        return decision.edit
+
+    def _decision(self, edit: Edit) -> Decision:
+        """Compute an edit, and find every reason to refuse it."""
+        free, whole = self.free, Box.whole(self.voxels.shape)
+        for label in edit.labels:
+            if not (isinstance(edit, Paint) and label == free):
+                self.box_of(label)
+        made = made_by(edit, free)
+        if made and made[-1] > np.iinfo(self.voxels.dtype).max:
+            raise UsageError(f"no label is left for a new instance in {self.voxels.dtype}")
+        box = edit.box(self.box_of)
+        if not whole.contains(box):
+            raise UsageError(f"{box} is not inside the volume {self.voxels.shape}")
+        before = self.read(box)
+        spacing = self.source.voxel_size or (1.0,) * box.ndim
+        after = edit.apply(before, Scene(box, free, spacing))
+        return Decision(
+            edit=edit,
+            change=Change.between(box, before, after),
+            instances=self._instances(edit, box, before, after, made),
+            stamp=self.source.stamp(box),
+            digest=digest_of(self.source, box),
+        )
+
+    def _instances(
+        self,
+        edit: Edit,
+        box: Box,
+        before: NDArray[Any],
+        after: NDArray[Any],
+        made: tuple[int, ...],
+    ) -> dict[int, Box | None]:
+        """A box around each instance after an edit."""
+        if isinstance(edit, Merge):
+            return {edit.label: _around(self.box_of(edit.label), box), edit.other: None}
+        if isinstance(edit, Paint):
+            return dict(self._painted(edit.label, box, before, after))
+        return {label: _tight(after == label, box) for label in (edit.label, *made)}
+
+    def _painted(
+        self, label: int, box: Box, before: NDArray[Any], after: NDArray[Any]
+    ) -> list[tuple[int, Box | None]]:
+        """Boxes of what was painted, and of instances of which nothing is left."""
+        found: list[tuple[int, Box | None]] = []
+        if label:
+            old = box if label == self.free else _around(self.box_of(label), box)
+            found.append((label, old))
+        for lost in np.setdiff1d(before[before > 0], after).tolist():
+            if box.contains(self.box_of(lost)):
+                found.append((lost, None))
+        return found
+
+    def _begin(self) -> None:
+        """Create the folder of the review before the first decision."""
+        if self.log.steps:
+            return
+        folder = self.place.folder
+        refuse_web(self.place.store, "copy the store to review its labels")
+        folder.check_writable()
+        write_columns(folder, table_name(self.source), self.columns)
+        said = json.dumps(about(self.place, self.source), indent=2).encode()
+        folder.create(ABOUT, said, durable=True)
+
+
+@takes(ReviewOptions)
+def open_review(labels: str | os.PathLike[str], **options: Any) -> Review:
+    """Open the review of a label volume, or begin one.
+
+    Nothing is written before the first decision.
+
+    Parameters
+    ----------
+    labels
+        Path or URL of the labels in an OME-Zarr store (``STORE/labels/NAME``), of reviewed labels,
+        or of a store with only one label group.
+    **options
+
+    Returns
+    -------
+    Review
+
+    Raises
+    ------
+    UsageError
+        If there are several labels or timepoints and none was chosen, or the labels have changed
+        since their review began: its decisions stay where they are.
+    VolumeError
+        If something cannot be read, or is no label image.
+    """
+    asked = ReviewOptions.of(options, "open_review")
+    place = find_place(labels, asked.name)
+    source = open_labels(place, asked.timepoint)
+    recorded, log = read_about(place.folder), load_log(place, source)
+    if recorded is not None:
+        check_same(recorded, place, source, log)
+    voxels = voxels_at(place, source)
+    voxels.expect(log)
+    table = read_columns(place.folder, table_name(source), Box.whole(source.spatial_shape))
+    review = Review(place=place, log=log, voxels=voxels, _table=table)
+    _finish_last(review)
+    return review
+
+
+def _finish_last(review: Review) -> None:
+    """Write the chunks of the last step again: a process may have died before it wrote them."""
+    log = review.log
+    if not log.steps:
+        return
+    last = log.steps[-1]
+    number = len(log.steps) - 1 if isinstance(last, Decision) else last.step
+    change = log.decision(number).change
+    if isinstance(last, Reversal) and last.kind == "undo":
+        change = change.backwards()
+    labels = review.read(change.box)
+    wanted = labels.copy()
+    change.put_into(wanted, change.box)
+    if not np.array_equal(labels, wanted):
+        review.voxels.put(change)
+
+
+def _around(one: Box, other: Box) -> Box:
+    """The smallest box around two."""
+    return Box(
+        tuple(map(min, one.start, other.start)),
+        tuple(map(max, one.stop, other.stop)),
+    )
+
+
+def _tight(inside: NDArray[np.bool_], box: Box) -> Box | None:
+    """The smallest box around voxels of a box; None if there are none."""
+    places = np.argwhere(inside)
+    if not places.size:
+        return None
+    ends = (places.min(axis=0), places.max(axis=0) + 1)
+    start, stop = (tuple((end + box.start).tolist()) for end in ends)
+    return Box(start, stop)

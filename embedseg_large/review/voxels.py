@@ -1,0 +1,163 @@
+"""The labels of a review as they are now, of any size: what did not change is read from the source.
+
+::
+
+    ┌────┬────┬────┐     The lattice of chunks of the review's own array. Only chunks with a voxel
+    │    │▒▒▒▒│    │     that was ever changed are written (▒); all others are the source's.
+    ├────┼────┼────┤
+    │    │▒▒▒▒│    │
+    └────┴────┴────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import MetadataError
+from embedseg_large.geometry import Box
+from embedseg_large.review.change import Change
+from embedseg_large.review.log import Decision, Log
+from embedseg_large.storage.arrays import create_array, open_array
+from embedseg_large.storage.connection import shown
+from embedseg_large.storage.disk import output_errors
+from embedseg_large.storage.open import folder_at
+from embedseg_large.volumes.volume import Volume
+
+_CHUNK = {2: 512, 3: 64}
+"""Edge of a chunk, by ndim."""
+
+
+def label_dtype(source: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of reviewed labels: 32 or 64 bits, since new labels may be above all others."""
+    return np.dtype(f"{source.kind}{max(4, source.itemsize)}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReviewedVoxels:
+    """The labels of one timepoint; picklable, and read like an array."""
+
+    source: Volume
+    """The labels that are reviewed, without a time axis."""
+    place: str = field(repr=False)
+    """Path or URL of the review's array."""
+    zarr_format: Literal[2, 3]
+    timepoints: int | None = None
+    """Length of the time axis of the array; None: it has none."""
+    cells: set[tuple[int, ...]] = field(default_factory=set)
+    """First voxels of the chunks that are in the array."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along (z,) y, x."""
+        return self.source.spatial_shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a label."""
+        return label_dtype(self.source.dtype)
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """Shape of a chunk."""
+        return tuple(min(_CHUNK[self.ndim], n) for n in self.shape)
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Read the labels of a box."""
+        labels = self.source.read(box).astype(self.dtype)
+        for cell in self._mine(box):
+            part = cell.intersect(box)
+            labels[part.slices_in(box)] = self._array("r")[self._at(part)]
+        return labels
+
+    def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
+        """Read a box, given as slices without a step."""
+        ends = [at.indices(n)[:2] for at, n in zip(index, self.shape, strict=True)]
+        return self.read(Box(tuple(a for a, _ in ends), tuple(b for _, b in ends)))
+
+    def put(self, change: Change) -> None:
+        """Write the chunks in which a change has voxels; may be done again.
+
+        Raises
+        ------
+        OutputError
+            If they cannot be written.
+        """
+        for cell in change.cells(self.chunk):
+            self._create()
+            here = cell.clip(self.shape)
+            labels = self.read(here)
+            change.put_into(labels, here)
+            with output_errors(shown(self.place)):
+                self._array("r+")[self._at(here)] = labels
+            self.cells.add(cell.start)
+
+    def expect(self, log: Log) -> None:
+        """Take note of the chunks that the steps of a log have written."""
+        for step in log.steps:
+            if isinstance(step, Decision):
+                self.cells.update(cell.start for cell in step.change.cells(self.chunk))
+
+    def _mine(self, box: Box) -> Iterator[Box]:
+        if not box.size:
+            return
+        lattice = box.rounded_out(self.chunk)
+        n_lattice = prod(a // b for a, b in zip(lattice.shape, self.chunk, strict=True))
+        if n_lattice <= len(self.cells):
+            yield from (cell for cell in lattice.split(self.chunk) if cell.start in self.cells)
+            return
+        for start in sorted(self.cells):
+            cell = Box(start, tuple(a + n for a, n in zip(start, self.chunk, strict=True)))
+            if cell.intersect(box).size:
+                yield cell
+
+    def _at(self, box: Box) -> tuple[int | slice, ...]:
+        lead = () if self.timepoints is None else (self.source.timepoint or 0,)
+        return (*lead, *box.slices)
+
+    def _array(self, mode: Literal["r", "r+"]) -> Any:
+        try:
+            return open_array(self.place, mode, self.zarr_format, durable=mode == "r+")
+        except FileNotFoundError as error:
+            raise MetadataError(
+                f"{shown(self.place)}: missing, although the log of the review refers to it; copy "
+                "the review with all its files"
+            ) from error
+
+    def _create(self) -> None:
+        if self.cells or folder_at(self.place).exists(
+            "zarr.json" if self.zarr_format == 3 else ".zarray"
+        ):
+            return
+        lead = () if self.timepoints is None else (self.timepoints,)
+        create_array(
+            self.place,
+            shape=(*lead, *self.shape),
+            dtype=self.dtype,
+            chunks=(*(1 for _ in lead), *self.chunk),
+            fill_value=0,
+            **self._encoding(),
+        )
+
+    def _encoding(self) -> dict[str, Any]:
+        if self.zarr_format == 3:
+            from zarr.codecs import ZstdCodec
+
+            return {"zarr_format": 3, "compressors": ZstdCodec(level=1)}
+        from numcodecs import Zstd
+
+        return {
+            "zarr_format": 2,
+            "compressors": Zstd(level=1),
+            "chunk_key_encoding": {"name": "v2", "separator": "/"},
+        }
