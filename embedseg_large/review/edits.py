@@ -32,6 +32,8 @@ Where = Callable[[int], Box]
 """Gives a box that holds an instance; raises `UsageError` if there is no such instance."""
 
 _MOST = 1 << 62
+_SMOOTHING = 0.2
+"""Standard deviation of the filter on the distance transform, in depths of the object."""
 _RUN = re.compile(r"(.+)\+(\d+)")
 
 
@@ -238,6 +240,10 @@ def flooded(
 ) -> NDArray[np.intp]:
     """Divide an object at its necks: a watershed on its distance transform, from given points.
 
+    From each point, the way uphill to where the object is thickest is what the water starts from:
+    a point near the surface counts as much as one in the middle. Points that lead to the same
+    place have no neck between them; what is theirs is divided by the nearest point.
+
     Parameters
     ----------
     inside
@@ -256,25 +262,70 @@ def flooded(
     UsageError
         If scikit-image is not installed.
     """
+    depth, markers = _depths(inside, spacing), np.zeros(inside.shape, np.int32)
+    peaks = dict[Point, list[int]]()
+    for number, point in enumerate(points):
+        way = _way_up(depth, point)
+        group = peaks.setdefault(way[-1], [])
+        group.append(number)
+        first = group[0] + 1
+        for voxel in way:
+            markers[voxel] = markers[voxel] or first
+    parts = np.asarray(_watershed()(-depth, markers, mask=inside), np.intp)
+    for group in ([*range(len(points))], *peaks.values()):
+        shared = inside & (parts == (0 if len(group) == len(points) else group[0] + 1))
+        _by_nearest(parts, shared, group, points, spacing)
+    return parts
+
+
+def _depths(inside: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float64]:
+    """Smoothed distance to the surface: roughness of a few voxels makes no peaks of its own."""
     from scipy import ndimage
 
+    around = np.pad(inside, 1)  # what touches the box ends there
+    depth = ndimage.distance_transform_edt(around, sampling=spacing)[(slice(1, -1),) * inside.ndim]
+    sigma = [_SMOOTHING * depth.max() / step for step in spacing]
+    smooth: NDArray[np.float64] = ndimage.gaussian_filter(depth, sigma, mode="constant")
+    return np.where(inside, smooth, -1.0)
+
+
+def _way_up(depth: NDArray[np.float64], point: Point) -> list[Point]:
+    """The steepest way from a voxel to a peak, with both."""
+    way = [point]
+    while True:
+        here = way[-1]
+        near = tuple(slice(max(p - 1, 0), p + 2) for p in here)
+        best = np.unravel_index(int(depth[near].argmax()), depth[near].shape)
+        there = tuple(int(b) + s.start for b, s in zip(best, near, strict=True))
+        if not depth[there] > depth[here]:
+            return way
+        way.append(there)
+
+
+def _by_nearest(
+    parts: NDArray[np.intp],
+    shared: NDArray[np.bool_],
+    group: Sequence[int],
+    points: Sequence[Point],
+    spacing: Sequence[float],
+) -> None:
+    """Divide voxels among some of the points, in place."""
+    voxels = np.argwhere(shared)
+    if voxels.size and len(group) > 1:
+        places = np.array([points[number] for number in group])
+        steps = (voxels[:, np.newaxis] - places) * np.asarray(spacing)
+        nearest = np.square(steps).sum(axis=2).argmin(axis=1)
+        parts[tuple(voxels.T)] = np.asarray(group)[nearest] + 1
+
+
+def _watershed() -> Any:
     try:
         from skimage.segmentation import watershed
     except ModuleNotFoundError:
         raise UsageError(
             'to split instances, scikit-image is needed; pip install "embedseg-large[review]"'
         ) from None
-    around = np.pad(inside, 1)  # what touches the box ends there
-    depth = ndimage.distance_transform_edt(around, sampling=spacing)[(slice(1, -1),) * inside.ndim]
-    markers = np.zeros(inside.shape, np.int32)
-    for number, point in enumerate(points, 1):
-        markers[point] = number
-    parts = np.asarray(watershed(-depth, markers, mask=inside), np.intp)
-    lost = np.argwhere(inside & (parts == 0))
-    if lost.size:
-        steps = (lost[:, None] - np.array(points)[None]) * np.asarray(spacing)
-        parts[tuple(lost.T)] = 1 + np.square(steps).sum(axis=2).argmin(axis=1)
-    return parts
+    return watershed
 
 
 # Text --------------------------------------------------------------------------------------------

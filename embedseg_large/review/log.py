@@ -124,6 +124,14 @@ class Log:
         assert isinstance(found, Decision)
         return found
 
+    def last_change(self) -> Change:
+        """The voxels that the last step changes."""
+        last = self.steps[-1]
+        if isinstance(last, Decision):
+            return last.change
+        change = self.decision(last.step).change
+        return change if last.kind == "redo" else change.backwards()
+
     def append(self, step: Step) -> None:
         """Write a step; when this returns, it outlasts a loss of power.
 

@@ -55,7 +55,7 @@ class _Moment:
     def of(cls, place: ReviewPlace, timepoint: int) -> _Moment:
         source = open_labels(place, timepoint)
         log, voxels = load_log(place, source), voxels_at(place, source)
-        voxels.expect(log)
+        voxels.follow(log)
         return cls(voxels, tuple(str(d.edit) for d in log.decisions()))
 
 

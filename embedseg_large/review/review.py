@@ -87,7 +87,8 @@ class Review:
     def left(self) -> list[int]:
         """Places in the queue of the instances that nobody looked at yet, in its order."""
         labels = self.queue.columns["label"][self.queue.order]
-        return np.flatnonzero(~np.isin(labels, sorted(self.decided))).tolist()
+        gone = {n for n, box in self._changed_boxes().items() if box is None}
+        return np.flatnonzero(~np.isin(labels, sorted(self.decided | gone))).tolist()
 
     @property
     def free(self) -> int:
@@ -113,18 +114,16 @@ class Review:
         UsageError
             If there is no such instance.
         """
-        for number in reversed(self.log.active):
-            found = self.log.decision(number).instances
-            if label in found:
-                box = found[label]
-                if box is None:
-                    edit = self.log.decision(number).edit
-                    raise UsageError(f"there is no instance {label} any more: {str(edit)[:60]}")
-                return box
-        box = box_in(self.columns, label)
+        changed = self._changed_boxes()
+        box = changed[label] if label in changed else box_in(self.columns, label)
         if box is None:
-            raise UsageError(f"there is no instance {label} in {shown(self.place.source)}")
+            more = "any more" if label in changed else f"in {shown(self.place.source)}"
+            raise UsageError(f"there is no instance {label} {more}")
         return box
+
+    def _changed_boxes(self) -> dict[int, Box | None]:
+        """A box around each instance that a decision was about; None: it is no more."""
+        return {n: box for d in self.log.decisions() for n, box in d.instances.items()}
 
     def read(self, box: Box) -> NDArray[Any]:
         """Read the labels of a box as they are now."""
@@ -185,7 +184,7 @@ class Review:
             try:
                 self.apply(edit)
             except UsageError as error:
-                kept = f"; the {done} decisions before it were made" if done else ""
+                kept = f"; decisions made before it: {done}" if done else ""
                 raise UsageError(f"{where}, line {number}: {error}{kept}") from error
         return len(lines)
 
@@ -233,7 +232,7 @@ class Review:
         number = numbers[-1]
         decision = self.log.decision(number)
         self.log.append(Reversal(kind, number))
-        self.voxels.put(decision.change if kind == "redo" else decision.change.backwards())
+        self.voxels.put(self.log.last_change())
         return decision.edit
 
     def _decision(self, edit: Edit) -> Decision:
@@ -331,28 +330,9 @@ def open_review(labels: str | os.PathLike[str], **options: Any) -> Review:
     if recorded is not None:
         check_same(recorded, place, source, log)
     voxels = voxels_at(place, source)
-    voxels.expect(log)
+    voxels.follow(log)
     table = read_columns(place.folder, table_name(source), Box.whole(source.spatial_shape))
-    review = Review(place=place, log=log, voxels=voxels, _table=table)
-    _finish_last(review)
-    return review
-
-
-def _finish_last(review: Review) -> None:
-    """Write the chunks of the last step again: a process may have died before it wrote them."""
-    log = review.log
-    if not log.steps:
-        return
-    last = log.steps[-1]
-    number = len(log.steps) - 1 if isinstance(last, Decision) else last.step
-    change = log.decision(number).change
-    if isinstance(last, Reversal) and last.kind == "undo":
-        change = change.backwards()
-    labels = review.read(change.box)
-    wanted = labels.copy()
-    change.put_into(wanted, change.box)
-    if not np.array_equal(labels, wanted):
-        review.voxels.put(change)
+    return Review(place=place, log=log, voxels=voxels, _table=table)
 
 
 def _around(one: Box, other: Box) -> Box:

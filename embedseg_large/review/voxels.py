@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import MetadataError
 from embedseg_large.geometry import Box
 from embedseg_large.review.change import Change
 from embedseg_large.review.log import Decision, Log
@@ -93,20 +92,42 @@ class ReviewedVoxels:
         OutputError
             If they cannot be written.
         """
+        self._put(change, only_missing=False)
+
+    def _put(self, change: Change, *, only_missing: bool) -> None:
         for cell in change.cells(self.chunk):
-            self._create()
             here = cell.clip(self.shape)
             labels = self.read(here)
             change.put_into(labels, here)
-            with output_errors(shown(self.place)):
-                self._array("r+")[self._at(here)] = labels
+            if not (only_missing and self._holds(here, labels)):
+                self._create()
+                with output_errors(shown(self.place)):
+                    self._array("r+")[self._at(here)] = labels
             self.cells.add(cell.start)
 
-    def expect(self, log: Log) -> None:
-        """Take note of the chunks that the steps of a log have written."""
-        for step in log.steps:
+    def _holds(self, box: Box, labels: NDArray[Any]) -> bool:
+        return np.array_equal(self._array("r")[self._at(box)], labels)
+
+    def follow(self, log: Log) -> None:
+        """Take note of the chunks that the steps of a log have written.
+
+        Those of the last step are compared, and written if its process died before it had. Without
+        the array, all decisions are replayed.
+
+        Raises
+        ------
+        OutputError
+            If they cannot be written.
+        """
+        if not self._is_there():
+            for decision in log.decisions():
+                self.put(decision.change)
+            return
+        for step in log.steps[:-1]:
             if isinstance(step, Decision):
                 self.cells.update(cell.start for cell in step.change.cells(self.chunk))
+        if log.steps:
+            self._put(log.last_change(), only_missing=True)
 
     def _mine(self, box: Box) -> Iterator[Box]:
         if not box.size:
@@ -126,18 +147,14 @@ class ReviewedVoxels:
         return (*lead, *box.slices)
 
     def _array(self, mode: Literal["r", "r+"]) -> Any:
-        try:
-            return open_array(self.place, mode, self.zarr_format, durable=mode == "r+")
-        except FileNotFoundError as error:
-            raise MetadataError(
-                f"{shown(self.place)}: missing, although the log of the review refers to it; copy "
-                "the review with all its files"
-            ) from error
+        return open_array(self.place, mode, self.zarr_format, durable=mode == "r+")
+
+    def _is_there(self) -> bool:
+        name = "zarr.json" if self.zarr_format == 3 else ".zarray"
+        return bool(self.cells) or folder_at(self.place).exists(name)
 
     def _create(self) -> None:
-        if self.cells or folder_at(self.place).exists(
-            "zarr.json" if self.zarr_format == 3 else ".zarray"
-        ):
+        if self._is_there():
             return
         lead = () if self.timepoints is None else (self.timepoints,)
         create_array(
