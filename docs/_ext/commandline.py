@@ -29,6 +29,7 @@ GUIDES = {
     "suggest": "guides/object_size",
     "measure": "guides/measure",
     "report": "tutorials/review",
+    "review": "guides/proofread",
     "view": "quickstart",
     "export-labels": "guides/export_labels",
     "export": "guides/models",
