@@ -108,4 +108,5 @@ def _places(runs: NDArray[np.int64]) -> NDArray[np.int64]:
     """Raster indices of all voxels of runs."""
     starts, lengths = runs[:, 0], runs[:, 1]
     before = np.cumsum(lengths) - lengths
-    return np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)
+    places: NDArray[np.int64] = np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)
+    return places

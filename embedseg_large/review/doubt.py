@@ -154,7 +154,8 @@ def _lowest(values: Floats) -> Floats:
     known = values[np.isfinite(values)]
     if not known.size or (top := np.median(known)) == (low := known.min()):
         return np.zeros(values.size)
-    return np.nan_to_num(np.clip((top - values) / (top - low), 0, 1))
+    lowness: Floats = np.nan_to_num(np.clip((top - values) / (top - low), 0, 1))
+    return lowness
 
 
 def _deviations(values: Floats) -> Floats:
@@ -168,4 +169,5 @@ def _deviations(values: Floats) -> Floats:
 
 
 def _beyond(deviations: Floats) -> Floats:
-    return np.clip((deviations - _FREE) / (_FULL - _FREE), 0, 1)
+    beyond: Floats = np.clip((deviations - _FREE) / (_FULL - _FREE), 0, 1)
+    return beyond

@@ -200,8 +200,9 @@ class Paint:
         """Return the labels of its box after it."""
         painted = labels.copy()
         for start, length in self.runs:
-            *row, first = scene.at(start)
-            painted[(*row, slice(first, first + length))] = self.label
+            at = scene.at(start)
+            row = painted[at[:-1]]  # a view
+            row[at[-1] : at[-1] + length] = self.label
         return painted
 
 

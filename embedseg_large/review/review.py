@@ -102,9 +102,10 @@ class Review:
         import dask.array as da
 
         # of no fixed name: the same review has other voxels after the next decision
-        return da.from_array(
+        lazy: da.Array = da.from_array(
             self.voxels, chunks=self.voxels.chunk, asarray=False, fancy=False, name=False
         )
+        return lazy
 
     def box_of(self, label: int) -> Box:
         """A box around an instance as it is now.

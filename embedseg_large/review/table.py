@@ -50,7 +50,8 @@ def measured(labels: str, timepoint: int | None) -> Columns:
 def write_columns(folder: Folder, name: str, columns: Mapping[str, NDArray[Any]]) -> None:
     """Write columns as an object."""
     packed = BytesIO()
-    np.savez_compressed(packed, **dict(columns))
+    named: dict[str, Any] = dict(columns)
+    np.savez_compressed(packed, **named)
     folder.write(name, packed.getvalue(), durable=True)
 
 

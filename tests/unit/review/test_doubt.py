@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from embedseg_large.geometry import Box
 from embedseg_large.review.doubt import WEIGHTS, queue_of
 
 
-def columns(n: int = 20, **changed: Any) -> dict[str, NDArray[Any]]:
-    """Instances 1..n, much alike."""
+def columns(changed: Mapping[str, Mapping[int, Any]] | None = None) -> dict[str, NDArray[Any]]:
+    """Instances 1..20, much alike, but for some values by label."""
+    n = 20
     found: dict[str, NDArray[Any]] = {
         "label": np.arange(1, n + 1),
         "voxels": 1000 + 10 * (np.arange(n) % 5),
@@ -26,7 +28,7 @@ def columns(n: int = 20, **changed: Any) -> dict[str, NDArray[Any]]:
     for axis in "zyx":
         found |= {axis: np.arange(n) + 4.5, f"{axis}_start": np.arange(n)}
         found[f"{axis}_stop"] = np.arange(n) + 10
-    for name, values in changed.items():
+    for name, values in (changed or {}).items():
         column = found[name].astype(np.asarray(list(values.values())).dtype)
         column[[label - 1 for label in values]] = list(values.values())
         found[name] = column
@@ -46,7 +48,7 @@ def columns(n: int = 20, **changed: Any) -> dict[str, NDArray[Any]]:
     ],
 )
 def test_each_reason_brings_its_instance_to_the_front(column: str, value: Any, reason: str) -> None:
-    queue = queue_of(columns(**{column: {7: value}}))
+    queue = queue_of(columns({column: {7: value}}))
     first = queue[0]
     assert (first.label, first.reasons) == (7, (reason,))
     assert first.doubt == pytest.approx(WEIGHTS[reason])
@@ -58,9 +60,11 @@ def test_each_reason_brings_its_instance_to_the_front(column: str, value: Any, r
 def test_several_reasons_add_up_and_ties_are_broken_by_label() -> None:
     queue = queue_of(
         columns(
-            touches_border={3: True, 9: True, 12: True},
-            joined={9: True},
-            certified={9: False},
+            {
+                "touches_border": {3: True, 9: True, 12: True},
+                "joined": {9: True},
+                "certified": {9: False},
+            }
         )
     )
     assert [queue[i].label for i in range(3)] == [9, 3, 12]
@@ -70,7 +74,7 @@ def test_several_reasons_add_up_and_ties_are_broken_by_label() -> None:
 
 
 def test_the_order_does_not_depend_on_that_of_the_table() -> None:
-    one = columns(voxels={4: 5000, 8: 9000}, seediness={5: 0.7})
+    one = columns({"voxels": {4: 5000, 8: 9000}, "seediness": {5: 0.7}})
     order = np.random.default_rng(0).permutation(20)
     other = {name: column[order] for name, column in one.items()}
     queues = [queue_of(table) for table in (one, other)]
@@ -78,7 +82,7 @@ def test_the_order_does_not_depend_on_that_of_the_table() -> None:
 
 
 def test_labels_of_other_programs_have_fewer_reasons() -> None:
-    table = columns(voxels={2: 1})
+    table = columns({"voxels": {2: 1}})
     for name in ("seediness", "certified", "joined"):
         del table[name]
     assert queue_of(table)[0].reasons == ("small",)

@@ -19,7 +19,7 @@ from embedseg_large.review import voxels as voxels_module
 from embedseg_large.review.edits import Accept, Delete, Edit, Merge, Paint, Split, flooded
 from embedseg_large.review.review import Review, open_review
 from embedseg_large.review.voxels import ReviewedVoxels
-from embedseg_large.volumes.volume import open_volume
+from embedseg_large.volumes.volume import Volume, open_volume
 
 Labels = NDArray[Any]
 WriteLabels = Callable[..., Path]
@@ -263,12 +263,13 @@ def test_an_edit_reads_the_box_of_its_instance_only(
     review = open_review(source)
     review.accept(1)  # the table is there
     seen: list[Box] = []
-    read = type(review.source).read
-    monkeypatch.setattr(
-        type(review.source),
-        "read",
-        lambda self, box, t=None: seen.append(box) or read(self, box, t),
-    )
+    read = Volume.read
+
+    def reading(self: Volume, box: Box, timepoint: int | None = None) -> Labels:
+        seen.append(box)
+        return read(self, box, timepoint)
+
+    monkeypatch.setattr(Volume, "read", reading)
     review.delete(4)
     places = inside(cells, 4)
     near = Box(tuple(places.min(axis=0).tolist()), tuple((places.max(axis=0) + 1).tolist()))
