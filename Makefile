@@ -8,7 +8,7 @@ ROOM   := $(shell df --output=avail -k /dev/shm 2>/dev/null | tail -1)
 TMPFS  := $(shell test "$(ROOM)" -gt 6000000 2>/dev/null && echo PYTEST_DEBUG_TEMPROOT=/dev/shm)
 TEST   := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(TMPFS) $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: setup demo test check lint types unit slow newest docs notebooks clean
+.PHONY: setup demo test check lint types unit slow search newest docs notebooks clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,10 @@ unit: setup
 # Random sweeps, every variant of a kill, real clusters, other programs' formats: a quarter of an hour more.
 slow: setup
 	$(TEST) -m slow
+
+# Properties with 500 new random examples each; what it finds becomes an example or a test. An hour.
+search: setup
+	$(TEST) --hypothesis-profile=search -m "slow or not slow" $(shell grep -rlE "^@given" tests)
 
 # Storage, volumes and labels with the newest Python and zarr, in an environment of its own: three minutes.
 newest: setup

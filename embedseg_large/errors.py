@@ -58,6 +58,10 @@ class LabelsExistError(UsageError, FileExistsError):
     """Labels of that name exist, and overwriting was not asked for."""
 
 
+class ImageChangedError(UsageError):
+    """An unfinished run began with another content of the image."""
+
+
 class VolumeError(EmbedSegError, ValueError):
     """An image or label volume cannot be used."""
 

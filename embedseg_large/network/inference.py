@@ -7,6 +7,7 @@ encoder's output layer. Convolutions, ReLUs and residuals are one step each
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +26,9 @@ from embedseg_large.network.erfnet import BranchedERFNet, Decoder
 from embedseg_large.network.layers import Downsampler, NonBottleneck1D, Upsampler
 
 _FEW_CHANNELS = 8
+
+_ROWS = 4096
+"""Voxels that the output layer maps at a time: 48 products each are 0.8 MB."""
 
 
 class _Fold(Protocol):
@@ -69,22 +73,38 @@ class InferenceNetwork:
         -------
         float32 ``(n, 2·ndim + 1, *spatial)``, contiguous, as `BranchedERFNet.forward`.
         """
-        features = _through(self._encoder, channels_last(image.to(self.dtype)))
+        scratch = _Scratch()
+        features = _through(self._encoder, channels_last(image.to(self.dtype)), scratch)
         channels = sum(output.channels for _, output in self._decoders)
         raw = image.new_empty(len(image), channels, *image.shape[2:])
         first = 0
         for layers, output in self._decoders:
-            output(_through(layers, features), raw[:, first : first + output.channels])
+            output(_through(layers, features, scratch), raw[:, first : first + output.channels])
             first += output.channels
         return raw
 
 
-_Layer = Callable[[Tensor], Tensor]
+_Layer = Callable[[Tensor, "_Scratch"], Tensor]
 
 
-def _through(layers: list[_Layer], x: Tensor) -> Tensor:
+class _Scratch:
+    """Memory for the intermediate results of one pass, which layer after layer uses again."""
+
+    def __init__(self) -> None:
+        self._memory: dict[int, Tensor] = {}
+
+    def like(self, x: Tensor, number: int) -> Tensor:
+        """Return memory number `number` in the form of `x`, channels last, of any content."""
+        memory = self._memory.get(number)
+        if memory is None or memory.numel() < x.numel():
+            memory = self._memory[number] = x.new_empty(x.numel())
+        last = x.movedim(1, -1).shape
+        return memory[: x.numel()].view(last).movedim(-1, 1)
+
+
+def _through(layers: list[_Layer], x: Tensor, scratch: _Scratch) -> Tensor:
     for layer in layers:
-        x = layer(x)
+        x = layer(x, scratch)
     return x
 
 
@@ -94,7 +114,8 @@ def _inference_layer(layer: nn.Module, made: _Fold) -> _Layer:
     if isinstance(layer, NonBottleneck1D):
         return _NonBottleneck(layer, made)
     assert isinstance(layer, Upsampler)
-    return made(layer.conv, layer.bn)
+    upsampling = made(layer.conv, layer.bn)
+    return lambda x, _: upsampling(x)
 
 
 def _decoder(decoder: nn.Module, made: _Fold, device: str) -> tuple[list[_Layer], _Output]:
@@ -122,12 +143,12 @@ class _Downsampling:
         self.makes_room = len(self.scale) <= _FEW_CHANNELS
         self.conv = _with_zero_kernels(conv, len(self.scale)) if self.makes_room else conv
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, _: _Scratch) -> Tensor:
         """Map ``(n, inputs, *spatial)`` to ``(n, outputs, *spatial / 2)``."""
         y = self.conv(x)
         pooled = halved(x).mul_(self.scale).add_(self.shift).relu_()
         if not self.makes_room:
-            return torch.cat([y, pooled], dim=1)
+            return channels_last(torch.cat([y, pooled], dim=1))
         y[:, self.kept :] = pooled
         return y
 
@@ -164,12 +185,12 @@ class _NonBottleneck:
             for name in names
         ]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Map ``(n, channels, *spatial)`` to the same shape."""
+    def __call__(self, x: Tensor, scratch: _Scratch) -> Tensor:
+        """Map ``(n, channels, *spatial)`` to the same shape; the result replaces `x`."""
         y = x
-        for conv in self.convs[:-1]:
-            y = conv(y)
-        return self.convs[-1](y, x)
+        for number, conv in enumerate(self.convs[:-1]):
+            y = conv.into(y, scratch.like(x, number % 2))
+        return self.convs[-1].onto(y, x)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -202,7 +223,16 @@ class _Output:
         )
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
-        """Map ``(n, inputs, *spatial)`` into `out`, ``(n, channels, *spatial · 2)``."""
+        """Map ``(n, inputs, *spatial)`` into `out`, ``(n, channels, *spatial · 2)``.
+
+        A few planes at a time, whose products stay in the cache.
+        """
+        thickness = max(1, _ROWS // math.prod(x.shape[3:]))
+        planes = torch.split(x, thickness, dim=2), torch.split(out, 2 * thickness, dim=2)
+        for some, doubled in zip(*planes, strict=True):
+            self._double(some, doubled)
+
+    def _double(self, x: Tensor, out: Tensor) -> None:
         n, _, *spatial = x.shape
         ndim = len(spatial)
         columns = x.flatten(2).float()
@@ -211,4 +241,5 @@ class _Output:
         # (n, channels, z, corner z, y, corner y, ...): every voxel before its corner along an axis
         pairs = [axis for d in range(ndim) for axis in (ndim + 2 + d, 1 + d)]
         ordered = corners.permute(0, ndim + 1, *pairs)
-        out.view(ordered.shape).copy_(ordered)
+        sides = [n, self.channels, *(side for d in range(ndim) for side in (spatial[d], 2))]
+        out.view(sides).copy_(ordered)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from embedseg_large.network.device import (
     lanes_that_fit,
     passes_that_fit,
 )
-from embedseg_large.network.lanes import in_order
+from embedseg_large.network.lanes import Lanes, in_order
 from embedseg_large.network.modelfile import StoredModel, write_model_file
 from embedseg_large.network.settings import (
     EMBEDSEG,
@@ -34,7 +35,7 @@ from embedseg_large.network.settings import (
     ModelSettings,
     Thresholds,
 )
-from embedseg_large.network.tta import mean_raw
+from embedseg_large.network.tta import Each, mean_raw
 from embedseg_large.symmetry import MODES, SignedPermutation, group
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -95,6 +96,7 @@ class Model:
         self.device = checked_device(device)
         self.dtype = dtype
         self.lanes = lanes or available_cores()
+        self._shared: Lanes | None = None
         # as they were passed: those of the network have normalisations folded into them
         self._weights = {name: t.detach().to("cpu", copy=True) for name, t in weights.items()}
         self._network = inference_network(self._weights, settings, self.device, DTYPES[dtype])
@@ -254,6 +256,12 @@ class Model:
             lanes=lanes or self.lanes,
         )
 
+    def sharing(self, lanes: Lanes) -> Model:
+        """Return this model, with its passes on the CPU on lanes that others use, too."""
+        same = copy.copy(self)
+        same._shared = lanes
+        return same
+
     def save(self, path: str | os.PathLike[str], dtype: str = "float32") -> None:
         """Write the model to one file, for `load_model`.
 
@@ -379,7 +387,7 @@ class Model:
             try:
                 # a GPU is filled by a batch, a CPU by passes side by side
                 if self._is_on_cpu:
-                    each = partial(in_order, lanes=width)
+                    each = self._lanes_for(width, enough)
                     return mean_raw(self._forward, image, fields, elements, each, enough=enough)
                 return mean_raw(self._forward, image, fields, elements, map, width, enough)
             except (MemoryError, RuntimeError) as error:
@@ -396,6 +404,12 @@ class Model:
             f"an image of shape {tuple(image.shape)} does not fit into the memory of "
             f"{self.device} ({reason}); use a smaller tile"
         )
+
+    def _lanes_for(self, width: int, enough: Callable[[Tensor], bool] | None) -> Each:
+        """How passes run on the CPU; on lanes that others use too, the first one decides alone."""
+        if self._shared is None:
+            return partial(in_order, lanes=width)
+        return partial(self._shared.in_order, most=width, at_first=None if enough is None else 1)
 
     @property
     def _is_on_cpu(self) -> bool:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from embedseg_large.fields import Field, channel_turns, shifted_slices
@@ -30,18 +32,30 @@ def turn(tensor: Tensor, p: SignedPermutation) -> Tensor:
 
 def turn_raw(raw: Tensor, fields: Sequence[Field], p: SignedPermutation) -> Tensor:
     """Turn raw channels ``(channels, *spatial)``, as `embedseg_large.fields.turn_fields` does."""
-    flipped = [d for d, flip in enumerate(p.flips) if flip]
     turned = raw.new_empty(len(raw), *(raw.shape[1 + d] for d in p.axes))
     # one channel at a time stays in the cache between reversal and transposition
     for channel, (source, sign, shift) in enumerate(channel_turns(fields, p)):
-        view = raw[source].permute(p.axes)
-        view = view.flip(flipped) if flipped else view
         if shift is None:
-            torch.mul(view, sign, out=turned[channel])
+            _multiply(_turned_view(raw[source], p), sign, turned[channel])
         else:
-            near, far = shifted_slices(shift, view.shape)
-            turned[channel].zero_()[near] = view[far]
+            near, far = shifted_slices(shift, turned.shape[1:])
+            turned[channel].zero_()[near] = turn(raw[source], p)[far]
     return turned
+
+
+def _turned_view(channel: Tensor, p: SignedPermutation) -> Tensor | NDArray[np.floating]:
+    """Turn one channel; of the CPU into an array, as numpy reverses an axis without a copy."""
+    if channel.device.type == "cpu":
+        array: NDArray[np.floating] = channel.numpy().transpose(p.axes)
+        return array[tuple(slice(None, None, -1 if flip else 1) for flip in p.flips)]
+    return channel.permute(p.axes).flip([d for d, flip in enumerate(p.flips) if flip])
+
+
+def _multiply(view: Tensor | NDArray[np.floating], factor: float, out: Tensor) -> None:
+    if isinstance(view, Tensor):
+        torch.mul(view, factor, out=out)
+    else:
+        np.multiply(view, view.dtype.type(factor), out=out.numpy())
 
 
 def batches(

@@ -9,7 +9,9 @@ The executors of this process are here, too: the serial twins of `embedseg_large
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -150,34 +152,47 @@ class SerialExecutor:
 
 @dataclass(frozen=True, slots=True)
 class OverlappingExecutor(SerialExecutor):
-    """Runs tasks side by side in this process, which has a GPU; one at a time is on the GPU.
+    """Runs tasks side by side in this process.
 
-    ::
+    Beside a GPU, where one at a time is on it::
 
         tile 1   read  NETWORK          write
         tile 2         read     NETWORK          write
         tile 3                  read     NETWORK          write
+
+    On a CPU, where the passes of all tiles share its cores.
 
     For the journal and observers, tasks end in the order in which they were given, so every run
     reports the same. Tasks behind a slow one continue meanwhile, for one more round.
     """
 
     threads: int = THREADS_BESIDE_GPU
+    entered: Callable[[Any], AbstractContextManager[Any]] = nullcontext
+    """From the network, what tasks get while they run; leaving it ends what they wait for."""
 
     def run(self, work: TaskQueue) -> None:
         """Run all tasks; if the run fails, running tasks finish first."""
         running: Running = deque()
-        with ThreadPoolExecutor(self.threads, "task") as pool:
+        with (
+            ThreadPoolExecutor(self.threads, "task") as pool,
+            self.entered(self.network) as network,
+        ):
+
+            def start(task: Task) -> Future[Done | Failed]:
+                return pool.submit(perform, task.call, lambda: network)
+
             try:
-                self._fill(work, pool, running)
+                self._fill(work, start, running)
                 while running:
                     task, future = running.popleft()
                     work.finished(task, future.result())
-                    self._fill(work, pool, running)
+                    self._fill(work, start, running)
             finally:
                 for _, future in running:
                     future.cancel()
 
-    def _fill(self, work: TaskQueue, pool: ThreadPoolExecutor, running: Running) -> None:
+    def _fill(
+        self, work: TaskQueue, start: Callable[[Task], Future[Done | Failed]], running: Running
+    ) -> None:
         while len(running) < 2 * self.threads and (task := work.next()) is not None:
-            running.append((task, pool.submit(perform, task.call, self._needed_network)))
+            running.append((task, start(task)))

@@ -26,7 +26,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from embedseg_large.errors import EmbedSegError, UsageError
+from embedseg_large.errors import EmbedSegError, ImageChangedError, UsageError
 from embedseg_large.labels.instances import InstanceTable
 from embedseg_large.labels.pending import PendingLabels
 from embedseg_large.labels.tables import table_warning
@@ -57,7 +57,7 @@ from embedseg_large.segmentation.report import (
     published_result,
     scale_of,
 )
-from embedseg_large.segmentation.request.estimate import check_memory
+from embedseg_large.segmentation.request.estimate import check_memory, tiles_at_once
 from embedseg_large.segmentation.request.prepare import AnyModel, prepare, timepoints_of
 from embedseg_large.segmentation.request.request import Request, Timepoint, facts_of, provenance
 from embedseg_large.segmentation.request.scale import voxel_size_warning
@@ -134,13 +134,23 @@ def segment(
         request = prepare(volume, model, labels, asked)
         if where is not None:
             check_memory(where, request)
-        report = asked.performance_report
-        with begin(request) as run, _executor(request, run, where, report) as executor:
-            return run_request(request, run, executor, progress)
+
+        def attempt(fresh: bool) -> SegmentResult:
+            report = asked.performance_report
+            with begin(request, fresh) as run, _executor(request, run, where, report) as executor:
+                return run_request(request, run, executor, progress)
+
+        try:
+            return attempt(fresh=False)
+        except ImageChangedError:
+            if not request.target.overwrite:
+                raise
+            logger.warning("the image has changed since the unfinished run started: starting over")
+        return attempt(fresh=True)
 
 
-def begin(request: Request) -> AbstractContextManager[Run]:
-    """Start the run of a request, or resume it."""
+def begin(request: Request, fresh: bool = False) -> AbstractContextManager[Run]:
+    """Start the run of a request, or resume it unless it is to be a fresh one."""
 
     def without_older() -> None:
         if request.keep:
@@ -151,6 +161,7 @@ def begin(request: Request) -> AbstractContextManager[Run]:
         folder=folder_at(request.scratch.path),
         lock=lock_folder(target.store, target.name),
         overwrite=target.overwrite,
+        is_whole=lambda _: not fresh,
         discard=lambda unfinished: target.discard(unfinished.pending),
     )
     record = RunRecord(
@@ -174,7 +185,7 @@ def _executor(
     settings = request.settings
     if where is None:
         placed = request.segmenter.placed(settings.device, settings.dtype)
-        yield executor_here(placed, settings.device)
+        yield executor_here(placed, settings.device, tiles_at_once(request))
         return
     from embedseg_large.runs.dask.executor import executor_on
     from embedseg_large.runs.dask.performance import performance_report

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from dask.system import cpu_count
 from dask.utils import format_bytes, parse_bytes
+from psutil import virtual_memory
 
 from embedseg_large.embedding import channel_count
 from embedseg_large.errors import UsageError
@@ -87,6 +89,15 @@ def estimate_of(request: Request) -> Estimate:
         ),
         raised_bytes=int(_PROCESS_BYTES + raised * _CLUSTER_BYTES),
     )
+
+
+def tiles_at_once(request: Request) -> int:
+    """Return the number of tiles that this process works on at a time, at least 1.
+
+    As many as it has cores, if half of the memory that is free suffices.
+    """
+    task = estimate_of(request).worker_bytes - _PROCESS_BYTES
+    return int(max(1, min(cpu_count(), 0.5 * virtual_memory().available / task)))
 
 
 def _of_images(request: Request) -> Estimate:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -144,6 +146,30 @@ def network_spec(network: Network, device: str, dtype: str, folder: Folder) -> N
     )
 
 
-def executor_here(resource: Any, device: str) -> SerialExecutor:
-    """The executor of this process for what tasks are given, on a device."""
-    return OverlappingExecutor(OneAtATime(resource)) if is_gpu(device) else SerialExecutor(resource)
+def executor_here(resource: Any, device: str, at_once: int) -> SerialExecutor:
+    """The executor of this process for what tasks are given, on a device.
+
+    Parameters
+    ----------
+    resource
+        What tasks are given, on its device.
+    device
+        The device.
+    at_once
+        Number of tiles that a CPU with several cores works on at a time, if their passes can share
+        them: the last passes of a tile, or its only one, do not keep all cores busy.
+    """
+    if is_gpu(device):
+        return OverlappingExecutor(OneAtATime(resource))
+    at_once = min(at_once, getattr(resource, "lanes", 1))
+    if at_once > 1:
+        return OverlappingExecutor(resource, at_once, _sharing_lanes)
+    return SerialExecutor(resource)
+
+
+@contextmanager
+def _sharing_lanes(resource: Any) -> Iterator[Any]:
+    from embedseg_large.network.lanes import Lanes
+
+    with Lanes(resource.lanes) as lanes:
+        yield resource.sharing(lanes)

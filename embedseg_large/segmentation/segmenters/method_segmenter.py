@@ -64,6 +64,16 @@ class MethodPredictor:
     """A `embedseg_large.network.model.Model`."""
     method: FieldMethod
 
+    @property
+    def lanes(self) -> int:
+        """Number of passes that run side by side."""
+        lanes: int = self.model.lanes
+        return lanes
+
+    def sharing(self, lanes: Any) -> MethodPredictor:
+        """The same, with passes on lanes that others use, too."""
+        return replace(self, model=self.model.sharing(lanes))
+
     def predict_tile(
         self,
         image: NDArray[np.float32],

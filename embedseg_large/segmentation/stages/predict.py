@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.embedding import Quiet, keep_above, nan_voxel
-from embedseg_large.errors import IntensityError, ModelError, UsageError
+from embedseg_large.errors import ImageChangedError, IntensityError, ModelError
 from embedseg_large.geometry import Box
 from embedseg_large.runs.journal import Note
 from embedseg_large.runs.tasks import Call, Task
@@ -180,12 +180,12 @@ def unchanged(job: Job, region: Box, note: Note) -> Predicted:
 
     Raises
     ------
-    UsageError
+    ImageChangedError
         When the image has changed since.
     """
     found = Predicted(*note)
     if found.stamp != stamp_of(job, region.clip(job.shape)):
-        raise UsageError(
+        raise ImageChangedError(
             f"{job.volume.name}: the image has changed in {region} "
             "since this run started; start over with overwrite (--overwrite)"
         )

@@ -292,8 +292,9 @@ def test_hand_painted_labels_are_kept_when_they_are_overwritten(
         np.testing.assert_array_equal(labels.data.compute(), expected)
 
 
-def test_an_image_that_changed_since_is_refused(
-    store: Path, image: Labels, expected: Labels
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_image_that_changed_since_is_refused_or_starts_over(
+    store: Path, image: Labels, expected: Labels, overwrite: bool
 ) -> None:
     class Stop:
         tiles = 0
@@ -306,7 +307,7 @@ def test_an_image_that_changed_since_is_refused(
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        es.segment(store, oracle(image), watcher=Stop(), **OPTIONS)
+        es.segment(store, oracle(image), watcher=Stop(), overwrite=overwrite, **OPTIONS)
     chunk = next(p for p in store.rglob("0/0/0/0") if "labels" not in p.parts)
     chunk.write_bytes(chunk.read_bytes())
     with pytest.raises(UsageError, match=r"the image has changed in .*start over with overwrite"):

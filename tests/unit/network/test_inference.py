@@ -132,11 +132,33 @@ def test_fused_and_plain_convolutions_agree(ndim: int, relu: bool) -> None:
             output_padding=output_padding,
             relu=relu,
         )
-        residuals = (None, x) if stride == 1 else (None,)
-        for residual in residuals:
-            found, expected = made.fused(x, residual), made.plain(x, residual)
+        pairs = [(made.fused(x), made.plain(x))]
+        if stride == 1:
+            pairs.append((made.fused_onto(x, x.clone()), made.plain_onto(x, x.clone())))
+        for found, expected in pairs:
             torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
             assert bool((found >= 0).all()) == relu
+
+
+@needs_fused
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_results_in_given_memory_have_the_same_bits(ndim: int, relu: bool) -> None:
+    x, residual = (channels_last(torch.randn(1, 16, *(9, 8, 7)[:ndim])) for _ in range(2))
+    made = fold(CONVS[ndim](16, 16, 3, padding=1), None, relu=relu)
+    into, onto = torch.full_like(x, torch.nan), residual.clone()
+    assert made.into(x, into).data_ptr() == into.data_ptr()
+    assert torch.equal(into, made(x))
+    assert made.onto(x, onto).data_ptr() == onto.data_ptr()
+    torch.testing.assert_close(onto, made.plain_onto(x, residual), rtol=0, atol=2e-4)
+
+
+@pytest.mark.usefixtures("without_fused_operators")
+def test_without_fused_operators_results_are_the_same() -> None:
+    x, residual = (channels_last(torch.randn(1, 16, 5, 6, 7)) for _ in range(2))
+    made = fold(nn.Conv3d(16, 16, 3, padding=1), None)
+    assert torch.equal(made.into(x, torch.full_like(x, torch.nan)), made.plain(x))
+    assert torch.equal(made.onto(x, residual.clone()), (made._convolved(x) + residual).relu_())
 
 
 def test_operators_that_do_not_agree_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from threading import Thread
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from threading import Event, Lock, Thread, Timer
 
 import pytest
 import torch
 
-from embedseg_large.network.lanes import in_order
+from embedseg_large.network.lanes import Lanes, in_order
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 5])
@@ -48,3 +49,57 @@ def test_a_lane_has_one_thread_and_nothing_else_is_changed() -> None:
 def test_an_error_in_a_lane_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         list(in_order(lambda n: 1 // n, [1, 0, 2], 2))
+
+
+def test_shared_lanes_run_no_more_passes_than_they_are() -> None:
+    running, most = 0, 0
+    lock = Lock()
+
+    def one(n: int) -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.002)
+        with lock:
+            running -= 1
+        return n
+
+    with Lanes(2) as lanes, ThreadPoolExecutor(4) as tiles:
+        found = tiles.map(lambda _: list(lanes.in_order(one, range(6), 6)), range(4))
+        assert list(found) == [list(range(6))] * 4
+    assert most == 2
+
+
+def test_the_first_item_can_decide_alone() -> None:
+    begun: list[int] = []
+    with Lanes(3) as lanes:
+        results = lanes.in_order(begun.append, range(9), 3, at_first=1)
+        next(results)
+        assert begun == [0]
+        next(results)
+        assert len(begun) > 1
+
+
+def test_leaving_the_lanes_ends_what_waits_for_them() -> None:
+    entered, leave, begun = Event(), Event(), []
+
+    def one(n: int) -> int:
+        begun.append(n)
+        entered.set()
+        assert leave.wait(10)
+        return n
+
+    def tile() -> str:
+        try:
+            return str(list(lanes.in_order(one, range(50), 2)))
+        except (CancelledError, RuntimeError):  # not begun, or asked for too late
+            return "ended"
+
+    with ThreadPoolExecutor(2) as tiles:
+        with Lanes(1) as lanes:
+            found = [tiles.submit(tile) for _ in range(2)]
+            assert entered.wait(10)
+            Timer(0.05, leave.set).start()
+        assert [f.result(10) for f in found] == ["ended", "ended"]
+    assert len(begun) == 1
