@@ -50,6 +50,13 @@ def load_log(place: ReviewPlace, source: Volume) -> Log:
     return Log(folder, Box.whole(source.spatial_shape)).load()
 
 
+def reviewed_timepoints(place: ReviewPlace) -> list[int | None]:
+    """Timepoints that a review has logs of, ascending; None stands for the only one."""
+    logs = {name.partition("/")[0] for name in place.folder.names() if name.startswith("log-")}
+    times = sorted(int(name.removeprefix("log-")) for name in logs if name[4:].isdigit())
+    return [*times] or [None]
+
+
 def _moment(source: Volume) -> str:
     """End of the names of what a timepoint has; empty if there is only one."""
     return f"-{source.timepoint:06d}" if source.n_timepoints > 1 else ""

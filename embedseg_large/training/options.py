@@ -132,6 +132,17 @@ class SetOptions(Options):
     ] = None
     """Further sets of annotated images, each with its own share of the crops, so that a large set
     does not crowd out a small one; see `embedseg_large.training.data.sets`."""
+    reviewed: Annotated[
+        Any,
+        Flag(
+            "Train on what was reviewed of labels (`review`, napari): STORE/labels/NAME, or a "
+            "store with one review; repeat for several. What no one looked at is ignored.",
+            form="texts",
+            metavar="STORE",
+        ),
+    ] = None
+    """Reviews, alone or in addition to `images`: paths as for `open_review`, or reviews. Instances
+    that were decided about and a rim around them are annotated; the rest is ignored."""
     ndim: Annotated[int | None, Flag("2 or 3: refuse images with another number of axes.")] = None
     """2 or 3, to check the images; for synthetic volumes alone, default 3."""
     pairing: Mapping[str, Any] | None = None

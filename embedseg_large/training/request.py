@@ -24,6 +24,7 @@ from embedseg_large.training.data.mixed import (
 )
 from embedseg_large.training.data.panel import PanelSet, check_panel, read_panel
 from embedseg_large.training.data.properties import STRIDE, common_voxel_size
+from embedseg_large.training.data.reviewed import reviewed_pairs
 from embedseg_large.training.data.sets import TrainingSet, read_sets
 from embedseg_large.training.data.sources import Pair, check_masks, find_pairs
 from embedseg_large.training.data.supply import CACHE_BYTES
@@ -93,6 +94,7 @@ def read_request(
     if processes.first:
         check_place(out, asked.resume)
     pairing = dict(asked.pairing or {}, ndim=asked.ndim)
+    images, masks = _with_reviewed(images, masks, asked, pairing)
     _check_sources(images, masks, pairing.get("labels"), asked, further)
     annotated = open_annotated(images, masks, pairing, further)
     pairs = [pair for each in annotated for pair in each.pairs]
@@ -128,6 +130,20 @@ def read_request(
         panel=opened,
         held_out=held_out,
     )
+
+
+def _with_reviewed(
+    images: Any, masks: Any, asked: TaskOptions, pairing: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    """Open what was reviewed, too, as images of the first set."""
+    if asked.reviewed is None:
+        return images, masks
+    reviewed = reviewed_pairs(asked.reviewed, pairing.get("timepoint"))
+    if images is None:
+        if masks is not None or pairing.get("labels") is not None:
+            raise UsageError("masks or labels are given without images; reviews need none")
+        return reviewed, None
+    return [*find_pairs(images, masks, **pairing), *reviewed], None
 
 
 def folder_of(out: Path) -> Path:
@@ -230,7 +246,9 @@ def _check_sources(
             if getattr(asked, name) is not None:
                 raise UsageError(f"{name} is given without synthetic; pass the number of volumes")
         if images is None:
-            raise UsageError("nothing to train on; pass images and masks, or synthetic=N")
+            raise UsageError(
+                "nothing to train on; pass images and masks, reviewed=STORE, or synthetic=N"
+            )
     if images is None and (masks is not None or labels is not None):
         raise UsageError("masks or labels are given without images; pass the images too")
     if share is not None and images is None:
