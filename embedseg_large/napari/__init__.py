@@ -1,4 +1,4 @@
-"""The napari plugin: segment, re-cluster and train from painted labels, in napari's window.
+"""The napari plugin: segment, re-cluster, proofread, and train from painted labels in a window.
 
 ::
 
@@ -6,12 +6,13 @@
     selection       which voxels of a layer are meant, and where results belong
     recording       a network whose predictions stay, and clustering them again
     segmenting      a run of the engine on a selection
-    painting        training data from painted labels, and training on them
+    painting        training data from painted labels, and training on them and on reviews
+    proofreading    a review in a viewer: what is around an instance, what was painted there
     telling         progress and cancelling
     wording         what the engine says, in the words of the panel
     sample          the embryo of the package
     background      work off the GUI's thread
-    live, model_choice, segment_panel, train_panel, widget     what there is to click
+    live, model_choice, segment_panel, review_panel, train_panel, widget     what there is to click
 
 Only the last two lines know napari and Qt; the others take layers by their attributes.
 """

@@ -1,4 +1,4 @@
-"""Training on labels that were painted, or corrected, in napari.
+"""Training on labels that were painted, corrected or reviewed in napari.
 
 The labels may cover only part of the image, like those of a segmented region: everything outside is
 unannotated and not used in training.
@@ -6,8 +6,9 @@ unannotated and not used in training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ from embedseg_large.napari.selection import LayerSource, source_of
 from embedseg_large.napari.telling import CancelledError
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
+from embedseg_large.review.review import Review
 from embedseg_large.training.data.targets import IGNORED
 from embedseg_large.training.record import TrainWatcher
 from embedseg_large.training.train import best_so_far, train
@@ -179,41 +181,58 @@ def train_on(
     """
     check_out(out)
     model = load_model(start)
-    mask = painted.mask(all_painted=all_painted)
+    mask, image = painted.mask(all_painted=all_painted), painted.image
+    pairing = {"axes": "zyx"[-model.ndim :], "voxel_size": image.voxel_size}
+    tune = partial(train, [image.array], [mask], pairing=pairing)
+    return _saved(tune, model, out, epochs, watcher)
+
+
+def train_on_review(
+    review: Review, *, start: str, out: Path, epochs: int, watcher: TrainWatcher
+) -> Model:
+    """Fine-tune a model on what was reviewed, and save it.
+
+    Parameters
+    ----------
+    review
+        Instances that were decided about are learnt, the rest is ignored.
+    start, out, epochs, watcher
+        As for `train_on`.
+
+    Raises
+    ------
+    CancelledError, UsageError, VolumeError, ModelError, OutputError
+        As for `train_on`.
+    """
+    check_out(out)
+    model = load_model(start)
+    return _saved(partial(train, reviewed=[review]), model, out, epochs, watcher)
+
+
+def _saved(
+    tune: Callable[..., Model], start: Model, out: Path, epochs: int, watcher: TrainWatcher
+) -> Model:
+    """Fine-tune and save; of a training that was cancelled, the last finished epoch."""
     with TemporaryDirectory(prefix="embedseg-napari-") as folder:
         here = Path(folder, "tuned.safetensors")
         try:
-            tuned = _tuned(painted.image, mask, model, here, epochs, watcher)
+            tuned = tune(
+                out=here,
+                ndim=start.ndim,
+                start=start,
+                epochs=epochs,
+                accumulate=1,
+                learning_rate=LEARNING_RATE,
+                pictures_every=0,
+                watcher=watcher,
+            )
         except CancelledError:
-            best = best_so_far(here, model)
+            best = best_so_far(here, start)
             if best is None:
                 raise
             tuned = best
     tuned.save(out)
     return tuned
-
-
-def _tuned(
-    image: LayerSource,
-    mask: NDArray[np.int32],
-    start: Model,
-    out: Path,
-    epochs: int,
-    watcher: TrainWatcher,
-) -> Model:
-    return train(
-        [image.array],
-        [mask],
-        out=out,
-        ndim=start.ndim,
-        start=start,
-        epochs=epochs,
-        accumulate=1,
-        learning_rate=LEARNING_RATE,
-        pictures_every=0,
-        watcher=watcher,
-        pairing={"axes": "zyx"[-start.ndim :], "voxel_size": image.voxel_size},
-    )
 
 
 def check_out(out: Path) -> None:

@@ -13,10 +13,17 @@ from napari.layers import Image, Labels
 from embedseg_large.errors import UsageError
 from embedseg_large.napari.background import Background, attempt
 from embedseg_large.napari.form import Form, message_line
-from embedseg_large.napari.painting import PaintedImage, check_out, painted_on, train_on
+from embedseg_large.napari.painting import (
+    PaintedImage,
+    check_out,
+    painted_on,
+    train_on,
+    train_on_review,
+)
 from embedseg_large.napari.telling import ToldOfTraining
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
+from embedseg_large.review.review import Review
 
 EPOCHS = 20
 
@@ -81,23 +88,22 @@ class TrainPanel:
         if chosen.value is None:
             self._show(chosen.message)
             return
+        work = partial(train_on, chosen.value, all_painted=self.all_painted.value)
+        self._run(work, chosen.value.image.name)
+
+    def train_on_review(self, review: Review) -> None:
+        """Begin to train on what was reviewed."""
+        if self.background.is_busy:
+            self._show("another training is running; stop it first")
+        else:
+            self._run(partial(train_on_review, review), review.place.name)
+
+    def _run(self, work: Callable[..., Model], layer: str) -> None:
         told, out = ToldOfTraining(), Path(self.out.value)
-        work = partial(
-            train_on,
-            chosen.value,
-            start=self.start.value,
-            out=out,
-            epochs=self.epochs.value,
-            all_painted=self.all_painted.value,
-            watcher=told,
+        begun = partial(
+            work, start=self.start.value, out=out, epochs=self.epochs.value, watcher=told
         )
-        self.background.run(
-            f"train {out.stem}",
-            told,
-            work,
-            partial(self._use, out),
-            layer=chosen.value.image.name,
-        )
+        self.background.run(f"train {out.stem}", told, begun, partial(self._use, out), layer=layer)
 
     def _painted(self) -> PaintedImage:
         image, labels = self.image.value, self.labels.value
