@@ -31,7 +31,7 @@ from embedseg_large.napari.telling import WorkStatus
 from embedseg_large.review.edits import Accept, Delete, Edit, Merge, Paint, Point, Split
 from embedseg_large.review.review import Review
 
-_FILL = 0.35
+_FILL = 0.22
 """Part of the canvas that an instance fills."""
 
 
@@ -143,9 +143,13 @@ class ReviewPanel:
             empty, name=review.place.name, opacity=0.4, **placed(review, box)
         )
         self._mark = self._viewer.add_labels(
-            (empty * 0).astype(np.uint8), name="instance", opacity=1.0, **placed(review, box)
+            (empty * 0).astype(np.uint8),
+            name="instance",
+            opacity=1.0,
+            colormap={None: "transparent", 1: "yellow"},
+            **placed(review, box),
         )
-        self._mark.contour, self._mark.editable = 2, False
+        self._mark.contour, self._mark.editable = 1, False
         self._viewer.layers.selection.active = self._layer
         self._bind()
         self.place = review.left[0] if review.left else 0
