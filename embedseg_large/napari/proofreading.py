@@ -6,12 +6,11 @@ everything else of the labels stays on the disk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from embedseg_large.errors import EmbedSegError
 from embedseg_large.geometry import Box
@@ -90,7 +89,7 @@ def placed(review: Review, box: Box | None = None) -> dict[str, Any]:
     }
 
 
-def voxel_at(review: Review, world: Sequence[float]) -> tuple[int, ...] | None:
+def voxel_at(review: Review, world: ArrayLike) -> tuple[int, ...] | None:
     """The voxel at a place in the viewer; None if it is outside of the volume."""
     at, ndim = placed(review), review.source.ndim
     voxel = np.rint((np.asarray(world)[-ndim:] - at["translate"]) / at["scale"]).astype(int)
@@ -98,7 +97,7 @@ def voxel_at(review: Review, world: Sequence[float]) -> tuple[int, ...] | None:
     return tuple(voxel.tolist()) if is_inside else None
 
 
-def world_of(review: Review, voxel: Sequence[float]) -> NDArray[np.float64]:
+def world_of(review: Review, voxel: ArrayLike) -> NDArray[np.float64]:
     """The place of a voxel in the viewer."""
     at = placed(review)
     return np.asarray(at["translate"] + np.asarray(voxel) * at["scale"], np.float64)

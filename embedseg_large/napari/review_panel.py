@@ -63,7 +63,7 @@ class ReviewPanel:
         self.labels.tooltip = "Labels in an OME-Zarr store: STORE/labels/NAME"
         self.open = PushButton(text="Open")
         self.about, self.status = message_line(), message_line()
-        self._actions: dict[str, tuple[str, Callable[[], None], str]] = {
+        self._actions: dict[str, tuple[str, Callable[[], object], str]] = {
             "A": ("Accept", self.accept, "It is right; on to the next one"),
             "D": ("Delete", self.delete, "It is no object; on to the next one"),
             "S": ("Split", self.split, "Point at one part and press S, then at the other one"),

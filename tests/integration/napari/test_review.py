@@ -92,7 +92,7 @@ def press(viewer: Any, key: str) -> None:
 
 
 def point_at(viewer: Any, review: Review, voxel: Any) -> None:
-    size = review.source.voxel_size
+    size = review.source.voxel_size or ()
     viewer.cursor.position = tuple(np.multiply(voxel, size))
 
 
