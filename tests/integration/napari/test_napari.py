@@ -243,8 +243,8 @@ def test_what_cannot_be_segmented_is_said_in_one_line(viewer: Any, panel: Any) -
     tab.begin.native.click()
     wait(lambda: not tab.background.is_busy)
     assert "\n" not in tab.status.text()
-    assert tab.status.text().startswith("black: the image is constant")
-    assert tab.status.text().endswith("check the channel")
+    assert tab.status.text().startswith("black: no voxel holds data")
+    assert tab.status.text().endswith("check the channel, the timepoint and the level")
 
 
 def test_what_fails_on_the_way_is_said_in_words_of_the_panel(
@@ -264,7 +264,7 @@ def test_a_file_that_is_no_model_is_said_and_not_offered(panel: Any, tmp_path: P
     tab, wrong = panel.segmenting, tmp_path / "wrong.safetensors"
     wrong.write_bytes(b"wrong")
     tab.file.value = wrong
-    assert tab.status.text().startswith(f"{wrong} ")
+    assert tab.status.text().startswith(f"{wrong}: ")
     assert str(wrong) not in tab.models()
     assert str(wrong) not in tab.model.choices
     assert tab.model.value == "nuclei-3d"
