@@ -156,14 +156,16 @@ def _carries(value: Any, depth: int = 3) -> bool:
 def print_walk() -> None:
     """Segment the embryo that comes with the package, and print which files it passed."""
     from embedseg_large.data import copy_demo
+    from embedseg_large.network.checkpoint import load_model
     from embedseg_large.segmentation.segment import segment
 
     walk = Walk()
+    model = load_model("nuclei-3d").to(lanes=1)  # the profile follows one thread
     with tempfile.TemporaryDirectory() as folder:
         store = copy_demo(Path(folder, "embryo.ome.zarr"))
         sys.setprofile(walk)
         try:
-            segment(str(store.image), "nuclei-3d", tta="none", tile=(64, 72, 72))
+            segment(str(store.image), model, tta="none", tile=(64, 72, 72))
         finally:
             sys.setprofile(None)
     walk.print()

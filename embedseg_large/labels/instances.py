@@ -24,9 +24,7 @@ from embedseg_large.errors import MetadataError
 from embedseg_large.storage.arrays import create_array, open_array
 from embedseg_large.storage.connection import joined, shown
 from embedseg_large.storage.disk import output_errors
-from embedseg_large.storage.group import Document
-from embedseg_large.storage.open import folder_at
-from embedseg_large.storage.zarr_groups import write_group
+from embedseg_large.storage.group import Document, Group
 from embedseg_large.volumes.stored_array import StoredArray, wrap_array
 
 KEY = "instances"
@@ -67,7 +65,7 @@ class InstanceTable:
         OutputError
             If they cannot be written.
         """
-        write_group(folder_at(self._path()), self.zarr_format, {})
+        Group.at(self._path()).write(self.zarr_format, {})
         lead = () if self.timepoints is None else (self.timepoints,)
         for column in self.columns:
             dtype = np.dtype(DTYPES[column])

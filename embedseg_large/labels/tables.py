@@ -28,10 +28,10 @@ from embedseg_large.errors import MetadataError, PlaceError, UsageError
 from embedseg_large.labels.pending import PROVENANCE
 from embedseg_large.labels.published import provenance_of
 from embedseg_large.storage.connection import is_remote, joined, refuse_web, shown
-from embedseg_large.storage.group import Document, refresh_consolidated
+from embedseg_large.storage.consolidated import refresh_on_disk
+from embedseg_large.storage.group import Document, Group
 from embedseg_large.storage.open import folder_at
 from embedseg_large.storage.tables import write_table
-from embedseg_large.storage.zarr_groups import group_format, read_attributes, update_group
 
 PROPERTIES_MOST = 20_000
 """Maximum number of instances for which properties are written: readers parse all of them as JSON
@@ -56,7 +56,7 @@ def check_store(store: str, labels: str) -> None:
     if not is_remote(store):
         _check_mode(Path(store), Path(store, "labels", labels))
     folder_at(store).check_writable()
-    about = read_attributes(folder_at(joined(store, f"tables/{labels}")))
+    about = Group.at(joined(store, f"tables/{labels}")).attributes()
     if about and PROVENANCE not in about:
         raise UsageError(
             f"{joined(shown(store), f'tables/{labels}')} belongs to another program; write the "
@@ -109,16 +109,16 @@ def write_label_table(
     }
     token = provenance_of(joined(store, f"labels/{labels}")).get("token")
     about[PROVENANCE] = {"token": token}  # of these labels, in case others get their name later
-    update_group(table, zarr_format, lambda _: about)
-    update_group(tables, zarr_format, lambda old: _listed(old, labels))
+    Group(table).update(zarr_format, lambda _: about)
+    Group(tables).update(zarr_format, lambda old: _listed(old, labels))
     timepoints = np.unique(columns["timepoint"])
     if columns["label"].size <= PROPERTIES_MOST and timepoints.size <= 1:
         rows = _rows(columns, [name for name in properties if name in columns])
         group = root.below("labels").below(labels)
-        update_group(group, zarr_format, lambda old: _with_properties(old, rows))
+        Group(group).update(zarr_format, lambda old: _with_properties(old, rows))
     if not is_remote(store):
         for changed in ("tables", f"labels/{labels}"):
-            refresh_consolidated(Path(store, changed))
+            refresh_on_disk(Path(store, changed))
     return joined(store, f"tables/{labels}/table.{backend}")
 
 
@@ -137,7 +137,7 @@ def table_warning(store: str, labels: str, token: str | None) -> str | None:
     str or None
         None if there is no table of ours, or it is of these labels.
     """
-    about = read_attributes(folder_at(joined(store, f"tables/{labels}"))).get(PROVENANCE)
+    about = Group.at(joined(store, f"tables/{labels}")).attributes().get(PROVENANCE)
     if not isinstance(about, dict) or about.get("token") == token:
         return None
     return (
@@ -154,7 +154,7 @@ def _check_mode(*folders: Path) -> None:
 
 
 def _format(store: str) -> int:
-    found = group_format(folder_at(store))
+    found = Group.at(store).zarr_format()
     if found is None:
         raise MetadataError(f"{shown(store)} is not an OME-Zarr store; write the table with --out")
     return found

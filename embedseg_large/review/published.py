@@ -17,9 +17,7 @@ from embedseg_large.review.opening import load_log, open_labels, voxels_at
 from embedseg_large.review.place import ReviewPlace
 from embedseg_large.review.voxels import ReviewedVoxels
 from embedseg_large.storage.connection import refuse_web, shown
-from embedseg_large.storage.group import ngff_version
-from embedseg_large.storage.open import folder_at
-from embedseg_large.storage.zarr_groups import read_attributes
+from embedseg_large.storage.group import Group, ngff_version
 
 KEY = "review"
 """Key of the record of a review, in the provenance of labels."""
@@ -34,7 +32,7 @@ def publish(place: ReviewPlace, watch: Callable[[int, int], None]) -> str:
     first = open_labels(place, 0)
     times = [_Moment.of(place, t) for t in range(first.n_timepoints)]
     target = label_target(first, place.name, output=place.store, overwrite=True)
-    has_image = ngff_version(read_attributes(folder_at(place.store))) is not None
+    has_image = ngff_version(Group.at(place.store).attributes()) is not None
     about = _provenance(place, [moment.edits for moment in times])
     dtype = times[0].voxels.dtype
     pending = replace(target, in_image=has_image).create(dtype, run=about["token"])
@@ -81,7 +79,7 @@ def _fill(
 
 def _check_free(place: ReviewPlace) -> None:
     """Refuse to replace labels that are not this review's."""
-    attributes = read_attributes(folder_at(place.published))
+    attributes = Group.at(place.published).attributes()
     ours = provenance_in(attributes).get(KEY)
     if attributes and (not isinstance(ours, dict) or ours.get("of") != place.labels):
         raise LabelsExistError(

@@ -185,7 +185,7 @@ def _executor(
     settings = request.settings
     if where is None:
         placed = request.segmenter.placed(settings.device, settings.dtype)
-        yield executor_here(placed, settings.device, tiles_at_once(request))
+        yield executor_here(placed, settings.device, lambda: tiles_at_once(request))
         return
     from embedseg_large.runs.dask.executor import executor_on
     from embedseg_large.runs.dask.performance import performance_report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -79,9 +80,9 @@ class RemoteFolder:
             if is_nobody_there(error) or is_missing_bucket(error):
                 raise
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = sys.maxsize) -> bytes:
         """Read an object."""
-        return self._read(name)[0]
+        return self._read(name, most)[0]
 
     def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
         """Read objects, a few ahead of the requested one: most of a request is waiting."""
@@ -240,11 +241,14 @@ class RemoteFolder:
     def _url(self, name: str) -> str:
         return f"{self.path}/{name}"
 
-    def _read(self, name: str) -> tuple[bytes, PutMode]:
+    def _read(self, name: str, most: int = sys.maxsize) -> tuple[bytes, PutMode]:
         """Read an object, and the condition that it has not been changed since."""
 
         def get() -> tuple[bytes, PutMode]:
             found = self._store.get(self._key(name))
+            if found.meta["size"] > most:
+                sizes = (f"{n / 2**20:,.0f} MiB" for n in (found.meta["size"], most))
+                raise UnreachableError(f"{self._url(name)}: {', more than '.join(sizes)}")
             about = {name: found.meta.get(name) for name in ("e_tag", "version")}
             unchanged = {name: value for name, value in about.items() if value is not None}
             return bytes(found.bytes()), cast("PutMode", unchanged)

@@ -255,11 +255,11 @@ class LocalFolder:
     def check_reachable(self) -> None:
         """Do nothing: a disk responds at once."""
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = sys.maxsize) -> bytes:
         """Read a file."""
         file = self._file(name)
         try:
-            return read_document(file, sys.maxsize)
+            return read_document(file, most)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(f"{file}: there is no such file") from error
         except (OSError, ValueError) as error:

@@ -12,6 +12,7 @@ not at all, can be created exclusively, and can be changed without losing a conc
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
@@ -40,13 +41,15 @@ class Folder(Protocol):
             If there is no such server or bucket.
         """
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = sys.maxsize) -> bytes:
         """Read an object.
 
         Raises
         ------
         FileNotFoundError
             If there is no object of that name.
+        UnreachableError
+            If it has more than `most` bytes.
         """
 
     def read_all(self, names: Iterable[str]) -> Iterator[bytes]:

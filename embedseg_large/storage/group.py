@@ -1,52 +1,177 @@
-"""Local zarr groups as the JSON documents that they are.
+"""Zarr groups as the JSON documents that they are, on a disk or in a bucket.
 
-Documents are replaced by a rename, so a reader sees the old or the new one and never an incomplete
-one. Consolidated metadata (a copy of all documents in the root) is kept up to date: readers that
-trust it would otherwise not see a new label group.
+Documents are replaced as a whole, so a reader sees the old or the new one and never an incomplete
+one.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from embedseg_large.documents import parse_json, read_document
-from embedseg_large.errors import MetadataError, OutputError, foreign
-from embedseg_large.files import make_folders, whole
-from embedseg_large.storage.disk import output_errors, require_unpublished
+from embedseg_large.documents import MOST, parse_json
+from embedseg_large.errors import MetadataError, RunError, UnreachableError, foreign
+from embedseg_large.storage.failures import is_denied
+from embedseg_large.storage.folder import Folder
+from embedseg_large.storage.open import folder_at
 
 Document = dict[str, Any]
 
-_V2_DOCUMENTS = (".zgroup", ".zarray", ".zattrs")
+DOCUMENTS = ("zarr.json", ".zattrs", ".zarray", ".zgroup")
+"""Names of the documents of a group or an array; the one to be written last comes last."""
 
 
-def write_json(file: Path, document: Document) -> None:
-    """Replace a JSON file at once, and durably.
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A zarr group, or the place of one."""
 
-    Raises
-    ------
-    OutputError
-        If it cannot be written; the old file then remains.
-    """
-    with output_errors(file), whole(file, durable=True) as begun:
-        begun.write_text(json.dumps(document, indent=2), encoding="utf-8")
+    folder: Folder
 
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> Group:
+        """Return the group at a path or URL; touches neither disk nor network."""
+        return cls(folder_at(path))
 
-def read_json(file: Path) -> Document:
-    """Read a JSON object; a missing file counts as empty.
+    def below(self, name: str) -> Group:
+        """Return the member `name`."""
+        return Group(self.folder.below(name))
 
-    Raises
-    ------
-    MetadataError
-        If the file is not a JSON object.
-    """
-    if not file.exists():
+    def document(self, name: str) -> Document:
+        """Read one of its documents; a missing one counts as empty.
+
+        Raises
+        ------
+        MetadataError
+            If it is not a JSON object.
+        UnreachableError
+            If it cannot be read.
+        """
+        try:
+            data = self.folder.read(name, MOST)
+        except FileNotFoundError:
+            return {}
+        return parse_document(data, f"{self.folder.path}/{name}")
+
+    def zarr_format(self) -> int | None:
+        """Return its zarr format (2 or 3); None if there is no group."""
+        if self.document("zarr.json").get("node_type") == "group":
+            return 3
+        return 2 if self.folder.exists(".zgroup") else None
+
+    def attributes(self) -> Document:
+        """Read its attributes; empty if there is no group."""
+        denied = None
+        for name in ("zarr.json", ".zattrs"):
+            try:
+                document = self.document(name)
+            except UnreachableError as error:
+                if not is_denied(error):
+                    raise
+                denied = error  # what buckets without list permission answer for missing objects
+                continue
+            found = document.get("attributes", {}) if name == "zarr.json" else document
+            if found and isinstance(found, dict):
+                return dict(found)
+        if denied is not None:
+            raise denied
         return {}
-    with foreign(file, "not a JSON document", todo="restore it", kind=MetadataError):
-        return parse_document(read_document(file), str(file))
+
+    def write(self, zarr_format: int, attributes: Document, *, keep: bool = False) -> None:
+        """Make it a group with these attributes, replacing existing documents.
+
+        Parameters
+        ----------
+        zarr_format
+            2 or 3.
+        attributes
+            All of them.
+        keep
+            Whether everything else that its document holds stays, such as consolidated metadata.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        if zarr_format == 3:
+            old = self.document("zarr.json") if keep else {}
+            self._put("zarr.json", _of_format_3(old, attributes))
+        else:
+            self._put(".zattrs", attributes)
+            self._put(".zgroup", _FORMAT_2)
+
+    def describe(self, zarr_format: int, attributes: Document) -> None:
+        """Replace the attributes of a local group that is filled and about to be published.
+
+        Its folder is never made: who wakes up after another process has published it must not
+        publish an empty one in its place.
+
+        Raises
+        ------
+        RunError
+            If the folder is gone.
+        OutputError
+            If it cannot be written.
+        """
+        try:
+            Group(self.folder.anchored()).write(zarr_format, attributes, keep=True)
+        except RunError as error:
+            raise RunError(
+                f"{self.folder.path} is gone: another run has taken over; nothing was published"
+            ) from error
+
+    def update(
+        self,
+        zarr_format: int,
+        change: Callable[[Document], Document],
+        *,
+        afresh: bool = False,
+    ) -> None:
+        """Change its attributes, and make it if it is missing; no other's change is lost.
+
+        Parameters
+        ----------
+        zarr_format
+            2 or 3.
+        change
+            Gets the attributes and returns the new ones; may be called several times.
+        afresh
+            Whether the group becomes a new one, that keeps nothing but what `change` returns.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+
+        def changed(old: bytes | None) -> bytes:
+            document = {} if old is None else parse_document(old, self.folder.path)
+            if zarr_format == 2:
+                return packed(change(document))
+            attributes = change(dict(document.get("attributes", {})))
+            return packed(_of_format_3({} if afresh else document, attributes))
+
+        self.folder.update("zarr.json" if zarr_format == 3 else ".zattrs", changed)
+        if zarr_format == 2:
+            self.folder.create(".zgroup", packed(_FORMAT_2))
+
+    def _put(self, name: str, document: Document) -> None:
+        self.folder.write(name, packed(document), durable=True)
+
+
+_FORMAT_2: Document = {"zarr_format": 2}
+
+
+def _of_format_3(old: Document, attributes: Document) -> Document:
+    return {"zarr_format": 3, "node_type": "group", **old, "attributes": attributes}
+
+
+def packed(document: Document) -> bytes:
+    """Return a document as it is stored."""
+    return json.dumps(document, indent=2).encode()
 
 
 def parse_document(data: bytes, where: str) -> Document:
@@ -62,63 +187,6 @@ def parse_document(data: bytes, where: str) -> Document:
     if not isinstance(document, dict):
         raise MetadataError(f"{where}: not a JSON object; restore it")
     return document
-
-
-def group_format(folder: Path) -> int | None:
-    """Return the zarr format (2 or 3) of the group in a folder; None if there is no group."""
-    if read_json(folder / "zarr.json").get("node_type") == "group":
-        return 3
-    return 2 if (folder / ".zgroup").exists() else None
-
-
-def read_attributes(folder: Path) -> Document:
-    """Read the attributes of a group; empty if there is no group."""
-    document = read_json(folder / "zarr.json")
-    attributes = document.get("attributes", {}) if document else read_json(folder / ".zattrs")
-    return dict(attributes) if isinstance(attributes, dict) else {}
-
-
-def write_group(folder: Path, zarr_format: int, attributes: Document) -> None:
-    """Turn a folder into a zarr group with these attributes, replacing existing ones.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
-    with output_errors(folder):
-        make_folders(folder, durable=True)
-    _write_documents(folder, zarr_format, attributes)
-
-
-def describe_group(folder: Path, zarr_format: int, attributes: Document) -> None:
-    """Replace the attributes of a group that is filled and about to be published.
-
-    The folder is never made: who wakes up after another process has published it must not publish
-    an empty one in its place.
-
-    Raises
-    ------
-    RunError
-        If the folder is gone.
-    OutputError
-        If it cannot be written.
-    """
-    try:
-        _write_documents(folder, zarr_format, attributes)
-    except OutputError:
-        require_unpublished(folder)
-        raise
-
-
-def _write_documents(folder: Path, zarr_format: int, attributes: Document) -> None:
-    """Write what makes a folder a group."""
-    if zarr_format == 3:
-        group = {"zarr_format": 3, "node_type": "group", **read_json(folder / "zarr.json")}
-        write_json(folder / "zarr.json", {**group, "attributes": attributes})
-    else:
-        write_json(folder / ".zattrs", attributes)
-        write_json(folder / ".zgroup", {"zarr_format": 2})
 
 
 def ngff_content(attributes: Document) -> Document:
@@ -137,62 +205,3 @@ def ngff_version(attributes: Document) -> str | None:
         case {"multiscales": [{**first}, *_]}:
             return str(content.get("version") or first.get("version") or "0.1")
     return None
-
-
-def refresh_consolidated(folder: Path) -> None:
-    """Update consolidated metadata of a group and of its ancestors for the group.
-
-    Only documents below `folder` are read again, so the cost does not depend on the size of the
-    store. Groups without consolidated metadata are not changed.
-
-    Raises
-    ------
-    OutputError
-        If a document cannot be written.
-    """
-    for ancestor in (folder, *folder.parents):
-        if group_format(ancestor) is None:
-            return
-        inside = folder.relative_to(ancestor).as_posix()
-        _refresh(ancestor, "" if inside == "." else inside)
-
-
-def _refresh(root: Path, inside: str) -> None:
-    """Replace the entries of the member `inside` in the consolidated metadata of `root`."""
-    file = root / ("zarr.json" if group_format(root) == 3 else ".zmetadata")
-    document = read_json(file)
-    consolidated = document.get("consolidated_metadata") if file.name == "zarr.json" else document
-    if not consolidated:
-        return
-    kept = {
-        key: value
-        for key, value in consolidated["metadata"].items()
-        if inside and key != inside and not key.startswith(f"{inside}/")
-    }
-    fresh = _v3_documents if file.name == "zarr.json" else _v2_documents
-    consolidated["metadata"] = kept | {key: value for key, value in fresh(root, inside) if key}
-    write_json(file, document)
-
-
-def _v3_documents(root: Path, inside: str) -> Iterator[tuple[str, Document]]:
-    for folder in _nodes(root / inside):
-        document = read_json(folder / "zarr.json")
-        document.pop("consolidated_metadata", None)
-        key = folder.relative_to(root).as_posix()
-        yield "" if key == "." else key, document
-
-
-def _v2_documents(root: Path, inside: str) -> Iterator[tuple[str, Document]]:
-    for folder in _nodes(root / inside):
-        for file in (folder / name for name in _V2_DOCUMENTS):
-            if file.exists():
-                yield file.relative_to(root).as_posix(), read_json(file)
-
-
-def _nodes(folder: Path) -> Iterator[Path]:
-    """Find groups and arrays of a tree; not chunks, nor hidden (unpublished) groups."""
-    for path, folders, files in os.walk(folder):
-        if {"zarr.json", ".zgroup", ".zarray"} & set(files):
-            yield Path(path)
-        is_group = group_format(Path(path)) is not None
-        folders[:] = sorted(f for f in folders if is_group and not f.startswith("."))

@@ -25,7 +25,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.storage.arrays import create_array, open_array
 from embedseg_large.storage.connection import is_remote, joined, shown
 from embedseg_large.storage.disk import output_errors
-from embedseg_large.storage.group import write_group
+from embedseg_large.storage.group import Group
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.axes import SPATIAL
 from embedseg_large.volumes.coordinate_systems import VERSION as WITH_SYSTEMS
@@ -184,7 +184,7 @@ class MultiscaleStore:
             If an array exists with another shape or dtype, or other files.
         """
         if not is_remote(self.path):
-            write_group(Path(self.path), self.zarr_format, {})
+            Group.at(self.path).write(self.zarr_format, {})
         for level in range(len(self.levels)):
             with output_errors(self.path):
                 self._create_array(level)

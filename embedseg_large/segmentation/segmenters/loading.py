@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +146,7 @@ def network_spec(network: Network, device: str, dtype: str, folder: Folder) -> N
     )
 
 
-def executor_here(resource: Any, device: str, at_once: int) -> SerialExecutor:
+def executor_here(resource: Any, device: str, at_once: Callable[[], int]) -> SerialExecutor:
     """The executor of this process for what tasks are given, on a device.
 
     Parameters
@@ -156,15 +156,18 @@ def executor_here(resource: Any, device: str, at_once: int) -> SerialExecutor:
     device
         The device.
     at_once
-        Number of tiles that a CPU with several cores works on at a time, if their passes can share
-        them: the last passes of a tile, or its only one, do not keep all cores busy.
+        Returns the number of tiles that a CPU with several cores works on at a time. Asked only if
+        their passes can share the cores: one tile alone does not keep all of them busy.
     """
     if is_gpu(device):
         return OverlappingExecutor(OneAtATime(resource))
-    at_once = min(at_once, getattr(resource, "lanes", 1))
-    if at_once > 1:
-        return OverlappingExecutor(resource, at_once, _sharing_lanes)
-    return SerialExecutor(resource)
+    lanes = getattr(resource, "lanes", 1)
+    tiles = min(at_once(), lanes) if lanes > 1 else 1
+    return (
+        OverlappingExecutor(resource, tiles, _sharing_lanes)
+        if tiles > 1
+        else SerialExecutor(resource)
+    )
 
 
 @contextmanager

@@ -41,6 +41,7 @@ from embedseg_large.labels.pending import LabelTarget, PendingLabels
 from embedseg_large.labels.target import label_target
 from embedseg_large.storage.bucket import RemoteFolder
 from embedseg_large.storage.connection import Retries
+from embedseg_large.storage.group import Group
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.volume import Volume, open_volume
 
@@ -89,6 +90,13 @@ def test_a_bucket_keeps_objects_like_a_disk(run: RemoteFolder) -> None:
 
 
 @pytest.mark.slow
+def test_an_object_larger_than_it_may_be_is_not_read(run: RemoteFolder) -> None:
+    run.write("zarr.json", b"12345")
+    assert run.read("zarr.json", 5) == b"12345"
+    with pytest.raises(UnreachableError, match=r"zarr\.json: .* MiB, more than .* MiB"):
+        run.read("zarr.json", 4)
+
+
 def test_objects_of_a_bucket_are_listed_in_order_and_all_removed(run: RemoteFolder) -> None:
     names = sorted([f"tiles/{i}" for i in range(1001)] + ["a-b", "a/b", "a b/c", ".run", "z/ü#%"])
     beside = folder_at(f"s3://{BUCKET}/a run/.embedseg2")
@@ -575,7 +583,7 @@ def test_older_labels_in_a_bucket_stay_until_the_new_ones_are_whole(
     labels = fill(pending, 2)
     assert np.array_equal(stored("nuclei"), before)
     with monkeypatch.context() as patch:
-        patch.setattr("embedseg_large.labels.in_bucket.update_group", fail)
+        patch.setattr(Group, "update", fail)
         with pytest.raises(OutputError, match="broken"):
             pending.publish({})
     assert np.array_equal(stored("nuclei"), before)
@@ -605,7 +613,7 @@ def test_labels_of_others_in_a_bucket_are_kept_as_a_copy(
     pending = label_target(image, "nuclei", overwrite=True).create(np.uint32, run="x")
     labels = fill(pending, 2)
     with monkeypatch.context() as patch:  # killed after the copy
-        patch.setattr("embedseg_large.labels.in_bucket.update_group", fail)
+        patch.setattr(Group, "update", fail)
         with pytest.raises(OutputError, match="broken"):
             pending.publish({})
     assert np.array_equal(stored("nuclei"), theirs)

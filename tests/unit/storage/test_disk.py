@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import zarr
 
-from embedseg_large.errors import OutputError, PlaceError, RunError, UsageError
+from embedseg_large.errors import OutputError, PlaceError, RunError, UnreachableError, UsageError
 from embedseg_large.storage.disk import _CHUNK_PART, check_file, replaced, whole_file
-from embedseg_large.storage.group import describe_group
+from embedseg_large.storage.group import Group
+from embedseg_large.storage.open import folder_at
 
 
 def refuse(path: Path, *_: object, **__: object) -> None:
@@ -95,10 +96,18 @@ def test_a_folder_that_another_process_has_published_is_not_made_again(tmp_path:
     final.mkdir()
     for zarr_format in (2, 3):
         with pytest.raises(RunError, match="another run has taken over; nothing was published"):
-            describe_group(new, zarr_format, {"a": 1})
+            Group.at(new).describe(zarr_format, {"a": 1})
     with (
         pytest.raises(RunError, match="nothing was published"),
         replaced(new, final, tmp_path / ".aside"),
     ):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["final"]
+
+
+def test_a_file_larger_than_it_may_be_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "zarr.json").write_bytes(b"12345")
+    folder = folder_at(tmp_path)
+    assert folder.read("zarr.json", 5) == b"12345"
+    with pytest.raises(UnreachableError, match=r"zarr\.json: .*MiB, more than .* MiB"):
+        folder.read("zarr.json", 4)

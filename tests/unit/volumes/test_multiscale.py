@@ -15,7 +15,8 @@ from zarr.storage import LocalStore
 from embedseg_large.errors import MetadataError, OutputError, RunError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.storage.disk import check_writable, replaced
-from embedseg_large.storage.group import read_attributes, read_json, write_group, write_json
+from embedseg_large.storage.group import Group, packed
+from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.multiscale import (
     LevelSpec,
     MultiscaleStore,
@@ -217,14 +218,14 @@ def test_metadata_that_no_version_allows_never_reach_the_disk(tmp_path: Path) ->
 
 def test_json_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "zarr.json"
-    write_json(file, {"a": 1})
+    folder_at(tmp_path).write(file.name, packed({"a": 1}))
 
     def broken(*_: Any) -> NoReturn:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr("os.replace", broken)
     with pytest.raises(OutputError, match="Input/output error"):
-        write_json(file, {"a": 2})
+        folder_at(tmp_path).write(file.name, packed({"a": 2}), durable=True)
     assert json.loads(file.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["zarr.json"]
 
@@ -233,13 +234,13 @@ def test_json_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_broken_document_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "zarr.json").write_text(text)
     with pytest.raises(MetadataError, match=r"zarr\.json"):
-        read_json(tmp_path / "zarr.json")
+        Group.at(tmp_path).document("zarr.json")
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_a_group_keeps_what_is_not_ours(tmp_path: Path, zarr_format: int) -> None:
-    write_group(tmp_path, zarr_format, {"a": 1})
-    assert read_attributes(tmp_path) == {"a": 1}
+    Group.at(tmp_path).write(zarr_format, {"a": 1})
+    assert Group.at(tmp_path).attributes() == {"a": 1}
     assert dict(zarr.open_group(str(tmp_path), mode="r").attrs) == {"a": 1}
 
 
