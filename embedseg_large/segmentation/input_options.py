@@ -109,10 +109,16 @@ class InputOptions(Options):
     """Labels or a mask of the same space, at any pyramid level: a path or an array. Instances are
     searched where it is not 0; all else counts as no data."""
     dark_below: Annotated[
-        float | None,
-        Flag("Skip tiles without a voxel brighter than this on a coarse level.", metavar="I"),
+        float | str | None,
+        Flag(
+            "Skip tiles without a voxel brighter than this on a coarse level; auto: than the noise "
+            "of the background.",
+            form="text",
+            metavar="I",
+        ),
     ] = None
-    """Tiles without a voxel brighter than this in a coarse level are not predicted."""
+    """Tiles without a voxel brighter than this in a coarse level are not predicted. ``auto``: than
+    the median and six deviations of the noise of the darkest tenth of some pieces of that level."""
     intensity_range: Annotated[
         tuple[float, float] | None,
         Flag(

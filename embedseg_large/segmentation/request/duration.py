@@ -6,6 +6,9 @@
               + voxels of the grid * SECONDS_BESIDE                   reading, clustering, writing
               all of it divided by the processes that share the work
 
+In this process lanes are idle while there are fewer passes than lanes, and as many tiles are in
+progress as `embedseg_large.segmentation.request.estimate.tiles_at_once` says.
+
 The rate is kept per kind of network, device, number format and lanes in the user's cache, because
 it belongs to the machine, for a day; a probe of a few seconds measures it if there is none.
 Quiet tiles need a single pass, so with augmentation the time is an upper bound.
@@ -30,7 +33,7 @@ from embedseg_large.files import whole
 from embedseg_large.network.device import processor_name
 from embedseg_large.network.model import Model
 from embedseg_large.runs.devices import is_gpu
-from embedseg_large.segmentation.request.estimate import Estimate
+from embedseg_large.segmentation.request.estimate import Estimate, tiles_at_once
 from embedseg_large.segmentation.request.request import Request
 from embedseg_large.symmetry import group
 
@@ -106,7 +109,10 @@ def duration_of(
         rates.keep(model, rate)
     passes = len(group(settings.tta, model.ndim))
     voxels = int(np.prod(request.shape)) * len(request.timepoints)
-    spent = plan.input_voxels * passes * rate.seconds + voxels * SECONDS_BESIDE
+    tiles = 1 if is_gpu(model.device) or processes > 1 else tiles_at_once(request)
+    predicting = plan.input_voxels * passes * rate.seconds
+    predicting *= _idle(model, passes * min(tiles, max(1, plan.prediction_tiles)))
+    spent = predicting + voxels * SECONDS_BESIDE / min(tiles, model.lanes)
     at_once = min(processes, max(1, plan.prediction_tiles))
     return Duration(
         seconds=spent / at_once,
@@ -115,6 +121,11 @@ def duration_of(
         is_bound=settings.augment_above > 0,
         source=rate.source,
     )
+
+
+def _idle(model: Model, passes_at_once: int) -> float:
+    """How much longer the network takes than in a probe, in which every lane has a pass."""
+    return 1.0 if is_gpu(model.device) else model.lanes / min(model.lanes, passes_at_once)
 
 
 def probe(model: Model) -> Rate:

@@ -28,6 +28,7 @@ from embedseg_large.segmentation.settings import SegmentSettings
 from embedseg_large.stitching.relabel import Layers
 from embedseg_large.tiling.grid import Grid
 from embedseg_large.tiling.resampling import Resampling, nearest_voxels
+from embedseg_large.volumes.background import background_ceiling
 from embedseg_large.volumes.intensity import IntensityRange
 from embedseg_large.volumes.volume import Volume, open_volume
 
@@ -64,6 +65,10 @@ class Foreground:
         return bool(_looked_up(self.coarse, box, shape, timepoint).max() <= self.dark)
 
 
+AUTO = "auto"
+"""Brightness of dark tiles that the image itself says: the noise of its background."""
+
+
 def _looked_up(
     volume: Volume, box: Box, shape: Sequence[int], timepoint: int | None
 ) -> NDArray[Any]:
@@ -77,7 +82,7 @@ def _looked_up(
 
 
 def foreground_of(
-    volume: Volume, network: KnownSizes, mask: Any, dark_below: float | None
+    volume: Volume, network: KnownSizes, mask: Any, dark_below: float | str | None
 ) -> Foreground:
     """The user's restrictions on where to look.
 
@@ -90,7 +95,7 @@ def foreground_of(
     mask
         Anything that `open_volume` accepts, over the same space as the image, at any resolution.
     dark_below
-        Intensity, of the image.
+        Intensity, of the image, or ``auto``: that of the noise of its background.
 
     Raises
     ------
@@ -99,9 +104,19 @@ def foreground_of(
     VolumeError
         When the mask does not match the image.
     """
-    coarse = None if dark_below is None else _coarse(volume, network)
     found = None if mask is None else _open_mask(mask, volume)
-    return Foreground(mask=found, coarse=coarse, dark=dark_below or 0.0)
+    if dark_below is None:
+        return Foreground(mask=found)
+    coarse = _coarse(volume, network)
+    dark = background_ceiling(coarse) if dark_below == AUTO else _brightness(dark_below)
+    return Foreground(mask=found, coarse=coarse, dark=dark)
+
+
+def _brightness(asked: float | str) -> float:
+    try:
+        return float(asked)
+    except ValueError:
+        raise UsageError(f"dark below {asked!r}: pass a brightness, or {AUTO}") from None
 
 
 def _opened(mask: Any, volume: Volume) -> Volume:

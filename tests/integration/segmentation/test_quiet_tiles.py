@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import embedseg_large as es
+from embedseg_large.conversion.plan import write_image
 from embedseg_large.errors import UsageError
 from embedseg_large.network.model import Model
 from embedseg_large.testing.oracle import OracleNetwork
@@ -63,6 +64,22 @@ def test_a_low_foreground_is_not_put_at_risk(
 ) -> None:
     _, passes = _segmented(image, tmp_path / "low.zarr", monkeypatch, foreground=0.3)
     assert passes == 4 * 12
+
+
+def test_tiles_below_the_noise_are_not_predicted(tmp_path: Path) -> None:
+    labels = np.zeros((16, 32, 520), np.uint32)
+    labels[:, :, :48] = synthetic_embryo((16, 32, 48), n_objects=4, diameter=14, seed=3)
+    store = tmp_path / "image.ome.zarr"
+    write_image(store, render(labels, seed=1), "zyx")
+    options: dict[str, Any] = {"tta": "none", "tile": (16, 32, 48)}
+    every = es.segment(store, "nuclei-3d", labels="every", **options)
+    some = es.segment(store, "nuclei-3d", labels="some", dark_below="auto", **options)
+    np.testing.assert_array_equal(np.asarray(some.labels), np.asarray(every.labels))
+    assert every.n_instances
+    assert some.summary["skipped"]["dark"] > 5
+    assert some.summary["foreground"]["dark_below"] > 0
+    with pytest.raises(UsageError, match="'dim': pass a brightness, or auto"):
+        es.segment(store, "nuclei-3d", labels="none", dark_below="dim", **options)
 
 
 def test_bounds_that_cannot_be_kept_are_refused(image: NDArray[np.float32], tmp_path: Path) -> None:

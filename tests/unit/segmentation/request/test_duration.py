@@ -42,9 +42,14 @@ def rate(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
     return asked
 
 
+@pytest.fixture(autouse=True)
+def one_tile_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duration, "tiles_at_once", lambda _: 1)
+
+
 @pytest.mark.usefixtures("rate")
 def test_time_is_the_work_of_the_network_and_the_rest(tmp_path: Path) -> None:
-    request = requested(tmp_path, tta=4)
+    request = requested(tmp_path, es.load_model("nuclei-3d").to(lanes=4), tta=4)
     plan = estimate_of(request)
     found = duration_of(request, plan, cache=tmp_path)
     assert found is not None
@@ -53,6 +58,19 @@ def test_time_is_the_work_of_the_network_and_the_rest(tmp_path: Path) -> None:
     assert found.seconds == found.process_seconds
     assert found.is_bound  # quiet tiles need one pass
     assert found.source == "a probe of 4 s"
+
+
+@pytest.mark.usefixtures("rate")
+def test_lanes_without_a_pass_are_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = es.load_model("nuclei-3d").to(lanes=4)
+    request = requested(tmp_path, model, tta="none", tile=(24, 32, 40))
+    plan = estimate_of(request)
+    for tiles, busy in ((1, 1), (3, 3), (8, 4)):
+        monkeypatch.setattr(duration, "tiles_at_once", lambda _, tiles=tiles: tiles)
+        found = duration_of(request, plan, cache=tmp_path)
+        assert found is not None
+        beside = VOXELS * duration.SECONDS_BESIDE / busy
+        assert found.seconds == pytest.approx(plan.input_voxels * 2e-6 * 4 / busy + beside)
 
 
 def test_workers_share_the_work_but_no_more_than_there_are_tiles(
