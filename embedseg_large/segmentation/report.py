@@ -81,12 +81,16 @@ class SeamReport:
     """Instances that tiles described differently at first, and identically with larger halos."""
     joined: int
     """Instances that tiles describe differently at any halo: larger than the largest halo and
-    joined by overlap, or, with an external segmenter, taken from the tile that owns them. The
-    promise that labels do not depend on tiles holds for runs without any."""
+    joined by overlap, or, with an external segmenter, matched by overlap or taken from the tile
+    that owns them. The promise that labels do not depend on tiles holds for runs without any."""
     repaired_objects: tuple[TracedObject, ...]
     joined_objects: tuple[TracedObject, ...]
     strict: StrictAim | None = None
     """None: proof was not asked for."""
+    matched: int = 0
+    """How many of the joined ones, of an external segmenter, are put together from what each tile
+    sees in its core, under one name: where tiles share a region, their objects overlap by more than
+    half of their union. All others are taken from the tile that owns them."""
     promise: str = "exact"
     """What may be said of the labels: ``exact``, instances can be certified; ``local``, tiles that
     agree are evidence; ``joined``, instances may be larger than any halo, and names that lie on
@@ -186,6 +190,7 @@ def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
         agreed=total - state.certified - len(repaired) - len(joined),
         repaired=len(repaired),
         joined=len(joined),
+        matched=state.matched,
         repaired_objects=repaired,
         joined_objects=joined,
         strict=strict,

@@ -45,6 +45,7 @@ from embedseg_large.segmentation.stages.check import (
 from embedseg_large.segmentation.stages.claim import Ownership
 from embedseg_large.segmentation.stages.cluster import cluster_task, version_of
 from embedseg_large.segmentation.stages.job import Job
+from embedseg_large.segmentation.stages.match import Matching
 from embedseg_large.segmentation.stages.predict import Predicted, predict_task
 from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.stitching.join import Joins, join
@@ -85,6 +86,9 @@ class SeamState:
     """Ids that tiles disagreed about before they saw more; ascending."""
     joined: tuple[int, ...]
     """Ids, after joining, that tiles still disagreed about; ascending."""
+    matched: int
+    """How many of the joined ones are put together from what each tile sees in its core: their
+    parts in neighbouring tiles were matched by overlap."""
 
 
 @dataclass(slots=True)
@@ -108,6 +112,8 @@ class SeamCheck:
     _doubtful: NDArray[np.bool_] = field(init=False)
     """Tiles that are not certain of every voxel of their core."""
     _disputed: set[int] = field(default_factory=set)
+    _settled: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    """Names of objects that were matched by overlap."""
     _faces: int = 0
     _voxels: int = 0
 
@@ -147,6 +153,7 @@ class SeamCheck:
             unaccounted=tuple(sorted(i for r in self._wrong.values() for i in r.wrong.tolist())),
             repaired=tuple(sorted(repaired)),
             joined=tuple(sorted(unsolved)),
+            matched=len(unsolved.intersection(joins.apply(self._settled).tolist())),
         )
 
     # -- one round -------------------------------------------------------------------------------
@@ -248,9 +255,7 @@ class SeamCheck:
             self._wrong[record.layer] = record
 
     def _tiles_to_raise(self) -> list[Index]:
-        tiles = {tile for face in self._open_seams() for tile in (face.low, face.high)}
-        for layer in self._open_accounts():
-            tiles.update(self._indices(self._wrong[layer].wrong_tiles))
+        tiles = self._tiles_in_dispute()
         if self.job.settings.strict:
             tiles.update(self._doubted_tiles())
         elif self.job.part is not None and self.job.traits.proves:
@@ -358,15 +363,28 @@ class SeamCheck:
         return joins, set(joins.apply(alive[~sure]).tolist())
 
     def _owned(self) -> tuple[Joins, set[int]]:
-        """The same for another segmenter: each object is as the tile that owns it describes it."""
+        """The same for another segmenter: match by overlap; owners decide about what is left."""
         ids = self._in_dispute()
         if not ids.size:
             return Joins.none(), set()
-        joins = Ownership(self.job, self.runner, self.results).run()
-        self._round += 1
-        self._account(self._layers_about(self.job.clustering(self.results.highest).seen()))
-        alive, _ = self._alive(np.union1d(ids, self._in_dispute()))
+        found = Matching(self.job, self.runner, self.results).run(self._tiles_in_dispute(), ids)
+        self._settled, joins = found.settled, found.joins()
+        if found.left.size:
+            same = Ownership(self.job, self.runner, self.results, found.left).run()
+            joins = found.joins(same)
+            self._round += 1
+            self._account(self._layers_about(self.job.clustering(self.results.highest).seen()))
+        joins = joins.among(self._alive(np.union1d(joins.ids, joins.representative))[0])
+        names = [ids, joins.ids, joins.representative, self._in_dispute()]
+        alive, _ = self._alive(np.unique(np.concatenate(names)))
         return joins, set(joins.apply(alive).tolist())
+
+    def _tiles_in_dispute(self) -> set[Index]:
+        """Tiles at a face that disagrees, and those that see an instance whose account is wrong."""
+        tiles = {tile for face in self._open_seams() for tile in (face.low, face.high)}
+        for layer in self._open_accounts():
+            tiles.update(self._indices(self._wrong[layer].wrong_tiles))
+        return tiles
 
     def _in_dispute(self) -> NDArray[np.uint64]:
         """Ids that tiles disagree about, ascending."""

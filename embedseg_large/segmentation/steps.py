@@ -4,7 +4,7 @@
 
     statistics ──> predict ──> cluster ──> check ──────────────────> clean ──> finish      stages
     statistics     predict     cluster/L   check/R account/R         clean/S   finish/L    ledgers
-    field                                  claim/P/T settle
+    field                                  match claim/P/T settle
 
 L is a level (of a tile's halo; of the pyramid), R a round, P and T a pass and a turn, S a step. Of
 a series, ledgers begin with the timepoint: ``t00003/cluster/0``.
@@ -38,6 +38,7 @@ class LedgerKind(Enum):
     CLUSTER = "cluster"
     COMPARE = "check"
     ACCOUNT = "account"
+    MATCH = "match"
     CLAIM = "claim"
     SETTLE = "settle"
     CLEAN = "clean"
@@ -67,6 +68,7 @@ _STAGES = {
     LedgerKind.CLUSTER: Stage.CLUSTER,
     LedgerKind.COMPARE: Stage.CHECK,
     LedgerKind.ACCOUNT: Stage.CHECK,
+    LedgerKind.MATCH: Stage.CHECK,
     LedgerKind.CLAIM: Stage.CHECK,
     LedgerKind.SETTLE: Stage.CHECK,
     LedgerKind.CLEAN: Stage.CLEAN,

@@ -38,6 +38,13 @@ class Joins:
         at = np.minimum(np.searchsorted(self.ids, ids), self.ids.size - 1)
         return np.where(self.ids[at] == ids, self.representative[at], ids)
 
+    def among(self, alive: NDArray[np.uint64]) -> Joins:
+        """The same for those of its names that own a voxel, which are given ascending."""
+        _, first, group = np.unique(self.apply(alive), return_index=True, return_inverse=True)
+        representative = alive[first[group]]
+        replaced = alive != representative
+        return Joins(alive[replaced], representative[replaced])
+
 
 def join(
     comparisons: Iterable[SeamComparison],

@@ -1,6 +1,9 @@
 """Ownership of objects that tiles describe differently, in turns; see `stitching.ownership`.
 
-CLAIM: each tile claims voxels for its objects, after those of its neighbours that had their
+Only the objects that matching has left to it are claimed, and only tiles about them take part.
+
+CLAIM: first, each core is claimed for all other objects that its own tile sees there. Then each
+tile claims voxels for its objects that were left, after those of its neighbours that had their
 turn. SETTLE: the labels of each core are what the tiles around it have claimed there.
 """
 
@@ -20,13 +23,13 @@ from embedseg_large.runs.journal import Note
 from embedseg_large.runs.tasks import Call, Each, Runner, Task
 from embedseg_large.segmentation.scratch.versions import MISSING, TileVersion, TileVersions
 from embedseg_large.segmentation.stages.job import Job
+from embedseg_large.segmentation.stages.match import whole_view
 from embedseg_large.segmentation.steps import LedgerKind, Stage
-from embedseg_large.stitching.join import Joins, join_pairs
 from embedseg_large.stitching.ownership import Claims, claim, turn
 from embedseg_large.stitching.tile_result import TileResult
 from embedseg_large.tiling.grid import Grid, Index
 
-WHOLE, CUT = "whole", "cut"
+CORE, WHOLE, CUT = "core", "whole", "cut"
 _PASSES = (WHOLE, CUT)
 """First the objects that a tile's region holds, then, when every tile had its turn, the others."""
 
@@ -57,23 +60,68 @@ class Ownership:
     runner: Runner
     results: TileVersions
     """Of each tile."""
+    left: NDArray[np.uint64]
+    """Names that matching has left."""
     _claims: TileVersions = field(init=False)
+    _held: dict[Index, NDArray[np.uint64]] = field(init=False)
     _same: dict[tuple[str, Index], NDArray[np.uint64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # claims and settled results are other versions of the results that they are made from
         self._claims = self.results.unmade()
+        self._held = _by_tile(self.job, self.left)
 
-    def run(self) -> Joins:
-        """Go through all turns, replace the results; returns the names that are of one object."""
+    def run(self) -> NDArray[np.uint64]:
+        """Go through all turns, replace the results.
+
+        Returns
+        -------
+        (p, 2) names that turned out to be of one object.
+        """
         grid = self.job.clustering()
+        claiming = sorted(self._claiming())
+        around = {
+            i for index in claiming for i in product(*(range(*s) for s in _around(grid, index)))
+        }
+        about = sorted(around)
+        self._do((self._core_task(index) for index in about), len(about), self._note_core)
         for of, now in product(_PASSES, range(2 ** len(grid.shape))):
-            count = sum(turn(index) == now for index in grid)
-            tasks = (self._claim_task(index, of, now) for index in grid if turn(index) == now)
-            self._do(tasks, count, partial(self._note_claim, of))
-        self._do((self._settle_task(index) for index in grid), len(grid), self._note_settled)
-        pairs = np.concatenate([self._same[key] for key in sorted(self._same)])
-        return join_pairs(pairs[:, 0], pairs[:, 1])
+            turns = [index for index in claiming if turn(index) == now]
+            tasks = (self._claim_task(index, of, now) for index in turns)
+            self._do(tasks, len(turns), partial(self._note_claim, of))
+        self._do((self._settle_task(index) for index in about), len(about), self._note_settled)
+        none = np.empty((0, 2), np.uint64)
+        return np.concatenate([none, *(self._same[key] for key in sorted(self._same))])
+
+    def _claiming(self) -> set[Index]:
+        """Tiles that see the middle of an object that was left."""
+        grid, highest = self.job.clustering(), self.job.halos[self.results.highest]
+        near = {
+            i for h in self._held for i in grid.touching(grid.entire().tile(h).core.grow(highest))
+        }
+        return {index for index in near if self._left_in(index).size}
+
+    def _left_in(self, index: Index) -> NDArray[np.uint64]:
+        """Names that were left, whose middle a tile may see, ascending."""
+        region = self.job.clustering(self.results[index].level).tile(index).region
+        seen = self.job.clustering().entire().touching(region)
+        names = [self._held[i] for i in seen if i in self._held]
+        return np.sort(np.concatenate([np.empty(0, np.uint64), *names]))
+
+    def _core_task(self, index: Index) -> Task:
+        grid = self.job.clustering()
+        item = (self.job, self.results[index], self._left_in(index))
+        return Task(
+            stage=Stage.CHECK,
+            make=partial(Call, claim_core, item, where=f"tile {grid.tile(index).core}"),
+            index=index,
+            ledger=LedgerKind.CLAIM.part(CORE),
+            number=grid.number(index),
+        )
+
+    def _note_core(self, task: Task, version: int) -> None:
+        assert task.index is not None
+        self._claims.put(self.results[task.index]._replace(version=version))
 
     def _do(self, tasks: Iterator[Task], count: int, note: Any) -> None:
         if count:
@@ -83,7 +131,7 @@ class Ownership:
     def _claim_task(self, index: Index, of: str, now: int) -> Task:
         def make() -> Call:
             claims = self._claims.part(_around(self.job.clustering(), index))
-            item = (self.job, self.results[index], claims, of)
+            item = (self.job, self.results[index], claims, self._left_in(index), of)
             return Call(claim_tile, item, where=f"tile {self.job.clustering().tile(index).core}")
 
         return Task(
@@ -133,16 +181,50 @@ def _reach(job: Job, name: TileVersion) -> Box:
     return grid.tile(name.tile).region.intersect(Box(lowest.start, highest.stop))
 
 
-def claim_tile(job: Job, own: TileVersion, claims: TileVersions, of: str) -> Claimed:
+def _by_tile(job: Job, names: NDArray[np.uint64]) -> dict[Index, NDArray[np.uint64]]:
+    """Some names by the tile of the whole grid whose core holds their middle."""
+    grid = job.clustering()
+    tiles = np.ravel_multi_index(tuple(_tiles_of(job, names).T), grid.counts)
+    order = np.argsort(tiles, kind="stable")
+    numbers, first = np.unique(tiles[order], return_index=True)
+    indices = zip(*(a.tolist() for a in np.unravel_index(numbers, grid.counts)), strict=True)
+    return dict(zip(indices, np.split(names[order], first[1:]), strict=False))
+
+
+def _tiles_of(job: Job, names: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """(n, ndim) index of the tile whose core holds the middle of each object."""
+    voxels = np.unravel_index((names - np.uint64(1)).astype(np.int64), job.shape)
+    return np.stack([v // n for v, n in zip(voxels, job.clustering().step, strict=True)], axis=-1)
+
+
+def claim_core(job: Job, own: TileVersion, left: NDArray[np.uint64]) -> int:
+    """CLAIM: the core of a tile, for all of its objects but those that were `left`.
+
+    Returns the version of the claims.
+    """
+    core, reach = job.clustering(own.level).tile(own.tile).core, _reach(job, own)
+    (result,), (table,) = job.scratch.read_results([own]), job.scratch.read_entries([own], [0])
+    labels, _ = result.core(core.shape)
+    kept = ~np.isin(table.ids, left)
+    numbers = np.concatenate([np.zeros(1), np.where(kept, np.cumsum(kept), 0)]).astype(np.uint32)
+    claimed = np.zeros(reach.shape, np.uint32)
+    claimed[core.slices_in(reach)] = numbers[labels]
+    found = _result(claimed, table.ids[kept], table.sizes[kept], table.owned[kept])
+    return job.scratch.write_result(own.tile, own.level, found)
+
+
+def claim_tile(
+    job: Job, own: TileVersion, claims: TileVersions, left: NDArray[np.uint64], of: str
+) -> Claimed:
     """CLAIM: the turn of one tile. `claims` are those of it and the tiles around it, so far.
 
-    `of` is what it claims: objects that its region holds, or those that are cut, see `_PASSES`.
+    `of` is what it claims of the objects that were `left`: those that its region holds, or those
+    that are cut, see `_PASSES`.
     """
-    grid, reach = job.clustering(own.level), _reach(job, own)
-    tile = grid.tile(own.tile)
+    reach = _reach(job, own)
     (result,) = job.scratch.read_results([own])
-    labels, known = result.local_seam(len(list(grid.faces(own.tile))), tile.region.shape)
-    names = known[1:]
+    tile, labels, known = whole_view(job, own, result)
+    labels, names = np.where(np.isin(known, left)[labels], labels, 0), known[1:]
     seen, is_cut = labels, _cut(labels, tile.region, job.shape, names.size)
     labels = labels[reach.slices_in(tile.region)]
     # with cores smaller than the halo, a tile may see more than it may claim
@@ -156,23 +238,28 @@ def claim_tile(job: Job, own: TileVersion, claims: TileVersions, of: str) -> Cla
     allowed = _may_claim(job, own.tile, names)
     free = near & (allowed & ~too_large if of == WHOLE else allowed | too_large)
     found = claim(labels, names, free, near, taken, parts)
-    before = claims[own.tile]
-    if before.version != MISSING:
-        found = _added(job, before, found)
-    version = job.scratch.write_result(own.tile, own.level, _result_of(found))
-    return Claimed(version, found.same)
+    added = _added(job, claims[own.tile], found)
+    return Claimed(job.scratch.write_result(own.tile, own.level, added), found.same)
 
 
-def _added(job: Job, before: TileVersion, found: Claims) -> Claims:
-    """What a tile has claimed before, and claims now."""
-    (result,), (entries,) = (
+def _added(job: Job, before: TileVersion, found: Claims) -> TileResult:
+    """What a tile has claimed before, and claims now, in the form of a result."""
+    (result,), (table,) = (
         job.scratch.read_results([before]),
         job.scratch.read_entries([before], [0]),
     )
-    labels, names = result.core(found.ids.shape)
-    earlier = names[labels]
-    given = np.union1d(found.given, entries.ids[entries.owned])
-    return Claims(np.where(earlier > 0, earlier, found.ids), given, found.same)
+    labels, known = result.core(found.ids.shape)
+    new = np.where(labels > 0, np.uint64(0), found.ids)
+    ids = np.where(labels > 0, known[labels], new)
+    names = np.union1d(table.ids, new[new > 0])
+    sizes, owned = np.zeros(names.size, np.int64), np.isin(names, found.given)
+    at = np.searchsorted(names, table.ids)
+    sizes[at] = table.sizes
+    owned[at] |= table.owned
+    added, counts = np.unique(new[new > 0], return_counts=True)
+    sizes[np.searchsorted(names, added)] += counts
+    numbers = np.where(ids > 0, np.searchsorted(names, ids) + 1, 0).astype(np.uint32)
+    return _result(numbers, names, sizes, owned)
 
 
 def _claims_in(
@@ -222,7 +309,7 @@ def _may_claim(job: Job, index: Index, names: NDArray[np.uint64]) -> NDArray[np.
     """Which objects have their centre in this tile, in an earlier one, or in none."""
     grid, now = job.clustering(), turn(index)
     voxels = np.unravel_index((names - np.uint64(1)).astype(np.int64), job.shape)
-    tiles = np.stack([v // step for v, step in zip(voxels, grid.step, strict=True)], axis=-1)
+    tiles = _tiles_of(job, names)
     bits = 1 << np.arange(len(index))[::-1]
     earlier = (tiles & 1) @ bits < now
     own = (tiles == np.array(index)).all(axis=-1)
@@ -230,18 +317,6 @@ def _may_claim(job: Job, index: Index, names: NDArray[np.uint64]) -> NDArray[np.
     covered = np.logical_and.reduce([(a <= v) & (v < b) for v, a, b in axes])
     allowed: NDArray[np.bool_] = own | earlier | ~covered
     return allowed
-
-
-def _result_of(claims: Claims) -> TileResult:
-    """Claims in the form of a result, so that they are kept like one."""
-    names, labels, sizes = np.unique(claims.ids, return_inverse=True, return_counts=True)
-    first = int(names.size > 0 and names[0] == 0)
-    return _result(
-        labels=(labels.reshape(claims.ids.shape) + (1 - first)).astype(np.uint32),
-        ids=names[first:],
-        sizes=sizes[first:],
-        owned=np.isin(names[first:], claims.given),
-    )
 
 
 def _result(

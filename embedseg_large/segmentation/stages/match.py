@@ -1,0 +1,145 @@
+"""MATCH: objects that tiles describe differently get one name where they overlap in both regions.
+
+See `embedseg_large.stitching.matching`. Only tiles that disagree with a neighbour are compared,
+each with the others around it: also with those that it meets at an edge or a corner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.geometry import Box
+from embedseg_large.runs.journal import Note
+from embedseg_large.runs.tasks import Call, Each, Runner, Task
+from embedseg_large.segmentation.scratch.scratch import StoredResult
+from embedseg_large.segmentation.scratch.versions import TileVersion, TileVersions
+from embedseg_large.segmentation.stages.job import Job
+from embedseg_large.segmentation.steps import LedgerKind, Stage
+from embedseg_large.stitching.matching import Matches, Overlaps, Seam, View, match, overlaps
+from embedseg_large.tiling.grid import Index, Tile
+
+
+class Matched(NamedTuple):
+    """Record of a tile and some of its neighbours."""
+
+    seams: list[tuple[int, Overlaps]]
+    """Number of each neighbour, and what both see."""
+
+    def noted(self) -> Note:
+        """For the journal."""
+        return 0, [[tile, *(column.tolist() for column in found)] for tile, found in self.seams]
+
+    @classmethod
+    def recalled(cls, note: Note) -> Matched:
+        """The record that `noted` was made from."""
+        seams = []
+        for tile, *columns in note[1]:
+            kinds = zip(columns, _KINDS, strict=True)
+            seams.append((tile, Overlaps(*(np.array(c, kind) for c, kind in kinds))))
+        return cls(seams)
+
+
+_KINDS = (np.uint64, np.uint64, np.int64, np.int64, np.int64, np.bool_, np.bool_, np.uint64)
+"""Of the columns of `Overlaps`."""
+
+
+@dataclass(slots=True)
+class Matching:
+    """The comparison of all tiles that may disagree with their neighbours."""
+
+    job: Job
+    runner: Runner
+    results: TileVersions
+    """Of each tile."""
+    _seams: list[Seam] = field(default_factory=list)
+
+    def run(self, tiles: Collection[Index], disputed: NDArray[np.uint64]) -> Matches:
+        """Match objects of neighbours among some tiles that disagree about `disputed` names."""
+        pairs = {tile: [n for n in _after(tile) if n in tiles] for tile in sorted(tiles)}
+        self.runner.progress.begin(Stage.CHECK, len(pairs))
+        self.runner.run(Each(map(self._task, pairs, pairs.values()), self._note))
+        return match(self._seams, disputed)
+
+    def _task(self, index: Index, neighbours: list[Index]) -> Task:
+        grid = self.job.clustering()
+
+        def make() -> Call:
+            versions = [self.results[tile] for tile in (index, *neighbours)]
+            return Call(match_tile, (self.job, versions), where=f"tile {grid.tile(index).core}")
+
+        return Task(
+            stage=Stage.CHECK,
+            make=make,
+            index=index,
+            ledger=LedgerKind.MATCH.part(),
+            number=grid.number(index),
+            noted=Matched.noted,
+            recalled=Matched.recalled,
+        )
+
+    def _note(self, task: Task, record: Matched) -> None:
+        assert task.index is not None
+        number = self.job.clustering().number(task.index)
+        self._seams.extend((number, other, found) for other, found in record.seams)
+
+
+def _after(index: Index) -> Iterator[Index]:
+    """Half of the places around a tile, those behind it in raster order."""
+    for steps in product((-1, 0, 1), repeat=len(index)):
+        if steps > (0,) * len(index):
+            yield tuple(i + step for i, step in zip(index, steps, strict=True))
+
+
+def match_tile(job: Job, versions: Sequence[TileVersion]) -> Matched:
+    """MATCH: compare what the first of some tiles sees with what each of the others sees."""
+    own, *others = _seen(job, versions)
+    number = job.clustering().number
+    return Matched([(number(other.tile.index), _compared(own, other)) for other in others])
+
+
+class _Seen(NamedTuple):
+    """All that a tile sees."""
+
+    tile: Tile
+    labels: NDArray[np.unsignedinteger]
+    names: NDArray[np.uint64]
+    near: NDArray[np.bool_]
+
+    def within(self, box: Box, core: Box) -> View:
+        """The part of it in a box, which holds a part of another tile's core."""
+        labels = self.labels[box.slices_in(self.tile.region)]
+        return View(labels, self.names, self.near, core.intersect(box).slices_in(box))
+
+
+def _compared(one: _Seen, other: _Seen) -> Overlaps:
+    box = one.tile.region.intersect(other.tile.region)
+    return overlaps(one.within(box, other.tile.core), other.within(box, one.tile.core))
+
+
+def _seen(job: Job, versions: Sequence[TileVersion]) -> Iterator[_Seen]:
+    results = job.scratch.read_results(versions)
+    tables = job.scratch.read_entries(versions, map(job.clustering().number, _tiles(versions)))
+    for version, result, table in zip(versions, results, tables, strict=True):
+        near = np.concatenate([np.zeros(1, np.bool_), table.core_sizes > 0])
+        yield _Seen(*whole_view(job, version, result), near)
+
+
+def _tiles(versions: Sequence[TileVersion]) -> Iterator[Index]:
+    return (version.tile for version in versions)
+
+
+def whole_view(
+    job: Job, version: TileVersion, result: StoredResult
+) -> tuple[Tile, NDArray[np.unsignedinteger], NDArray[np.uint64]]:
+    """A tile, its local labels of its whole region, and the name of each label."""
+    grid = job.clustering(version.level)
+    tile = grid.tile(version.tile)
+    # behind the seams with its neighbours, see CLUSTER
+    labels, names = result.local_seam(sum(1 for _ in grid.faces(version.tile)), tile.region.shape)
+    return tile, labels, names
