@@ -2,6 +2,7 @@
 
 ::
 
+    pip install patchworks bioimage-py
     python benchmarks/stitching.py --seeds 0 1 2
 
 Synthetic objects are shown to each tool through one function, which labels a tile with its halo. It
@@ -135,7 +136,6 @@ def ours(ids: np.ndarray, jitter: float) -> np.ndarray:
         out = Path(folder, "out.ome.zarr")
         image = ids.astype(np.float32)
         result = es.segment(image, segmenter, output=out, max_halo=(HALO,) * 3)
-        print("     ", {k: v for k, v in result.seams.as_dict().items() if isinstance(v, int)})
         return np.asarray(result.labels)
 
 
@@ -164,7 +164,7 @@ def main() -> None:
     """Print a line for each tool and kind of volume: means over the seeds."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jitter", type=float, nargs="+", default=[0.0, 1.0])
+    parser.add_argument("--jitter", type=float, nargs="+", default=[0.0, 0.75, 1.5])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
     parser.add_argument("--json", type=Path)

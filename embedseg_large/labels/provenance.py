@@ -80,6 +80,7 @@ class SeamsRecord(_Part):
     agreed: Count = 0
     repaired: Count = 0
     joined: Count = 0
+    matched: Count = 0
     repaired_objects: list[TracedRecord]
     joined_objects: list[TracedRecord]
 

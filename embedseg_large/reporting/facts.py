@@ -21,7 +21,7 @@ _SUMMARISED = (
 """Prefixes of the table columns that are summarised."""
 _COUNTS = (
     *("faces", "voxels", "rounds", "tiles", "tiles_exact"),
-    *("certified", "agreed", "repaired", "joined"),
+    *("certified", "agreed", "repaired", "joined", "matched"),
 )
 """Of a seam report; one that is not recorded is 0."""
 _MOST_TRACED = 100
@@ -139,9 +139,11 @@ def _verdict(said: Mapping[str, Any], *, is_ours: bool) -> str:
             "wrong there: look at them below. --max-halo raises the limit of the halo."
         )
     if joined:
+        matched = int(said["matched"])
         return (
-            f"Tiles describe {joined:,} instance{'s' * (joined > 1)} differently; each is taken "
-            "from the tile that owns it: look at them below. A larger halo may help."
+            f"Tiles describe {joined:,} instance{'s' * (joined > 1)} differently: {matched:,} "
+            f"{'were' if matched != 1 else 'was'} matched by overlap in the halo, the others are "
+            "taken from the tile that owns them. Look at them below. A larger halo may help."
         )
     if not faces:
         return "Everything was clustered at once: there are no seams."

@@ -354,6 +354,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         facts["image"] += " (automatic: its voxel size is closest to the model's)"
     if summary["volume"]["grid"] != summary["volume"]["shape"]:
         facts["image"] += f", resampled to {_text(summary['volume']['grid'])} voxels"
+    if seams["matched"]:
+        facts[""] += f" ({seams['matched']:,} of them matched by overlap)"
     if seams["joined"]:
         places = [tuple(o["seed"]) for o in seams["joined_objects"][:5]]
         facts["joined at"] = f"{places} (z, y, x): {_why_joined(summary)}, look at them"
