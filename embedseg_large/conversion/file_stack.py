@@ -34,10 +34,10 @@ from embedseg_large.conversion.options import SourceOptions
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.volumes.axes import OTHER, check_axes, parse_axes
 from embedseg_large.volumes.folders import is_folder_of_images, is_path
+from embedseg_large.volumes.formats.tiff import TiffArray, open_tiff, tiff_content
 from embedseg_large.volumes.header import Header, Level
 from embedseg_large.volumes.opening import Opening
 from embedseg_large.volumes.stored_array import Index, StoredArray
-from embedseg_large.volumes.tiff import TiffArray, open_tiff, tiff_content
 from embedseg_large.volumes.volume import Volume, make_volume, open_volume
 
 _THREADS = 8

@@ -26,7 +26,7 @@ from embedseg_large.conversion.options import WriteOptions
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.storage.disk import check_writable, output_errors, replaced
-from embedseg_large.storage.group import Group
+from embedseg_large.storage.group import ZarrGroup
 from embedseg_large.volumes.look import looks_like_labels
 from embedseg_large.volumes.multiscale import (
     LevelSpec,
@@ -194,7 +194,7 @@ class Conversion:
         attributes = ngff_attributes(
             store, name=name, method="nearest" if self.sampled else "mean", more=more
         )
-        Group.at(hidden).describe(store.zarr_format, attributes)
+        ZarrGroup.at(hidden).describe(store.zarr_format, attributes)
         aside = hidden.with_name(f"{hidden.name}.old")
         with replaced(hidden, self.final, aside):
             pass
@@ -268,7 +268,7 @@ def _free_place(out: str, overwrite: bool) -> Path:
     final = check_local(out)
     if final.exists() and not overwrite:
         raise UsageError(f"{final} exists; choose another path, or replace it with --overwrite")
-    if final.exists() and Group.at(final).zarr_format() is None:
+    if final.exists() and ZarrGroup.at(final).zarr_format() is None:
         raise UsageError(f"{final} is not a zarr group and is not replaced; choose another path")
     check_writable(final.parent)
     return final

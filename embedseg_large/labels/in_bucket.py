@@ -34,7 +34,7 @@ from embedseg_large.labels.folder import (
 from embedseg_large.labels.instances import KEY
 from embedseg_large.storage.bucket import RemoteFolder
 from embedseg_large.storage.consolidated import refresh_in_bucket
-from embedseg_large.storage.group import DOCUMENTS, Document, Group, ngff_content
+from embedseg_large.storage.group import DOCUMENTS, Document, ZarrGroup, ngff_content
 from embedseg_large.volumes.multiscale import ZARR_FORMATS
 from embedseg_large.volumes.volume import open_volume
 
@@ -61,11 +61,11 @@ class BucketLabels:
 
     def attributes(self) -> Document:
         """Read the attributes of the store."""
-        return Group(self._root).attributes()
+        return ZarrGroup(self._root).attributes()
 
     def zarr_format(self) -> int | None:
         """Return the zarr format of the store."""
-        return Group(self._root).zarr_format()
+        return ZarrGroup(self._root).zarr_format()
 
     def holds_something_else(self) -> bool:
         """Whether there are objects that do not form a zarr group."""
@@ -74,7 +74,7 @@ class BucketLabels:
     def check(self, name: str, version: str, *, overwrite: bool, run: str | None = None) -> None:  # noqa: ARG002
         """Test writing, and check the name."""
         self._folder.check_writable()
-        if not is_of_run(Group(self._folder.below(name)).attributes(), run):
+        if not is_of_run(ZarrGroup(self._folder.below(name)).attributes(), run):
             self._check_free(name, overwrite)
 
     def place(self, name: str, run: str) -> tuple[str, str]:
@@ -84,13 +84,13 @@ class BucketLabels:
     def begin(self, draft: Draft) -> None:
         """Mark the name as in use, remove what another run started, and create the arrays."""
         folder = self._folder.below(draft.name)
-        begun = Group(folder).document(_MARK).get("run")
+        begun = ZarrGroup(folder).document(_MARK).get("run")
         if begun not in (None, draft.run):
             self._clear(draft.name, begun)
         if begun != draft.run and not folder.create(_MARK, _mark(run=draft.run)):
             raise OutputError(f"{folder.path}: another run has just started these labels")
         if self.zarr_format() is None:
-            Group(self._root).write(draft.store.zarr_format, {})
+            ZarrGroup(self._root).write(draft.store.zarr_format, {})
         draft.store.create()
 
     def publish(self, draft: Draft, attributes: Document, *, overwrite: bool) -> None:
@@ -104,22 +104,22 @@ class BucketLabels:
             return attributes
 
         folder, zarr_format = self._folder.below(draft.name), draft.store.zarr_format
-        Group(folder).update(zarr_format, checked, afresh=True)
+        ZarrGroup(folder).update(zarr_format, checked, afresh=True)
         self._finish(draft.name, attributes, draft.store.ngff_version, kept)
 
     def _check_mark(self, draft: Draft) -> None:
         folder = self._folder.below(draft.name)
-        if Group(folder).document(_MARK).get("run") != draft.run:
+        if ZarrGroup(folder).document(_MARK).get("run") != draft.run:
             raise RunError(f"{folder.path}: another run is now writing these labels")
 
     def complete(self, name: str, run: str, version: str) -> Document | None:
         """Remove older arrays, and list the name."""
         folder = self._folder.below(name)
-        attributes = Group(folder).attributes()
+        attributes = ZarrGroup(folder).attributes()
         if not is_of_run(attributes, run):
             return None
-        kept = Group(folder).document(_MARK).get("kept")
-        Group(folder).write(ZARR_FORMATS[version], attributes)  # of zarr 2, half may be missing
+        kept = ZarrGroup(folder).document(_MARK).get("kept")
+        ZarrGroup(folder).write(ZARR_FORMATS[version], attributes)  # of zarr 2, half may be missing
         self._finish(name, attributes, version, [] if kept is None else [str(kept)])
         return provenance_in(attributes)
 
@@ -134,7 +134,7 @@ class BucketLabels:
 
     def discard(self, draft: Draft) -> None:
         """Remove the arrays of the run, unless they are published."""
-        mark = Group(self._folder.below(draft.name)).document(_MARK)
+        mark = ZarrGroup(self._folder.below(draft.name)).document(_MARK)
         if mark.get("run") == draft.run:
             self._clear(draft.name, draft.run)
 
@@ -150,12 +150,12 @@ class BucketLabels:
         return any(child != _MARK and not _ARRAY.fullmatch(child) for child in children)
 
     def _is_listed(self, name: str) -> bool:
-        return name in ngff_content(Group(self._folder).attributes()).get("labels", [])
+        return name in ngff_content(ZarrGroup(self._folder).attributes()).get("labels", [])
 
     def _clear(self, name: str, run: str) -> None:
         """Remove the remains of a run; the mark last, in case the removal is interrupted."""
         folder = self._folder.below(name)
-        stays = _members_of(Group(folder).attributes()) if self._is_taken(name) else set()
+        stays = _members_of(ZarrGroup(folder).attributes()) if self._is_taken(name) else set()
         documents = () if stays else DOCUMENTS
         _remove(
             folder,
@@ -166,12 +166,12 @@ class BucketLabels:
     def _keep_others(self, draft: Draft) -> list[str]:
         """Copy labels that were not made by a run to NAME.bak; return the names of the copies."""
         folder = self._folder.below(draft.name)
-        attributes = Group(folder).attributes()
+        attributes = ZarrGroup(folder).attributes()
         if not self._is_taken(draft.name) or (
             is_of_a_run(attributes) and open_volume(folder.path).n_timepoints == 1
         ):
             return []
-        mark = Group(folder).document(_MARK)
+        mark = ZarrGroup(folder).document(_MARK)
         kept = mark.get("kept") or self._free_name(f"{draft.name}.bak")
         folder.write(_MARK, _mark(run=draft.run, kept=kept))  # a second attempt copies there too
         _copy(self._folder, draft.name, kept, lambda child: not child.endswith(f"-{draft.run}/"))
@@ -187,12 +187,12 @@ class BucketLabels:
 
     def _list(self, name: str, version: str) -> None:
         add = partial(listed, name=name, version=version)
-        Group(self._folder).update(ZARR_FORMATS[version], add)
+        ZarrGroup(self._folder).update(ZARR_FORMATS[version], add)
 
     def _refresh(self, names: list[str], zarr_format: int) -> None:
         """Update consolidated metadata for some labels, and for the list of labels."""
         members = {name: _documents(self._folder, name, zarr_format) for name in names}
-        own = {n: Group(self._folder).document(n) for n in _GROUP[zarr_format]}
+        own = {n: ZarrGroup(self._folder).document(n) for n in _GROUP[zarr_format]}
         refresh_in_bucket(self._folder, {**members, "": own})
 
 
@@ -234,11 +234,11 @@ def _copy(folder: RemoteFolder, name: str, to: str, goes: Callable[[str], bool])
 def _documents(folder: RemoteFolder, name: str, zarr_format: int) -> Mapping[str, Document]:
     """Collect the documents of a label group and its arrays, by their names below `folder`."""
     group = folder.below(name)
-    attributes = Group(group).attributes()
+    attributes = ZarrGroup(group).attributes()
     table = provenance_in(attributes).get(KEY, {})
     columns = {f"{table['path']}/{column}/" for column in table.get("columns", [])}
     nodes = ["", *sorted(_members_of(attributes) | columns)]
     kinds = ("zarr.json",) if zarr_format == 3 else (".zgroup", ".zarray", ".zattrs")
     names = [node + kind for node in nodes for kind in kinds]
-    found = {f"{name}/{inner}": Group(group).document(inner) for inner in names}
+    found = {f"{name}/{inner}": ZarrGroup(group).document(inner) for inner in names}
     return {at: document for at, document in found.items() if document}

@@ -24,7 +24,7 @@ from embedseg_large.errors import MetadataError
 from embedseg_large.storage.arrays import create_array, open_array
 from embedseg_large.storage.connection import joined, shown
 from embedseg_large.storage.disk import output_errors
-from embedseg_large.storage.group import Document, Group
+from embedseg_large.storage.group import Document, ZarrGroup
 from embedseg_large.volumes.stored_array import StoredArray, wrap_array
 
 KEY = "instances"
@@ -65,7 +65,7 @@ class InstanceTable:
         OutputError
             If they cannot be written.
         """
-        Group.at(self._path()).write(self.zarr_format, {})
+        ZarrGroup.at(self._path()).write(self.zarr_format, {})
         lead = () if self.timepoints is None else (self.timepoints,)
         for column in self.columns:
             dtype = np.dtype(DTYPES[column])

@@ -23,7 +23,7 @@ from embedseg_large.labels.folder import (
 )
 from embedseg_large.storage.consolidated import refresh_on_disk
 from embedseg_large.storage.disk import check_writable, locked, output_errors, replaced, sweep
-from embedseg_large.storage.group import Document, Group
+from embedseg_large.storage.group import Document, ZarrGroup
 from embedseg_large.volumes.multiscale import ZARR_FORMATS
 from embedseg_large.volumes.volume import Volume, open_volume
 
@@ -46,11 +46,11 @@ class DiskLabels:
 
     def attributes(self) -> Document:
         """Read the attributes of the store."""
-        return Group.at(self.store).attributes()
+        return ZarrGroup.at(self.store).attributes()
 
     def zarr_format(self) -> int | None:
         """Return the zarr format of the store."""
-        return Group.at(self.store).zarr_format()
+        return ZarrGroup.at(self.store).zarr_format()
 
     def holds_something_else(self) -> bool:
         """Whether the store is a file, or a folder of other things."""
@@ -66,7 +66,7 @@ class DiskLabels:
         if any(self._asides(name)):
             with locked(self._folder):
                 self._settle(name, version)
-        if not is_of_run(Group.at(self._folder / name).attributes(), run):
+        if not is_of_run(ZarrGroup.at(self._folder / name).attributes(), run):
             self._check_free(name, overwrite)
 
     def place(self, name: str, run: str) -> tuple[str, str]:
@@ -76,7 +76,7 @@ class DiskLabels:
     def begin(self, draft: Draft) -> None:
         """Create the hidden group and its arrays."""
         if self.zarr_format() is None:
-            Group.at(self.store).write(draft.store.zarr_format, {})
+            ZarrGroup.at(self.store).write(draft.store.zarr_format, {})
         is_new = not Path(draft.store.path).exists()
         try:
             draft.store.create()
@@ -89,7 +89,7 @@ class DiskLabels:
     def publish(self, draft: Draft, attributes: Document, *, overwrite: bool) -> None:
         """Rename the hidden group, list its name, then remove or keep the older labels."""
         pending, version = Path(draft.store.path), draft.store.ngff_version
-        Group.at(pending).describe(draft.store.zarr_format, attributes)
+        ZarrGroup.at(pending).describe(draft.store.zarr_format, attributes)
         aside = pending.with_name(f"{pending.name}{_OLD}")
         with locked(self._folder):
             self._check_free(draft.name, overwrite)
@@ -99,7 +99,7 @@ class DiskLabels:
 
     def complete(self, name: str, run: str, version: str) -> Document | None:
         """List the name, remove or keep the older labels."""
-        attributes = Group.at(self._folder / name).attributes()
+        attributes = ZarrGroup.at(self._folder / name).attributes()
         if not is_of_run(attributes, run):
             return None
         with locked(self._folder):
@@ -156,7 +156,7 @@ class DiskLabels:
 
     def _list(self, name: str, version: str) -> None:
         """Add a name to the list in the ``labels`` group, creating that group if missing."""
-        group = Group.at(self._folder)
+        group = ZarrGroup.at(self._folder)
         before = group.attributes()
         after = listed(before, name, version)
         if after != before:
@@ -168,7 +168,7 @@ def _can_be_made_again(labels: Path) -> bool:
 
     New labels of a series may lack timepoints of the older ones.
     """
-    if not is_of_a_run(Group.at(labels).attributes()):
+    if not is_of_a_run(ZarrGroup.at(labels).attributes()):
         return False
     volume = open_volume(labels)
     return volume.n_timepoints == 1 and not _was_painted_in(labels, volume)

@@ -24,7 +24,7 @@ from embedseg_large.labels.folder import Draft, LabelFolder
 from embedseg_large.labels.instances import KEY, InstanceTable
 from embedseg_large.storage.connection import is_remote, joined, shown
 from embedseg_large.storage.open import folder_at
-from embedseg_large.volumes.coordinate_systems import Frame, has_coordinate_systems
+from embedseg_large.volumes.coordinate_systems import CoordinateFrame, has_coordinate_systems
 from embedseg_large.volumes.multiscale import (
     LevelSpec,
     MultiscaleStore,
@@ -57,7 +57,7 @@ class LabelTarget:
     """Whether `store` is the segmented image."""
     is_flat: bool = False
     """Whether the image has a z axis of one plane, which boxes leave out, and the labels have."""
-    frame: Frame | None = None
+    frame: CoordinateFrame | None = None
     """The image's coordinate systems, of 0.6."""
 
     @property

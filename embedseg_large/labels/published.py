@@ -16,7 +16,7 @@ from embedseg_large.labels.folder import is_label_name, provenance_in
 from embedseg_large.labels.provenance import usable
 from embedseg_large.storage.connection import is_remote, joined, shown
 from embedseg_large.storage.failures import is_denied
-from embedseg_large.storage.group import Group, ngff_content
+from embedseg_large.storage.group import ZarrGroup, ngff_content
 from embedseg_large.volumes.volume import Volume, open_volume
 
 logger = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def label_names(store: str) -> list[str]:
         If a server gives no proper answer.
     """
     try:
-        about = Group.at(joined(store, "labels")).attributes()
+        about = ZarrGroup.at(joined(store, "labels")).attributes()
     except UnreachableError as error:
         if not is_denied(
             error
@@ -200,4 +200,4 @@ def provenance_of(labels: str) -> dict[str, Any]:
     MetadataError, UnreachableError
         As for `label_names`.
     """
-    return usable(provenance_in(Group.at(labels).attributes()), shown(labels))
+    return usable(provenance_in(ZarrGroup.at(labels).attributes()), shown(labels))

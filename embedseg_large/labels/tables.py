@@ -29,7 +29,7 @@ from embedseg_large.labels.pending import PROVENANCE
 from embedseg_large.labels.published import provenance_of
 from embedseg_large.storage.connection import is_remote, joined, refuse_web, shown
 from embedseg_large.storage.consolidated import refresh_on_disk
-from embedseg_large.storage.group import Document, Group
+from embedseg_large.storage.group import Document, ZarrGroup
 from embedseg_large.storage.open import folder_at
 from embedseg_large.storage.tables import write_table
 
@@ -56,7 +56,7 @@ def check_store(store: str, labels: str) -> None:
     if not is_remote(store):
         _check_mode(Path(store), Path(store, "labels", labels))
     folder_at(store).check_writable()
-    about = Group.at(joined(store, f"tables/{labels}")).attributes()
+    about = ZarrGroup.at(joined(store, f"tables/{labels}")).attributes()
     if about and PROVENANCE not in about:
         raise UsageError(
             f"{joined(shown(store), f'tables/{labels}')} belongs to another program; write the "
@@ -109,13 +109,13 @@ def write_label_table(
     }
     token = provenance_of(joined(store, f"labels/{labels}")).get("token")
     about[PROVENANCE] = {"token": token}  # of these labels, in case others get their name later
-    Group(table).update(zarr_format, lambda _: about)
-    Group(tables).update(zarr_format, lambda old: _listed(old, labels))
+    ZarrGroup(table).update(zarr_format, lambda _: about)
+    ZarrGroup(tables).update(zarr_format, lambda old: _listed(old, labels))
     timepoints = np.unique(columns["timepoint"])
     if columns["label"].size <= PROPERTIES_MOST and timepoints.size <= 1:
         rows = _rows(columns, [name for name in properties if name in columns])
         group = root.below("labels").below(labels)
-        Group(group).update(zarr_format, lambda old: _with_properties(old, rows))
+        ZarrGroup(group).update(zarr_format, lambda old: _with_properties(old, rows))
     if not is_remote(store):
         for changed in ("tables", f"labels/{labels}"):
             refresh_on_disk(Path(store, changed))
@@ -137,7 +137,7 @@ def table_warning(store: str, labels: str, token: str | None) -> str | None:
     str or None
         None if there is no table of ours, or it is of these labels.
     """
-    about = Group.at(joined(store, f"tables/{labels}")).attributes().get(PROVENANCE)
+    about = ZarrGroup.at(joined(store, f"tables/{labels}")).attributes().get(PROVENANCE)
     if not isinstance(about, dict) or about.get("token") == token:
         return None
     return (
@@ -154,7 +154,7 @@ def _check_mode(*folders: Path) -> None:
 
 
 def _format(store: str) -> int:
-    found = Group.at(store).zarr_format()
+    found = ZarrGroup.at(store).zarr_format()
     if found is None:
         raise MetadataError(f"{shown(store)} is not an OME-Zarr store; write the table with --out")
     return found

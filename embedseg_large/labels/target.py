@@ -14,7 +14,7 @@ from embedseg_large.storage.connection import is_remote, joined, refuse_web, sho
 from embedseg_large.storage.group import ngff_content, ngff_version
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.axes import SPATIAL, voxel_size_um
-from embedseg_large.volumes.coordinate_systems import VERSION, Frame, frame_of
+from embedseg_large.volumes.coordinate_systems import VERSION, CoordinateFrame, frame_of
 from embedseg_large.volumes.header import Level
 from embedseg_large.volumes.multiscale import (
     ZARR_FORMATS,
@@ -164,7 +164,7 @@ def _image_levels(folder: LabelFolder) -> int | None:
     return len(multiscales[0]["datasets"]) if multiscales else None
 
 
-def _frame(volume: Volume, folder: LabelFolder, version: str, axes: str) -> Frame | None:
+def _frame(volume: Volume, folder: LabelFolder, version: str, axes: str) -> CoordinateFrame | None:
     """Coordinate systems of the image that hold for its labels, too."""
     is_own = volume.path is not None and _same(folder.store, volume.path)
     if not (is_own and version == VERSION and _is_as_stored(volume)):

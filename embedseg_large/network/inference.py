@@ -73,21 +73,21 @@ class InferenceNetwork:
         -------
         float32 ``(n, 2·ndim + 1, *spatial)``, contiguous, as `BranchedERFNet.forward`.
         """
-        scratch = _Scratch()
-        features = _through(self._encoder, channels_last(image.to(self.dtype)), scratch)
+        space = _Workspace()
+        features = _through(self._encoder, channels_last(image.to(self.dtype)), space)
         channels = sum(output.channels for _, output in self._decoders)
         raw = image.new_empty(len(image), channels, *image.shape[2:])
         first = 0
         for layers, output in self._decoders:
-            output(_through(layers, features, scratch), raw[:, first : first + output.channels])
+            output(_through(layers, features, space), raw[:, first : first + output.channels])
             first += output.channels
         return raw
 
 
-_Layer = Callable[[Tensor, "_Scratch"], Tensor]
+_Layer = Callable[[Tensor, "_Workspace"], Tensor]
 
 
-class _Scratch:
+class _Workspace:
     """Memory for the intermediate results of one pass, which layer after layer uses again."""
 
     def __init__(self) -> None:
@@ -102,9 +102,9 @@ class _Scratch:
         return memory[: x.numel()].view(last).movedim(-1, 1)
 
 
-def _through(layers: list[_Layer], x: Tensor, scratch: _Scratch) -> Tensor:
+def _through(layers: list[_Layer], x: Tensor, space: _Workspace) -> Tensor:
     for layer in layers:
-        x = layer(x, scratch)
+        x = layer(x, space)
     return x
 
 
@@ -143,7 +143,7 @@ class _Downsampling:
         self.makes_room = len(self.scale) <= _FEW_CHANNELS
         self.conv = _with_zero_kernels(conv, len(self.scale)) if self.makes_room else conv
 
-    def __call__(self, x: Tensor, _: _Scratch) -> Tensor:
+    def __call__(self, x: Tensor, _: _Workspace) -> Tensor:
         """Map ``(n, inputs, *spatial)`` to ``(n, outputs, *spatial / 2)``."""
         y = self.conv(x)
         pooled = halved(x).mul_(self.scale).add_(self.shift).relu_()
@@ -185,11 +185,11 @@ class _NonBottleneck:
             for name in names
         ]
 
-    def __call__(self, x: Tensor, scratch: _Scratch) -> Tensor:
+    def __call__(self, x: Tensor, space: _Workspace) -> Tensor:
         """Map ``(n, channels, *spatial)`` to the same shape; the result replaces `x`."""
         y = x
         for number, conv in enumerate(self.convs[:-1]):
-            y = conv.into(y, scratch.like(x, number % 2))
+            y = conv.into(y, space.like(x, number % 2))
         return self.convs[-1].onto(y, x)
 
 

@@ -22,7 +22,7 @@ _MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Change:
+class LabelChange:
     """Old and new labels of the voxels that differ in a box.
 
     Raises
@@ -42,7 +42,7 @@ class Change:
             raise ValueError(f"runs that do not fit into {self.box}")
 
     @classmethod
-    def between(cls, box: Box, before: NDArray[Any], after: NDArray[Any]) -> Change:
+    def between(cls, box: Box, before: NDArray[Any], after: NDArray[Any]) -> LabelChange:
         """Compare the labels of a box, both of its shape."""
         old, new = before.reshape(-1).astype(np.int64), after.reshape(-1).astype(np.int64)
         places = np.flatnonzero(old != new)
@@ -57,9 +57,9 @@ class Change:
         """Number of changed voxels."""
         return int(self.runs[:, 1].sum())
 
-    def backwards(self) -> Change:
+    def backwards(self) -> LabelChange:
         """The change that undoes this one."""
-        return Change(self.box, self.runs[:, [0, 1, 3, 2]])
+        return LabelChange(self.box, self.runs[:, [0, 1, 3, 2]])
 
     def cells(self, chunk: Sequence[int]) -> Iterator[Box]:
         """Boxes of a lattice of chunks in which a voxel changes, in raster order."""
@@ -89,7 +89,7 @@ class Change:
         return base64.b64encode(zlib.compress(self.runs.astype("<i8").tobytes(), 6)).decode()
 
     @classmethod
-    def unpacked(cls, box: Box, text: str) -> Change:
+    def unpacked(cls, box: Box, text: str) -> LabelChange:
         """Read `packed` back.
 
         Raises

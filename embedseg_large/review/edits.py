@@ -55,7 +55,7 @@ class Accept:
         """The region that it looks at."""
         return where(self.label)
 
-    def apply(self, labels: NDArray[Any], scene: Scene) -> NDArray[Any]:
+    def apply(self, labels: NDArray[Any], scene: EditScene) -> NDArray[Any]:
         """Return the labels of its box after it."""
         scene.mask(labels, self.label)
         return labels
@@ -79,7 +79,7 @@ class Delete:
         """The region that it looks at."""
         return where(self.label)
 
-    def apply(self, labels: NDArray[Any], scene: Scene) -> NDArray[Any]:
+    def apply(self, labels: NDArray[Any], scene: EditScene) -> NDArray[Any]:
         """Return the labels of its box after it."""
         return np.where(scene.mask(labels, self.label), 0, labels)
 
@@ -111,7 +111,7 @@ class Split:
         """The region that it looks at."""
         return where(self.label)
 
-    def apply(self, labels: NDArray[Any], scene: Scene) -> NDArray[Any]:
+    def apply(self, labels: NDArray[Any], scene: EditScene) -> NDArray[Any]:
         """Return the labels of its box after it."""
         inside = scene.mask(labels, self.label)
         for point in self.points:
@@ -146,7 +146,7 @@ class Merge:
         where(self.label)
         return where(self.other)
 
-    def apply(self, labels: NDArray[Any], scene: Scene) -> NDArray[Any]:
+    def apply(self, labels: NDArray[Any], scene: EditScene) -> NDArray[Any]:
         """Return the labels of its box after it."""
         return np.where(scene.mask(labels, self.other), labels.dtype.type(self.label), labels)
 
@@ -196,7 +196,7 @@ class Paint:
         stops[:, -1] = starts[:, -1] + [length for _, length in self.runs]
         return Box(tuple(starts.min(axis=0).tolist()), tuple(stops.max(axis=0).tolist()))
 
-    def apply(self, labels: NDArray[Any], scene: Scene) -> NDArray[Any]:
+    def apply(self, labels: NDArray[Any], scene: EditScene) -> NDArray[Any]:
         """Return the labels of its box after it."""
         painted = labels.copy()
         for start, length in self.runs:
@@ -210,7 +210,7 @@ Edit = Accept | Delete | Split | Merge | Paint
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class EditScene:
     """What an edit finds besides the labels of its box."""
 
     box: Box

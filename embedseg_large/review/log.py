@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from embedseg_large.errors import MetadataError, RunError, UsageError, foreign
 from embedseg_large.geometry import Box
-from embedseg_large.review.change import Change
+from embedseg_large.review.change import LabelChange
 from embedseg_large.review.edits import Edit, Paint, Split, parse_edit
 from embedseg_large.storage.folder import Folder
 
@@ -28,7 +28,7 @@ class Decision:
     """An edit, and what it changed."""
 
     edit: Edit
-    change: Change
+    change: LabelChange
     """Changed voxels; none where an instance was accepted."""
     instances: Mapping[int, Box | None]
     """A box around each instance that the edit is about, or made; None: it is no more."""
@@ -59,7 +59,7 @@ class Decision:
         stamp, digest = about["source"]
         return cls(
             edit=parse_edit(about["edit"], whole.ndim),
-            change=Change.unpacked(box, about["runs"]),
+            change=LabelChange.unpacked(box, about["runs"]),
             instances={
                 int(n): None if b is None else _box(b, whole) for n, b in about["instances"]
             },
@@ -124,7 +124,7 @@ class Log:
         assert isinstance(found, Decision)
         return found
 
-    def last_change(self) -> Change:
+    def last_change(self) -> LabelChange:
         """The voxels that the last step changes."""
         last = self.steps[-1]
         if isinstance(last, Decision):

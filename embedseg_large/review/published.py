@@ -17,7 +17,7 @@ from embedseg_large.review.opening import load_log, open_labels, voxels_at
 from embedseg_large.review.place import ReviewPlace
 from embedseg_large.review.voxels import ReviewedVoxels
 from embedseg_large.storage.connection import refuse_web, shown
-from embedseg_large.storage.group import Group, ngff_version
+from embedseg_large.storage.group import ZarrGroup, ngff_version
 
 KEY = "review"
 """Key of the record of a review, in the provenance of labels."""
@@ -32,7 +32,7 @@ def publish(place: ReviewPlace, watch: Callable[[int, int], None]) -> str:
     first = open_labels(place, 0)
     times = [_Moment.of(place, t) for t in range(first.n_timepoints)]
     target = label_target(first, place.name, output=place.store, overwrite=True)
-    has_image = ngff_version(Group.at(place.store).attributes()) is not None
+    has_image = ngff_version(ZarrGroup.at(place.store).attributes()) is not None
     about = _provenance(place, [moment.edits for moment in times])
     dtype = times[0].voxels.dtype
     pending = replace(target, in_image=has_image).create(dtype, run=about["token"])
@@ -79,7 +79,7 @@ def _fill(
 
 def _check_free(place: ReviewPlace) -> None:
     """Refuse to replace labels that are not this review's."""
-    attributes = Group.at(place.published).attributes()
+    attributes = ZarrGroup.at(place.published).attributes()
     ours = provenance_in(attributes).get(KEY)
     if attributes and (not isinstance(ours, dict) or ours.get("of") != place.labels):
         raise LabelsExistError(

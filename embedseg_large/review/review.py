@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.options import takes
-from embedseg_large.review.change import Change
+from embedseg_large.review.change import LabelChange
 from embedseg_large.review.doubt import Queue, queue_of
 from embedseg_large.review.edits import (
     Accept,
     Delete,
     Edit,
+    EditScene,
     Merge,
     Paint,
-    Scene,
     Split,
     numbered_edits,
 )
@@ -250,10 +250,10 @@ class Review:
             raise UsageError(f"{box} is not inside the volume {self.voxels.shape}")
         before = self.read(box)
         spacing = self.source.voxel_size or (1.0,) * box.ndim
-        after = edit.apply(before, Scene(box, free, spacing))
+        after = edit.apply(before, EditScene(box, free, spacing))
         return Decision(
             edit=edit,
-            change=Change.between(box, before, after),
+            change=LabelChange.between(box, before, after),
             instances=self._instances(edit, box, before, after, made),
             stamp=self.source.stamp(box),
             digest=digest_of(self.source, box),

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
-from embedseg_large.review.change import Change
+from embedseg_large.review.change import LabelChange
 from embedseg_large.review.log import Decision, Log
 from embedseg_large.storage.arrays import create_array, open_array
 from embedseg_large.storage.connection import shown
@@ -84,7 +84,7 @@ class ReviewedVoxels:
         ends = [at.indices(n)[:2] for at, n in zip(index, self.shape, strict=True)]
         return self.read(Box(tuple(a for a, _ in ends), tuple(b for _, b in ends)))
 
-    def put(self, change: Change) -> None:
+    def put(self, change: LabelChange) -> None:
         """Write the chunks in which a change has voxels; may be done again.
 
         Raises
@@ -94,7 +94,7 @@ class ReviewedVoxels:
         """
         self._put(change, only_missing=False)
 
-    def _put(self, change: Change, *, only_missing: bool) -> None:
+    def _put(self, change: LabelChange, *, only_missing: bool) -> None:
         for cell in change.cells(self.chunk):
             here = cell.clip(self.shape)
             labels = self.read(here)

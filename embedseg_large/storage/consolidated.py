@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from embedseg_large.errors import UnreachableError
 from embedseg_large.storage.failures import is_denied
-from embedseg_large.storage.group import DOCUMENTS, Document, Group, packed, parse_document
+from embedseg_large.storage.group import DOCUMENTS, Document, ZarrGroup, packed, parse_document
 
 if TYPE_CHECKING:
     from embedseg_large.storage.bucket import RemoteFolder
@@ -32,7 +32,7 @@ def refresh_on_disk(folder: Path) -> None:
         If a document cannot be written.
     """
     for ancestor in (folder, *folder.parents):
-        if Group.at(ancestor).zarr_format() is None:
+        if ZarrGroup.at(ancestor).zarr_format() is None:
             return
         inside = folder.relative_to(ancestor).as_posix()
         _refresh(ancestor, "" if inside == "." else inside)
@@ -40,7 +40,7 @@ def refresh_on_disk(folder: Path) -> None:
 
 def _refresh(root: Path, inside: str) -> None:
     """Replace the entries of the member `inside` in the consolidated metadata of `root`."""
-    group = Group.at(root)
+    group = ZarrGroup.at(root)
     name = "zarr.json" if group.zarr_format() == 3 else ".zmetadata"
     document = group.document(name)
     consolidated = document.get("consolidated_metadata") if name == "zarr.json" else document
@@ -58,7 +58,7 @@ def _refresh(root: Path, inside: str) -> None:
 
 def _v3_documents(root: Path, inside: str) -> Iterator[tuple[str, Document]]:
     for folder in _nodes(root / inside):
-        document = Group.at(folder).document("zarr.json")
+        document = ZarrGroup.at(folder).document("zarr.json")
         document.pop("consolidated_metadata", None)
         key = folder.relative_to(root).as_posix()
         yield "" if key == "." else key, document
@@ -68,7 +68,10 @@ def _v2_documents(root: Path, inside: str) -> Iterator[tuple[str, Document]]:
     for folder in _nodes(root / inside):
         for name in _V2_DOCUMENTS:
             if (folder / name).exists():
-                yield (folder / name).relative_to(root).as_posix(), Group.at(folder).document(name)
+                yield (
+                    (folder / name).relative_to(root).as_posix(),
+                    ZarrGroup.at(folder).document(name),
+                )
 
 
 def _nodes(folder: Path) -> Iterator[Path]:
@@ -76,7 +79,7 @@ def _nodes(folder: Path) -> Iterator[Path]:
     for path, folders, files in os.walk(folder):
         if {"zarr.json", ".zgroup", ".zarray"} & set(files):
             yield Path(path)
-        is_group = Group.at(path).zarr_format() is not None
+        is_group = ZarrGroup.at(path).zarr_format() is not None
         folders[:] = sorted(f for f in folders if is_group and not f.startswith("."))
 
 
@@ -101,7 +104,7 @@ def refresh_in_bucket(folder: RemoteFolder, members: Mapping[str, Mapping[str, D
     """
     for ancestor, inside in _ancestors(folder):
         try:
-            zarr_format = Group(ancestor).zarr_format()
+            zarr_format = ZarrGroup(ancestor).zarr_format()
         except UnreachableError as error:
             if not is_denied(error):
                 raise
@@ -109,7 +112,7 @@ def refresh_in_bucket(folder: RemoteFolder, members: Mapping[str, Mapping[str, D
         if zarr_format is None:
             return
         name = "zarr.json" if zarr_format == 3 else ".zmetadata"
-        if _metadata_of(Group(ancestor).document(name)) is not None:
+        if _metadata_of(ZarrGroup(ancestor).document(name)) is not None:
             ancestor.update(name, _refreshed(inside, members))
 
 

@@ -25,19 +25,19 @@ DOCUMENTS = ("zarr.json", ".zattrs", ".zarray", ".zgroup")
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ZarrGroup:
     """A zarr group, or the place of one."""
 
     folder: Folder
 
     @classmethod
-    def at(cls, path: str | os.PathLike[str]) -> Group:
+    def at(cls, path: str | os.PathLike[str]) -> ZarrGroup:
         """Return the group at a path or URL; touches neither disk nor network."""
         return cls(folder_at(path))
 
-    def below(self, name: str) -> Group:
+    def below(self, name: str) -> ZarrGroup:
         """Return the member `name`."""
-        return Group(self.folder.below(name))
+        return ZarrGroup(self.folder.below(name))
 
     def document(self, name: str) -> Document:
         """Read one of its documents; a missing one counts as empty.
@@ -117,7 +117,7 @@ class Group:
             If it cannot be written.
         """
         try:
-            Group(self.folder.anchored()).write(zarr_format, attributes, keep=True)
+            ZarrGroup(self.folder.anchored()).write(zarr_format, attributes, keep=True)
         except RunError as error:
             raise RunError(
                 f"{self.folder.path} is gone: another run has taken over; nothing was published"

@@ -20,7 +20,7 @@ from embedseg_large.labels.published import (
     provenance_of,
 )
 from embedseg_large.storage.connection import joined
-from embedseg_large.storage.group import Group, ngff_content
+from embedseg_large.storage.group import ZarrGroup, ngff_content
 from embedseg_large.volumes.volume import Volume, open_volume
 
 PERCENTILES = (1.0, 99.8)
@@ -134,7 +134,7 @@ def _image_elsewhere(store: str, labels: str | None) -> tuple[str, str] | None:
     inside = "/labels/" in store
     root = store.partition("/labels/")[0]
     with suppress(VolumeError, UsageError):
-        if ngff_content(Group.at(root).attributes()).get("multiscales"):
+        if ngff_content(ZarrGroup.at(root).attributes()).get("multiscales"):
             return None
         place = store if inside else place_of_labels(store, labels)
         image = place_of_image(place, provenance_of(place)) if place != store or inside else None
@@ -196,7 +196,7 @@ def _stored_windows(image: Layer) -> dict[int, Range]:
     if image.finest.ngff_version is None:
         return {}
     found: dict[int, Range] = {}
-    match ngff_content(Group.at(image.path).attributes()):
+    match ngff_content(ZarrGroup.at(image.path).attributes()):
         case {"omero": {"channels": [*channels]}}:
             for number, channel in enumerate(channels):
                 window = _window(channel)

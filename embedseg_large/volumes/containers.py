@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from embedseg_large.errors import MetadataError, UnreachableError, UsageError
 from embedseg_large.storage.connection import joined, shown
-from embedseg_large.storage.group import Document, Group, ngff_content
+from embedseg_large.storage.group import Document, ZarrGroup, ngff_content
 from embedseg_large.volumes.header import is_inside
 
 Kind = Literal["plate", "well", "series"]
@@ -149,7 +149,7 @@ def _content(path: str) -> Document:
     Whoever opens the place as an image reports then what is wrong with it.
     """
     try:
-        return ngff_content(Group.at(path).attributes())
+        return ngff_content(ZarrGroup.at(path).attributes())
     except UnreachableError:
         raise
     except (MetadataError, TypeError, ValueError):

@@ -8,7 +8,7 @@
 
 The transformation of each dataset leads from its array to one system, the *intrinsic* one: a scale,
 perhaps followed by a translation. `flattened` reads both. Transformations that lead on from there
-(`Frame`) do not change how voxels are arranged; labels repeat them, so that viewers place labels
+(`CoordinateFrame`) do not change how voxels are arranged; labels repeat them, so that viewers place labels
 where they place the image.
 """
 
@@ -37,7 +37,7 @@ def has_coordinate_systems(version: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frame:
+class CoordinateFrame:
     """The systems around an image: its own one, and those that transformations lead to."""
 
     intrinsic: str = "intrinsic"
@@ -81,7 +81,7 @@ def flattened(multiscale: Mapping[str, Any], where: str) -> Document:
     }
 
 
-def frame_of(multiscale: Mapping[str, Any], kept: Sequence[int], where: str) -> Frame:
+def frame_of(multiscale: Mapping[str, Any], kept: Sequence[int], where: str) -> CoordinateFrame:
     """Find what labels of an image repeat of its coordinate systems.
 
     Parameters
@@ -96,7 +96,7 @@ def frame_of(multiscale: Mapping[str, Any], kept: Sequence[int], where: str) -> 
     systems = _systems(multiscale, where)
     name = _intrinsic(multiscale, systems, where)
     if _is_of_indices(systems[name]):
-        return Frame(intrinsic=_physical(multiscale, name, systems, where)[0])
+        return CoordinateFrame(intrinsic=_physical(multiscale, name, systems, where)[0])
     stored = {s["name"]: s for s in multiscale["coordinateSystems"]}
     found: list[tuple[Document, Document]] = []
     for transform in multiscale.get("coordinateTransformations") or ():
@@ -108,14 +108,14 @@ def frame_of(multiscale: Mapping[str, Any], kept: Sequence[int], where: str) -> 
             continue
         axes = [target["axes"][i] for i in kept]
         found.append(({**target, "axes": axes}, part))
-    return Frame(
+    return CoordinateFrame(
         intrinsic=name,
         systems=tuple({s["name"]: s for s, _ in found}.values()),
         transformations=tuple(t for _, t in found),
     )
 
 
-def with_systems(multiscale: Mapping[str, Any], frame: Frame) -> Document:
+def with_systems(multiscale: Mapping[str, Any], frame: CoordinateFrame) -> Document:
     """Convert a valid multiscale of 0.5 to the form of 0.6.
 
     Parameters

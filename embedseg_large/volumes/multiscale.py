@@ -25,11 +25,11 @@ from embedseg_large.geometry import Box
 from embedseg_large.storage.arrays import create_array, open_array
 from embedseg_large.storage.connection import is_remote, joined, shown
 from embedseg_large.storage.disk import output_errors
-from embedseg_large.storage.group import Group
+from embedseg_large.storage.group import ZarrGroup
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.axes import SPATIAL
 from embedseg_large.volumes.coordinate_systems import VERSION as WITH_SYSTEMS
-from embedseg_large.volumes.coordinate_systems import Frame, with_systems
+from embedseg_large.volumes.coordinate_systems import CoordinateFrame, with_systems
 from embedseg_large.volumes.pyramid import (
     axis_factor,
     mean_pool,
@@ -184,7 +184,7 @@ class MultiscaleStore:
             If an array exists with another shape or dtype, or other files.
         """
         if not is_remote(self.path):
-            Group.at(self.path).write(self.zarr_format, {})
+            ZarrGroup.at(self.path).write(self.zarr_format, {})
         for level in range(len(self.levels)):
             with output_errors(self.path):
                 self._create_array(level)
@@ -451,7 +451,7 @@ def ngff_attributes(
     name: str,
     method: str,
     more: Mapping[str, Any] | None = None,
-    frame: Frame | None = None,
+    frame: CoordinateFrame | None = None,
 ) -> dict[str, Any]:
     """Build the NGFF attributes of a multiscale group, checked by the models of its version.
 
@@ -478,7 +478,7 @@ def ngff_attributes(
         return _checked("0.4", {"multiscales": [multiscale], **more})
     plain = _checked("0.5", {"multiscales": [multiscale], "version": "0.5", **more})
     if store.ngff_version == WITH_SYSTEMS:  # the models of 0.6 need a newer Python than this
-        systems = [with_systems(m, frame or Frame()) for m in plain["multiscales"]]
+        systems = [with_systems(m, frame or CoordinateFrame()) for m in plain["multiscales"]]
         plain |= {"multiscales": systems, "version": WITH_SYSTEMS}
     return {"ome": plain}
 

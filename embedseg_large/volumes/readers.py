@@ -37,7 +37,7 @@ def read_header(source: Any, path: str | None, opening: Opening) -> tuple[Header
         return _open_array(source, opening.level)
     if not is_remote(path) and _is_file(path):
         return _open_file(path, opening)
-    from embedseg_large.volumes import ome_zarr
+    from embedseg_large.volumes.formats import ome_zarr
 
     return ome_zarr.open_image(path, opening.level)
 
@@ -67,7 +67,7 @@ def _above(path: str) -> str:
         if parent.is_dir():
             if not any((parent / name).exists() for name in (".zgroup", "zarr.json")):
                 return ""
-            from embedseg_large.volumes import ome_zarr
+            from embedseg_large.volumes.formats import ome_zarr
 
             return ome_zarr.described_group(str(parent))
     return ""
@@ -82,7 +82,7 @@ def _mode(path: str) -> int | None:
 
 def _open_file(path: str, opening: Opening) -> tuple[Header, StoredArray]:
     """Open a TIFF, a PNG, or a file of another format with bioio."""
-    from embedseg_large.volumes import bioio, png, tiff
+    from embedseg_large.volumes.formats import bioio, png, tiff
 
     level = opening.level
     if png.is_png(path):

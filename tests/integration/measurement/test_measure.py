@@ -24,7 +24,7 @@ from embedseg_large.labels.tables import PROPERTIES_MOST, write_label_table
 from embedseg_large.labels.target import label_target
 from embedseg_large.measurement import measure as engine
 from embedseg_large.measurement.options import SubjectOptions
-from embedseg_large.storage.group import Group, ngff_content
+from embedseg_large.storage.group import ZarrGroup, ngff_content
 from embedseg_large.testing.synthetic import synthetic_embryo
 
 SHAPE = (30, 40, 44)
@@ -248,14 +248,14 @@ def test_a_store_gets_its_table_and_stays_valid(store: Path) -> None:
         table = es.measure(store, labels="nuclei", into_store=True)
     validate_zarr_store(store)
     validate_zarr_store(store / "labels" / "nuclei")
-    assert Group.at(store / "tables").attributes()["tables"] == ["nuclei"]
-    about = Group.at(store / "tables" / "nuclei").attributes()
+    assert ZarrGroup.at(store / "tables").attributes()["tables"] == ["nuclei"]
+    about = ZarrGroup.at(store / "tables" / "nuclei").attributes()
     assert about["type"] == "feature_table"
     assert about["region"] == {"path": "../labels/nuclei"}
     assert about["embedseg_large"] == {"token": "abc"}
     stored = store / "tables" / "nuclei" / f"table.{about['backend']}"
     assert stored.is_file()
-    attributes = Group.at(store / "labels" / "nuclei").attributes()
+    attributes = ZarrGroup.at(store / "labels" / "nuclei").attributes()
     properties = ngff_content(attributes)["image-label"]["properties"]
     assert [row["label-value"] for row in properties] == table["label"].tolist()
     assert [row["voxels"] for row in properties] == table["voxels"].tolist()
@@ -266,12 +266,12 @@ def test_a_store_gets_its_table_and_stays_valid(store: Path) -> None:
 
 def test_what_others_wrote_into_a_store_stays(store: Path) -> None:
     group = store / "labels" / "nuclei"
-    attributes = Group.at(group).attributes()
+    attributes = ZarrGroup.at(group).attributes()
     others = [{"label-value": n, "roi": n + 70} for n in (1, 999)]
     ngff_content(attributes)["image-label"]["properties"] = others
-    Group.at(group).write(3 if "ome" in attributes else 2, attributes)
+    ZarrGroup.at(group).write(3 if "ome" in attributes else 2, attributes)
     es.measure(store, labels="nuclei", into_store=True)
-    rows = ngff_content(Group.at(group).attributes())["image-label"]["properties"]
+    rows = ngff_content(ZarrGroup.at(group).attributes())["image-label"]["properties"]
     told = {row["label-value"]: row for row in rows}
     assert len(told) == len(rows) == 31
     assert told[999] == {"label-value": 999, "roi": 1069}
@@ -311,7 +311,7 @@ def test_properties_are_for_few_instances_of_one_time(store: Path, why: str) -> 
     }
     written = write_label_table(str(store), "nuclei", columns, ["label"])
     assert Path(written).is_file()
-    attributes = Group.at(store / "labels" / "nuclei").attributes()
+    attributes = ZarrGroup.at(store / "labels" / "nuclei").attributes()
     assert "properties" not in ngff_content(attributes)["image-label"]
 
 

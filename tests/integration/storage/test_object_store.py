@@ -41,7 +41,7 @@ from embedseg_large.labels.pending import LabelTarget, PendingLabels
 from embedseg_large.labels.target import label_target
 from embedseg_large.storage.bucket import RemoteFolder
 from embedseg_large.storage.connection import Retries
-from embedseg_large.storage.group import Group
+from embedseg_large.storage.group import ZarrGroup
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.volume import Volume, open_volume
 
@@ -583,7 +583,7 @@ def test_older_labels_in_a_bucket_stay_until_the_new_ones_are_whole(
     labels = fill(pending, 2)
     assert np.array_equal(stored("nuclei"), before)
     with monkeypatch.context() as patch:
-        patch.setattr(Group, "update", fail)
+        patch.setattr(ZarrGroup, "update", fail)
         with pytest.raises(OutputError, match="broken"):
             pending.publish({})
     assert np.array_equal(stored("nuclei"), before)
@@ -613,7 +613,7 @@ def test_labels_of_others_in_a_bucket_are_kept_as_a_copy(
     pending = label_target(image, "nuclei", overwrite=True).create(np.uint32, run="x")
     labels = fill(pending, 2)
     with monkeypatch.context() as patch:  # killed after the copy
-        patch.setattr(Group, "update", fail)
+        patch.setattr(ZarrGroup, "update", fail)
         with pytest.raises(OutputError, match="broken"):
             pending.publish({})
     assert np.array_equal(stored("nuclei"), theirs)

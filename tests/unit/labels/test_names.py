@@ -11,7 +11,7 @@ from embedseg_large.errors import UsageError
 from embedseg_large.labels.folder import LONGEST_NAME, is_label_name
 from embedseg_large.labels.published import label_names, place_of_labels
 from embedseg_large.labels.target import label_target
-from embedseg_large.storage.group import Group
+from embedseg_large.storage.group import ZarrGroup
 from embedseg_large.volumes.volume import open_volume
 
 BAD = [
@@ -60,11 +60,11 @@ def test_what_is_no_text_is_no_name(kind: object) -> None:
 
 def test_of_a_list_only_names_of_labels_are_believed(tmp_path: Path) -> None:
     names = ["nuclei", "../../other.zarr", "a/b", 7, None, "n" * 300, "/etc", "cells"]
-    Group.at(tmp_path / "labels").write(3, {"ome": {"labels": names}})
+    ZarrGroup.at(tmp_path / "labels").write(3, {"ome": {"labels": names}})
     assert label_names(str(tmp_path)) == ["cells", "nuclei"]
 
 
 @pytest.mark.parametrize("listed", ["nuclei", 7, None, {"nuclei": 1}])
 def test_what_is_no_list_holds_no_names(tmp_path: Path, listed: object) -> None:
-    Group.at(tmp_path / "labels").write(3, {"ome": {"labels": listed}})
+    ZarrGroup.at(tmp_path / "labels").write(3, {"ome": {"labels": listed}})
     assert label_names(str(tmp_path)) == []

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedseg_large.geometry import Box
-from embedseg_large.review.change import Change
+from embedseg_large.review.change import LabelChange
 
 SHAPE = (5, 6, 7)
 BOX = Box((10, 20, 30), (15, 26, 37))
@@ -31,9 +31,9 @@ def test_a_change_leads_there_and_back_and_through_text(
     labels: tuple[np.ndarray, np.ndarray],
 ) -> None:
     before, after = labels
-    change = Change.between(BOX, before, after)
+    change = LabelChange.between(BOX, before, after)
     assert change.size == np.count_nonzero(before != after)
-    read = Change.unpacked(BOX, change.packed())
+    read = LabelChange.unpacked(BOX, change.packed())
     for each in (change, read, change.backwards().backwards()):
         now = before.copy()
         each.put_into(now, BOX)
@@ -47,7 +47,7 @@ def test_parts_of_a_box_change_as_the_whole(
     labels: tuple[np.ndarray, np.ndarray], chunk: tuple[int, ...]
 ) -> None:
     before, after = labels
-    change = Change.between(BOX, before, after)
+    change = LabelChange.between(BOX, before, after)
     whole = np.pad(before, [(a, 3) for a in BOX.start])
     seen = set()
     for cell in change.cells(chunk):
@@ -73,10 +73,10 @@ def test_parts_of_a_box_change_as_the_whole(
 def test_runs_that_do_not_fit_are_refused(runs: list[list[int]]) -> None:
     text = base64.b64encode(zlib.compress(np.array(runs, "<i8").tobytes())).decode()
     with pytest.raises(ValueError, match="do not fit"):
-        Change.unpacked(BOX, text)
+        LabelChange.unpacked(BOX, text)
 
 
 @pytest.mark.parametrize("text", ["", "no base 64!", base64.b64encode(b"no zlib").decode()])
 def test_text_that_is_no_change_is_refused(text: str) -> None:
     with pytest.raises((ValueError, zlib.error)):
-        Change.unpacked(BOX, text)
+        LabelChange.unpacked(BOX, text)

@@ -16,9 +16,9 @@ from embedseg_large.review.edits import (
     Accept,
     Delete,
     Edit,
+    EditScene,
     Merge,
     Paint,
-    Scene,
     Split,
     flooded,
     parse_edit,
@@ -74,8 +74,8 @@ def test_what_is_no_edit_is_said_with_its_line(line: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-def scene(labels: NDArray[Any], free: int = 9) -> Scene:
-    return Scene(Box.whole(labels.shape), free, (1.0,) * labels.ndim)
+def scene(labels: NDArray[Any], free: int = 9) -> EditScene:
+    return EditScene(Box.whole(labels.shape), free, (1.0,) * labels.ndim)
 
 
 def two_balls(gap: int = 9) -> NDArray[np.int64]:
@@ -149,7 +149,7 @@ def test_what_is_not_possible_is_said(edit: Edit, message: str) -> None:
 def test_painted_runs_are_the_painted_voxels(voxels: list[tuple[int, ...]]) -> None:
     paint = Paint.of(6, np.array(voxels))
     box = paint.box(lambda _: Box.whole((12,) * 3))
-    painted = paint.apply(np.zeros(box.shape, np.int64), Scene(box, 9, (1,) * 3))
+    painted = paint.apply(np.zeros(box.shape, np.int64), EditScene(box, 9, (1,) * 3))
     found = np.argwhere(painted == 6) + box.start
     assert {tuple(v) for v in found.tolist()} == set(voxels)
     ends = [(p, n) for p, n in paint.runs]

@@ -11,7 +11,7 @@ import zarr
 
 from embedseg_large.errors import OutputError, PlaceError, RunError, UnreachableError, UsageError
 from embedseg_large.storage.disk import _CHUNK_PART, check_file, replaced, whole_file
-from embedseg_large.storage.group import Group
+from embedseg_large.storage.group import ZarrGroup
 from embedseg_large.storage.open import folder_at
 
 
@@ -96,7 +96,7 @@ def test_a_folder_that_another_process_has_published_is_not_made_again(tmp_path:
     final.mkdir()
     for zarr_format in (2, 3):
         with pytest.raises(RunError, match="another run has taken over; nothing was published"):
-            Group.at(new).describe(zarr_format, {"a": 1})
+            ZarrGroup.at(new).describe(zarr_format, {"a": 1})
     with (
         pytest.raises(RunError, match="nothing was published"),
         replaced(new, final, tmp_path / ".aside"),

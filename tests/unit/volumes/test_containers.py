@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from embedseg_large.cli.app import app
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.errors import MetadataError, UsageError
-from embedseg_large.storage.group import Group
+from embedseg_large.storage.group import ZarrGroup
 from embedseg_large.testing.plates import write_plate
 from embedseg_large.volumes.containers import chosen_images, container_at
 
@@ -28,11 +28,11 @@ def plate(path: Path, version: str = "0.5") -> Path:
 
 
 def converted(path: Path, *, listed: bool) -> Path:
-    Group.at(path).write(2, {"bioformats2raw.layout": 3})
+    ZarrGroup.at(path).write(2, {"bioformats2raw.layout": 3})
     for name in ("0", "1", "2"):
         write_image(path / name, PLANE, ngff_version="0.4")
     if listed:
-        Group.at(path / "OME").write(2, {"series": ["0", "2"]})
+        ZarrGroup.at(path / "OME").write(2, {"series": ["0", "2"]})
     return path
 
 
@@ -112,7 +112,7 @@ def test_an_image_is_no_container(tmp_path: Path) -> None:
 def test_metadata_that_make_no_sense_are_left_to_whoever_opens_the_image(
     tmp_path: Path, document: str
 ) -> None:
-    Group.at(tmp_path / "p.zarr").write(2, {})
+    ZarrGroup.at(tmp_path / "p.zarr").write(2, {})
     (tmp_path / "p.zarr" / ".zattrs").write_text(document)
     assert container_at(str(tmp_path / "p.zarr")) is None
 
@@ -120,7 +120,7 @@ def test_metadata_that_make_no_sense_are_left_to_whoever_opens_the_image(
 @pytest.mark.parametrize("well", ["../secret", "/etc", ""])
 def test_a_path_out_of_the_plate_is_refused(tmp_path: Path, well: str) -> None:
     about = {"rows": [{"name": "A"}], "columns": [{"name": "1"}]}
-    Group.at(tmp_path / "p.zarr").write(2, {"plate": about | {"wells": [{"path": well}]}})
+    ZarrGroup.at(tmp_path / "p.zarr").write(2, {"plate": about | {"wells": [{"path": well}]}})
     with pytest.raises(MetadataError, match="not a path inside"):
         container_at(str(tmp_path / "p.zarr"))
 
@@ -136,7 +136,7 @@ def test_names_of_rows_do_not_lead_out_of_the_folder_of_masks(tmp_path: Path) ->
 @pytest.mark.parametrize("wells", [None, "A/1", [3], {"path": "A/1"}])
 def test_wells_that_are_no_list_are_refused(tmp_path: Path, wells: Any) -> None:
     about = {"rows": [], "columns": [], "wells": wells}
-    Group.at(tmp_path / "p.zarr").write(2, {"plate": about})
+    ZarrGroup.at(tmp_path / "p.zarr").write(2, {"plate": about})
     with pytest.raises(MetadataError, match="wells is not a list"):
         container_at(str(tmp_path / "p.zarr"))
 

@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 
 from embedseg_large.errors import MetadataError
-from embedseg_large.volumes.coordinate_systems import Frame, flattened, frame_of, with_systems
+from embedseg_large.volumes.coordinate_systems import (
+    CoordinateFrame,
+    flattened,
+    frame_of,
+    with_systems,
+)
 from embedseg_large.volumes.volume import open_volume
 
 WriteImage = Callable[..., Path]
@@ -182,7 +187,7 @@ def test_writing_and_reading_are_inverse() -> None:
             {"path": "1", "coordinateTransformations": [scale(2, 1, 1), shift(0, 1, 2)]},
         ],
     }
-    assert flattened(with_systems(old, Frame(intrinsic="scanner")), "here") == old
+    assert flattened(with_systems(old, CoordinateFrame(intrinsic="scanner")), "here") == old
 
 
 def around(transform: Step, axes: list[dict[str, str]] = CZYX) -> dict[str, Any]:
@@ -234,6 +239,6 @@ def test_what_labels_cannot_repeat_is_reported(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         frame = frame_of(around(stored), (1, 2, 3), "here")
-    assert frame == Frame()
+    assert frame == CoordinateFrame()
     kind = stored["type"]
     assert f"here: labels do not repeat its transformation of type {kind}" in caplog.messages

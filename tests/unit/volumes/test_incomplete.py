@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from embedseg_large.errors import MetadataError, UsageError, VolumeError
 from embedseg_large.evaluation.pairs import open_label_pairs
 from embedseg_large.training.data.sources import find_pairs
-from embedseg_large.volumes.tiff import tiff_content
+from embedseg_large.volumes.formats.tiff import tiff_content
 from embedseg_large.volumes.volume import open_volume
 
 

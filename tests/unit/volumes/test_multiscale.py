@@ -15,7 +15,7 @@ from zarr.storage import LocalStore
 from embedseg_large.errors import MetadataError, OutputError, RunError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.storage.disk import check_writable, replaced
-from embedseg_large.storage.group import Group, packed
+from embedseg_large.storage.group import ZarrGroup, packed
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.multiscale import (
     LevelSpec,
@@ -234,13 +234,13 @@ def test_json_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_broken_document_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "zarr.json").write_text(text)
     with pytest.raises(MetadataError, match=r"zarr\.json"):
-        Group.at(tmp_path).document("zarr.json")
+        ZarrGroup.at(tmp_path).document("zarr.json")
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_a_group_keeps_what_is_not_ours(tmp_path: Path, zarr_format: int) -> None:
-    Group.at(tmp_path).write(zarr_format, {"a": 1})
-    assert Group.at(tmp_path).attributes() == {"a": 1}
+    ZarrGroup.at(tmp_path).write(zarr_format, {"a": 1})
+    assert ZarrGroup.at(tmp_path).attributes() == {"a": 1}
     assert dict(zarr.open_group(str(tmp_path), mode="r").attrs) == {"a": 1}
 
 

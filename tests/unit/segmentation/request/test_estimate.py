@@ -14,7 +14,7 @@ from embedseg_large.segmentation.request.estimate import estimate_of
 from embedseg_large.segmentation.request.prepare import prepare
 from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.storage.arrays import create_array
-from embedseg_large.storage.group import Group
+from embedseg_large.storage.group import ZarrGroup
 from embedseg_large.testing.oracle import OracleNetwork
 
 
@@ -24,7 +24,7 @@ def declared(folder: Path, shape: tuple[int, ...]) -> Path:
     scale = {"type": "scale", "scale": [1.0, 1.0, 1.0]}
     datasets = [{"path": "0", "coordinateTransformations": [scale]}]
     multiscale = {"version": "0.4", "axes": axes, "datasets": datasets}
-    Group.at(folder).write(2, {"multiscales": [multiscale]})
+    ZarrGroup.at(folder).write(2, {"multiscales": [multiscale]})
     create_array(
         folder / "0", shape=shape, chunks=(64, 64, 64), dtype="u2", fill_value=0, zarr_format=2
     )
