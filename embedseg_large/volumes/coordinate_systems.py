@@ -8,8 +8,8 @@
 
 The transformation of each dataset leads from its array to one system, the *intrinsic* one: a scale,
 perhaps followed by a translation. `flattened` reads both. Transformations that lead on from there
-(`CoordinateFrame`) do not change how voxels are arranged; labels repeat them, so that viewers place labels
-where they place the image.
+(`CoordinateFrame`) do not change how voxels are arranged; labels repeat them, so that viewers place
+labels where they place the image.
 """
 
 from __future__ import annotations
