@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conversion": VALUES | {"runs", "storage", "volumes"},
     "evaluation": VALUES | {"labels", "runs", "storage", "volumes"},
     "measurement": VALUES | {"evaluation", "labels", "runs", "storage", "volumes"},
-    "review": VALUES | {"labels", "measurement", "storage", "volumes"},
+    "review": VALUES | {"labels", "measurement", "runs", "storage", "volumes"},
     "segmentation": VALUES | BELOW | {"conversion"},
     "exporting": VALUES | {"labels", "measurement", "storage", "volumes"},
     "batch": VALUES

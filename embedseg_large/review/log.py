@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import count, takewhile
 from typing import Any, Literal
 
 from embedseg_large.errors import MetadataError, RunError, UsageError, foreign
@@ -102,7 +103,7 @@ class Log:
         MetadataError
             If an object is no step, or does not follow from those before it.
         """
-        names = list(self.folder.names())
+        names = _names(self.folder)
         for number, (name, data) in enumerate(zip(names, self.folder.read_all(names), strict=True)):
             where = f"{self.folder.path}/{name}"
             with foreign(where, "no step of a review", todo="restore it", kind=MetadataError):
@@ -173,6 +174,14 @@ class Log:
                 raise ValueError(f"cannot {step.kind} decision {step.step} here")
             target.append(source.pop())
         self.steps.append(step)
+
+
+def _names(folder: Folder) -> list[str]:
+    """List the steps; a web server lists nothing, so there they are tried one by one."""
+    if not folder.path.startswith(("http://", "https://")):
+        return list(folder.names())
+    steps = map(_name, count())
+    return list(takewhile(folder.exists, steps))
 
 
 def made_by(edit: Edit, free: int) -> tuple[int, ...]:

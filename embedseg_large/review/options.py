@@ -1,4 +1,4 @@
-"""Which review of labels is meant, by name."""
+"""Which review of labels is meant, and who measures them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from embedseg_large.options import Flag, Options
+from embedseg_large.runs.options import WorkerOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReviewOptions(Options):
-    """What `open_review` takes by name."""
+class NameOptions(Options):
+    """Which one of several reviews."""
 
     name: Annotated[
         str | None,
@@ -22,3 +23,8 @@ class ReviewOptions(Options):
         Flag("Timepoint of a series; each has a review of its own.", metavar="T"),
     ] = None
     """Timepoint of a series; each has a log of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewOptions(WorkerOptions, NameOptions):
+    """What `open_review` takes by name; workers measure the instances, the first time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,6 +35,7 @@ from embedseg_large.review.place import ABOUT, ReviewPlace, find_place
 from embedseg_large.review.published import publish
 from embedseg_large.review.table import Columns, box_in, measured, read_columns, write_columns
 from embedseg_large.review.voxels import ReviewedVoxels
+from embedseg_large.runs.options import WorkerOptions
 from embedseg_large.storage.connection import refuse_web, shown
 from embedseg_large.volumes.volume import Volume
 
@@ -55,6 +56,8 @@ class Review:
     voxels: ReviewedVoxels
     """The labels as they are now."""
     _table: Columns | None
+    _workers: Mapping[str, Any]
+    """Options of `WorkerOptions`."""
 
     @property
     def source(self) -> Volume:
@@ -65,7 +68,7 @@ class Review:
     def columns(self) -> Columns:
         """What is known of the instances of the source; measured when it is first needed."""
         if self._table is None:
-            self._table = measured(self.place.source, self.source.timepoint)
+            self._table = measured(self.place.source, self.source.timepoint, self._workers)
         return self._table
 
     @cached_property
@@ -333,7 +336,8 @@ def open_review(labels: str | os.PathLike[str], **options: Any) -> Review:
     voxels = voxels_at(place, source)
     voxels.follow(log)
     table = read_columns(place.folder, table_name(source), Box.whole(source.spatial_shape))
-    return Review(place=place, log=log, voxels=voxels, _table=table)
+    workers = WorkerOptions.among(vars(asked))
+    return Review(place=place, log=log, voxels=voxels, _table=table, _workers=workers)
 
 
 def _around(one: Box, other: Box) -> Box:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from io import BytesIO
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,16 @@ _ROUNDNESS = ("sphericity", "circularity")
 _OPTIONAL = ("seediness", "certified")
 
 
-def measured(labels: str, timepoint: int | None) -> Columns:
+def measured(
+    labels: str, timepoint: int | None, workers: Mapping[str, Any] = MappingProxyType({})
+) -> Columns:
     """Measure the instances of labels, box by box.
 
     Returns
     -------
     Columns for `embedseg_large.review.doubt.queue_of`, by ascending label.
     """
-    table = measure(labels, timepoint=timepoint).columns
+    table = measure(labels, timepoint=timepoint, **workers).columns
     axes = axes_of(table)
     names = [*axes, *(f"{a}_{end}" for a in axes for end in ("start", "stop"))]
     columns: Columns = {

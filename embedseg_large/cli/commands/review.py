@@ -12,7 +12,8 @@ import typer
 from embedseg_large.cli.console import print_facts, print_json, print_table, reported
 from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json
-from embedseg_large.review.options import ReviewOptions
+from embedseg_large.review.options import NameOptions
+from embedseg_large.runs.options import WorkerOptions
 
 if TYPE_CHECKING:
     from embedseg_large.review.doubt import Doubtful
@@ -68,7 +69,7 @@ def review(
         typer.Argument(help="Labels in a store, STORE/labels/NAME; or a store with only one."),
     ],
     *,
-    given: Annotated[dict[str, Any], ReviewOptions],
+    given: Annotated[dict[str, Any], NameOptions, WorkerOptions],
     decisions: Decisions,
     output: Output,
     as_json: Json = False,

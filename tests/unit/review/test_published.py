@@ -27,7 +27,7 @@ def published(source: Path) -> Labels:
     return np.asarray(volume.data.compute())
 
 
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("version", ["0.4", "0.5", "0.6"])
 def test_the_copy_is_complete_and_valid(
     version: str, write_labels: WriteLabels, cells: Labels
 ) -> None:

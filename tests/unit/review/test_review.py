@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,14 @@ from embedseg_large.volumes.volume import Volume, open_volume
 
 Labels = NDArray[Any]
 WriteLabels = Callable[..., Path]
+
+
+def ngff(name: str) -> dict[str, Any]:
+    """The multiscale metadata of one level."""
+    scale = [{"type": "scale", "scale": [1.0, 1.0, 1.0]}]
+    axes = [{"name": axis, "type": "space"} for axis in "zyx"]
+    levels = [{"path": "0", "coordinateTransformations": scale}]
+    return {"multiscales": [{"name": name, "axes": axes, "datasets": levels}]}
 
 
 @pytest.fixture(autouse=True)
@@ -283,6 +292,31 @@ def test_the_second_opening_measures_nothing(source: Path, monkeypatch: pytest.M
     monkeypatch.setattr("embedseg_large.review.review.measured", None)
     again = open_review(source)
     assert [again.queue[i] for i in range(5)] == [first.queue[i] for i in range(5)]
+
+
+def test_an_edit_in_a_volume_of_a_tebivoxel_takes_the_memory_of_an_instance(
+    write_labels: WriteLabels, cells: Labels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = open_review(write_labels(cells)).columns
+    monkeypatch.setattr("embedseg_large.review.review.measured", lambda *_: table)
+    monkeypatch.setitem(voxels_module._CHUNK, 3, 64)
+    place = tmp_path / "huge.ome.zarr" / "labels" / "cells"
+    group: Any = zarr.create_group(
+        place, attributes={"ome": {"version": "0.5", **ngff("cells"), "image-label": {}}}
+    )
+    shape, chunks = (8192, 8192, 16384), (64, 64, 64)
+    array = group.create_array("0", shape=shape, dtype=np.uint32, chunks=chunks)
+    array[:24, :40, :44] = cells
+    tracemalloc.start()
+    review = open_review(place)
+    review.delete(4)
+    review.split(9, *inside(cells, 9)[[0, -1]])
+    review.undo()
+    assert tracemalloc.get_traced_memory()[1] < 64e6
+    tracemalloc.stop()
+    after = review.read(Box((0,) * 3, cells.shape))
+    assert np.array_equal(after, np.where(cells == 4, 0, cells))
+    assert not review.read(Box((8000, 8000, 16000), (8010, 8010, 16010))).any()
 
 
 def test_labels_of_bytes_get_labels_beyond_255(write_labels: WriteLabels, cells: Labels) -> None:
