@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import prod
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,9 @@ Span = tuple[int, int]
 
 
 class Recording:
-    """A network whose predictions are kept.
+    """A network whose predictions are kept; several threads may use it.
 
-    Everything except `predict_tile` is delegated to the network.
+    Everything except `predict_tile` and `sharing` is delegated to the network.
 
     Parameters
     ----------
@@ -56,6 +57,7 @@ class Recording:
         self._cores = [_cores(grid, axis) for axis in range(network.ndim)]
         self._left = most_bytes
         self._pieces: dict[Box, NDArray[np.float16]] = {}
+        self._lock = Lock()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._network, name)
@@ -65,8 +67,13 @@ class Recording:
     ) -> NDArray[np.float16]:
         """Predict a tile, and keep its core."""
         stored = self._network.predict_tile(image, region, tta, **quiet)
-        self._keep(stored, region)
+        self.keep(stored, region)
         return stored
+
+    def sharing(self, lanes: Any) -> _Sharing:
+        """Return the same, with passes of the network on lanes that other tiles use, too."""
+        network: Any = self._network  # only a model has lanes
+        return _Sharing(self, network.sharing(lanes))
 
     def predictions(self, wanted: Box) -> tuple[Box, NDArray[np.float16]] | None:
         """All predictions as one array; None if there were too many.
@@ -90,14 +97,32 @@ class Recording:
             stored[(slice(None), *core.slices_in(box))] = piece
         return box, stored
 
-    def _keep(self, stored: NDArray[np.float16], region: Box) -> None:
+    def keep(self, stored: NDArray[np.float16], region: Box) -> None:
+        """Keep the core of a prediction."""
         spans = zip(region.start, region.stop, strict=True)
         core = Box(*zip(*(self._cores[d][s] for d, s in enumerate(spans)), strict=True))
-        self._left -= stored.itemsize * len(stored) * core.size * (core not in self._pieces)
-        if self._left < 0:
-            self._pieces.clear()
-        else:
-            self._pieces[core] = stored[(slice(None), *core.slices_in(region))].copy()
+        with self._lock:
+            self._left -= stored.itemsize * len(stored) * core.size * (core not in self._pieces)
+            if self._left < 0:
+                self._pieces.clear()
+            else:
+                self._pieces[core] = stored[(slice(None), *core.slices_in(region))].copy()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sharing:
+    """A recording whose network shares lanes."""
+
+    recording: Recording
+    network: Network
+
+    def predict_tile(
+        self, image: NDArray[np.float32], region: Box, tta: bool | int | str, **quiet: Any
+    ) -> NDArray[np.float16]:
+        """Predict a tile, and keep its core in the recording."""
+        stored = self.network.predict_tile(image, region, tta, **quiet)
+        self.recording.keep(stored, region)
+        return stored
 
 
 def _cores(grid: Grid, axis: int) -> dict[Span, Span]:

@@ -16,6 +16,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.napari.recording import Kept, Recording
 from embedseg_large.napari.telling import CancelledError, ToldOfRun
 from embedseg_large.runs.progress import Observer
+from embedseg_large.segmentation.request import estimate
 from embedseg_large.segmentation.segment import segment
 from embedseg_large.segmentation.segmenters.protocol import Network
 from embedseg_large.testing.objects import Flaws
@@ -185,3 +186,33 @@ def test_a_run_tells_how_far_it_is(
     fractions = [fraction for _, fraction in seen]
     assert 0 < fractions[len(fractions) // 2] < 1
     assert fractions[-1] == 1
+
+
+def test_tiles_side_by_side_are_kept_too(
+    tmp_path: Path,
+    oracle: OracleNetwork,
+    image: NDArray[np.uint32],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shared = []
+
+    class Sharing:
+        lanes = 3
+
+        def sharing(self, lanes: object) -> OracleNetwork:
+            shared.append(lanes)
+            return oracle
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(oracle, name)
+
+    monkeypatch.setattr(estimate, "cpu_count", lambda: 4)
+    whole = Box.whole(SHAPE)
+    alone, beside = recorded(oracle), recorded(cast(OracleNetwork, Sharing()))
+    labels = [run(image, r, tmp_path / r.__class__.__name__, whole) for r in (alone, beside)]
+    assert shared
+    np.testing.assert_array_equal(labels[0], labels[1])
+    found, expected = beside.predictions(whole), alone.predictions(whole)
+    assert found is not None
+    assert expected is not None
+    np.testing.assert_array_equal(found[1], expected[1])
