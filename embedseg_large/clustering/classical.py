@@ -1,13 +1,13 @@
 """The classical method: threshold, maxima, seeded watershed.
 
-1. The image is smoothed slightly, or what is looked for is enhanced; brighter voxels than the
-threshold are foreground. 2. Each foreground voxel gets a height: by *shape* its distance to the
+1. The image is smoothed slightly, or structures of interest are enhanced; voxels brighter than
+the threshold are foreground. 2. Each foreground voxel gets a height: by *shape* its distance to the
 background, in object diameters (along an axis with longer voxels an object has fewer of them, so
 distances are correct there too), or by *intensity* the smoothed image. 3. Maxima of the smoothed
 height, a minimum distance apart, are the seeds. 4. Each seed floods downhill: touching objects are
 separated at their narrowest, or darkest, place.
 
-All of it is local to about one and a half objects, and what enhancement sees besides. Only the
+Everything is local to about one and a half objects, plus the range of the enhancement. Only the
 assignment of a voxel that several seeds reach at the same time may depend on more distant voxels.
 """
 
@@ -99,7 +99,7 @@ def check_rule(split: str, separation: float, enhance: str) -> None:
     Raises
     ------
     UsageError
-        The message names one.
+        If one cannot be used; the message names it.
     """
     for name, value, known in (("split", split, SPLITS), ("enhance", enhance, ENHANCE)):
         if value not in known:
@@ -125,7 +125,7 @@ def enhanced(
     if enhance == "tubes":
         from skimage import filters
 
-        library: Any = filters  # not annotated
+        library: Any = filters  # has no annotations
         tubes: NDArray[np.float32] = library.sato(image, [min(sigma)], black_ridges=False)
         return tubes
     if enhance == "edges":
@@ -133,7 +133,7 @@ def enhanced(
         edges *= np.float32(min(diameter) / 4)
         edges += ndimage.gaussian_filter(image, sigma)
         return edges
-    # of each axis in its own unit, so that the filter is as flat as the objects
+    # derivatives per axis in its own unit, so that the filter is as flat as the objects
     parts = [
         np.float32(-(s**2)) * ndimage.gaussian_filter(image, sigma, order=_second(axis, image.ndim))
         for axis, s in enumerate(sigma)
@@ -183,12 +183,12 @@ def _imported() -> Any:
 
 
 def check_installed() -> None:
-    """Refuse to go on without scikit-image.
+    """Raise if scikit-image is not installed.
 
     Raises
     ------
     UsageError
-        With the command that installs it.
+        The message includes the command that installs it.
     """
     _imported()
 

@@ -147,7 +147,7 @@ def _compact(
 ]:  # pragma: no cover - compiled
     """Gather the voxels with acceptable offsets; add coordinates, cap sigmas.
 
-    If there is a table, values are indices into it.
+    If tables are given, values are indices into them.
     """
     ndim = len(offsets)
     missing = 3 - ndim
@@ -216,7 +216,7 @@ def cluster(
     embedding
         Offsets, sigmas and seeds in voxels, 2D or 3D.
     min_object_size
-        A proposal must have more voxels than this.
+        A proposal must have more voxels than this to be accepted.
     foreground, seed
         Seediness above which a voxel is foreground, and from which it may be a seed.
     margin
@@ -279,7 +279,7 @@ def cluster_points(
     grown = grow(cells, points.sigma, turns, uncertain, settings)
     labels = np.zeros(points.shape, dtype=np.uint32)
     labels.reshape(-1)[points.index] = grown.label[cells.place]
-    doubtful = points.index[uncertain[cells.place]]  # `grow` added to those uncertain at first
+    doubtful = points.index[uncertain[cells.place]]  # `grow` extended the initial uncertainty
     seeds = cells.origin[grown.seed]
     return Clustering(labels, points.index[seeds], points.seed[seeds], grown.certain, doubtful)
 
@@ -296,7 +296,7 @@ def cluster_stored(
     settings
         Thresholds.
     open_faces
-        Faces of the region beyond which the volume goes on unseen, an entry for each of its axes.
+        Faces of the region beyond which the volume continues unseen, one entry per axis.
     """
     faces = ((False, False),) * (AXES - len(open_faces)) + tuple(open_faces)
     found = cluster_points(points_of_stored(stored, settings), settings, faces)

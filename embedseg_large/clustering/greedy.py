@@ -67,7 +67,7 @@ def build_cells(
     Raises
     ------
     UsageError
-        There are more points or cells than 32-bit numbers can count.
+        If there are more points or cells than 32-bit numbers can count.
     """
     extent = np.asarray(region, dtype=np.float64)
     size = np.clip(size, 1.0, np.maximum(extent, 1.0))

@@ -94,8 +94,8 @@ def _compare_box(pair: LabelPair, box: Box, width: int | None, errors: bool) -> 
 def _read(pair: LabelPair, box: Box, width: int | None) -> list[NDArray[Any]]:
     """Read the predicted and the true labels of a box, with a margin for shells.
 
-    Beyond all that is compared there is background, and so there is on both sides where the truth
-    is not annotated.
+    Outside the compared region both sides are background, and likewise where the truth is not
+    annotated.
     """
     margin = box if width is None else box.grow((width,) * box.ndim)
     there = margin.intersect(pair.compared)

@@ -200,7 +200,7 @@ class Errors:
             In µm along (z,) y, x. Without it ``z_um``, ``y_um`` and ``x_um`` are NaN, and so is
             ``z`` in 2D.
         origin
-            Of the centre of the first voxel, in µm; None: 0.
+            Position of the centre of the first voxel, in µm; None: 0.
         """
         unknown = np.full((self.ids.size, len(_AXES)), np.nan)
         voxels, um = unknown.copy(), unknown

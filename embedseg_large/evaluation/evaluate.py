@@ -38,7 +38,7 @@ class ImageScores:
     name: str
     """Stem of the true labels, or their number in a list of arrays."""
     scores: list[Score]
-    """One a threshold."""
+    """One per threshold."""
     errors: dict[str, int] | None
     """Number of objects of each of `embedseg_large.evaluation.errors.KINDS`, if errors were
     requested."""
@@ -51,7 +51,7 @@ class Evaluation:
     """The scores of all images together, and of each."""
 
     scores: list[Score]
-    """One a threshold, pooled over the objects of all images."""
+    """One per threshold, pooled over the objects of all images."""
     images: list[ImageScores]
     """Each image, in the order of the list or of the stems."""
 
@@ -160,7 +160,7 @@ def evaluate_images(
     """
     asked = EvaluateOptions.of(options, "evaluate_images")
     check_localisation(asked.localisation, asked.boundary_width)
-    scores(Contingency.empty(), thresholds)  # refuse wrong ones before hours of reading
+    scores(Contingency.empty(), thresholds)  # refuse invalid thresholds before hours of reading
     if asked.errors is not None:
         check_table_path(asked.errors)
     wanted = count_errors or asked.errors is not None

@@ -3,15 +3,15 @@
 ================  ================================================================================
 ``"iou"``         Voxels in both masks over voxels in either: intersection over union.
 ``"boundary"``    The same of the masks' shells alone: the voxels of an object at most `width`
-                  from a voxel that is not of it (Cheng et al. 2021, *Boundary IoU*).
+                  from a voxel outside it (Cheng et al. 2021, *Boundary IoU*).
                   It distinguishes good from poor outlines of large objects.
 ``"reference"``   Voxels in both masks over voxels of the true one. It forgives predictions that are
-too large, as when the truth marks only the cores of objects. ================
-================================================================================
+                  too large, as when the truth marks only the cores of objects.
+================  ================================================================================
 
 Shells of different objects have no voxel in common, so a table of shells is a table of labels, and
-boundary IoU is the IoU of labels that were hollowed out by `shell`. A voxel's shell needs to know
-only the voxels within `width`: boxes with such a margin give the shells of the whole volume.
+boundary IoU is the IoU of labels that were hollowed out by `shell`. Shells depend only on voxels
+within `width`: boxes with such a margin give the shells of the whole volume.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def localised_scores(
     contingency
         Voxel counts of predicted and true objects; of their shells for ``"boundary"``.
     thresholds
-        Least value of a match, each in (0, 1].
+        Minimum value of a match, each in (0, 1].
     localisation
         The measure. It also replaces the IoU in `Score.pq` and `Score.mean_matched_iou`.
 
@@ -113,7 +113,7 @@ def _mixed(labels: NDArray[Any], width: int) -> NDArray[np.bool_]:
 
 
 def _any_of(values: NDArray[np.bool_], count: int, axis: int) -> NDArray[np.bool_]:
-    """Whether any of `count` values in a row is true, for every row of so many, by doubling."""
+    """Whether any of `count` consecutive values is true, for every start, by doubling."""
     done = 1
     while done < count:
         step = min(done, count - done)

@@ -67,7 +67,7 @@ def matched_iou(overlaps: Overlaps, threshold: float, *, exclusive: bool = True)
     overlaps
         The candidates.
     threshold
-        Least value of a match.
+        Minimum value of a match.
     exclusive
         Whether partners are unique from 1/2 on, as for IoU. For measures that forgive one side they
         are not: a prediction can cover most of several objects.

@@ -59,17 +59,17 @@ class LabelPair:
 
     @property
     def voxel_size(self) -> tuple[float, ...] | None:
-        """In µm, from the truth, or else from the prediction."""
+        """Voxel size in µm, from the truth, or else from the prediction."""
         return self.truth.voxel_size or self.prediction.voxel_size
 
     @property
     def origin(self) -> tuple[float, ...]:
-        """Of the centre of the first voxel in µm, from the side that has the voxel size."""
+        """Position of the first voxel's centre in µm, from the side that has the voxel size."""
         return (self.truth if self.truth.voxel_size else self.prediction).origin
 
 
 def _depth(*volumes: Volume) -> str:
-    """Say whose timepoints may be planes."""
+    """Report which side has timepoints that may be planes."""
     told = [text for text in (volume.time_or_depth() for volume in volumes) if text]
     return "".join(f"; {text}" for text in told)
 

@@ -89,7 +89,7 @@ def score_of_counts(threshold: float, total: float, tp: int, fp: int, fn: int) -
     Parameters
     ----------
     threshold
-        Least value of a match.
+        Minimum value of a match.
     total
         Sum of the IoU, or of another measure, over the matches.
     tp, fp, fn

@@ -1,1 +1,1 @@
-"""What a network predicts, and how instances are made from it: one module per method."""
+"""What a network predicts, and how instances are derived from it: one module per method."""

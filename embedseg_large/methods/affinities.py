@@ -1,14 +1,14 @@
 """Affinities: whether voxels near and far apart belong together, cut by a mutex watershed.
 
-Near neighbours are merged in the order of their affinity, unless a pair
-farther apart forbids it. No threshold and no seed is needed.
+Near neighbours are merged in the order of their affinity, unless a pair farther apart forbids
+it. Neither thresholds nor seeds are needed.
 
-*Assumes* little: objects of any shape, in one piece. *Fails* for crowded objects that are
-thinner than the far offsets, because few pairs vote for them.
+*Assumes* little: objects may have any shape but must be in one piece. *Fails*
+for crowded objects that are thinner than the far offsets, because few pairs vote for them.
 
-The method is that of Wolf et al. (2018, 2019), by the library bioimage-cpp. In a sequence of merges
-one decision may depend on another one far away. Nothing is proven of it: tiles that agree at all
-seams are evidence.
+The method is that of Wolf et al. (2018, 2019), implemented by the library bioimage-cpp. In a
+sequence of merges, a decision may depend on another one far away. So instances cannot be certified:
+agreement of the tiles at all seams is evidence, not proof.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FAR = (0.25, 0.5)
-"""Lengths of the far offsets, in largest extents."""
+"""Lengths of the far offsets, as multiples of the largest extent."""
 
 FOREGROUND_KNOB = Knob(
     name="foreground",
@@ -58,7 +58,7 @@ APART_KNOB = Knob(
 
 @dataclass(frozen=True, slots=True)
 class Affinities:
-    """Voxels that belong together."""
+    """Affinities between voxels, partitioned by a mutex watershed."""
 
     scale: ObjectScale
     name: str = "affinities"
@@ -68,9 +68,9 @@ class Affinities:
 
     @property
     def offsets(self) -> tuple[Offset, ...]:
-        """To the next voxel along each axis, then to those far away; in 2D also on diagonals.
+        """Offsets to the next voxel along each axis, then to distant ones; in 2D also on diagonals.
 
-        They are as long along axes whose voxels are, so that these can be exchanged.
+        Axes with equal voxel size have offsets of equal length, so they can be exchanged.
         """
         ndim, spacing = self.scale.ndim, self.scale.spacing
         axes = [tuple(int(d == axis) for d in range(ndim)) for axis in range(ndim)]
@@ -88,7 +88,7 @@ class Affinities:
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """Logits of belonging together, and of foreground."""
+        """Logits of the affinities and of foreground."""
         return (
             Field(name="affinities", kind="edges", directions=self.offsets),
             Field(name="foreground", kind="scalar", head=1),
@@ -96,14 +96,15 @@ class Affinities:
 
     @property
     def halo(self) -> tuple[int, ...]:
-        """An object."""
+        """The largest extent of an object."""
         return self.scale.extent
 
     def targets(self, labels: NDArray[np.integer]) -> Targets:
-        """int8 ``affinities`` ``(offsets, *spatial)`` and ``foreground``; -1 does not count.
+        """Compute int8 ``affinities`` ``(offsets, *spatial)`` and ``foreground``; -1 is ignored.
 
-        1 within an object, 0 between two or between one and background; pairs of background do not
-        count, nor do those of which one is ignored or outside.
+        An affinity is 1 within an object, 0 between two objects or an object and background.
+        Ignored are pairs of background voxels and pairs with a voxel that is ignored or outside the
+        array.
         """
         pairs = np.stack([_together(labels, offset) for offset in self.offsets])
         return {"affinities": pairs, "foreground": np.sign(labels).astype(np.int8)}
@@ -122,7 +123,7 @@ class Affinities:
         }
 
     def ideal(self, targets: Targets) -> NDArray[np.float32]:
-        """Return logits of ±5, 0 where a pair does not count."""
+        """Return logits of ±5, 0 where a pair is ignored."""
         wanted = targets["affinities"]
         pairs = np.where(wanted == IGNORED, 0, np.where(wanted > 0, 5, -5))
         foreground = np.where(targets["foreground"] > 0, 5, -5)
@@ -135,7 +136,7 @@ class Affinities:
     def decode(
         self, stored: NDArray[np.float16], open_faces: OpenFaces, knobs: Knobs
     ) -> Clustering:
-        """Merge and forbid, the clearest first."""
+        """Merge pairs or forbid merging them, in descending order of confidence."""
         cut = mutex_watershed()
         logits = stored.astype(np.float32)
         inside = logits[-1] > logit(value_of(FOREGROUND_KNOB, knobs))
@@ -147,7 +148,7 @@ class Affinities:
 
 
 def _together(labels: NDArray[np.integer], offset: Offset) -> NDArray[np.int8]:
-    """Whether each voxel and the one at an offset are of one object."""
+    """Whether each voxel and the one at an offset belong to the same object."""
     pairs = np.full(labels.shape, IGNORED, np.int8)
     near, far = shifted_slices(offset, labels.shape)
     a, b = labels[near], labels[far]
@@ -162,7 +163,7 @@ def mutex_watershed() -> Callable[..., NDArray[Any]]:
     Raises
     ------
     UsageError
-        It is not installed.
+        If it is not installed.
     """
     try:
         from bioimage_cpp.segmentation import mutex_watershed as cut

@@ -1,11 +1,11 @@
-"""EmbedSeg: offsets, bandwidths and a seediness, clustered greedily and certified.
+"""EmbedSeg: offsets, bandwidths and seediness, clustered greedily and certified.
 
-*Assumes* objects in one piece that some point tells from all others. *Fails* for objects that are
-much larger than those of the training, whose offsets are longer than the model believes.
+*Assumes* objects in one piece, each with a centre that distinguishes it from all others. *Fails*
+for objects that are much larger than the training objects, because longer offsets are rejected.
 
-The method is that of Lalit et al. (2021). It was here first: targets, loss and tuning are in
-`embedseg_large.training`, units in `embedseg_large.embedding`, the rule in
-`embedseg_large.clustering`. This module only says the same as a `Method`.
+The method is that of Lalit et al. (2021). Its targets, loss and tuning are in
+`embedseg_large.training`, its units in `embedseg_large.embedding`, its clustering rule in
+`embedseg_large.clustering`. This module adapts them to the `Method` protocol.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class EmbedSeg:
     pitch: Sequence[float]
     """Size of a voxel along each axis (z, y, x) in the network's units."""
     reach: tuple[float, ...] | None = None
-    """Longest believable offset along each axis, in voxels; None: any."""
+    """Longest accepted offset along each axis, in voxels; None: no limit."""
     name: str = "embedseg"
     promise: Promise = Promise.EXACT
     knobs: tuple[Knob, ...] = (SEED_KNOB, MARGIN_KNOB)
@@ -56,17 +56,17 @@ class EmbedSeg:
 
     @property
     def halo(self) -> tuple[int, ...]:
-        """An object."""
+        """The largest extent of an object."""
         return self.scale.extent
 
     def stored(self, raw: NDArray[np.floating]) -> NDArray[np.float16]:
-        """Return the embedding in voxels, see `embedseg_large.embedding.quantise`."""
+        """Return the embedding in voxels; see `embedseg_large.embedding.quantise`."""
         return quantise(raw, self.pitch)
 
     def decode(
         self, stored: NDArray[np.float16], open_faces: OpenFaces, knobs: Knobs
     ) -> Clustering:
-        """Cluster greedily, see `embedseg_large.clustering.greedy`."""
+        """Cluster greedily; see `embedseg_large.clustering.greedy`."""
         rule = ClusteringSettings(
             min_object_size=self.scale.min_object_size,
             seed=value_of(SEED_KNOB, knobs),

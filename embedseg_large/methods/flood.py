@@ -1,14 +1,14 @@
-"""Pieces of a mask, flooded layer by layer: the same labels whatever region they are seen in.
+"""Pieces of a mask, flooded layer by layer: the labels do not depend on the region processed.
 
 ::
 
-    1  pieces     connected voxels of a mask, each named by the voxel in its middle
-    2  layers     voxels of a wider mask that touch a labelled one get its label, a layer at a time;
-                  of several labels the one whose name is smallest
+    1  pieces     connected components of a mask, each named by its most central voxel
+    2  layers     voxels of a wider mask take the label of a neighbour, one layer at a time;
+                  where several labels compete, the one with the smallest name wins
 
-A flood by priority or from a queue breaks ties by the order in which voxels were met, which depends
-on where a region begins. Layers and names do not. And since the number of layers is limited, what a
-region does not show can change no more than what lies near its border: the rest is certain.
+A flood from a priority queue breaks ties by the order in which voxels were visited, which depends
+on where the region begins. Layers and names do not. Since the number of layers is limited, voxels
+outside the region can affect only labels near its border: all others are certain.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ def flooded(
     least: int,
     open_faces: OpenFaces,
 ) -> Clustering:
-    """Find pieces of a mask, and give them what surrounds them.
+    """Find pieces of a mask and grow them into the surrounding foreground.
 
     Parameters
     ----------
     pieces
-        ``(*region)``: connected by faces they are one instance.
+        ``(*region)``: each component connected by faces is one instance.
     foreground
-        ``(*region)``: what an instance may grow into; of no matter where it is a piece.
+        ``(*region)``: what an instance may grow into; ignored where there is a piece.
     seediness
-        ``(*region)``: 0 to 1, recorded of the voxel that names an instance.
+        ``(*region)``: 0 to 1; the value at the voxel that names an instance is recorded.
     layers
         How far instances grow, in voxels along the axes.
     least
-        Only instances with more voxels than this are kept, and those that may have more.
+        Only instances that have, or may have, more voxels than this are kept.
     open_faces
         Of each axis: does the volume go on below the low face, above the high face?
     """
@@ -61,7 +61,7 @@ def flooded(
 
 
 def named_pieces(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Number connected pieces by the place of their names, ascending.
+    """Number connected pieces in the raster order of the voxels that name them.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def named_pieces(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np
 
 
 def flood(labels: NDArray[np.int32], mask: NDArray[np.bool_], layers: int) -> NDArray[np.int32]:
-    """Grow labels into a mask by so many layers; of several labels the smallest wins."""
+    """Grow labels into a mask by up to `layers` layers; of several labels the smallest wins."""
     grown = labels.copy()
     _flood(grown.reshape(_three_axes(labels)), mask.reshape(_three_axes(mask)), layers)
     return grown
@@ -124,10 +124,10 @@ def _flood(
 def _doubt(
     labels: NDArray[np.int32], mask: NDArray[np.bool_], layers: int, open_faces: OpenFaces
 ) -> NDArray[np.bool_]:
-    """Voxels whose label something beyond the open faces could change, ``(*region)``.
+    """Find voxels whose label could change through voxels beyond open faces, ``(*region)``.
 
-    A piece at such a face may be larger, and has another name then. From there, and from what is
-    not seen, it takes one layer for each voxel.
+    A piece at such a face may continue beyond it and then has another name. The change spreads from
+    there, and from outside the region, by one voxel per layer.
     """
     border = at_open_faces(labels.shape, open_faces)
     cut = np.unique(labels[border])
@@ -139,7 +139,7 @@ def _doubt(
 
 
 def at_open_faces(shape: tuple[int, ...], open_faces: OpenFaces) -> NDArray[np.bool_]:
-    """Voxels of a region that lie at a face beyond which the volume goes on."""
+    """Find voxels of a region at a face beyond which the volume continues."""
     border = np.zeros(shape, np.bool_)
     for axis, faces in enumerate(open_faces[-len(shape) :]):
         for end, is_open in zip((0, -1), faces, strict=True):
@@ -151,7 +151,7 @@ def at_open_faces(shape: tuple[int, ...], open_faces: OpenFaces) -> NDArray[np.b
 def near_open_faces(
     shape: tuple[int, ...], reach: Sequence[int], open_faces: OpenFaces
 ) -> NDArray[np.bool_]:
-    """Voxels of a region that one from beyond an open face could reach, or touch from there."""
+    """Find voxels of a region that a voxel beyond an open face could reach or touch."""
     near = np.zeros(shape, np.bool_)
     for axis, (faces, far) in enumerate(zip(open_faces[-len(shape) :], reach, strict=True)):
         every = (slice(None),) * axis
@@ -171,20 +171,20 @@ def settled(
     least: int,
     open_faces: OpenFaces,
 ) -> Clustering:
-    """Drop what is too small, and say what is certain.
+    """Drop instances that are too small, and determine which are certain.
 
-    An instance is certain if no voxel of it or beside it is in doubt: it could neither lose nor
-    gain any. Of others the size is not known, so that all their voxels are in doubt, also of those
-    that are dropped. An instance at an open face stays, because it may go on beyond it; any other
-    is dropped by the size that is seen, as the whole volume would: tiles that see it differently
-    disagree, and look again.
+    An instance is certain if none of its voxels and none of their neighbours is in doubt: it can
+    neither lose nor gain voxels. The size of any other instance is unknown, so all its voxels are
+    in doubt, even if it is dropped. An instance at an open face is kept, because it may continue
+    beyond it; any other is dropped according to its visible size. Tiles that see different sizes
+    disagree and are computed again with a larger halo.
 
     Parameters
     ----------
     labels
         ``(*region)`` 1..n.
     seeds
-        ``(n,)`` positions of the voxels that name them.
+        ``(n,)`` positions of the voxels that name the instances.
     doubt
         ``(*region)``: voxels whose label is not certain.
     seediness

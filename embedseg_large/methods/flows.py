@@ -1,17 +1,17 @@
-"""Flows: from each voxel a step towards the middle of its object, followed until they meet.
+"""Flows: each voxel predicts a step towards the middle of its object, where their paths meet.
 
 1. *Targets*: heat enters each object at its middle voxel and spreads within it. The direction in
    which the logarithm of the temperature rises, of length 1, leads around every corner.
-2. *Decode*: each foreground voxel follows the flow in steps of a voxel. Where many end, is a sink;
-   connected sinks are one instance, named by the voxel at which most of its voxels end.
+2. *Decode*: each foreground voxel follows the flow in steps of one voxel. Voxels where many paths
+   end are sinks; connected sinks are one instance, named by the voxel where most paths end.
 
-*Assumes* that objects are in one piece, and at least three voxels apart from middle to middle.
+*Assumes* that objects are in one piece and that their middles are at least three voxels apart.
 *Fails* for long thin objects, along which the flow converges on several sinks.
 
-The method is that of Stringer et al. (2021). A voxel's path is the sum of its steps, kept apart
-from the voxel itself, so that paths are the same bits wherever a tile begins. A voxel that is
-carried farther than the largest extent is no foreground: what a region does not show ends no
-farther inside, and sinks beyond that are certain.
+The method is that of Stringer et al. (2021). A voxel's path is the sum of its steps, stored
+separately from the voxel's position, so that paths are bit-identical wherever a tile begins. A
+voxel that is carried farther than the largest extent is not foreground: paths from outside the
+region reach no farther into it, and sinks beyond that distance are certain.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 AXES = 3
 
 FLOW_WEIGHT = 5.0
-"""Of the squared error of the flow beside the cross-entropy of the foreground."""
+"""Weight of the flow's squared error relative to the cross-entropy of the foreground."""
 
 FOREGROUND_KNOB = Knob(
     name="foreground",
@@ -84,21 +84,21 @@ class Flows:
 
     @property
     def reach(self) -> tuple[int, ...]:
-        """Farthest that a voxel may be carried along each axis."""
+        """Maximum distance that a voxel may be carried along each axis, in voxels."""
         return self.scale.extent
 
     @property
     def steps(self) -> int:
-        """Steps that a voxel is carried: around a corner of the largest object."""
+        """Number of steps that a voxel is carried: enough for a corner of the largest object."""
         return 2 * max(self.scale.extent)
 
     @property
     def halo(self) -> tuple[int, ...]:
-        """An object, and as far as unseen voxels may be carried."""
+        """The largest extent of an object plus the distance that unseen voxels may be carried."""
         return tuple(e + ceil(e / 2) for e in self.scale.extent)
 
     def targets(self, labels: NDArray[np.integer]) -> Targets:
-        """float32 ``flow`` ``(ndim, *spatial)``; int8 ``foreground``, -1 ignored."""
+        """Compute float32 ``flow`` ``(ndim, *spatial)`` and int8 ``foreground``, -1 ignored."""
         return {
             "flow": flow_of(labels),
             "foreground": np.sign(labels).astype(np.int8),
@@ -131,7 +131,7 @@ class Flows:
     def decode(
         self, stored: NDArray[np.float16], open_faces: OpenFaces, knobs: Knobs
     ) -> Clustering:
-        """Follow the flow, and group voxels by the sink that they end in."""
+        """Follow the flow, and group voxels by the sink where they end."""
         foreground = stored[-1].astype(np.float32)
         inside = foreground > logit(value_of(FOREGROUND_KNOB, knobs))
         shape = _three_axes(inside.shape)
@@ -160,10 +160,10 @@ class Flows:
         left: NDArray[np.bool_],
         open_faces: OpenFaces,
     ) -> NDArray[np.bool_]:
-        """Voxels whose instance something beyond the open faces could change.
+        """Find voxels whose instance could change through voxels beyond open faces.
 
-        Those that flow over such a face, and those that end where one of these or a voxel from
-        beyond could end, or in a basin that such a voxel could make larger.
+        These are voxels whose path crosses such a face, and voxels that end where one of these or
+        an unseen voxel could end, or in a basin that an unseen voxel could enlarge.
         """
         size = [2 * far + 1 for far in self.reach]
         near = ndimage.maximum_filter(left, size) if left.any() else left.copy()
@@ -178,7 +178,7 @@ class Flows:
 def _named(
     basins: NDArray[np.integer], hits: NDArray[np.int32], ends: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Label voxels by basin, and name each by its fullest voxel, the first of several.
+    """Label voxels by basin, and name each basin by the (first) voxel where most paths end.
 
     Returns
     -------
@@ -191,7 +191,7 @@ def _named(
     seeds = order[first]
     numbers = np.zeros(seeds.size + 1, np.int32)
     numbers[1 + np.argsort(seeds)] = np.arange(1, seeds.size + 1)
-    basin = np.append(flat, 0)[ends]  # those that end nowhere have -1
+    basin = np.append(flat, 0)[ends]  # -1 for paths that end nowhere
     return numbers[basin], np.sort(seeds)
 
 
@@ -216,8 +216,8 @@ def _follow(
 
     Returns
     -------
-    Where each ends, as a position in the raveled region, -1: nowhere; and whether its path touched
-    an open face, so that it may go elsewhere in truth.
+    The position in the raveled region where each voxel ends, -1 for nowhere; and whether its path
+    touched an open face, so that the true path may differ.
     """
     shape = inside.shape
     ends = np.full(inside.size, -1, np.int64)
@@ -304,7 +304,7 @@ def _slopes(heat: NDArray[np.float64]) -> list[NDArray[np.float64]]:
 def _heat(
     own: NDArray[np.bool_], middle: NDArray[np.bool_], steps: int
 ) -> NDArray[np.float64]:  # pragma: no cover - compiled
-    """Heat a mask, padded by one voxel, in its middle for so many steps; outside it is cold."""
+    """Heat a mask, padded by one voxel, at its middle for `steps` steps; outside it is cold."""
     heat = np.zeros(own.shape)
     before = np.zeros(own.shape)
     for _ in range(steps):

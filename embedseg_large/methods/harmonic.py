@@ -1,16 +1,18 @@
 """Harmonic embeddings: waves of position, averaged over each object.
 
-A wave along an axis has a phase at each voxel. Its mean over an object is one number for all of its
-voxels, and another one for objects elsewhere; a few waves make an embedding in which objects are
-points. A network sees no absolute position, so it predicts the mean *relative to the voxel's own
-phase*, as a cosine and a sine. Turned, these are a magnitude and a vector.
+A wave along an axis has a phase at each voxel. Its mean over an object is the same number for all
+voxels of the object, and differs for objects elsewhere; a few waves form an embedding in which
+objects are points. A network has no access to absolute positions, so it predicts the mean *relative
+to the voxel's own phase*, as a cosine and a sine. Under rotation these behave as a magnitude and a
+vector.
 
-*Assumes* objects whose middles are apart; where they are not, shapes that differ help little.
+*Assumes* objects with distinct middles; where they coincide, differences in shape help little.
 *Fails* for thin rings around other objects, and for objects of very different sizes.
 
-The method is that of Kulikov and Lempitsky (2020). Instances grow from the voxel that is most
-surely foreground, over its neighbours with nearly its embedding, twice: the second time from the
-mean of the first. An instance reaches no farther from its seed than the model allows.
+The method is that of Kulikov and Lempitsky (2020). Instances grow from the voxel with
+the highest foreground probability, over neighbours with a similar embedding. They grow twice: the
+second time, voxels are compared with the mean embedding of the first. An instance reaches no
+farther from its seed than the model allows.
 """
 
 from __future__ import annotations
@@ -42,10 +44,10 @@ if TYPE_CHECKING:
 AXES = 3
 
 WAVES = (1.5, 3.0)
-"""Lengths of the waves, in largest extents."""
+"""Wavelengths, as multiples of the largest extent."""
 
 WAVE_WEIGHT = 5.0
-"""Of the squared error of the waves beside the cross-entropy of the foreground."""
+"""Weight of the waves' squared error relative to the cross-entropy of the foreground."""
 
 FOREGROUND_KNOB = Knob(
     name="foreground",
@@ -63,7 +65,7 @@ SPREAD_KNOB = Knob(
 
 @dataclass(frozen=True, slots=True)
 class Harmonic:
-    """Voxels of one embedding are one instance."""
+    """Voxels with similar embeddings are one instance."""
 
     scale: ObjectScale
     name: str = "harmonic"
@@ -73,7 +75,7 @@ class Harmonic:
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """For each wave length a cosine and a sine along each axis; the logit of foreground."""
+        """For each wavelength a cosine and a sine along each axis; then the logit of foreground."""
         axes = tuple(range(self.scale.ndim))
         waves: list[Field] = []
         for number in range(len(WAVES)):
@@ -83,7 +85,7 @@ class Harmonic:
 
     @property
     def frequencies(self) -> NDArray[np.float64]:
-        """``(waves, ndim)`` radians a voxel; alike along axes with voxels of one size."""
+        """``(waves, ndim)`` radians per voxel; equal along axes with equal voxel size."""
         spacing = np.array(self.scale.spacing)
         largest = (np.array(self.scale.extent) * spacing).max()
         lengths = largest * np.array(WAVES)[:, np.newaxis]
@@ -91,11 +93,11 @@ class Harmonic:
 
     @property
     def halo(self) -> tuple[int, ...]:
-        """An object."""
+        """The largest extent of an object."""
         return self.scale.extent
 
     def targets(self, labels: NDArray[np.integer]) -> Targets:
-        """float32 ``waves`` ``(2 · ndim · waves, *spatial)``; int8 ``foreground``, -1 ignored."""
+        """Compute float32 ``waves`` ``(2·ndim·waves, *spatial)``; ``foreground``, -1 ignored."""
         own = np.maximum(labels, 0)
         sizes = np.maximum(np.bincount(own.reshape(-1)), 1)
         at = np.indices(labels.shape)
@@ -166,7 +168,7 @@ class Harmonic:
 def _relative(
     own: NDArray[np.integer], sizes: NDArray[np.integer], at: NDArray[np.int64], frequency: float
 ) -> NDArray[np.complex128]:
-    """Mean phase of each voxel's object along an axis, relative to the voxel's own."""
+    """Compute the mean phase of each voxel's object along an axis, relative to the voxel's own."""
     phase = np.exp(1j * frequency * at)
     flat = own.reshape(-1)
     parts = [np.bincount(flat, p.reshape(-1), sizes.size) for p in (phase.real, phase.imag)]
@@ -185,7 +187,7 @@ def _grow(
     spread: float,
     least: int,
 ) -> NDArray[np.int64]:  # pragma: no cover - compiled
-    """Grow instances into free voxels, 0; those that belong to none become -1.
+    """Grow instances into free voxels (0); those that join no instance become -1.
 
     `waves` are ``(voxels, waves, ndim, 2)``: cosine and sine of each.
     """
@@ -255,7 +257,7 @@ def _grow(
 def _seen_from(
     wave: NDArray[np.float32], phase: float, pair: NDArray[np.float64]
 ) -> None:  # pragma: no cover - compiled
-    """Turn a mean phase, relative to a voxel, to what it is relative to the seed."""
+    """Convert a mean phase relative to a voxel into one relative to the seed."""
     cosine, sine = np.cos(phase), np.sin(phase)
     pair[0] = wave[0] * cosine - wave[1] * sine
     pair[1] = wave[0] * sine + wave[1] * cosine

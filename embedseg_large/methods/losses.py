@@ -1,4 +1,4 @@
-"""Losses of single fields: means over the voxels that are annotated, 0 where none is."""
+"""Losses of single fields: means over the annotated voxels, 0 if there are none."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-_LEAST = 1e-6  # a sum of weights below it is none; its inverse has finite gradients
+_LEAST = 1e-6  # smaller sums of weights count as 0; its inverse has finite gradients
 
 
 def of_classes(raw: Tensor, classes: Tensor, weights: Sequence[float]) -> Tensor:
     """Cross-entropy of logits ``(n, classes, *spatial)``; a class of -1 is ignored.
 
-    Weights are of the classes: a weighted sum, divided by the number of voxels that count.
+    There is one weight per class; the weighted sum is divided by the number of counted voxels.
     """
     wanted = classes.long()
     each = F.cross_entropy(
@@ -23,14 +23,14 @@ def of_classes(raw: Tensor, classes: Tensor, weights: Sequence[float]) -> Tensor
 
 
 def of_probability(raw: Tensor, wanted: Tensor, counts: Tensor | None = None) -> Tensor:
-    """Cross-entropy of logits with probabilities 0 to 1; below 0 they are ignored.
+    """Cross-entropy of logits with target probabilities 0 to 1; negative targets are ignored.
 
     Parameters
     ----------
     raw, wanted
-        Of one shape.
+        Arrays of the same shape.
     counts
-        Weights of that shape; None: 1 where `wanted` is at least 0.
+        Weights of that shape. Default: 1 where `wanted` is at least 0, else 0.
     """
     target = wanted.to(raw.dtype)
     each = F.binary_cross_entropy_with_logits(raw, target.clamp(min=0), reduction="none")

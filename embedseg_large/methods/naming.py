@@ -1,4 +1,4 @@
-"""The middle of objects, and labels that say nothing of certainty as instances with names."""
+"""The middle of objects; and labels without certainty, converted into named instances."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from embedseg_large.stitching.middle import middles, numbered
 def unproven(
     labels: NDArray[Any], logits: NDArray[np.float32], least: int, open_faces: OpenFaces
 ) -> Clustering:
-    """Name each label by the voxel in its middle; nothing of it is certain.
+    """Name each label by its most central voxel; no instance is certain.
 
     Parameters
     ----------
     labels
         ``(*region)`` integers, 0 for background.
     logits
-        ``(*region)``: of foreground; its probability at the middle is recorded.
+        ``(*region)`` logits of foreground; the probability at the middle is recorded.
     least
-        Only instances with more voxels than this are kept, and those at an open face.
+        Only instances with more voxels than this, and those at an open face, are kept.
     open_faces
         Of each axis: does the volume go on below the low face, above the high face?
     """
@@ -40,9 +40,9 @@ def unproven(
 
 
 def most_central(own: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the voxels of a mask that are nearest to its centroid: of several as near, all.
+    """Return the voxels of a mask that are nearest to its centroid, including all ties.
 
-    In exact arithmetic, so that a mask and its mirror image have them at the same places.
+    The arithmetic is exact, so a mask and its mirror image have them at mirrored positions.
     """
     at = np.argwhere(own)
     square = ((len(at) * at - at.sum(axis=0)) ** 2).sum(axis=1)

@@ -9,7 +9,7 @@ from embedseg_large.network.settings import EMBEDSEG, ModelSettings
 
 
 def scale_of(settings: ModelSettings) -> ObjectScale:
-    """Return what a model knows of objects."""
+    """Return what a model records about its objects."""
     return ObjectScale(
         ndim=settings.ndim,
         extent=settings.extent,
@@ -19,12 +19,12 @@ def scale_of(settings: ModelSettings) -> ObjectScale:
 
 
 def method_of(settings: ModelSettings) -> FieldMethod | None:
-    """Return the method of a model; None: it is EmbedSeg.
+    """Return the method of a model; None for EmbedSeg.
 
     Raises
     ------
     ModelError
-        There is no such method, or the model lists other fields than it has.
+        If there is no such method, or the model lists fields that the method does not have.
     """
     if settings.method == EMBEDSEG:
         return None

@@ -1,4 +1,4 @@
-"""What a method is: from labels to fields in training, from fields to instances in use.
+"""The protocol of a method: labels to fields in training, fields to instances in segmentation.
 
 ::
 
@@ -6,7 +6,7 @@
                         ├── loss                │
     image ─── network ──┴── raw channels ── stored ── decode ── instances, each named by a voxel
 
-Nothing here knows of images, tiles, files or workers, and no method knows another one.
+Nothing here depends on images, tiles, files or workers, and no method on another method.
 """
 
 from __future__ import annotations
@@ -26,48 +26,48 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED = -1
-"""Label of voxels that are not annotated: they take no part in any loss."""
+"""Label of voxels that are not annotated; every loss ignores them."""
 
 Targets = Mapping[str, NDArray[Any]]
-"""What a network should have predicted: arrays by name, each ``(*spatial)`` or with channels before
-the spatial axes."""
+"""What a network should predict: arrays by name, each ``(*spatial)`` or ``(channels,
+*spatial)``."""
 
 Knobs = Mapping[str, float]
-"""Values of a method's knobs by name."""
+"""Values of a method's knobs, by name."""
 
 
 class Promise(Enum):
-    """What the seam report may say about the labels of a method."""
+    """What the seam report may claim about the labels of a method."""
 
     EXACT = "exact"
-    """Each instance can be certified: nothing that its tile did not see could have changed it."""
+    """Each instance can be certified: nothing outside its tile could have changed it."""
     LOCAL = "local"
-    """Instances do not depend on what is farther away than the halo, but for rare ties and chains:
-    tiles that agree at every seam are evidence, not proof."""
+    """Apart from rare ties and chains of decisions, instances do not depend on anything beyond the
+    halo: agreement of the tiles at every seam is evidence, not proof."""
     JOINED = "joined"
-    """Instances may be larger than any halo; the names of one that several tiles see are joined."""
+    """Instances may be larger than any halo; the parts that several tiles see are joined."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knob:
-    """A number that decides which instances are found, and that validation chooses."""
+    """A threshold that decides which instances are found, chosen by validation."""
 
     name: str
-    """What it is called in model files."""
+    """Its name in model files."""
 
     meaning: str
-    """One line for people."""
+    """A one-line description."""
 
     default: float
     """Its value before validation."""
 
     values: tuple[float, ...]
-    """What is tried, ascending; the default is one of them."""
+    """Values to try, ascending; the default is one of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectScale:
-    """What a method must know of the objects it is for; tuples are z, y, x."""
+    """What a method must know about the objects; tuples are z, y, x."""
 
     ndim: int
     """Number of spatial axes, 2 or 3."""
@@ -76,7 +76,7 @@ class ObjectScale:
     """Largest extent of an object, in voxels."""
 
     voxel_size: tuple[float, ...] | None = None
-    """In µm; None where not known: then all axes count alike."""
+    """Voxel size in µm; None if unknown: then the voxels are assumed to be isotropic."""
 
     min_object_size: int = 0
     """Only instances with more voxels than this are kept."""
@@ -90,15 +90,15 @@ class ObjectScale:
 
 
 class Method(Protocol):
-    """A way from an image to instances."""
+    """A way to get from an image to instances."""
 
     @property
     def scale(self) -> ObjectScale:
-        """What it knows of the objects."""
+        """What it knows about the objects."""
 
     @property
     def name(self) -> str:
-        """What it is called on the command line and in model files."""
+        """Its name on the command line and in model files."""
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -106,7 +106,7 @@ class Method(Protocol):
 
     @property
     def promise(self) -> Promise:
-        """What its labels may be said to be."""
+        """What may be claimed about its labels."""
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
@@ -117,17 +117,17 @@ class Method(Protocol):
         """Voxels of fields that decoding should see on each side of a core (z, y, x)."""
 
     def stored(self, raw: NDArray[np.floating]) -> NDArray[np.float16]:
-        """Turn raw channels into what is kept and decoded.
+        """Convert raw channels into the form that is stored and decoded.
 
         Parameters
         ----------
         raw
-            ``(channels, *spatial)``: the network's, not activated.
+            ``(channels, *spatial)``: the network's output, not activated.
 
         Returns
         -------
-        ``(stored channels, *spatial)``, finite; the last one is the logit of foreground, and where
-        it is lowest nothing else matters.
+        ``(stored channels, *spatial)``, finite. The last channel is the logit of foreground; where
+        it has its minimum, all other channels are irrelevant.
         """
 
     def decode(
@@ -138,17 +138,17 @@ class Method(Protocol):
         Parameters
         ----------
         stored
-            What `stored` returned, of the region.
+            What `stored` returned for the region.
         open_faces
             Of each axis: does the volume go on below the low face, above the high face?
         knobs
-            Values by name; those that are missing have their default.
+            Values by name; missing knobs have their default.
 
         Returns
         -------
         Clustering
-            Labels, and for each instance the voxel that names it. Both depend on no more than
-            differences of coordinates, so that two tiles that see the same find the same names.
+            Labels, and for each instance the voxel that names it. Both depend only on differences
+            of coordinates, so that two tiles that see the same predictions find the same names.
         """
 
 
@@ -156,7 +156,7 @@ class FieldMethod(Method, Protocol):
     """A method that learns its fields voxel by voxel."""
 
     def targets(self, labels: NDArray[np.integer]) -> Targets:
-        """Say what a network should predict of a crop.
+        """Compute what a network should predict for a crop.
 
         Parameters
         ----------
@@ -169,7 +169,7 @@ class FieldMethod(Method, Protocol):
         """Names of the terms of the loss."""
 
     def foreground(self, raw: Tensor) -> Tensor:
-        """Say which voxels are more likely in an object than not, bool ``(samples, *spatial)``."""
+        """Return which voxels are more likely foreground than not, bool ``(samples, *spatial)``."""
 
     def loss(self, raw: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compare predictions with targets.
@@ -179,7 +179,7 @@ class FieldMethod(Method, Protocol):
         raw
             float32 ``(samples, channels, *spatial)``.
         targets
-            Those of the samples, stacked.
+            Targets of the samples, stacked.
 
         Returns
         -------
@@ -187,12 +187,12 @@ class FieldMethod(Method, Protocol):
         """
 
     def ideal(self, targets: Targets) -> NDArray[np.float32]:
-        """Return raw channels that a perfect network would predict: the inverse of `loss`.
+        """Return the raw channels that a perfect network would predict, which minimise `loss`.
 
         Parameters
         ----------
         targets
-            Of one crop.
+            Targets of one crop.
         """
 
 

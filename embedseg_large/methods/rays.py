@@ -1,13 +1,13 @@
-"""Star-convex shapes: distances from a voxel to its object's border along fixed directions.
+"""Star-convex shapes: distances from a voxel to the border of its object along fixed directions.
 
-Directions are whole-number vectors that every symmetry of the grid maps onto each other, so that
-test-time augmentation can turn predictions. They cut space into cones; within a cone the distance
-to the border is the mean of those along its rays, weighted by how near these are::
+Directions are integer vectors that every symmetry of the grid maps onto each other, so that
+test-time augmentation can transform predictions. They divide space into cones; within a cone the
+distance to the border is the mean of the distances along its rays, weighted by their proximity::
 
     v = m_1 u_1 + m_2 u_2 + m_3 u_3   with unit directions u of the cone and all m >= 0
     v is inside  <=>  |v| <= (m_1 d_1 + m_2 d_2 + m_3 d_3) / (m_1 + m_2 + m_3)
 
-Flat faces between the ends of 26 rays would lose more than a fourth of a sphere.
+Flat faces between the ends of 26 rays would lose more than a quarter of a sphere's volume.
 
 As the directions are symmetric, it suffices to know the cones of vectors with components
 ``a >= b >= c >= 0``: the components of any vector are made positive and sorted first.
@@ -30,7 +30,7 @@ AXES = 3
 MOST = {2: 3, 3: 1}
 """Largest component of a direction, by ndim."""
 STEP = 0.5
-"""A ray is followed in steps of this length."""
+"""Length of the steps in which a ray is followed."""
 
 
 @cache
@@ -41,19 +41,20 @@ def directions(ndim: int) -> tuple[tuple[int, ...], ...]:
 
 
 class Cones(NamedTuple):
-    """How space is cut; arrays are shared and read-only."""
+    """The division of space into cones; arrays are shared and read-only."""
 
     inverse: NDArray[np.float64]
-    """(cones, ndim, ndim): of the matrix whose columns are the unit directions of a cone."""
+    """(cones, ndim, ndim): inverse of the matrix with a cone's unit directions as columns."""
     corners: NDArray[np.int64]
     """(cones, ndim, 3): the directions of a cone, components in descending order."""
     number: NDArray[np.int64]
-    """(2k + 1,) * 3: the channel of a direction (z, y, x), each plus k; -1: none."""
+    """(2k + 1,) * 3: the channel of a direction, indexed by (z, y, x) plus k; -1 if there is
+    none."""
 
 
 @cache
 def cones(ndim: int) -> Cones:
-    """Return the cones of sorted, positive vectors."""
+    """Return the cones that cover the sorted, positive vectors."""
     most = MOST[ndim]
     listed = directions(ndim)
     if ndim == 2:
@@ -76,14 +77,14 @@ def distances(labels: NDArray[np.integer], spacing: tuple[float, ...]) -> NDArra
     Parameters
     ----------
     labels
-        ``(*spatial)``: 0 background, above 0 instances, below 0 not known.
+        ``(*spatial)``: 0 background, above 0 instances, below 0 unknown.
     spacing
         Length of a voxel along each axis.
 
     Returns
     -------
     ``(directions, *spatial)``; 0 outside objects, negative where a ray ends at the border of the
-    array or at a voxel that is not known.
+    array or at an unknown voxel.
     """
     listed = np.array(directions(labels.ndim), np.float64)
     steps = STEP * listed / np.linalg.norm(listed, axis=1, keepdims=True) / np.array(spacing)
@@ -112,13 +113,13 @@ def _measured(
                         count += 1
                         known = True
                         for d in range(3):
-                            # away from zero, so that a ray and its mirror image are alike
+                            # rounded away from zero, so that a ray and its mirror image match
                             moved = count * steps[ray, d]
                             whole = int(np.floor(abs(moved) + 0.5))
                             at[d] = (z, y, x)[d] + (whole if moved > 0 else -whole)
                             known &= 0 <= at[d] < shape[d]
                         if not known or labels[at[0], at[1], at[2]] < 0:
-                            # of what is seen, and negative: the object may go on
+                            # the visible part, as a negative number: the object may continue
                             found[ray, z, y, x] = -STEP * (count - 0.5)
                             break
                         if labels[at[0], at[1], at[2]] != own:
@@ -128,14 +129,14 @@ def _measured(
 
 
 class PaintedShapes(NamedTuple):
-    """Shapes of a region, taken in turn."""
+    """Shapes painted in a region, one after the other."""
 
     labels: NDArray[np.int32]
-    """(*region, three axes): the place of the shape in the order it was taken, from 1."""
+    """(*region, three axes): 1-based position of the shape in the order of painting."""
     accepted: NDArray[np.bool_]
-    """(n,) of the candidates."""
+    """(n,) whether each candidate was accepted."""
     unsure: NDArray[np.bool_]
-    """(n,) whether something that is not seen could change that."""
+    """(n,) whether unseen voxels could change that."""
     doubt: NDArray[np.bool_]
     """(*region, three axes): voxels that an unsure shape covers."""
 
@@ -150,7 +151,7 @@ def paint(
     overlap: float,
     least: int,
 ) -> PaintedShapes:
-    """Paint star-convex shapes, best first, unless those before have taken too much of them.
+    """Paint star-convex shapes, best first, unless earlier ones cover too much of them.
 
     Parameters
     ----------
@@ -159,13 +160,13 @@ def paint(
     lengths
         ``(n, directions)`` distances along the directions, above 0.
     unsure
-        ``(n,)`` whether shapes that are not seen could overlap with each.
+        ``(n,)`` whether unseen shapes could overlap with each candidate.
     shape, spacing
-        Of the region.
+        Shape and spacing of the region.
     overlap
-        A shape is dropped if more than this fraction of its voxels is taken.
+        A shape is dropped if more than this fraction of its voxels is already taken.
     least
-        A shape is dropped unless more voxels than this are left to it.
+        A shape is dropped unless more than this number of its voxels is free.
     """
     ndim = len(shape)
     known = cones(ndim)
@@ -239,7 +240,7 @@ def _is_inside(
     corners: NDArray[np.int64],
     number: NDArray[np.int64],
 ) -> bool:  # pragma: no cover - compiled
-    """Whether a vector from the middle of a shape ends inside."""
+    """Whether a vector from the middle of a shape ends inside the shape."""
     ndim, most = inverse.shape[1], number.shape[0] // 2
     first, last = (0, 2) if abs(w[0]) >= abs(w[2]) else (2, 0)
     middle = 1
@@ -258,7 +259,7 @@ def _is_inside(
             if part < -1e-9:
                 fits = False
                 break
-            if part > 1e-9:  # others may belong to no direction, along an axis that is not there
+            if part > 1e-9:  # others may have no direction, along an axis that does not exist
                 for d in range(3):
                     axis = order[d]
                     direction[axis] = corners[cone, k, d] * (1 if w[axis] >= 0 else -1)

@@ -33,12 +33,12 @@ NAMES = ("embedseg", *FIELD_METHODS)
 
 
 def field_method(name: str, scale: ObjectScale) -> FieldMethod:
-    """Return a method other than EmbedSeg, for objects of a scale.
+    """Return a method other than EmbedSeg, for objects of the given scale.
 
     Raises
     ------
     UsageError
-        There is no such method.
+        If there is no such method.
     """
     if name not in FIELD_METHODS:
         raise UsageError(f"method is {name!r}; use {', '.join(NAMES[:-1])} or {NAMES[-1]}")
@@ -46,12 +46,12 @@ def field_method(name: str, scale: ObjectScale) -> FieldMethod:
 
 
 def check_usable(name: str) -> None:
-    """Refuse a method that does not exist, or that needs what is not installed.
+    """Refuse a method that does not exist, or that requires a missing package.
 
     Raises
     ------
     UsageError
-        With the command that installs it.
+        The message includes the command that installs it.
     """
     if name == WITHOUT_NETWORK:
         from embedseg_large.network.forest import check_forest  # imports torch

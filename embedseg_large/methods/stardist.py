@@ -1,17 +1,16 @@
 """Star-convex shapes: each voxel describes its whole object, and the best descriptions are kept.
 
-1. *Targets*: the distance to the object's border along each of a few directions, and the distance
-   to background in parts of the object's largest: the probability to be a good describer.
-2. *Decode*: voxels of locally highest probability paint their shapes, best first. A shape of which
-   too much is taken already is dropped.
+1. *Targets*: the distance to the object's border along each of a few directions; and the distance
+   to background, relative to its maximum in the object: the probability of being a good describer.
+2. *Decode*: voxels with locally maximal probability paint their shapes, best first. A shape that
+   overlaps too much with earlier ones is dropped.
 
-*Assumes* star-convex objects: some voxel sees all of the border. *Fails* for long, bent or branched
-ones, of which it finds convex parts.
+*Assumes* star-convex objects: the whole border is visible from some voxel. *Fails* for long, bent
+or branched objects, which it splits into convex parts.
 
-The method is that of Schmidt et al. (2018) and Weigert et al. (2020), with directions that are
-symmetric, so that predictions can be turned. No shape reaches farther than a limit; so what a
-region does not show can change only candidates near its border, those that overlap with them, and
-so on.
+The method is that of Schmidt et al. (2018) and Weigert et al. (2020), with symmetric
+directions, so that predictions can be transformed. The size of a shape is limited, so unseen voxels
+can change only candidates near the border of the region, those that overlap with them, and so on.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 REACH = 0.75
-"""Longest distance along a ray, in largest extents."""
+"""Maximum distance along a ray, as a multiple of the largest extent."""
 
 LEAST_LENGTH = 0.5
-"""Of a ray: the voxel that describes a shape is part of it."""
+"""Minimum length of a ray: the voxel that describes a shape is part of it."""
 
 RIM = -2.0
-"""Logit of a probability that counts as foreground: an eighth of the depth."""
+"""Minimum logit of foreground; the probability is about an eighth of the maximum depth."""
 
 SCORE_KNOB = Knob(
     name="score",
@@ -78,7 +77,7 @@ class StarDist:
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """Distances in parts of half the largest extent, and the logit of the probability."""
+        """Distances as fractions of half the largest extent; then the logit of the probability."""
         return (
             Field(name="distances", kind="rays", directions=directions(self.scale.ndim)),
             Field(name="probability", kind="scalar", head=1),
@@ -86,32 +85,32 @@ class StarDist:
 
     @property
     def unit(self) -> float:
-        """Half the largest extent, in voxels of the finest axis: what distances are parts of."""
+        """Unit of the distances: half the largest extent, in voxels of the finest axis."""
         return max(e * s for e, s in zip(self.scale.extent, self.scale.spacing, strict=True)) / 2
 
     @property
     def reach(self) -> tuple[int, ...]:
-        """Farthest that a shape reaches from its voxel, along each axis."""
+        """Maximum distance of a shape from the voxel that describes it, along each axis."""
         return farthest(2 * REACH * self.unit, self.scale.spacing)
 
     @property
     def halo(self) -> tuple[int, ...]:
-        """An object and a half: a shape, and those that compete with it."""
+        """One and a half times the largest extent: a shape and its competitors."""
         return tuple(2 * r for r in self.reach)
 
     def targets(self, labels: NDArray[np.integer]) -> Targets:
-        """float32 ``distances`` ``(directions, *spatial)``; float32 ``probability``, -1 ignored."""
+        """Compute float32 ``distances`` ``(directions, *spatial)``; ``probability``, -1 ignored."""
         return {
             "distances": distances(labels, self.scale.spacing),
             "probability": describers(labels, self.scale.spacing),
         }
 
     def foreground(self, raw: Tensor) -> Tensor:
-        """Voxels that are likely deeper in an object than its rim, which has low probability."""
+        """Voxels probably deeper in an object than its rim, where the probability is low."""
         return raw[:, -1] > RIM
 
     def loss(self, raw: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the error of the distances, mostly of good describers, and the cross-entropy."""
+        """Return the error of the distances, mostly at good describers, and the cross-entropy."""
         from embedseg_large.methods import losses
 
         wanted, chance = targets["distances"], targets["probability"]
@@ -140,7 +139,7 @@ class StarDist:
         places = _candidates(logits, logit(value_of(SCORE_KNOB, knobs)))
         lengths = stored[:-1].reshape(len(stored) - 1, -1)[:, places].T.astype(np.float32)
         lengths = np.clip(lengths * np.float32(self.unit), LEAST_LENGTH, 2 * REACH * self.unit)
-        # two shapes meet at most two reaches apart; a neighbour decides what is a maximum
+        # two shapes meet at most two reaches apart; a maximum depends on its neighbours
         rivals = near_open_faces(logits.shape, [2 * r + 1 for r in self.reach], open_faces)
         painted = paint(
             places,
@@ -156,7 +155,7 @@ class StarDist:
 
 
 def _candidates(logits: NDArray[np.float32], least: np.float32) -> NDArray[np.int64]:
-    """Positions of voxels that no neighbour exceeds, best first, ties in raster order."""
+    """Find voxels that no neighbour exceeds: positions, best first, ties in raster order."""
     highest = ndimage.maximum_filter(logits, 3) == logits
     at = np.flatnonzero(highest & (logits > least))
     return at[np.argsort(-logits.reshape(-1)[at], kind="stable")]
@@ -183,7 +182,7 @@ def _clustering(
 
 
 def describers(labels: NDArray[np.integer], spacing: tuple[float, ...]) -> NDArray[np.float32]:
-    """Distance to the border of each object, in parts of its largest; -1 where not annotated."""
+    """Compute the distance to the border, relative to the object's maximum; -1 if not annotated."""
     chance = np.where(labels == IGNORED, -1, 0).astype(np.float32)
     for number, box in enumerate(ndimage.find_objects(np.maximum(labels, 0)), 1):
         if box is None:

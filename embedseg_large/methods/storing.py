@@ -1,4 +1,4 @@
-"""How raw channels become what is kept: float16, finite, and logits rather than probabilities."""
+"""How raw channels are stored: float16, finite, and as logits rather than probabilities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LARGEST = np.finfo(np.float16).max
 
 
 def as_float16(channels: NDArray[np.floating]) -> NDArray[np.float16]:
-    """Round channels to float16, clipped to finite values; NaN stays, for others to refuse."""
+    """Round channels to float16, clipped to finite values; NaN is kept, and refused elsewhere."""
     rounded: NDArray[np.float16] = np.clip(channels, -_LARGEST, _LARGEST).astype(np.float16)
     return rounded
 

@@ -1,11 +1,11 @@
 """Background, interior, boundary: the U-Net baseline of the field.
 
-Interiors of touching objects are apart, since the outermost voxels of each object are boundary. An
-instance is a connected interior; the boundary around it is flooded from there.
+Interiors of touching objects are separated by the boundary, the outermost voxels of each object. An
+instance is a connected interior together with the boundary around it, which is flooded from there.
 
 *Assumes* that objects are more than two voxels thick along every axis, and in one piece.
-*Fails* where the boundary between two objects has a gap of a single voxel: they become one; and
-where an object has a neck, at which it becomes two.
+*Fails* where the boundary between two objects has a gap of even one voxel, which merges them, and
+where an object has a thin neck, which splits it.
 
 The method is that of Caicedo et al. (2019) and others, with a flood in layers.
 """
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 BACKGROUND, INTERIOR, BOUNDARY = range(3)
 
 BOUNDARY_WEIGHT = 4.0
-"""Of the boundary in the loss: it is thin, and a gap in it merges two objects."""
+"""Weight of the boundary in the loss: it is thin, and a gap in it merges two objects."""
 
 INTERIOR_KNOB = Knob(
     name="interior",
@@ -59,7 +59,7 @@ FOREGROUND_KNOB = Knob(
 
 @dataclass(frozen=True, slots=True)
 class ThreeClass:
-    """Interiors, and what surrounds them."""
+    """Connected interiors and the boundaries around them."""
 
     scale: ObjectScale
     name: str = "three-class"
@@ -71,20 +71,20 @@ class ThreeClass:
 
     @property
     def layers(self) -> int:
-        """Voxels that an interior grows: a quarter of an object, at least 3."""
+        """Number of voxels by which an interior grows: a quarter of an object, at least 3."""
         return max(3, max(self.scale.extent) // 4)
 
     @property
     def halo(self) -> tuple[int, ...]:
-        """An object, and as far as others may grow into it."""
+        """The largest extent of an object plus the number of layers."""
         return tuple(e + self.layers for e in self.scale.extent)
 
     def targets(self, labels: NDArray[np.integer]) -> Targets:
-        """Class of each voxel: int8 ``classes``, -1 ignored."""
+        """Compute the class of each voxel: int8 ``classes``, -1 ignored."""
         classes = np.where(labels > 0, INTERIOR, labels).astype(np.int8)
         classes[boundary(labels)] = BOUNDARY
         lost = np.setdiff1d(np.unique(labels[labels > 0]), labels[classes == INTERIOR])
-        for number in lost:  # too thin: what is nearest to the middle has to do
+        for number in lost:  # too thin: the voxels nearest to the middle become the interior
             classes[most_central(labels == number)] = INTERIOR
         return {"classes": classes}
 
@@ -93,7 +93,7 @@ class ThreeClass:
         return raw.argmax(dim=1) != BACKGROUND
 
     def loss(self, raw: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the cross-entropy, in which the boundary weighs more."""
+        """Return the cross-entropy, with a larger weight for the boundary."""
         from embedseg_large.methods import losses
 
         return {"classes": losses.of_classes(raw, targets["classes"], (1, 1, BOUNDARY_WEIGHT))}
@@ -105,7 +105,7 @@ class ThreeClass:
         return np.where(classes == every, 5, -5).astype(np.float32)
 
     def stored(self, raw: NDArray[np.floating]) -> NDArray[np.float16]:
-        """Return the logits of interior against all else, and of interior or boundary."""
+        """Return the logits of interior versus the rest, and of foreground versus background."""
         background, interior, edge = np.asarray(raw, np.float32)
         inner = interior - np.logaddexp(background, edge)
         return as_float16(np.stack([inner, np.logaddexp(interior, edge) - background]))
@@ -127,7 +127,7 @@ class ThreeClass:
 
 
 def boundary(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Voxels of objects that touch another object or background over a face."""
+    """Find voxels of objects that share a face with another object or background."""
     found = np.zeros(labels.shape, np.bool_)
     for axis in range(labels.ndim):
         low, high = (

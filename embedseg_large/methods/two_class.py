@@ -1,9 +1,9 @@
 """Foreground and background: each connected piece of foreground is an instance.
 
-*Assumes* that objects do not touch. *Fails* wherever they do: they become one instance.
+*Assumes* that objects do not touch. *Fails* where they do: touching objects become one instance.
 
-Pieces may be larger than any tile. What several tiles see of one piece is joined by the voxels that
-they share, which are foreground to all of them.
+Pieces may be larger than any tile. Parts of a piece in several tiles are joined by the voxels that
+the tiles share, which are foreground in all of them.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class TwoClass:
 
     @property
     def halo(self) -> tuple[int, ...]:
-        """An object."""
+        """The largest extent of an object."""
         return self.scale.extent
 
     def targets(self, labels: NDArray[np.integer]) -> Targets:
-        """Whether a voxel is foreground: int8 ``foreground``, -1 ignored."""
+        """Compute whether each voxel is foreground: int8 ``foreground``, -1 ignored."""
         return {"foreground": np.sign(labels).astype(np.int8)}
 
     def foreground(self, raw: Tensor) -> Tensor:

@@ -2,17 +2,17 @@
 
 ::
 
-    napari.yaml     what napari is told of it
-    selection       which voxels of a layer are meant, and where results belong
-    recording       a network whose predictions stay, and clustering them again
+    napari.yaml     the plugin's manifest
+    selection       which voxels of a layer to segment, and where results belong
+    recording       keeps the predictions of a network, and clusters them again
     segmenting      a run of the engine on a selection
     painting        training data from painted labels, and training on them and on reviews
-    proofreading    a review in a viewer: what is around an instance, what was painted there
+    proofreading    a review in a viewer: surroundings of instances, painted voxels
     telling         progress and cancelling
-    wording         what the engine says, in the words of the panel
-    sample          the embryo of the package
-    background      work off the GUI's thread
-    live, model_choice, segment_panel, review_panel, train_panel, widget     what there is to click
+    wording         translates the engine's messages into the panel's terms
+    sample          the sample embryo
+    background      work outside the GUI's thread
+    live, model_choice, segment_panel, review_panel, train_panel, widget     the widgets
 
-Only the last two lines know napari and Qt; the others take layers by their attributes.
+Only the modules of the last two lines import napari and Qt; the others access layers by attribute.
 """

@@ -18,7 +18,7 @@ from embedseg_large.napari.wording import in_words_of_panel
 T = TypeVar("T")
 
 _LOOK_MILLISECONDS = 200
-"""Seconds between two updates of the progress."""
+"""Interval between two updates of the progress."""
 _STEPS = 100
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class WorkOutcome(Generic[T]):
 
 
 def attempt(work: Callable[[], T], layer: str = "the layer") -> WorkOutcome[T]:
-    """Do something, and report an error in one line.
+    """Call a function, and report an error in one line.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def attempt(work: Callable[[], T], layer: str = "the layer") -> WorkOutcome[T]:
         return WorkOutcome(None, in_words_of_panel(str(error), layer))
     except MemoryError:
         return WorkOutcome(None, "there is not enough memory; choose a smaller region")
-    except Exception as error:  # nothing above could show it to the user
+    except Exception as error:  # no caller could show it to the user
         logger.exception("in the background of napari")
         first = f"{type(error).__name__}: {error}".splitlines()[0]
         return WorkOutcome(None, f"unexpected {first}; the log has more")

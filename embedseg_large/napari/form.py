@@ -39,7 +39,7 @@ class Form:
 
 
 def message_line() -> QLabel:
-    """A place for what is to be said; long lines are broken, and can be copied."""
+    """Create a label for messages; long lines are wrapped, and can be copied."""
     label = QLabel()
     label.setWordWrap(True)
     label.setTextInteractionFlags(Qt.TextSelectableByMouse)

@@ -16,11 +16,11 @@ from embedseg_large.napari.background import WorkOutcome, attempt
 from embedseg_large.napari.recording import Kept
 
 _PAUSE_MILLISECONDS = 120
-"""Seconds without movement of a slider before it takes effect."""
+"""Time without movement of a slider before it takes effect."""
 
 
 class Live:
-    """Clusters again, in a thread, for the latest request.
+    """Clusters kept predictions again, in a thread, for the latest request.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Live:
         layer.events.paint.connect(self._edited)
 
     def ask(self, thresholds: ClusteringSettings) -> None:
-        """Request the labels of some thresholds."""
+        """Request the labels for some thresholds."""
         if self._is_edited:
             self._show(f"{self.layer.name} was edited by hand and is not changed; segment again")
             return

@@ -30,7 +30,7 @@ class ModelChoice:
 
     def __init__(self, changed: Callable[[], None], show: Callable[[str], None]) -> None:
         self._changed, self._show = changed, show
-        self.names = sorted(bundled_models(), reverse=True)  # the 3D one first
+        self.names = sorted(bundled_models(), reverse=True)  # the 3D model first
         """Names and files in the list."""
         self.field = ComboBox(choices=lambda _: self.names)
         self.file = FileEdit(mode="r", filter="*.safetensors", nullable=True)
@@ -81,11 +81,11 @@ class ModelChoice:
     def _use(self, name: str, model: Model) -> None:
         self._name, self.model = name, model
         self._select(name)
-        self._show("")  # what was said was about another model
+        self._show("")  # an earlier message referred to another model
         self._changed()
 
     def _select(self, name: str) -> None:
-        """Show the list as it is now, with a model that is in use already."""
+        """Show the current list, with the model in use selected."""
         with self.field.changed.blocked():
             self.field.reset_choices()
             self.field.value = name
@@ -95,6 +95,6 @@ class ModelChoice:
         if path is not None and not Path(path).is_file():
             self._show(f"there is no file {path}; choose another one")
             return
-        self._show("")  # what was said was about another file
+        self._show("")  # an earlier message referred to another file
         if path is not None:
             self.add(Path(path))

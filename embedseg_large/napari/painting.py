@@ -47,7 +47,7 @@ class PaintedImage:
     """Voxels of the image that the labels cover."""
 
     def mask(self, *, all_painted: bool) -> NDArray[np.int32]:
-        """Make the mask to train on.
+        """Create the training mask.
 
         Parameters
         ----------
@@ -95,12 +95,12 @@ def painted_on(image: Any, labels: Any, ndim: int, point: Sequence[float]) -> Pa
     ndim
         Spatial axes of the model.
     point
-        Where the viewer is, in the world.
+        Position of the viewer, in world coordinates.
 
     Raises
     ------
     UsageError
-        The voxels of the labels are not those of a level of the image, or lie beside it.
+        If the voxels of the labels do not match a level of the image, or lie outside it.
     """
     truth = source_of(labels, ndim, point)
     levels = range(len(image.data)) if image.multiscale else [0]
@@ -127,7 +127,7 @@ def _have_same_voxels(image: LayerSource, labels: LayerSource) -> bool:
 
 
 def _first_voxel(image: LayerSource, labels: LayerSource) -> tuple[int, ...]:
-    """The voxel of the image that the first one of the labels lies on."""
+    """Find the voxel of the image that corresponds to the first voxel of the labels."""
     return tuple(int(v) for v in np.rint(_shift(image, labels)))
 
 
@@ -140,7 +140,7 @@ def _shift(image: LayerSource, labels: LayerSource) -> NDArray[np.float64]:
 
 
 def _with_rim(painted: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Labels in which background is annotated only near objects."""
+    """Annotate background only near objects."""
     known = ndimage.binary_dilation(painted != 0, iterations=RIM)
     return np.where(known, painted, np.int32(IGNORED))
 
@@ -167,7 +167,7 @@ def train_on(
     epochs
         Passes over the painted objects.
     all_painted
-        See `Painted.mask`.
+        See `PaintedImage.mask`.
     watcher
         Notified of progress; an exception from it ends the training. After a `CancelledError`, the
         model of the last finished epoch is saved.
@@ -190,12 +190,12 @@ def train_on(
 def train_on_review(
     review: Review, *, start: str, out: Path, epochs: int, watcher: TrainWatcher
 ) -> Model:
-    """Fine-tune a model on what was reviewed, and save it.
+    """Fine-tune a model on reviewed instances, and save it.
 
     Parameters
     ----------
     review
-        Instances that were decided about are learnt, the rest is ignored.
+        The review; only instances with a decision are used for training.
     start, out, epochs, watcher
         As for `train_on`.
 
@@ -212,7 +212,7 @@ def train_on_review(
 def _saved(
     tune: Callable[..., Model], start: Model, out: Path, epochs: int, watcher: TrainWatcher
 ) -> Model:
-    """Fine-tune and save; of a training that was cancelled, the last finished epoch."""
+    """Fine-tune and save; after cancelling, the model of the last finished epoch is saved."""
     with TemporaryDirectory(prefix="embedseg-napari-") as folder:
         here = Path(folder, "tuned.safetensors")
         try:

@@ -1,7 +1,7 @@
-"""A review in a viewer: what is around an instance, what was painted there, where things lie.
+"""A review in a viewer: surroundings of an instance, painted voxels, and coordinates.
 
-The window shows a part of the volume around one instance, in memory, so that it can be painted on;
-everything else of the labels stays on the disk.
+The labels around one instance are held in memory, so that they can be painted on; the rest of the
+labels stays on disk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from embedseg_large.review.review import Review, open_review
 from embedseg_large.volumes.volume import Volume
 
 LEAST, MOST = 24, 256
-"""Voxels that are shown beside an instance along each axis, if it is small, and at most."""
+"""Minimum and maximum number of voxels shown beside an instance along each axis."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,11 +30,11 @@ class Opened:
 
     review: Review
     image: Volume | None
-    """The image of the labels; None: it is not known."""
+    """The image of the labels; None if it is unknown."""
     levels: tuple[Any, ...]
     """Lazy arrays of its levels, finest first."""
     contrast: tuple[float, float] | None
-    """Intensities that are shown as black and white."""
+    """Intensities displayed as black and white."""
 
 
 def open_for_review(labels: str, timepoint: int | None = None) -> Opened:
@@ -51,18 +51,18 @@ def open_for_review(labels: str, timepoint: int | None = None) -> Opened:
         image = image_of(review)
         levels = [image.data, *_coarser(image)]
         contrast = _contrast(review, image)
-    except EmbedSegError:  # labels can be reviewed without
+    except EmbedSegError:  # labels can be reviewed without an image
         return Opened(review=review, image=None, levels=(), contrast=None)
     return Opened(review=review, image=image, levels=tuple(levels), contrast=contrast)
 
 
 def _coarser(image: Volume) -> list[Any]:
-    """Lazy arrays of the coarser levels of an image."""
+    """Return lazy arrays of the coarser levels of an image."""
     return [image.at_level(k).data for k in range(image.level + 1, len(image.levels))]
 
 
 def _contrast(review: Review, image: Volume) -> tuple[float, float]:
-    """Intensities of the surroundings of the first instance: dark and bright ones."""
+    """Find dark and bright intensities around the first instance."""
     box = Box.whole(tuple(min(n, MOST) for n in review.voxels.shape))
     if len(review.queue):
         box = surroundings(review, review.queue[0].box)
@@ -71,13 +71,13 @@ def _contrast(review: Review, image: Volume) -> tuple[float, float]:
 
 
 def surroundings(review: Review, box: Box) -> Box:
-    """The part of the volume to show with an instance."""
+    """Return the part of the volume to show with an instance."""
     margin = tuple(min(max(LEAST, n // 2), MOST) for n in box.shape)
     return box.grow(margin).clip(review.voxels.shape)
 
 
 def placed(review: Review, box: Box | None = None) -> dict[str, Any]:
-    """Where a part of the volume belongs in the viewer, as arguments of a layer."""
+    """Return layer arguments that place a part of the volume in the viewer."""
     source = review.source
     size = np.asarray(source.voxel_size or (1.0,) * source.ndim)
     start = np.zeros(source.ndim) if box is None else np.asarray(box.start)
@@ -90,7 +90,7 @@ def placed(review: Review, box: Box | None = None) -> dict[str, Any]:
 
 
 def voxel_at(review: Review, world: ArrayLike) -> tuple[int, ...] | None:
-    """The voxel at a place in the viewer; None if it is outside of the volume."""
+    """Return the voxel at a world position; None if it is outside the volume."""
     at, ndim = placed(review), review.source.ndim
     voxel = np.rint((np.asarray(world)[-ndim:] - at["translate"]) / at["scale"]).astype(int)
     is_inside = ((voxel >= 0) & (voxel < review.voxels.shape)).all()
@@ -98,27 +98,27 @@ def voxel_at(review: Review, world: ArrayLike) -> tuple[int, ...] | None:
 
 
 def world_of(review: Review, voxel: ArrayLike) -> NDArray[np.float64]:
-    """The place of a voxel in the viewer."""
+    """Return the world position of a voxel."""
     at = placed(review)
     return np.asarray(at["translate"] + np.asarray(voxel) * at["scale"], np.float64)
 
 
 def label_at(review: Review, voxel: tuple[int, ...]) -> int:
-    """The label of a voxel as it is now."""
+    """Return the current label of a voxel."""
     box = Box(voxel, tuple(n + 1 for n in voxel))
     return int(review.read(box).ravel()[0])
 
 
 def painted(review: Review, box: Box, before: NDArray[Any], after: NDArray[Any]) -> list[Paint]:
-    """What was painted on the labels of a box, as edits.
+    """Convert painted voxels of a box into edits.
 
-    Labels that were not there are new objects, whatever number the brush had: it cannot know the
-    numbers in the rest of the volume. They get the next free ones.
+    Labels that did not occur before become new objects with the next free labels, whatever label
+    the brush had: the viewer does not know the labels in the rest of the volume.
 
     Parameters
     ----------
     review
-        Knows the next free label.
+        The review, for the next free label.
     box
         A part of the volume.
     before, after
@@ -135,7 +135,7 @@ def painted(review: Review, box: Box, before: NDArray[Any], after: NDArray[Any])
 
 
 def described(each: Doubtful, place: int, review: Review) -> str:
-    """An instance of the queue, in two lines."""
+    """Describe an instance of the queue, in two lines."""
     why = ", ".join(each.reasons) or "nothing against it"
     state = "" if each.label not in review.decided else ", decided"
     return (
@@ -145,5 +145,5 @@ def described(each: Doubtful, place: int, review: Review) -> str:
 
 
 def told(edit: Edit) -> str:
-    """An edit in a few words: painted voxels are many."""
+    """Describe an edit briefly, without listing painted voxels."""
     return f"paint {edit.label}" if isinstance(edit, Paint) else str(edit)

@@ -1,7 +1,7 @@
 """Predictions kept in memory, to be clustered again with other thresholds.
 
-A run of the engine asks its network for tiles. `Recording` responds like the model and keeps the
-core of every tile; the kept predictions are clustered as a whole, without tiles and without the
+A run of the engine requests tiles from its network. `Recording` acts like the model and keeps
+the core of every tile; the kept predictions are clustered as a whole, without tiles and without the
 network::
 
     run        ──tile──▶  Recording  ──tile──▶  Model
@@ -45,7 +45,7 @@ class Recording:
     Parameters
     ----------
     network
-        Answers.
+        The network that predicts.
     grid
         The prediction tiles that will be requested.
     most_bytes
@@ -126,7 +126,7 @@ class _Sharing:
 
 
 def _cores(grid: Grid, axis: int) -> dict[Span, Span]:
-    """Which core a region has along an axis; of several that all see the same, their union."""
+    """Map each region along an axis to its core; cores with the same region are united."""
     found: dict[Span, Span] = {}
     for number in range(grid.counts[axis]):
         tile = grid.tile(tuple(number if d == axis else 0 for d in range(len(grid.shape))))
@@ -137,7 +137,7 @@ def _cores(grid: Grid, axis: int) -> dict[Span, Span]:
 
 
 def _around(boxes: Iterable[Box]) -> Box:
-    """The smallest box that holds all of some boxes."""
+    """Return the smallest box around several boxes."""
     starts, stops = zip(*((b.start, b.stop) for b in boxes), strict=True)
     return Box(
         tuple(map(min, zip(*starts, strict=True))), tuple(map(max, zip(*stops, strict=True)))
@@ -146,25 +146,25 @@ def _around(boxes: Iterable[Box]) -> Box:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Kept:
-    """Predictions of a region and of what is around it."""
+    """Predictions of a region and its surroundings."""
 
     stored: NDArray[np.float16]
-    """``(2·ndim + 1, *box.shape)``, on the grid that the network sees."""
+    """``(2·ndim + 1, *box.shape)``, on the network's grid."""
     box: Box
-    """Of that grid."""
+    """The part of that grid that `stored` covers."""
     resampling: Resampling
-    """From the layer's grid to that one."""
+    """From the layer's grid to the network's."""
     region: Box
-    """Of the layer's grid: where labels are wanted."""
+    """The part of the layer's grid for which labels are requested."""
     reach: tuple[float, ...]
     """Longest accepted offset."""
     cleaning: CleanSettings = field(default_factory=CleanSettings)
     """What is cleaned."""
     _numbers: dict[int, int] = field(default_factory=dict)
-    """Of instances, by the place of their seed voxel."""
+    """Labels of instances, by the position of their seed voxel."""
 
     def labels(self, thresholds: ClusteringSettings) -> NDArray[np.uint32]:
-        """Cluster, and give the labels of the region.
+        """Cluster, and return the labels of the region.
 
         Parameters
         ----------
@@ -189,7 +189,7 @@ class Kept:
     def _cleaned(
         self, labels: NDArray[np.uint32], seeds: NDArray[np.int64], wanted: Box
     ) -> NDArray[np.uint32]:
-        """Clean what a run on that part would clean: whole instances whose seed is in it."""
+        """Clean the same instances as a run on that part: complete ones with their seed in it."""
         shape = self.resampling.target
         faces = [(a > 0, b < n) for a, b, n in zip(wanted.start, wanted.stop, shape, strict=True)]
         left = cut_by(labels, faces, seeds.size)

@@ -1,4 +1,4 @@
-"""The tab that proofreads: one doubtful instance after the other, with keys to decide."""
+"""The proofreading tab: shows one doubtful instance after the other, with keys for decisions."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from embedseg_large.review.edits import Accept, Delete, Edit, Merge, Paint, Poin
 from embedseg_large.review.review import Review
 
 _FILL = 0.22
-"""Part of the canvas that an instance fills."""
+"""Fraction of the canvas that an instance fills."""
 
 
 class ReviewPanel:
-    """Shows the instances of a review, and decides about them.
+    """Shows the instances of a review, and records decisions about them.
 
     Parameters
     ----------
     viewer
-        Napari's.
+        The napari viewer.
     train
-        Trains on a review.
+        Called to train on a review.
     """
 
     def __init__(self, viewer: Any, train: Callable[[Review], None]) -> None:
@@ -51,11 +51,11 @@ class ReviewPanel:
         self.background = Background(self._show_state, self._show)
         self.review: Review | None = None
         self.place = 0
-        """Where in the queue."""
+        """Position in the queue."""
         self._shown: int | None = None
         self._box: Box | None = None
         self._stored: NDArray[Any] = np.zeros(0)
-        """Labels of the box, without what was painted since."""
+        """Stored labels of the box, without newly painted voxels."""
         self._first: Point | None = None
         self._layer: Any = None
         self._mark: Any = None
@@ -109,7 +109,7 @@ class ReviewPanel:
     # Opening --------------------------------------------------------------------------------------
 
     def suggest(self) -> None:
-        """Offer the labels of a layer that was read from a store."""
+        """Suggest the labels of a layer that was read from a store."""
         if self.review is not None or str(self.labels.value) not in (".", ""):
             return
         for layer in self._viewer.layers:
@@ -118,7 +118,7 @@ class ReviewPanel:
                 self.labels.value = path
 
     def begin(self) -> None:
-        """Open the review of the chosen labels: measured in the background at the first time."""
+        """Open the review of the chosen labels; the first time, instances are measured first."""
         path = str(self.labels.value)
         status = WorkStatus()
         status.text = "measuring the instances"
@@ -126,7 +126,7 @@ class ReviewPanel:
         self.background.run("open the review", status, work, self.use, layer=Path(path).name)
 
     def use(self, opened: Opened) -> None:
-        """Show a review from its first place that is to be looked at."""
+        """Show a review, starting with the first instance that has no decision."""
         self._remove()
         self.review = review = opened.review
         if opened.image is not None:
@@ -163,7 +163,7 @@ class ReviewPanel:
                 provider.bind_key(key, lambda _, act=act: act(), overwrite=True)
 
     def _remove(self) -> None:
-        """Remove the layers of the review before."""
+        """Remove the layers of the previous review."""
         for layer in (self._layer, self._mark):
             if layer is not None and layer in self._viewer.layers:
                 self._viewer.layers.remove(layer)
@@ -172,7 +172,7 @@ class ReviewPanel:
     # Looking --------------------------------------------------------------------------------------
 
     def step(self, by: int) -> None:
-        """Go to the next instance that is to be looked at, or back to any before."""
+        """Go to the next instance without a decision, or back to the previous one."""
         if self.review is None or not self.keep_paint():
             return
         self._show("" if self.review.left else "everything was looked at")
@@ -183,14 +183,14 @@ class ReviewPanel:
             self._look()
 
     def _go_on(self) -> None:
-        """Show the next instance that is to be looked at; after the last one, the first."""
+        """Show the next instance without a decision; after the last one, the first."""
         left = self._opened().left
         ahead = [place for place in left if place > self.place]
         self.place = (ahead or left or [self.place])[0]
         self._look()
 
     def _look(self, label: int | None = None, *, move: bool = True) -> None:
-        """Show the instance of the place in the queue, or another one."""
+        """Show the instance at the current position of the queue, or another one."""
         review = self._opened()
         self._first = None
         if not len(review.queue):
@@ -200,7 +200,7 @@ class ReviewPanel:
         self.about.setText(described(each, self.place, review))
         self._shown = each.label if label is None else label
         found = attempt(partial(review.box_of, self._shown))
-        box = each.box if found.value is None else found.value  # deleted: where it was
+        box = each.box if found.value is None else found.value  # if deleted, its former box
         self._box = surroundings(review, box)
         labels = review.read(self._box)
         self._stored = labels.copy()
@@ -216,13 +216,13 @@ class ReviewPanel:
         layer.refresh()
 
     def _move(self, box: Box) -> None:
-        """Bring an instance into the middle of the view."""
+        """Centre the view on an instance."""
         review = self._opened()
         middle = [(a + b - 1) / 2 for a, b in zip(box.start, box.stop, strict=True)]
         at = world_of(review, np.rint(middle))
         dims = self._viewer.dims
         dims.set_point(range(dims.ndim - len(at), dims.ndim), at)
-        camera = getattr(self._viewer, "scene", self._viewer).camera  # napari 0.9, and before
+        camera = getattr(self._viewer, "scene", self._viewer).camera  # napari 0.9, and older
         camera.center = (0, *at)[-3:]
         extent = np.asarray(box.shape[-2:]) * placed(review)["scale"][-2:]
         canvas = np.asarray(getattr(self._viewer.canvas, "size", None) or (600, 600))
@@ -231,15 +231,15 @@ class ReviewPanel:
     # Deciding -------------------------------------------------------------------------------------
 
     def accept(self) -> None:
-        """Accept the instance, and go on."""
+        """Accept the instance, and go to the next one."""
         self._decide(lambda label: Accept(label), goes_on=True)
 
     def delete(self) -> None:
-        """Delete the instance, and go on."""
+        """Delete the instance, and go to the next one."""
         self._decide(lambda label: Delete(label), goes_on=True)
 
     def split(self) -> None:
-        """Take the voxel under the cursor as one part, or split with the second one."""
+        """Mark the voxel under the cursor as one part; the second one splits the instance."""
         if self.review is None:
             return
         point = self._pointed()
@@ -254,7 +254,7 @@ class ReviewPanel:
             self._decide(lambda label: Split(label, points))
 
     def merge(self) -> None:
-        """Merge the instance under the cursor into the one that is shown."""
+        """Merge the instance under the cursor into the current one."""
         if self.review is None:
             return
         point = self._pointed()
@@ -265,14 +265,14 @@ class ReviewPanel:
         self._decide(lambda label: Merge(label, other))
 
     def brush(self) -> None:
-        """Take the brush for a new object."""
+        """Select the brush for a new object."""
         if self.review is not None and self.keep_paint():
             self._layer.selected_label = self.review.free
             self._layer.mode = "paint"
             self._show(f"paint instance {self.review.free}, then press W")
 
     def keep_paint(self) -> bool:
-        """Store what was painted; False if that is not possible."""
+        """Store painted voxels; return False if that is not possible."""
         if self.review is None or self._box is None:
             return False
         edits = self._painted()
@@ -287,7 +287,7 @@ class ReviewPanel:
         return True
 
     def undo(self) -> None:
-        """Take the last decision back, or what was painted and not stored."""
+        """Undo the last decision, or discard painted voxels that are not stored."""
         if self.review is not None and self._box is not None:
             if self._painted():
                 self._look(self._shown, move=False)
@@ -296,12 +296,12 @@ class ReviewPanel:
                 self._reverse(self.review.undo, "undone")
 
     def redo(self) -> None:
-        """Make the decision again that was undone last."""
+        """Redo the decision that was undone last."""
         if self.review is not None and self.keep_paint():
             self._reverse(self.review.redo, "made again")
 
     def _painted(self) -> list[Paint]:
-        """What was painted and is not stored."""
+        """Return painted voxels that are not stored yet."""
         if self.review is None or self._box is None:
             return []
         after = np.asarray(self._layer.data)

@@ -1,4 +1,4 @@
-"""The embryo that comes with the package, as layers."""
+"""The sample embryo of the package, as layers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from embedseg_large.data import load_demo
 
 LayerData = tuple[Any, dict[str, Any], str]
-"""Data, arguments and type of a layer, as napari wants them."""
+"""Data, arguments and type of a layer, as napari expects them."""
 
 
 def blastocyst() -> list[LayerData]:

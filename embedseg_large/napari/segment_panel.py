@@ -1,4 +1,4 @@
-"""The tab that segments: image, model and settings; then live thresholds."""
+"""The segmentation tab: image, model and settings; then live thresholds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from embedseg_large.segmentation.request.auto_scale import AUTO
 
 WHOLE, VIEW, SHAPES = "the whole layer", "what is in view", "drawn shapes"
 _SIZES = 20
-"""The slider of the smallest size extends to this multiple of the model's value."""
+"""The slider of the minimum size extends to this multiple of the model's value."""
 _MOST_PLANES = 10**6
 
 
@@ -49,7 +49,7 @@ class SegmentPanel:
     Parameters
     ----------
     viewer
-        Napari's.
+        The napari viewer.
     """
 
     def __init__(self, viewer: Any) -> None:
@@ -136,14 +136,14 @@ class SegmentPanel:
         self._models.add(path)
 
     def reset_choices(self) -> None:
-        """List the current layers, and drop predictions of removed ones."""
+        """List the current layers, and drop predictions of removed layers."""
         self.image.reset_choices()
         self.shapes.reset_choices()
         if self._live is not None and self._live.layer not in self._viewer.layers:
             self._live = None
 
     def thresholds(self) -> ClusteringSettings:
-        """Values of the sliders."""
+        """The values of the sliders."""
         return ClusteringSettings(
             min_object_size=self.size.value,
             foreground=self.foreground.value,
@@ -152,7 +152,7 @@ class SegmentPanel:
         )
 
     def selected(self) -> tuple[LayerSource, Box]:
-        """Return the chosen image and the part of it.
+        """Return the chosen image and the part to segment.
 
         Raises
         ------
@@ -165,7 +165,7 @@ class SegmentPanel:
         return source, within_planes(self._region(source), (self.first.value, self.last.value))
 
     def segment(self) -> None:
-        """Start to segment the chosen part."""
+        """Start segmenting the chosen part."""
         self.describe()  # the view may have moved
         chosen = attempt(self.selected)
         if chosen.value is None:
@@ -239,12 +239,12 @@ class SegmentPanel:
         self._use_image()
 
     def _use_augmentation(self) -> None:
-        """Set the model's thresholds for the chosen passes."""
+        """Set the model's thresholds for the chosen augmentation."""
         if self.tta.value not in self._models.model.tta_modes:
             return
         own = self._models.model.thresholds_of(self.tta.value)
         if own != (self.seed.value, self.margin.value):
-            self._live = None  # from now on, the sliders belong to other passes
+            self._live = None  # from now on, the sliders belong to another augmentation
             self.seed.value, self.margin.value = own
 
     def _use_image(self) -> None:
@@ -261,7 +261,7 @@ class SegmentPanel:
         self.describe()
 
     def _planes(self) -> int:
-        """Number of planes of the image, at the level that is shown."""
+        """Number of planes of the image, at the displayed level."""
         layer, point = self.image.value, self._viewer.dims.point
         source = None if layer is None else attempt(partial(source_of, layer, 3, point)).value
         return _MOST_PLANES if source is None else source.shape[0]

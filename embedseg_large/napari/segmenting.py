@@ -39,7 +39,7 @@ from embedseg_large.volumes.volume import Volume, open_volume
 MOST_VOXELS = 2**30
 """Maximum voxels of a region: its labels take 4 GiB, and must be editable."""
 _SAMPLED = 2**28
-"""Voxels that are read for the percentiles; for a larger layer, from tiles spread over it."""
+"""Number of voxels read for the percentiles; in a larger layer, they are spread over it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Wish:
     """Bundled name, or path."""
     tta: str = "none"
     object_diameter: float | str | None = None
-    """In voxels of the level, or ``auto``; None: as large as the model's."""
+    """In voxels of the level, or ``auto``; None: equal to the model's."""
     intensity_field: str = "none"
     """Correction of uneven light."""
     thresholds: ClusteringSettings
@@ -62,7 +62,7 @@ class Segmentation:
     """The result of a run."""
 
     labels: NDArray[Any]
-    """Of the region."""
+    """Labels of the region."""
     n_instances: int
     seconds: float
     warnings: tuple[str, ...]
@@ -82,14 +82,14 @@ class Segmentation:
 def segment_part(source: LayerSource, box: Box, wish: Wish, watcher: Observer) -> Segmentation:
     """Segment a box of an image, normalised with the intensities of the whole image.
 
-    Labels are those that a run on the whole image would give there, up to their numbers.
+    Labels equal those of a run on the whole image, up to their numbering.
 
     Parameters
     ----------
     source
         The image.
     box
-        The part, in its voxels.
+        The part to segment, in voxels of the image.
     wish
         Model and settings.
     watcher
@@ -159,7 +159,7 @@ def _found_scale(volume: Volume, model: Model, wish: Wish) -> ScaleChoice | None
 
 
 def _recording(volume: Volume, model: Model, wish: Wish, device: str) -> Recording:
-    """The model, on the tiles that it will be asked for."""
+    """Wrap the model to record the tiles that will be requested."""
     shape = resampling_for(volume, model, wish.object_diameter).target
     segmenter = segmenter_of(model)
     settings = segmenter.settings(shape, device, SegmentOptions(tta=wish.tta))
@@ -184,6 +184,6 @@ def _kept(recording: Recording, volume: Volume, model: Model, wish: Wish, box: B
 
 
 def _sample(volume: Volume) -> float | None:
-    """The fraction of a large image that its percentiles are taken from."""
+    """Return the fraction of a large image that its percentiles are computed from."""
     voxels = prod(volume.spatial_shape)
     return None if voxels <= _SAMPLED else _SAMPLED / voxels

@@ -1,10 +1,10 @@
-"""Which voxels of a layer are meant, and where in napari's world the result belongs.
+"""Which voxels of a layer to segment, and where the result belongs in world coordinates.
 
-A layer has axes in front (time, channels) and the two or three of the model at its end. Of those in
-front, the place that is shown is meant; of a pyramid, the level that is shown. Arrays begin at
-voxel 0 of that level, boxes are of its voxels, z, y, x.
+The last two or three axes of a layer are the model's; the axes before them are time and channels.
+The displayed position along these, and the displayed level of a pyramid, are used. Arrays begin at
+voxel 0 of that level, and boxes are in its voxels, z, y, x.
 
-Layers are known by their attributes only, so that none of this needs napari.
+Layers are accessed only by their attributes, so nothing here needs napari.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ Floats = NDArray[np.float64]
 
 _NOT_SPATIAL = {"t": "time", "time": "time", "c": "channel", "channel": "channel"}
 _FLAT = 0.5
-"""A drawn shape that is thinner than this along an axis says nothing about it, in voxels."""
+"""A drawn shape that is thinner than this along an axis, in voxels, does not restrict the axis."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerSource:
-    """An image, or labels, out of a layer."""
+    """The image or labels in a layer."""
 
     name: str
-    """Of the layer."""
+    """Name of the layer."""
     layer: Any
     array: Any
     """Numpy or dask array, (z,) y, x."""
     level: int
     leading: tuple[int, ...]
-    """Place along the axes in front, in voxels of the level."""
+    """Position along the leading axes, in voxels of the level."""
     factors: Floats
-    """Voxels of the finest level for one of this level, along each axis of the layer."""
+    """Voxels of the finest level per voxel of this level, along each axis of the layer."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,9 +53,9 @@ class LayerSource:
 
     @property
     def voxel_size(self) -> tuple[float, ...] | None:
-        """Distance between voxels in µm; None if nothing says it.
+        """Distance between voxels in µm; None if unknown.
 
-        A scale in pixels that is not 1 counts as micrometres, as readers of napari mean it.
+        A scale in pixels other than 1 is taken as micrometres, the convention of napari readers.
         """
         scale = np.abs(np.asarray(self.layer.scale, float))[-self.ndim :]
         units = [_micrometres(unit) for unit in self.layer.units[-self.ndim :]]
@@ -66,14 +66,14 @@ class LayerSource:
         return tuple(size.tolist())
 
     def voxel_at(self, world: Floats) -> Floats:
-        """Where a point of the world is, in voxels of this level, along all of the layer's axes."""
+        """Convert a world point to voxels of this level, along all axes of the layer."""
         finest = np.asarray(self.layer.world_to_data(world), float)
         return (finest - (self.factors - 1) / 2) / self.factors
 
     def placed(self, box: Box) -> dict[str, Any]:
-        """Where a result that covers a box belongs, as arguments of a new layer.
+        """Return the arguments that place a result for a box as a new layer.
 
-        The result has axes of length 1 in front, so that it is shown only where it belongs.
+        The result has leading axes of length 1, so that it is shown only where it belongs.
         """
         layer = self.layer
         first = np.array([*self.leading, *box.start], float)
@@ -91,11 +91,11 @@ class LayerSource:
         }
 
     def in_front(self, result: NDArray[Any]) -> NDArray[Any]:
-        """Give a result the axes in front, of length 1."""
+        """Add leading axes of length 1 to a result."""
         return result.reshape((1,) * len(self.leading) + result.shape)
 
     def describe(self, box: Box) -> str:
-        """What is meant, in one line."""
+        """Describe the selection, in one line."""
         level = f"level {self.level}, " if getattr(self.layer, "multiscale", False) else ""
         names = self.layer.axis_labels
         shown = ", ".join(f"axis {n} at {i}" for n, i in zip(names, self.leading, strict=False))
@@ -106,7 +106,7 @@ class LayerSource:
 def source_of(
     layer: Any, ndim: int, point: Sequence[float], level: int | None = None
 ) -> LayerSource:
-    """Find the image that a model of so many axes would see.
+    """Find the image for a model with `ndim` axes.
 
     Parameters
     ----------
@@ -115,14 +115,14 @@ def source_of(
     ndim
         Spatial axes of the model, 2 or 3.
     point
-        Where the viewer is, in the world.
+        Position of the viewer, in world coordinates.
     level
-        Of a pyramid; None: the one that is shown.
+        Level of a pyramid; None: the displayed one.
 
     Raises
     ------
     UsageError
-        A colour image, too few axes, or a last axis that is time or channels.
+        If it is a colour image, has too few axes, or its last axis is time or channels.
     """
     _check_axes(layer, ndim)
     is_pyramid = bool(layer.multiscale)
@@ -164,7 +164,7 @@ def _check_axes(layer: Any, ndim: int) -> None:
 
 
 def _lazy(data: Any) -> Any:
-    """An array that is sliced without being read."""
+    """Return an array that can be sliced without being read."""
     import dask.array as da
 
     if isinstance(data, np.ndarray | da.Array):
@@ -173,22 +173,22 @@ def _lazy(data: Any) -> Any:
 
 
 def _micrometres(unit: Any) -> float | None:
-    """How long a unit of length is; None for pixels and the like."""
+    """Return a length unit in micrometres; None for pixels and the like."""
     if not hasattr(unit, "is_compatible_with") or not unit.is_compatible_with("micrometer"):
         return None
     return float((1 * unit).to("micrometer").magnitude)
 
 
 def box_in_view(source: LayerSource, displayed: Sequence[int]) -> Box:
-    """Find the part of an image that is on the screen.
+    """Find the visible part of an image.
 
     Parameters
     ----------
     source
         The image.
     displayed
-        Axes on the screen, of the layer's: other ones count as a whole. Of a pyramid napari
-        rounds the part out to whole chunks.
+        Displayed axes of the layer; along all others the whole image is used. For a pyramid, napari
+        extends the part to whole chunks.
     """
     low, high = np.asarray(source.layer.corner_pixels, float)
     start, stop = np.zeros(len(low)), np.array([*source.leading, *source.shape], float)
@@ -205,13 +205,13 @@ def box_of_shapes(source: LayerSource, shapes: Sequence[Floats]) -> Box:
     source
         The image.
     shapes
-        Corners of each, in the world: ``(corners, axes)``. An axis along which they are flat, or
-        which they do not have, counts as a whole.
+        Corners of each shape in world coordinates, ``(corners, axes)``. Along an axis that shapes
+        lack, or along which they are flat, the whole image is used.
 
     Raises
     ------
     UsageError
-        There are none, or they are beside the image.
+        If there are no shapes, or they lie outside the image.
     """
     if not shapes:
         raise UsageError("no shape is drawn; draw a rectangle in a Shapes layer")
@@ -227,7 +227,7 @@ def box_of_shapes(source: LayerSource, shapes: Sequence[Floats]) -> Box:
 
 
 def corners_of(layer: Any) -> list[Floats]:
-    """Corners, in the world, of the selected shapes of a layer, or else of the last one drawn."""
+    """Return the world coordinates of the selected shapes, or else of the last one drawn."""
     if layer is None or not len(layer.data):
         return []
     chosen = sorted(layer.selected_data) or [len(layer.data) - 1]
@@ -235,12 +235,12 @@ def corners_of(layer: Any) -> list[Floats]:
 
 
 def _with_axes(point: Floats, ndim: int) -> Floats:
-    """A point of the world, with the axes in front that it lacks."""
+    """Add missing leading axes to a world point."""
     return np.concatenate([np.zeros(max(0, ndim - len(point))), point])
 
 
 def _inside(source: LayerSource, start: Floats, stop: Floats, what: str) -> Box:
-    """The spatial part of a box of the layer, clipped to it."""
+    """Return the spatial part of a box, clipped to the layer."""
     ends = [tuple(int(v) for v in end[-source.ndim :]) for end in (start, stop)]
     if any(b <= a for a, b in zip(*ends, strict=True)):
         raise UsageError(f"{what} has no voxel of {source.name}; move it onto the image")
@@ -251,12 +251,12 @@ def _inside(source: LayerSource, start: Floats, stop: Floats, what: str) -> Box:
 
 
 def within_planes(box: Box, planes: tuple[int, int]) -> Box:
-    """Keep the planes from a first to a last one, of a 3D box.
+    """Restrict a 3D box to a range of planes, from the first to the last.
 
     Raises
     ------
     UsageError
-        None is left, or the last one comes before the first.
+        If no plane is left, or the last one comes before the first.
     """
     if box.ndim < 3:
         return box

@@ -1,7 +1,7 @@
-"""What a run or a training tells a window: how far it is; and how the window ends it.
+"""Progress of a run or a training for a window, and how the window cancels it.
 
-The thread that works writes, the thread of the window reads now and then. A run that was cancelled
-ends at the next thing that it tells: a finished tile, or a batch. Epochs that are done are kept.
+The worker thread writes, the window's thread polls. A cancelled run ends with its next event: a
+finished tile, or a batch. Finished epochs are kept.
 """
 
 from __future__ import annotations
@@ -14,53 +14,53 @@ from embedseg_large.runs.progress import Observer
 from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
 
 _PREDICTING = 20
-"""Tiles of other stages that take about as long as predicting one."""
+"""Number of tiles of other stages that take about as long as predicting one."""
 
 
 class CancelledError(Exception):
-    """The user has ended the work."""
+    """The user has cancelled the work."""
 
 
 class WorkStatus:
-    """How far some work is."""
+    """Progress of some work."""
 
     def __init__(self) -> None:
         self.text = "preparing"
-        """What is being done, in a few words."""
+        """Short description of the current step."""
         self.fraction = 0.0
-        """How much of it is done."""
+        """Finished fraction."""
         self._cancelled = threading.Event()
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the user has had enough."""
+        """Whether the user has cancelled the work."""
         return self._cancelled.is_set()
 
     def cancel(self) -> None:
-        """Have the work end as soon as it can."""
+        """Make the work end as soon as possible."""
         self.text = "ending, after what is under way"
         self._cancelled.set()
 
     def go_on(self) -> None:
-        """Raise a `CancelledError`, if the user has ended the work."""
+        """Raise a `CancelledError` if the user has cancelled the work."""
         if self.is_cancelled:
             raise CancelledError
 
     def say(self, text: str, fraction: float) -> None:
-        """Say how far it is, or raise."""
+        """Record the progress, or raise if cancelled."""
         self.go_on()
         self.text, self.fraction = text, fraction
 
 
 class ToldOfRun(WorkStatus, Observer):
-    """How far a run of the engine is."""
+    """Progress of a run of the engine."""
 
     def __init__(self) -> None:
         super().__init__()
         self._forecast = Forecast()
 
     def notice(self, event: Event) -> None:
-        """Learn from an event; how a run ends is known without it."""
+        """Update the progress; the end of a run is known without an event."""
         if isinstance(event, RunFailed):
             return
         self._forecast.notice(event)
@@ -81,7 +81,7 @@ class ToldOfRun(WorkStatus, Observer):
 
 
 class ToldOfTraining(WorkStatus, TrainWatcher):
-    """How far a training is."""
+    """Progress of a training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,17 +89,17 @@ class ToldOfTraining(WorkStatus, TrainWatcher):
         self._iou = ""
 
     def begin(self, start: TrainStart) -> None:
-        """Learn how long it will be."""
+        """Record the number of epochs."""
         self._epochs = start.settings.n_epochs
         self.say(f"{start.data.n_objects} objects", 0.0)
 
     def batch(self, epoch: int, done: int, of: int, loss: float) -> None:
-        """Say which batch is done."""
+        """Record a finished batch."""
         self.say(
             f"epoch {epoch}/{self._epochs}, batch {done}/{of}, loss {loss:.3f}{self._iou}",
             (epoch - 1 + done / of) / self._epochs,
         )
 
     def epoch(self, record: EpochRecord) -> None:
-        """Remember what an epoch brought."""
+        """Record the result of an epoch."""
         self._iou = f", IoU {record.iou:.2f}"

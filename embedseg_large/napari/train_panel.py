@@ -1,4 +1,4 @@
-"""The tab that trains: on which labels, from which model, into which file."""
+"""The training tab: labels to train on, model to start from, file to write."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class TrainPanel:
     Parameters
     ----------
     viewer
-        Napari's.
+        The napari viewer.
     models
-        Gives the names of the models to begin with.
+        Returns the names of the models to start from.
     trained
-        Gets the file of a new model.
+        Called with the file of a new model.
     """
 
     def __init__(
@@ -78,12 +78,12 @@ class TrainPanel:
         ]
 
     def reset_choices(self) -> None:
-        """Offer the layers and models that there are now."""
+        """List the current layers and models."""
         for field in (self.image, self.labels, self.start):
             field.reset_choices()
 
     def train(self) -> None:
-        """Begin to train on what is chosen."""
+        """Start training on the chosen labels."""
         chosen = attempt(self._painted)
         if chosen.value is None:
             self._show(chosen.message)
@@ -92,7 +92,7 @@ class TrainPanel:
         self._run(work, chosen.value.image.name)
 
     def train_on_review(self, review: Review) -> None:
-        """Begin to train on what was reviewed."""
+        """Start training on reviewed instances."""
         if self.background.is_busy:
             self._show("another training is running; stop it first")
         else:

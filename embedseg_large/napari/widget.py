@@ -18,7 +18,7 @@ class EmbedSegPanel(QTabWidget):
     Parameters
     ----------
     napari_viewer
-        The window's viewer; napari gives it by this name.
+        The window's viewer; napari passes it by this name.
     """
 
     def __init__(self, napari_viewer: Any) -> None:

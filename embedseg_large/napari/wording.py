@@ -1,7 +1,7 @@
-"""Messages of the engine, in the words of the panel.
+"""Messages of the engine, in the terms of the panel.
 
-Messages of the engine recommend options of the command line, of which the panel has fewer, and to
-rerun a command. Here the same advice names the fields and buttons of the panel.
+Messages of the engine recommend command-line options and rerunning a command. Here they are
+rewritten to refer to the fields and buttons of the panel.
 """
 
 from __future__ import annotations

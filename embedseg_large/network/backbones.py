@@ -26,7 +26,7 @@ def new_network(settings: ModelSettings) -> BranchedERFNet | UNet:
 
 
 def shapes_of(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a network's tensors by name, without making it."""
+    """Return the shapes of a network's tensors by name, without creating the network."""
     if settings.backbone == FOREST:
         return forest_shapes(settings.ndim, settings.channels)
     return _shapes(lambda: new_network(settings))
@@ -45,14 +45,14 @@ def _shapes(make: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
 def inference_network(
     weights: Mapping[str, Tensor], settings: ModelSettings, device: str, dtype: torch.dtype
 ) -> Forward:
-    """Return the network of a model in the form in which it answers.
+    """Return the network of a model in its inference form.
 
     Parameters
     ----------
     weights
-        Of the network that `new_network` returns for these settings.
+        Weights of the network that `new_network` returns for these settings.
     settings
-        The model's.
+        Settings of the model.
     device
         ``cpu``, ``cuda`` or ``cuda:INDEX``.
     dtype
@@ -60,7 +60,7 @@ def inference_network(
     """
     if settings.backbone == FOREST:
         return Forest(weights)
-    with torch.device("meta"):  # no random weights, whose drawing takes time and changes the state
+    with torch.device("meta"):  # no random weights: slow, and they would change the state
         network = new_network(settings)
     network.load_state_dict(dict(weights), assign=True)
 
@@ -70,6 +70,6 @@ def inference_network(
         assert isinstance(network, BranchedERFNet)
         return InferenceNetwork(network, device, dtype)
 
-    # the tensors are small: on a busy machine threads would wait for each other most of the time
+    # the tensors are small: on a busy machine threads would mostly wait for each other
     [found] = in_order(made, [network.eval()], lanes=1)
     return found

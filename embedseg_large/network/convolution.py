@@ -2,7 +2,7 @@
 
 On the CPU, a convolution of this network is limited by memory bandwidth as often as by arithmetic,
 and each ReLU or sum after it reads and writes everything again. oneDNN does both while a value is
-in a register. Torch has operators for that, made for its compiler; they are called directly,
+in a register. Torch has operators for that, intended for its compiler; they are called directly,
 without compilation. If they are missing, the same is computed in place.
 """
 
@@ -166,8 +166,8 @@ def scale_and_shift(bn: nn.Module) -> tuple[Tensor, Tensor]:
 def has_fused_operators(dtype: torch.dtype) -> bool:
     """Whether torch's fused operators are available and compute the same as the plain ones.
 
-    They are made for torch's compiler, so another release may change them. Processors without AVX2
-    have no kernels for adjacent channels.
+    They are intended for torch's compiler, so another release may change them. Processors without
+    AVX2 have no kernels for adjacent channels.
     """
     if torch.backends.cpu.get_cpu_capability() not in {"AVX2", "AVX512"}:
         return False

@@ -21,7 +21,7 @@ that the batch size, and with it the choice of kernels, is the same on all worke
 
 
 def available_cores() -> int:
-    """Count the cores this process may use, which affinity or the quota of a container limit."""
+    """Count the cores this process may use, limited by affinity or the quota of a container."""
     return int(cpu_count())
 
 
@@ -86,25 +86,25 @@ def checked_device(device: str) -> str:
 
 
 def lanes_that_fit(most: int, voxels: int, first: float, more: float) -> int:
-    """Return the number of passes that the CPU computes side by side, at least 1.
+    """Return the number of passes that the CPU computes concurrently, at least 1.
 
-    As many as fit into half of the memory that is free. It affects no bit of the result.
+    As many as fit into half of the free memory. The result does not depend on it, to the last bit.
 
     Parameters
     ----------
     most
-        The most that are of use.
+        Maximum useful number.
     voxels
         Size of the input of one pass.
     first, more
-        Bytes that the first pass takes per voxel, and each one beside it.
+        Bytes per voxel of the first pass, and of each additional one.
     """
     room = 0.5 * psutil.virtual_memory().available / voxels
     return max(1, min(most, 1 + int((room - first) / more)))
 
 
 def passes_that_fit(device: str, voxels: int, most: int) -> int:
-    """Return the number of passes that a GPU computes together: a power of two, at least 1.
+    """Return the number of passes in a batch on a GPU: a power of two, at least 1.
 
     As many as fit into 4 GB, or fewer if less memory is free.
 
@@ -115,7 +115,7 @@ def passes_that_fit(device: str, voxels: int, most: int) -> int:
     voxels
         Size of the input of one pass.
     most
-        The most that are needed.
+        Maximum number needed.
     """
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = torch.cuda.mem_get_info(device)[0] + unused  # torch keeps what it no longer uses

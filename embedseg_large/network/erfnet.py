@@ -106,7 +106,7 @@ class BranchedERFNet(nn.Module):
 
     @torch.no_grad()
     def _start_undecided(self) -> None:
-        """Let every voxel point at itself (offset 0) with one raw sigma of 1, as the original."""
+        """Let every voxel point at itself (offset 0) with a raw sigma of 1, as in the original."""
         output = self.decoders[0].get_submodule("output_conv")
         for parameter in output.parameters():
             parameter.zero_()
@@ -122,7 +122,7 @@ class BranchedERFNet(nn.Module):
 
         Returns
         -------
-        ``(n, channels, *spatial)``, of all decoders; of EmbedSeg 2·ndim + 1 in the original's
+        ``(n, channels, *spatial)``, of all decoders; for EmbedSeg 2·ndim + 1 in the original's
         order: offset x, y, z, sigma x, y, z, seed.
         """
         features = self.encoder(image)

@@ -1,8 +1,8 @@
 """A random forest in place of a network: classes of voxels from filters at several scales.
 
-It is learnt in seconds, from a few strokes. What a model file holds are no trees but the samples
-that they are grown from, always in the same way: a table of numbers is safe to read from anyone's
-file, which trees saved by scikit-learn are not.
+It is trained in seconds, from a few strokes. A model file holds not the trees but the samples from
+which they are grown, deterministically: a table of numbers is safe to read from an untrusted file,
+trees saved by scikit-learn are not.
 """
 
 from __future__ import annotations
@@ -20,23 +20,26 @@ from embedseg_large.errors import UsageError
 from embedseg_large.network.settings import WITHOUT_NETWORK
 
 FOREST = WITHOUT_NETWORK
-"""What it is called as a backbone, and in `train`."""
+"""Its name as a backbone, and in `train`."""
 CLASSES = 3
 SAMPLES = 6000
-"""Voxels that trees are grown from, as many of each class; drawn repeatedly where there are few."""
+"""Number of voxels from which trees are grown, equally many per class; drawn with repetition if
+there are few."""
 SCALES = (0.5, 4.0)
-"""Deviation of the finest and the coarsest Gaussian, in voxels; each is twice the one before."""
+"""Deviation of the finest and the coarsest Gaussian, in voxels; each scale doubles the previous
+one."""
 CONTEXT = 24
-"""Voxels that the filters see on each side: four deviations, and two for derivatives, rounded up to
-a multiple of the stride. So predictions of tiles are those of the whole, bit for bit."""
+"""Voxels that the filters see on each side: four deviations, and two voxels for derivatives,
+rounded up to a multiple of the stride. Predictions of tiles therefore equal those of the whole, bit
+for bit."""
 TREES, DEEPEST = 50, 12
 LEAST = 1e-3
-"""Of a probability, so that its logarithm is finite."""
+"""Minimum probability, so that its logarithm is finite."""
 _SCALES = 4
 
 
 def feature_count(ndim: int, channels: int) -> int:
-    """Return the number of features: brightness, edge, and curvatures, at each scale."""
+    """Return the number of features: intensity, edge strength and curvatures at each scale."""
     return channels * _SCALES * (2 + ndim)
 
 
@@ -46,12 +49,12 @@ def forest_shapes(ndim: int, channels: int) -> dict[str, tuple[int, ...]]:
 
 
 def check_forest() -> None:
-    """Refuse to go on without the libraries.
+    """Raise if the required libraries are not installed.
 
     Raises
     ------
     UsageError
-        With the command that installs them.
+        The message includes the command that installs them.
     """
     try:
         import skimage.feature  # noqa: F401
@@ -77,7 +80,7 @@ def features(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     from skimage import feature
 
-    library: Any = feature  # not annotated
+    library: Any = feature  # has no annotations
     low, high = SCALES
     found: NDArray[np.float32] = library.multiscale_basic_features(
         image, sigma_min=low, sigma_max=high, num_sigma=_SCALES, channel_axis=0
@@ -86,7 +89,7 @@ def features(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class Forest:
-    """Raw channels of images, as a network returns them: logarithms of the classes' probabilities.
+    """A forest in the form of a network: raw channels are log-probabilities of the classes.
 
     Parameters
     ----------
@@ -100,7 +103,7 @@ class Forest:
         self._classes = np.ascontiguousarray(weights["classes"].numpy(), np.int64)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Predict ``(n, CLASSES, *spatial)`` float32 of ``(n, channels, *spatial)``."""
+        """Map ``(n, channels, *spatial)`` to float32 ``(n, CLASSES, *spatial)``."""
         each = [self._raw(image) for image in images.detach().cpu().numpy()]
         return torch.from_numpy(np.stack(each))
 
@@ -114,7 +117,7 @@ class Forest:
 
 @lru_cache(maxsize=4)
 def _grown(samples: bytes, classes: bytes) -> Any:
-    """Grow the trees, once for a model; in one thread, whose sums have one order."""
+    """Grow the trees, once per model; in one thread, so that sums have a fixed order."""
     from sklearn.ensemble import RandomForestClassifier
 
     trees = RandomForestClassifier(TREES, max_depth=DEEPEST, random_state=0, n_jobs=1)

@@ -88,13 +88,13 @@ _Layer = Callable[[Tensor, "_Workspace"], Tensor]
 
 
 class _Workspace:
-    """Memory for the intermediate results of one pass, which layer after layer uses again."""
+    """Memory for the intermediate results of one pass, reused layer after layer."""
 
     def __init__(self) -> None:
         self._memory: dict[int, Tensor] = {}
 
     def like(self, x: Tensor, number: int) -> Tensor:
-        """Return memory number `number` in the form of `x`, channels last, of any content."""
+        """Return buffer `number` in the shape of `x`, channels last, with arbitrary content."""
         memory = self._memory.get(number)
         if memory is None or memory.numel() < x.numel():
             memory = self._memory[number] = x.new_empty(x.numel())
@@ -154,7 +154,7 @@ class _Downsampling:
 
 
 def _with_zero_kernels(conv: Convolution, count: int) -> Convolution:
-    """Add output channels that are 0 for now."""
+    """Add output channels that are 0, to be overwritten."""
     shape = (count, *conv.weight.shape[1:])
     return replace(
         conv,

@@ -1,7 +1,7 @@
-"""Passes of the network side by side on the CPU, with results that do not depend on their number.
+"""Concurrent passes of the network on the CPU, with results that do not depend on their number.
 
-A convolution on the CPU sums in an order that depends on its number of threads, and so do the last
-bits of its result. Therefore every pass has *one* thread, and several passes run at a time: those
+The order in which a convolution on the CPU sums, and therefore the last bits of its result, depend
+on its number of threads. So every pass has *one* thread, and several passes run concurrently: those
 of one tile, and those of several tiles that share the lanes.
 """
 
@@ -21,15 +21,15 @@ Result = TypeVar("Result")
 
 
 class Lanes:
-    """Threads for passes; whoever predicts at the same time may share them.
+    """Threads for passes; concurrent predictions may share them.
 
-    Inside a pass torch has one thread. Leaving the context ends them: passes that run are finished,
-    and nothing begins after that.
+    Inside a pass torch uses one thread. Leaving the context ends them: running passes are finished,
+    and no further ones start.
 
     Parameters
     ----------
     count
-        Number of passes that run at a time, at least 1.
+        Number of concurrent passes, at least 1.
     """
 
     def __init__(self, count: int) -> None:
@@ -46,7 +46,7 @@ class Lanes:
         trace: TracebackType | None,
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
-        # torch sets the number for this thread and for all threads started later: undo the latter
+        # torch sets the number for this thread and all threads started later: undo the latter
         torch.set_num_threads(self._threads)
 
     def in_order(
@@ -59,9 +59,9 @@ class Lanes:
         """Yield ``function(item)`` for each item, in order.
 
         At most `most` items are being processed or waiting to be yielded, so memory does not grow
-        with the number of items; until the first result at most `at_first`, and from it until the
-        second is asked for no further one begins: the caller may want the first only. What is
-        running when the caller stops is finished before this ends.
+        with the number of items. Before the first result at most `at_first` items are started, and
+        no further one until the second result is requested, because the caller may only need the
+        first. Items that are running when the caller stops are finished before the iterator ends.
         """
         waiting = iter(items)
         running: deque[Future[Result]] = deque()
@@ -91,7 +91,7 @@ class Lanes:
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], lanes: int
 ) -> Iterator[Result]:
-    """Yield ``function(item)`` for each item, in order, on as many lanes of their own."""
+    """Yield ``function(item)`` for each item, in order, on a private set of lanes."""
     with Lanes(lanes) as own:
         yield from own.in_order(function, items, lanes)
 

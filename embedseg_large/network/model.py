@@ -41,15 +41,15 @@ from embedseg_large.symmetry import MODES, SignedPermutation, group
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # Measured on the CPU at 64 x 96 x 96 voxels with 16 transforms, as growth of the resident memory
-# (of erfnet 226, 309 and 470 with 1, 2 and 4 lanes, of unet 954 and 1570 with 1 and 2 and 4
-# transforms), and a tenth more.
+# (erfnet: 226, 309 and 470 with 1, 2 and 4 lanes; unet: 954 and 1570 with 1 and 2, and 4
+# transforms), plus a tenth.
 BYTES_PER_VOXEL = {"erfnet": (250.0, 90.0), "unet": (1050.0, 680.0), "forest": (640.0, 640.0)}
-"""By backbone, of the first lane and of each further one."""
+"""By backbone: for the first lane, and for each additional one."""
 
 AUGMENT_ABOVE = 0.2
-"""Where no voxel of the first pass is above this, the mean of 16 stayed below 0.45 on all volumes
-of the panel, in cores of 8 voxels and more: it cannot become foreground, which begins at 0.5. See
-docs/design/speed.md."""
+"""If no voxel of the first pass exceeds this, the mean of 16 passes stayed below 0.45 on all
+volumes of the panel, in cores of 8 voxels and more. So nothing becomes foreground, which requires
+0.5; see docs/design/speed.md."""
 
 
 class Model:
@@ -62,14 +62,14 @@ class Model:
     settings
         Pitch, sizes and the like.
     card
-        For people: training data, scores, limits, licence.
+        Model card: training data, scores, limits, licence.
     device
         ``cpu``, ``cuda`` or ``cuda:INDEX``.
     dtype
         Number format of the convolutions: float32, bfloat16 or float16. Results are float32.
     lanes
         Number of passes of the network that run concurrently on the CPU, each on one thread;
-        default: the number of cores. It affects speed and memory, but no bit of the result.
+        default: the number of cores. It affects speed and memory, but not a bit of the result.
 
     Raises
     ------
@@ -97,7 +97,7 @@ class Model:
         self.dtype = dtype
         self.lanes = lanes or available_cores()
         self._shared: Lanes | None = None
-        # as they were passed: those of the network have normalisations folded into them
+        # as passed: normalisations are folded into those of the network
         self._weights = {name: t.detach().to("cpu", copy=True) for name, t in weights.items()}
         self._network = inference_network(self._weights, settings, self.device, DTYPES[dtype])
 
@@ -173,7 +173,7 @@ class Model:
 
     @property
     def augment_above(self) -> float:
-        """Seediness of the first pass above which a tile is worth the others; 0: every tile is."""
+        """Seediness of the first pass above which a tile gets the others; 0: every tile does."""
         return AUGMENT_ABOVE if self.settings.method == EMBEDSEG else 0.0
 
     @property
@@ -229,7 +229,7 @@ class Model:
             If there is no such mode, or this model cannot use it.
         """
         if isinstance(tta, bool):
-            useful = tta and self.settings.backbone != WITHOUT_NETWORK  # its filters are symmetric
+            useful = tta and self.settings.backbone != WITHOUT_NETWORK  # a forest is symmetric
             default = {mode for mode in self.tta_modes if mode != "48"} if useful else {"none"}
             return max(default, key=MODES.index)
         try:
@@ -257,7 +257,7 @@ class Model:
         )
 
     def sharing(self, lanes: Lanes) -> Model:
-        """Return this model, with its passes on the CPU on lanes that others use, too."""
+        """Return this model with its CPU passes on lanes shared with other tasks."""
         same = copy.copy(self)
         same._shared = lanes
         return same
@@ -291,12 +291,12 @@ class Model:
         tta
             Test-time augmentation, see `tta_mode`.
         quiet
-            When the first pass is enough; it is what is returned then. Needs a seed channel.
+            When the first pass suffices and is returned alone. Needs a seed channel.
 
         Returns
         -------
-        float32 ``(channels, *spatial)``, not activated: offset x, y, z, sigma x, y, z, seed; of
-        another method its fields.
+        float32 ``(channels, *spatial)``, not activated: offset x, y, z, sigma x, y, z, seed; for
+        another method, its fields.
 
         Raises
         ------
@@ -325,12 +325,12 @@ class Model:
         tta: bool | int | str = True,
         quiet: Quiet | None = None,
     ) -> NDArray[np.float16]:
-        """Predict in the form that is stored, see `embedseg_large.embedding.quantise`.
+        """Predict in the stored form; see `embedseg_large.embedding.quantise`.
 
         Raises
         ------
         UsageError
-            The model is of another method, see `embedseg_large.methods`.
+            If the model's method is not EmbedSeg; see `embedseg_large.methods`.
         """
         if self.settings.method != EMBEDSEG:
             raise UsageError(
@@ -346,7 +346,7 @@ class Model:
         tta: bool | int | str = True,
         quiet: Quiet | None = None,
     ) -> NDArray[np.float16]:
-        """Predict one tile for the engine: `predict_stored`, wherever the tile lies."""
+        """Predict one tile for the engine: `predict_stored`, regardless of the tile's position."""
         return self.predict_stored(image, tta, quiet)
 
     def predict(self, image: NDArray[np.floating], tta: bool | int | str = True) -> Embedding:
@@ -385,7 +385,7 @@ class Model:
         enough = None if quiet is None else quiet.holds
         while True:
             try:
-                # a GPU is filled by a batch, a CPU by passes side by side
+                # a batch fills a GPU, concurrent passes fill a CPU
                 if self._is_on_cpu:
                     each = self._lanes_for(width, enough)
                     return mean_raw(self._forward, image, fields, elements, each, enough=enough)
@@ -406,7 +406,7 @@ class Model:
         )
 
     def _lanes_for(self, width: int, enough: Callable[[Tensor], bool] | None) -> Each:
-        """How passes run on the CPU; on lanes that others use too, the first one decides alone."""
+        """Choose how passes run on the CPU; on shared lanes, the first one is awaited alone."""
         if self._shared is None:
             return partial(in_order, lanes=width)
         return partial(self._shared.in_order, most=width, at_first=None if enough is None else 1)

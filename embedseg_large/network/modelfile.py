@@ -40,7 +40,7 @@ class StoredModel:
     """Everything the model knows apart from its weights."""
 
     card: Mapping[str, Any] = field(default_factory=dict)
-    """For people: training data, scores, limits, licence."""
+    """Model card: training data, scores, limits, licence."""
 
 
 def write_model_file(stored: StoredModel, path: Path, dtype: str = "float32") -> None:
@@ -59,9 +59,9 @@ def write_model_file(stored: StoredModel, path: Path, dtype: str = "float32") ->
     Raises
     ------
     UsageError
-        Another dtype.
+        If it is another dtype.
     OutputError
-        The file cannot be written.
+        If the file cannot be written.
     """
     if dtype not in {"float32", "float16"}:
         raise UsageError(f"weights cannot be stored as {dtype}; use float32 or float16")
@@ -100,7 +100,7 @@ def read_model_file(path: Path) -> StoredModel:
         kind = "EmbedSeg" if settings.method == EMBEDSEG else settings.backbone
         what = f"a {settings.ndim}D {kind} network with {settings.channels} image channels"
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-        check_shapes(shapes, shapes_of(settings), path, what)  # before they take memory
+        check_shapes(shapes, shapes_of(settings), path, what)  # before the tensors take memory
         weights = {name: as_weights(file.get_tensor(name)) for name in names}
     return StoredModel(weights=weights, settings=settings, card=card)
 
@@ -142,7 +142,7 @@ def _parse(header: str, path: Path) -> tuple[ModelSettings, dict[str, Any]]:
 
 
 def settings_of(values: Any, path: Path) -> ModelSettings:
-    """Read the settings of a file; what is wrong with a value is the file's fault."""
+    """Read the settings of a file; an invalid value is reported as an error of the file."""
     try:
         return ModelSettings.from_dict(values)
     except UsageError as error:
@@ -150,14 +150,14 @@ def settings_of(values: Any, path: Path) -> ModelSettings:
 
 
 def _narrow(tensor: Tensor) -> Tensor:
-    """Round a convolution kernel to float16; leave the rest, and what would overflow."""
+    """Round a convolution kernel to float16; keep other tensors, and those that would overflow."""
     if tensor.ndim < 2 or not torch.isfinite(tensor.half()).all():
         return tensor
     return tensor.half()
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write a file that appears whole, and outlasts a loss of power."""
+    """Write a file atomically and durably."""
     try:
         with whole(path, durable=True) as begun:
             begun.write_bytes(data)

@@ -34,7 +34,7 @@ def weights_file(folder: Path) -> Path:
     Raises
     ------
     ModelError
-        There is none.
+        If there is none.
     """
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
@@ -58,9 +58,9 @@ def read_original_folder(
     Raises
     ------
     ModelError
-        A file is missing, holds anything but tensors, or does not fit the network.
+        If a file is missing, holds anything but tensors, or does not fit the network.
     UsageError
-        What is given does not have a number for each axis.
+        If a given property does not have one number per axis.
     """
     file = weights_file(folder)
     weights = _read_weights(file)
@@ -136,7 +136,7 @@ def _settings(properties: Mapping[str, Any], ndim: int, channels: int, path: Pat
                 voxel_size=voxel_size,
             )
         except UsageError as error:
-            raise ValueError(str(error)) from error  # a mistake of the file, not of the user
+            raise ValueError(str(error)) from error  # an error of the file, not of the user
 
 
 def _check_complete(properties: Mapping[str, Any], axes: str, path: Path) -> None:

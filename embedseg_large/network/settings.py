@@ -13,22 +13,22 @@ from embedseg_large.fields import Field, direction_obstacle, heads
 from embedseg_large.symmetry import MODES, obstacle
 
 EMBEDSEG = "embedseg"
-"""The method of the paper, which is meant where a model file names none."""
+"""The method of the paper, the default for model files that name none."""
 ERFNET = "erfnet"
-"""Its backbone, likewise."""
+"""Its backbone, also the default."""
 STRIDE = 8
 """Sizes and origins of network inputs are multiples of this many voxels."""
 BACKBONES = (ERFNET, "unet")
 """All networks, see `embedseg_large.network.backbones`."""
 WITHOUT_NETWORK = "forest"
-"""What stands in place of a network, see `embedseg_large.network.forest`."""
+"""Used in place of a network; see `embedseg_large.network.forest`."""
 
 DEFAULT_TILE = {2: (512, 512), 3: (192, 192, 192)}
-"""Core of a prediction tile by ndim. With the default context a network sees 1.2 and 1.6 voxels for
-each that it predicts, and a worker needs less than 4 GB."""
+"""Core of a prediction tile by ndim. With the default context a network sees 1.2 and 1.6 voxels
+per predicted voxel, and a worker needs less than 4 GB."""
 DEFAULT_CONTEXT = {2: 24, 3: 16}
-"""On the panel, tiles of 32 and 64 voxels with this context, which have far more seams, score as
-images that are predicted whole; so do 24, and in 3D 8 voxels."""
+"""Default context by ndim. On the panel, tiles of 32 and 64 voxels with this context, which have
+far more seams, score the same as images predicted whole; so do 24, and in 3D 8 voxels."""
 DEFAULT_REACH = 1.5  # times the largest extent: an offset to a centre spans about half of it
 
 
@@ -116,17 +116,17 @@ class ModelSettings:
     """Whether background enclosed by one instance becomes part of it."""
 
     method: str = EMBEDSEG
-    """What the network predicts, and how instances come of it: see `embedseg_large.methods`."""
+    """What the network predicts, and how instances are decoded; see `embedseg_large.methods`."""
 
     backbone: str = ERFNET
-    """The network between the image and the fields: see `embedseg_large.network.backbones`."""
+    """The network between the image and the fields; see `embedseg_large.network.backbones`."""
 
     fields: tuple[Field, ...] = ()
-    """What the channels of the network mean, in their order; none: those of EmbedSeg."""
+    """Meaning of the network's channels, in order; empty: those of EmbedSeg."""
 
     knobs: tuple[tuple[str, float], ...] = ()
-    """What validation found to be best for the thresholds of another method than EmbedSeg, by
-    name; those that are not named are the method's own."""
+    """For methods other than EmbedSeg: the best thresholds found by validation, by name; missing
+    ones have the method's defaults."""
 
     def __post_init__(self) -> None:
         if self.ndim not in (2, 3):
@@ -170,7 +170,7 @@ class ModelSettings:
 
     @property
     def channel_fields(self) -> tuple[Field, ...]:
-        """What the channels of the network mean, in their order."""
+        """Meaning of the network's channels, in order."""
         return self.fields or raw_fields(self.ndim)
 
     @property
@@ -179,12 +179,12 @@ class ModelSettings:
         return heads(self.channel_fields)
 
     def obstacle(self, mode: str | int) -> str | None:
-        """Say why the model cannot use a test-time augmentation; None where it can.
+        """Return why the model cannot use a test-time augmentation; None if it can.
 
         Raises
         ------
         ValueError
-            No such mode, or not for that many axes.
+            If there is no such mode, or not for that many axes.
         """
         reason = obstacle(mode, self.pitch, self.voxel_size)
         return reason or direction_obstacle(mode, self.channel_fields, self.ndim)
@@ -265,7 +265,7 @@ class ModelSettings:
         return values
 
     def deciding(self) -> dict[str, Any]:
-        """What decides the predictions, for the fingerprint of a model.
+        """Return what determines the predictions, for the fingerprint of a model.
 
         Later additions that only affect the use of predictions are left out: a run records them
         separately, and models keep their fingerprints.
@@ -279,12 +279,12 @@ class ModelSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelSettings:
-        """Return what `as_dict` wrote.
+        """Restore settings from `as_dict`.
 
         Raises
         ------
         TypeError, ValueError
-            A field is missing or unknown, or of another type; names it.
+            If a field is missing, unknown, or of another type; the message names it.
         """
         known = get_type_hints(cls)
         fields: dict[str, Any] = {
@@ -297,12 +297,12 @@ class ModelSettings:
 
 
 def _typed(name: str, kind: Any, value: Any) -> Any:
-    """Return a value of JSON as a field's type.
+    """Convert a JSON value to a field's type.
 
     Raises
     ------
     ValueError
-        It is of another type.
+        If it has another type.
     """
     from pydantic import TypeAdapter, ValidationError
 

@@ -1,4 +1,4 @@
-"""What torch finds on this machine, and what a run would choose."""
+"""What torch finds on this machine, and the defaults of a run."""
 
 from __future__ import annotations
 

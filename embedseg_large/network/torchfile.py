@@ -1,4 +1,4 @@
-"""Files of torch from elsewhere: tensors and plain values, without running anything of theirs."""
+"""Untrusted torch files: tensors and plain values, read without executing their code."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from embedseg_large.errors import ModelError, foreign
 
 
 def read_torch_file(path: Path, what: str = "cannot be read as a torch checkpoint") -> Any:
-    """Read what `torch.save` wrote.
+    """Read a file written by `torch.save`.
 
     Parameters
     ----------
     path
         The file.
     what
-        What to say of a file that is no such thing.
+        Message for a file that is not one.
 
     Raises
     ------
     ModelError
-        It cannot be read, refers to more than tensors and plain values, or unpacks to more than it
-        is large.
+        If it cannot be read, refers to more than tensors and plain values, or unpacks to more than
+        its size.
     """
     with foreign(path, what, todo="use another file, or save it again", kind=ModelError):
         if not path.is_file():
@@ -36,7 +36,7 @@ def read_torch_file(path: Path, what: str = "cannot be read as a torch checkpoin
         _check_unpacked(path)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of odd pickle protocols: they end in an error
+                warnings.simplefilter("ignore")  # of odd pickle protocols: an error follows
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL (\S+)", str(error))

@@ -1,7 +1,7 @@
 """Test-time augmentation: the mean of the network's outputs for an image in all orientations.
 
 Most of an embryo's surroundings is background, where further orientations only confirm the first:
-`embedseg_large.embedding.Quiet` says when one is enough.
+`embedseg_large.embedding.Quiet` decides when one is enough.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def turn_raw(raw: Tensor, fields: Sequence[Field], p: SignedPermutation) -> Tens
 
 
 def _turned_view(channel: Tensor, p: SignedPermutation) -> Tensor | NDArray[np.floating]:
-    """Turn one channel; of the CPU into an array, as numpy reverses an axis without a copy."""
+    """Turn one channel; on the CPU into an array, because numpy reverses an axis without a copy."""
     if channel.device.type == "cpu":
         array: NDArray[np.floating] = channel.numpy().transpose(p.axes)
         return array[tuple(slice(None, None, -1 if flip else 1) for flip in p.flips)]
@@ -82,7 +82,7 @@ def batches(
 
 
 def _first_alone(planned: Iterator[Batch]) -> Iterator[Batch]:
-    """Run the first element of all in a batch of its own; the order stays."""
+    """Put the very first element into a batch of its own; the order is kept."""
     first = next(planned)
     yield first[:1]
     if first[1:]:
@@ -123,12 +123,12 @@ def mean_raw(
         returned then.
     """
 
-    @torch.inference_mode()  # is a property of the thread, and `each` may use other threads
+    @torch.inference_mode()  # a property of the thread, and `each` may use other threads
     def turned_passes(together: Batch) -> list[Tensor]:
         raws = forward(torch.stack([turn(image, p) for p in together]))
         return [turn_raw(raw, fields, p.inverse) for raw, p in zip(raws, together, strict=True)]
 
-    # added in one order for any batches: sums of sums would have other bits
+    # added in the same order for any batch size: sums of sums would differ in the last bits
     planned = batches(elements, image.shape[1:], batch)
     if enough is not None and len(elements) > 1:
         planned = _first_alone(planned)
@@ -136,7 +136,7 @@ def mean_raw(
     results = chain.from_iterable(running)
     total = next(results)
     if enough is not None and enough(total):
-        close = getattr(running, "close", None)  # what is planned but has not begun never does
+        close = getattr(running, "close", None)  # planned passes never start
         if close is not None:
             close()
         return total

@@ -66,7 +66,7 @@ class UNet(nn.Module):
         self.pool = max_pool(ndim)
 
     def unused_parameters(self) -> list[nn.Parameter]:
-        """Return parameters that take no part: none."""
+        """Return unused parameters: none."""
         return []
 
     def forward(self, image: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class UNet(nn.Module):
 
         Returns
         -------
-        ``(n, channels, *spatial)``: those of all heads.
+        ``(n, channels, *spatial)``, of all heads.
         """
         passed: list[Tensor] = []
         x = image
@@ -97,7 +97,7 @@ def doubled(x: Tensor) -> Tensor:
 
 
 class UNetInference:
-    """A `UNet` for answers only: normalisation folded in, ReLUs fused.
+    """A `UNet` for inference only: normalisation folded in, ReLUs fused.
 
     Parameters
     ----------

@@ -1,11 +1,11 @@
-"""Training data from a review: what was looked at is annotated, everything else is not.
+"""Training data from a review: reviewed instances are annotated, everything else is not.
 
 ::
 
-    -1 -1 -1 -1 -1 -1 -1       Instances that were decided about keep their label, deleted ones are
-    -1  0  0  0  0 -1 -1       background, and so is a rim around both, where nothing else is
-    -1  0  7  7  0 -1 -1       labelled: who looks at an instance sees what is beside it. The rest
-    -1  0  7  7  0  3 -1       is unannotated (-1), such as a neighbour that nobody looked at (3
+    -1 -1 -1 -1 -1 -1 -1       Reviewed instances keep their labels, deleted ones become
+    -1  0  0  0  0 -1 -1       background, and so does a rim around both where nothing else is
+    -1  0  7  7  0 -1 -1       labelled, because a reviewer sees the surroundings, too. The rest
+    -1  0  7  7  0  3 -1       is unannotated (-1), such as a neighbour without a decision (3
     -1  0  0  0  0 -1 -1       becomes -1).
 """
 
@@ -33,13 +33,13 @@ UNANNOTATED = -1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Annotation:
-    """A training mask that is made where it is read; picklable, and read like an array."""
+    """A training mask, computed when it is read; picklable, and indexed like an array."""
 
     voxels: ReviewedVoxels
     decided: NDArray[np.int64]
-    """Labels that were decided about, ascending."""
+    """Labels of the reviewed instances, ascending."""
     boxes: tuple[Box, ...]
-    """Regions with everything that was looked at, without the rim."""
+    """Regions that contain everything reviewed, without the rim."""
     rim: int = RIM
 
     @property
@@ -77,7 +77,7 @@ class Annotation:
 
 
 def annotation_of(review: Review, rim: int = RIM) -> Annotation:
-    """Make the training mask of a review.
+    """Create the training mask of a review.
 
     Raises
     ------
@@ -113,21 +113,21 @@ def annotated_volume(review: Review, rim: int = RIM) -> Volume:
 
 
 def image_of(review: Review, channel: int | str | None = None) -> Volume:
-    """Open the image that the labels of a review are of, at their level and timepoint.
+    """Open the image that the labels of a review belong to, at their level and timepoint.
 
     Parameters
     ----------
     review
         The review.
     channel
-        Number or name of a channel; None: the one that was segmented, or else the first.
+        Index or name of a channel; None: the segmented one if it is known, else the first.
 
     Raises
     ------
     UsageError
-        If the image is not known.
+        If the image is unknown.
     VolumeError
-        If it cannot be read, or has no level of the shape of the labels.
+        If it cannot be read, or has no level with the shape of the labels.
     """
     source = review.place.source
     made = provenance_of(source)
@@ -148,7 +148,7 @@ def image_of(review: Review, channel: int | str | None = None) -> Volume:
 
 
 def _level_of(image: Volume, labels: Volume) -> int:
-    """The level of an image that has the shape of labels."""
+    """Return the level of an image that has the shape of the labels."""
     at = [image.stored_axes.index(axis) for axis in labels.spatial_axes]
     shapes = [level.shape and tuple(level.shape[i] for i in at) for level in image.levels]
     if labels.spatial_shape not in shapes:

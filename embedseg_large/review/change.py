@@ -1,7 +1,8 @@
 """The voxels that an edit changes: applied forwards, or backwards to undo it.
 
-Runs along the last axis of a box, each ``start, length, before, after``; `start` is a raster index
-of the box. That is a few kilobytes of text for a nucleus, and exact whatever computed the edit.
+A change is stored as runs along the last axis of a box, each ``start, length, before, after``;
+`start` is a raster index in the box. A nucleus takes a few kilobytes of text, and the result is
+exact whatever code computed the edit.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from embedseg_large.geometry import Box
 
 _MOST_BYTES = 1 << 30
-"""Of a change from a file, which could claim any size."""
+"""Maximum size of a change from a file, which could declare any size."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +44,7 @@ class LabelChange:
 
     @classmethod
     def between(cls, box: Box, before: NDArray[Any], after: NDArray[Any]) -> LabelChange:
-        """Compare the labels of a box, both of its shape."""
+        """Compare the old and new labels of a box; both have its shape."""
         old, new = before.reshape(-1).astype(np.int64), after.reshape(-1).astype(np.int64)
         places = np.flatnonzero(old != new)
         old, new = old[places], new[places]
@@ -58,18 +59,18 @@ class LabelChange:
         return int(self.runs[:, 1].sum())
 
     def backwards(self) -> LabelChange:
-        """The change that undoes this one."""
+        """Return the change that undoes this one."""
         return LabelChange(self.box, self.runs[:, [0, 1, 3, 2]])
 
     def cells(self, chunk: Sequence[int]) -> Iterator[Box]:
-        """Boxes of a lattice of chunks in which a voxel changes, in raster order."""
+        """Iterate over the chunks of a lattice that contain changed voxels, in raster order."""
         changed = self._changed()
         for cell in self.box.rounded_out(chunk).split(chunk):
             if changed[cell.intersect(self.box).slices_in(self.box)].any():
                 yield cell
 
     def put_into(self, voxels: NDArray[Any], box: Box) -> None:
-        """Write the new labels into those of another box, in place."""
+        """Write the new labels into an array with the labels of another box, in place."""
         here = box.intersect(self.box)
         if not here.size:
             return
@@ -85,17 +86,17 @@ class LabelChange:
         return changed.reshape(self.box.shape)
 
     def packed(self) -> str:
-        """The runs as text."""
+        """Return the runs as text."""
         return base64.b64encode(zlib.compress(self.runs.astype("<i8").tobytes(), 6)).decode()
 
     @classmethod
     def unpacked(cls, box: Box, text: str) -> LabelChange:
-        """Read `packed` back.
+        """Parse the text of `packed`.
 
         Raises
         ------
         ValueError
-            If it is not that, or does not fit the box.
+            If the text is invalid, or does not fit the box.
         """
         stream = zlib.decompressobj()
         data = stream.decompress(base64.b64decode(text, validate=True), _MOST_BYTES)
@@ -105,7 +106,7 @@ class LabelChange:
 
 
 def _places(runs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Raster indices of all voxels of runs."""
+    """Return the raster indices of all voxels of the runs."""
     starts, lengths = runs[:, 0], runs[:, 1]
     before = np.cumsum(lengths) - lengths
     places: NDArray[np.int64] = np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)

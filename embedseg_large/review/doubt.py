@@ -1,20 +1,21 @@
 """The queue: how doubtful each instance is, and why.
 
-Every reason gives an instance between 0 and 1, and its doubt is their weighted sum:
+Each reason contributes a value between 0 and 1; the doubt of an instance is their weighted sum:
 
 =============== ====== ======================================================================
 reason          weight 1 if
 =============== ====== ======================================================================
-joined          1      it was joined from pieces that tiles disagreed about (seam report)
-low seediness   1      its seediness is the lowest of all; 0 from the median on
+joined          1      it was joined from pieces on which tiles disagreed (seam report)
+low seediness   1      its seediness is the lowest of all; 0 at the median and above
 large, small    1      its size differs by 4 deviations or more; 0 up to 2
 irregular       1      its sphericity (circularity) is 4 deviations too low; 0 up to 2
-not certified   0.5    its run could not prove that it equals the untiled result
+not certified   0.5    the run could not prove that it equals the untiled result
 border          0.25   it touches the border of the volume, where it may be cut
 =============== ====== ======================================================================
 
-Deviations are robust: 1.4826 times the median absolute one, of the logarithm for sizes. A reason
-is named from 0.5 on. The order is by doubt, then by label: it depends on the table only.
+Deviations are robust: 1.4826 times the median absolute deviation, computed from logarithms for
+sizes. A reason is listed if its value is at least 0.5. The order is by doubt, then by label, so it
+depends only on the table.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ WEIGHTS: Mapping[str, float] = {
     "not certified": 0.5,
     "border": 0.25,
 }
-"""Weight of each reason, in the order in which reasons are named."""
+"""Weight of each reason, in the order in which reasons are listed."""
 NAMED = 0.5
-"""From which value on a reason is named."""
+"""Minimum value of a reason that is listed."""
 
 _FREE, _FULL = 2.0, 4.0
-"""Deviations at which an outlier begins to be doubtful, and at which it fully is."""
+"""Number of deviations up to which the value of an outlier is 0, and from which it is 1."""
 _MAD = 1.4826
 """Standard deviations of a normal distribution per median absolute deviation."""
 
@@ -51,11 +52,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Doubtful:
-    """One place in the queue."""
+    """One entry of the queue."""
 
     label: int
     doubt: float
-    """Sum of the weighted reasons; 0: nothing speaks against the instance."""
+    """Weighted sum of the reasons; 0: there is no reason to doubt the instance."""
     reasons: tuple[str, ...]
     voxels: int
     center: tuple[float, ...]
@@ -64,7 +65,7 @@ class Doubtful:
     """Bounding box."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as values that JSON can hold."""
+        """Return the entry as values that JSON can hold."""
         return {
             "label": self.label,
             "doubt": round(self.doubt, 4),
@@ -80,19 +81,19 @@ class Queue:
     """All instances, the most doubtful first; about 150 bytes each."""
 
     columns: Mapping[str, NDArray[Any]]
-    """The table of the instances, as of `embedseg_large.review.table`."""
+    """The table of the instances, see `embedseg_large.review.table`."""
     parts: Mapping[str, Floats]
     """Value of each reason, 0 to 1, by row of the table."""
     doubts: Floats
-    """By row of the table."""
+    """Doubt of each row of the table."""
     order: NDArray[np.intp]
-    """Rows of the table."""
+    """Rows of the table, the most doubtful first."""
 
     def __len__(self) -> int:
         return self.order.size
 
     def __getitem__(self, place: int) -> Doubtful:
-        """The instance at a place, counted from 0."""
+        """Return the instance at a position of the queue, counted from 0."""
         row = int(self.order[place])
         axes = axes_of(self.columns)
         ends = (
@@ -120,19 +121,19 @@ def queue_of(columns: Mapping[str, NDArray[Any]]) -> Queue:
     ----------
     columns
         ``label``, ``voxels``, centroid and bounding box, ``touches_border``, ``roundness``; and
-        ``seediness``, ``certified`` and ``joined`` where they are known.
+        ``seediness``, ``certified`` and ``joined`` if they are known.
     """
     parts = dict(_parts(columns))
     doubts = np.zeros(columns["label"].size)
     for name, part in parts.items():
         doubts += WEIGHTS[name] * part
-    # rounded: the last bits of a quantile must not decide the order
+    # rounded, so that the last bits of a quantile do not affect the order
     order = np.lexsort((columns["label"], -np.round(doubts, 9)))
     return Queue(columns, parts, doubts, order)
 
 
 def _parts(columns: Mapping[str, NDArray[Any]]) -> list[tuple[str, Floats]]:
-    """The value of each reason, in the order of `WEIGHTS`."""
+    """Compute the value of each reason, in the order of `WEIGHTS`."""
     size = _deviations(np.log(np.maximum(columns["voxels"].astype(np.float64), 1)))
     found = {
         "large": _beyond(size),
@@ -150,7 +151,7 @@ def _parts(columns: Mapping[str, NDArray[Any]]) -> list[tuple[str, Floats]]:
 
 
 def _lowest(values: Floats) -> Floats:
-    """1 for the lowest value, 0 from the median on, and for values that are not known."""
+    """Scale values: 1 for the lowest, 0 at the median and above, and for unknown values."""
     known = values[np.isfinite(values)]
     if not known.size or (top := np.median(known)) == (low := known.min()):
         return np.zeros(values.size)
@@ -159,7 +160,7 @@ def _lowest(values: Floats) -> Floats:
 
 
 def _deviations(values: Floats) -> Floats:
-    """Distance from the median in robust standard deviations; 0 if most values are equal."""
+    """Compute distances from the median in robust deviations; 0 if most values are equal."""
     known = values[np.isfinite(values)]
     if not known.size:
         return np.zeros(values.size)

@@ -1,17 +1,17 @@
-"""What can be decided about instances, as values; each is one line of text.
+"""Decisions about instances, as values; each can be written as one line of text.
 
 ::
 
     accept 17
     delete 17
-    split 17 40,20,33 44,25,33            one point in each part; the first part stays 17
+    split 17 40,20,33 44,25,33            one point in each part; the first part keeps label 17
     merge 17 18                           18 becomes part of 17
-    paint 17 40,20,30+5 40,21,30+6        runs of voxels along x, from a voxel, of a length
+    paint 17 40,20,30+5 40,21,30+6        runs of voxels along x: first voxel + length
     paint 0 40,20,30+5                    erases
     paint 62 ...                          paints a new instance, if 62 is the next free label
 
-Points are voxels, (z,) y, x. An edit sees one box, and is a function of the labels in it: it is the
-same in any review in which the edits before it are the same.
+Points are voxels, (z,) y, x. An edit is a function of the labels in one box, so its result is the
+same in every review with the same earlier edits.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from embedseg_large.geometry import Box
 
 Point = tuple[int, ...]
 Where = Callable[[int], Box]
-"""Gives a box that holds an instance; raises `UsageError` if there is no such instance."""
+"""Returns a box that contains an instance; raises `UsageError` if there is no such instance."""
 
 _MOST = 1 << 62
 _SMOOTHING = 0.2
-"""Standard deviation of the filter on the distance transform, in depths of the object."""
+"""Standard deviation of the filter on the distance transform, as a fraction of the object's
+depth."""
 _RUN = re.compile(r"(.+)\+(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """An instance is right as it is."""
+    """Accept an instance as it is."""
 
     label: int
 
@@ -48,22 +49,22 @@ class Accept:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """Instances that it is about."""
+        """Labels of the instances that the edit refers to."""
         return (self.label,)
 
     def box(self, where: Where) -> Box:
-        """The region that it looks at."""
+        """Return the region to read."""
         return where(self.label)
 
     def apply(self, labels: NDArray[Any], scene: EditScene) -> NDArray[Any]:
-        """Return the labels of its box after it."""
+        """Return the labels of the box after the edit."""
         scene.mask(labels, self.label)
         return labels
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """An instance is no object: its voxels become background."""
+    """Delete an instance that is not an object: its voxels become background."""
 
     label: int
 
@@ -72,24 +73,24 @@ class Delete:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """Instances that it is about."""
+        """Labels of the instances that the edit refers to."""
         return (self.label,)
 
     def box(self, where: Where) -> Box:
-        """The region that it looks at."""
+        """Return the region to read."""
         return where(self.label)
 
     def apply(self, labels: NDArray[Any], scene: EditScene) -> NDArray[Any]:
-        """Return the labels of its box after it."""
+        """Return the labels of the box after the edit."""
         return np.where(scene.mask(labels, self.label), 0, labels)
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """An instance is several objects: it is flooded from a point in each of them.
+    """Split an instance that covers several objects, by flooding it from a point in each.
 
-    The part of the first point keeps the label; the others get the next free ones, in the order of
-    the points.
+    The part of the first point keeps the label; the other parts get the next free labels, in the
+    order of the points.
     """
 
     label: int
@@ -104,15 +105,15 @@ class Split:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """Instances that it is about."""
+        """Labels of the instances that the edit refers to."""
         return (self.label,)
 
     def box(self, where: Where) -> Box:
-        """The region that it looks at."""
+        """Return the region to read."""
         return where(self.label)
 
     def apply(self, labels: NDArray[Any], scene: EditScene) -> NDArray[Any]:
-        """Return the labels of its box after it."""
+        """Return the labels of the box after the edit."""
         inside = scene.mask(labels, self.label)
         for point in self.points:
             if not scene.holds(point) or not inside[scene.at(point)]:
@@ -124,7 +125,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Two instances are one object, which keeps the label of the first."""
+    """Merge two instances of one object, which keeps the label of the first."""
 
     label: int
     other: int
@@ -138,26 +139,26 @@ class Merge:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """Instances that it is about."""
+        """Labels of the instances that the edit refers to."""
         return (self.label, self.other)
 
     def box(self, where: Where) -> Box:
-        """The region that it looks at: the first instance does not change."""
+        """Return the region to read; the first instance does not change."""
         where(self.label)
         return where(self.other)
 
     def apply(self, labels: NDArray[Any], scene: EditScene) -> NDArray[Any]:
-        """Return the labels of its box after it."""
+        """Return the labels of the box after the edit."""
         return np.where(scene.mask(labels, self.other), labels.dtype.type(self.label), labels)
 
 
 @dataclass(frozen=True, slots=True)
 class Paint:
-    """Voxels get a label, whatever they had: 0 erases, the next free label makes an instance."""
+    """Give voxels a new label: 0 erases, the next free label adds an instance."""
 
     label: int
     runs: tuple[tuple[Point, int], ...]
-    """First voxel of a run along x, and its length."""
+    """First voxel and length of each run along x."""
 
     def __post_init__(self) -> None:
         if not self.runs or any(length < 1 for _, length in self.runs):
@@ -170,7 +171,7 @@ class Paint:
         Parameters
         ----------
         label
-            As of the class.
+            The new label, see the class.
         voxels
             (n, ndim) coordinates, (z,) y, x.
         """
@@ -186,18 +187,18 @@ class Paint:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """Instances that it is about."""
+        """Labels of the instances that the edit refers to."""
         return (self.label,) if self.label else ()
 
     def box(self, where: Where) -> Box:  # noqa: ARG002
-        """The region that it looks at."""
+        """Return the region to read."""
         starts = np.array([start for start, _ in self.runs])
         stops = starts + 1
         stops[:, -1] = starts[:, -1] + [length for _, length in self.runs]
         return Box(tuple(starts.min(axis=0).tolist()), tuple(stops.max(axis=0).tolist()))
 
     def apply(self, labels: NDArray[Any], scene: EditScene) -> NDArray[Any]:
-        """Return the labels of its box after it."""
+        """Return the labels of the box after the edit."""
         painted = labels.copy()
         for start, length in self.runs:
             at = scene.at(start)
@@ -211,7 +212,7 @@ Edit = Accept | Delete | Split | Merge | Paint
 
 @dataclass(frozen=True, slots=True)
 class EditScene:
-    """What an edit finds besides the labels of its box."""
+    """What an edit needs in addition to the labels of its box."""
 
     box: Box
     free: int
@@ -225,11 +226,11 @@ class EditScene:
         return all(a <= p < b for a, p, b in axes)
 
     def at(self, point: Point) -> Point:
-        """Index of a voxel in arrays of the box."""
+        """Return the index of a voxel in arrays of the box."""
         return tuple(p - a for p, a in zip(point, self.box.start, strict=True))
 
     def mask(self, labels: NDArray[Any], label: int) -> NDArray[np.bool_]:
-        """The voxels of an instance, of which there must be some."""
+        """Return the voxels of an instance, which must exist."""
         inside = np.asarray(labels == label)
         if not inside.any():
             raise UsageError(f"instance {label} has no voxels left")
@@ -241,9 +242,10 @@ def flooded(
 ) -> NDArray[np.intp]:
     """Divide an object at its necks: a watershed on its distance transform, from given points.
 
-    From each point, the way uphill to where the object is thickest is what the water starts from:
-    a point near the surface counts as much as one in the middle. Points that lead to the same
-    place have no neck between them; what is theirs is divided by the nearest point.
+    The flood starts from the path that leads uphill from each point to the thickest part of the
+    object, so a point near the surface counts as much as one in the middle. There is no neck
+    between points that lead to the same peak; their voxels are assigned to the nearest of these
+    points.
 
     Parameters
     ----------
@@ -280,10 +282,10 @@ def flooded(
 
 
 def _depths(inside: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float64]:
-    """Smoothed distance to the surface: roughness of a few voxels makes no peaks of its own."""
+    """Compute the smoothed distance to the surface: roughness of a few voxels adds no peaks."""
     from scipy import ndimage
 
-    around = np.pad(inside, 1)  # what touches the box ends there
+    around = np.pad(inside, 1)  # an object that touches the box ends there
     depth = ndimage.distance_transform_edt(around, sampling=spacing)[(slice(1, -1),) * inside.ndim]
     sigma = [_SMOOTHING * depth.max() / step for step in spacing]
     smooth: NDArray[np.float64] = ndimage.gaussian_filter(depth, sigma, mode="constant")
@@ -291,7 +293,7 @@ def _depths(inside: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.f
 
 
 def _way_up(depth: NDArray[np.float64], point: Point) -> list[Point]:
-    """The steepest way from a voxel to a peak, with both."""
+    """Return the steepest path from a voxel to a peak, including both."""
     way = [point]
     while True:
         here = way[-1]
@@ -310,7 +312,7 @@ def _by_nearest(
     points: Sequence[Point],
     spacing: Sequence[float],
 ) -> None:
-    """Divide voxels among some of the points, in place."""
+    """Divide voxels among some points, in place."""
     voxels = np.argwhere(shared)
     if voxels.size and len(group) > 1:
         places = np.array([points[number] for number in group])
@@ -342,7 +344,7 @@ def parse_edit(text: str, ndim: int) -> Edit:
     Parameters
     ----------
     text
-        As in the examples of this module.
+        See the examples of this module.
     ndim
         Number of coordinates of a point.
 
@@ -358,18 +360,18 @@ def parse_edit(text: str, ndim: int) -> Edit:
 
 
 def parse_script(text: str, ndim: int, where: str) -> list[Edit]:
-    """Read edits, one per line; empty lines, and what follows a ``#``, do not count.
+    """Read edits, one per line; empty lines and text after a ``#`` are ignored.
 
     Raises
     ------
     UsageError
-        With the number of the line that is not an edit.
+        If a line is not an edit; the message has its number.
     """
     return [edit for _, edit in numbered_edits(text, ndim, where)]
 
 
 def numbered_edits(text: str, ndim: int, where: str) -> Iterator[tuple[int, Edit]]:
-    """The edits of `parse_script` with the numbers of their lines, from 1."""
+    """Yield the edits of `parse_script` with their line numbers, from 1."""
     for number, line in enumerate(text.splitlines(), 1):
         content = line.partition("#")[0].strip()
         if content:

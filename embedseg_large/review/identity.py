@@ -1,7 +1,7 @@
-"""Whether the labels of a review are still those that were reviewed.
+"""Whether the labels of a review have changed since it began.
 
-Shape, type and run are compared as a whole. The voxels are compared where a decision looked: by the
-stamp of their files, which is quick, and only where that differs by their digest, so that a store
+Shape, dtype and run must be equal. Voxels are compared only in the boxes of decisions: first by the
+stamp of their files, which is fast, and by their digest where the stamp differs, so that a store
 may be copied.
 """
 
@@ -25,7 +25,7 @@ _FORMAT = 1
 
 
 def digest_of(source: Volume, box: Box) -> str:
-    """Digest of the labels in a box, the same for any type."""
+    """Compute the digest of the labels in a box, the same for any dtype."""
     return blake2b(source.read(box).astype("<i8").tobytes(), digest_size=8).hexdigest()
 
 
@@ -41,12 +41,12 @@ def about(place: ReviewPlace, source: Volume) -> dict[str, Any]:
 
 
 def read_about(folder: Folder) -> Mapping[str, Any] | None:
-    """Read the description of a review; None if it has not begun.
+    """Read the description of a review; None if there is no review yet.
 
     Raises
     ------
     MetadataError
-        If it is none.
+        If it is not a valid description.
     """
     try:
         data = folder.read(ABOUT)
@@ -61,12 +61,12 @@ def read_about(folder: Folder) -> Mapping[str, Any] | None:
 
 
 def check_same(recorded: Mapping[str, Any], place: ReviewPlace, source: Volume, log: Log) -> None:
-    """Refuse a review of other labels.
+    """Refuse labels that differ from those reviewed.
 
     Raises
     ------
     UsageError
-        In one line; nothing has been changed.
+        If the labels differ; nothing has been changed.
     """
     now = about(place, source)
     other = [name for name in now if recorded.get(name) != now[name]]

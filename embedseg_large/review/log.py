@@ -1,8 +1,8 @@
-"""The log of a review: every step in an object of its own, which is written once.
+"""The log of a review: one object per step, written once and never changed.
 
-A step is a decision, or undoes or redoes one. What holds at the end follows from all steps in
-their order (`Log.active`); nothing is ever removed, so nothing that was decided is lost. Two
-programs cannot write the same step: the second one is refused, and can open the review again.
+A step is a decision, or the undoing or redoing of one. The decisions in force (`Log.active`) follow
+from all steps in order; nothing is ever removed, so no decision is lost. Two programs cannot write
+the same step: the second one is refused, and must reopen the review.
 """
 
 from __future__ import annotations
@@ -21,30 +21,31 @@ from embedseg_large.review.edits import Edit, Paint, Split, parse_edit
 from embedseg_large.storage.folder import Folder
 
 _DIGITS = 8
-"""Of the name of an object: names sort like numbers."""
+"""Digits of an object's name, so that names sort like numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Decision:
-    """An edit, and what it changed."""
+    """An edit and its effect."""
 
     edit: Edit
     change: LabelChange
-    """Changed voxels; none where an instance was accepted."""
+    """Changed voxels; empty if an instance was accepted."""
     instances: Mapping[int, Box | None]
-    """A box around each instance that the edit is about, or made; None: it is no more."""
+    """A box around each instance that the edit refers to or creates; None if it no longer
+    exists."""
     stamp: int
-    """Of the files of the source in the box, see `Volume.stamp`."""
+    """Stamp of the source's files in the box, see `Volume.stamp`."""
     digest: str
-    """Of the labels of the source in the box."""
+    """Digest of the source's labels in the box."""
 
     @property
     def decided(self) -> tuple[int, ...]:
-        """Labels of the instances that were looked at, old and new ones."""
+        """Labels of the reviewed instances, old and new ones."""
         return tuple(self.instances) if not isinstance(self.edit, Paint) else self.edit.labels
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as values that JSON can hold."""
+        """Return the decision as values that JSON can hold."""
         return {
             "edit": str(self.edit),
             "box": _pair(self.change.box),
@@ -55,7 +56,7 @@ class Decision:
 
     @classmethod
     def of(cls, about: Mapping[str, Any], whole: Box) -> Decision:
-        """Read `as_dict` back; what does not fit raises `ValueError`, `KeyError` or the like."""
+        """Restore a decision from `as_dict`; may raise `ValueError`, `KeyError` or the like."""
         box = _box(about["box"], whole)
         stamp, digest = about["source"]
         return cls(
@@ -71,7 +72,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Reversal:
-    """A decision is undone, or done again."""
+    """The undoing or redoing of a decision."""
 
     kind: Literal["undo", "redo"]
     step: int
@@ -86,14 +87,14 @@ class Log:
     """All steps of a review; opened by `load`."""
 
     folder: Folder
-    """Holds the steps and nothing else; need not exist."""
+    """Folder of the steps and nothing else; need not exist."""
     whole: Box
-    """The volume."""
+    """Box of the whole volume."""
     steps: list[Step] = field(default_factory=list)
     active: list[int] = field(default_factory=list)
-    """Numbers of the decisions that hold, oldest first."""
+    """Numbers of the decisions in force, oldest first."""
     undone: list[int] = field(default_factory=list)
-    """Numbers of the decisions that can be redone, the next one last."""
+    """Numbers of the undone decisions that can be redone; the next one to redo comes last."""
 
     def load(self) -> Log:
         """Read all steps.
@@ -101,7 +102,7 @@ class Log:
         Raises
         ------
         MetadataError
-            If an object is no step, or does not follow from those before it.
+            If an object is not a step, or is inconsistent with the earlier ones.
         """
         names = _names(self.folder)
         for number, (name, data) in enumerate(zip(names, self.folder.read_all(names), strict=True)):
@@ -111,22 +112,22 @@ class Log:
                     raise ValueError(f"{_name(number)} is missing")
                 try:
                     self._take(self._read(json.loads(data)))
-                except UsageError as error:  # not a mistake of the user here
+                except UsageError as error:  # not the user's mistake here
                     raise ValueError(str(error)) from error
         return self
 
     def decisions(self) -> list[Decision]:
-        """The decisions that hold, oldest first."""
+        """Return the decisions in force, oldest first."""
         return [self.decision(number) for number in self.active]
 
     def decision(self, number: int) -> Decision:
-        """The decision of a number."""
+        """Return the decision with a given number."""
         found = self.steps[number]
         assert isinstance(found, Decision)
         return found
 
     def last_change(self) -> LabelChange:
-        """The voxels that the last step changes."""
+        """Return the voxels that the last step changes."""
         last = self.steps[-1]
         if isinstance(last, Decision):
             return last.change
@@ -134,7 +135,7 @@ class Log:
         return change if last.kind == "redo" else change.backwards()
 
     def append(self, step: Step) -> None:
-        """Write a step; when this returns, it outlasts a loss of power.
+        """Write a step durably: once this returns, the step survives a power failure.
 
         Raises
         ------
@@ -162,7 +163,7 @@ class Log:
         return Decision.of(about, self.whole)
 
     def _take(self, step: Step) -> None:
-        """Let a step follow those before it."""
+        """Apply a step to the state after the earlier ones."""
         if isinstance(step, Decision):
             self.active.append(len(self.steps))
             self.undone.clear()
@@ -185,7 +186,7 @@ def _names(folder: Folder) -> list[str]:
 
 
 def made_by(edit: Edit, free: int) -> tuple[int, ...]:
-    """Labels of the instances that an edit makes, where `free` is the next free label."""
+    """Return the labels of the instances that an edit creates; `free` is the next free label."""
     if isinstance(edit, Split):
         return tuple(range(free, free + len(edit.points) - 1))
     return (free,) if isinstance(edit, Paint) and edit.label == free else ()

@@ -1,4 +1,4 @@
-"""Opening what a review is of: the labels of a timepoint, its log, and the voxels that follow."""
+"""Opens the parts of a review: the labels of a timepoint, its log, and the current voxels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def open_labels(place: ReviewPlace, timepoint: int | None) -> Volume:
     UsageError
         If there are several timepoints and none was chosen.
     VolumeError
-        If they cannot be read, or are no label image.
+        If they cannot be read, or are not a label image.
     """
     try:
         found = open_volume(place.source, channel=None, timepoint=timepoint)
@@ -34,7 +34,7 @@ def open_labels(place: ReviewPlace, timepoint: int | None) -> Volume:
 
 
 def voxels_at(place: ReviewPlace, source: Volume) -> ReviewedVoxels:
-    """Describe the voxels of a review, as if no chunk had changed."""
+    """Return the voxels of a review as if no chunk had changed."""
     zarr_format = source.zarr_format or 3
     return ReviewedVoxels(
         source=source,
@@ -51,17 +51,17 @@ def load_log(place: ReviewPlace, source: Volume) -> Log:
 
 
 def reviewed_timepoints(place: ReviewPlace) -> list[int | None]:
-    """Timepoints that a review has logs of, ascending; None stands for the only one."""
+    """Return the timepoints with a log, ascending; None stands for the only one."""
     logs = {name.partition("/")[0] for name in place.folder.names() if name.startswith("log-")}
     times = sorted(int(name.removeprefix("log-")) for name in logs if name[4:].isdigit())
     return [*times] or [None]
 
 
 def _moment(source: Volume) -> str:
-    """End of the names of what a timepoint has; empty if there is only one."""
+    """Return the suffix of a timepoint's names; empty if there is only one timepoint."""
     return f"-{source.timepoint:06d}" if source.n_timepoints > 1 else ""
 
 
 def table_name(source: Volume) -> str:
-    """Name of the table of a timepoint."""
+    """Return the name of the table of a timepoint."""
     return f"instances{_moment(source)}.npz"

@@ -1,4 +1,4 @@
-"""Where labels, their review and the finished copy are."""
+"""Locations of labels, their review and the finished copy."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at
 
 SUFFIX = "_reviewed"
-"""End of the name of reviewed labels."""
+"""Suffix of the name of reviewed labels."""
 REVIEWS = "reviews"
-"""Folder of a store with its reviews."""
+"""Folder of the reviews in a store."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewPlace:
-    """The labels of a store, and a review of them."""
+    """Labels in a store, and a review of them."""
 
     store: str = field(repr=False)
     """Path or URL of the store."""
     labels: str
-    """Name of the labels that are reviewed."""
+    """Name of the source labels."""
     name: str
     """Name of the reviewed labels."""
 
@@ -52,12 +52,12 @@ class ReviewPlace:
 
 
 def find_place(labels: str | os.PathLike[str], name: str | None) -> ReviewPlace:
-    """Find a review by the labels, by the reviewed labels, or by their store.
+    """Locate a review, given the labels, the reviewed labels, or their store.
 
     Raises
     ------
     UsageError
-        If labels are in no store, or none of several was chosen.
+        If the labels are not in a store, or there are several and none was chosen.
     """
     path = os.fspath(labels).rstrip("/")
     if not is_remote(path):
@@ -75,11 +75,11 @@ def find_place(labels: str | os.PathLike[str], name: str | None) -> ReviewPlace:
 
 
 ABOUT = "review.json"
-"""Object of a review that describes its labels."""
+"""Name of the object that describes the labels of a review."""
 
 
 def _only(store: str) -> str:
-    """The only labels of a store that are no result of a review.
+    """Return the only labels of a store that are not the result of a review.
 
     Raises
     ------

@@ -22,7 +22,7 @@ from embedseg_large.storage.group import ZarrGroup, ngff_version
 KEY = "review"
 """Key of the record of a review, in the provenance of labels."""
 _KEPT = ("volume", "region", "model")
-"""What the labels' own provenance says that holds for their copy as well."""
+"""Entries of the labels' provenance that also apply to the copy."""
 
 
 def publish(place: ReviewPlace, watch: Callable[[int, int], None]) -> str:
@@ -43,11 +43,11 @@ def publish(place: ReviewPlace, watch: Callable[[int, int], None]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Moment:
-    """A timepoint of a review."""
+    """One timepoint of a review."""
 
     voxels: ReviewedVoxels
     edits: tuple[str, ...]
-    """The decisions that hold."""
+    """The decisions in force, as text."""
 
     @classmethod
     def of(cls, place: ReviewPlace, timepoint: int) -> _Moment:
@@ -78,7 +78,7 @@ def _fill(
 
 
 def _check_free(place: ReviewPlace) -> None:
-    """Refuse to replace labels that are not this review's."""
+    """Refuse to replace labels that this review did not write."""
     attributes = ZarrGroup.at(place.published).attributes()
     ours = provenance_in(attributes).get(KEY)
     if attributes and (not isinstance(ours, dict) or ours.get("of") != place.labels):
@@ -89,7 +89,7 @@ def _check_free(place: ReviewPlace) -> None:
 
 
 def _provenance(place: ReviewPlace, edits: list[tuple[str, ...]]) -> dict[str, Any]:
-    """Record how the labels were made; the same source and decisions have the same token."""
+    """Record the origin of the labels; the same source and decisions give the same token."""
     made = provenance_of(place.source)
     texts = [made.get("token", ""), *("\n".join(each) for each in edits)]
     counts = Counter(edit.partition(" ")[0] for each in edits for edit in each)

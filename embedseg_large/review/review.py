@@ -1,4 +1,4 @@
-"""A review of one label volume: the queue, decisions, and the labels that follow from them."""
+"""A review of one label volume: the queue, decisions, and the resulting labels."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True, eq=False)
 class Review:
-    """Decisions about the instances of a label volume, each of which can be undone.
+    """Decisions about the instances of a label volume; each can be undone.
 
-    Made by `open_review`. Every decision is on the disk when its method returns. The labels that
-    were opened are never changed.
+    Created by `open_review`. A decision is on disk when the method that makes it returns. The
+    source labels are never changed.
     """
 
     place: ReviewPlace
     log: Log
     voxels: ReviewedVoxels
-    """The labels as they are now."""
+    """The current labels."""
     _table: Columns | None
     _workers: Mapping[str, Any]
     """Options of `WorkerOptions`."""
@@ -66,7 +66,7 @@ class Review:
 
     @property
     def columns(self) -> Columns:
-        """What is known of the instances of the source; measured when it is first needed."""
+        """Measurements of the instances of the source; computed on first use."""
         if self._table is None:
             self._table = measured(self.place.source, self.source.timepoint, self._workers)
         return self._table
@@ -78,40 +78,40 @@ class Review:
 
     @property
     def decisions(self) -> list[Edit]:
-        """The edits that hold, oldest first."""
+        """The edits in force, oldest first."""
         return [decision.edit for decision in self.log.decisions()]
 
     @property
     def decided(self) -> set[int]:
-        """Labels of the instances that were looked at, of the source and new ones."""
+        """Labels of the reviewed instances, both of the source and new ones."""
         return {label for d in self.log.decisions() for label in d.decided}
 
     @property
     def left(self) -> list[int]:
-        """Places in the queue of the instances that nobody looked at yet, in its order."""
+        """Positions in the queue of the instances without a decision, in order."""
         labels = self.queue.columns["label"][self.queue.order]
         gone = {n for n, box in self._changed_boxes().items() if box is None}
         return np.flatnonzero(~np.isin(labels, sorted(self.decided | gone))).tolist()
 
     @property
     def free(self) -> int:
-        """The next free label: above those of the source and of all decisions that hold."""
+        """The next free label, larger than all labels of the source and of decisions in force."""
         made = (label for d in self.log.decisions() for label in d.instances)
         return 1 + max(int(self.columns["label"].max(initial=0)), *made, 0)
 
     @property
     def data(self) -> da.Array:
-        """The labels as they are now, as a lazy dask array: (z,) y, x."""
+        """The current labels as a lazy dask array, (z,) y, x."""
         import dask.array as da
 
-        # of no fixed name: the same review has other voxels after the next decision
+        # no fixed name, because the next decision changes the voxels of the same review
         lazy: da.Array = da.from_array(
             self.voxels, chunks=self.voxels.chunk, asarray=False, fancy=False, name=False
         )
         return lazy
 
     def box_of(self, label: int) -> Box:
-        """A box around an instance as it is now.
+        """Return a box around an instance in its current form.
 
         Raises
         ------
@@ -126,15 +126,15 @@ class Review:
         return box
 
     def _changed_boxes(self) -> dict[int, Box | None]:
-        """A box around each instance that a decision was about; None: it is no more."""
+        """Map each reviewed instance to a box around it, or to None if it no longer exists."""
         return {n: box for d in self.log.decisions() for n, box in d.instances.items()}
 
     def read(self, box: Box) -> NDArray[Any]:
-        """Read the labels of a box as they are now."""
+        """Read the current labels of a box."""
         return self.voxels.read(box)
 
     def accept(self, label: int) -> None:
-        """Decide that an instance is right."""
+        """Accept an instance as correct."""
         self.apply(Accept(label))
 
     def delete(self, label: int) -> None:
@@ -146,11 +146,11 @@ class Review:
         self.apply(Split(label, tuple(tuple(int(n) for n in point) for point in points)))
 
     def merge(self, label: int, other: int) -> None:
-        """Make an instance a part of another one."""
+        """Merge instance `other` into `label`."""
         self.apply(Merge(label, other))
 
     def paint(self, label: int, voxels: NDArray[np.integer]) -> None:
-        """Give voxels (n, ndim) a label: 0 erases, `free` makes a new instance."""
+        """Assign a label to voxels (n, ndim): 0 erases, `free` creates an instance."""
         self.apply(Paint.of(label, voxels))
 
     def apply(self, edit: Edit) -> Decision:
@@ -170,18 +170,18 @@ class Review:
         return decision
 
     def apply_script(self, text: str, where: str = "the script") -> int:
-        """Make decisions that are written one per line, see `embedseg_large.review.edits`.
+        """Make the decisions of a script, one per line; see `embedseg_large.review.edits`.
 
         Returns
         -------
         int
-            Their number.
+            Number of decisions made.
 
         Raises
         ------
         UsageError
-            With the line that is not an edit, before any is made; or that is not possible, after
-            those before it were made.
+            If a line is not an edit (nothing has been changed), or an edit is not possible (the
+            earlier ones have been applied). The message has the line number.
         """
         lines = list(numbered_edits(text, self.voxels.ndim, where))
         for done, (number, edit) in enumerate(lines):
@@ -193,23 +193,23 @@ class Review:
         return len(lines)
 
     def undo(self) -> Edit | None:
-        """Undo the last decision that holds; None if there is none."""
+        """Undo the last decision in force and return it; None if there is none."""
         return self._reverse("undo", self.log.active)
 
     def redo(self) -> Edit | None:
-        """Make the decision again that was undone last; None if there is none."""
+        """Redo the decision that was undone last and return it; None if there is none."""
         return self._reverse("redo", self.log.undone)
 
     def publish(self, watch: Callable[[int, int], None] = lambda _, __: None) -> str:
-        """Write the labels as they are now as ``labels/NAME_reviewed``, a label volume like any.
+        """Write the current labels as ``labels/NAME_reviewed``, an ordinary label volume.
 
-        An earlier copy by this review is replaced. All timepoints are written, those that were not
-        reviewed as they are.
+        An earlier copy by this review is replaced. All timepoints are written; those that were not
+        reviewed are copied unchanged.
 
         Parameters
         ----------
         watch
-            Called with the number of regions that are done, and of all.
+            Called with the number of finished regions and the total.
 
         Returns
         -------
@@ -226,7 +226,7 @@ class Review:
         return publish(self.place, watch)
 
     def script(self) -> str:
-        """The decisions that hold, one per line: `apply_script` repeats them on other labels."""
+        """Return the decisions in force, one per line, for `apply_script`."""
         return "".join(f"{edit}\n" for edit in self.decisions)
 
     def _reverse(self, kind: Literal["undo", "redo"], numbers: list[int]) -> Edit | None:
@@ -240,7 +240,7 @@ class Review:
         return decision.edit
 
     def _decision(self, edit: Edit) -> Decision:
-        """Compute an edit, and find every reason to refuse it."""
+        """Compute an edit; raise if there is any reason to refuse it."""
         free, whole = self.free, Box.whole(self.voxels.shape)
         for label in edit.labels:
             if not (isinstance(edit, Paint) and label == free):
@@ -270,7 +270,7 @@ class Review:
         after: NDArray[Any],
         made: tuple[int, ...],
     ) -> dict[int, Box | None]:
-        """A box around each instance after an edit."""
+        """Find a box around each instance after an edit."""
         if isinstance(edit, Merge):
             return {edit.label: _around(self.box_of(edit.label), box), edit.other: None}
         if isinstance(edit, Paint):
@@ -280,7 +280,7 @@ class Review:
     def _painted(
         self, label: int, box: Box, before: NDArray[Any], after: NDArray[Any]
     ) -> list[tuple[int, Box | None]]:
-        """Boxes of what was painted, and of instances of which nothing is left."""
+        """Find boxes of the painted instances, and mark those that no longer exist."""
         found: list[tuple[int, Box | None]] = []
         if label:
             old = box if label == self.free else _around(self.box_of(label), box)
@@ -304,7 +304,7 @@ class Review:
 
 @takes(ReviewOptions)
 def open_review(labels: str | os.PathLike[str], **options: Any) -> Review:
-    """Open the review of a label volume, or begin one.
+    """Open the review of a label volume, or start one.
 
     Nothing is written before the first decision.
 
@@ -323,9 +323,9 @@ def open_review(labels: str | os.PathLike[str], **options: Any) -> Review:
     ------
     UsageError
         If there are several labels or timepoints and none was chosen, or the labels have changed
-        since their review began: its decisions stay where they are.
+        since their review began; its decisions are kept.
     VolumeError
-        If something cannot be read, or is no label image.
+        If something cannot be read, or is not a label image.
     """
     asked = ReviewOptions.of(options, "open_review")
     place = find_place(labels, asked.name)
@@ -341,7 +341,7 @@ def open_review(labels: str | os.PathLike[str], **options: Any) -> Review:
 
 
 def _around(one: Box, other: Box) -> Box:
-    """The smallest box around two."""
+    """Return the smallest box around two boxes."""
     return Box(
         tuple(map(min, one.start, other.start)),
         tuple(map(max, one.stop, other.stop)),
@@ -349,7 +349,7 @@ def _around(one: Box, other: Box) -> Box:
 
 
 def _tight(inside: NDArray[np.bool_], box: Box) -> Box | None:
-    """The smallest box around voxels of a box; None if there are none."""
+    """Return the smallest box around the true voxels of a box; None if there are none."""
     places = np.argwhere(inside)
     if not places.size:
         return None

@@ -1,4 +1,4 @@
-"""What is known of the instances of the source: measured once, then kept with the review."""
+"""Measurements of the instances of the source: computed once, then stored with the review."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _check(columns: Columns, whole: Box) -> None:
 
 
 def box_in(columns: Columns, label: int) -> Box | None:
-    """Bounding box of an instance of the source; None if there is none of that label."""
+    """Return the bounding box of an instance of the source; None if there is no such label."""
     labels = columns["label"]
     row = int(np.searchsorted(labels, label))
     if row == labels.size or labels[row] != label:

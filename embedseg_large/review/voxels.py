@@ -1,9 +1,9 @@
-"""The labels of a review as they are now, of any size: what did not change is read from the source.
+"""The current labels of a review, of any size: unchanged voxels are read from the source.
 
 ::
 
     ┌────┬────┬────┐     The lattice of chunks of the review's own array. Only chunks with a voxel
-    │    │▒▒▒▒│    │     that was ever changed are written (▒); all others are the source's.
+    │    │▒▒▒▒│    │     that was ever changed are written (▒); all others come from the source.
     ├────┼────┼────┤
     │    │▒▒▒▒│    │
     └────┴────┴────┘
@@ -33,23 +33,23 @@ _CHUNK = {2: 512, 3: 64}
 
 
 def label_dtype(source: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype of reviewed labels: 32 or 64 bits, since new labels may be above all others."""
+    """Return the dtype of reviewed labels: 32 or 64 bits, because new labels exceed all others."""
     return np.dtype(f"{source.kind}{max(4, source.itemsize)}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReviewedVoxels:
-    """The labels of one timepoint; picklable, and read like an array."""
+    """The labels of one timepoint; picklable, and indexed like an array."""
 
     source: Volume
-    """The labels that are reviewed, without a time axis."""
+    """The source labels, without a time axis."""
     place: str = field(repr=False)
     """Path or URL of the review's array."""
     zarr_format: Literal[2, 3]
     timepoints: int | None = None
-    """Length of the time axis of the array; None: it has none."""
+    """Length of the time axis of the array; None if there is none."""
     cells: set[tuple[int, ...]] = field(default_factory=set)
-    """First voxels of the chunks that are in the array."""
+    """First voxels of the chunks that exist in the array."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -63,7 +63,7 @@ class ReviewedVoxels:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of a label."""
+        """Dtype of a label."""
         return label_dtype(self.source.dtype)
 
     @property
@@ -85,7 +85,7 @@ class ReviewedVoxels:
         return self.read(Box(tuple(a for a, _ in ends), tuple(b for _, b in ends)))
 
     def put(self, change: LabelChange) -> None:
-        """Write the chunks in which a change has voxels; may be done again.
+        """Write the chunks that a change affects; may safely be repeated.
 
         Raises
         ------
@@ -109,10 +109,10 @@ class ReviewedVoxels:
         return np.array_equal(self._array("r")[self._at(box)], labels)
 
     def follow(self, log: Log) -> None:
-        """Take note of the chunks that the steps of a log have written.
+        """Determine which chunks the steps of a log have written.
 
-        Those of the last step are compared, and written if its process died before it had. Without
-        the array, all decisions are replayed.
+        Chunks of the last step are compared, and written if the process was killed before it could.
+        If the array is missing, all decisions are replayed.
 
         Raises
         ------

@@ -1,5 +1,5 @@
-"""One global labelling out of tiles that were clustered on their own.
+"""One global labelling from tiles that were clustered independently.
 
 Nothing is merged. An instance is named by the global index of its seed voxel, so that every tile
-that sees it well calls it the same. What is left to do is to check that, and to number the names.
+that sees all of it finds the same name. It remains to verify this, and to number the names.
 """

@@ -1,6 +1,6 @@
 """The last resort: join by overlap the objects that tiles could not agree on.
 
-Only objects larger than the largest halo come here. Each of the two views of a seam has its own
+Only objects larger than the largest halo get here. Each of the two views of a seam has its own
 name for such an object; names are joined when one lies mostly on the other.
 """
 
@@ -59,13 +59,13 @@ def join(
     Parameters
     ----------
     comparisons
-        The seams.
+        Comparisons of the seams.
     proven
         Names in cores that equal those of the whole volume, and which therefore denote different
         objects: no two of them are joined, and whatever is joined with one takes its name. Pairs
         with the largest overlap are joined first.
     complete
-        Names whose every voxel is known: nothing is joined with them.
+        Names of which every voxel is known: nothing is joined with them.
     """
     edges = [
         edge
@@ -86,8 +86,8 @@ def join(
 def _join_apart(
     a: NDArray[np.uint64], b: NDArray[np.uint64], overlap: NDArray[np.int64], proven: set[int]
 ) -> Joins:
-    """Join names, but no two proven ones; pairs with the largest overlap first."""
-    first: dict[int, int] = {}  # towards the name that represents the object
+    """Join names, but never two proven ones; pairs with the largest overlap come first."""
+    first: dict[int, int] = {}  # links towards the name that represents the object
 
     def standing(name: int) -> int:
         while (above := first.setdefault(name, name)) != name:

@@ -1,8 +1,8 @@
-"""Name objects found by another program by the voxel in their middle.
+"""Name objects of an external segmenter by their most central voxel.
 
-EmbedSeg's instances have a seed voxel; objects of an external segmenter are just voxels. The
-voxel nearest to the centroid serves the same purpose: two tiles that see the same object find the
-same voxel, wherever their regions begin.
+EmbedSeg's instances have a seed voxel; objects of an external segmenter are mere sets of voxels.
+The voxel nearest to the centroid serves the same purpose: two tiles that see the same object find
+the same voxel, wherever their regions begin.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FRACTION = 8
 def numbered(
     labels: NDArray[Any], least: int = 0, open_faces: Sequence[tuple[bool, bool]] = ()
 ) -> tuple[NDArray[np.uint32], int]:
-    """Renumber labels 1..m in ascending order, without those of `least` voxels or fewer.
+    """Renumber labels 1..m in ascending order, dropping those with `least` voxels or fewer.
 
     Parameters
     ----------
@@ -66,8 +66,8 @@ def middles(labels: NDArray[np.uint32], count: int) -> NDArray[np.int64]:
 
     Returns
     -------
-    (count,) positions in the raveled array. If several are equally close, the first. The result
-    moves with the objects: neither the shape nor the origin of the array matters.
+    (count,) positions in the raveled array. If several are equally close, the first one is used.
+    The result moves with the objects: it does not depend on the shape or origin of the array.
     """
     at = np.flatnonzero(labels)
     number = labels.reshape(-1)[at].astype(np.int64) - 1

@@ -3,7 +3,7 @@
 For objects that tiles describe differently at any halo: those of a segmenter that is not quite
 local. Tiles take turns, so that neighbours never decide at the same time::
 
-    0 1 0 1     a tile's turn follows from whether its place along each axis is odd or even:
+    0 1 0 1     a tile's turn depends on whether its index along each axis is odd or even:
     2 3 2 3     2^ndim turns for any number of tiles
     0 1 0 1
 
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Earlier = tuple[tuple[slice, ...], NDArray[np.uint64]]
-"""A part of a region, and the names that one earlier tile claimed its voxels for, 0 for none."""
+"""A part of a region, and the names for which one earlier tile claimed its voxels; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def claim(
     labels
         (*region) the tile's own labels 1..m, 0 for background.
     names
-        (m,) name of each.
+        (m,) name of each object.
     free
         (m,) whether the tile may claim it under a new name, see step 1.
     near

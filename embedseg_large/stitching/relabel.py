@@ -1,8 +1,8 @@
 """Final labels 1..N: the rank of each instance's seed voxel in raster order.
 
 Ids are seed indices plus one, so that their order is raster order and a *layer*, the planes of the
-first axis between two tile boundaries, holds a contiguous range of them. Layers are ranked one by
-one and none needs another: out of core, and nothing of the tiles is left in the numbers.
+first axis between two tile boundaries, holds a contiguous range of them. Layers are ranked
+independently, out of core, and the numbers do not depend on the tiles.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from embedseg_large.stitching.join import Joins
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """Cut of all ids of a volume into layers of its first axis."""
+    """Division of all ids of a volume into layers along its first axis."""
 
     depth: int
-    """Planes of a layer."""
+    """Planes per layer."""
     plane: int
-    """Voxels of a plane."""
+    """Voxels per plane."""
 
     def of(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Layer of each id."""
@@ -42,7 +42,7 @@ class Ranking:
     before: NDArray[np.int64]
     """(layers + 1,) number of instances in the layers before each."""
     load: Callable[[int], NDArray[np.uint64]]
-    """Gives the ascending ids of a layer."""
+    """Returns the ascending ids of a layer."""
 
     @property
     def count(self) -> int:

@@ -6,8 +6,8 @@
     var_names           their names
     obs                 label, timepoint, parent, flags, texts; instance_id and region
     obsm["spatial"]     (instances, 2 or 3) float64: x, y(, z) of the centroid, in µm where known
-    uns["spatialdata_attrs"]   which labels the rows are of: the table annotates an element of that
-                        name in a SpatialData object as it is
+    uns["spatialdata_attrs"]   the labels that the rows describe: in a SpatialData object, the table
+                               annotates the element of that name without changes
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from embedseg_large.errors import UsageError
 
 REGION, INSTANCE = "region", "instance_id"
-"""Columns of obs that SpatialData asks for: of which labels, and which of these."""
+"""Columns of obs that SpatialData requires: name of the labels, and label within them."""
 
 _IDENTITY = ("label", "timepoint", "parent")
-"""Integers that name something, and measure nothing."""
+"""Integers that identify something rather than measure it."""
 
 
 def check_anndata(path: str | os.PathLike[str]) -> None:
-    """Refuse an .h5ad where nothing is installed that writes it.
+    """Refuse an .h5ad path if anndata is not installed.
 
     Raises
     ------
@@ -42,12 +42,12 @@ def check_anndata(path: str | os.PathLike[str]) -> None:
 
 
 def anndata_of(columns: Mapping[str, NDArray[Any]], region: str) -> Any:
-    """Make an AnnData of the columns of instances.
+    """Create an AnnData from columns, one row per instance.
 
     Parameters
     ----------
     columns
-        Of one length; ``label`` names the instances.
+        Columns of equal length; ``label`` identifies the instances.
     region
         Name of the labels.
 
@@ -83,7 +83,7 @@ def write_h5ad(path: Path, columns: Mapping[str, NDArray[Any]], region: str) -> 
 
 
 def _is_feature(name: str, values: NDArray[Any]) -> bool:
-    """Whether a column measures something, rather than naming or placing it."""
+    """Whether a column is a measurement, rather than an identifier or position."""
     if name in _IDENTITY or values.dtype.kind not in "iuf":
         return False
     axis, _, rest = name.partition("_")
@@ -94,7 +94,7 @@ _ENDS = ("start", "stop", "start_um", "stop_um")
 
 
 def _names(columns: Mapping[str, NDArray[Any]], rows: int) -> list[str]:
-    """Unique names of the rows: the label, after the timepoint where there are several."""
+    """Unique names of the rows: the label, preceded by the timepoint if there are several."""
     labels = columns.get("label", np.arange(1, rows + 1))
     times = columns.get("timepoint", np.zeros(rows, int))
     if np.unique(labels).size == rows:
@@ -103,7 +103,7 @@ def _names(columns: Mapping[str, NDArray[Any]], rows: int) -> list[str]:
 
 
 def _positions(columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64] | None:
-    """Centroids in the order x, y(, z); None where the table has none."""
+    """Centroids in the order x, y(, z); None if the table has none."""
     for unit in ("_um", ""):
         axes = [f"{axis}{unit}" for axis in "xyz" if f"{axis}{unit}" in columns]
         if len(axes) >= 2:

@@ -18,7 +18,7 @@ from embedseg_large.storage.open import folder_at
 logger = logging.getLogger(__name__)
 
 _LOOKED_AT = 1000
-"""Entries of a folder."""
+"""Maximum number of entries of a folder that are examined."""
 _DOCUMENTS = (".zattrs", ".zarray", "zarr.json")  # in the order of writing: an array is complete
 
 
@@ -40,14 +40,14 @@ def open_array(
     zarr_format
         2 or 3 where it is known, which saves requests.
     durable
-        Whether chunks that are written must outlast a loss of power.
+        Whether written chunks must survive a power failure.
 
     Raises
     ------
     FileNotFoundError
         If there is no array.
     MetadataError, VolumeError
-        If its metadata are damaged, or its chunks cannot be read without danger: see `codecs`.
+        If its metadata are damaged, or reading its chunks would not be safe; see `codecs`.
     UnreachableError
         If a server does not respond.
     """
@@ -118,7 +118,7 @@ def open_group(path: str | os.PathLike[str]) -> Any:
 
 @contextmanager
 def _damaged(where: str) -> Iterator[None]:
-    """Report in one line what is wrong with a node, unless it is missing or of the other kind."""
+    """Report what is wrong with a node in one line, unless it is missing or of the other kind."""
     import zarr
 
     absent = (FileNotFoundError, zarr.errors.NodeTypeValidationError)
@@ -159,7 +159,7 @@ def create_array(path: str | os.PathLike[str], **options: Any) -> None:
 
 
 def _place(path: str | os.PathLike[str], durable: bool = False) -> dict[str, Any]:
-    """Say where a node is, in the words of zarr."""
+    """Return the location of a node as arguments of zarr."""
     text = os.fspath(path)
     if not is_remote(text):
         from embedseg_large.storage.codecs import DurableStore, GuardedStore

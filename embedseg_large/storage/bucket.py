@@ -75,7 +75,7 @@ class RemoteFolder:
         try:
             replace(self, retries=soon).read("zarr.json")
         except FileNotFoundError:
-            return  # which is an answer too
+            return  # a missing object is an answer, too
         except UnreachableError as error:
             if is_nobody_there(error) or is_missing_bucket(error):
                 raise
@@ -85,7 +85,7 @@ class RemoteFolder:
         return self._read(name, most)[0]
 
     def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
-        """Read objects, a few ahead of the requested one: most of a request is waiting."""
+        """Read objects, a few ahead of the requested one, because requests mostly wait."""
         rest = iter(names)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             coming = deque(pool.submit(self.read, name) for name in islice(rest, _AT_ONCE))
@@ -95,12 +95,12 @@ class RemoteFolder:
                 yield data
 
     def write(self, name: str, data: bytes, *, durable: bool = False) -> None:  # noqa: ARG002
-        """Write an object; stores make it visible as a whole, and keep it."""
+        """Write an object; stores make it visible as a whole, and durable."""
         with self._writing(name) as store:
             store.put(self._key(name), data)
 
     def create(self, name: str, data: bytes, *, durable: bool = False) -> bool:  # noqa: ARG002
-        """Write an object on the condition that there is none."""
+        """Write an object if there is none."""
         return self._put_if(name, data, "create")
 
     def exists(self, name: str) -> bool:
@@ -213,11 +213,11 @@ class RemoteFolder:
         return replace(self, path=self._url(name), key=self._key(name))
 
     def anchored(self) -> RemoteFolder:
-        """Return this folder, which exists whenever something is in it."""
+        """Return this folder, which exists whenever it contains an object."""
         return self
 
     def update(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
-        """Change an object on the condition that it has not changed since it was read."""
+        """Change an object, provided that it has not changed since it was read."""
         for pause in self.retries.pauses():
             try:
                 old, mode = self._read(name)
@@ -257,7 +257,7 @@ class RemoteFolder:
             return again(self.retries, get)
 
     def _put_if(self, name: str, data: bytes, mode: PutMode) -> bool:
-        """Write an object on a condition; False if that does not hold.
+        """Write an object on a condition; return False if the condition does not hold.
 
         Attempts are made here and not by the connection: after a lost response the second attempt
         fails *because* the first one succeeded, which only the content reveals.

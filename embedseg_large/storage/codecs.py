@@ -1,4 +1,4 @@
-"""What zarr arrays from elsewhere may ask of this machine.
+"""What untrusted zarr arrays may make this machine do.
 
 An array names the type of its voxels and the codecs of its chunks, and thereby the code that runs
 on its bytes. `checked` refuses everything but numbers, and every codec that does more than compute,
@@ -32,9 +32,10 @@ from embedseg_large.errors import VolumeError
 from embedseg_large.files import sync
 
 Bytes = Any
-"""What has the buffer protocol."""
+"""Any object with the buffer protocol."""
 Unpack = Callable[[memoryview, int, Mapping[str, Any]], Bytes | None]
-"""Decompresses, given the most bytes that there may be and the codec's options; None: too many."""
+"""Decompresses, given the maximum number of bytes and the codec's options; returns None for
+more."""
 
 CHECKSUMS = frozenset({"crc32", "crc32c", "adler32", "fletcher32", "jenkins_lookup3"})
 _SAME_SIZE = CHECKSUMS | {"bytes", "transpose", "shuffle", "sharding_indexed"}
@@ -42,32 +43,32 @@ FILTERS = _SAME_SIZE | {
     *("delta", "fixedscaleoffset", "quantize", "bitround", "packbits", "astype")
 }
 _TYPES = ("dtype", "astype", "encode_dtype", "decode_dtype")
-"""Options of filters that name a type."""
+"""Filter options that name a type."""
 _MOST_INNER = 1 << 22
-"""Chunks in one shard, whose index of 16 bytes per chunk is read whole."""
+"""Maximum number of chunks in a shard, whose index of 16 bytes per chunk is read as a whole."""
 _DOCUMENT = 1 << 28
-"""Bytes of a metadata document, with consolidated metadata."""
+"""Maximum bytes of a metadata document, including consolidated metadata."""
 _WIDEST = 16
-"""Bytes of the largest number, which a filter may have made of each voxel."""
+"""Bytes of the widest number to which a filter may have converted a voxel."""
 _SLACK = 1 << 16
-"""Bytes of headers and checksums."""
+"""Allowance for headers and checksums, in bytes."""
 
 
 def checked(array: Any, where: str) -> Any:
-    """Return an open zarr array whose chunks can be read without danger.
+    """Check that the chunks of an open zarr array can be read safely, and return it.
 
     Parameters
     ----------
     array
-        A ``zarr.Array`` just opened; its codecs are bounded in place.
+        A newly opened ``zarr.Array``; its codecs are bounded in place.
     where
-        Place for error messages.
+        Location, for error messages.
 
     Raises
     ------
     VolumeError
-        If its voxels are no numbers, a codec is not one of those known to be harmless, or the
-        shapes of its chunks make no sense.
+        If its voxels are not numbers, a codec is not known to be harmless, or the shapes of its
+        chunks make no sense.
     """
     check_type(array.dtype, where)
     _check_chunks(array, where)
@@ -89,7 +90,7 @@ def checked(array: Any, where: str) -> Any:
 
 
 def check_type(dtype: np.dtype[Any], where: str) -> None:
-    """Refuse voxels that are no numbers; objects would be unpickled.
+    """Refuse voxels that are not numbers; objects would be unpickled.
 
     Raises
     ------
@@ -117,7 +118,7 @@ def _check_chunks(array: Any, where: str) -> None:
 
 
 def _check_codecs(codecs: Iterable[Any], where: str) -> set[str]:
-    """Names of all codecs, if each is known to be harmless."""
+    """Return the names of all codecs, if each is known to be harmless."""
     found = dict(_named(codecs))
     for name, options in found.items():
         if name not in FILTERS and name not in UNPACK:
@@ -132,7 +133,7 @@ def _check_codecs(codecs: Iterable[Any], where: str) -> set[str]:
 
 
 def _named(codecs: Iterable[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Names and options of codecs, and of those inside of them."""
+    """Yield names and options of codecs, including nested ones."""
     for codec in codecs:
         if isinstance(codec, V2Codec):
             inner = (*(codec.filters or ()), codec.compressor)
@@ -150,7 +151,7 @@ def _name(codec: Any) -> str:
 
 
 def _bounded(codec: Any, chunk: int, shard: int, where: str) -> Any:
-    """Bound a codec of a pipeline, to bytes of an (inner) chunk or of a shard."""
+    """Bound a codec of a pipeline to the bytes of an (inner) chunk or of a shard."""
     if isinstance(codec, V2Codec):
         filters = codec.filters and tuple(_bounded_numcodec(f, chunk, where) for f in codec.filters)
         compressor = codec.compressor and _bounded_numcodec(codec.compressor, chunk, where)
@@ -176,9 +177,9 @@ def unpacked(name: str, data: Bytes, most: int, where: str, options: Mapping[str
     data
         The compressed bytes.
     most
-        Bytes that there may be.
+        Maximum number of decompressed bytes.
     where
-        Place for error messages.
+        Location, for error messages.
     options
         Configuration of the codec.
 
@@ -214,7 +215,7 @@ def _unpack_zstd(data: Bytes, most: int, _: Mapping[str, Any]) -> Bytes | None:
     try:
         return zstd_decode(data, out=most)
     except ZstdError as error:
-        if "too small" in str(error):  # for what the frames hold
+        if "too small" in str(error):  # for the content of the frames
             return None
         raise
 
@@ -300,10 +301,10 @@ class _BoundedCodec(BytesBytesCodec):
 
 
 class GuardedStore(LocalStore):
-    """A folder of which only files are read, and none that is far larger than it should be."""
+    """A local folder that reads only regular files, and none far larger than expected."""
 
     most: int = 0
-    """Bytes that a chunk may have; metadata documents may have more."""
+    """Maximum bytes of a chunk; metadata documents may be larger."""
 
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
         """Read a file or a part of it; None if there is none.
@@ -311,7 +312,7 @@ class GuardedStore(LocalStore):
         Raises
         ------
         VolumeError
-            If it is a device or the like, or far larger than it should be.
+            If it is a device or the like, or far larger than expected.
         """
         await asyncio.to_thread(self._check, key, byte_range)
         return await super().get(key, prototype, byte_range)
@@ -326,41 +327,41 @@ class GuardedStore(LocalStore):
 
 
 class DurableStore(GuardedStore):
-    """The same, in which a chunk that was written outlasts a loss of power."""
+    """A `GuardedStore` in which written chunks survive a power failure."""
 
     async def set(self, key: str, value: Any) -> None:
-        """Write a file, and bring it and its name to the disk."""
+        """Write a file, and flush it and its name to disk."""
         await super().set(key, value)
         await asyncio.to_thread(self._sync, key)
 
     def set_sync(self, key: str, value: Any) -> None:
-        """The same, without a loop."""
+        """Write a file synchronously."""
         super().set_sync(key, value)
         self._sync(key)
 
     def _sync(self, key: str) -> None:
         file = self.root / key
         sync(file)
-        for folder in file.parents:  # new ones may be among them
+        for folder in file.parents:  # some of them may be new
             sync(folder)
             if folder == self.root:
                 return
 
 
 def asked(byte_range: Any) -> int:
-    """Bytes that a request for a part of a file asks for; 0 if that is as much as there is."""
+    """Return the number of bytes that a byte range requests; 0 if it is open-ended."""
     if hasattr(byte_range, "suffix"):
         return int(byte_range.suffix)
     return int(byte_range.end - byte_range.start) if hasattr(byte_range, "end") else 0
 
 
 def check_size(size: int, most: int, where: object) -> None:
-    """Refuse to read far more bytes than there should be.
+    """Refuse to read far more bytes than expected.
 
     Raises
     ------
     VolumeError
-        If there are more than `most`, and more than any metadata document has.
+        If there are more than `most`, and more than any metadata document may have.
     """
     most = max(most, _DOCUMENT)
     if size > most:

@@ -91,7 +91,7 @@ def _seconds(variable: str, default: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A URL, taken apart."""
+    """A parsed URL."""
 
     root: str = field(repr=False)
     """Target of the connection: the bucket, or the web server with its query, which may be
@@ -103,7 +103,7 @@ class Address:
 
     @classmethod
     def of(cls, url: str) -> Address:
-        """Take a URL apart.
+        """Parse a URL.
 
         Raises
         ------
@@ -169,7 +169,7 @@ def open_store(root: str, retries: Retries) -> ObjectStore:
     root
         As in `Address`.
     retries
-        How long a request is tried again; a total of 0 tries once.
+        How long a request is retried; a total of 0 means a single attempt.
 
     Raises
     ------
@@ -212,7 +212,7 @@ def _connected(root: str, retries: Retries, variables: frozenset[tuple[str, str]
 
 
 def _login(root: str) -> tuple[str, str]:
-    """Take user and password out of a web server's URL, as a header says them."""
+    """Extract user and password from a web server's URL, as an HTTP header."""
     parts = urlsplit(root)
     login, at, host = parts.netloc.rpartition("@")
     if not at:
@@ -232,7 +232,7 @@ def _client(retries: Retries, *, allow_http: bool) -> ClientConfig:
 
 def _again(retries: Retries) -> RetryConfig:
     return {
-        "max_retries": 1000 if retries.total else 0,  # the time decides
+        "max_retries": 1000 if retries.total else 0,  # the time is the limit
         "retry_timeout": timedelta(seconds=retries.total),
         "backoff": {
             "init_backoff": timedelta(seconds=_FIRST_PAUSE),

@@ -21,7 +21,7 @@ _V2_DOCUMENTS = (".zgroup", ".zarray", ".zattrs")
 
 
 def refresh_on_disk(folder: Path) -> None:
-    """Update consolidated metadata of a group and of its ancestors for the group.
+    """Update the consolidated metadata of a group and its ancestors after a change to the group.
 
     Only documents below `folder` are read again, so the cost does not depend on the size of the
     store. Groups without consolidated metadata are not changed.
@@ -75,7 +75,7 @@ def _v2_documents(root: Path, inside: str) -> Iterator[tuple[str, Document]]:
 
 
 def _nodes(folder: Path) -> Iterator[Path]:
-    """Find groups and arrays of a tree; not chunks, nor hidden (unpublished) groups."""
+    """Find groups and arrays of a tree, except hidden (unpublished) groups."""
     for path, folders, files in os.walk(folder):
         if {"zarr.json", ".zgroup", ".zarray"} & set(files):
             yield Path(path)
@@ -84,7 +84,7 @@ def _nodes(folder: Path) -> Iterator[Path]:
 
 
 def refresh_in_bucket(folder: RemoteFolder, members: Mapping[str, Mapping[str, Document]]) -> None:
-    """Update consolidated metadata of a group and of its ancestors for some members.
+    """Update the consolidated metadata of a group and its ancestors after changes to members.
 
     Nothing is listed, so the cost does not depend on the size of the store. Folders above a
     readable prefix are not ancestors.
@@ -94,8 +94,9 @@ def refresh_in_bucket(folder: RemoteFolder, members: Mapping[str, Mapping[str, D
     folder
         The group.
     members
-        For each member that changed, its documents by their names below `folder`:
-        ``{"NAME": {"NAME/0/zarr.json": {...}}}``. Those of the group itself have the member "".
+        The documents of each changed member, by their names below `folder`:
+        ``{"NAME": {"NAME/0/zarr.json": {...}}}``. The group itself is the
+        member "".
 
     Raises
     ------
@@ -119,7 +120,7 @@ def refresh_in_bucket(folder: RemoteFolder, members: Mapping[str, Mapping[str, D
 def _refreshed(
     inside: str, members: Mapping[str, Mapping[str, Document]]
 ) -> Callable[[bytes | None], bytes]:
-    """Make the change to a document with consolidated metadata; `inside` ends with a slash."""
+    """Return the change to a document with consolidated metadata; `inside` ends with a slash."""
 
     def change(old: bytes | None) -> bytes:
         document = parse_document(old or b"{}", "consolidated metadata")
@@ -144,7 +145,7 @@ def _drop(metadata: Document, inside: str, member: str) -> None:
 
 
 def _key(name: str, document: Document) -> str:
-    """Return the name of a document in its kind of consolidated metadata; empty for the root's."""
+    """Return the key of a document in consolidated metadata of its format; empty for the root."""
     if "consolidated_metadata" in document:
         return name.removesuffix("zarr.json").rstrip("/")
     return name

@@ -21,7 +21,7 @@ from embedseg_large.files import PART, make_folder, sync, whole
 from embedseg_large.storage.folder import checked_name
 
 _CHUNK_PART = re.compile(r"\.[0-9a-f]{32}\.partial$")
-"""End of the name of a chunk until zarr has written it whole."""
+"""Suffix of a chunk's file name until zarr has written it completely."""
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
@@ -37,7 +37,7 @@ def check_file(path: str | os.PathLike[str]) -> None:
     PlaceError
         If there is no folder for it, a folder in its place, or no permission.
     OutputError
-        If that is for a full or a broken disk.
+        If the disk is full or broken.
     """
     file = Path(path)
     if not file.parent.is_dir():
@@ -52,14 +52,14 @@ def check_file(path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
-    """Give a path to write to, and rename what was written to `path` if all went well.
+    """Yield a temporary path, and rename it to `path` if the body succeeds.
 
     Parameters
     ----------
     path
-        Where the file will be.
+        Final path of the file.
     durable
-        Whether it must outlast a loss of power, see `embedseg_large.files`.
+        Whether it must survive a power failure; see `embedseg_large.files`.
 
     Raises
     ------
@@ -106,14 +106,14 @@ def check_writable(folder: Path) -> None:
     Parameters
     ----------
     folder
-        Need not exist; its nearest existing ancestor is tried then.
+        Need not exist: then its nearest existing ancestor is tried.
 
     Raises
     ------
     PlaceError
         If no file can be created there.
     OutputError
-        If that is for a full or a broken disk.
+        If the disk is full or broken.
     """
     place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     probe = place / f".write-test-{secrets.token_hex(8)}"
@@ -131,9 +131,9 @@ def check_writable(folder: Path) -> None:
 def replaced(new: Path, final: Path, aside: Path) -> Iterator[None]:
     """Rename a finished folder to its final name, and an existing one to `aside`.
 
-    What killed or suspended processes left of files in the new one is deleted first. The body
-    commits: if it, or anything before it, fails, everything is moved back.
-    A process killed half-way leaves the old folder under the name of `aside`.
+    Partial files of killed or suspended processes in the new folder are deleted first. The body
+    commits: if it, or anything before it, fails, everything is moved back. A process that is killed
+    half-way leaves the old folder under the name of `aside`.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def require_unpublished(folder: Path) -> None:
 
 
 LOCK_SECONDS = 60.0
-"""How long another process may keep a folder: it writes a few small files there."""
+"""Maximum time in seconds that another process may hold the lock: it writes a few small files."""
 
 
 def _is_locked(handle: int) -> bool:
@@ -199,13 +199,13 @@ def _is_locked(handle: int) -> bool:
 def locked(folder: Path) -> Iterator[None]:
     """Exclude other processes that request the same lock from a folder while the body runs.
 
-    Windows has no such locks of folders, as some network drives: documents are replaced whole all
-    the same, but of two changes at the same moment one may be lost.
+    Windows and some network drives do not support such locks. Documents are still replaced as a
+    whole there, but one of two simultaneous changes may be lost.
 
     Raises
     ------
     OutputError
-        If the folder cannot be opened, or another process keeps the lock: one that was stopped.
+        If the folder cannot be opened, or another (stopped) process keeps the lock.
     """
     if find_spec("fcntl") is None:
         yield
@@ -227,14 +227,14 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 _TRIES = 2
-"""How often a folder is made again that another run removes before the file is in it."""
+"""Number of attempts to create a folder that another run removes before the file is in it."""
 
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
-"""What file systems without hard links say: exFAT, some network drives."""
+"""Error codes of file systems without hard links: exFAT, some network drives."""
 
 
 def _created(file: Path, data: bytes) -> bool:
-    """Write a file unless there is one; a reader may see it before it is whole."""
+    """Write a file unless it exists; a reader may see an incomplete one."""
     try:
         with file.open("xb") as opened:
             opened.write(data)
@@ -314,7 +314,7 @@ class LocalFolder:
                     check()
                     _remove(Path(entry.path))
         check()
-        shutil.rmtree(self.path, ignore_errors=True)  # a late task may write while this goes on
+        shutil.rmtree(self.path, ignore_errors=True)  # a late task may still be writing
         with output_errors(self.path):
             if Path(self.path).exists():
                 check()
@@ -351,7 +351,7 @@ class LocalFolder:
         give: Callable[[Path, Path], object] | None,
         durable: bool = False,
     ) -> None:
-        """Write a file that appears whole; `give` gives it its name."""
+        """Write a file that appears complete; `give` renames it."""
         file = self._file(name)
 
         def put() -> None:
@@ -359,14 +359,14 @@ class LocalFolder:
                 begun.write_bytes(data)
 
         with output_errors(self.path):
-            for _ in range(_TRIES):  # asked for only now: mostly the folder is there
+            for _ in range(_TRIES):  # only after a failure: usually the folder exists
                 with suppress(FileNotFoundError):
                     return put()
                 self._make(file.parent, durable)
             put()
 
     def _make(self, folder: Path, durable: bool = False) -> None:
-        """Make a folder and those it lies in, up to the anchor, without a moment to slip in."""
+        """Create a folder and its parents, up to the anchor, without a race."""
         if self.anchor is not None and folder == Path(self.anchor):
             if not folder.is_dir():
                 raise RunError(f"{folder} is gone: the run has ended")
@@ -379,14 +379,14 @@ class LocalFolder:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what killed processes left of files; only where nobody writes meanwhile."""
+    """Delete partial files of killed processes; only while no other process writes there."""
     with suppress(OSError):
         for file in folder.glob(f".*-????????{PART}"):
             file.unlink(missing_ok=True)
 
 
 def _sweep_below(folder: Path) -> None:
-    """Delete what zarr leaves of chunks whose writer was killed or suspended, at any depth."""
+    """Delete partial chunks whose writer was killed or suspended, at any depth."""
     for parent, _, names in os.walk(folder):
         for name in names:
             if _CHUNK_PART.search(name):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from embedseg_large.errors import EmbedSegError, OutputError, UnreachableError
 
-# obstore has no type of its own for most failures: these are told apart by what its message says.
+# obstore has no exception types for most failures: its messages distinguish them.
 # `tests/integration/storage/test_obstore.py` checks that on failures of a real server.
 _TRANSIENT = re.compile(r"status code: (5\d\d|429|408|409)|HTTP error: [a-z]|SlowDown")
 _BUCKETS = re.compile(
@@ -39,7 +39,7 @@ def failures() -> tuple[type[Exception], ...]:
     """Return the exception classes of obstore; `FileNotFoundError` stands for missing objects."""
     try:
         from obstore.exceptions import BaseError
-    except ImportError:  # nothing of it can be raised, then
+    except ImportError:  # then obstore cannot have raised anything
         return (OSError,)
     return (BaseError, OSError, NotImplementedError)
 
@@ -53,13 +53,13 @@ def is_denied(error: BaseException) -> bool:
     """Whether a request, or the error it led to, failed because of missing permission."""
     try:
         from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
-    except ImportError:  # nothing of it can be raised, then
+    except ImportError:  # then obstore cannot have raised anything
         return False
     return isinstance(error.__cause__ or error, PermissionDeniedError | UnauthenticatedError)
 
 
 def is_beyond_the_end(error: BaseException) -> bool:
-    """Whether a part of an object was requested that lies behind its end."""
+    """Whether the requested part lies beyond the end of the object."""
     return "status code: 416" in _first_line(error)
 
 
@@ -119,7 +119,7 @@ def writing(where: str) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Return in one line why a request failed; of URLs only the server, and so no secrets."""
+    """Return in one line why a request failed; URLs are reduced to the server, to hide secrets."""
     text = str(error)
     code = _CODE.search(text)
     detail = ", ".join(_details(text))
@@ -173,7 +173,7 @@ def _words(causes: Iterable[tuple[re.Pattern[str], str]], text: str) -> str | No
 
 
 def _server(text: str) -> str | None:
-    """Scheme and host of what was asked, without login, path and query."""
+    """Return scheme and host of the requested URL, without login, path and query."""
     found = _SERVER.search(text)
     return found and found[1] + found[2]
 

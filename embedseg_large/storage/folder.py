@@ -20,7 +20,7 @@ from embedseg_large.errors import UsageError
 
 
 class Folder(Protocol):
-    """A folder of objects; frozen and picklable, opened anew in every process.
+    """A folder of objects; frozen and picklable, reopened in every process.
 
     Names are relative, with slashes between their parts. Failed writes raise `OutputError`; failed
     reads raise `UnreachableError`.
@@ -64,7 +64,7 @@ class Folder(Protocol):
     def write(self, name: str, data: bytes, *, durable: bool = False) -> None:
         """Write an object at once, in place of the one that may be there.
 
-        A durable one outlasts a loss of power that follows; in object stores, all do.
+        A durable object survives a subsequent power failure; in object stores, all do.
         """
 
     def create(self, name: str, data: bytes, *, durable: bool = False) -> bool:
@@ -93,11 +93,11 @@ class Folder(Protocol):
         last
             An object to delete after all others.
         check
-            Called before each part; what it raises ends the removal.
+            Called before each part; an exception from it stops the removal.
         """
 
     def check_writable(self) -> None:
-        """Write an object where the folder is or would be, and delete it.
+        """Write an object in the (possibly missing) folder, and delete it again.
 
         Raises
         ------

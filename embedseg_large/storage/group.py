@@ -1,4 +1,4 @@
-"""Zarr groups as the JSON documents that they are, on a disk or in a bucket.
+"""Zarr groups as JSON documents, on a disk or in a bucket.
 
 Documents are replaced as a whole, so a reader sees the old or the new one and never an incomplete
 one.
@@ -26,7 +26,7 @@ DOCUMENTS = ("zarr.json", ".zattrs", ".zarray", ".zgroup")
 
 @dataclass(frozen=True, slots=True)
 class ZarrGroup:
-    """A zarr group, or the place of one."""
+    """A zarr group, or a location for one."""
 
     folder: Folder
 
@@ -70,7 +70,7 @@ class ZarrGroup:
             except UnreachableError as error:
                 if not is_denied(error):
                     raise
-                denied = error  # what buckets without list permission answer for missing objects
+                denied = error  # buckets without list permission refuse missing objects
                 continue
             found = document.get("attributes", {}) if name == "zarr.json" else document
             if found and isinstance(found, dict):
@@ -80,16 +80,16 @@ class ZarrGroup:
         return {}
 
     def write(self, zarr_format: int, attributes: Document, *, keep: bool = False) -> None:
-        """Make it a group with these attributes, replacing existing documents.
+        """Write the group with these attributes, replacing existing documents.
 
         Parameters
         ----------
         zarr_format
             2 or 3.
         attributes
-            All of them.
+            The complete attributes.
         keep
-            Whether everything else that its document holds stays, such as consolidated metadata.
+            Whether to keep everything else in its document, such as consolidated metadata.
 
         Raises
         ------
@@ -106,8 +106,8 @@ class ZarrGroup:
     def describe(self, zarr_format: int, attributes: Document) -> None:
         """Replace the attributes of a local group that is filled and about to be published.
 
-        Its folder is never made: who wakes up after another process has published it must not
-        publish an empty one in its place.
+        Its folder is never created: a process that resumes after another one has published the
+        group must not publish an empty group in its place.
 
         Raises
         ------
@@ -130,16 +130,16 @@ class ZarrGroup:
         *,
         afresh: bool = False,
     ) -> None:
-        """Change its attributes, and make it if it is missing; no other's change is lost.
+        """Change its attributes, creating it if missing, without losing concurrent changes.
 
         Parameters
         ----------
         zarr_format
             2 or 3.
         change
-            Gets the attributes and returns the new ones; may be called several times.
+            Receives the attributes and returns the new ones; may be called several times.
         afresh
-            Whether the group becomes a new one, that keeps nothing but what `change` returns.
+            Whether to start a new group that keeps nothing but the result of `change`.
 
         Raises
         ------
@@ -170,7 +170,7 @@ def _of_format_3(old: Document, attributes: Document) -> Document:
 
 
 def packed(document: Document) -> bytes:
-    """Return a document as it is stored."""
+    """Return the stored form of a document."""
     return json.dumps(document, indent=2).encode()
 
 
@@ -180,7 +180,7 @@ def parse_document(data: bytes, where: str) -> Document:
     Raises
     ------
     MetadataError
-        If they are none.
+        If they are not a JSON object.
     """
     with foreign(where, "not a JSON document", todo="restore it", kind=MetadataError):
         document = parse_json(data)
@@ -198,7 +198,7 @@ def ngff_content(attributes: Document) -> Document:
 def ngff_version(attributes: Document) -> str | None:
     """Return the NGFF version of the image with these attributes; None if it is not an image.
 
-    Versions before 0.4 are often not written down; "0.1" stands for all of those.
+    Versions before 0.4 often do not record it; "0.1" stands for all of those.
     """
     content = ngff_content(attributes)
     match content:

@@ -44,7 +44,7 @@ class PatientStore(ObjectStore[Any]):
     """
 
     most: int = 0
-    """Bytes that a chunk may have; metadata documents may have more."""
+    """Maximum bytes of a chunk; metadata documents may be larger."""
 
     def __init__(self, address: Address, retries: Retries, *, read_only: bool = False) -> None:
         super().__init__(open_store(address.root, retries), read_only=read_only)
@@ -73,7 +73,8 @@ class PatientStore(ObjectStore[Any]):
         try:
             return await self._get(key, prototype, byte_range)
         except UnreachableError as error:
-            # Buckets without list permission answer so for everything that does not exist.
+            # Buckets without list permission respond in this way for everything that does not
+            # exist.
             is_probe = key.rpartition("/")[2] in _PROBED
             if is_denied(error) and (is_probe or await self._is_absent(key, prototype)):
                 return None
@@ -82,9 +83,9 @@ class PatientStore(ObjectStore[Any]):
     async def _is_absent(self, key: str, prototype: Any) -> bool:
         """Whether a chunk that the server refuses was never written.
 
-        Buckets that nobody may list refuse what is not there. Then they refuse a name that nobody
-        has ever used, too, while the document of the array can still be read: a login that has
-        expired could not.
+        Buckets without list permission refuse requests for missing objects. They then also refuse a
+        name that was never used, while the array's document remains readable; with an expired login
+        it would not.
         """
         folder = key.rpartition("/")[0]
         if not await self._refuses(f"{folder}/{token_hex(16)}", prototype):
@@ -134,7 +135,7 @@ class PatientStore(ObjectStore[Any]):
                     await asyncio.sleep(pause)
 
     async def _get_whole(self, key: str, prototype: Any) -> Any:
-        """Read an object, once its size is known not to be far larger than it should be."""
+        """Read an object after checking that it is not far larger than expected."""
         import obstore
 
         try:

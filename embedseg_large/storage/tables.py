@@ -30,7 +30,7 @@ class Table:
     stored: str | None = None
     """Path or URL of the file in the store of the labels, if it was written there."""
     region: str = "labels"
-    """Name of the labels that the rows are of."""
+    """Name of the labels that the rows describe."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -101,8 +101,8 @@ def check_table_path(path: str | os.PathLike[str]) -> None:
     Raises
     ------
     UsageError
-        If the ending is not .csv, .parquet or .h5ad, nothing is installed that writes it, or there
-        is no such folder.
+        If the suffix is not .csv, .parquet or .h5ad, the package that writes it is not installed,
+        or there is no such folder.
     OutputError
         If no file can be created there.
     """
@@ -121,10 +121,10 @@ def check_table_path(path: str | os.PathLike[str]) -> None:
 def write_table(
     path: str | os.PathLike[str], columns: Mapping[str, NDArray[Any]], region: str = "labels"
 ) -> None:
-    """Write columns of one length as CSV or, by the ending of the path, as Parquet or AnnData.
+    """Write columns of equal length as CSV or, depending on the suffix, as Parquet or AnnData.
 
     NaN is empty in CSV and null in Parquet. Floats have 7 significant digits in CSV and all in
-    Parquet. An existing file is replaced. An AnnData says of which labels (`region`) it is.
+    Parquet. An existing file is replaced. An AnnData records the name of its labels (`region`).
 
     Raises
     ------

@@ -52,7 +52,7 @@ def synthesise(
     overwrite
         Whether to replace existing volumes.
     tell
-        Is notified of progress.
+        Called with the progress.
 
     Returns
     -------

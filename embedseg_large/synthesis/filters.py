@@ -44,7 +44,7 @@ class Band:
 
 
 def gaussian_band(n: int, sigma: float) -> Band:
-    """Return a Gaussian; at the edges only inside voxels count."""
+    """Return a Gaussian; at the edges, only voxels inside the image count."""
     radius = max(1, ceil(_RADIUS * sigma))
     taps = min(2 * radius + 1, n)
     first = np.clip(np.arange(n) - radius, 0, n - taps)
@@ -73,7 +73,7 @@ def spline_band(n: int, step: float, start: float, samples: int) -> Band:
     start
         Where voxel 0 is, in samples.
     samples
-        How many there are; beyond the last ones their values are repeated.
+        Number of samples; beyond the ends the first and the last one are repeated.
     """
     at = start + np.arange(n) / step
     base = np.floor(at).astype(np.int64)
@@ -91,7 +91,7 @@ def spline_band(n: int, step: float, start: float, samples: int) -> Band:
 
 
 def linear_band(n: int, samples: int, step: float) -> Band:
-    """Return straight lines between samples `step` voxels apart, the first at voxel 0."""
+    """Return linear interpolation between samples `step` voxels apart, the first at voxel 0."""
     if samples == 1:
         return Band(np.zeros(n, np.int64), np.ones((n, 1), np.float32))
     at = np.minimum(np.arange(n) / step, samples - 1)
@@ -138,7 +138,7 @@ def blurred(image: Image, sigmas: Sequence[float]) -> Image:
 
 
 def _size(n: int, sigma: float) -> int:
-    """Return the number of voxels per coarse sample; 0: there is nothing to blur."""
+    """Return the number of voxels per coarse sample; 0 if there is nothing to blur."""
     if n == 1 or sigma < _SHARP:
         return 0
     return max(1, min(int(sigma / _FINE), n // 4))
@@ -150,7 +150,7 @@ def smooth_noise(shape: Sequence[int], sigmas: Sequence[float], rng: np.random.G
     Parameters
     ----------
     shape
-        Of the result.
+        Shape of the result.
     sigmas
         Length over which it is smooth along each axis, in voxels: the standard deviation of the
         Gaussian that white noise would have to be blurred with.
@@ -162,7 +162,7 @@ def smooth_noise(shape: Sequence[int], sigmas: Sequence[float], rng: np.random.G
     noise = rng.standard_normal(samples, np.float32)
     starts = 1 + rng.random(
         len(samples)
-    )  # otherwise all fields would have their samples at the same places
+    )  # otherwise the samples of all fields would be at the same positions
     for axis, n in enumerate(shape):
         if n > 1:
             band = spline_band(n, steps[axis], float(starts[axis]), samples[axis])

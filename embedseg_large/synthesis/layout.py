@@ -26,9 +26,9 @@ def draw_centres(
     settings
         Frequencies of the layouts.
     size
-        Edges of the volume in pixels, ``(ndim,)``. Some centres lie outside of it.
+        Edge lengths of the volume in pixels, ``(ndim,)``. Some centres lie outside the volume.
     diameter
-        Of a nucleus.
+        Diameter of a nucleus, in pixels.
     rng
         The only source of randomness.
 
@@ -61,7 +61,7 @@ def _grid(size: Points, diameter: float, rng: np.random.Generator) -> Points:
 
 
 def _darts(size: Points, diameter: float, rng: np.random.Generator) -> Points:
-    """Throw darts, also just outside the volume, from where nuclei reach in."""
+    """Throw darts, also just outside the volume, where nuclei still reach into it."""
     wanted = np.prod(size + 0.4 * diameter) / diameter ** len(size)
     count = round(min(_MOST, max(3.0, float(wanted) * rng.uniform(0.8, 2.5))))
     return rng.uniform(-0.2 * diameter, size + 0.2 * diameter, (count, len(size)))
@@ -94,7 +94,7 @@ def _below(values: NDArray[Any], most: float) -> NDArray[np.bool_]:
 
 @numba.njit(cache=True, nogil=True)
 def _apart(points, distance):  # type: ignore[no-untyped-def]
-    """Choose points in turn, each at least `distance` from those chosen before."""
+    """Choose points one by one, each at least `distance` from all earlier ones."""
     count, ndim = points.shape
     kept = np.zeros(count, np.bool_)
     for i in range(count):

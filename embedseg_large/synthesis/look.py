@@ -12,7 +12,7 @@ from embedseg_large.synthesis.filters import Image, blurred, smooth_noise
 from embedseg_large.synthesis.nuclei import Labels
 from embedseg_large.synthesis.settings import SynthesisSettings
 
-_CONDENSED = 1.5  # brightness of dividing nuclei, over others
+_CONDENSED = 1.5  # brightness of dividing nuclei, relative to others
 _SPOT_DEPTH = 0.75  # maximum position of the centres of spots
 
 
@@ -23,11 +23,11 @@ class Specimen:
     Parameters
     ----------
     labels, depth
-        As `paint` returns them, numbered from 1 without gaps.
+        As returned by `paint`, numbered from 1 without gaps.
     condensed
         bool ``(n,)``: which nuclei are dividing.
     diameter
-        Mean one, in pixels.
+        Mean diameter, in pixels.
     anisotropy
         Distance between planes in pixels.
     """
@@ -54,7 +54,7 @@ def shine(settings: SynthesisSettings, scene: Specimen, rng: np.random.Generator
 
 
 def _chromatin(settings: SynthesisSettings, scene: Specimen, rng: np.random.Generator) -> Image:
-    """Give each nucleus its brightness, and all of them a texture."""
+    """Return the brightness of each nucleus, modulated by a texture."""
     count = len(scene.condensed)
     bright = np.zeros(count + 1, np.float32)
     bright[1:] = np.exp(rng.normal(0, rng.uniform(*settings.brightness_spread), count))

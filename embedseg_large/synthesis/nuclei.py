@@ -39,9 +39,9 @@ class Nuclei:
     forms
         float64 ``(n, 3, 3)``: a point ``p`` is inside where ``|form @ (p - centre)| < 1``.
     radii
-        float64 ``(n,)``: longest one.
+        float64 ``(n,)``: longest radius of each nucleus.
     condensed
-        bool ``(n,)``: whether it belongs to a dividing cell, which is brighter and has no texture.
+        bool ``(n,)``: whether each belongs to a dividing cell, which is brighter and untextured.
     """
 
     centres: Floats
@@ -56,7 +56,7 @@ class Nuclei:
 def draw_nuclei(
     settings: SynthesisSettings, centres: Points, diameter: float, rng: np.random.Generator
 ) -> Nuclei:
-    """Give every centre a nucleus, or the two of an anaphase.
+    """Place a nucleus, or the two of an anaphase, at every centre.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def draw_nuclei(
     centres
         ``(n, ndim)``.
     diameter
-        Mean one, in pixels.
+        Mean diameter, in pixels.
     rng
         The only source of randomness.
     """
@@ -95,7 +95,7 @@ def draw_nuclei(
 
 
 def rotations(count: int, ndim: int, rng: np.random.Generator) -> Floats:
-    """Draw rotations, ``(count, 3, 3)``, uniformly; in 2D they leave z as it is."""
+    """Draw rotations, ``(count, 3, 3)``, uniformly; in 2D they leave z unchanged."""
     if ndim == 2:
         angle = rng.uniform(0, 2 * np.pi, count)
         w, x, y, z = np.cos(angle / 2), np.sin(angle / 2), 0 * angle, 0 * angle
@@ -118,14 +118,14 @@ def paint(nuclei: Nuclei, uneven: Image, anisotropy: float) -> tuple[Labels, Ima
     nuclei
         What to paint.
     uneven
-        What is added to the distance from the middle, ``(z, y, x)``.
+        Offset added to the distance from the middle, ``(z, y, x)``.
     anisotropy
         Distance between planes in pixels.
 
     Returns
     -------
     labels, depth
-        int32 and float32 ``(z, y, x)``; the depth is 0 in the middle, and 1 outside of nuclei.
+        int32 and float32 ``(z, y, x)``; the depth is 0 in the middle, and 1 outside nuclei.
     """
     labels = np.zeros(uneven.shape, np.int32)
     depth = np.ones(uneven.shape, np.float32)
@@ -151,9 +151,9 @@ def keep_pieces(labels: Labels, smallest: float, smallest_cut: float) -> NDArray
     labels
         Objects from 1 on; changed in place.
     smallest
-        Voxels that an object must have.
+        Minimum number of voxels of an object.
     smallest_cut
-        Voxels that an object at the border of the volume must have.
+        Minimum number of voxels of an object at the border of the volume.
 
     Returns
     -------
@@ -235,7 +235,7 @@ def _root(parents, voxel):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _pieces(labels):  # type: ignore[no-untyped-def]
-    """Return for each voxel the first one of its piece, whose voxels share faces."""
+    """Return for each voxel the first voxel of its (face-connected) piece."""
     flat = labels.ravel()
     parents = np.arange(flat.size)
     planes, height, width = labels.shape
@@ -280,6 +280,6 @@ def _renumber(labels, roots, kept, numbers):  # type: ignore[no-untyped-def]
 
 
 def smallest_sizes(diameter: float, anisotropy: float, ndim: int) -> tuple[float, float]:
-    """Return the voxels that a nucleus must keep, whole and at the border of the volume."""
+    """Return the minimum sizes of whole nuclei and of nuclei at the border of the volume."""
     ball = np.pi / 4 * diameter**2 if ndim == 2 else np.pi / 6 * diameter**3 / anisotropy
     return max(12.0, 0.12 * ball), max(12.0, 0.05 * ball)

@@ -60,7 +60,7 @@ def _of_axes(settings: SynthesisSettings, ndim: int | None) -> SynthesisSettings
 
 
 def _values(stated: Mapping[str, Any] | str | os.PathLike[str] | None) -> tuple[str, Any]:
-    """Return where settings are from, for messages, and the settings by name."""
+    """Return the origin of the settings, for messages, and the settings by name."""
     if stated is None:
         return "", {}
     if isinstance(stated, Mapping):

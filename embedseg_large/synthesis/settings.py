@@ -19,7 +19,7 @@ ANISOTROPY: Range = (1.0, 4.0)
 """Default of `SynthesisSettings.anisotropy` in 3D."""
 
 LEAST_DEPTH = 2.5
-"""Planes that the smallest nucleus is deep: with fewer there is no volume to segment."""
+"""Minimum depth of the smallest nucleus in planes: with fewer there is no volume to segment."""
 
 LEAST_EDGE = 8
 """Minimum number of voxels along each axis of a volume."""

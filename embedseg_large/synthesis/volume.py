@@ -49,7 +49,7 @@ class SyntheticVolume:
         int32 of the same shape: 0 background, 1 to N the nuclei, each in one piece whose voxels
         share faces.
     anisotropy
-        Distance of two planes in pixels; 1 in 2D.
+        Distance between planes in pixels; 1 in 2D.
     facts
         The values drawn for it, as values that JSON can hold.
     """

@@ -11,8 +11,8 @@
     embedding.npy           the network's output for it
     cover.png               both
 
-The specification knows the normalisation, the sizes that the network accepts and the context it
-needs (as a halo), but neither augmentation nor this clustering: so the README describes them.
+The specification covers the normalisation, the sizes that the network accepts and the context it
+needs (as a halo), but neither augmentation nor this clustering, so the README describes them.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def needed_of(shape: Sequence[int], settings: ModelSettings) -> Box:
     shape
         Spatial shape of the image.
     settings
-        Of the model.
+        Settings of the model.
     """
     sizes = []
     for length, context in zip(shape, settings.context, strict=True):

@@ -78,7 +78,7 @@ def _free_axes(axes: str) -> dict[int, Any]:
 
 
 def checked_difference(model: PortableModel, content: bytes) -> float:
-    """Compare with torch on the shape from which the graph was made and on another one.
+    """Compare with torch on the shape with which the graph was traced and on another one.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def checked_difference(model: PortableModel, content: bytes) -> float:
     Raises
     ------
     RunError
-        It is more than `TOLERANCE`.
+        If it exceeds `TOLERANCE`.
     """
     made_from = model.example()
     other = model.example(batch=1).repeat_interleave(2, dim=-1)

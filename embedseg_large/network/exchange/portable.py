@@ -39,10 +39,10 @@ class PortableModel:
     """Pitch, sizes and the like."""
 
     card: Mapping[str, Any]
-    """For people."""
+    """The model card."""
 
     fingerprint: str
-    """Of weights and settings."""
+    """Hash of weights and settings."""
 
     @classmethod
     def of(cls, model: Model) -> PortableModel:
@@ -51,7 +51,7 @@ class PortableModel:
         Raises
         ------
         UsageError
-            It is of another method than EmbedSeg, whose outputs other programs could not read.
+            If its method is not EmbedSeg: other programs could not interpret its outputs.
         """
         if model.settings.method != EMBEDSEG or model.settings.backbone != ERFNET:
             raise UsageError(

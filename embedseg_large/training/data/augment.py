@@ -1,4 +1,4 @@
-"""Random views of a crop: its orientation and magnification before the network sees it.
+"""Random views of a crop: its orientation and magnification as the network sees it.
 
 A `View` is a value, drawn from settings and a random generator before anything is read, because it
 decides what is read: the box in the image is just large enough for the crop::
