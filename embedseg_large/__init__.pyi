@@ -25,6 +25,8 @@ from .segmentation.segment import segment as segment
 from .segmentation.segmenters.tile_segmenter import TileSegmenter as TileSegmenter
 from .storage.tables import Table as Table
 from .synthesis.files import synthesise as synthesise
+from .tracking.track import Tracks as Tracks
+from .tracking.track import track as track
 from .training.train import train as train
 from .volumes.intensity import normalise as normalise
 from .volumes.volume import Volume as Volume

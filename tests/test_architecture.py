@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "review": VALUES | {"labels", "measurement", "runs", "storage", "volumes"},
     "segmentation": VALUES | BELOW | {"conversion"},
     "exporting": VALUES | {"labels", "measurement", "storage", "volumes"},
+    "tracking": VALUES | {"exporting", "labels", "measurement", "runs", "storage", "volumes"},
     "batch": VALUES
     | {"exporting", "labels", "pictures", "runs", "segmentation", "storage", "volumes"},
     "pictures": VALUES | {"evaluation"},
@@ -61,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | BELOW
     | {"batch", "comparison", "exporting"}
     | {"conversion", "data", "evaluation", "measurement", "models", "pictures", "reporting"}
-    | {"review", "segmentation", "synthesis", "training", "viewing"},
+    | {"review", "segmentation", "synthesis", "tracking", "training", "viewing"},
     "__main__": {"cli"},
 }
 """Of a room, or of a file beside the rooms, which others its files may import."""

@@ -28,6 +28,7 @@ GUIDES = {
     "evaluate": "guides/evaluate",
     "suggest": "guides/object_size",
     "measure": "guides/measure",
+    "track": "guides/tracking",
     "report": "tutorials/review",
     "review": "guides/proofread",
     "view": "quickstart",

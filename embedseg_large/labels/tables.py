@@ -16,7 +16,10 @@ which napari-ome-zarr shows as features of the labels layer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import MetadataError, PlaceError, UsageError
+from embedseg_large.errors import MetadataError, PlaceError, UsageError, foreign
 from embedseg_large.labels.pending import PROVENANCE
 from embedseg_large.labels.published import provenance_of
 from embedseg_large.storage.connection import is_remote, joined, refuse_web, shown
@@ -120,6 +123,48 @@ def write_label_table(
         for changed in ("tables", f"labels/{labels}"):
             refresh_on_disk(Path(store, changed))
     return joined(store, f"tables/{labels}/table.{backend}")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTable:
+    """A table in the store of its labels."""
+
+    columns: dict[str, NDArray[Any]]
+    """By name."""
+    is_certain: bool
+    """Whether it is known to be of the labels that have the name now, as those of a run are."""
+
+
+def read_label_table(store: str, labels: str) -> StoredTable | None:
+    """Read the table of labels from their store.
+
+    Parameters
+    ----------
+    store, labels
+        Path or URL of the store, and name of the labels.
+
+    Returns
+    -------
+    StoredTable or None
+        None if there is no table of ours, or pyarrow is not installed to read it.
+
+    Raises
+    ------
+    MetadataError
+        If it cannot be read.
+    """
+    table = folder_at(joined(store, f"tables/{labels}"))
+    about = read_attributes(table)
+    made = about.get(PROVENANCE)
+    is_readable = about.get("backend") == "parquet" and find_spec("pyarrow") is not None
+    if not isinstance(made, dict) or not is_readable:
+        return None
+    token = provenance_of(joined(store, f"labels/{labels}")).get("token")
+    where = f"{joined(shown(store), 'tables')}/{labels}/table.parquet"
+    with foreign(where, todo="measure again with --into-store", kind=MetadataError):
+        found = import_module("pyarrow.parquet").read_table(BytesIO(table.read("table.parquet")))
+        columns = {name: found[name].to_numpy() for name in found.column_names}
+    return StoredTable(columns, token is not None and made.get("token") == token)
 
 
 def table_warning(store: str, labels: str, token: str | None) -> str | None:

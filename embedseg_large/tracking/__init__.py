@@ -1,0 +1,1 @@
+"""Labels of a time series linked into tracks."""

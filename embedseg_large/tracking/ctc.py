@@ -1,0 +1,117 @@
+"""Tracks as files of the Cell Tracking Challenge: a table of tracks, and a TIFF per timepoint.
+
+::
+
+    FOLDER/res_track.txt     one line per track: number, first and last timepoint, parent or 0
+           mask000.tif ...   labels of each timepoint; a voxel is the number of its track
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedseg_large.errors import UsageError
+from embedseg_large.exporting.label_tiff import dtype_for, planes
+from embedseg_large.files import make_folders
+from embedseg_large.storage.disk import check_writable, output_errors, whole_file
+from embedseg_large.tracking.lineage import Lineage, rows_of
+from embedseg_large.volumes.volume import Volume
+
+_TABLE = "res_track.txt"
+_BIG = 1 << 31  # bytes from which a file is a BigTIFF
+
+
+def check_ctc(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that cannot be written, or has such files.
+
+    Raises
+    ------
+    UsageError
+        If it is a file, or has tracks which may not be overwritten.
+    OutputError
+        If it is not writable.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: this is a file; choose a folder for the tracks with --ctc")
+    if _files(folder) and not overwrite:
+        raise UsageError(
+            f"{folder} has files of the Cell Tracking Challenge; choose another folder, or replace "
+            "them with --overwrite"
+        )
+    check_writable(folder)
+
+
+def write_ctc(
+    folder: Path,
+    labels: Volume,
+    time: NDArray[np.int64],
+    label: NDArray[np.uint64],
+    lineage: Lineage,
+) -> None:
+    """Write the files; masks in bounded memory, a few planes at a time.
+
+    Parameters
+    ----------
+    folder
+        Created if it does not exist; older files of this kind in it are removed.
+    labels
+        All timepoints, without a channel axis.
+    time, label
+        Of each instance, ascending by timepoint and label.
+    lineage
+        Whose tracks have no gaps.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    UsageError
+        If there are more tracks than fit 32 bits.
+    """
+    dtype = dtype_for(lineage.n_tracks, labels.name)
+    digits = max(3, len(str(labels.n_timepoints - 1)))
+    with output_errors(folder):
+        make_folders(folder)
+        for file in _files(folder):
+            file.unlink()
+    for t in range(labels.n_timepoints):
+        now = slice(*np.searchsorted(time, (t, t + 1)))
+        mask = _mask(labels, t, label[now], lineage.track[now].astype(dtype))
+        _write_mask(folder / f"mask{t:0{digits}}.tif", labels, mask, dtype)
+    with whole_file(folder / _TABLE) as begun:  # last: it says that all masks are there
+        np.savetxt(begun, rows_of(time, lineage), fmt="%d")
+
+
+def _files(folder: Path) -> list[Path]:
+    return [*folder.glob("mask*.tif"), *folder.glob(_TABLE)]
+
+
+def _mask(
+    labels: Volume, timepoint: int, label: NDArray[np.uint64], track: NDArray[Any]
+) -> Callable[[], Iterator[NDArray[Any]]]:
+    """Planes of a timepoint, with numbers of tracks in place of labels."""
+    numbers = np.concatenate([np.zeros(1, track.dtype), track])
+
+    def drawn() -> Iterator[NDArray[Any]]:
+        for _, plane in planes(labels, timepoint if "t" in labels.axes else None):
+            at = np.searchsorted(label, plane.astype(np.uint64))
+            known = label[np.minimum(at, len(label) - 1)] == plane if len(label) else False
+            yield numbers[np.where(known, at + 1, 0)]
+
+    return drawn
+
+
+def _write_mask(
+    file: Path, labels: Volume, mask: Callable[[], Iterator[NDArray[Any]]], dtype: np.dtype[Any]
+) -> None:
+    import tifffile
+
+    shape = labels.spatial_shape
+    big = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize > _BIG
+    with whole_file(file) as begun, tifffile.TiffWriter(begun, bigtiff=big) as tiff:
+        tiff.write(mask(), shape=shape, dtype=dtype, photometric="minisblack", compression="zlib")
