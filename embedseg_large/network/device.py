@@ -37,7 +37,7 @@ def processor_name(device: str) -> str:
 
 
 def default_device() -> str:
-    """Return ``cuda`` if torch finds a CUDA device, else ``cpu``."""
+    """Return ``cuda`` if torch finds a CUDA device, else ``cpu``; ``mps`` only where asked for."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -68,20 +68,23 @@ def training_dtype(device: str) -> str:
 
 
 def device_kind(device: str) -> str:
-    """Return ``cpu`` or ``cuda``, available or not; raise a UsageError for anything else."""
+    """Return ``cpu``, ``cuda`` or ``mps``, available or not; raise a UsageError for any other."""
     try:
         kind = torch.device(device).type
     except RuntimeError:
         kind = ""
-    if kind not in {"cpu", "cuda"}:
-        raise UsageError(f"device is {device!r}; use cpu or cuda")
+    if kind not in {"cpu", "cuda", "mps"}:
+        raise UsageError(f"device is {device!r}; use cpu, cuda or mps")
     return kind
 
 
 def checked_device(device: str) -> str:
     """Return the device if it is available; raise a UsageError otherwise."""
-    if device_kind(device) == "cuda" and not torch.cuda.is_available():
+    kind = device_kind(device)
+    if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device is {device!r}, but torch finds no CUDA device here; use cpu")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"device is {device!r}, but torch finds no GPU of Apple here; use cpu")
     return device
 
 
@@ -111,14 +114,28 @@ def passes_that_fit(device: str, voxels: int, most: int) -> int:
     Parameters
     ----------
     device
-        A CUDA device.
+        A GPU.
     voxels
         Size of the input of one pass.
     most
         Maximum number needed.
     """
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = torch.cuda.mem_get_info(device)[0] + unused  # torch keeps what it no longer uses
-    room = min(_SHARE_OF_FREE * free, _MOST_BYTES)
+    room = min(_SHARE_OF_FREE * _free_bytes(device), _MOST_BYTES)
     fitting = int(room / (CUDA_BYTES_PER_VOXEL * voxels))
     return 1 << (max(1, min(fitting, most)).bit_length() - 1)
+
+
+def _free_bytes(device: str) -> int:
+    """Memory of a GPU that tensors may take."""
+    if device_kind(device) == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused  # torch keeps what it no longer uses
+
+
+def free_unused(device: str) -> None:
+    """Give memory of a GPU back that torch keeps, and no longer uses."""
+    if device_kind(device) == "mps":
+        torch.mps.empty_cache()
+    else:
+        torch.cuda.empty_cache()

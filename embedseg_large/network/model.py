@@ -23,6 +23,7 @@ from embedseg_large.network.backbones import inference_network
 from embedseg_large.network.device import (
     available_cores,
     checked_device,
+    free_unused,
     lanes_that_fit,
     passes_that_fit,
 )
@@ -64,7 +65,7 @@ class Model:
     card
         Model card: training data, scores, limits, licence.
     device
-        ``cpu``, ``cuda`` or ``cuda:INDEX``.
+        ``cpu``, ``cuda``, ``cuda:INDEX`` or ``mps``.
     dtype
         Number format of the convolutions: float32, bfloat16 or float16. Results are float32.
     lanes
@@ -396,7 +397,7 @@ class Model:
                 # outside this clause the failed passes no longer hold tensors
                 reason = str(error).partition("\n")[0]
             if not self._is_on_cpu:
-                torch.cuda.empty_cache()
+                free_unused(self.device)
             if width == 1:
                 break
             width //= 2

@@ -19,9 +19,9 @@ from embedseg_large.network.device import checked_device
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.settings import STRIDE
 
-_EDGE = {"cpu": 1024, "cuda": 8192}
+_EDGE = {"cpu": 1024, "cuda": 8192, "mps": 4096}
 """Rows and columns of the matrices that are multiplied: large enough to be bound by arithmetic."""
-_COPIED = {"cpu": 2**27, "cuda": 2**30}
+_COPIED = {"cpu": 2**27, "cuda": 2**30, "mps": 2**28}
 """Bytes that are copied: more than fit into caches."""
 _SECONDS = 0.3
 _COUNTED_EDGE = 8 * STRIDE
@@ -119,5 +119,8 @@ def _least_seconds(call: Callable[[], object], device: str) -> float:
 
 
 def _wait_for(device: str) -> None:
-    if torch.device(device).type == "cuda":
+    kind = torch.device(device).type
+    if kind == "cuda":
         torch.cuda.synchronize(device)
+    elif kind == "mps":
+        torch.mps.synchronize()

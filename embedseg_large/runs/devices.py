@@ -12,5 +12,5 @@ in which a core clusters one. They cluster on the CPU while the network is runni
 
 
 def is_gpu(device: str) -> bool:
-    """Whether a device is a GPU: ``cuda``, ``cuda:1``."""
-    return device.startswith("cuda")
+    """Whether a device is a GPU: ``cuda``, ``cuda:1``, ``mps``."""
+    return device.startswith(("cuda", "mps"))

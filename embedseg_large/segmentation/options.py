@@ -134,9 +134,10 @@ class ComputingOptions(Options):
 
     device: Annotated[
         str | None,
-        Flag("cpu or cuda. Default: cuda if available."),
+        Flag("cpu, cuda or mps (Apple). Default: cuda if available."),
     ] = None
-    """cpu or cuda; default: cuda if available, else cpu."""
+    """cpu, cuda or mps (GPUs of Apple; only where asked for); default: cuda if available, else
+    cpu."""
     dtype: Annotated[
         str | None,
         Flag("float32, bfloat16 or float16. Default: float16 on a GPU, else float32."),

@@ -26,7 +26,12 @@ import torch
 from torch import Tensor, distributed, nn
 
 from embedseg_large.errors import UsageError
-from embedseg_large.network.device import available_cores, checked_device, default_device
+from embedseg_large.network.device import (
+    available_cores,
+    checked_device,
+    default_device,
+    device_kind,
+)
 
 LONGEST_WAIT = timedelta(days=1)
 """Time the others wait while rank 0 validates."""
@@ -70,6 +75,8 @@ class Processes:
             If the device is not available, or there are fewer devices than processes.
         """
         place = checked_device(device or default_device())
+        if device_kind(place) == "mps":
+            raise UsageError("models are not trained on mps; use cpu, or a machine with CUDA")
         if not all(name in environ for name in _SET_BY_TORCHRUN) or environ["WORLD_SIZE"] == "1":
             return cls(place)
         world = int(environ["WORLD_SIZE"])

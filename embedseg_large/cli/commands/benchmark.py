@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from embedseg_large.segmentation.benchmark import Benchmark
 
 _SIZE = {("cpu", 2): 1024, ("cpu", 3): 128, ("cuda", 2): 4096, ("cuda", 3): 384}
+_SIZE |= {("mps", 2): 2048, ("mps", 3): 192}
 """Edge of the volume, by device and ndim: a minute of work at most."""
 _LARGEST = {2: 32768, 3: 1024}
 
@@ -38,9 +39,9 @@ class NetworkFlags:
         str | None,
         typer.Option(help="Test-time augmentation: none, 4, 8, 16 or 48. Default: the model's."),
     ] = None
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda if available.")] = (
-        None
-    )
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or mps. Default: cuda if available.")
+    ] = None
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16. Default: as for segment.")
     ] = None

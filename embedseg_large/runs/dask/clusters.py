@@ -38,6 +38,7 @@ from embedseg_large.runs.dask.slurm import (
     describe,
     job_states,
 )
+from embedseg_large.runs.devices import is_gpu
 
 __all__ = ["ClusterSettings", "cluster_client", "offers_gpu", "read_cluster_file"]
 
@@ -174,7 +175,7 @@ def _local(settings: LocalSettings, device: str) -> LocalCluster:
                 threads_per_worker=settings.threads,
                 processes=True,
                 dashboard_address=":0",  # any free port: 8787 may be taken
-                resources={"GPU": 1} if device.startswith("cuda") else None,
+                resources={"GPU": 1} if is_gpu(device) else None,
                 **memory,
             )
     except (OSError, RuntimeError) as error:

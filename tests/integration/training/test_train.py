@@ -355,7 +355,7 @@ class Unread:
         ({"validation": 1.5}, "validation is 1.5"),
         ({"start": "nuclei-3d"}, "for 3D images"),
         ({"validation_images": [Unread(8, 64, 64)], "validation_masks": [Unread(8, 64, 64)]}, "3D"),
-        ({"device": "tpu"}, "cpu or cuda"),
+        ({"device": "tpu"}, "cpu, cuda or mps"),
     ],
 )
 def test_what_cannot_work_is_refused_before_a_voxel_is_read(

@@ -240,7 +240,7 @@ def test_as_many_lanes_as_fit_into_half_of_the_free_memory(
     ("change", "message"),
     [
         ({"dtype": "float8"}, "dtype is 'float8'; use one of float32, bfloat16, float16"),
-        ({"device": "tpu9"}, "device is 'tpu9'; use cpu or cuda"),
+        ({"device": "tpu9"}, "device is 'tpu9'; use cpu, cuda or mps"),
         ({"lanes": -1}, "lanes is -1"),
     ],
 )
