@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
+from embedseg_large.storage.consolidated import refresh_on_disk
 from embedseg_large.storage.disk import check_writable, output_errors, replaced
-from embedseg_large.storage.group import read_attributes, refresh_consolidated, write_group
+from embedseg_large.storage.group import Group
 from embedseg_large.tracking.linking import Links
 
 logger = logging.getLogger(__name__)
@@ -99,8 +100,9 @@ def write_geff(
     """
     final = place_of_geff(store, labels)
     hidden = final.with_name(f".{final.name}-{secrets.token_hex(4)}")
-    if not read_attributes(final.parent):
-        write_group(final.parent, zarr_format, {})
+    group = Group.at(final.parent)
+    if group.zarr_format() is None:
+        group.write(zarr_format, {})
     nodes = np.arange(len(columns["t"]), dtype=np.uint64)
     try:
         with output_errors(final):
@@ -119,7 +121,7 @@ def write_geff(
         shutil.rmtree(older, ignore_errors=True)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
-    refresh_consolidated(final.parent)
+    refresh_on_disk(final.parent)
     return str(final)
 
 
