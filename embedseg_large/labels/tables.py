@@ -154,7 +154,7 @@ def read_label_table(store: str, labels: str) -> StoredTable | None:
         If it cannot be read.
     """
     table = folder_at(joined(store, f"tables/{labels}"))
-    about = Group(table).attributes()
+    about = ZarrGroup(table).attributes()
     made = about.get(PROVENANCE)
     is_readable = about.get("backend") == "parquet" and find_spec("pyarrow") is not None
     if not isinstance(made, dict) or not is_readable:

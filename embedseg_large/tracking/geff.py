@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from embedseg_large.errors import UsageError
 from embedseg_large.storage.consolidated import refresh_on_disk
 from embedseg_large.storage.disk import check_writable, output_errors, replaced
-from embedseg_large.storage.group import Group
+from embedseg_large.storage.group import ZarrGroup
 from embedseg_large.tracking.linking import Links
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def write_geff(
     """
     final = place_of_geff(store, labels)
     hidden = final.with_name(f".{final.name}-{secrets.token_hex(4)}")
-    group = Group.at(final.parent)
+    group = ZarrGroup.at(final.parent)
     if group.zarr_format() is None:
         group.write(zarr_format, {})
     nodes = np.arange(len(columns["t"]), dtype=np.uint64)
