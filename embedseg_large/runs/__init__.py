@@ -1,1 +1,1 @@
-"""Any long run: tasks, executors, journal, lock, log. Knows no volume and no network."""
+"""Long runs of any kind: tasks, executors, journal, lock, log; without volumes or networks."""

@@ -24,12 +24,12 @@ T = TypeVar("T", bound=Addable)
 
 
 class Sum(Generic[T]):
-    """Adds tables up, small ones first, so that none is sorted more than a few times."""
+    """Adds up tables, small ones first, so that none is sorted more than a few times."""
 
     def __init__(self, zero: T) -> None:
         self._zero = zero
         self._sums: list[tuple[int, T]] = []
-        """Of 2**n parts, as the digits of a binary counter."""
+        """Sums of 2**n parts each, like the digits of a binary counter."""
 
     def add(self, part: T) -> None:
         """Add a table; their order does not matter."""
@@ -54,20 +54,20 @@ def sum_over(
     stage: str,
     workers: Runner | None,
 ) -> T:
-    """Add up what boxes tell.
+    """Add up the results of boxes.
 
     Parameters
     ----------
     boxes
-        In any order.
+        The boxes, in any order.
     call
-        Picklable: makes the call for a box, whose result is added.
+        Picklable; returns the call for a box, whose result is added.
     zero
-        What no box tells.
+        The result for no boxes.
     stage
-        Names the tasks where there are workers.
+        Name of the tasks on workers.
     workers
-        Do the boxes; None: this process.
+        Process the boxes; None: this process does.
     """
     total = Sum(zero)
     if workers is None:

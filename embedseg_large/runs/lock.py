@@ -97,7 +97,7 @@ class Lock:
             )
 
     def check_now(self) -> None:
-        """Look at the files before `check`."""
+        """Read the lock's files, then `check`."""
         if self._is_superseded():
             self._lost.set()
         self.check()
@@ -135,14 +135,14 @@ class Lock:
         return json.dumps(self._about | {"beats": self._beats}).encode()
 
     def _is_superseded(self) -> bool:
-        last = _last(self._folder)  # none: who took over has finished, and removed all of it
+        last = _last(self._folder)  # none: the new holder has finished, and removed everything
         if last is None or _number(last) != self.number:
             return True
         found = _read(self._folder, last)  # numbers start over when a lock was released
         return found is None or found.get("token") != self._about["token"]
 
     def _keep_beating(self) -> None:
-        there = self._folder.anchored()  # after a sleep within a beat, it may be released
+        there = self._folder.anchored()  # after a suspension within a beat, it may be released
         while not self._stop.wait(self._beat):
             # a disk that does not respond now may do so at the next beat
             with suppress(EmbedSegError):
@@ -183,7 +183,7 @@ def _is_dead(about: dict[str, Any]) -> bool:
     """Whether the process ran on this machine and no longer exists."""
     if (about.get("host"), about.get("boot")) != (platform.node(), _boot()):
         return False
-    with suppress(OverflowError, TypeError, ValueError):  # somebody damaged the file
+    with suppress(OverflowError, TypeError, ValueError):  # the file is damaged
         # os.kill would end it on Windows
         return not psutil.pid_exists(int(about["pid"])) if "pid" in about else False
     return False

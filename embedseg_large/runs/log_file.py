@@ -63,7 +63,7 @@ class LogFile(Observer):
         try:
             self._file.write(f"{text}\n".encode())
         except OSError as error:
-            self._file = None  # before the warning, which would be written here too
+            self._file = None  # before the warning, which would otherwise be written here, too
             logger.warning("logging stopped, the log cannot be written: %s", error)
 
 

@@ -4,7 +4,7 @@
 
     FOLDER/x.ome.zarr                    the store
     FOLDER/.x.ome.zarr-NAME.run/         files of the run of the labels NAME until it is finished
-    FOLDER/.x.ome.zarr-NAME.lock/        who is working on it
+    FOLDER/.x.ome.zarr-NAME.lock/        process working on it
     FOLDER/x.ome.zarr-NAME.predictions/  predictions that outlive it
 
 FOLDER is a folder of a disk or a prefix of a bucket. A store that is a whole bucket has no

@@ -1,4 +1,4 @@
-"""The record of a run in its folder, checked when it is read: disks and people damage files."""
+"""The record of a run in its folder, checked when it is read, because files may be damaged."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ RUN_FILE = "run.json"
 
 
 def new_name() -> str:
-    """A name for a run, of letters and digits, that no other has."""
+    """Return a unique name for a run, of letters and digits."""
     return secrets.token_hex(8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """What a run says about itself, to its later attempts and to `embedseg-large status`."""
+    """The state of a run, for its later attempts and for `embedseg-large status`."""
 
     name: str
-    """Of this run, and of no other on this output."""
+    """Name of this run, unique for its output."""
     labels: str | None = None
-    """Path or URL of the labels it writes; None: it writes an image."""
+    """Path or URL of the labels that it writes; None: it writes an image."""
     overwrite: bool
-    """Whether it was begun with leave to replace an older output."""
+    """Whether it may replace an older output."""
     token: str | None = None
     """Hash of `facts`."""
     facts: Facts
-    """All that decides its output."""
+    """Everything that determines its output."""
     tasks: Mapping[str, int] = field(default_factory=dict)
-    """Tasks of each stage, as far as they are known."""
+    """Number of tasks of each stage, as far as known."""
     pending: str | None = None
-    """Where its labels are before they are published."""
+    """Location of its labels before they are published."""
     shards: int | None = None
-    """Tasks of the last stage."""
+    """Number of tasks of the last stage."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as values that JSON can hold; what is not known yet is left out."""
+        """Return the record as values that JSON can hold; unknown fields are left out."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         if not self.tasks:
             del values["tasks"]
@@ -52,12 +52,12 @@ class RunRecord:
 
     @classmethod
     def from_dict(cls, values: Any) -> RunRecord:
-        """The record that `as_dict` was made from; what it does not know is left out.
+        """Restore a record from `as_dict`; unknown keys are ignored.
 
         Raises
         ------
         TypeError
-            If a value is missing, or is of another type.
+            If a value is missing or has another type.
         """
         if not isinstance(values, dict):
             raise TypeError("no JSON object")
@@ -85,12 +85,12 @@ _KINDS: Mapping[str, type] = {
 
 
 def read_record(folder: Folder) -> RunRecord | None:
-    """The record in the folder of a run; None where there is no run.
+    """Return the record in the folder of a run; None if there is no run.
 
     Raises
     ------
     UsageError
-        If it is damaged: says which folder to remove.
+        If it is damaged; the message names the folder to remove.
     UnreachableError
         If it cannot be read.
     """
@@ -110,7 +110,7 @@ def write_record(folder: Folder, record: RunRecord) -> None:
 
 
 def create_record(folder: Folder, record: RunRecord) -> bool:
-    """Write the record of a new run; False, and nothing is written, if a run is there already."""
+    """Write the record of a new run; if a run exists, return False and write nothing."""
     return folder.create(RUN_FILE, _packed(record), durable=True)
 
 

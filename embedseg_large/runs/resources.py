@@ -14,7 +14,7 @@ class ResourceSpec(Protocol):
         """Device: cpu, cuda or cuda:N."""
 
     def load(self) -> Any:
-        """The resource; threads may use it at the same time."""
+        """Return the resource; threads may use it concurrently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,5 +24,5 @@ class NoResource:
     device: str = "cpu"
 
     def load(self) -> Any:
-        """Nothing."""
+        """Return None."""
         return None

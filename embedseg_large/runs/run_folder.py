@@ -1,12 +1,12 @@
 """A run on one output, from start to end, over as many attempts as it takes.
 
 A run is a folder beside the output, with a lock beside it. The same command finds the folder and
-resumes the run; another one is refused, or with overwrite starts over. The folder goes when the
-output is published, and when nothing was done.
+resumes the run; a different one is refused, or with overwrite starts over. The folder
+is removed when the output is published, or if nothing was done.
 
-Every write of a client goes through the lock that the run was begun under (`Run.check`): a client
-that slept while another took over writes nothing when it wakes. Tasks, which hold no lock, write
-into folders that they never make, under names that no other run reads.
+Every write of a client first checks the lock under which the run was started (`Run.check`): a
+client that slept while another took over writes nothing when it wakes. Tasks, which hold no lock,
+write into folders that they never create, under names that no other run reads.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlace:
-    """Where a run keeps its files, and how an unfinished one there is met."""
+    """Where a run keeps its files, and how to handle an unfinished run there."""
 
     folder: Folder
-    """What the run keeps until its end."""
+    """Folder for everything that the run keeps until its end."""
     lock: Folder
-    """Its lock: one run at a time has the output."""
+    """Folder of its lock, which allows one run at a time per output."""
     overwrite: bool
-    """Whether an unfinished run that differs is given up, and this one starts over."""
+    """Whether to discard an unfinished run with other settings, and start over."""
     what: str = "run of these labels"
-    """What an unfinished run is, for messages."""
+    """Description of an unfinished run, for messages."""
     elsewhere: str = "choose another name for the labels"
-    """What else a user can do who wants to keep it."""
+    """Alternative for a user who wants to keep it."""
     is_whole: Callable[[RunRecord], bool] = lambda record: True  # noqa: ARG005
-    """Whether all that an unfinished run needs is still there."""
+    """Whether everything that an unfinished run needs still exists."""
     discard: Callable[[RunRecord], None] = lambda record: None  # noqa: ARG005
-    """Remove what an unfinished run has begun to write outside of its folder."""
+    """Removes the unfinished output of a run outside its folder."""
     settle: Callable[[], None] = lambda: None
-    """Bring to rest what a publication left that was killed; comes first."""
+    """Completes or reverts a publication that was killed; called first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +62,9 @@ class Run:
     """A run whose lock this process holds."""
 
     record: RunRecord
-    """As it was when this attempt began."""
+    """The record at the start of this attempt."""
     folder: Folder
-    """Its scratch folder, which is never made by writing into it."""
+    """Its scratch folder, which is never created by writing into it."""
     journal: Journal
     lock: Lock
     resumed: bool
@@ -72,27 +72,27 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of this run, and of no other on this output."""
+        """Name of this run, unique for its output."""
         return self.record.name
 
     @property
     def facts(self) -> Facts:
-        """All that decides its output."""
+        """Everything that determines its output."""
         return self.record.facts
 
     def check(self) -> None:
-        """Make sure that the run is still this process's; comes before everything it writes.
+        """Ensure that this process still holds the run; called before every write.
 
         Raises
         ------
         RunError
-            When another process has taken it over, or it has ended.
+            If another process has taken it over, or it has ended.
         """
         self.lock.check_now()
 
     @property
     def is_there(self) -> bool:
-        """Whether the folder still holds this run, whoever has its lock."""
+        """Whether the folder still holds this run, regardless of its lock."""
         found = read_record(self.folder)
         return found is not None and found.name == self.name
 
@@ -102,7 +102,7 @@ class Run:
         Raises
         ------
         RunError
-            As `check`.
+            As for `check`.
         """
         self.check()
         found = read_record(self.folder)
@@ -115,30 +115,30 @@ class Run:
 def open_run(
     place: RunPlace, record: RunRecord, prepare: Callable[[], None] = lambda: None
 ) -> Iterator[Run]:
-    """Begin a run, or resume one.
+    """Start a run, or resume one.
 
     Parameters
     ----------
     place
-        Where it is.
+        Location of the run.
     record
-        Of the run, if it is a new one.
+        Record of the run if it is new.
     prepare
-        Called before a run begins, but not before one is resumed.
+        Called before a new run starts, but not before one is resumed.
 
     Raises
     ------
     UsageError
-        When another run is at work on this output, or began with other settings.
+        If another run is working on this output, or was started with other settings.
     RunError
-        When the journal of an unfinished run is damaged.
+        If the journal of an unfinished run is damaged.
     """
     lock = Lock(place.lock, {"run": place.folder.path})
     with lock.held():
         place.settle()
         found = _resumed(place, record, lock)
         if found is None:
-            place.folder.remove_all()  # what is there without a record is of no run
+            place.folder.remove_all()  # files without a record belong to no run
             prepare()
             _begin(place.folder, record, lock)
         run = Run(
@@ -155,17 +155,17 @@ def open_run(
             if isinstance(error, Exception) and not isinstance(error, RunError):
                 _check_lost(run, error)
             raise
-        with suppress(RunError):  # what is there by now may be another's
+        with suppress(RunError):  # the files may belong to another run by now
             place.folder.remove_all(last=RUN_FILE, check=run.check)
 
 
 def _begin(folder: Folder, record: RunRecord, lock: Lock) -> None:
-    """Write the record of a new run, which makes its folder: nothing else can be asked before.
+    """Write the record of a new run, which creates its folder; comes before everything else.
 
     Raises
     ------
     RunError
-        When another process took over in the meantime; what is there then is its own, or nothing.
+        If another process took over in the meantime; existing files then belong to it.
     """
     is_ours = create_record(folder, record)
     try:
@@ -179,7 +179,7 @@ def _begin(folder: Folder, record: RunRecord, lock: Lock) -> None:
 
 
 def _resumed(place: RunPlace, record: RunRecord, lock: Lock) -> tuple[RunRecord, Journal] | None:
-    """The unfinished run to resume; None, and nothing of it is left, where there is none."""
+    """Return the unfinished run to resume; None, with all remains deleted, if there is none."""
     found = None
     try:
         found = read_record(place.folder)
@@ -196,12 +196,12 @@ def _resumed(place: RunPlace, record: RunRecord, lock: Lock) -> tuple[RunRecord,
 
 
 def _is_resumable(place: RunPlace, found: RunRecord, record: RunRecord) -> bool:
-    """Whether a run is that of the same command; False: it is given up.
+    """Whether a run belongs to the same command; False if it is to be discarded.
 
     Raises
     ------
     UsageError
-        If it is neither.
+        If it can neither be resumed nor discarded.
     """
     different = difference(found.facts, record.facts)
     if not different and (found.overwrite or not place.overwrite):
@@ -219,12 +219,12 @@ def _journal(place: RunPlace, lock: Lock) -> Journal:
 
 
 def _check_lost(run: Run, error: Exception) -> None:
-    """Say that the run was taken over, where that is why something went wrong: files are gone.
+    """Raise a better error if something failed because the run was taken over: files are gone.
 
     Raises
     ------
     RunError
-        If it was.
+        If the run was taken over.
     """
     try:
         run.check()
@@ -235,9 +235,9 @@ def _check_lost(run: Run, error: Exception) -> None:
 
 
 def _leave(run: Run, what: str) -> None:
-    """Keep what was done for the next attempt; if nothing was, leave nothing."""
+    """Keep finished work for the next attempt; if there is none, leave nothing behind."""
     with suppress(EmbedSegError):  # the first error is the one to report
-        run.check()  # it may be another's by now
+        run.check()  # another process may hold it by now
         if not any(run.journal.counts.values()):
             run.folder.remove_all()
             return

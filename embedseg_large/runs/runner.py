@@ -97,7 +97,7 @@ class _Noted:
         self.progress.tell(event)
 
     def _about(self, task: Task) -> dict[str, Any]:
-        """Identification of the task, for events."""
+        """Return the identification of the task, for events."""
         section = self.journal.name if isinstance(self.journal, Section) else ""
         return {"stage": task.stage, "section": section, "tile": task.index}
 
@@ -160,7 +160,7 @@ class OverlappingExecutor(SerialExecutor):
         tile 2         read     NETWORK          write
         tile 3                  read     NETWORK          write
 
-    On a CPU, where the passes of all tiles share its cores.
+    On a CPU, the passes of all tiles share its cores.
 
     For the journal and observers, tasks end in the order in which they were given, so every run
     reports the same. Tasks behind a slow one continue meanwhile, for one more round.
@@ -168,7 +168,7 @@ class OverlappingExecutor(SerialExecutor):
 
     threads: int = THREADS_BESIDE_GPU
     entered: Callable[[Any], AbstractContextManager[Any]] = nullcontext
-    """From the network, what tasks get while they run; leaving it ends what they wait for."""
+    """Returns the context that gives tasks the network; leaving it ends pending work."""
 
     def run(self, work: TaskQueue) -> None:
         """Run all tasks; if the run fails, running tasks finish first."""

@@ -88,7 +88,7 @@ class Failed(NamedTuple):
     is_fatal: bool = False
     """Whether other tasks would fail in the same way: the run ends at once."""
     worker: str = ""
-    """As of `Done`."""
+    """As for `Done`."""
     tracebacks: tuple[str, ...] = ()
     """Tracebacks of all failed attempts."""
 
@@ -104,7 +104,7 @@ class TaskSource(Protocol):
 
 
 class TaskQueue(Protocol):
-    """Supplies an executor with tasks; made from a `TaskSource` by `embedseg_large.runs.runner`."""
+    """Supplies an executor with tasks, from a `TaskSource`; see `embedseg_large.runs.runner`."""
 
     def next(self) -> Task | None:
         """A task that can start now, or None if there is none (yet)."""
@@ -120,7 +120,7 @@ class Executor(Protocol):
     """Runs tasks: one after another, or on a cluster."""
 
     def run(self, work: TaskQueue) -> None:
-        """Do all tasks."""
+        """Execute all tasks."""
 
 
 class Runner(Protocol):

@@ -1,4 +1,4 @@
-"""How bright the background of an image is, judged by its darkest pieces."""
+"""Brightness of an image's background, estimated from its darkest pieces."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _PLACES = {2: 9, 3: 5}
 _DARKEST = 0.1
 """Share of the pieces that count as background."""
 _DEVIATIONS = 6.0
-"""Noise exceeds that many deviations in one voxel of a billion."""
+"""Noise exceeds this many deviations in one of a billion voxels."""
 
 
 def background_ceiling(volume: Volume) -> float:
-    """Return the brightness that noise of the background does not exceed.
+    """Return the brightness that background noise does not exceed.
 
-    The median of the darkest tenth of some pieces of the first timepoint, plus six deviations of
-    their noise. The noise is judged by differences of neighbours along x, whose median absolute
-    value is 0.954 deviations where it is Gaussian. Constant pieces were never imaged; they count
-    only if there are no others.
+    This is the median of the darkest tenth of some pieces of the first timepoint, plus six standard
+    deviations of their noise. The noise is estimated from differences of neighbours along x, whose
+    median absolute value is 0.954 deviations for Gaussian noise. Constant pieces were probably
+    never imaged; they count only if there are no others.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def background_ceiling(volume: Volume) -> float:
 
 
 def _pieces(volume: Volume) -> Iterator[Box]:
-    """Pieces at places that are evenly distributed."""
+    """Yield evenly distributed pieces."""
     edge, count = _EDGE[volume.ndim], _PLACES[volume.ndim]
     starts = (
         sorted({int(at) for at in np.linspace(0, max(0, n - edge), count)})

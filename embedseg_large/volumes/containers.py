@@ -6,11 +6,11 @@
         B/03/                well            one image per field of view
             0/ 1/            images
     scan.ome.zarr/           bioformats2raw.layout
-        OME/                 lists the series, if it is there
+        OME/                 lists the series, if present
         0/ 1/                images          named 0, 1
 
-Only the documents of the groups are read, and nothing is listed, so a container may be on a web
-server. Anyone may have written them: paths that leave the container are refused.
+Only the metadata documents of groups are read, and nothing is listed, so a container may be on a
+web server. Documents are untrusted: paths that leave the container are refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Kind = Literal["plate", "well", "series"]
 _LAYOUT = "bioformats2raw.layout"
 _ODD = re.compile(r"[^\w.+-]")
 _SHOWN = 8
-"""Names that a message lists."""
+"""Maximum number of names listed in a message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +46,9 @@ class ContainedImage:
     well: str = ""
     """Row and column, such as ``B03``; empty outside of plates."""
     field: str = ""
-    """Which field of view of its well; empty for series."""
+    """Field of view within its well; empty for series."""
     missing: str = ""
-    """Why it cannot be opened although the container lists it; mostly empty."""
+    """Why it cannot be opened although the container lists it; usually empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +57,13 @@ class Container:
 
     path: str
     kind: Kind
-    """What it is: a plate, a single well, or series of a converted file."""
+    """Kind of container: a plate, a single well, or the series of a converted file."""
     images: tuple[ContainedImage, ...]
-    """In the order in which the container lists them."""
+    """The images, in the container's order."""
 
     @property
     def missing(self) -> tuple[ContainedImage, ...]:
-        """Images that the container lists and that are not there."""
+        """Images that the container lists but that do not exist."""
         return tuple(image for image in self.images if image.missing)
 
 
@@ -83,9 +83,9 @@ def container_at(path: str) -> Container | None:
     Raises
     ------
     MetadataError
-        If what it says of its images cannot be used.
+        If its list of images is unusable.
     UnreachableError
-        If a server gives no proper answer.
+        If a server gives no proper response.
     """
     content = _content(path)
     if isinstance(content.get("plate"), dict):
@@ -111,18 +111,18 @@ def chosen_images(
     Parameters
     ----------
     container
-        Where they are.
+        The container.
     wells
         Names of wells, with wildcards: ``B03``, ``B3``, ``C*``; None: all.
     fields
-        Fields of view, by the name that the well gives them; None: all.
+        Fields of view, by their name in the well; None: all.
     series
-        Which series, counted from 0; None: all.
+        Indices of series, from 0; None: all.
 
     Raises
     ------
     UsageError
-        If something that is asked for is not there, or there are no wells, fields or series.
+        If something requested does not exist, or there are no wells, fields or series.
     """
     where = shown(container.path)
     if container.kind != "plate" and wells is not None:
@@ -144,9 +144,9 @@ def chosen_images(
 
 
 def _content(path: str) -> Document:
-    """What a group says of itself; empty where there is none, or nothing that can be used.
+    """Return the metadata of a group; empty if there is no group, or its metadata are unusable.
 
-    Whoever opens the place as an image reports then what is wrong with it.
+    Opening the location as an image then reports the problem.
     """
     try:
         return ngff_content(ZarrGroup.at(path).attributes())
@@ -157,7 +157,7 @@ def _content(path: str) -> Document:
 
 
 def _of_plate(path: str, plate: Document) -> Iterator[ContainedImage]:
-    """The images of all wells."""
+    """Yield the images of all wells."""
     rows, columns = (_names(plate, part, path) for part in ("rows", "columns"))
     for well in _listed(plate, "wells", path):
         inside = _path(well, f"{shown(path)}: plate.wells")
@@ -187,12 +187,12 @@ def _of_well(path: str, name: str, inside: str) -> Iterator[ContainedImage]:
 
 
 def _fields(path: str, well: Document) -> list[str]:
-    """Paths of the images of a well."""
+    """Return the paths of the images of a well."""
     return [_path(i, f"{shown(path)}: well.images") for i in _listed(well, "images", path)]
 
 
 def _series(path: str) -> Iterator[ContainedImage]:
-    """Images of a converted file: those that it lists, or else 0, 1, ... as long as there are."""
+    """Yield the images of a converted file: the listed ones, or else 0, 1, ... while they exist."""
     listed = _content(joined(path, "OME")).get("series")
     if isinstance(listed, list):
         for name in map(str, listed):
@@ -207,7 +207,7 @@ def _series(path: str) -> Iterator[ContainedImage]:
 
 
 def _listed(about: Document, key: str, path: str) -> list[Document]:
-    """A list of objects."""
+    """Return a list of JSON objects."""
     found = about.get(key)
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise MetadataError(f"{shown(path)}: {key} is not a list of objects; restore the metadata")
@@ -215,12 +215,12 @@ def _listed(about: Document, key: str, path: str) -> list[Document]:
 
 
 def _names(plate: Document, part: str, path: str) -> list[str]:
-    """Names of the rows or columns of a plate."""
+    """Return the names of the rows or columns of a plate."""
     return [str(one.get("name", "")) for one in _listed(plate, part, path)]
 
 
 def _at(names: Sequence[str], index: Any, otherwise: str) -> str:
-    """The name of a row or column; what the path calls it, where the index is of no use."""
+    """Return the name of a row or column; if the index is invalid, the name in the path."""
     usable = isinstance(index, int) and 0 <= index < len(names) and names[index]
     return names[index] if usable else otherwise
 
@@ -239,7 +239,7 @@ def _check_inside(path: str, where: str) -> None:
 def _of_wells(
     images: Sequence[ContainedImage], patterns: Sequence[str], where: str
 ) -> tuple[ContainedImage, ...]:
-    """Images of the wells that any of the patterns names; each pattern has to name some."""
+    """Select the images of wells that match a pattern; every pattern must match some."""
     for pattern in patterns:
         if not any(_is_well(image.well, pattern) for image in images):
             there = list(dict.fromkeys(image.well for image in images))
@@ -248,14 +248,14 @@ def _of_wells(
 
 
 def _is_well(well: str, pattern: str) -> bool:
-    """Whether a pattern names a well; B3 and B03 are the same."""
+    """Whether a pattern matches a well; B3 and B03 are equivalent."""
     return any(
         fnmatchcase(form, wanted) for form in _forms(well) for wanted in _forms(pattern.strip())
     )
 
 
 def _forms(well: str) -> set[str]:
-    """How the name of a well may be written."""
+    """Return the equivalent spellings of a well's name."""
     upper = well.upper().replace("/", "")
     row = upper.rstrip("0123456789")
     column = upper[len(row) :]
@@ -265,7 +265,7 @@ def _forms(well: str) -> set[str]:
 def _of_fields(
     images: Sequence[ContainedImage], fields: Sequence[str], where: str
 ) -> tuple[ContainedImage, ...]:
-    """Images of those fields; wells that are not there stay, to be told."""
+    """Select the images of some fields; missing wells are kept, to be reported."""
     there = list(dict.fromkeys(image.field for image in images if image.field))
     wrong = [field for field in fields if field not in there]
     if wrong:
@@ -274,7 +274,7 @@ def _of_fields(
 
 
 def _safe(name: str) -> str:
-    """A name that files can have: anyone may have written the metadata."""
+    """Return a name that is safe for files, because metadata are untrusted."""
     return _ODD.sub("_", name).lstrip(".") or "_"
 
 

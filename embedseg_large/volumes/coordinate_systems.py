@@ -7,7 +7,7 @@
                              └── its axes and units are those of the arrays
 
 The transformation of each dataset leads from its array to one system, the *intrinsic* one: a scale,
-perhaps followed by a translation. `flattened` reads both. Transformations that lead on from there
+perhaps followed by a translation. `flattened` handles both. Transformations that lead on from there
 (`CoordinateFrame`) do not change how voxels are arranged; labels repeat them, so that viewers place
 labels where they place the image.
 """

@@ -1,6 +1,6 @@
 """Folders of images, and which images of two folders belong together.
 
-An image is identified by its *stem*, its file name without the suffix::
+An image is identified by its *stem*, the file name without the suffix::
 
     images/embryo1.ome.zarr  ┐
     masks/embryo1.tif        ┘  stem embryo1: a pair

@@ -1,7 +1,7 @@
 """What counts as a label image: integers, one per object. Others are refused, with a solution.
 
 ==================  ==============================================================================
-coloured picture    several channels: the colours of objects, not their labels
+coloured picture    several channels: colours of objects, not their labels
 float               a label image saved as float, as by Fiji; `convert --labels` reads it
 mask                binary, or classes; `convert --components` numbers the connected pieces
 image               intensities: neighbouring voxels differ, or a value occurs in many pieces

@@ -1,4 +1,4 @@
-"""How an image is opened: which part of it, and what its file does not say."""
+"""How an image is opened: which part of it, and information missing from its file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Opening(Options):
     """Which of several images in a TIFF; default: the largest."""
 
     def said(self) -> dict[str, Any]:
-        """What the file does not say, as keywords that JSON can hold; empty for nothing."""
+        """Return the information missing from the file, as keywords that JSON can hold."""
         size = self.voxel_size
         said = {
             "axes": self.axes,

@@ -26,7 +26,7 @@ def read_header(source: Any, path: str | None, opening: Opening) -> tuple[Header
     path
         Absolute path or URL.
     opening
-        Which level, and what its file does not say.
+        Which level, and information missing from its file.
 
     Raises
     ------

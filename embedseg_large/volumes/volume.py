@@ -47,7 +47,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _MOST_CHANNELS = 6
-"""Of a plane; more may be the planes of a stack."""
+"""Maximum number of channels of a plane; more may be the planes of a stack."""
 _MOST_VOXELS = 1 << 62
 """Maximum voxels of a timepoint and channel: voxel indices have 64 bits."""
 _MOST_ALONG = {"t": 1_000_000, "c": 10_000}
@@ -58,7 +58,7 @@ _MOST_ALONG = {"t": 1_000_000, "c": 10_000}
 class Volume:
     """One level, channel and timepoint of an image, or several of them; voxels stay on disk.
 
-    Made by `open_volume`. Pickled as a description: another process reopens the files.
+    Created by `open_volume`. Pickled as a description: another process reopens the files.
     """
 
     storage: StoredArray
@@ -93,11 +93,11 @@ class Volume:
     nodata: NoData = AUTO
     """Which voxels hold no data."""
     identity: str = field(default_factory=lambda: token_hex(8), repr=False)
-    """Of this opening: a file may be another one the next time."""
+    """Identity of this opening: the next time, the file may be a different one."""
     opening: Opening = field(default_factory=Opening)
-    """What was said of it when it was opened."""
+    """Options with which it was opened."""
     is_flat: bool = False
-    """Whether a z axis of length 1 does not count, see `flattened`."""
+    """Whether a z axis of length 1 is ignored, see `flattened`."""
 
     def __str__(self) -> str:
         """Name, axes and shape, type and voxel size, in one line."""
@@ -195,9 +195,9 @@ class Volume:
 
     @property
     def known_planes(self) -> dict[tuple[int | None, int], NDArray[np.bool_]]:
-        """Whether planes are blank, of a timepoint and z, as far as this process has looked.
+        """Whether planes (timepoint, z) are blank, as far as this process has looked.
 
-        Tasks that get the same volume share it, so that a process reads a blank plane once.
+        Tasks on the same volume share this, so that a process reads a blank plane only once.
         """
         return _known_planes(self.identity, self.level, self.channel, self.timepoint)
 
@@ -230,9 +230,9 @@ class Volume:
         return self.storage[self._index(box, at)].transpose(self._order(at))
 
     def flattened(self) -> Volume:
-        """Take a single plane for the 2D image that it is; any other volume is returned as it is.
+        """Treat a single plane as a 2D image; any other volume is returned unchanged.
 
-        Axes and sizes along z are left out then; what is stored keeps its axes.
+        Axes and sizes then omit z; the stored array keeps its axes.
         """
         if self.is_flat or "z" not in self.stored_axes or self._length("z") > 1:
             return self
@@ -241,10 +241,10 @@ class Volume:
 
     @property
     def origin(self) -> tuple[float, ...]:
-        """Where the centre of the first voxel lies, along the spatial axes.
+        """Position of the centre of the first voxel along the spatial axes.
 
-        In µm, or in voxels where the voxel size is not known; zeros where nothing says it. Voxel i
-        lies at ``origin + i * voxel_size``, as NGFF has it.
+        In µm, or in voxels if the voxel size is unknown; zeros if not stored. Voxel i lies at
+        ``origin + i * voxel_size``, as in NGFF.
         """
         found = self.levels[self.level]
         if found.translation is None or found.scale is None:
@@ -261,16 +261,16 @@ class Volume:
             channel=self.channel,
             timepoint=self.timepoint,
             level=level,
-            voxel_size=None,  # of the level that was opened
+            voxel_size=None,  # that of the opened level
             nodata=self.nodata,
         )
         found = open_volume(self.path, **vars(opening))
         return found.flattened() if self.is_flat else found
 
     def time_or_depth(self) -> str | None:
-        """Say that timepoints or channels may be the planes of a stack.
+        """Return a hint that timepoints or channels may be the planes of a stack.
 
-        None where nothing speaks for it: time between timepoints and names of channels do not.
+        None if that is unlikely, as with a time between timepoints, or names of channels.
         """
         named = self.ngff_version is not None or self.opening.axes is not None
         if named or self._length("z") > 1:
@@ -306,7 +306,7 @@ class Volume:
     def stamp(self, box: Box) -> int:
         """Return a number that changes when voxels of a region are rewritten.
 
-        See `StoredArray.stamp`; of a volume without a time axis.
+        For volumes without a time axis; see `StoredArray.stamp`.
         """
         return self.storage.stamp(self._index(box, self._timepoint(None)))
 
@@ -465,7 +465,7 @@ def make_volume(header: Header, storage: StoredArray, path: str | None, opening:
 
 @lru_cache(maxsize=64)
 def _known_planes(*_: object) -> dict[tuple[int | None, int], NDArray[np.bool_]]:
-    """What a process knows of a volume; the arguments say which."""
+    """Return what a process knows about blank planes; the arguments identify the volume."""
     return {}
 
 

@@ -30,7 +30,7 @@ _SCHEDULER = "scheduler (--scheduler)"
 
 
 def chosen(asked: WorkerOptions) -> Client | ClusterSettings | None:
-    """Where the work is done: by a client's workers, by those of the settings, or here.
+    """Determine where the work is done: by a client's workers, by those of the settings, or here.
 
     Raises
     ------
@@ -59,16 +59,16 @@ def chosen(asked: WorkerOptions) -> Client | ClusterSettings | None:
 
 
 def device_on(where: Client | ClusterSettings | None, asked: str | None) -> str | None:
-    """The device that was asked for; else that of the workers, whatever there is here."""
+    """Return the requested device, or else that of the workers, regardless of this machine."""
     if isinstance(where, ClusterSettings) and offers_gpu(where):
         return asked or "cuda"
     return asked
 
 
 def processes_of(where: Client | ClusterSettings | None) -> int:
-    """How many processes work at a time at most; 1 if nothing is known of it.
+    """Return the maximum number of concurrent processes; 1 if unknown.
 
-    Local workers beyond the cores of this machine only share them.
+    Local workers in excess of the cores of this machine merely share them.
     """
     adapt = getattr(where, "adapt", None)
     most = getattr(where, "workers", None) if adapt is None else adapt.maximum
@@ -93,7 +93,7 @@ def client_of(where: Client | ClusterSettings, device: str) -> Iterator[Client]:
 def workers_for(
     where: Client | ClusterSettings, inputs: Sequence[str], places: Sequence[str] = ()
 ) -> Iterator[Executor]:
-    """Workers for tasks that need no network.
+    """Provide workers for tasks that need no network.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def workers_for(
     Raises
     ------
     UsageError
-        When they do not.
+        If they cannot.
     """
     from embedseg_large.runs.dask.executor import executor_on
     from embedseg_large.runs.dask.preflight import check_workers
@@ -121,7 +121,7 @@ def workers_for(
 
 @contextmanager
 def readers_of(paths: Sequence[str | None], workers: WorkerOptions) -> Iterator[TaskRunner | None]:
-    """The workers that read images, or None for this process.
+    """Provide the workers that read images, or None for this process.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def readers_of(paths: Sequence[str | None], workers: WorkerOptions) -> Iterator[
     Raises
     ------
     UsageError
-        When they do not see an image.
+        If they cannot access an image.
     """
     where = chosen(workers)
     if where is None:
@@ -146,4 +146,4 @@ def readers_of(paths: Sequence[str | None], workers: WorkerOptions) -> Iterator[
     from embedseg_large.runs.runner import TaskRunner
 
     with workers_for(where, seen) as executor:
-        yield TaskRunner(executor, None, Progress())  # they write no files
+        yield TaskRunner(executor, None, Progress())  # the tasks write no files

@@ -72,12 +72,12 @@ def walltime_seconds(text: str) -> int:
 
 
 def _parsed(parse: Callable[[Any], Any], text: Any) -> float:
-    """What a parser of Dask gives, which raises what it likes of a text that is none.
+    """Call a parser of Dask, which may raise anything for an invalid text.
 
     Raises
     ------
     ValueError
-        If it is not positive, or nothing at all.
+        If the result is not positive, or the text is invalid.
     """
     try:
         value = float(parse(text))
@@ -89,7 +89,7 @@ def _parsed(parse: Callable[[Any], Any], text: Any) -> float:
 
 
 def _has_unit(text: str) -> str:
-    """An amount with its unit: a bare number would mean bytes, which nobody intends."""
+    """Require a unit: a bare number would mean bytes, which is never intended."""
     if not text.strip() or text.strip()[-1].isdigit():
         raise ValueError("no unit")
     _parsed(parse_bytes, text)
@@ -122,7 +122,7 @@ _ADVICE: Mapping[str, str] = {
     "wait": "use a time like 600 (seconds) or 10 minutes",
     "walltime": "use a time like 12:00:00 or 2-00:00:00",
 }
-"""What to use for a key; for others a text."""
+"""Hint for the value of a key; for all others, a text is expected."""
 
 
 class Adapt(BaseModel):
@@ -152,18 +152,18 @@ class _Settings(BaseModel):
     """Seconds within which the first worker must start."""
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """Without what may be secret, in whichever text somebody wrote it."""
+        """Leave out fields that may hold secrets."""
         for name, value in super().__repr_args__():
             yield name, without_logins(value) if isinstance(value, str) else value
 
 
 class _Numbered(_Settings):
-    """What has a number of workers, one way or the other."""
+    """Settings with a number of workers, fixed or adaptive."""
 
     workers: Count | None = None
     """Number of processes or jobs; exactly one of `workers` and `adapt` is given."""
     adapt: Adapt | None = None
-    """As many as there is work for."""
+    """Adaptive number of workers, according to the work."""
 
     @model_validator(mode="after")
     def _check(self) -> _Numbered:
@@ -231,7 +231,7 @@ class SlurmSettings(_Numbered):
 class SchedulerSettings(_Settings):
     """``kind: scheduler``: a running Dask scheduler with its workers."""
 
-    address: Text = Field(repr=False)  # with a password, where somebody writes one
+    address: Text = Field(repr=False)  # may contain a password
     """As the scheduler prints it: ``tcp://10.0.0.1:8786``."""
 
 
@@ -279,7 +279,7 @@ def read_cluster_file(path: str | os.PathLike[str]) -> ClusterSettings:
         given = "missing" if kind is None else _word(kind)
         raise UsageError(f"{name}: kind is {given}; use one of {', '.join(_KINDS)}")
     try:
-        if "file" in found:  # ours to say
+        if "file" in found:  # not a key for users
             found["file "] = found.pop("file")
         return _KINDS[kind](file=name, **found)
     except ValidationError as error:
@@ -299,7 +299,7 @@ def _mapping(name: str) -> dict[str, Any]:
             raise UsageError(
                 f"{name}: cannot be read ({error.strerror}); pass a YAML file"
             ) from error
-        except yaml.MarkedYAMLError as error:  # whose text quotes the file, and what is secret
+        except yaml.MarkedYAMLError as error:  # its text quotes the file, which may hold secrets
             mark = error.problem_mark or error.context_mark
             where = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
             raise UsageError(f"{name}: not YAML{where}: {error.problem}") from None
@@ -309,7 +309,7 @@ def _mapping(name: str) -> dict[str, Any]:
 
 
 def _mistake(error: ValidationError, kind: str) -> str:
-    """Say what the first mistake is: a wrong name before a missing one before a wrong value."""
+    """Describe the first mistake: an unknown key before a missing one before an invalid value."""
     ranks = {"extra_forbidden": 0, "missing": 1}
     errors = error.errors(include_url=False)
     first = min(errors, key=lambda e: ranks.get(e["type"], 2) if len(e["loc"]) == 1 else 2)
@@ -330,11 +330,11 @@ def _mistake(error: ValidationError, kind: str) -> str:
 
 
 def _word(value: Any) -> str:
-    """Quote a word; anything else may hold a password, as of an address in a damaged file."""
+    """Quote a word; anything else may hold a password, such as an address in a damaged file."""
     is_word = isinstance(value, str) and re.fullmatch(r"[\w-]{1,24}", value)
     return _short(value) if is_word else "not a word"
 
 
 def _short(value: Any) -> str:
-    """A value as it was written; of a deep or a long one the beginning."""
+    """Return a value as written; a deep or long one is truncated."""
     return reprlib.repr(value)

@@ -53,8 +53,9 @@ IDLE_CHECKS = 60
 than the gaps between stages."""
 
 NEVER_PAUSED = {f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause")}
-"""A worker that Dask pauses near its limit waits until results are fetched. Ours has only records,
-while its allocator may keep what it had: it would wait forever. Beyond its limit it is restarted.
+"""A worker that Dask pauses near its limit waits until results are fetched. Our
+workers hold only records, but their allocator may retain freed memory: they would wait forever. A
+worker that exceeds its limit is restarted.
 """
 
 Started = TypeVar("Started")
@@ -65,7 +66,7 @@ LaunchStatus = Callable[[], tuple[bool, str]]
 class EagerAdaptive(Adaptive):
     """Requests the maximum as soon as there is more work than workers.
 
-    The engine shows the scheduler a bounded number of its tasks, so their number does not tell how
+    The engine shows the scheduler a bounded number of its tasks, so their number does not show how
     many are left, and growing step by step would queue for jobs step by step.
     """
 
@@ -125,7 +126,7 @@ def ended(started: AbstractContextManager[Started], name: str) -> Iterator[Start
     finally:
         try:
             started.__exit__(None, None, None)
-        except Exception as error:  # of workers that died, of jobs that were never submitted
+        except Exception as error:  # from dead workers, or jobs that were never submitted
             logger.warning("%s did not shut down cleanly (%s)", name, cause(error))
 
 
@@ -235,7 +236,7 @@ def _adapt(cluster: Any, limits: Adapt) -> None:
         Adaptive=EagerAdaptive,
         minimum=limits.minimum,
         maximum=limits.maximum,
-        target_duration="100ms",  # any task that waits is reason enough
+        target_duration="100ms",  # any waiting task is reason enough
         interval="1s",
         wait_count=IDLE_CHECKS,
     )
@@ -244,7 +245,7 @@ def _adapt(cluster: Any, limits: Adapt) -> None:
 @contextmanager
 def _connected(settings: SchedulerSettings) -> Iterator[Client]:
     try:
-        # no default: one whose address is wrong would leave itself in Dask's configuration
+        # not the default client: one with a wrong address would remain in Dask's configuration
         client = Client(settings.address, timeout=CONNECT_SECONDS, set_as_default=False)
     except ValueError as error:
         raise UsageError(
@@ -278,7 +279,7 @@ def _launch_status(settings: ClusterSettings, cluster: Any) -> LaunchStatus:
 
 
 def _wait_for_worker(client: Client, settings: ClusterSettings, status: LaunchStatus) -> None:
-    """Return when a worker is there.
+    """Wait until a worker is available.
 
     Raises
     ------

@@ -45,7 +45,7 @@ Awaited: TypeAlias = Coroutine[Any, Any, Result]
 
 @dataclass(slots=True)
 class _Flight:
-    """The bundles in flight."""
+    """The bundles that have been submitted."""
 
     finished: as_completed
     running: dict[Future[Outcomes], list[Task]] = field(default_factory=dict)

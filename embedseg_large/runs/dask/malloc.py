@@ -1,4 +1,4 @@
-"""Settings of the memory allocator of worker processes, made before they start.
+"""Settings of the memory allocator of worker processes, applied before they start.
 
 Dask makes glibc release memory as soon as 64 KiB of it are free (``MALLOC_TRIM_THRESHOLD_``). As a
 side effect glibc no longer learns which sizes are requested repeatedly, and the network's tensors
@@ -27,7 +27,7 @@ def allocator_set() -> Iterator[None]:
 
 
 def prologue_of_job(given: tuple[str, ...]) -> list[str]:
-    """Lines of a job's script before its workers: these variables, then what the user wants.
+    """Lines of a job's script before its workers: these variables, then the user's lines.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
 """Checks of all workers before a run begins, in one round of messages.
 
 Otherwise a run would hang (no worker offers the GPU that its tasks ask for), lose results (a
-worker's ``/data`` is another disk) or give labels that depend on who computed them (versions).
+worker's ``/data`` is another disk) or
+produce labels that depend on the worker (versions).
 """
 
 from __future__ import annotations
@@ -296,7 +297,7 @@ def _is_report(address: str, answer: WorkerReport | Exception) -> bool:
 
 
 def _ask_scheduler(client: Client) -> WorkerReport:
-    """Check the scheduler, which must unpickle tasks to pass them on."""
+    """Check the scheduler, which must be able to unpickle tasks."""
     try:
         found: WorkerReport = client.run_on_scheduler(own_report)
     except Exception as error:  # anything that importing this module raises there

@@ -17,7 +17,7 @@ _MAGIC = b"\x89PNG\r\n\x1a\n"
 _MOST_PIXELS = 1 << 30
 """A PNG is decoded as a whole, and its header may declare any size."""
 _MOST_PER_BYTE = 1032
-"""Bytes that deflate can make of one."""
+"""Maximum number of bytes to which deflate can expand one byte."""
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Numbers per pixel, by type of colour."""
 
@@ -43,9 +43,9 @@ def open_png(path: str, level: int) -> tuple[Header, StoredArray]:
     Raises
     ------
     VolumeNotFoundError
-        If another level is asked for.
+        If another level is requested.
     VolumeError
-        If the file is no PNG, is damaged, or is too large to be decoded as a whole.
+        If the file is not a PNG, is damaged, or is too large to be decoded as a whole.
     """
     with foreign(path, "this PNG cannot be read"):
         _check_size(path)
@@ -61,7 +61,7 @@ def open_png(path: str, level: int) -> tuple[Header, StoredArray]:
 
 
 def _check_size(path: str) -> None:
-    """Refuse what is no PNG, or would fill the memory."""
+    """Refuse files that are not a PNG, or would fill the memory."""
     with Path(path).open("rb") as file:
         head = file.read(26)
     if head[:8] != _MAGIC or len(head) < 26:
@@ -81,7 +81,7 @@ def _check_size(path: str) -> None:
 
 
 def _decoded(path: str) -> NDArray[Any]:
-    """All pixels, (y, x) or (y, x, channel)."""
+    """Decode all pixels, (y, x) or (y, x, channel)."""
     from imagecodecs import png_decode
 
     return np.asarray(png_decode(Path(path).read_bytes()))

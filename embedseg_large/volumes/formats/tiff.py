@@ -88,7 +88,7 @@ def open_tiff(
     series
         Index of the image in the file; None: the largest.
     axes
-        Letters of its axes, if the file does not say it or is wrong; sizes go by letter.
+        Letters of its axes, if the file does not state them or is wrong; sizes follow the letters.
 
     Raises
     ------
