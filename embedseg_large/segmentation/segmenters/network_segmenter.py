@@ -29,6 +29,7 @@ from embedseg_large.segmentation.settings import SegmentSettings, sizes_of
 from embedseg_large.stitching.tile_result import SEAM_DEPTH
 from embedseg_large.storage.folder import Folder
 from embedseg_large.tiling.axis import STRIDE, balance
+from embedseg_large.tiling.economy import economical_tile
 
 if TYPE_CHECKING:
     from embedseg_large.segmentation.options import SegmentOptions
@@ -102,18 +103,16 @@ class NetworkSegmenter:
         mode = network.tta_mode(options.tta)
         own_seed, own_margin = network.thresholds_of(mode)
         own_pieces, own_holes = network.cleaning
-        tile = sizes_of("tile", options.tile, network.tile)
+        tile, context = self._tile_and_context(shape, options)
         halo = sizes_of("halo", options.halo, tuple(max(h, SEAM_DEPTH) for h in network.halo))
         most = tuple(MAX_HALO_FACTOR * h for h in halo)
-        if all(v > 0 and v % STRIDE == 0 for v in tile):
-            tile = tuple(balance(n, s) for n, s in zip(shape, tile, strict=True))
         core = (CLUSTER_TILE[self.ndim],) * self.ndim
         return SegmentSettings(
             tta=mode,
             device=device,
             dtype=choose_dtype(network, device, options.dtype),
             tile=tile,
-            context=sizes_of("context", options.context, network.context),
+            context=context,
             cluster_tile=sizes_of("cluster_tile", options.cluster_tile, core),
             halo=halo,
             max_halo=sizes_of("max_halo", options.max_halo, most),
@@ -127,6 +126,18 @@ class NetworkSegmenter:
             fill_holes=_or(options.fill_holes, own_holes),
             augment_above=_augment_above(network, mode, options),
         )
+
+    def _tile_and_context(
+        self, shape: Sequence[int], options: SegmentOptions
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Prediction tiles as the user says, of equal size; or as they suit model and volume."""
+        tile = sizes_of("tile", options.tile, self.network.tile)
+        context = sizes_of("context", options.context, self.network.context)
+        if not all(v > 0 and v % STRIDE == 0 for v in tile) or min(context) < 0:
+            return tile, context  # refused by the settings
+        if options.tile is None:
+            return economical_tile(shape, tile, context), context
+        return tuple(balance(n, s) for n, s in zip(shape, tile, strict=True)), context
 
     def chosen_device(self, asked: str | None) -> str:
         """The requested device, or the best one here for a model."""
