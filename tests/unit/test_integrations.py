@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from xml.etree import ElementTree
 import pytest
 import typer
 import yaml
+from packaging.requirements import Requirement
 
 from embedseg_large.cli.app import app
 
@@ -47,6 +50,7 @@ def segment_is_called_with(text: str) -> set[str]:
         ("container/embedseg-large.def", r"image\.version ([\d.]+)"),
         ("biomero/Dockerfile", r"FROM embedseg-large:([\d.]+)"),
         ("nextflow/main.nf", r"container 'embedseg-large:([\d.]+)'"),
+        ("conda/recipe.yaml", r"\n  version: \"([\d.]+)\""),
         ("snakemake/environment.yaml", r"embedseg-large ==([\d.]+)"),
         ("galaxy/embedseg_large_segment.xml", r"\"@TOOL_VERSION@\">([\d.]+)<"),
         ("../CITATION.cff", r"\nversion: ([\d.]+)"),
@@ -89,12 +93,42 @@ def test_the_biomero_wrapper_makes_commands_that_exist() -> None:
     assert command(folders)[5:] == ["--model", "nuclei-2d", "--channel", "0", "--tta", "none"]
 
 
+def test_the_conda_recipe_requires_what_the_package_requires() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    recipe = yaml.safe_load(text_of("conda/recipe.yaml"))
+    needed = {_conda_name(Requirement(text)) for text in project["dependencies"]}
+    run = {text.split()[0]: text for text in recipe["requirements"]["run"]}
+    assert set(run) == needed | {"python"}
+    for text in project["dependencies"]:
+        one = Requirement(text)
+        assert run[_conda_name(one)].replace(" ", "") == f"{_conda_name(one)}{one.specifier}"
+    assert recipe["about"]["license"] == project["license"]
+    assert recipe["about"]["license_file"] == project["license-files"]
+    assert run["python"] == "python >=${{ python_min }}"
+    assert f">={recipe['context']['python_min']}" == project["requires-python"]
+
+
+def _conda_name(requirement: Requirement) -> str:
+    """What conda-forge calls a package of PyPI."""
+    name = {"dask": "dask-core", "torch": "pytorch", "matplotlib": "matplotlib-base"}
+    return name.get(requirement.name, requirement.name)
+
+
 def test_containers_hold_all_that_the_package_is_built_from() -> None:
     built_from = {"constraints.txt", "pyproject.toml", "README.md", "LICENSE", "NOTICE"}
     for name in ("container/Dockerfile", "container/embedseg-large.def"):
         assert all(file in text_of(name) for file in built_from)
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert {f"!{file}" for file in built_from | {"embedseg_large"}} <= set(ignored)
+
+
+@pytest.mark.parametrize("name", ["container/Dockerfile", "biomero/Dockerfile"])
+def test_dockerfiles_pass_hadolint(name: str) -> None:
+    linter = Path(sys.executable).with_name("hadolint")
+    if not linter.exists():
+        pytest.skip("hadolint is not installed")
+    found = subprocess.run([linter, FOLDER / name], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
 
 
 def test_extras_of_the_containers_exist() -> None:
@@ -105,7 +139,8 @@ def test_extras_of_the_containers_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["nextflow/meta.yml", "snakemake/environment.yaml", "snakemake/meta.yaml"]
+    "name",
+    ["nextflow/meta.yml", "snakemake/environment.yaml", "snakemake/meta.yaml", "conda/recipe.yaml"],
 )
 def test_descriptions_are_yaml(name: str) -> None:
     assert isinstance(yaml.safe_load(text_of(name)), dict)
