@@ -2,7 +2,7 @@
 
 1. A corner of the volume is segmented, so that nothing is compiled later.
 2. The volume is read once, from the files that a run reads.
-3. It is segmented as any other, into a folder that is removed.
+3. It is segmented like any other, into a temporary folder.
 4. Matrix products and copies are timed on the same device, in the same number format.
 """
 
@@ -37,7 +37,7 @@ from embedseg_large.symmetry import group
 from embedseg_large.volumes.volume import open_volume
 
 SMALLEST = 32
-"""Smallest edge of a volume for which the figures are meaningful, in voxels."""
+"""Minimum edge of a volume for meaningful figures, in voxels."""
 _CORNER = 48
 _TICK = 1e-3  # seconds, to which a run rounds those of its stages
 _READ = {2: 1024, 3: 128}  # edge of what is read at once, by ndim
@@ -63,10 +63,10 @@ class MachineSpeed:
     """Peak rates of a machine, in the number format of the network."""
 
     threads: int
-    """Of the CPU."""
+    """Threads of the CPU."""
     matmul_flops_per_second: float
     copy_bytes_per_second: float
-    """Read and written."""
+    """Bytes per second, read and written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +74,11 @@ class NetworkSpeed:
     """The rate of the network, compared with the machine's peak rate."""
 
     flops_per_voxel: float
-    """Of one pass."""
+    """Floating-point operations of one pass, per voxel."""
     passes: int
-    """Of the test-time augmentation."""
+    """Passes of the test-time augmentation."""
     input_voxels: int
-    """Voxels that went through each pass: tiles with their context."""
+    """Voxels that went through the network in each pass: tiles with their context."""
     flops_per_second: float
     roofline: float
     """Fraction of the rate of matrix products on as many threads."""

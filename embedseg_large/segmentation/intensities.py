@@ -1,4 +1,4 @@
-"""Which intensities become 0 and 1: as given, or percentiles of the whole volume."""
+"""Which intensities become 0 and 1: given ones, or percentiles of the whole volume."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from embedseg_large.volumes.intensity import IntensityRange, intensity_ranges, o
 from embedseg_large.volumes.volume import Volume
 
 _USUAL_DIAMETER = 20.0
-"""Of an object, in voxels of the grid, where the model does not know."""
+"""Diameter of an object in voxels of the grid, if the model does not state it."""
 
 
 def find_intensity(
     request: Request, runner: TaskRunner, at: Timepoint | None = None
 ) -> tuple[IntensityRange, ...]:
-    """The range of each channel, over all timepoints of a request or for one of them."""
+    """Find the range of each channel, over all timepoints of a request or for one of them."""
     if at is not None and at.saved is not None:
         return at.saved.intensity
     if request.intensity.given is not None:
@@ -41,7 +41,7 @@ def find_intensity(
     if known is not None:
         return tuple(IntensityRange(**values) for values in known[1])
     mask, volume = request.foreground.mask, request.volume if at is None else at.volume
-    run_on: Any = map  # where a volume is in this process's memory
+    run_on: Any = map  # if the volume is in this process's memory
     in_files = volume.path is not None and (mask is None or mask.path is not None)
     if isinstance(runner.executor, SerialExecutor) or in_files:
         run_on = partial(_map, runner)
@@ -56,7 +56,7 @@ def find_intensity(
 def find_intensity_at(
     request: Request, at: Timepoint, runner: TaskRunner
 ) -> tuple[IntensityRange, ...]:
-    """The range of each channel of one timepoint; any range where it holds no data."""
+    """Find the range of each channel of one timepoint; arbitrary if it holds no data."""
     try:
         return find_intensity(request, runner, at)
     except BlankError:
@@ -67,7 +67,7 @@ def find_intensity_at(
 def _inside(
     foreground: Foreground, volume: Volume, box: Box, timepoint: int | None
 ) -> NDArray[np.bool_]:
-    """Whether the mask lets voxels of a box of the volume count."""
+    """Return which voxels of a box of the volume are inside the mask."""
     at = volume.timepoint if timepoint is None else timepoint
     inside = foreground.inside(box, volume.spatial_shape, at)
     assert inside is not None
@@ -77,7 +77,7 @@ def _inside(
 def find_fields(
     request: Request, runner: TaskRunner, at: Timepoint | None = None
 ) -> tuple[IntensityField, ...]:
-    """What evens out each channel, over all timepoints or for one; none if nothing does."""
+    """Measure the field of each channel, over all timepoints or for one; empty if unused."""
     if at is not None and at.saved is not None:
         return at.saved.fields
     if request.intensity.field == "none":
@@ -104,7 +104,7 @@ def find_fields(
 def _map(
     runner: TaskRunner, function: Callable[[Any], Histogram], items: Iterable[Any]
 ) -> list[Histogram]:
-    """`map` on an executor, summed up as results come: there may be many, of a megabyte each."""
+    """`map` on an executor, with results added up as they arrive: each may take a megabyte."""
     todo = list(items)
     runner.progress.begin(Stage.STATISTICS, len(todo))
     total = [Histogram(np.empty(0, np.uint32), np.empty(0, np.int64))]

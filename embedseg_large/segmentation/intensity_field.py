@@ -1,18 +1,18 @@
-"""A smooth intensity field: how bright objects are here, relative to the rest of the volume.
+"""A smooth intensity field: local brightness of objects relative to the whole volume.
 
-Light-sheet and confocal volumes grow dim with depth, and one pair of percentiles then loses the far
-side. The field evens that out, the same for every tile:
+Light-sheet and confocal volumes become dimmer with depth, so a single pair of percentiles loses the
+far side. The field compensates for this, identically for every tile:
 
 1. The volume is cut into a few cells: slabs along z (``depth``), or a coarse grid (``smooth``).
-2. In each, the level of the background and the contrast of what is bright are measured, on a coarse
+2. In each, the background level and the contrast of bright structures are measured, on a coarse
    pyramid level if there is one, else on boxes spread over the cell.
-3. A cell without signal is ignored: neither noise nor faint haze becomes an object.
-4. Logarithms of contrasts are smoothed, weighted by how much signal there is, and drawn to the rest
-   of the volume where there is little. Between cells the field is interpolated linearly, by the
-   index in the whole volume, so that it does not depend on tiles.
+3. A cell without signal is ignored, so that neither noise nor faint haze becomes an object.
+4. Logarithms of contrasts are smoothed, weighted by the amount of signal; where there is little,
+   they are drawn towards the rest of the volume. Between cells the field is interpolated linearly,
+   using indices in the whole volume, so that it does not depend on tiles.
 
 A voxel v becomes ``reference + (v - background) * gain``, and is then normalised by the range of
-the whole volume. Where nothing is known, the background is the reference and the gain 1.
+the whole volume. Without measurements, the background is the reference and the gain 1.
 """
 
 from __future__ import annotations
@@ -37,60 +37,60 @@ FieldMode = Literal["none", "depth", "smooth"]
 MODES: tuple[str, ...] = get_args(FieldMode)
 
 MOST_GAIN = 8.0
-"""Nothing is made brighter or darker than this many times. A cell whose contrast is lower than the
-reference by more is taken to be empty."""
+"""Maximum factor by which anything is brightened or darkened. A cell whose contrast is below the
+reference by a larger factor is considered empty."""
 SLABS, CELLS = 32, 8
-"""Most cells along z of ``depth``, and along each axis of ``smooth``."""
+"""Maximum number of cells along z for ``depth``, and along each axis for ``smooth``."""
 WIDTHS = {"depth": 0.5, "smooth": 2.0}
-"""Least width of a cell, in object diameters."""
+"""Minimum width of a cell, in object diameters."""
 SAMPLED = 2**25
 """Approximate number of voxels that are sampled."""
 LEAST_WIDTH = 4.0
 """Minimum width of an object in voxels on the pyramid level that is sampled."""
 TIMEPOINTS = 4
-"""Timepoints of a series that are sampled, evenly spread."""
+"""Number of timepoints of a series that are sampled, evenly spread."""
 _SMOOTHING = 0.5  # deviation of the Gaussian that smooths, in cells
 _PRIOR = 0.02  # weight of the rest of the volume in a cell
 _NOISE = 8.0  # contrast of a signal, in standard deviations of the noise; noise alone has 4.5
 _BACKGROUND, _BRIGHT = 5.0, 99.8  # percentiles within a cell
 _REFERENCE = 0.75  # quantile of contrasts, weighted by signal, that keeps its brightness
-_USUAL = 1.2  # contrasts of even volumes differ by as much: so much is left alone
+_USUAL = 1.2  # contrasts of even volumes differ by this factor: smaller differences are ignored
 _BINS = 256  # of the histogram of a cell
 _STEP_TO_DEVIATION = 0.6745 * 2**0.5  # median |difference of neighbours| of Gaussian noise
 
 Floats = NDArray[np.float64]
 Inside = Callable[[Box, Sequence[int], int | None], NDArray[np.bool_] | None]
-"""Which voxels of a box count, in a grid of some shape over the same space, at a timepoint; None:
-all of them."""
+"""Returns which voxels of a box count, on a grid of a given shape over the same space, at a
+timepoint; None: all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class IntensityField:
-    """Background and gain of one channel, at the middles of equal cells of a volume."""
+    """Background and gain of one channel, at the centres of equal cells of a volume."""
 
     shape: tuple[int, ...]
     """Voxels of the level that is segmented, (z,) y, x."""
     background: NDArray[np.float32]
     """``(*cells)`` level of the background."""
     gain: NDArray[np.float32]
-    """``(*cells)`` factor that makes contrasts alike."""
+    """``(*cells)`` factor that equalises contrasts."""
     reference: float
-    """What the background becomes."""
+    """Intensity to which the background is mapped."""
 
     def apply(self, voxels: NDArray[Any], box: Box) -> NDArray[np.float32]:
-        """Even out a box of the volume.
+        """Correct a box of the volume.
 
         Parameters
         ----------
         voxels
             ``box.shape``, as stored.
         box
-            Where they lie.
+            Position of the voxels.
 
         Returns
         -------
-        float32, a new array. A voxel's value depends on its index in the volume alone, to the last
-        bit, and not on the box.
+        float32, a new array. To the last bit, a voxel's value depends only on its index in
+        the volume, not on the box.
         """
         grid = Resampling(self.gain.shape, self.shape)
         needed = grid.needed(box).slices
@@ -111,7 +111,7 @@ class IntensityField:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> IntensityField:
-        """Return what `as_dict` wrote, bit for bit."""
+        """Restore a field from `as_dict`, bit for bit."""
         return cls(
             shape=tuple(values["shape"]),
             background=np.array(values["background"], np.float32),
@@ -127,16 +127,16 @@ class Brightness:
     background: float = 0.0
     contrast: float = 0.0
     signal: float = 0.0
-    """Voxels that are bright; 0 where there is nothing but noise."""
+    """Number of bright voxels; 0 if there is nothing but noise."""
 
 
 def check_mode(mode: str, ndim: int) -> None:
-    """Refuse what is no kind of field, or none of a volume with that many spatial axes.
+    """Refuse an unknown kind of field, or one unsuitable for the number of spatial axes.
 
     Raises
     ------
     UsageError
-        With the kinds that there are.
+        The message lists the available kinds.
     """
     if mode not in MODES:
         raise UsageError(f"intensity field is {mode!r}; use one of {', '.join(MODES)}")
@@ -160,16 +160,16 @@ def intensity_fields(
     mode
         ``depth`` or ``smooth``.
     diameter
-        Of the objects along (z,) y, x, in voxels of that level, roughly.
+        Approximate diameter of objects along (z,) y, x, in voxels of that level.
     timepoints
-        Those that are seen as one; ``[None]`` where the volume has no time axis.
+        Timepoints to combine; ``[None]`` if the volume has no time axis.
     inside
         Which voxels count.
 
     Raises
     ------
     UsageError
-        There is no such field.
+        If there is no such field.
     """
     check_mode(mode, volume.ndim)
     seen = _coarse(volume, diameter)
@@ -192,7 +192,7 @@ def intensity_fields(
 
 
 def cells_of(shape: Sequence[int], mode: str, diameter: Sequence[float]) -> tuple[int, ...]:
-    """How many cells a volume is cut into along each axis."""
+    """Return the number of cells along each axis of a volume."""
     most = SLABS if mode == "depth" else CELLS
     counts = [
         int(min(most, max(1, n // (WIDTHS[mode] * max(d, 1.0)))))
@@ -207,7 +207,7 @@ def brightness(values: NDArray[Any], noise: float) -> Brightness:
     Parameters
     ----------
     values
-        Any number of them, flat.
+        The voxels, flat.
     noise
         Standard deviation of their noise.
     """
@@ -229,13 +229,13 @@ def described(light: Mapping[str, Any]) -> str:
 
 
 def _each(channels: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
-    """The field of each channel, of all timepoints."""
+    """Yield the field of each channel and timepoint."""
     for one in channels:
         yield from [one] if isinstance(one, Mapping) else one
 
 
 def _threshold(values: NDArray[Any], low: float, high: float) -> float:
-    """Otsu's threshold of what is not brighter than nearly all: debris is, and nuclei are not."""
+    """Compute Otsu's threshold without the very brightest voxels, which are debris."""
     counts, edges = np.histogram(values, _BINS, (low, high))
     middles = (edges[1:] + edges[:-1]) / 2
     held = counts > 0
@@ -268,7 +268,7 @@ def _field(found: list[Brightness], cells: Sequence[int], shape: Sequence[int]) 
 
 
 def _smoothed(values: Floats, weight: Floats) -> Floats:
-    """Weighted Gaussian means, drawn to 0 where weights are small."""
+    """Compute weighted Gaussian means, drawn to 0 where weights are small."""
     sigma = [_SMOOTHING if n > 1 else 0.0 for n in values.shape]
 
     def blurred(field: Floats) -> Floats:
@@ -279,7 +279,7 @@ def _smoothed(values: Floats, weight: Floats) -> Floats:
 
 
 def _quantile(values: Floats, weights: Floats, quantile: float) -> float:
-    """The value below which that part of the weights lies; 0 where there are none."""
+    """Return the weighted quantile of values; 0 if there are no weights."""
     order = np.argsort(values, axis=None, kind="stable")
     total = np.cumsum(weights.ravel()[order])
     if not total[-1]:
@@ -295,7 +295,7 @@ def _measured(
     timepoints: Sequence[int | None],
     inside: Inside,
 ) -> list[Brightness]:
-    """What each cell looks like; `signal` in objects, so that one of them or more is enough."""
+    """Measure each cell; `signal` counts objects, so that one or more suffices."""
     whole = Box.whole(volume.spatial_shape)
     pieces = 4 if list(cells[1:]) == [1] * (len(cells) - 1) and cells[0] > 1 else 2
     some = prod(cells) * len(timepoints) * pieces ** (volume.ndim - 1)
@@ -325,7 +325,7 @@ def _voxels(
     timepoints: Sequence[int | None],
     inside: Inside,
 ) -> tuple[NDArray[Any], float]:
-    """Voxels of a cell that hold data and count, and the deviation of their noise."""
+    """Return the voxels of a cell that hold data and count, and the deviation of their noise."""
     counts = [min(n, pieces) for n in cell.shape]
     if volume.ndim == 3:
         counts[0] = 1
@@ -347,7 +347,7 @@ def _voxels(
 
 
 def _middle(box: Box, most: int) -> Box:
-    """The middle of a box, of the same shape and not many more voxels than that."""
+    """Return the centre of a box, of the same proportions, with about `most` voxels at most."""
     share = min(1.0, (most / box.size) ** (1 / box.ndim))
     lengths = [min(n, max(1, ceil(n * share))) for n in box.shape]
     start = [a + (n - m) // 2 for a, n, m in zip(box.start, box.shape, lengths, strict=True)]
@@ -355,7 +355,7 @@ def _middle(box: Box, most: int) -> Box:
 
 
 def _coarse(volume: Volume, diameter: Sequence[float]) -> Volume:
-    """The finest level with few voxels on which objects can still be told from noise."""
+    """Return the finest level with few voxels on which objects are still distinct from noise."""
     if volume.path is None or prod(volume.spatial_shape) <= SAMPLED:
         return volume
     chosen = volume

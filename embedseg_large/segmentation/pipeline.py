@@ -50,20 +50,20 @@ _SKIPPED = {"no data": ABSENT, "outside the mask": MASKED, "dark": DARK}
 
 @dataclass(frozen=True, kw_only=True)
 class TimepointResult:
-    """All instances of a timepoint: their results are in scratch, their labels are settled."""
+    """All instances of a timepoint: results are in scratch, names are final."""
 
     job: Job
     section: str
-    """Of the journal, see `Timepoint`."""
+    """Section of the journal, see `Timepoint`."""
     state: SeamState
     numbering: Numbering
     seams: SeamReport
     predictions: NDArray[np.uint32]
-    """Version of each tile."""
+    """Version of the predictions of each tile."""
     cleaning: CleanReport
     """What was cleaned."""
     extents: tuple[float, ...]
-    """Of some instances along y and x, in voxels of the grid."""
+    """Extents of some instances along y and x, in voxels of the grid."""
 
     @property
     def n_instances(self) -> int:
@@ -72,7 +72,7 @@ class TimepointResult:
 
     @cached_property
     def is_blank(self) -> bool:
-        """Whether no voxel of the volume holds data; looks only where nothing was found."""
+        """Whether no voxel of the volume holds data; checked only if no instance was found."""
         return self.n_instances == 0 and is_blank(self.job.volume)
 
     @property
@@ -98,7 +98,7 @@ def tasks_of(job: Job, at: Timepoint) -> dict[Stage, int]:
 
 
 def find_instances(job: Job, at: Timepoint, runner: TaskRunner) -> TimepointResult:
-    """PREDICT, CLUSTER and CHECK, and CLEAN where it is wanted."""
+    """PREDICT, CLUSTER and CHECK, and CLEAN if requested."""
     tiles = _predict_and_cluster(job, at, runner)
     state = SeamCheck(job, runner, tiles.predictions, tiles.results).run()
     logger.info("%d faces, %d rounds of repair", state.faces, state.rounds)
@@ -175,7 +175,7 @@ def _finish_call(found: TimepointResult, pending: PendingLabels, level: int, box
 
 @dataclass(slots=True)
 class PredictThenCluster:
-    """PREDICT what is needed, and CLUSTER each tile as soon as all predictions it reads are there.
+    """PREDICT what is needed, and CLUSTER each tile as soon as all its predictions exist.
 
     Clustering comes first when both are possible, so that it keeps up with the network.
     """
@@ -187,7 +187,7 @@ class PredictThenCluster:
     _todo: Iterator[Index] = field(init=False)
     _ready: deque[Index] = field(init=False, default_factory=deque)
     _readers: list[list[slice]] = field(init=False)
-    """For each axis and place of a prediction tile: places of the tiles that read it."""
+    """For each axis and index of a prediction tile: indices of the tiles that read it."""
     _awaited: NDArray[np.int64] = field(init=False)
     """Number of predictions that each clustering tile still waits for."""
 
@@ -231,7 +231,7 @@ class PredictThenCluster:
 
 
 def _spans(job: Job, axis: int) -> list[tuple[int, int]]:
-    """For each place of a clustering tile along an axis, the predictions that it reads."""
+    """For each index of a clustering tile along an axis, the predictions that it reads."""
     grid = job.clustering()
     corner = [a for a, _ in grid.span(grid.covered)]
     spans = [(0, 0)] * grid.counts[axis]
@@ -242,7 +242,7 @@ def _spans(job: Job, axis: int) -> list[tuple[int, int]]:
 
 
 def _inverse(spans: list[tuple[int, int]], count: int) -> list[slice]:
-    """For each of `count` places, the spans that contain it: they ascend, so it is a range."""
+    """For each of `count` indices, the range of the (ascending) spans that contain it."""
     readers: list[slice] = [slice(0, 0)] * count
     for j, (a, b) in enumerate(spans):
         for i in range(a, b):
@@ -252,7 +252,7 @@ def _inverse(spans: list[tuple[int, int]], count: int) -> list[slice]:
 
 @dataclass(slots=True)
 class ClusterAll:
-    """CLUSTER every tile: of predictions that are there already, or with another segmenter."""
+    """CLUSTER every tile: from existing predictions, or with an external segmenter."""
 
     job: Job
     predictions: NDArray[np.uint32]

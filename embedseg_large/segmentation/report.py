@@ -74,7 +74,8 @@ class SeamReport:
     """Of a preview of a region: tiles at its edge that are not proven. There is no neighbour to
     compare them with, and labels may differ from those of the whole run."""
     certified: int
-    """Instances that nothing unseen could have changed, in no tile that holds a voxel of them."""
+    """Instances that nothing unseen could have changed in any tile that holds one of their
+    voxels."""
     agreed: int
     """Instances described identically by all tiles that see them."""
     repaired: int
@@ -86,15 +87,15 @@ class SeamReport:
     repaired_objects: tuple[TracedObject, ...]
     joined_objects: tuple[TracedObject, ...]
     strict: StrictAim | None = None
-    """None: proof was not asked for."""
+    """None if `strict` was not requested."""
     matched: int = 0
     """How many of the joined ones, of an external segmenter, are put together from what each tile
     sees in its core, under one name: where tiles share a region, their objects overlap by more than
     half of their union. All others are taken from the tile that owns them."""
     promise: str = "exact"
-    """What may be said of the labels: ``exact``, instances can be certified; ``local``, tiles that
-    agree are evidence; ``joined``, instances may be larger than any halo, and names that lie on
-    each other are of one."""
+    """What may be claimed about the labels: ``exact``: instances can be certified; ``local``:
+    agreement of tiles is evidence; ``joined``: instances may be larger than any halo, and
+    overlapping names are joined."""
 
     def as_dict(self) -> dict[str, Any]:
         """The report as values that JSON can hold."""
@@ -140,7 +141,7 @@ def published_result(path: str, made: Mapping[str, Any]) -> SegmentResult:
     path
         Where the labels are.
     made
-        How they were made, as recorded with them.
+        The recorded provenance of the labels.
     """
     seams = dict(made["seams"])
     for kind in ("repaired_objects", "joined_objects"):
@@ -249,18 +250,18 @@ class SizeScale:
 def scale_of(
     level: int, zoom: float, known: float | None, extents: Sequence[float], *, is_automatic: bool
 ) -> SizeScale:
-    """Compare what was found with what a model knows.
+    """Compare the sizes of found objects with those that a model knows.
 
     Parameters
     ----------
     level
-        That was segmented.
+        The segmented level.
     zoom
-        Voxels of the grid along x for each voxel of that level.
+        Voxels of the grid along x per voxel of that level.
     known
         Diameter of the model's objects, in voxels of the grid.
     extents
-        Of some objects along y and x, in voxels of the grid; see `extents_of`.
+        Extents of some objects along y and x, in voxels of the grid; see `extents_of`.
     is_automatic
         Whether the level was chosen by voxel sizes.
     """
@@ -278,7 +279,7 @@ class SegmentResult:
     """The outcome of a run."""
 
     path: str
-    """Where the labels are."""
+    """Path or URL of the labels."""
     n_instances: int
     """Number of instances; labels are 1..n_instances."""
     seams: SeamReport

@@ -1,4 +1,4 @@
-"""Predictions that outlive their run: cluster again, with other thresholds, without the network."""
+"""Predictions that outlive their run, to be clustered with other thresholds without the network."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def save(
         "object_diameter": request.scale,
         "least_foreground": min(KEPT_SEED, request.settings.foreground),
     }
-    # last: it says that all is there
+    # last: it marks the predictions as complete
     folder.write(PREDICTIONS_FILE, json.dumps(about, indent=1).encode(), durable=True)
 
 
@@ -64,16 +64,16 @@ def open_saved(path: str, request: Request, volume: Volume) -> SavedPredictions:
     Parameters
     ----------
     path
-        Of the folder.
+        Path or URL of the folder.
     request
         The run that uses them.
     volume
-        That of the request, at one timepoint.
+        The request's volume, at one timepoint.
 
     Raises
     ------
     UsageError
-        When there are none, or they were made from a different image or with different settings.
+        If there are none, or they were computed from a different image or with different settings.
     """
     folder = folder_at(path)
     what, todo = "the predictions there cannot be used", "predict again"

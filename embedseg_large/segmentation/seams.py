@@ -1,13 +1,14 @@
-"""CHECK in rounds: tiles that disagree see more, until they agree or have seen all they may.
+"""CHECK in rounds: tiles that disagree get larger halos, until they agree or reach the maximum.
 
-1. Compare what both sides of every face say about the seam.
-2. Account for the instances of every layer: each has one owner, and the voxels its owner saw.
-3. Tiles on either side of a seam that disagrees, and tiles whose account is wrong, cluster again
-   with twice the halo. Their faces and the layers they reach are looked at again. So do tiles at
-   the edge of a preview that are not proven, as there is nobody to compare them with; what they see
-   then may have to be predicted first.
-4. The rounds end when nothing is left to raise. What still disagrees then is larger than the
-   largest halo; it is joined by overlap, and reported.
+1. Compare the results of both sides of every face at the seam.
+2. Account for the instances of every layer: each has one owner, and as many voxels as its owner
+   saw.
+3. Tiles on either side of a seam that disagrees, and tiles whose account is wrong, are clustered
+   again with twice the halo. Their faces and the layers they reach are checked again. The same
+   holds for tiles at the edge of a preview that are not proven, because they have no neighbour to
+   compare with; the additional voxels may have to be predicted first.
+4. The rounds end when no halo can be enlarged further. Objects on which tiles still disagree are
+   larger than the largest halo; they are joined by overlap, and reported.
 
 A proven tile decides: its result for its core is right, whichever tile disagrees. A face
 between two of them needs no agreement, no two of their names are ever joined, and an instance that
@@ -72,20 +73,20 @@ class SeamState:
     tiles: int
     """Total number of tiles."""
     proven: NDArray[np.bool_]
-    """Of each place of the grid: whether there is a tile that is certain of every voxel of its
-    core, which is as in the whole volume, and that holds no joined object."""
+    """For each tile of the grid: whether it is certain of every voxel of its core, which then
+    equals the whole volume's, and holds no joined object."""
     unproven_edge: int
-    """Of a preview: tiles at its edge that are not certain of their core. They have no neighbour
-    there to agree with."""
+    """In a preview: number of tiles at its edge that are not certain of their core and have no
+    neighbour there to agree with."""
     certified: int
     """Instances that nothing unseen could have changed."""
     unaccounted: tuple[int, ...]
-    """Ids, ascending, of which the tile that owns the seed did not see all voxels. Those that are
-    not joined are right all the same: every core that may hold one of them is proven."""
+    """Ids, ascending, of instances whose owner did not see all their voxels. Those that are not
+    joined are nevertheless right: every core that may hold one of their voxels is proven."""
     repaired: tuple[int, ...]
-    """Ids that tiles disagreed about before they saw more; ascending."""
+    """Ids on which tiles disagreed before their halos were enlarged; ascending."""
     joined: tuple[int, ...]
-    """Ids, after joining, that tiles still disagreed about; ascending."""
+    """Ids, after joining, on which tiles still disagreed; ascending."""
     matched: int
     """How many of the joined ones are put together from what each tile sees in its core: their
     parts in neighbouring tiles were matched by overlap."""
@@ -166,7 +167,7 @@ class SeamCheck:
             self._disputed.update(comparison.ids.tolist())
 
     def _open_seams(self) -> dict[Face, SeamComparison]:
-        """Faces that disagree, and at which either tile may be wrong."""
+        """Return the faces that disagree and where either tile may be wrong."""
         doubtful = self._doubtful
         return {f: c for f, c in self._seams.items() if doubtful[f.low] or doubtful[f.high]}
 
@@ -206,7 +207,7 @@ class SeamCheck:
             self._disputed.update(ids.tolist())
 
     def _open_accounts(self) -> dict[int, NDArray[np.uint64]]:
-        """By layer: ids whose account is wrong, if any tile involved may be wrong."""
+        """Return, by layer, ids whose account is wrong, if any tile involved may be wrong."""
         known = {
             n: np.array([i for i in r.wrong.tolist() if self._is_in_doubt(i)], np.uint64)
             for n, r in self._wrong.items()
@@ -216,7 +217,7 @@ class SeamCheck:
     def _is_in_doubt(self, name: int) -> bool:
         """Whether an instance may have a voxel in a core that is not proven.
 
-        Its voxels point to where its seed claims, and the seed points there too.
+        Its voxels point to the region that its seed claims, and so does the seed.
         """
         rule = self.job.settings.clustering()
         if not self.job.traits.proves or rule.reach is None or rule.farthest is None:
@@ -274,7 +275,7 @@ class SeamCheck:
         return proven
 
     def _is_at_edge(self, tile: Index) -> bool:
-        """Whether a core ends at the edge of a preview, where the volume goes on."""
+        """Whether a core ends at the edge of a preview, where the volume continues."""
         grid = self.job.clustering()
         core, covered = grid.tile(tile).core, grid.covered
         return any(
@@ -305,7 +306,7 @@ class SeamCheck:
         self.runner.run(Each(tasks, lambda task, version: self._put(task, above, version)))
 
     def _predict_for(self, tiles: list[Index]) -> None:
-        """Predict what tiles will see and no tile needed before: beyond the region of a preview."""
+        """Predict what tiles now need outside the region of a preview."""
         if self.job.part is None or not self.job.traits.predicts:
             return
         grid, missing = self.job.prediction, set[Index]()
@@ -332,7 +333,7 @@ class SeamCheck:
             yield face.low
 
     def _layers_of(self, tiles: list[Index]) -> list[int]:
-        """Layers in which an instance may begin that one of some tiles sees."""
+        """Return the layers in which an instance may begin that any of the tiles sees."""
         grid = self.job.clustering(self.results.highest)
         return sorted(
             {layer for tile in tiles for layer in self._layers_about(grid.tile(tile).region)}
@@ -349,7 +350,7 @@ class SeamCheck:
 
         Returns
         -------
-        Names that are of one object, and ids, after joining, that are not proven to be right.
+        Names of the same object, and ids, after joining, that are not proven to be right.
         """
         if self.job.traits.decide is Decide.OWNER:
             return self._owned()
@@ -387,13 +388,13 @@ class SeamCheck:
         return tiles
 
     def _in_dispute(self) -> NDArray[np.uint64]:
-        """Ids that tiles disagree about, ascending."""
+        """Ids on which tiles disagree, ascending."""
         seams = [comparison.ids for comparison in self._open_seams().values()]
         ids = [np.empty(0, np.uint64), *seams, *self._open_accounts().values()]
         return np.unique(np.concatenate(ids))
 
     def _held(self, ids: NDArray[np.uint64]) -> Held:
-        """Which of some ids have voxels in the cores of which proven tiles."""
+        """Find which of some ids have voxels in the cores of which proven tiles."""
         layer = self.job.layers.of(ids)
         found = [Held.none()]
         calls = (self._held_task(n, ids[layer == n]) for n in np.unique(layer).tolist())
@@ -412,7 +413,7 @@ class SeamCheck:
         return Task(stage=Stage.CHECK, make=make, number=layer)
 
     def _alive(self, ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-        """Those of some ids that own a voxel, and whether their owner is certain of them."""
+        """Return those ids that own a voxel, and whether their owner is certain of them."""
         layer = self.job.layers.of(ids)
         found, certain = [np.empty(0, np.uint64)], [np.empty(0, np.bool_)]
         for number in np.unique(layer).tolist():
@@ -433,7 +434,7 @@ class SeamCheck:
             self._layers[layer], self._counts[int(layer)] = settled
 
     def _sort_disputed(self, unsolved: set[int], joins: Joins) -> tuple[int, set[int]]:
-        """Number of certified instances without disagreement, and the ids that were repaired."""
+        """Return the number of certified instances without disagreement, and the repaired ids."""
         doubted = np.array(sorted(self._disputed), dtype=np.uint64)
         alive, sure = self._alive(doubted)
         solved = ~np.isin(joins.apply(alive), np.array(sorted(unsolved), dtype=np.uint64))

@@ -6,8 +6,8 @@
        halo ┌────────┐ halo    1 PREDICT  every voxel's embedding is predicted by exactly one tile
        halo │  core  │ halo    2 CLUSTER  core + halo are clustered; an instance is named by the
        halo │        │ halo               global index of its seed voxel
-       halo └────────┘ halo    3 CHECK    neighbours saw the same seams: compare, see more, join
-       halo halo halo halo     4 FINISH   rank the names, write labels, pyramid and metadata
+       halo └────────┘ halo    3 CHECK    neighbours see the same seams: compare, enlarge halos,
+       join halo halo halo halo     4 FINISH   rank the names, write labels, pyramid and metadata
 
 Labels are a function of image, network, settings and prediction tiles. The clustering tiles, the
 number of workers and the order leave no trace as long as nothing is joined.
@@ -150,11 +150,11 @@ def segment(
 
 
 def begin(request: Request, fresh: bool = False) -> AbstractContextManager[Run]:
-    """Start the run of a request, or resume it unless it is to be a fresh one."""
+    """Start the run of a request, or resume it unless a fresh one is required."""
 
     def without_older() -> None:
         if request.keep:
-            request.scratch.predictions.remove_all()  # of an earlier run, or of none that finished
+            request.scratch.predictions.remove_all()  # of an earlier run, finished or not
 
     target, facts = request.target, facts_of(request)
     place = RunPlace(
@@ -181,7 +181,7 @@ def _executor(
     where: Client | ClusterSettings | None,
     report: str | os.PathLike[str] | None,
 ) -> Iterator[Executor]:
-    """The executor of the run."""
+    """Provide the executor of the run."""
     settings = request.settings
     if where is None:
         placed = request.segmenter.placed(settings.device, settings.dtype)
@@ -213,7 +213,7 @@ def run_request(
 ) -> SegmentResult:
     """Run all stages of a request, then publish. A failure leaves older labels as they are."""
     made = request.target.complete(run.name)
-    if made is not None:  # a kill came between the publication and the end of the run
+    if made is not None:  # killed between the publication and the end of the run
         return published_result(request.target.path, made)
     began = time.perf_counter()
     logger.info("segmenting %s into %s", request.volume.shape, request.target.path)
@@ -228,7 +228,7 @@ def run_request(
     seams = merged([f.seams for f in found])
     scale = _scale(request, found)
     segmenter = request.segmenter.traits.name
-    if request.scale is None:  # a scale that was found by itself has its evidence
+    if request.scale is None:  # an automatic scale has its own evidence
         warnings += _warned(scale.warning)
     for text in (
         _blank_warning(found),
@@ -327,7 +327,7 @@ def _beginning(request: Request, run: Run) -> RunBegun:
 
 
 def _find_all(request: Request, run: Run, runner: TaskRunner) -> list[TimepointResult]:
-    """All stages but the last of every timepoint, one after the other."""
+    """Run all stages but the last, for one timepoint after the other."""
     found: list[TimepointResult] = []
     each = request.intensity.per_timepoint
     common = None if each else find_intensity(request, runner)
@@ -348,7 +348,7 @@ def _find_all(request: Request, run: Run, runner: TaskRunner) -> list[TimepointR
         found.append(find_instances(job, at, section))
         run.check()
         if at.saved is None and not request.keep:
-            job.scratch.predictions.remove_all()  # nobody reads them any more
+            job.scratch.predictions.remove_all()  # no longer needed
         if request.keep:
             save(request, at, found[-1].predictions, intensity, fields)
     return found
@@ -360,7 +360,7 @@ def _job(
     intensity: tuple[IntensityRange, ...],
     fields: tuple[IntensityField, ...],
 ) -> Job:
-    """Everything that tasks need."""
+    """Collect everything that tasks need."""
     return Job(
         volume=at.volume,
         timepoint=at.volume.timepoint,
@@ -391,7 +391,7 @@ def _cleared(pending: PendingLabels, run: Run) -> Iterator[None]:
 def _write_all(
     found: Sequence[TimepointResult], request: Request, run: Run, runner: TaskRunner
 ) -> tuple[PendingLabels, InstanceTable]:
-    """The last stage of every timepoint."""
+    """Run the last stage of every timepoint."""
     most = max(f.n_instances for f in found)
     run.check()
     pending = request.target.create(label_dtype(most), run=run.name)

@@ -1,4 +1,4 @@
-"""The settings of a run, complete and checked before any work."""
+"""The settings of a run, completed and checked before any work."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ class SegmentSettings:
         return CleanSettings(keep_largest_piece=self.keep_largest_piece, fill_holes=self.fill_holes)
 
     def halos(self, *, halfway: bool = False) -> tuple[tuple[int, ...], ...]:
-        """The halo at every level: doubled until the largest.
+        """Return the halo at every level: doubled until the maximum.
 
         Parameters
         ----------
         halfway
-            With a step between any two of the doubled: 1, 2, 3, 4, 6, 8 times the first.
+            Whether to add a step between doublings: 1, 2, 3, 4, 6, 8 times the first.
         """
         times, levels = 1, [self.halo]
         while levels[-1] != self.max_halo:
@@ -105,7 +105,7 @@ class SegmentSettings:
                 seen = zip(self.halo, self.max_halo, strict=True)
                 levels.append(tuple(min(more * first, most) for first, most in seen))
             times *= 2
-        return tuple(dict.fromkeys(levels))  # where an end comes early, steps are the same
+        return tuple(dict.fromkeys(levels))  # at the maximum, steps may coincide
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as values that JSON can hold."""

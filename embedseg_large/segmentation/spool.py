@@ -15,9 +15,9 @@ _CHUNK = {2: 1024, 3: 128}
 
 
 def reopenable(job: Job) -> Job:
-    """The same job on volumes that any worker can open by their path.
+    """Return the job with volumes that any worker can open by path.
 
-    A volume that only this process has is written once, chunk by chunk, into the scratch folder.
+    A volume that only this process holds is written once, chunk by chunk, into the scratch folder.
     """
     place, mask = job.scratch.path, job.foreground.mask
     if mask is not None:
@@ -30,7 +30,7 @@ def reopenable(job: Job) -> Job:
 
 
 def _spooled(volume: Volume, path: str) -> Volume:
-    """The same volume, at a path or URL."""
+    """Return the volume as a copy at a path or URL."""
     if volume.path is not None:
         return volume
     chunk = tuple(min(n, _CHUNK[volume.ndim]) for n in volume.spatial_shape)

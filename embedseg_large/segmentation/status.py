@@ -30,7 +30,7 @@ class RunStatus:
     labels: str
     """Labels that it will write."""
     holder: dict[str, Any] | None
-    """Host and process working on it, and since when; None: none."""
+    """Host and process working on it, and since when; None: no process is."""
     stages: dict[str, tuple[int, int | None]]
     """Finished tasks, and the total if it is known already, by stage."""
 
@@ -66,7 +66,7 @@ def run_status(
     labels: str = "nuclei",
     scratch: str | os.PathLike[str] | None = None,
 ) -> RunStatus | Finished:
-    """Inspect a run, or the labels that it has made, without changing anything.
+    """Inspect a run, or the labels that it has written, without changing anything.
 
     Parameters
     ----------
@@ -85,9 +85,9 @@ def run_status(
     Raises
     ------
     VolumeError
-        When there is no such store.
+        If there is no such store.
     UsageError
-        When there is neither a run nor labels with that name; lists the existing labels.
+        If there is neither a run nor labels with that name; the message lists the existing labels.
     """
     return _unfinished(place, labels, scratch) or _finished(os.fspath(place), labels)
 
@@ -107,7 +107,7 @@ def _unfinished(
         record = read_record(folder)
     if record is None or record.labels is None:
         return None
-    with suppress(FileNotFoundError):  # it ends while it is looked at
+    with suppress(FileNotFoundError):  # the run may end meanwhile
         stages = _stages(folder, record)
         return RunStatus(folder=folder.path, labels=record.labels, holder=found, stages=stages)
     return None
@@ -146,5 +146,5 @@ def _stages(folder: Folder, record: RunRecord) -> dict[str, tuple[int, int | Non
     if record.shards is not None:
         total[Stage.FINISH] = record.shards
     known = {name: count for name, count in total.items() if done[name] <= count}
-    # where tiles disagreed there is more to do than was planned, and nobody knows how much
+    # if tiles disagreed, there are more tasks than planned, and their number is unknown
     return {s.value: (done[s], known.get(s)) for s in Stage if s in done or s in total}

@@ -1,4 +1,4 @@
-"""The stages of a segmentation, and the ledgers of its journal: a name for each, in one place.
+"""Names of the stages of a segmentation, and of the ledgers of its journal.
 
 ::
 
@@ -6,8 +6,8 @@
     statistics     predict     cluster/L   check/R account/R         clean/S   finish/L    ledgers
     field                                  match claim/P/T settle
 
-L is a level (of a tile's halo; of the pyramid), R a round, P and T a pass and a turn, S a step. Of
-a series, ledgers begin with the timepoint: ``t00003/cluster/0``.
+L is a level (of a tile's halo; of the pyramid), R a round, P and T a pass and a turn, S a step. In
+a series, ledger names begin with the timepoint: ``t00003/cluster/0``.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class LedgerKind(Enum):
         return _STAGES[self]
 
     def part(self, *parts: object) -> str:
-        """Name of a part of it in the journal: ``LedgerKind.CLUSTER.part(2)`` is ``cluster/2``."""
+        """Return the name of a part in the journal: ``CLUSTER.part(2)`` is ``cluster/2``."""
         return "/".join([self.value, *map(str, parts)])
 
     @classmethod
     def of(cls, name: str) -> LedgerKind | None:
-        """The ledger that a name in a journal is of; None for one that this version has not."""
+        """Return the kind of ledger with a name; None for one unknown to this version."""
         parts = name.split("/")
         kind = parts[1] if len(parts) > 1 and _TIMEPOINT.fullmatch(parts[0]) else parts[0]
         return next((ledger for ledger in cls if ledger.value == kind), None)

@@ -1,1 +1,1 @@
-"""What was asked for, every reason to refuse it, and an estimate."""
+"""The request, every reason to refuse it, and an estimate of its cost."""

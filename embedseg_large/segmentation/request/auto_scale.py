@@ -1,15 +1,16 @@
-"""At which scale does a model see an image best? A sample is predicted at several, and compared.
+"""The scale of an image that suits a model best, found by predicting a sample at several scales.
 
-1. A few tiles with much that is bright are chosen from an evenly spread coarse sample.
-2. They are predicted at six scales, as if objects were `FACTORS` times as wide as the model's, each
-   time as they are and turned by half a turn, and clustered.
-3. A scale is as good as it is consistent: the agreement of both views of it, times the mean
+1. A few tiles with many bright voxels are chosen from an evenly spread coarse sample.
+2. They are predicted at six scales, as if objects were `FACTORS` times as wide as the model's, both
+   unchanged and rotated by 180°, and clustered.
+3. The score of a scale is its consistency: the agreement of the two orientations, times the mean
    agreement with the next smaller and the next larger scale. Agreement is the sum of the IoU of
-   instances that match, over the mean number of instances. Good labels are alike, and there are
-   many ways to be wrong: in pieces, in clumps, or not at all.
+   instances that match, over the mean number of instances. Correct labels resemble each other,
+   while there are many ways to
+      be wrong: pieces, clumps, or missing objects.
 
 The scale is a function of image, model and thresholds. `benchmarks/auto_scale.py` compares it with
-the best of the six on images with known labels; `docs/design/auto_scale.md` has what came of it.
+the best of the six on images with known labels; `docs/design/auto_scale.md` has the results.
 """
 
 from __future__ import annotations
@@ -46,18 +47,18 @@ STEPS = (-2, -1, 0, 1, 2, 3)
 FACTORS = tuple(STEP**k for k in STEPS)
 """Diameters to try, in units of the diameter of the model's objects."""
 TILE = {2: (384, 384), 3: (48, 112, 112)}
-"""Voxels of the image that are sampled in one place; fewer where they are magnified."""
+"""Voxels of the image that are sampled in one place; fewer if magnified."""
 PLACES = {2: 3, 3: 2}
 """Number of places that are sampled."""
 PROBE = {2: (128, 128), 3: (8, 64, 64)}
 PROBES = {2: 9, 3: 5}
-"""Along each axis."""
+"""Number of coarse samples along each axis."""
 BRIGHT = 0.3
 """Fraction of the sample's range above which a voxel may belong to an object."""
 SAME = 1.2
 """Grids whose sizes differ by less than this along every axis count as equal."""
 TIMEPOINTS = 8
-"""Timepoints that are searched for one that is not empty."""
+"""Maximum number of timepoints searched for one that is not empty."""
 
 _MATCH = 0.5  # IoU
 
@@ -71,11 +72,11 @@ class ScaleTrial:
     objects: int
     """Instances found in the sample."""
     found: float | None
-    """Median diameter of a ball (3D) or disc (2D) of their size; None where there are none."""
+    """Median diameter of a ball (3D) or disc (2D) of equal size; None if there are none."""
     views: float
-    """Agreement of the two views, 0 to 1."""
+    """Agreement of the two orientations, 0 to 1."""
     neighbours: float
-    """Mean agreement with the next scales, 0 to 1; a scale at an end has one of two."""
+    """Mean agreement with the adjacent scales, 0 to 1; a scale at an end has only one."""
 
     @property
     def score(self) -> float:
@@ -88,7 +89,7 @@ class ScaleChoice:
     """The scale that was chosen, and why."""
 
     diameter: float | None
-    """For `object_diameter` of `segment`; None: as the image is."""
+    """Value for `object_diameter` of `segment`; None: no resampling."""
     model_diameter: float
     trials: tuple[ScaleTrial, ...]
     places: tuple[Box, ...]
@@ -102,7 +103,7 @@ class ScaleChoice:
 
     @property
     def sentence(self) -> str:
-        """What was chosen, in words."""
+        """The choice, in words."""
         return described_scale(self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def choose_scale(
     within: Box | None = None,
     timepoints: Sequence[int | None] = (None,),
 ) -> ScaleChoice:
-    """Choose the scale at which a model is most consistent with itself.
+    """Choose the scale at which a model is most self-consistent.
 
     Parameters
     ----------
@@ -176,20 +177,20 @@ def choose_scale(
     network
         The model.
     thresholds
-        Those of the run; the others are the model's for one pass.
+        Thresholds of the run; missing ones are the model's for one pass.
     foreground
         Where to look; None: everywhere.
     intensity
-        Becomes 0 and 1; None: percentiles of the sample.
+        Intensities that become 0 and 1; None: percentiles of the sample.
     within
         Part of the volume to look at; None: all of it.
     timepoints
-        Those to look at, up to the first that is not empty.
+        Timepoints to look at, up to the first that is not empty.
 
     Raises
     ------
     UsageError
-        The model does not know the diameter of its objects, or cannot be compared in this way.
+        If the model does not know the diameter of its objects, or cannot be compared in this way.
     """
     check_model(network)
     on_cpu = place(network, device="cpu", dtype="float32")  # the same everywhere
@@ -233,20 +234,20 @@ def recorded(folder: Any, name: str, key: str | None) -> dict[str, Any] | None:
     folder, name
         A `Folder`, and the file in it that holds facts.
     key
-        What the choice must have been made from, see `key_of`; None: whatever it was.
+        Hash of the required inputs, see `key_of`; None: any.
     """
     try:
         about = parse_json(folder.read(name))
         said = about.get("object_diameter") or about["facts"]["object_diameter"]
     except UnreachableError:
         raise
-    except Exception:  # anything else that is stored there is refused where it is used
+    except Exception:  # any other stored content is refused where it is used
         return None
     return said if is_choice(said) and key in (None, said.get("key")) else None
 
 
 def key_of(*parts: Any) -> str:
-    """Hash of what a choice is made from."""
+    """Hash the inputs of a choice."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -254,12 +255,12 @@ def key_of(*parts: Any) -> str:
 class _Sample:
     boxes: tuple[Box, ...]
     images: list[tuple[NDArray[np.float32], NDArray[np.bool_] | None]]
-    """Normalised ``(channels, *box)``, and what of them is inside of a mask."""
+    """Normalised ``(channels, *box)``, and which voxels are inside the mask."""
     timepoint: int | None
 
 
 def _grids(volume: Volume, network: Network) -> list[tuple[int, float | None, tuple[float, ...]]]:
-    """Step, diameter and zoom of each scale; those that are too far from the image are left out."""
+    """List step, diameter and zoom of each scale, leaving out those too far from the image's."""
     assert network.object_diameter is not None
     grids: list[tuple[int, float | None, tuple[float, ...]]] = []
     for step, factor in zip(STEPS, FACTORS, strict=True):
@@ -282,7 +283,7 @@ def _sample(
     intensity: tuple[float, float] | None,
     timepoint: int | None,
 ) -> _Sample | None:
-    """The tiles to sample; None if there is nothing to see."""
+    """Choose the tiles to sample; None if there is nothing to see."""
     probes = []
     for at in _spread(within, PROBES[volume.ndim], PROBE[volume.ndim]):
         inside = foreground.inside(at, volume.spatial_shape, timepoint)
@@ -314,14 +315,14 @@ def _sample(
 
 
 def _read(volume: Volume, box: Box, timepoint: int | None) -> NDArray[np.float32]:
-    """Voxels ``(channels, *box)``, 0 where they are no numbers."""
+    """Read voxels ``(channels, *box)``, with NaN replaced by 0."""
     at = timepoint if volume.timepoint is None else None
     voxels = volume.read(box, at).reshape(-1, *box.shape).astype(np.float32)
     return np.nan_to_num(voxels, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _spread(within: Box, count: int, size: Sequence[int]) -> Iterator[Box]:
-    """Small boxes, evenly spread, in raster order; all of the volume if it is small."""
+    """Yield small boxes, evenly spread, in raster order; the whole volume if it is small."""
     axes = [
         sorted({a + (2 * i + 1) * (b - a) // (2 * count) for i in range(count)})
         for a, b in zip(within.start, within.stop, strict=True)
@@ -335,7 +336,7 @@ def _spread(within: Box, count: int, size: Sequence[int]) -> Iterator[Box]:
 
 
 def _around(middle: Box, size: Sequence[int], within: Box) -> Box:
-    """A box of at most some size around another one, as far as possible, inside of a third."""
+    """Return a box of at most `size` around `middle`, shifted to lie inside `within`."""
     axes = list(zip(middle.start, middle.stop, size, within.start, within.stop, strict=True))
     start = [max(low, min((a + b - n) // 2, high - n)) for a, b, n, low, high in axes]
     stop = [min(s + n, high) for s, (_, _, n, _, high) in zip(start, axes, strict=True)]
@@ -345,7 +346,7 @@ def _around(middle: Box, size: Sequence[int], within: Box) -> Box:
 def _ranges(
     probes: Sequence[NDArray[np.float32]], given: tuple[float, float] | None
 ) -> list[tuple[float, float]] | None:
-    """Intensities of each channel that become 0 and 1; None if the sample is constant."""
+    """Find the intensities of each channel that become 0 and 1; None if the sample is constant."""
     if given is not None:
         return [given] * len(probes[0])
     found = []
@@ -371,7 +372,7 @@ def _normal(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Trial:
-    """Labels of a place at one scale, in voxels of the image; of the part that was magnified."""
+    """Labels of a place at one scale, in voxels of the image; only of the resampled part."""
 
     part: Box
     labels: NDArray[np.uint32]
@@ -402,7 +403,7 @@ def _look(
 
 
 def _turned(array: NDArray[Any]) -> NDArray[Any]:
-    """Rotate by 180° in the plane of y and x: a view that every model can use."""
+    """Rotate by 180° in the plane of y and x, an orientation that suits every model."""
     return np.ascontiguousarray(array[..., ::-1, ::-1])
 
 
@@ -429,7 +430,7 @@ def _compare(
     looks: Sequence[Sequence[_Trial]],
     ndim: int,
 ) -> list[ScaleTrial]:
-    """Agreement of each scale with itself and with the scales beside it."""
+    """Compute the agreement of each scale with itself and with adjacent scales."""
     trials = []
     for step, diameter, own in zip(steps, diameters, looks, strict=True):
         beside = []
@@ -452,12 +453,12 @@ def _compare(
 
 
 def _width(size: float, ndim: int) -> float:
-    """Diameter of a ball, or a disc, of some size."""
+    """Return the diameter of a ball or disc of some size."""
     return float((6 * size / np.pi) ** (1 / 3) if ndim == 3 else (4 * size / np.pi) ** 0.5)
 
 
 def _common(a: _Trial, b: _Trial) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """The labels of two scales in the part that both have seen."""
+    """Return the labels of two scales in their common part."""
     part = a.part.intersect(b.part)
     return a.labels[part.slices_in(a.part)], b.labels[part.slices_in(b.part)]
 
@@ -468,7 +469,7 @@ def agreement(pairs: Sequence[tuple[NDArray[np.uint32], NDArray[np.uint32]]]) ->
     Parameters
     ----------
     pairs
-        Two labellings of each of some images. Instances match if their IoU is above one half.
+        Two labellings of each image. Instances match if their IoU is above one half.
     """
     matched = instances = 0.0
     for a, b in pairs:
@@ -485,7 +486,7 @@ def agreement(pairs: Sequence[tuple[NDArray[np.uint32], NDArray[np.uint32]]]) ->
 def _chosen(
     known: float, trials: Sequence[ScaleTrial], places: tuple[Box, ...], timepoint: int | None
 ) -> ScaleChoice:
-    """The best trial; of equal ones that nearest to the image as it is."""
+    """Return the best trial; of equally good ones, that nearest to the original scale."""
     best = max(trials, key=lambda t: (t.score, -abs(log((t.diameter or known) / known))))
     diameter = best.diameter if best.score > 0 else None
     return ScaleChoice(

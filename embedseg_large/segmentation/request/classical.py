@@ -25,19 +25,19 @@ from embedseg_large.volumes.volume import Volume
 CLASSICAL = "classical"
 """Name that is passed instead of a model."""
 HALO = 1.5
-"""In diameters."""
+"""Halo, in diameters."""
 RESPONSES = ("speckles", "tubes")
 """Enhancements after which brightness itself is no longer used."""
 OF_CLASSICAL = ("threshold", "split", "separation", "enhance")
 """Options that only this method has."""
 LEAST = 1 / 3
-"""Objects are larger than a ball of this part of the diameter."""
+"""Objects must be larger than a ball with this fraction of the diameter."""
 
 
 def classical(
     volume: Volume, options: ObjectOptions, diameter: float | str | None
 ) -> TileSegmenter:
-    """Make the classical method for objects of a size.
+    """Create the classical method for objects of a given size.
 
     Parameters
     ----------
@@ -46,13 +46,13 @@ def classical(
     options
         Threshold, and how touching objects are separated.
     diameter
-        Of the objects along y and x: a number of voxels, or ``12um``.
+        Diameter of the objects along y and x: a number of voxels, or ``12um``.
 
     Raises
     ------
     UsageError
-        No diameter, or none that can be understood; an option cannot be used; scikit-image is
-        missing.
+        If the diameter is missing or invalid, an option cannot be used, or scikit-image is not
+        installed.
     """
     if diameter is None:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""How long a run will take, from the measured rate of the network on this machine.
+"""Estimated duration of a run, from the measured rate of the network on this machine.
 
 ::
 
@@ -6,8 +6,8 @@
               + voxels of the grid * SECONDS_BESIDE                   reading, clustering, writing
               all of it divided by the processes that share the work
 
-In this process lanes are idle while there are fewer passes than lanes, and as many tiles are in
-progress as `embedseg_large.segmentation.request.estimate.tiles_at_once` says.
+In this process, lanes are idle while there are fewer passes than lanes; the number of concurrent
+tiles is that of `embedseg_large.segmentation.request.estimate.tiles_at_once`.
 
 The rate is kept per kind of network, device, number format and lanes in the user's cache, because
 it belongs to the machine, for a day; a probe of a few seconds measures it if there is none.
@@ -38,7 +38,7 @@ from embedseg_large.segmentation.request.request import Request
 from embedseg_large.symmetry import group
 
 SECONDS_BESIDE = 0.4e-6
-"""Of one process per voxel of the grid, for everything but the network."""
+"""Seconds of one process per voxel of the grid, for everything but the network."""
 PROBED = {2: (384, 384), 3: (48, 96, 96)}
 """Shape of the image of a probe, by ndim: a second or so per pass on a slow core."""
 KEPT_SECONDS = 86_400.0
@@ -54,14 +54,14 @@ class Rate:
     """Speed of a network on this machine."""
 
     seconds: float
-    """Of one process, per voxel of the network's input and pass."""
+    """Seconds of one process, per voxel of the network's input and pass."""
     source: str
     """How it was measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duration:
-    """How long a run takes."""
+    """Estimated duration of a run."""
 
     seconds: float
     """Wall-clock time."""
@@ -69,7 +69,7 @@ class Duration:
     """Time of all processes together."""
     processes: int
     is_bound: bool
-    """Whether quiet tiles may make it shorter."""
+    """Whether it is an upper bound, because quiet tiles need fewer passes."""
     source: str
     """How the rate of the network was measured."""
 
@@ -81,21 +81,21 @@ class Duration:
 def duration_of(
     request: Request, plan: Estimate, *, processes: int = 1, cache: Path | None = None
 ) -> Duration | None:
-    """Estimate how long a run takes; measures the network for a few seconds if there is no rate.
+    """Estimate the duration of a run; measures the network for a few seconds if no rate is stored.
 
     Parameters
     ----------
     request, plan
         The run, and its sizes.
     processes
-        That share the work; 1 for this process alone.
+        Number of processes that share the work; 1 for this process alone.
     cache
-        Folder of the rates; None: the user's.
+        Folder of the rates; None: in the user's cache.
 
     Returns
     -------
     Duration
-        None if no model of this program predicts: the speed of others is unknown.
+        None for external segmenters, whose speed is unknown.
     """
     network = getattr(request.segmenter, "network", None)
     if not request.predicts or not isinstance(network, Model):
@@ -124,19 +124,19 @@ def duration_of(
 
 
 def _idle(model: Model, passes_at_once: int) -> float:
-    """How much longer the network takes than in a probe, in which every lane has a pass."""
+    """Return how much longer the network takes than in a probe, where every lane has a pass."""
     return 1.0 if is_gpu(model.device) else model.lanes / min(model.lanes, passes_at_once)
 
 
 def probe(model: Model) -> Rate:
-    """Measure the network on noise, with as many passes side by side as a run has."""
+    """Measure the network on noise, with as many concurrent passes as in a run."""
     shape = PROBED[model.ndim]
     image = np.random.default_rng(0).random((model.channels, *shape), dtype=np.float32)
     wanted = 16 if is_gpu(model.device) else model.lanes
     modes = model.tta_modes
     mode = next((m for m in modes if len(group(m, model.ndim)) >= wanted), modes[-1])
     passes = len(group(mode, model.ndim))
-    model.predict_raw(image, "none")  # makes the kernels
+    model.predict_raw(image, "none")  # creates the kernels
     began = time.perf_counter()
     done, spent = 0, 0.0
     while not done or spent * (1 + 1 / done) < ENOUGH_SECONDS:
@@ -153,22 +153,22 @@ class Rates:
     Parameters
     ----------
     folder
-        Where they are kept; a file that is damaged or cannot be written is no error. Rates older
-        than a day are as good as none: other work may have slowed a probe.
+        Where they are stored; a file that is damaged or cannot be written is not an error. Rates
+        older than a day are ignored, because other work may have slowed down a probe.
     """
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "rates.json"
 
     def of(self, model: Model) -> Rate | None:
-        """The rate of a model on its device; None if nobody has measured it."""
+        """Return the rate of a model on its device; None if it has not been measured."""
         seconds, measured = self._read().get(_key(model), (0.0, 0.0))
         if not 0 <= time.time() - measured < KEPT_SECONDS:
             return None
         return Rate(seconds=seconds, source="an earlier measurement")
 
     def keep(self, model: Model, rate: Rate) -> None:
-        """Keep the rate of a model on its device."""
+        """Store the rate of a model on its device."""
         rates = {**self._read(), _key(model): (rate.seconds, time.time())}
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ class Rates:
             logger.debug("the rate of the network is not kept: %s", error)
 
     def _read(self) -> Mapping[str, tuple[float, float]]:
-        """Seconds per voxel and pass, and when they were measured, of each kind of network."""
+        """Read seconds per voxel and pass, and the time of measurement, of each kind of network."""
         try:
             found = parse_json(read_document(self._file))
         except (OSError, ValueError):
@@ -193,7 +193,7 @@ def _is_rate(about: Any) -> bool:
 
 
 def _key(model: Model) -> str:
-    """What a rate depends on: the processor or GPU, the network, the format and the lanes."""
+    """Return what a rate depends on: processor or GPU, network, number format and lanes."""
     told = (
         processor_name(model.device),
         f"{model.settings.backbone} {model.ndim}D {model.channels}",

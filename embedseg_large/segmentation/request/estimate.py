@@ -30,11 +30,12 @@ _HOST_BYTES = 50.0
 _PROCESS_BYTES = 700e6
 """A Python process with torch and numba loaded, and what its allocator keeps for later."""
 _VIEW_BYTES = 4.0
-"""Upper bound of a view per voxel: its labels, not compressed."""
+"""Upper bound of a tile's result per voxel: its labels, not compressed."""
 
 
 LEAST_SHARE = 0.5
-"""Part of the memory in the plan, an upper bound, below which a tile kills its worker for sure."""
+"""Fraction of the estimated memory (an upper bound) below which a tile certainly kills its
+worker."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +47,16 @@ class Estimate:
     prediction_tiles: int
     cluster_tiles: int
     input_voxels: int
-    """Voxels that go through the network, context and overlaps included, once a TTA transform."""
+    """Voxels that go through the network in each pass, including context and overlaps."""
     scratch_bytes: int
     """Scratch space, not compressed; real predictions, mostly background, take a fifth."""
     worker_bytes: int
     """Main memory of a worker, halos not raised: for one task, or beside a GPU for several."""
     raised_bytes: int
-    """Memory of a worker that clusters a tile with the largest halo."""
+    """Memory of a worker while it clusters a tile with the largest halo."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The plan as values that JSON can hold."""
+        """The estimate as values that JSON can hold."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
@@ -92,16 +93,16 @@ def estimate_of(request: Request) -> Estimate:
 
 
 def tiles_at_once(request: Request) -> int:
-    """Return the number of tiles that this process works on at a time, at least 1.
+    """Return the number of tiles that this process works on concurrently, at least 1.
 
-    As many as it has cores, if half of the memory that is free suffices.
+    One per core, if half of the free memory suffices.
     """
     task = estimate_of(request).worker_bytes - _PROCESS_BYTES
     return int(max(1, min(cpu_count(), 0.5 * virtual_memory().available / task)))
 
 
 def _of_images(request: Request) -> Estimate:
-    """The same where nothing is predicted: each tile is read, segmented, and kept whole."""
+    """Estimate a run without predictions: each tile is read, segmented, and stored whole."""
     settings, count = request.settings, len(request.timepoints)
     grid = Grid(request.shape, settings.cluster_tile, settings.halo, within=request.part)
     seen = count * _all_regions(grid, grid.span(grid.covered))
@@ -137,19 +138,20 @@ def _all_cores(grid: Grid, spans: Sequence[tuple[int, int]]) -> int:
 
 
 def check_memory(where: object, request: Request) -> None:
-    """Compare the memory limit of local workers, if one is set, with the plan.
+    """Compare the memory limit of local workers, if one is set, with the estimate.
 
     Parameters
     ----------
     where
-        Settings, or a client; only of local workers a limit is known.
+        Settings, or a client; a limit is known only for local workers.
     request
         The run. With kept predictions no network runs, and nothing is checked.
 
     Raises
     ------
     UsageError
-        A worker has less than half of it. Less than all of it is a warning.
+        If a worker has less than half of the estimate. Less than the full estimate causes a
+        warning.
     """
     if not isinstance(where, LocalSettings) or where.memory is None or request.saved_in is not None:
         return

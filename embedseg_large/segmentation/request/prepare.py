@@ -1,4 +1,4 @@
-"""What a user asked for, checked before any work: every reason to refuse is found here."""
+"""Check a user's request before any work: every reason to refuse is found here."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def prepare(volume: Any, model: AnyModel, labels: str, options: SegmentOptions) 
     volume, model, labels
         See `segment`.
     options
-        All that the user may choose.
+        The user's options.
     """
     image = open_image(volume, options)
     if needs_2d(model, image):
@@ -119,24 +119,24 @@ def prepare(volume: Any, model: AnyModel, labels: str, options: SegmentOptions) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """What is settled before the scale."""
+    """Everything determined before the scale."""
 
     image: Volume
     segmenter: Segmenter
     device: str
     place: str
-    """Of the scratch folder."""
+    """Location of the scratch folder."""
     foreground: Foreground
     timepoints: tuple[int | None, ...]
 
 
 def timepoints_of(request: Request) -> Iterator[Timepoint]:
-    """Each timepoint of a request, one after the other.
+    """Yield each timepoint of a request.
 
     Raises
     ------
     UsageError
-        Predictions of an earlier run are missing, or were made from something else.
+        If predictions of an earlier run are missing, or were computed from other inputs.
     """
     for number in request.timepoints:
         section = section_of(number)
@@ -154,7 +154,7 @@ def timepoints_of(request: Request) -> Iterator[Timepoint]:
 def _choose_segmenter(
     model: AnyModel, image: Volume, options: SegmentOptions
 ) -> tuple[Segmenter, SegmentOptions]:
-    """The segmenter, and the options that remain for it."""
+    """Return the segmenter, and the remaining options for it."""
     segmenter: Segmenter
     if model == CLASSICAL:  # objects of any size, without resampling
         segmenter = classical(image, options, options.object_diameter)
@@ -175,7 +175,7 @@ def _choose_segmenter(
 def _better_level(
     volume: Any, image: Volume, segmenter: Segmenter, options: SegmentOptions
 ) -> int | None:
-    """The coarser level whose voxels are nearest in size to the model's, if the user chose none."""
+    """Find the coarser level with voxels most like the model's, unless the user chose one."""
     said = (options.level, options.object_diameter, options.voxel_size)
     if isinstance(volume, Volume) or any(s is not None for s in said):
         return None
@@ -183,11 +183,11 @@ def _better_level(
 
 
 def _automatic_scale(asked: _Asked, options: SegmentOptions) -> dict[str, Any]:
-    """The scale that a run which is to be resumed, or kept predictions, have; or else the best."""
+    """Return the scale of the run to resume or of kept predictions, or else the best one."""
     network = asked.segmenter.network_to_scale()
     check_model(network)
     image, timepoints = asked.image, asked.timepoints
-    asked.segmenter.settings(image.spatial_shape, asked.device, options)  # refuses what is wrong
+    asked.segmenter.settings(image.spatial_shape, asked.device, options)  # refuses invalid options
     kept = _path(options.from_predictions)
     if kept is not None:
         folders = [kept, *(joined(kept, section_of(t)) for t in timepoints[:1])]
@@ -224,14 +224,14 @@ def _automatic_scale(asked: _Asked, options: SegmentOptions) -> dict[str, Any]:
 
 
 def _magnified(options: SegmentOptions, times: float) -> SegmentOptions:
-    """The options for a grid with `times` as many voxels."""
+    """Convert the options for a grid with `times` as many voxels."""
     if options.min_object_size is None:
         return options
     return replace(options, min_object_size=round(options.min_object_size * times))
 
 
 def _intensity(segmenter: Segmenter, options: SegmentOptions) -> IntensityChoice:
-    """The intensities that become 0 and 1: from the user, or else from the segmenter."""
+    """Choose the intensities that become 0 and 1: the user's, or else the segmenter's."""
     given, own = options.intensity_range, segmenter.intensity
     if given is None and own == "raw":
         given = (0.0, 1.0)
@@ -247,7 +247,7 @@ def _intensity(segmenter: Segmenter, options: SegmentOptions) -> IntensityChoice
 
 
 def _keeps(options: SegmentOptions) -> bool:
-    """Whether predictions are made and kept."""
+    """Whether predictions are computed and kept."""
     return options.keep_predictions and options.from_predictions is None
 
 
@@ -256,7 +256,7 @@ def _path(path: str | os.PathLike[str] | None) -> str | None:
 
 
 def _check_predictions(request: Request, kept_in: str) -> None:
-    """Refuse what cannot be kept, and predictions that do not fit."""
+    """Refuse predictions that cannot be kept, or do not fit."""
     if request.saved_in is not None:
         if request.keep:
             raise UsageError("the predictions are kept already; leave out --keep-predictions")
@@ -277,7 +277,7 @@ def _check_predictions(request: Request, kept_in: str) -> None:
 
 
 def open_image(volume: Any, options: InputOptions) -> Volume:
-    """Open an image, or check that an open one is what was requested.
+    """Open an image, or check that an open one matches the request.
 
     Parameters
     ----------
@@ -312,14 +312,14 @@ def open_image(volume: Any, options: InputOptions) -> Volume:
 
 
 def needs_2d(model: AnyModel, volume: Volume) -> bool:
-    """Whether a single plane is segmented as the 2D image that it is: not by a 3D model."""
+    """Whether to segment a single plane as a 2D image: not with a 3D model."""
     if volume.flattened() is volume or model in (None, CLASSICAL):
         return True
     return (model if isinstance(model, TileSegmenter) else load_network(model, 2)).ndim == 2
 
 
 def default_model(ndim: int) -> str:
-    """Name of the bundled model for as many axes."""
+    """Return the name of the bundled model for a number of axes."""
     return f"nuclei-{ndim}d"
 
 

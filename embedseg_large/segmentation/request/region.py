@@ -8,7 +8,7 @@ from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 
 Range = slice | Sequence[int | None]
-"""From a voxel to the one past the last; None: the end of the axis."""
+"""Half-open range of voxels; None: the respective end of the axis."""
 
 
 def region_of(asked: Sequence[Range] | None, shape: Sequence[int]) -> Box | None:
@@ -17,7 +17,7 @@ def region_of(asked: Sequence[Range] | None, shape: Sequence[int]) -> Box | None
     Parameters
     ----------
     asked
-        A range of voxels for each of (z,) y, x: a slice, or two integers, either of which may be
+        A range of voxels for each of (z,) y, x: a slice, or two integers, each of which may be
         None. None: the whole volume.
     shape
         Voxels of the volume along these axes.
@@ -30,7 +30,8 @@ def region_of(asked: Sequence[Range] | None, shape: Sequence[int]) -> Box | None
     Raises
     ------
     UsageError
-        The ranges are not one for each axis, or not two integers, or empty, or leave the volume.
+        If there is not one range per axis, or a range is not two integers, is empty, or exceeds the
+        volume.
     """
     if asked is None:
         return None
@@ -54,7 +55,7 @@ def region_of(asked: Sequence[Range] | None, shape: Sequence[int]) -> Box | None
 
 
 def _ends(one: Range, length: int) -> tuple[int, int]:
-    """First voxel of a range, and the one past the last."""
+    """Return the first voxel of a range, and the one after the last."""
     ends = (one.start, one.stop) if isinstance(one, slice) else tuple(one)
     stepped = isinstance(one, slice) and one.step not in (None, 1)
     if len(ends) != 2 or stepped or not all(e is None or _is_integer(e) for e in ends):

@@ -34,26 +34,26 @@ class IntensityChoice:
     """Which intensities become 0 and 1."""
 
     given: tuple[IntensityRange, ...] | None = None
-    """The ranges, one a channel; None: to be found."""
+    """The ranges, one per channel; None: to be determined."""
     sample: float | None = None
-    """Fraction of the volume to look at; None: all of it."""
+    """Fraction of the volume to read; None: all of it."""
     per_timepoint: bool = False
-    """Whether each timepoint has ranges of its own."""
+    """Whether each timepoint has separate ranges."""
     field: str = "none"
-    """How uneven light is evened out before: none, depth or smooth."""
+    """Prior correction of uneven light: none, depth or smooth."""
     by_otsu: bool = False
-    """Whether Otsu's threshold becomes 1, in place of a percentile."""
+    """Whether Otsu's threshold becomes 1, instead of a percentile."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A run that can be done, as far as the metadata show."""
+    """A run that is feasible, as far as the metadata show."""
 
     volume: Volume
     segmenter: Segmenter
     settings: SegmentSettings
     resampling: Resampling
-    """To the grid that the segmenter sees."""
+    """From the volume's grid to the segmenter's."""
     region: Box | None
     """The part of the volume to segment; None: all of it."""
     target: LabelTarget
@@ -62,13 +62,13 @@ class Request:
     foreground: Foreground
     """Where to look."""
     timepoints: tuple[int | None, ...]
-    """Those to segment, of a volume with a time axis; else just None."""
+    """Timepoints to segment; just None if the volume has no time axis."""
     keep: bool
     """Whether predictions outlive the run."""
     saved_in: str | None
-    """Folder of the predictions of an earlier run, in place of those of the network."""
+    """Folder with predictions of an earlier run, used instead of the network."""
     scale: Mapping[str, Any] | None
-    """How the scale was found by itself, see `ScaleChoice.as_dict`; None: it was stated, or not."""
+    """How the scale was found automatically, see `ScaleChoice.as_dict`; None: it was not."""
     level_is_automatic: bool
     """Whether a coarser level was chosen, by voxel sizes."""
 
@@ -99,11 +99,11 @@ class SavedPredictions:
 
     folder: Folder
     versions: NDArray[np.uint32]
-    """Of each prediction tile."""
+    """Version of each prediction tile."""
     intensity: tuple[IntensityRange, ...]
-    """What became 0 and 1 in each channel."""
+    """Intensities that became 0 and 1 in each channel."""
     fields: tuple[IntensityField, ...] = ()
-    """What evened out each channel before."""
+    """Intensity field of each channel, applied before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -111,29 +111,29 @@ class Timepoint:
     """One timepoint of a request."""
 
     number: int | None
-    """None where the volume has no time axis."""
+    """None if the volume has no time axis."""
     volume: Volume
-    """At that timepoint."""
+    """The volume at that timepoint."""
     scratch: Scratch
     """Its kept predictions."""
     saved: SavedPredictions | None = None
-    """In place of predictions of the network."""
+    """Predictions used instead of the network."""
 
     @property
     def section(self) -> str:
-        """What distinguishes its files and ledgers from those of others."""
+        """Prefix that distinguishes its files and ledgers from those of other timepoints."""
         return section_of(self.number)
 
 
 def section_of(timepoint: int | None) -> str:
-    """What distinguishes files and ledgers of a timepoint from those of others."""
+    """Return the prefix of a timepoint's files and ledgers."""
     return "" if timepoint is None else f"t{timepoint:05d}"
 
 
 FORMATS = {"predictions": 2, "scratch": 2}
-"""Of what a run leaves behind: predictions (`packing`), which may outlive it; and all else in its
-scratch folder (`scratch`, `journal`). Raise one with any change to these files: a run that an older
-program has begun is refused then, not misread.
+"""Versions of the file formats of a run: predictions, which may outlive it, and everything else in
+its scratch folder. Increase one with every change to these files: then a run started by an older
+program is refused instead of misread.
 """
 
 _LIBRARIES = ("embedseg-large", "numpy", "numba", "torch", "zarr")
@@ -175,7 +175,7 @@ def facts_of_predictions(request: Request, volume: Volume) -> Facts:
     request
         The run.
     volume
-        That of the request, at one timepoint.
+        The request's volume, at one timepoint.
     """
     facts = _facts(request, _volume(volume, request.shape))
     settings = {name: facts["settings"][name] for name in _PARTS_OF_NETWORK}
@@ -200,7 +200,7 @@ def _volume(volume: Volume, grid: Sequence[int]) -> Facts:
 
 
 def _region(request: Request) -> Facts:
-    """The part of the volume, if it is not all of it: first voxels, and those past the last."""
+    """Return the region, if there is one: first voxels, and those after the last."""
     if request.region is None:
         return {}
     return {"region": {"start": list(request.region.start), "stop": list(request.region.stop)}}
@@ -216,7 +216,7 @@ def _foreground(where: Foreground) -> Facts:
 
 
 def content_of(volume: Volume) -> str:
-    """What changes when the image does: voxels in memory, else the file's own metadata."""
+    """Return a hash that changes with the image: of voxels in memory, or of the file's metadata."""
     from dask.base import tokenize
 
     if volume.path is None:
@@ -235,11 +235,11 @@ def provenance(
     Parameters
     ----------
     run
-        Knows its facts.
+        The run, which knows its facts.
     intensity
-        What became 0 and 1, of each timepoint for each channel.
+        Intensities that became 0 and 1, for each timepoint and channel.
     fields
-        What evened them out before, likewise.
+        Intensity fields applied before, for each timepoint and channel.
     """
     found = [[asdict(r) for r in channels] for channels in intensity]
     ranges = found if run.facts["intensity"]["per_timepoint"] else found[0]

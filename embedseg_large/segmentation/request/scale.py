@@ -1,8 +1,8 @@
-"""At which scale a model sees an image: the pyramid level, and the grid it is resampled to.
+"""The scale at which a model sees an image: pyramid level, and resampled grid.
 
-A network finds objects of about the size it was trained on, and pieces or clumps of others. So the
-level whose voxels are nearest to the model's is taken where both sizes are known; a mismatch is
-reported before a run, if the voxel sizes show it, and after it, from the objects that were found.
+A network finds objects of about the size it was trained on, and pieces or clumps of others. So if
+both voxel sizes are known, the level nearest to the model's is used. A mismatch is reported before
+a run if the voxel sizes show it, and after a run from the objects found.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.volumes.volume import Volume
 
 MISMATCH = 1.5
-"""Factor in size from which objects, larger or smaller than the model's, are found badly."""
+"""Factor in size, in either direction, from which objects are segmented poorly."""
 BY_VOXEL_SIZE = "voxel-size"
 """Passed instead of a diameter: the voxel sizes of image and model determine the scale."""
 ZOOMS = (1 / 32, 4.0)
@@ -27,12 +27,12 @@ _DIAMETER = re.compile(r"(?P<number>[0-9.eE+-]+)\s*(?P<unit>|voxels?|um|µm|μm|
 
 
 def is_mismatch(ratio: float) -> bool:
-    """Whether sizes of that ratio are too different for a model."""
+    """Whether sizes with this ratio are too different for a model."""
     return not 1 / MISMATCH <= ratio <= MISMATCH
 
 
 def nearest_level(volume: Volume, network: KnownSizes) -> int:
-    """Return the level whose voxels are nearest in size to the model's along y and x.
+    """Return the level whose voxel size along y and x is nearest to the model's.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def nearest_level(volume: Volume, network: KnownSizes) -> int:
     Returns
     -------
     int
-        The volume's own level where a voxel size is not known; the finest of equally near ones.
+        The volume's own level if a voxel size is unknown; of equally near levels, the finest.
     """
     if volume.voxel_size is None or network.voxel_size is None:
         return volume.level
@@ -59,8 +59,8 @@ def voxel_size_warning(volume: Volume, network: KnownSizes, resampling: Resampli
     Parameters
     ----------
     volume, network, resampling
-        The level to segment, by what, and on which grid. Where tiles are resampled the user has
-        said how large objects are.
+        Level to segment, model, and grid. If tiles are resampled, the user has stated the object
+        size.
     """
     if volume.voxel_size is None or network.voxel_size is None or not resampling.is_identity:
         return None
@@ -76,7 +76,7 @@ def voxel_size_warning(volume: Volume, network: KnownSizes, resampling: Resampli
 
 
 def _voxel_ratio(volume: Volume, network: KnownSizes) -> float:
-    """How many times wider voxels are than the model's: geometric mean over y and x."""
+    """Return the ratio of voxel sizes, image to model: geometric mean over y and x."""
     assert volume.voxel_size is not None
     assert network.voxel_size is not None
     pairs = zip(volume.voxel_size[-2:], network.voxel_size[-2:], strict=True)
@@ -84,7 +84,7 @@ def _voxel_ratio(volume: Volume, network: KnownSizes) -> float:
 
 
 def _steps(volume: Volume) -> Iterator[tuple[int, float]]:
-    """Each level that is there, and how many voxels of this one each of its voxels is wide."""
+    """Yield each existing level, and the width of its voxels in voxels of this level."""
     at = [volume.stored_axes.index(axis) for axis in "yx"]
     here = [volume.stored_shape[i] for i in at]
     for number, level in enumerate(volume.levels):
@@ -105,11 +105,11 @@ def resampling_for(volume: Volume, network: KnownSizes, diameter: float | str | 
     network
         The model.
     diameter
-        Mean diameter of the objects along y and x: a number of voxels of that level; a text with a
-        unit, ``12 um``; or ``voxel-size``, where that of the volume and of the model's training
-        images are both known. None: as large as the model's. Along z the grid is scaled so that
-        voxels become as long, relative to y and x, as those of the training images (as long as
-        along x, if these are not known); if those of the volume are not known, like y and x.
+        Mean diameter of the objects along y and x: a number of voxels of that level; a text with
+        a unit, ``12 um``; or ``voxel-size``, if the voxel sizes of the volume and of the model's
+        training images are known. None: equal to the model's. Along z the grid is scaled so that
+        the anisotropy of voxels becomes that of the training images (isotropic, if unknown); if
+        that of the volume is unknown, z is scaled like y and x.
 
     Returns
     -------
@@ -119,8 +119,7 @@ def resampling_for(volume: Volume, network: KnownSizes, diameter: float | str | 
     Raises
     ------
     UsageError
-        The text is no diameter, or something that it needs is not known, or the sizes differ by
-        too much.
+        If the text is not a diameter, a required size is unknown, or the sizes differ by too much.
     """
     if diameter is None:
         return Resampling(volume.spatial_shape, volume.spatial_shape)
@@ -169,14 +168,14 @@ def voxels_along_x(volume: Volume, diameter: float | str) -> float:
     Parameters
     ----------
     volume
-        The level that it is of.
+        The level whose voxels are meant.
     diameter
         A number of voxels, or a text with a unit, ``12um``.
 
     Raises
     ------
     UsageError
-        The text is no diameter, or the voxel size that it needs is not known.
+        If the text is not a diameter, or the required voxel size is unknown.
     """
     match = _DIAMETER.fullmatch(str(diameter).strip())
     try:
@@ -198,7 +197,7 @@ def voxels_along_x(volume: Volume, diameter: float | str) -> float:
 
 
 def _elongation(voxel_size: Sequence[float] | None) -> float:
-    """Return how much longer a voxel is along z than along x; 1 where not known."""
+    """Return how much longer a voxel is along z than along x; 1 if unknown."""
     return 1.0 if voxel_size is None else voxel_size[0] / voxel_size[-1]
 
 

@@ -1,4 +1,4 @@
-"""At which scale does a model see an image best? A few seconds on a part of it, before a run."""
+"""The scale of an image that suits a model best, found in a few seconds on a part of it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Suggestion:
 
     choice: ScaleChoice
     level: int
-    """Pyramid level that was sampled, in whose voxels diameters are given."""
+    """Sampled pyramid level, whose voxels are the unit of diameters."""
 
     @property
     def diameter(self) -> float | None:
-        """For `object_diameter` of `segment`; None: the image is best taken as it is."""
+        """Value for `object_diameter` of `segment`; None: no resampling is best."""
         return self.choice.diameter
 
     def as_dict(self) -> dict[str, Any]:
@@ -56,11 +56,11 @@ def suggest_diameter(
     Raises
     ------
     VolumeError
-        The image cannot be used.
+        If the image cannot be used.
     UsageError
-        An option cannot be used, or the model does not know how wide its objects are.
+        If an option cannot be used, or the model does not know the diameter of its objects.
     ModelError
-        The model cannot be used, or does not fit the image.
+        If the model cannot be used, or does not fit the image.
     """
     asked = SuggestOptions.of(options, "suggest_diameter")
     opened = open_image(volume, InputOptions(**InputOptions.among(vars(asked) | {"region": None})))

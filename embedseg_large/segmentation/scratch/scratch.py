@@ -4,16 +4,16 @@
 
     SCRATCH/
       run.json                          facts of the run
-      journal/                          what is done, see `embedseg_large.runs.journal`
+      journal/                          finished work, see `embedseg_large.runs.journal`
       predictions/Z/Y.X-VERSION         predictions of a core, see below
       views/LEVEL/Z/Y.X-VERSION.npz     what each tile says, at each level of its halo: labels
-      tables/LEVEL/Z/Y.X-VERSION.npz    the same: its table of instances, which is far smaller
+      tables/LEVEL/Z/Y.X-VERSION.npz    its table of instances, which is far smaller
       layers/N-VERSION.npz              the instances of each layer, ascending
       changes/Z/Y.X-VERSION.npz         what becomes of the instances of a tile that are cleaned
 
 Every file belongs to one attempt of one task and is written whole. Folders are local, or prefixes
-of a bucket. The predictions of a core are kept as one bit per voxel, and the channels of those
-that count::
+of a bucket. The predictions of a core are stored as one bit per voxel, and the channels of
+kept voxels::
 
     bytes 0-7   length of the next part, little endian
     bits        a packed bit for each voxel of the core, in raster order: 0 for background
@@ -63,9 +63,9 @@ def unpack_prediction(
     Parameters
     ----------
     data
-        What `pack_prediction` returned.
+        The result of `pack_prediction`.
     shape
-        Of the core.
+        Shape of the core.
 
     Returns
     -------
@@ -93,9 +93,9 @@ def _unpack(packed: bytes, dtype: Any) -> NDArray[Any]:
 
 
 _COLUMNS = ("ids", "sizes", "core_sizes", "owned", "certain", "seediness")
-"""Of the table of instances."""
+"""Columns of the table of instances."""
 _CHANGES = ("dropped", "enclosed", "names", "holes")
-"""Of what becomes of instances, see `embedseg_large.clustering.clean.Changes`."""
+"""Columns of the changes to instances, see `embedseg_large.clustering.clean.Changes`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +103,7 @@ class StoredResult:
     """The stored result of a tile."""
 
     arrays: Mapping[str, NDArray[Any]]
-    """Names of instances, and packed labels; each is decoded when it is asked for."""
+    """Names of instances, and packed labels; each is decoded on access."""
 
     @property
     def exact(self) -> bool:
@@ -123,7 +123,7 @@ class StoredResult:
     def local_seam(
         self, number: int, shape: Sequence[int]
     ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.uint64]]:
-        """The same as local labels, and the id of each label (0 for background)."""
+        """Local labels of a seam, and the id of each label (0 for background)."""
         return self._labels(f"seam{number}", shape), _names(self.arrays["ids"])
 
     def _labels(self, name: str, shape: Sequence[int]) -> NDArray[np.unsignedinteger]:
@@ -137,11 +137,11 @@ class Scratch:
 
     folder: Folder
     kept: Folder | None = None
-    """Where predictions are, if they outlive the run."""
+    """Folder of predictions, if they outlive the run."""
 
     @classmethod
     def at(cls, path: str, kept: Folder | None = None) -> Scratch:
-        """The scratch folder at a path or URL, which is never made by writing into it.
+        """Return the scratch folder at a path or URL, which is never created by writing into it.
 
         A task that outlives its run must not create a new folder.
         """
@@ -154,20 +154,20 @@ class Scratch:
 
     @property
     def predictions(self) -> Folder:
-        """Where predictions are."""
+        """Folder of predictions."""
         return self.folder.below("predictions") if self.kept is None else self.kept
 
     def below(self, name: str) -> Scratch:
-        """The part of it that belongs to one timepoint."""
+        """Return the part that belongs to one timepoint."""
         kept = None if self.kept is None else self.kept.below(name)
         return Scratch(self.folder.below(name), kept)
 
     def remove(self) -> None:
-        """Delete the folder and all in it."""
+        """Delete the folder and everything in it."""
         self.folder.remove_all()
 
     def write_prediction(self, index: Index, stored: NDArray[np.float16]) -> int:
-        """Keep the predictions, (2·ndim + 1, *core), of one core; returns their version."""
+        """Store the predictions of one core, (2·ndim + 1, *core); returns their version."""
         version = new_version()
         data = pack_prediction(stored)
         self.predictions.write(_prediction(index, version), data, durable=True)
@@ -176,18 +176,18 @@ class Scratch:
     def read_prediction(
         self, grid: Grid, box: Box, versions: NDArray[np.uint32], channels: int | None = None
     ) -> NDArray[np.float16]:
-        """Predictions of any region.
+        """Read the predictions of any region.
 
         Parameters
         ----------
         grid
-            Of the predicted tiles.
+            Grid of the predicted tiles.
         box
             The region.
         versions
-            Of the tiles in ``grid.span(box)``.
+            Versions of the tiles in ``grid.span(box)``.
         channels
-            Of each voxel; None: those of an embedding.
+            Number of channels; None: that of an embedding.
 
         Returns
         -------
@@ -222,21 +222,21 @@ class Scratch:
         return name.version
 
     def read_results(self, names: Iterable[TileVersion]) -> Iterator[StoredResult]:
-        """The results of tiles, in the order of their names."""
+        """Yield the results of tiles, in the order of their names."""
         for data in self.folder.read_all(map(_result, names)):
             yield StoredResult(np.load(BytesIO(data)))
 
     def read_entries(
         self, names: Iterable[TileVersion], numbers: Iterable[int]
     ) -> Iterator[Entries]:
-        """The instances in the results of tiles; labels of voxels are not read.
+        """Yield the instances in the results of tiles, without reading labels of voxels.
 
         Parameters
         ----------
         names
-            Of the results.
+            Names of the results.
         numbers
-            Of their tiles.
+            Numbers of their tiles.
         """
         files = self.folder.read_all(map(_table, names))
         for number, data in zip(numbers, files, strict=True):
@@ -245,7 +245,7 @@ class Scratch:
             yield Entries(**columns, tile=np.full(columns["ids"].size, number))
 
     def write_layer(self, layer: int, roster: Roster) -> int:
-        """Keep the instances of a layer; returns their version."""
+        """Store the instances of a layer; returns their version."""
         version = new_version()
         self._save(_layer(layer, version), roster._asdict())
         return version
@@ -263,7 +263,7 @@ class Scratch:
         return version
 
     def read_changes(self, names: Iterable[TileVersion]) -> Iterator[tuple[NDArray[Any], ...]]:
-        """The changes to the instances of tiles: the columns that were written."""
+        """Yield the changes to the instances of tiles, column by column."""
         for data in self.folder.read_all(map(_changes, names)):
             table = np.load(BytesIO(data))
             yield tuple(table[column] for column in _CHANGES)
@@ -278,7 +278,7 @@ class Scratch:
 
 
 def _place(index: Index) -> str:
-    """A folder for each layer of tiles, so that none holds a million files."""
+    """Return a file name with one folder per layer of tiles, so that none holds a million files."""
     first, *rest = index
     return f"{first}/{'.'.join(map(str, rest))}"
 
@@ -308,7 +308,7 @@ def _layer(layer: int, version: int) -> str:
 
 
 def _local_dtype(count: int) -> np.dtype[np.unsignedinteger]:
-    """Of the labels 1..count of a tile: half as much to pack as in 32 bits."""
+    """Return the dtype of labels 1..count of a tile: 16 bits halve the amount of data to pack."""
     return np.dtype(np.uint16 if count <= np.iinfo(np.uint16).max else np.uint32)
 
 
@@ -317,7 +317,7 @@ def _names(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _pack_labels(labels: NDArray[np.unsignedinteger], dtype: np.dtype[Any]) -> bytes:
-    """Pack runs of equal labels as they are: to shuffle them takes longer and breaks them up."""
+    """Pack labels without shuffling, which takes longer and breaks up runs of equal labels."""
     from numcodecs import Zstd
 
     return bytes(Zstd(level=1).encode(np.ascontiguousarray(labels, dtype=dtype)))

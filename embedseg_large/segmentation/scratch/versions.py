@@ -2,7 +2,8 @@
 
 A task never overwrites a file. It writes one of its own, with a random number in its name, and
 returns the number; the client alone decides which number counts, and passes it to the tasks that
-read. A worker that was given up, but comes back and writes after all, therefore changes nothing.
+read. So a worker that was given up but comes back and writes after all changes
+nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from embedseg_large.tiling.grid import Index
 MISSING = 0
 """Version of a file that does not exist yet."""
 ABSENT = 1
-"""Version of a tile that was not predicted, since the volume holds no data there."""
+"""Version of a tile that was not predicted because the volume holds no data there."""
 MASKED = 2
-"""The same, since it lies outside the user's mask."""
+"""Version of a tile that was not predicted because it lies outside the user's mask."""
 DARK = 3
-"""The same, since nothing in it is bright."""
+"""Version of a tile that was not predicted because nothing in it is bright."""
 EMPTY = 4
 """Version of predictions without foreground, which need no file."""
 
@@ -33,7 +34,7 @@ Span = Sequence[tuple[int, int]]
 
 
 def new_version() -> int:
-    """A number that no other attempt has (but once in 2³¹)."""
+    """Return a number that no other attempt has (except once in 2³¹)."""
     return EMPTY + 1 + secrets.randbelow(2**31)
 
 
@@ -47,14 +48,14 @@ class TileVersion(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TileVersions:
-    """The results that count, of the tiles of a box of the grid: 5 bytes a tile."""
+    """The results that count, for the tiles in a box of the grid: 5 bytes per tile."""
 
     origin: Index
     """The first tile."""
     levels: NDArray[np.uint8]
     """How often the halo of each tile was raised."""
     versions: NDArray[np.uint32]
-    """Of each tile at its level; `MISSING` before it was clustered."""
+    """Version of each tile at its level; `MISSING` before it was clustered."""
 
     @classmethod
     def none_yet(cls, counts: Index) -> TileVersions:
@@ -62,7 +63,7 @@ class TileVersions:
         return cls((0,) * len(counts), np.zeros(counts, np.uint8), np.zeros(counts, np.uint32))
 
     def unmade(self) -> TileVersions:
-        """The same tiles at the same levels, of which no result is there yet."""
+        """Return the same tiles at the same levels, without results."""
         return TileVersions(self.origin, self.levels.copy(), np.zeros_like(self.versions))
 
     def __getitem__(self, index: Index) -> TileVersion:
@@ -70,7 +71,7 @@ class TileVersions:
         return TileVersion(index, int(self.levels[at]), int(self.versions[at]))
 
     def part(self, span: Span) -> TileVersions:
-        """The part about some tiles: little enough to travel with a task."""
+        """Return the part for some tiles: small enough to travel with a task."""
         at = tuple(slice(a - o, b - o) for (a, b), o in zip(span, self.origin, strict=True))
         start = tuple(a for a, _ in span)
         return TileVersions(start, self.levels[at].copy(), self.versions[at].copy())

@@ -1,1 +1,1 @@
-"""What finds instances in a tile: our networks, or any function."""
+"""What finds instances in a tile: our networks, or any user function."""

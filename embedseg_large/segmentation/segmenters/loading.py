@@ -25,8 +25,9 @@ from embedseg_large.storage.folder import Folder
 class OneAtATime:
     """Something that several threads share but only one enters at a time, such as a network.
 
-    A tile fills a GPU, and its memory; what is done before and after it needs neither. So a model
-    is left before its answer is turned into what is stored, which takes as long as reading a tile.
+    A tile fills a GPU and its memory; the work before and after prediction needs neither. So a task
+    leaves the model before its output is converted for storage, which takes as long as reading a
+    tile.
     """
 
     def __init__(self, network: Any) -> None:
@@ -36,7 +37,7 @@ class OneAtATime:
     def predict_tile(
         self, image: NDArray[np.float32], region: Box, tta: bool | int | str, **quiet: Any
     ) -> NDArray[np.float16]:
-        """Predict a tile when no other one is being predicted."""
+        """Predict a tile while no other tile is being predicted."""
         from embedseg_large.network.model import Model
 
         with self._entered:
@@ -49,14 +50,14 @@ class OneAtATime:
         return quantise(raw, self._network.pitch)
 
     def label_tile(self, image: NDArray[np.float32], region: Box) -> NDArray[Any]:
-        """Label a tile when no other one is being labelled."""
+        """Label a tile while no other tile is being labelled."""
         with self._entered:
             labels: NDArray[Any] = self._network.label_tile(image, region)
             return labels
 
 
 def place(network: Network, *, device: str, dtype: str, lanes: int | None = None) -> Network:
-    """Put a model on a device. A test's stand-in stays as it is."""
+    """Put a model on a device; stand-ins in tests are returned unchanged."""
     from embedseg_large.network.model import Model
 
     if isinstance(network, Model):
@@ -80,7 +81,7 @@ def choose_dtype(network: Network, device: str, asked: str | None) -> str:
     Raises
     ------
     UsageError
-        When the format or the device does not exist.
+        If the format or the device does not exist.
     """
     from embedseg_large.network.device import default_dtype
     from embedseg_large.network.model import DTYPES, Model
@@ -97,9 +98,9 @@ _MODEL = "model.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """How a worker gets the network.
+    """How a worker obtains the network.
 
-    A model is a file in the run's scratch folder; anything else travels itself, once a worker.
+    A model is a file in the run's scratch folder; anything else is pickled, once per worker.
     """
 
     folder: Folder | None
@@ -110,7 +111,7 @@ class NetworkSpec:
     def load(self) -> Predictor:
         """The network, on its device; on a GPU, tasks enter it one at a time.
 
-        On a CPU each pass has one thread, and tasks enter the network side by side.
+        On a CPU each pass has one thread, and tasks use the network concurrently.
         """
         network = self.placed()
         return OneAtATime(network) if is_gpu(self.device) else network
@@ -129,7 +130,7 @@ class NetworkSpec:
 
 
 def network_spec(network: Network, device: str, dtype: str, folder: Folder) -> NetworkSpec:
-    """A spec for workers; a model is written into `folder`, which they all see."""
+    """Return a spec for workers; a model is written into `folder`, which all workers can access."""
     from embedseg_large.network.model import Model
 
     is_model = isinstance(network, Model)
@@ -147,17 +148,17 @@ def network_spec(network: Network, device: str, dtype: str, folder: Folder) -> N
 
 
 def executor_here(resource: Any, device: str, at_once: Callable[[], int]) -> SerialExecutor:
-    """The executor of this process for what tasks are given, on a device.
+    """Return the executor of this process, for a resource on a device.
 
     Parameters
     ----------
     resource
-        What tasks are given, on its device.
+        The resource passed to tasks, on its device.
     device
         The device.
     at_once
-        Returns the number of tiles that a CPU with several cores works on at a time. Asked only if
-        their passes can share the cores: one tile alone does not keep all of them busy.
+        Returns the number of concurrent tiles on a CPU with several cores. Called only if their
+        passes can share the cores: one tile alone does not keep all of them busy.
     """
     if is_gpu(device):
         return OverlappingExecutor(OneAtATime(resource))

@@ -1,8 +1,8 @@
-"""Networks of other methods than EmbedSeg, as a segmenter: other fields, another decode.
+"""Networks of methods other than EmbedSeg, as a segmenter: other fields, another decode.
 
-Tiles, journal, CHECK and repair are those of `NetworkSegmenter`. What the seam report may promise
-is the method's: where nothing can be certified, tiles that agree are evidence, and instances on
-which they disagree with the largest halo are joined by overlap and listed.
+Tiles, journal, CHECK and repair are those of `NetworkSegmenter`. What the seam report may
+promise depends on the method: if nothing can be certified, agreement of tiles is evidence, and
+instances on which they disagree with the largest halo are joined by overlap and listed.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from embedseg_large.segmentation.options import SegmentOptions
 
 _EMBEDDING_ONLY = ("foreground", "seed", "margin")
-"""Options of EmbedSeg's clustering; other methods have knobs, which validation has set."""
+"""Options of EmbedSeg's clustering; other methods have knobs, set by validation."""
 
 
 @dataclass(frozen=True, slots=True)
 class MethodDecode:
-    """Instances of a region by a method; travels with every task."""
+    """The decode of a method; travels with every task."""
 
     method: FieldMethod
     knobs: tuple[tuple[str, float], ...]
@@ -58,7 +58,7 @@ class MethodDecode:
 
 @dataclass(frozen=True, slots=True)
 class MethodPredictor:
-    """A model on its device, and what its raw channels become."""
+    """A model on its device, and the conversion of its raw channels."""
 
     model: Any
     """A `embedseg_large.network.model.Model`."""
@@ -66,12 +66,12 @@ class MethodPredictor:
 
     @property
     def lanes(self) -> int:
-        """Number of passes that run side by side."""
+        """Number of concurrent passes."""
         lanes: int = self.model.lanes
         return lanes
 
     def sharing(self, lanes: Any) -> MethodPredictor:
-        """The same, with passes on lanes that others use, too."""
+        """Return the same predictor, with passes on shared lanes."""
         return replace(self, model=self.model.sharing(lanes))
 
     def predict_tile(
@@ -86,7 +86,7 @@ class MethodPredictor:
 
 @dataclass(frozen=True, slots=True)
 class MethodSpec:
-    """How a worker gets the network of a method."""
+    """How a worker obtains the network of a method."""
 
     network: NetworkSpec
     method: FieldMethod
@@ -122,21 +122,21 @@ class MethodSegmenter(NetworkSegmenter):
             )
         if options.strict and not self.traits.proves:
             raise UsageError(f"strict: the method {self.method.name} allows no proof; leave it out")
-        # the method limits how far an instance may be from the voxel that names it
+        # the method itself limits the distance of an instance from the voxel that names it
         return replace(super().settings(shape, device, options), reach=tuple(map(float, shape)))
 
     def placed(self, device: str, dtype: str) -> Any:
-        """The network on a device, with what its channels become."""
+        """Return the network on a device, with the conversion of its channels."""
         assert self.method is not None
         return MethodPredictor(place(self.network, device=device, dtype=dtype), self.method)
 
     def spec(self, device: str, dtype: str, folder: Folder) -> MethodSpec:
-        """How workers get it: a model as a file in `folder`."""
+        """How workers obtain it: as a model file in `folder`."""
         assert self.method is not None
         return MethodSpec(network_spec(self.network, device, dtype, folder), self.method)
 
     def network_to_scale(self) -> Network:
-        """There is none."""
+        """Raise a UsageError: there is none."""
         assert self.method is not None
         raise UsageError(
             f"object diameter auto needs a network that predicts embeddings, but the model "
@@ -150,9 +150,9 @@ def segmenter_of(network: Network) -> NetworkSegmenter:
     Raises
     ------
     ModelError
-        The model lists other fields than its method has.
+        If the model lists fields that its method does not have.
     UsageError
-        The method needs a library that is not installed.
+        If the method needs a library that is not installed.
     """
     settings = getattr(network, "settings", None)
     method = None if settings is None else method_of(settings)

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from embedseg_large.segmentation.options import SegmentOptions
 
 MAX_HALO_FACTOR = 4
-"""Default of the largest halo, in halos."""
+"""Default of the maximum halo, as a multiple of the halo."""
 _BELOW_FOREGROUND = 0.4
-"""Part of the foreground's seediness up to which a network's own bound is used."""
+"""Fraction of the foreground threshold up to which a network's own bound is used."""
 T = TypeVar("T")
 
 
@@ -77,12 +77,12 @@ class NetworkSegmenter:
 
     @property
     def object_diameter(self) -> float | None:
-        """Mean extent of the training objects along y and x, in voxels; None where not known."""
+        """Mean extent of the training objects along y and x, in voxels; None if unknown."""
         return self.network.object_diameter
 
     @property
     def voxel_size(self) -> tuple[float, ...] | None:
-        """Voxel size of the training images in µm; None where not known."""
+        """Voxel size of the training images in µm; None if unknown."""
         return self.network.voxel_size
 
     @property
@@ -148,7 +148,7 @@ class NetworkSegmenter:
         return place(self.network, device=device, dtype=dtype)
 
     def spec(self, device: str, dtype: str, folder: Folder) -> ResourceSpec:
-        """How workers get it: a model as a file in `folder`."""
+        """How workers obtain it: as a model file in `folder`."""
         return network_spec(self.network, device, dtype, folder)
 
     def network_to_scale(self) -> Network:
@@ -162,7 +162,7 @@ def _augment_above(network: Network, mode: str, options: SegmentOptions) -> floa
     Raises
     ------
     UsageError
-        The network cannot stop after one pass.
+        If the network cannot stop after one pass.
     """
     own: float | None = getattr(network, "augment_above", None)
     if options.augment_above and not own:
@@ -177,5 +177,5 @@ def _augment_above(network: Network, mode: str, options: SegmentOptions) -> floa
 
 
 def _or(asked: T | None, default: T) -> T:
-    """The requested value, if any."""
+    """Return the requested value, or else the default."""
     return default if asked is None else asked

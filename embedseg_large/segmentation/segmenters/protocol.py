@@ -5,8 +5,8 @@
     Segmenter ─┬─ NetworkSegmenter   fields are predicted tile by tile, kept, and decoded
                └─ TileSegmenter      any function from the image of a tile to its labels
 
-A new method of the first kind is a network, and `Traits` with another `decode`. No stage asks which
-of the two it has: it reads the traits, which travel with every task.
+A new method of the first kind is a network, and `Traits` with another `decode`. Stages do not
+distinguish the two: they read the traits, which travel with every task.
 """
 
 from __future__ import annotations
@@ -29,27 +29,28 @@ if TYPE_CHECKING:
     from embedseg_large.segmentation.options import SegmentOptions
 
 Intensity = Literal["percentiles", "otsu", "raw"]
-"""What becomes 0 and 1: percentiles of the volume, its minimum and Otsu's threshold, or nothing."""
+"""Intensities that become 0 and 1: percentiles of the volume, its minimum and Otsu's threshold, or
+none."""
 
 
 class Decide(Enum):
     """Which tile is right if they still disagree about an instance with the largest halo."""
 
     PROOF = "proof"
-    """Tiles that are certain of every voxel of their core; what no one can prove is joined."""
+    """Tiles that are certain of every voxel of their core; what no tile can prove is joined."""
     OWNER = "owner"
     """Nothing can be proven: the tile that holds the centre of the instance."""
     OVERLAP = "overlap"
-    """Nothing can be proven: names that lie on each other are of one instance."""
+    """Nothing can be proven: overlapping names are joined."""
 
 
 class Decode(Protocol):
-    """Instances of a region from its stored fields; a function of a module, as it travels."""
+    """Decodes the stored fields of a region; a module-level function, because it is pickled."""
 
     def __call__(
         self, stored: NDArray[np.float16], settings: SegmentSettings, open_faces: OpenFaces
     ) -> Clustering:
-        """Find the instances of ``(channels, *region)``; `open_faces` as of `cluster_points`."""
+        """Find the instances of ``(channels, *region)``; `open_faces` as for `cluster_points`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +60,13 @@ class Traits:
     name: str | None
     """Its name in summaries and warnings; None: a network of this program."""
     decode: Decode | None
-    """How predictions become instances; None: nothing is predicted, it sees the image itself."""
+    """How predictions become instances; None: nothing is predicted, the segmenter gets the
+    image."""
     decide: Decide
     columns: tuple[str, ...]
-    """What is known of each instance, for the table beside the labels."""
+    """Columns of the table of instances that are known."""
     channels: int | None = None
-    """Channels that are kept of each voxel; None: those of an embedding."""
+    """Number of stored channels per voxel; None: that of an embedding."""
     promise: str = "exact"
     """What the seam report promises for the labels, see
     `embedseg_large.methods.protocol.Promise`."""
@@ -85,11 +87,11 @@ class KnownSizes(Protocol):
 
     @property
     def object_diameter(self) -> float | None:
-        """Mean extent of the objects along y and x, in voxels; None where not known."""
+        """Mean extent of the objects along y and x, in voxels; None if unknown."""
 
     @property
     def voxel_size(self) -> tuple[float, ...] | None:
-        """Size of a voxel in µm; None where not known."""
+        """Size of a voxel in µm; None if unknown."""
 
 
 class Segmenter(KnownSizes, Protocol):
@@ -97,7 +99,7 @@ class Segmenter(KnownSizes, Protocol):
 
     @property
     def traits(self) -> Traits:
-        """What the stages must know of it."""
+        """What the stages must know about it."""
 
     @property
     def ndim(self) -> int:
@@ -127,39 +129,39 @@ class Segmenter(KnownSizes, Protocol):
         Parameters
         ----------
         shape
-            Of the grid that is predicted and clustered.
+            Shape of the grid that is predicted and clustered.
         device
-            That it will be placed on.
+            Device that it will be placed on.
         options
-            What the user said; `min_object_size` in voxels of that grid.
+            The user's options; `min_object_size` in voxels of that grid.
 
         Raises
         ------
         UsageError
-            When it does not support an option, or the value of one cannot be used.
+            If it does not support an option, or a value cannot be used.
         """
 
     def chosen_device(self, asked: str | None) -> str:
         """The requested device, or the best one here."""
 
     def placed(self, device: str, dtype: str) -> Any:
-        """What tasks are given, on a device: a `Predictor` or a `TileLabeller`."""
+        """Return the resource for tasks, on a device: a `Predictor` or a `TileLabeller`."""
 
     def spec(self, device: str, dtype: str, folder: Folder) -> ResourceSpec:
-        """How workers get the same; what is large is written into `folder`, which they all see."""
+        """How workers obtain it; large parts are written into `folder`, which they can access."""
 
     def network_to_scale(self) -> Network:
-        """The network that several scales of an image can be shown to.
+        """Return the network with which several scales of an image can be compared.
 
         Raises
         ------
         UsageError
-            When there is none.
+            If there is none.
         """
 
 
 class TileLabeller(Protocol):
-    """Finds instances in the image of a tile; what CLUSTER is given where nothing is predicted."""
+    """Finds instances in the image of a tile; passed to CLUSTER if nothing is predicted."""
 
     def label_tile(self, image: NDArray[np.float32], region: Box) -> NDArray[Any]:
         """Labels of a normalised region, ``(channels, *spatial)``: integers, 0 for background."""
@@ -179,7 +181,7 @@ class Predictor(Protocol):
 
 
 class Network(Predictor, KnownSizes, Protocol):
-    """A model, or something that can stand in its place (see `embedseg_large.testing`)."""
+    """A model, or a stand-in for one (see `embedseg_large.testing`)."""
 
     @property
     def ndim(self) -> int:
@@ -230,7 +232,7 @@ class Network(Predictor, KnownSizes, Protocol):
         """Whether to keep the largest piece of each instance only, and to fill holes."""
 
     def thresholds_of(self, tta: str) -> tuple[float, float]:
-        """The seed and the margin that suit a test-time augmentation."""
+        """Return seed and margin for a test-time augmentation."""
 
     def tta_mode(self, tta: bool | int | str) -> str:
         """The name of a test-time augmentation; a UsageError if the network cannot use it."""

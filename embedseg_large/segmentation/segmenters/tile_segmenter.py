@@ -3,10 +3,10 @@
 ::
 
     halo halo halo halo      The function sees core and halo, as if they were the whole image, and
-    halo ┌────────┐ halo     gives each of their objects a number. Objects are then named by the
-    halo │  core  │ halo     voxel in their middle, and the engine does the rest: it compares what
-    halo └────────┘ halo     neighbours say, shows more to those that disagree, and lets the tile
-    halo halo halo halo      that owns an object's middle decide about all of its voxels.
+    halo ┌────────┐ halo     numbers the objects in it. Objects are then named by their
+    halo │  core  │ halo     most central voxel, and the engine does the rest: it compares
+    halo └────────┘ halo     neighbours, enlarges the halo where they disagree, and lets the tile
+    halo halo halo halo      that owns an object's middle decide about all its voxels.
 
 Labels do not depend on the tiles if the segmenter is *local*: if its result for an object does not
 depend on anything farther away than the halo. The seam report shows where this failed.
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
 Function = Callable[..., Any]
 MAX_HALO_FACTOR = 2
-"""Default of the largest halo, in halos. Where twice as much is not enough, a segmenter is mostly
-not local, and would see ever more for nothing."""
+"""Default of the maximum halo, as a multiple of the halo. If twice as much is not enough, a
+segmenter is usually not local, and larger halos would not help."""
 _NETWORKS_ONLY = ("tta", "dtype", "tile", "context", "foreground", "seed", "margin", "strict")
 """Options of networks that predict embeddings."""
 
@@ -119,7 +119,7 @@ class TileSegmenter:
 
     @property
     def traits(self) -> Traits:
-        """It sees each tile itself, and nothing can be proven about it."""
+        """Traits of a segmenter that sees tiles directly; nothing can be proven about it."""
         return Traits(
             name=self.name,
             decode=None,
@@ -201,11 +201,11 @@ class TileSegmenter:
         )
 
     def spec(self, device: str, dtype: str, folder: Folder) -> SegmenterSpec:  # noqa: ARG002
-        """How workers get it: it travels itself, once a worker."""
+        """How workers obtain it: pickled, once per worker."""
         return SegmenterSpec(self, device)
 
     def network_to_scale(self) -> Network:
-        """There is none."""
+        """Raise a UsageError: there is none."""
         raise UsageError(
             f"{self.name}: object diameter auto needs a network that predicts "
             "embeddings; pass the diameter of the objects"
@@ -224,7 +224,7 @@ class TileSegmenter:
         Raises
         ------
         UsageError
-            The function did not return labels of that region.
+            If the function did not return labels of that region.
         """
         assert self.function is not None
         found = self.function(image[0] if self.channels == 1 else image, **self.parameters)
@@ -240,7 +240,7 @@ class TileSegmenter:
 
 @dataclass(frozen=True, slots=True)
 class SegmenterSpec:
-    """How a worker gets a segmenter."""
+    """How a worker obtains a segmenter."""
 
     segmenter: TileSegmenter
     device: str
@@ -279,7 +279,7 @@ def _check(segmenter: TileSegmenter) -> None:
 def _identity(function: Any) -> Any:
     """Identity of a function: its full name, and its bound arguments."""
     if isinstance(function, partial):
-        from dask.base import tokenize  # by content: to repr, large arrays are all alike
+        from dask.base import tokenize  # by content: repr abbreviates large arrays
 
         return [_identity(function.func), tokenize(function.args, function.keywords)]
     named = function if hasattr(function, "__qualname__") else type(function)

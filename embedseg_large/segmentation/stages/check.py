@@ -1,7 +1,7 @@
-"""CHECK: compare seams, account for instances, put joined names into layers.
+"""CHECK: compare seams, account for instances, write joined names into layers.
 
-Each function opens what it needs, computes, writes what it alone owns, and returns a small record.
-The rounds in which they are called are in `embedseg_large.segmentation.seams`.
+Each function reads its inputs, computes, writes files that no other task writes, and returns a
+small record. The rounds in which they are called are in `embedseg_large.segmentation.seams`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Checked(NamedTuple):
     seams: list[tuple[Face, SeamComparison]]
 
     def noted(self) -> Note:
-        """For the journal: whether it is exact, and the seams that disagree."""
+        """Return the note for the journal: whether it is exact, and the seams that disagree."""
         seams = {
             str(face.axis): [
                 c.voxels,
@@ -45,7 +45,7 @@ class Checked(NamedTuple):
 
     @classmethod
     def recalled(cls, grid: Grid, index: Index, note: Note) -> Checked:
-        """The record that `noted` was made from."""
+        """Restore the record from a note."""
         exact, more = note
         seams = []
         for face in faces_above(grid, index):
@@ -81,30 +81,30 @@ class Accounted(NamedTuple):
 
     layer: int
     version: int
-    """Of its ids."""
+    """Version of its ids."""
     instances: int
     certain: int
-    """Instances their owner is certain of."""
+    """Number of instances of which their owner is certain."""
     wrong: NDArray[np.uint64]
     wrong_tiles: NDArray[np.int64]
 
     def noted(self) -> Note:
-        """For the journal."""
+        """Return the note for the journal."""
         lists = (self.wrong.tolist(), self.wrong_tiles.tolist())
         return self.version, [self.instances, self.certain, *lists]
 
     @classmethod
     def recalled(cls, layer: int, note: Note) -> Accounted:
-        """The record that `noted` was made from."""
+        """Restore the record from a note."""
         version, (instances, certain, wrong, tiles) = note
         wrong, tiles = np.array(wrong, np.uint64), np.array(tiles, np.int64)
         return cls(layer, version, instances, certain, wrong, tiles)
 
 
 def account(job: Job, layer: int, results: TileVersions) -> Accounted:
-    """CHECK: account for the instances of a layer, and keep their ids.
+    """CHECK: account for the instances of a layer, and store their ids.
 
-    `results` are those of all tiles that may see one which begins in the layer.
+    `results` are those of all tiles that may see an instance which begins in the layer.
     """
     grid = job.clustering()
     about = [
@@ -130,7 +130,7 @@ class Held(NamedTuple):
     ids: NDArray[np.uint64]
     """(h,) names."""
     tiles: NDArray[np.int64]
-    """(h,) number of a tile that is proven, and whose core holds a voxel of it."""
+    """(h,) number of a proven tile whose core holds a voxel of the instance."""
 
     @classmethod
     def none(cls) -> Held:
@@ -141,9 +141,9 @@ class Held(NamedTuple):
 def held_by_proven(
     job: Job, ids: NDArray[np.uint64], results: TileVersions, proven: NDArray[np.bool_]
 ) -> Held:
-    """CHECK: which of some ids, of one layer, have voxels in the cores of proven tiles.
+    """CHECK: find which ids of one layer have voxels in the cores of proven tiles.
 
-    `results` and `proven` are those of all tiles that may see one which begins in the layer.
+    `results` and `proven` cover all tiles that may see an instance which begins in the layer.
     """
     grid = job.clustering()
     tiles = [
@@ -159,7 +159,7 @@ def held_by_proven(
 
 
 def _ownerless(job: Job, ids: NDArray[np.uint64]) -> NDArray[np.uint64] | None:
-    """The ids whose seed lies outside the part for which labels are requested."""
+    """Return the ids whose seed lies outside the part for which labels are requested."""
     if job.part is None:
         return None
     seeds = np.unravel_index((ids - np.uint64(1)).astype(np.int64), job.shape)
@@ -170,7 +170,7 @@ def _ownerless(job: Job, ids: NDArray[np.uint64]) -> NDArray[np.uint64] | None:
 
 
 def reach_of_layer(grid: Grid, halo: tuple[int, ...], layer: int) -> Box:
-    """Where the tiles lie that may see an instance which begins in a layer."""
+    """Return the range of tiles that may see an instance which begins in a layer."""
     planes = grid.entire().tile((layer,) + (0,) * (len(grid.shape) - 1)).core
     return Box(
         (max(planes.start[0] - halo[0], 0),) + (0,) * (len(grid.shape) - 1),
@@ -188,7 +188,7 @@ class Settled(NamedTuple):
 def settle_layer(
     job: Job, layer: int, version: int, joins: Joins, joined_alive: NDArray[np.uint64]
 ) -> Settled:
-    """CHECK: put the joined names into a layer's ids."""
+    """CHECK: replace joined names in a layer's ids."""
     roster = job.scratch.read_layer(layer, version)
     ids = settle(roster.ids, layer, job.layers, joins, joined_alive)
     return Settled(job.scratch.write_layer(layer, roster.of(ids)), int(ids.size))

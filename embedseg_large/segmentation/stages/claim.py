@@ -31,7 +31,7 @@ from embedseg_large.tiling.grid import Grid, Index
 
 CORE, WHOLE, CUT = "core", "whole", "cut"
 _PASSES = (WHOLE, CUT)
-"""First the objects that a tile's region holds, then, when every tile had its turn, the others."""
+"""First objects completely within a tile's region; then, after every tile's turn, the others."""
 
 
 class Claimed(NamedTuple):
@@ -42,12 +42,12 @@ class Claimed(NamedTuple):
     """(p, 2) names that turned out to be of one object."""
 
     def noted(self) -> Note:
-        """For the journal."""
+        """Return the note for the journal."""
         return self.version, self.same.tolist()
 
     @classmethod
     def recalled(cls, note: Note) -> Claimed:
-        """The record that `noted` was made from."""
+        """Restore the record from a note."""
         version, same = note
         return cls(version, np.array(same, np.uint64).reshape(-1, 2))
 
@@ -59,7 +59,7 @@ class Ownership:
     job: Job
     runner: Runner
     results: TileVersions
-    """Of each tile."""
+    """Result of each tile."""
     left: NDArray[np.uint64]
     """Names that matching has left."""
     _claims: TileVersions = field(init=False)
@@ -67,7 +67,7 @@ class Ownership:
     _same: dict[tuple[str, Index], NDArray[np.uint64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # claims and settled results are other versions of the results that they are made from
+        # claims and settled results are other versions of the results that they derive from
         self._claims = self.results.unmade()
         self._held = _by_tile(self.job, self.left)
 
@@ -166,13 +166,13 @@ class Ownership:
 
 
 def _around(grid: Grid, index: Index) -> list[tuple[int, int]]:
-    """Half-open range of the tiles around a tile, along each axis."""
+    """Return the half-open range of the tiles around a tile, along each axis."""
     spans = zip(index, grid.span(grid.covered), strict=True)
     return [(max(i - 1, first), min(i + 2, end)) for i, (first, end) in spans]
 
 
 def _reach(job: Job, name: TileVersion) -> Box:
-    """Where a tile may claim: the part of the surrounding cores that it sees."""
+    """Return the box where a tile may claim: the part of the surrounding cores that it sees."""
     grid = job.clustering(name.level)
     around = _around(grid, name.tile)
     lowest, highest = (
@@ -216,7 +216,7 @@ def claim_core(job: Job, own: TileVersion, left: NDArray[np.uint64]) -> int:
 def claim_tile(
     job: Job, own: TileVersion, claims: TileVersions, left: NDArray[np.uint64], of: str
 ) -> Claimed:
-    """CLAIM: the turn of one tile. `claims` are those of it and the tiles around it, so far.
+    """CLAIM: the turn of one tile. `claims` are the earlier ones of this and surrounding tiles.
 
     `of` is what it claims of the objects that were `left`: those that its region holds, or those
     that are cut, see `_PASSES`.
@@ -265,7 +265,7 @@ def _added(job: Job, before: TileVersion, found: Claims) -> TileResult:
 def _claims_in(
     job: Job, claims: TileVersions, box: Box
 ) -> Iterator[tuple[Box, NDArray[np.uint64]]]:
-    """What the tiles around have claimed in a box, in the order of their turns."""
+    """Yield what surrounding tiles have claimed in a box, in the order of their turns."""
     for name in sorted(_made(claims), key=lambda name: (turn(name.tile), name.tile)):
         reach = _reach(job, name)
         common = reach.intersect(box)
@@ -325,7 +325,7 @@ def _result(
     sizes: NDArray[np.int64],
     owned: NDArray[np.bool_],
 ) -> TileResult:
-    """A result without seams, about which nothing is certain."""
+    """Return a result without seams, about which nothing is certain."""
     return TileResult(
         core=labels,
         seams=(),
@@ -340,7 +340,7 @@ def _result(
 
 
 def settle_tile(job: Job, index: Index, claims: TileVersions) -> int:
-    """SETTLE: the labels of a core are what was claimed there. Returns their version."""
+    """SETTLE: the labels of a core are what was claimed there; return their version."""
     core, name = job.clustering().tile(index).core, claims[index]
     ids = np.zeros(core.shape, np.uint64)
     for box, claimed in _claims_in(job, claims, core):

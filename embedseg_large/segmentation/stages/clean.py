@@ -5,9 +5,9 @@
    has verified that the whole instance is there.
 2. APPLY: each tile applies, in its core, the decisions of the tiles around it.
 
-Both read what was there before CLEAN, and write files of their own: labels do not depend on tiles
-or order. Left as they are: instances that the seam report lists as joined, which no tile sees
-whole, and those that the border of a region cuts.
+Both read results from before CLEAN, and write separate files: labels do not depend on tiles or
+order. Instances that the seam report lists as joined, which no tile sees whole, and those cut by
+the border of a region are left unchanged.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ class CleanReport:
     instances_with_pieces: int = 0
     """Instances of which only the largest piece was kept."""
     pieces_dropped: int = 0
-    """Their other pieces."""
+    """Number of their other pieces."""
     voxels_dropped: int = 0
-    """Voxels of these, on the grid that was clustered."""
+    """Voxels of these pieces, on the clustered grid."""
     instances_with_holes: int = 0
-    """Instances that background was given to."""
+    """Instances whose holes were filled."""
     voxels_filled: int = 0
-    """Voxels of it, on that grid."""
+    """Voxels of these holes, on that grid."""
     left: int = 0
-    """Instances that were left as they are: joined, or cut by the border of a region."""
+    """Instances left unchanged: joined, or cut by the border of a region."""
 
     def as_dict(self) -> dict[str, int]:
         """The report as values that JSON can hold."""
@@ -64,7 +64,7 @@ class Decided(NamedTuple):
     """Record of a tile that has decided about its instances."""
 
     version: int
-    """Of its changes; `EMPTY`: there are none."""
+    """Version of its changes; `EMPTY` if there are none."""
     instances: int
     pieces: int
     voxels: int
@@ -85,11 +85,11 @@ class Applied(NamedTuple):
     """Record of a core that was cleaned."""
 
     version: int
-    """Of its result."""
+    """Version of its result."""
     voxels: int
-    """Voxels that were filled."""
+    """Number of filled voxels."""
     names: list[int]
-    """The instances they were given to."""
+    """The instances to which they were assigned."""
 
     def noted(self) -> Note:
         """For the journal."""
@@ -109,9 +109,9 @@ class Cleaning:
     job: Job
     runner: Runner
     state: SeamState
-    """Where CHECK ended; its results stay as they are."""
+    """The outcome of CHECK; its results are not modified."""
     results: TileVersions = field(init=False)
-    """Of each tile, cleaned."""
+    """Cleaned result of each tile."""
     report: CleanReport = field(init=False, default_factory=CleanReport)
     _changes: TileVersions = field(init=False)
     _left: Names = field(init=False)
@@ -194,9 +194,9 @@ def decide(job: Job, own: TileVersion, results: TileVersions, left: Names) -> De
     own
         The tile's result.
     results
-        Of the tiles that its region touches.
+        Results of the tiles that its region touches.
     left
-        Names of instances that are left as they are, ascending.
+        Names of instances that are left unchanged, ascending.
     """
     tile = job.clustering(own.level).tile(own.tile)
     box = tile.region.intersect(job.clustering().covered)
@@ -216,7 +216,7 @@ def decide(job: Job, own: TileVersion, results: TileVersions, left: Names) -> De
 def _gathered(
     job: Job, results: TileVersions, box: Box, core: Box, left: Names
 ) -> tuple[NDArray[np.int32], Names]:
-    """Instances of a box whose seed lies in a core: numbers 1..n of voxels, and names, (n,)."""
+    """Find instances of a box whose seed lies in a core: voxel numbers 1..n, and names, (n,)."""
     tiles = [name for name in _each(results) if name.version > EMPTY]
     read = list(job.scratch.read_results(tiles))
     known = [result.arrays["ids"] for result in read]
@@ -238,7 +238,7 @@ def _gathered(
 
 
 def _open_faces(job: Job, box: Box) -> list[tuple[bool, bool]]:
-    """Faces of a box that are the border of a region behind which the volume goes on."""
+    """Find faces of a box at the border of a region behind which the volume continues."""
     covered = job.clustering().covered
     axes = zip(box.start, box.stop, covered.start, covered.stop, job.shape, strict=True)
     return [(a == first > 0, b == end < length) for a, b, first, end, length in axes]
@@ -265,7 +265,7 @@ def apply_changes(job: Job, own: TileVersion, changes: TileVersions) -> Applied:
     ids = names[labels]
     before = ids.copy()
     filled = apply(ids, here)
-    if filled.size:  # but what holds no data is no object's
+    if filled.size:  # but voxels without data belong to no object
         ids[_without_data(job, core) & (ids != before)] = 0
         filled = ids[(ids != before) & (ids != 0)]
     if np.array_equal(ids, before):
@@ -275,7 +275,7 @@ def apply_changes(job: Job, own: TileVersion, changes: TileVersions) -> Applied:
 
 
 def _without_data(job: Job, core: Box) -> NDArray[np.bool_]:
-    """Voxels of a core that hold no data, or are outside of the mask."""
+    """Find voxels of a core that hold no data, or are outside the mask."""
     seen = read_normalised(job, core)
     if seen is None:
         return np.ones(core.shape, np.bool_)
@@ -283,7 +283,7 @@ def _without_data(job: Job, core: Box) -> NDArray[np.bool_]:
 
 
 def _changes_within(job: Job, changes: TileVersions, core: Box) -> Changes:
-    """Changes of a core, at positions in it, of instances by name."""
+    """Return the changes in a core: positions in it, and instances by name."""
     found: list[tuple[NDArray[Any], ...]] = []
     names = [name for name in _each(changes) if name.version > EMPTY]
     for dropped, enclosed, who, holes in job.scratch.read_changes(names):
@@ -297,7 +297,7 @@ def _changes_within(job: Job, changes: TileVersions, core: Box) -> Changes:
 def _within(
     at: NDArray[np.int64], core: Box, job: Job
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Positions in a core of those positions in the volume that lie in it, and which these are."""
+    """Convert positions in the volume to positions in a core, and return which lie in it."""
     voxel = np.unravel_index(at, job.shape)
     axes = zip(voxel, core.start, core.stop, strict=True)
     inside = np.logical_and.reduce([(a <= v) & (v < b) for v, a, b in axes])
@@ -306,7 +306,7 @@ def _within(
 
 
 def _result_of(ids: Names) -> TileResult:
-    """The result of a core, which FINISH needs nothing but the labels of."""
+    """Return the result of a core, of which FINISH only needs the labels."""
     names = np.unique(ids[ids > 0])
     labels = np.where(ids > 0, np.searchsorted(names, ids) + 1, 0).astype(np.uint32)
     sizes = np.bincount(labels.reshape(-1), minlength=names.size + 1)[1:]

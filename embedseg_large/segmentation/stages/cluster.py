@@ -1,8 +1,8 @@
-"""CLUSTER: the instances of a tile, from kept fields or from the image itself.
+"""CLUSTER: the instances of a tile, from stored fields or from the image itself.
 
-Either way, the result of a tile describes its core and the seams around it. Where a
-segmenter sees the image, the result ends with one more "seam", the whole region: ownership may be
-decided by it. Nothing can be proven about an unknown segmenter.
+Either way, the result of a tile describes its core and the seams around it. If a
+segmenter sees the image, the result has an additional "seam", the whole region, because ownership
+may be decided by it. Nothing can be proven about an unknown segmenter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from embedseg_large.tiling.grid import Index, Tile
 
 
 def cluster_task(job: Job, index: Index, level: int, predictions: NDArray[np.uint32]) -> Task:
-    """CLUSTER of one tile at a level of its halo.
+    """Return the CLUSTER task of one tile at a level of its halo.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def cluster_task(job: Job, index: Index, level: int, predictions: NDArray[np.uin
 
 
 def _stamped(job: Job, tile: Tile) -> dict[str, Any]:
-    """How a task is noted that reads the image."""
+    """Return the fields of a task that reads the image."""
     return {
         "noted": Predicted.noted,
         "recalled": lambda note: unchanged(job, tile.region, note),
@@ -67,12 +67,12 @@ def _stamped(job: Job, tile: Tile) -> dict[str, Any]:
 
 
 def version_of(result: int | Predicted) -> int:
-    """Version of a result, whichever task made it."""
+    """Return the version of a result, regardless of the task that produced it."""
     return result if isinstance(result, int) else result.version
 
 
 def cluster_predictions(job: Job, index: Index, level: int, predictions: NDArray[np.uint32]) -> int:
-    """CLUSTER: the result of a tile, at a level of its halo. Returns the version of its result.
+    """CLUSTER a tile at a level of its halo; return the version of its result.
 
     `predictions` are the versions of the predicted tiles that its region touches.
     """
@@ -86,7 +86,7 @@ def cluster_predictions(job: Job, index: Index, level: int, predictions: NDArray
 
 
 def cluster_image(labeller: TileLabeller, job: Job, index: Index, level: int) -> Predicted:
-    """CLUSTER: the labels that a segmenter gives the image of a tile, at a level of its halo."""
+    """CLUSTER: label the image of a tile with a segmenter, at a level of its halo."""
     region = job.clustering(level).tile(index).region
     stamp = stamp_of(job, region)
     labels, count = numbered(
@@ -123,13 +123,13 @@ def _write(job: Job, index: Index, level: int, found: Clustering) -> int:
 
 
 def _open_faces(region: Box, shape: tuple[int, ...]) -> OpenFaces:
-    """Faces of a region beyond which the volume goes on."""
+    """Find the faces of a region beyond which the volume continues."""
     axes = zip(region.start, region.stop, shape, strict=True)
     return tuple((start > 0, stop < length) for start, stop, length in axes)
 
 
 def _labels(labeller: TileLabeller, job: Job, region: Box) -> NDArray[Any]:
-    """Labels of a region; all 0 where there is nothing to see."""
+    """Label a region; all 0 if it holds no data."""
     nothing = np.zeros(region.shape, np.uint8)
     inside = job.foreground.inside(region, job.shape, job.timepoint)
     if inside is not None and not inside.any():

@@ -1,7 +1,7 @@
 """FINISH: final labels, shard by shard and level by level, the table of instances, their sizes.
 
-Labels are ranks over layers, so that the table is the layers one after the other. A piece of it is
-put together from those that it touches: nothing grows with the number of instances.
+Labels are ranks over layers, so the table is the concatenation of the layers. Each piece of it is
+assembled from the layers that it touches, so memory does not grow with the number of instances.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from embedseg_large.tiling.grid import Index
 Columns = dict[str, NDArray[Any]]
 
 TILES = 8
-"""Clustering tiles whose objects are measured after a run."""
+"""Number of clustering tiles whose objects are measured after a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Numbering:
     before: NDArray[np.int64]
     """(layers + 1,) instances in the layers before each."""
     versions: NDArray[np.uint32]
-    """(layers,) of the ids of each layer."""
+    """(layers,) version of the ids of each layer."""
 
     def ranking(self, job: Job) -> Ranking:
         """Final labels; caches the ids of the layers that were requested."""
@@ -55,7 +55,7 @@ class Numbering:
 def finish(
     job: Job, pending: PendingLabels, numbering: Numbering, box: Box, results: TileVersions
 ) -> int:
-    """FINISH: final labels of one shard of the volume. Returns its number of labelled voxels."""
+    """FINISH: write final labels of one shard; return its number of labelled voxels."""
     labels = _final_labels(job, numbering, results, pending.dtype, box)
     pending.write(0, box, labels, timepoint=job.timepoint)
     return int(np.count_nonzero(labels))
@@ -64,7 +64,7 @@ def finish(
 def finish_halved(
     job: Job, pending: PendingLabels, numbering: Numbering, box: Box, results: TileVersions
 ) -> int:
-    """FINISH: one shard of level 1, from the results of tiles.
+    """FINISH: write one shard of level 1, from the results of tiles.
 
     Reading level 0 back would take far longer. `results` are those of the tiles that
     ``pending.source(1, box)`` touches.
@@ -111,7 +111,7 @@ def _labels_within(
 
 
 def downsample(job: Job, pending: PendingLabels, level: int, box: Box) -> int:
-    """FINISH: one shard of a coarser level. Returns its number of voxels."""
+    """FINISH: write one shard of a coarser level; return its number of voxels."""
     pending.downsample(level, box, timepoint=job.timepoint)
     return box.size
 
@@ -148,7 +148,7 @@ def write_instances(
 
 
 def _layers_with(before: NDArray[np.int64], start: int, stop: int) -> list[int]:
-    """Layers, none of them empty, that hold a range of instances."""
+    """Return the non-empty layers that hold a range of instances."""
     here = (before[:-1] < stop) & (before[1:] > start) & (before[1:] > before[:-1])
     return [int(number) for number in np.flatnonzero(here)]
 
@@ -156,20 +156,20 @@ def _layers_with(before: NDArray[np.int64], start: int, stop: int) -> list[int]:
 def extents_of(
     job: Job, results: TileVersions, predictions: NDArray[np.uint32]
 ) -> tuple[float, ...]:
-    """Measure objects in a few tiles that have some: mean edge of their boxes along y and x.
+    """Measure objects in a few tiles: mean edge of their bounding boxes along y and x.
 
     Parameters
     ----------
     job
-        What was segmented.
+        The job that was run.
     results, predictions
-        Versions of what tiles say, and of their predictions.
+        Versions of the results of tiles, and of predictions.
 
     Returns
     -------
     tuple of float
-        In voxels of the grid. Objects that reach the border of a tile, where they may be cut, do
-        not count.
+        In voxels of the grid. Objects that reach the border of a tile, where they may be cut, are
+        ignored.
     """
     grid = job.clustering()
     tiles = sorted(_tiles_with_foreground(job, predictions))
@@ -189,7 +189,7 @@ def extents_of(
 
 
 def _tiles_with_foreground(job: Job, predictions: NDArray[np.uint32]) -> set[Index]:
-    """A few clustering tiles, evenly spread over those in which something was predicted."""
+    """Choose a few clustering tiles, evenly spread over those with predicted foreground."""
     grid = job.clustering()
     written = np.flatnonzero(predictions > EMPTY)
     spread = np.unique(np.linspace(0, max(0, written.size - 1), TILES).astype(int))

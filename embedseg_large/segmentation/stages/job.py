@@ -1,10 +1,10 @@
 """Everything a task needs to know, small enough to travel with every task.
 
-That includes where there is nothing to find: outside a mask, and where a coarse level is dark.
-A mask decides voxel by voxel, so that what it leaves does not depend on tiles: nothing outside it
-becomes part of an instance, and a tile without a voxel of it is not predicted. Darkness decides
-tile by tile only: a tile is not predicted if no voxel of a coarse level in it or its context is
-brighter than a threshold.
+That includes regions to skip: outside a mask, and where a coarse level is dark. A mask applies
+voxel by voxel, so the result does not depend on tiles: nothing outside it becomes part of an
+instance, and a tile without any of its voxels is not predicted. Darkness applies tile by tile: a
+tile is not predicted if no voxel of a coarse level in it or its context is brighter than a
+threshold.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from embedseg_large.volumes.volume import Volume, open_volume
 _VOXELS_PER_DIAMETER = 4
 """Minimum width of an object, in voxels, on the level that is checked for darkness."""
 _USUAL_DIAMETER = 20.0
-"""Of an object, in voxels, where the model does not know."""
+"""Diameter of an object in voxels, if the model does not state it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,34 +45,34 @@ class Foreground:
     mask: Volume | None = None
     """Not 0 where instances may be; any pyramid level of the same space."""
     coarse: Volume | None = None
-    """The level that is looked at for darkness."""
+    """The level that is checked for darkness."""
     dark: float = 0.0
-    """Intensity up to which it is dark."""
+    """Maximum intensity that counts as dark."""
 
     def inside(
         self, box: Box, shape: Sequence[int], timepoint: int | None
     ) -> NDArray[np.bool_] | None:
-        """Whether each voxel of a box of a grid of some shape is in the mask; None without one."""
+        """Return which voxels of a box, on a grid of a given shape, are in the mask, if any."""
         if self.mask is None:
             return None
         inside: NDArray[np.bool_] = _looked_up(self.mask, box, shape, timepoint) != 0
         return inside
 
     def is_dark(self, box: Box, shape: Sequence[int], timepoint: int | None) -> bool:
-        """Whether nothing in a box of a grid of some shape is bright."""
+        """Whether nothing in a box, on a grid of a given shape, is bright."""
         if self.coarse is None:
             return False
         return bool(_looked_up(self.coarse, box, shape, timepoint).max() <= self.dark)
 
 
 AUTO = "auto"
-"""Brightness of dark tiles that the image itself says: the noise of its background."""
+"""Derives the brightness of dark tiles from the image: the noise of its background."""
 
 
 def _looked_up(
     volume: Volume, box: Box, shape: Sequence[int], timepoint: int | None
 ) -> NDArray[Any]:
-    """Voxels of a volume at the voxels of a box of another grid over the same space."""
+    """Sample a volume at the voxels of a box on another grid over the same space."""
     axes = zip(box.start, box.stop, volume.spatial_shape, shape, strict=True)
     indices = [nearest_voxels(*axis) for axis in axes]
     needed = Box(tuple(int(i[0]) for i in indices), tuple(int(i[-1]) + 1 for i in indices))
@@ -84,25 +84,25 @@ def _looked_up(
 def foreground_of(
     volume: Volume, network: KnownSizes, mask: Any, dark_below: float | str | None
 ) -> Foreground:
-    """The user's restrictions on where to look.
+    """Open and check the user's restrictions on where to look.
 
     Parameters
     ----------
     volume
         The image.
     network
-        Knows how large objects are.
+        The network or segmenter, which knows the object size.
     mask
         Anything that `open_volume` accepts, over the same space as the image, at any resolution.
     dark_below
-        Intensity, of the image, or ``auto``: that of the noise of its background.
+        Intensity of the image, or ``auto``: that of its background noise.
 
     Raises
     ------
     UsageError
-        When there is no coarser level to look at.
+        If there is no coarser level to check.
     VolumeError
-        When the mask does not match the image.
+        If the mask does not match the image.
     """
     found = None if mask is None else _open_mask(mask, volume)
     if dark_below is None:
@@ -178,15 +178,15 @@ class Job:
 
     volume: Volume
     timepoint: int | None
-    """The timepoint of the labels' time axis, where there is one."""
+    """Index along the labels' time axis, if there is one."""
     intensity: tuple[IntensityRange, ...]
-    """One for each channel."""
+    """One range per channel."""
     fields: tuple[IntensityField, ...] = ()
-    """What evens out each channel before; none where nothing does."""
+    """Intensity field of each channel, applied before; empty if unused."""
     foreground: Foreground = field(default_factory=Foreground)
     """Where to look."""
     resampling: Resampling
-    """From the volume's grid to the one that the network sees."""
+    """From the volume's grid to the network's."""
     settings: SegmentSettings
     scratch: Scratch
     region: Box | None = None
@@ -194,7 +194,7 @@ class Job:
     traits: Traits = EMBEDDING
     """How instances are found, and what is known about them."""
     in_memory: bool = False
-    """Whether the user gave an array, not a file."""
+    """Whether the user passed an array rather than a file."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -203,14 +203,14 @@ class Job:
 
     @cached_property
     def prediction(self) -> Grid:
-        """Tiles of PREDICT: core and context. They are those of the whole volume, always."""
+        """Tiles of PREDICT: core and context. They are always those of the whole volume."""
         return Grid(self.shape, self.settings.tile, self.settings.context, padded=True)
 
     @cached_property
     def halos(self) -> tuple[tuple[int, ...], ...]:
         """Halo of a clustering tile at each level.
 
-        In finer steps for a preview, whose tiles see more until they are certain.
+        Previews use finer steps, because their tiles get larger halos until they are certain.
         """
         return self.settings.halos(halfway=self.region is not None and self.traits.proves)
 
@@ -225,19 +225,19 @@ class Job:
 
     @cached_property
     def seen(self) -> Box:
-        """The part of the grid that is clustered, before any halo is raised."""
+        """The part of the grid that is clustered, before any halo is enlarged."""
         return self.clustering().seen()
 
     def on_grid(self, box: Box) -> Box:
-        """The part of the grid that a box of the volume gets its labels from."""
+        """Return the part of the grid that determines the labels of a box of the volume."""
         return self.resampling.covering(box)
 
     def in_volume(self, voxel: Sequence[int]) -> tuple[int, ...]:
-        """The voxel of the volume that holds the middle of a voxel of the grid."""
+        """Return the voxel of the volume that contains the centre of a voxel of the grid."""
         pairs = zip(voxel, self.resampling.source, self.resampling.target, strict=True)
         return tuple(int(nearest_voxels(v, v + 1, n, m)[0]) for v, n, m in pairs)
 
     @property
     def layers(self) -> Layers:
-        """Cut of the instances into layers of clustering tiles."""
+        """Division of the instances into layers of clustering tiles."""
         return Layers(self.settings.cluster_tile[0], prod(self.shape[1:]))

@@ -1,6 +1,6 @@
-"""PREDICT: the fields of a core, from core and context, kept until they are clustered.
+"""PREDICT: the fields of a core, from core and context, stored until they are clustered.
 
-What a segmenter sees of a volume is read here: normalised, on its own grid, and stamped.
+The input of segmenters is read here: normalised, on the segmenter's grid, and stamped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.volumes.intensity import normalise_channels
 
 SLAB_VOXELS = 2**24
-"""Voxels of the volume that are read and resampled at a time, where a plane has no more."""
+"""Maximum number of voxels that are read and resampled at a time, unless a plane has more."""
 
 
 class Seen(NamedTuple):
@@ -40,16 +40,16 @@ class Seen(NamedTuple):
 
 
 def stamp_of(job: Job, seen: Box) -> int:
-    """Changes whenever the image changes in a region of the grid."""
-    if job.in_memory:  # its content was hashed; a copy of it for workers is written at each attempt
+    """Return a number that changes when the image changes in a region of the grid."""
+    if job.in_memory:  # its content was hashed; workers get a new copy in each attempt
         return 0
     return job.volume.stamp(seen if job.resampling.is_identity else job.resampling.needed(seen))
 
 
 def read_padded(job: Job, region: Box) -> Seen | None:
-    """What a network sees of a region that may reach into the grid's padding.
+    """Read the network's input for a region that may extend into the grid's padding.
 
-    None where no voxel holds data.
+    Return None if no voxel holds data.
     """
     sources = [
         padded_sources(a, b, n)
@@ -61,7 +61,7 @@ def read_padded(job: Job, region: Box) -> Seen | None:
         return None
     image, absent = seen
     for axis, (source, start) in enumerate(zip(sources, box.start, strict=True)):
-        if source[-1] != start + source.size - 1:  # padding: not simply one after the other
+        if source[-1] != start + source.size - 1:  # padding: indices are not consecutive
             image = image.take(source - start, axis=axis + 1)
             absent = None if absent is None else absent.take(source - start, axis=axis)
     return Seen(image, absent)
@@ -70,7 +70,7 @@ def read_padded(job: Job, region: Box) -> Seen | None:
 def read_normalised(job: Job, box: Box) -> Seen | None:
     """Read a box of the grid; None if no voxel of it holds data.
 
-    What is outside of the user's mask holds none.
+    Voxels outside the user's mask count as holding no data.
     """
     return (_read_stored if job.resampling.is_identity else _read_resampled)(job, box)
 
@@ -97,7 +97,7 @@ def _channels(voxels: NDArray[Any], box: Box) -> NDArray[Any]:
 
 
 def _normalised(job: Job, voxels: NDArray[Any], box: Box) -> NDArray[np.float32]:
-    """Normalise (channels, *box), after its light was evened out."""
+    """Normalise (channels, *box), after applying the intensity field."""
     if job.fields:
         pairs = zip(job.fields, voxels, strict=True)
         voxels = np.stack([field.apply(channel, box) for field, channel in pairs])
@@ -114,7 +114,7 @@ def _finite(job: Job, box: Box, image: NDArray[np.float32]) -> NDArray[np.float3
 
 
 def _read_resampled(job: Job, box: Box) -> Seen | None:
-    """Resample a box slab by slab: the part of the volume that it shows may be far larger."""
+    """Resample a box slab by slab: the corresponding part of the volume may be far larger."""
     resampling = job.resampling
     image = np.zeros((len(job.intensity), *box.shape), np.float32)
     absent = np.zeros(box.shape, np.bool_)
@@ -141,24 +141,24 @@ def slabs(resampling: Resampling, box: Box) -> list[Box]:
 
 
 KEPT_SEED = 0.1
-"""Predictions of voxels whose seediness (or probability of foreground) is at most this are not
-kept: they are never foreground."""
+"""Predictions of voxels with at most this seediness (or probability of foreground) are dropped:
+they are never foreground."""
 
 
 class Predicted(NamedTuple):
-    """Record of a tile that was predicted, or need not be."""
+    """Record of a tile that was predicted or skipped."""
 
     version: int
     stamp: int
-    """Of the part of the image that it was made from, before it was read."""
+    """Stamp of its part of the image, taken before reading."""
 
     def noted(self) -> Note:
-        """For the journal."""
+        """Return the note for the journal."""
         return self.version, self.stamp
 
 
 def predict_task(job: Job, index: Index) -> Task:
-    """PREDICT of one tile."""
+    """Return the PREDICT task of one tile."""
 
     def make() -> Call:
         core = job.prediction.tile(index).core
@@ -176,12 +176,12 @@ def predict_task(job: Job, index: Index) -> Task:
 
 
 def unchanged(job: Job, region: Box, note: Note) -> Predicted:
-    """The record of a prediction, if the image has not changed since.
+    """Return the record of a prediction, if the image has not changed since.
 
     Raises
     ------
     ImageChangedError
-        When the image has changed since.
+        If the image has changed since.
     """
     found = Predicted(*note)
     if found.stamp != stamp_of(job, region.clip(job.shape)):
@@ -193,7 +193,7 @@ def unchanged(job: Job, region: Box, note: Note) -> Predicted:
 
 
 def predict(network: Predictor, job: Job, index: Index) -> Predicted:
-    """PREDICT: the embedding of a core, from core and context."""
+    """PREDICT: predict the fields of a core, from core and context."""
     tile = job.prediction.tile(index)
     stamp = stamp_of(job, tile.region.clip(job.shape))
     return Predicted(predict_core(job, network, tile), stamp)
@@ -230,7 +230,7 @@ def _refuse_nan(stored: NDArray[np.float16], core: Box) -> None:
     Raises
     ------
     ModelError
-        When a prediction is not a number; it names the tile and the voxel.
+        If a prediction is not a number; the message names the tile and the voxel.
     """
     found = nan_voxel(stored)
     if found is not None:
