@@ -37,7 +37,7 @@ class Opened:
     """Intensities displayed as black and white."""
 
 
-def open_for_review(labels: str, timepoint: int | None = None) -> Opened:
+def open_for_review(labels: str, timepoint: int = 0) -> Opened:
     """Open a review, measure its instances, and find the image.
 
     Raises

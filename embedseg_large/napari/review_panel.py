@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from magicgui.widgets import FileEdit, PushButton
+from magicgui.widgets import FileEdit, PushButton, SpinBox
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
@@ -33,6 +33,7 @@ from embedseg_large.review.review import Review
 
 _FILL = 0.22
 """Fraction of the canvas that an instance fills."""
+_MOST_TIMEPOINTS = 10**6
 
 
 class ReviewPanel:
@@ -61,6 +62,8 @@ class ReviewPanel:
         self._mark: Any = None
         self.labels = FileEdit(mode="d")
         self.labels.tooltip = "Labels in an OME-Zarr store: STORE/labels/NAME"
+        self.timepoint = SpinBox(value=0, min=0, max=_MOST_TIMEPOINTS)
+        self.timepoint.tooltip = "Of a series; each timepoint has a review of its own"
         self.open = PushButton(text="Open")
         self.about, self.status = message_line(), message_line()
         self._actions: dict[str, tuple[str, Callable[[], object], str]] = {
@@ -98,6 +101,7 @@ class ReviewPanel:
         pairs = zip(keys[::2], keys[1::2], strict=True)
         return [
             ("labels", self.labels),
+            ("timepoint", self.timepoint),
             ("", self.open),
             ("", self.about),
             *(("", (self.buttons[a], self.buttons[b])) for a, b in pairs),
@@ -122,7 +126,7 @@ class ReviewPanel:
         path = str(self.labels.value)
         status = WorkStatus()
         status.text = "measuring the instances"
-        work = partial(open_for_review, path)
+        work = partial(open_for_review, path, self.timepoint.value)
         self.background.run("open the review", status, work, self.use, layer=Path(path).name)
 
     def use(self, opened: Opened) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from embedseg_large.conversion.plan import write_image
 from embedseg_large.data import copy_demo, load_demo
 from embedseg_large.geometry import Box
+from embedseg_large.labels.target import label_target
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.review.review import Review, open_review
 from embedseg_large.volumes.volume import open_volume
@@ -264,6 +267,27 @@ def test_labels_are_written_and_trained_on(
     assert "is trained, 1 of 1 epochs" in panel.training.status.text()
     assert load_model(out).card["data"]["n_objects"] == 4
     assert panel.segmenting.model.value == str(out)
+
+
+def test_of_a_series_the_timepoint_is_chosen(viewer: Any, panel: Any, tmp_path: Path) -> None:
+    store, truth = tmp_path / "movie.ome.zarr", load_demo().truth[40:72, 20:84, 60:124]
+    frames = np.stack([np.zeros_like(truth), truth]).astype(np.uint32)
+    write_image(store, frames.astype(np.uint16) + 7, "tzyx", (1.0, 0.7, 0.7))
+    pending = label_target(open_volume(store), "cells").create(np.uint32)
+    for t, level in product(range(2), range(pending.n_levels)):
+        for box in pending.regions(level):
+            if level:
+                pending.downsample(level, box, t)
+            else:
+                pending.write(0, box, frames[t][box.slices], t)
+    pending.publish({})
+    tab = panel.reviewing
+    tab.labels.value, tab.timepoint.value = store / "labels" / "cells", 1
+    tab.open.native.click()
+    wait(lambda: not tab.background.is_busy)
+    press(viewer, "D")
+    assert len(open_review(store, timepoint=1).decisions) == 1
+    assert open_review(store, timepoint=0).decisions == []
 
 
 def test_nothing_happens_without_a_review(panel: Any) -> None:
