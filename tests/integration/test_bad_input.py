@@ -27,6 +27,7 @@ from embedseg_large.cli.app import app
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
+from embedseg_large.testing.tiers import slowly
 
 Labels = NDArray[Any]
 
@@ -238,7 +239,7 @@ def test_nothing_is_read_before_metadata_are_checked(
         es.segment(store, OracleNetwork.of(embryo), tile=(60, 64, 64))
 
 
-@pytest.mark.parametrize("workers", [(), ("--workers", "1")])
+@pytest.mark.parametrize("workers", [(), *slowly(("--workers", "1"))])
 def test_an_interrupt_ends_in_one_line_and_is_gone_on_from(
     store: Path, workers: tuple[str, ...]
 ) -> None:

@@ -152,7 +152,8 @@ def requests(faults: Faults) -> Counter[str]:
     return asked
 
 
-@pytest.mark.parametrize("stage", ["check", *slowly("predict", "cluster", "finish")])
+@pytest.mark.slow  # on a disk: test_resume.py
+@pytest.mark.parametrize("stage", ["predict", "cluster", "check", "finish"])
 def test_a_killed_client_loses_only_tiles_in_flight(
     stage: str, victim: ModuleType, network: Any, before: set[str], undisturbed: Labels
 ) -> None:
