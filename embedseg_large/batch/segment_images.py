@@ -46,6 +46,7 @@ from embedseg_large.runs.lock import Lock
 from embedseg_large.runs.progress import Observer, Watcher
 from embedseg_large.segmentation.options import SegmentOptions
 from embedseg_large.segmentation.request.classical import CLASSICAL
+from embedseg_large.segmentation.request.own_function import OwnFunction, own_segmenter
 from embedseg_large.segmentation.request.prepare import AnyModel, load_network
 from embedseg_large.segmentation.segment import segment
 from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
@@ -183,7 +184,8 @@ def _open(images: Source, asked: BatchCall, given: Mapping[str, Any]) -> list[Op
 
 def load_network_of(model: AnyModel, ndim: int) -> Any:
     """Load a model once for all images; the classical method, made for each image, stays a name."""
-    if model == CLASSICAL or isinstance(model, TileSegmenter):
+    model = own_segmenter(model)
+    if model == CLASSICAL or isinstance(model, TileSegmenter | OwnFunction):
         return model
     return load_network(model, ndim)
 

@@ -96,8 +96,10 @@ def segment(
     volume
         A `Volume`, or anything that `open_volume` accepts: path of an OME-Zarr or TIFF, an array.
     model
-        A model, a bundled name, the file of a model, or an original EmbedSeg folder. None: the
-        bundled ``nuclei-3d`` or ``nuclei-2d``, by the axes of the volume.
+        A model, a bundled name, the file of a model, or an original EmbedSeg folder; a
+        `TileSegmenter`; or ``module:name``, a function or `TileSegmenter` of your own, whose module
+        is imported, and so run. None: the bundled ``nuclei-3d`` or ``nuclei-2d``, by the axes of
+        the volume.
     labels
         Name of the label group: ``labels/NAME`` in the image's store or under `output`.
     watcher

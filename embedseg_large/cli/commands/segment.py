@@ -54,8 +54,10 @@ class ModelOption(Options):
         str | None,
         Flag(
             "Bundled name, model file, or folder of an original EmbedSeg checkpoint; or classical: "
-            "threshold and watershed, which needs --object-diameter and no training. Default: "
-            "nuclei-3d, or nuclei-2d for a 2D image."
+            "threshold and watershed, which needs --object-diameter and no training; or "
+            "MODULE:NAME, a function or TileSegmenter of your own, whose module is imported from "
+            "this environment or the current folder, and so run. Default: nuclei-3d, or nuclei-2d "
+            "for a 2D image."
         ),
     ] = None
     overwrite: Annotated[bool, Flag("Replace existing output.")] = False

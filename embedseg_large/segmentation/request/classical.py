@@ -60,10 +60,7 @@ def classical(
             "(--object-diameter 20, or 12um)"
         )
     check_rule(options.split, options.separation, options.enhance)
-    along_x = voxels_along_x(volume, diameter)
-    size = volume.voxel_size
-    longer = 1.0 if size is None else size[-1] / size[0]
-    diameters = (*(along_x * longer for _ in volume.spatial_shape[:-2]), along_x, along_x)
+    diameters = diameters_of(volume, diameter)
     return TileSegmenter(
         watershed,
         name=CLASSICAL,
@@ -74,6 +71,14 @@ def classical(
         intensity=_intensity(options),
         min_object_size=int(_ball(volume.ndim) * prod(LEAST * d for d in diameters)),
     )
+
+
+def diameters_of(volume: Volume, diameter: float | str) -> tuple[float, ...]:
+    """A diameter in voxels along each axis: as many micrometres along z, if sizes are known."""
+    along_x = voxels_along_x(volume, diameter)
+    size = volume.voxel_size
+    longer = 1.0 if size is None else size[-1] / size[0]
+    return (*(along_x * longer for _ in volume.spatial_shape[:-2]), along_x, along_x)
 
 
 def halo_of(diameter: Sequence[float], enhance: str) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from embedseg_large.segmentation.request.auto_scale import (
     recorded,
 )
 from embedseg_large.segmentation.request.classical import CLASSICAL, OF_CLASSICAL, classical
+from embedseg_large.segmentation.request.own_function import OwnFunction, own_segmenter
 from embedseg_large.segmentation.request.region import region_of
 from embedseg_large.segmentation.request.request import (
     IntensityChoice,
@@ -47,7 +48,7 @@ from embedseg_large.volumes.volume import Volume, open_volume
 
 logger = logging.getLogger(__name__)
 
-AnyModel: TypeAlias = Network | TileSegmenter | str | os.PathLike[str] | None
+AnyModel: TypeAlias = Network | TileSegmenter | OwnFunction | str | os.PathLike[str] | None
 """A model or segmenter, the name or path of one, or None for the bundled model."""
 
 
@@ -62,6 +63,7 @@ def prepare(volume: Any, model: AnyModel, labels: str, options: SegmentOptions) 
         The user's options.
     """
     image = open_image(volume, options)
+    model = own_segmenter(model)
     if needs_2d(model, image):
         image = image.flattened()
     segmenter, options = _choose_segmenter(model, image, options)
@@ -166,6 +168,9 @@ def _choose_segmenter(
         )
     elif isinstance(model, TileSegmenter):
         segmenter = model
+    elif isinstance(model, OwnFunction):  # objects of any size, without resampling
+        segmenter = model.segmenter(image, options)
+        options = replace(options, object_diameter=None)
     else:
         segmenter = segmenter_of(load_network(model, image.ndim))
     check_fit(image, segmenter)
@@ -314,6 +319,8 @@ def open_image(volume: Any, options: InputOptions) -> Volume:
 def needs_2d(model: AnyModel, volume: Volume) -> bool:
     """Whether to segment a single plane as a 2D image: not with a 3D model."""
     if volume.flattened() is volume or model in (None, CLASSICAL):
+        return True
+    if isinstance(model, OwnFunction):
         return True
     return (model if isinstance(model, TileSegmenter) else load_network(model, 2)).ndim == 2
 

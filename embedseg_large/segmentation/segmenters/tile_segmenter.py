@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
@@ -245,10 +246,20 @@ class SegmenterSpec:
     segmenter: TileSegmenter
     device: str
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By cloudpickle, which carries the code of functions that workers may not import."""
+        import cloudpickle
+
+        return _unpacked, (cloudpickle.dumps((self.segmenter, self.device)),)
+
     def load(self) -> TileLabeller:
         """The segmenter on its device; on a GPU, tasks enter it one at a time."""
         placed = self.segmenter.placed(self.device, "float32")
         return OneAtATime(placed) if is_gpu(self.device) else placed
+
+
+def _unpacked(packed: bytes) -> SegmenterSpec:
+    return SegmenterSpec(*pickle.loads(packed))  # from the client, as all of a task
 
 
 def _check(segmenter: TileSegmenter) -> None:
