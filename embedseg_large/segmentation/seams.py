@@ -88,7 +88,7 @@ class SeamState:
     joined: tuple[int, ...]
     """Ids, after joining, on which tiles still disagreed; ascending."""
     matched: int
-    """How many of the joined ones are put together from what each tile sees in its core: their
+    """How many of the joined objects are assembled from what each tile sees in its core: their
     parts in neighbouring tiles were matched by overlap."""
 
 

@@ -1,6 +1,6 @@
-"""How a model in training turns an image into instances, for each of a few thresholds.
+"""How a model in training turns an image into instances, for each of several thresholds.
 
-Predictions are made once; only what is decided about them is repeated.
+Predictions are computed once; only the decoding is repeated.
 """
 
 from __future__ import annotations
@@ -21,48 +21,48 @@ from embedseg_large.network.model import Model
 from embedseg_large.network.settings import ModelSettings
 
 SEEDS = (0.5, 0.6, 0.7, 0.8, 0.9)
-"""Seediness from which a voxel may found an instance, for EmbedSeg: what is tried."""
+"""Values to try for EmbedSeg: minimum seediness for a voxel to seed an instance."""
 
 
 @dataclass(frozen=True, slots=True)
 class MethodDecoder:
-    """What makes instances of a model's predictions."""
+    """Decodes a model's predictions into instances."""
 
     settings: ModelSettings
     method: FieldMethod | None
-    """None: EmbedSeg."""
+    """The method; None for EmbedSeg."""
 
     @classmethod
     def of(cls, model: Model) -> MethodDecoder:
-        """Return that of a model."""
+        """Return the decoder of a model."""
         return cls(model.settings, method_of(model.settings))
 
     @property
     def values(self) -> tuple[float, ...]:
-        """Values of the first knob that are tried, ascending."""
+        """Values of the first knob to try, ascending."""
         return SEEDS if self.method is None else self.method.knobs[0].values
 
     @property
     def drawn(self) -> float:
-        """The value whose instances are drawn: the highest seed, or the method's own."""
+        """The value whose instances are drawn: the highest seed, or the method's default."""
         return SEEDS[-1] if self.method is None else self.method.knobs[0].default
 
     def predictions(
         self, model: Model, image: NDArray[np.float32], tta: bool | int | str = False
     ) -> Any:
-        """Predict what `labels` reads, rounded as it is in a segmentation."""
+        """Return predictions for `labels`, rounded as in a segmentation."""
         if self.method is None:
             return model.predict(image, tta=tta)
         return self.method.stored(model.predict_raw(image, tta=tta))
 
     def of_raw(self, raw: NDArray[np.float32]) -> Any:
-        """Return the predictions of raw channels; those of EmbedSeg are not rounded."""
+        """Convert raw channels to predictions; those of EmbedSeg are not rounded."""
         if self.method is None:
             return Embedding.from_raw(raw, self.settings.pitch)
         return self.method.stored(raw)
 
     def labels(self, predictions: Any, value: float | None = None) -> NDArray[np.uint32]:
-        """Find instances, with a value of the first knob; None: the usual one."""
+        """Find instances, with a value of the first knob; None: the default."""
         if self.method is None:
             least = self.settings.min_object_size
             if value is None:
@@ -74,20 +74,20 @@ class MethodDecoder:
     def with_knobs(
         self, predictions: NDArray[np.float16], knobs: Mapping[str, float]
     ) -> NDArray[np.uint32]:
-        """Find instances of another method than EmbedSeg."""
+        """Find instances with a method other than EmbedSeg."""
         assert self.method is not None
         nothing_beyond = ((False, False),) * self.settings.ndim
         return self.method.decode(predictions, nothing_beyond, knobs).labels
 
     def seediness(self, predictions: Any) -> NDArray[np.float32]:
-        """Return what is drawn of predictions: seediness, or the probability of foreground."""
+        """Return the part of predictions to draw: seediness, or the probability of foreground."""
         if self.method is None:
             seeds: NDArray[np.float32] = predictions.seeds
             return seeds
         return probability(predictions[-1])
 
     def settled(self, value: float) -> ModelSettings:
-        """Return the model's settings with a value of the first knob."""
+        """Return the model's settings with this value of the first knob."""
         if self.method is None:
             return replace(self.settings, seed=value)
         return replace(self.settings, knobs=((self.method.knobs[0].name, value),))

@@ -1,11 +1,10 @@
 """Train a pixel classifier: a random forest for the classes of `three-class`, in seconds.
 
-1. Voxels that are annotated, as objects or as background, are drawn from all images, of each class
-   as many.
-2. Their filtered intensities and classes are the model; trees are grown from them when it is used.
-3. Thresholds are tuned on the images to validate on.
+1. Annotated voxels (objects or background) are drawn from all images, equally many per class.
+2. Their filtered intensities and classes form the model; trees are grown from them on use.
+3. Thresholds are tuned on the validation images.
 
-Masks may be complete, or strokes: voxels with the ignore label do not count.
+Masks may be complete, or strokes: voxels with the ignore label are not used.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ from embedseg_large.training.validation import Example
 from embedseg_large.volumes.intensity import intensity_ranges
 
 DECODE = "three-class"
-"""The method whose classes are learnt, and which makes instances of them."""
+"""The method whose classes are learned, and which decodes them into instances."""
 MOST_VOXELS = 2**25
-"""Of an image with more annotated voxels around, the middle is learnt from."""
+"""Maximum size of the region learned from; of larger annotated regions, the middle is used."""
 PER_IMAGE = 4000
-"""Most voxels of each class from one image."""
+"""Maximum number of voxels of each class from one image."""
 
 
 def train_forest(request: TrainRequest, examples: Sequence[Example]) -> Model:
@@ -50,12 +49,13 @@ def train_forest(request: TrainRequest, examples: Sequence[Example]) -> Model:
     request
         Annotated images, the file of the model, and the seed, which chooses the voxels.
     examples
-        Images to tune the thresholds on; none: the thresholds stay as they are.
+        Images to tune the thresholds on; if empty, the defaults are kept.
 
     Raises
     ------
     UsageError
-        Objects or background are not annotated, a library is missing, or an option is of no use.
+        If objects or background are not annotated, a library is missing, or an option is not
+        supported.
     """
     _refuse_useless(request)
     model = fit_forest(request.sources.pairs, request.settings.seed)
@@ -83,7 +83,7 @@ def _refuse_useless(request: TrainRequest) -> None:
 
 
 def fit_forest(pairs: Sequence[Pair], seed: int) -> Model:
-    """Choose the voxels that a forest is grown from."""
+    """Choose the voxels from which a forest is grown."""
     check_forest()
     properties = measure(pairs)
     settings = replace(
@@ -106,7 +106,7 @@ def fit_forest(pairs: Sequence[Pair], seed: int) -> Model:
 def _drawn(
     pair: Pair, settings: ModelSettings, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
-    """Features ``(n, features)`` and classes ``(n,)`` of voxels of an image."""
+    """Return features ``(n, features)`` and classes ``(n,)`` of voxels of an image."""
     whole = Box.whole(pair.shape)
     labels = pair.labels_of(pair.mask.read(pair.mask_box(whole)))
     box = _annotated(labels)
@@ -120,7 +120,7 @@ def _drawn(
 
 
 def _annotated(labels: Labels) -> Box:
-    """The box around all annotated voxels, or the middle of it where it is too large."""
+    """Return the box around all annotated voxels, or its middle if it is too large."""
     known = np.argwhere(labels >= 0)
     if not len(known):
         return Box.whole(labels.shape)
@@ -132,7 +132,7 @@ def _annotated(labels: Labels) -> Box:
 
 
 def _balanced(classes: NDArray[np.int8], rng: np.random.Generator) -> NDArray[np.intp]:
-    """Draw as many samples of each class, repeatedly where there are few."""
+    """Draw equally many samples of each class, with repetition if there are few."""
     places = [np.flatnonzero(classes == number) for number in range(CLASSES)]
     for number, what in ((BACKGROUND, "background"), (INTERIOR, "inside of objects")):
         if not places[number].size:

@@ -5,10 +5,10 @@
     epoch e
       batch   crops ── network ── loss / accumulate ── gradients add up
               every `accumulate` batches, and at the end of an epoch: one step of Adam, whose
-              learning rate `embedseg_large.training.schedule` says
+              learning rate is that of `embedseg_large.training.schedule`
 
-What is random is drawn from the seed and the epoch (crops) or from torch's generator, whose state
-is kept with every epoch: a run that is killed and resumed ends with the same bits on the CPU.
+Random numbers come from the seed and the epoch (crops) or from torch's generator, whose state is
+saved with every epoch: a run that is killed and resumed ends with the same bits on the CPU.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from embedseg_large.training.schedule import Schedule
 from embedseg_large.training.settings import TrainSettings
 
 FORGET = 0.7
-"""Weight that remains of the earlier error of an image after each of its crops."""
+"""Weight of an image's earlier error that remains after each of its crops."""
 
 Tell = Callable[[int, int, float], None]
 """Called after a batch with its number from 1, the number of batches, and its loss."""
@@ -49,11 +49,11 @@ class EpochMeans:
     loss: dict[str, float]
     """Mean of each term over the batches."""
     iou: float
-    """Mean over the instances."""
+    """Mean IoU over the instances."""
 
 
 class Learner:
-    """The network in one of the processes that train it, and its optimiser.
+    """The network and its optimiser, in one of the processes that train it.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class Learner:
         self._scaler = torch.amp.GradScaler(self._kind, enabled=settings.dtype == "float16")
         self._averaging = processes.averaging(self.network)
         self.threads = settings.threads or processes.cores
-        if not processes.first:  # every process drops out different channels
+        if not processes.first:  # so that every process drops out different channels
             torch.manual_seed(settings.seed + processes.rank)
 
     def _new_network(self, start: Model | None) -> nn.Module:
@@ -129,7 +129,7 @@ class Learner:
         if start is not None:
             network.load_state_dict(start.weights)
         still = list(network.encoder.parameters()) if self._settings.freeze_encoder else []
-        if not self._processes.alone:  # it takes no part, see `Processes.averaging`
+        if not self._processes.alone:  # unused, see `Processes.averaging`
             still += network.unused_parameters()
         for parameter in still:
             parameter.requires_grad_(False)
@@ -158,7 +158,7 @@ class Learner:
         return torch.cuda.default_generators[index]
 
     def steps_done(self, epochs: int) -> int:
-        """Return the number of steps in so many epochs."""
+        """Return the number of steps in a number of epochs."""
         return min(epochs * self._schedule.epoch_steps, self._schedule.steps)
 
     def state(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class Learner:
         }
 
     def restore(self, state: Mapping[str, Any], random: Tensor) -> None:
-        """Restore what `state` and `random` returned."""
+        """Restore the results of `state` and `random`."""
         self.network.load_state_dict(state["network"])
         self._optimiser.load_state_dict(state["optimiser"])
         if state["scaler"]:
@@ -236,7 +236,7 @@ class Learner:
             collate_fn=self._objective.collate,
             num_workers=self._settings.workers,
             pin_memory=self._kind != "cpu",
-            generator=torch.Generator(),  # or it would draw from the one that dropout uses
+            generator=torch.Generator(),  # else it would draw from dropout's generator
         )
 
     def _accumulate(self, batch: AnyBatch, last: bool) -> BatchLoss:
@@ -307,7 +307,7 @@ class _Watched:
 
 
 def _numbers(found: BatchLoss, names: Sequence[str]) -> Tensor:
-    """Return the terms, the sum of the overlaps and their number, float64 where they are."""
+    """Return the terms, and sum and number of the overlaps, float64 on their device."""
     overlaps = found.overlaps
     values = [found.terms[name].detach() for name in names]
     count = overlaps.new_tensor(len(overlaps))

@@ -1,9 +1,9 @@
-"""What a network is trained for: EmbedSeg's memberships, or the fields of another method.
+"""What a network is trained for: EmbedSeg's embedding, or the fields of another method.
 
 ::
 
-    crops ── collate ──► a batch: images, and what should be predicted of them
-    raw channels ── loss ──► terms, their total, and how well objects are claimed
+    crops ── collate ──► a batch: images and targets
+    raw channels ── loss ──► terms, their total, and overlaps with the objects
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class BatchLoss:
     terms: Mapping[str, Tensor]
     """Scalars by name; ``total`` is the one to differentiate."""
     overlaps: Tensor
-    """``(K,)``, without gradient: intersection over union of what is predicted and annotated."""
+    """``(K,)``, without gradient: intersection over union of prediction and annotation."""
     samples: Tensor
-    """``(K,)``: the sample of each."""
+    """``(K,)``: sample of each overlap."""
 
 
 class AnyBatch(Protocol):
-    """What every batch has."""
+    """What every batch provides."""
 
     @property
     def image(self) -> Tensor:
@@ -68,7 +68,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingObjective:
-    """That of EmbedSeg, see `embedseg_large.training.loss.loss`."""
+    """The objective of EmbedSeg, see `embedseg_large.training.loss.loss`."""
 
     pitch: tuple[float, ...]
     foreground_weight: float
@@ -89,7 +89,7 @@ class EmbeddingObjective:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FieldBatch:
-    """Crops of one shape, and what should be predicted of them."""
+    """Crops of one shape, and their targets."""
 
     image: Tensor
     """float32 ``(samples, channels, *spatial)``."""
@@ -113,7 +113,7 @@ class FieldBatch:
 
 @dataclass(frozen=True, slots=True)
 class FieldObjective:
-    """That of a method whose fields are learnt voxel by voxel."""
+    """The objective of a method whose fields are learned voxel by voxel."""
 
     method: FieldMethod
 
@@ -123,7 +123,7 @@ class FieldObjective:
         return "total", *self.method.terms
 
     def collate(self, samples: Sequence[Sample]) -> FieldBatch:
-        """Say what should be predicted of each crop."""
+        """Join crops, and compute their targets."""
         each = [self.method.targets(sample.labels) for sample in samples]
         stacked = {name: torch.from_numpy(np.stack([t[name] for t in each])) for name in each[0]}
         return FieldBatch(
@@ -133,7 +133,7 @@ class FieldObjective:
         )
 
     def loss(self, raw: Tensor, batch: FieldBatch) -> BatchLoss:
-        """Return the method's terms, and how well each crop's foreground is found."""
+        """Return the method's terms, and the overlap of each crop's foreground."""
         with torch.autocast(raw.device.type, enabled=False):
             exact = raw.float()
             terms = self.method.loss(exact, batch.targets)
@@ -149,7 +149,7 @@ class FieldObjective:
 
 
 def objective_of(settings: ModelSettings, properties: Properties) -> Objective:
-    """Return what a network of these settings is trained for."""
+    """Return the objective of a network with these settings."""
     method = method_of(settings)
     if method is None:
         return EmbeddingObjective(properties.pitch, properties.foreground_weight)
@@ -159,9 +159,9 @@ def objective_of(settings: ModelSettings, properties: Properties) -> Objective:
 def model_settings(
     properties: Properties, settings: TrainSettings, start: Model | None
 ) -> ModelSettings:
-    """Return what a model knows besides its weights.
+    """Return the settings of a new model.
 
-    A model that is tuned keeps what its fields are measured in.
+    A fine-tuned model keeps the units of its fields.
     """
     plain = properties.model_settings()
     if settings.method == EMBEDSEG:
@@ -179,7 +179,7 @@ def model_settings(
 
 
 def check_overlaps(settings: TrainSettings, pairs: Sequence[Pair]) -> None:
-    """Refuse masks of objects that overlap, for a method that cannot learn them."""
+    """Refuse masks with overlapping objects for a method that cannot learn them."""
     stacked = next((pair for pair in pairs if pair.stacked), None)
     if settings.method != EMBEDSEG and stacked is not None:
         raise UsageError(

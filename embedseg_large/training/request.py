@@ -1,6 +1,6 @@
-"""What a training was asked for: everything opened, and every reason to refuse it.
+"""The request for a training: all inputs opened, and every reason to refuse it checked.
 
-Nothing is read but the headers of files and, last of all, a few places of the masks.
+Only the headers of files are read and, last of all, a few places of the masks.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from embedseg_large.training.settings import TrainSettings
 from embedseg_large.training.state import STATE
 
 SHARE = 0.5
-"""Share of crops from synthetic volumes, with annotated images."""
+"""Default fraction of crops from synthetic volumes, if there are annotated images."""
 HELD_OUT = 0.15
-"""Fraction of the images to validate on, without a panel."""
+"""Default fraction of the images to validate on, without a panel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainRequest:
-    """A training that can begin."""
+    """A training that can start."""
 
     out: Path
     """File of the model."""
@@ -55,9 +55,9 @@ class TrainRequest:
     sources: MixedSources
     """What crops are cut from."""
     held: Sequence[tuple[str, Pair]]
-    """Images to validate on, each with the name of the set that it is counted with."""
+    """Validation images, each with the name of the set with which it is scored."""
     panel: Sequence[tuple[PanelSet, Sequence[Pair]]]
-    """Further sets to validate on, and their images."""
+    """Additional validation sets, and their images."""
     held_out: float
     """Fraction of the images, or of the synthetic volumes, to validate on."""
 
@@ -74,7 +74,7 @@ def read_request(
     start: str | os.PathLike[str] | Model | None,
     given: Mapping[str, Any],
 ) -> TrainRequest:
-    """Open and check all that a training needs; arguments as for `train`.
+    """Open and check everything that a training needs; arguments as for `train`.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def read_request(
 def _with_reviewed(
     images: Any, masks: Any, asked: TaskOptions, pairing: Mapping[str, Any]
 ) -> tuple[Any, Any]:
-    """Open what was reviewed, too, as images of the first set."""
+    """Also open reviews, as images of the first set."""
     if asked.reviewed is None:
         return images, masks
     reviewed = reviewed_pairs(asked.reviewed, pairing.get("timepoint"))
@@ -152,7 +152,7 @@ def folder_of(out: Path) -> Path:
 
 
 def _settings(model: Model | None, asked: TaskOptions, given: Mapping[str, Any]) -> TrainSettings:
-    """Those of the recipe and the user; method and backbone of a model that is fine-tuned."""
+    """Combine the settings of recipe and user; a fine-tuned model sets method and backbone."""
     own = {}
     if model is not None:
         own = {"method": model.settings.method, "backbone": model.settings.backbone}
@@ -169,7 +169,7 @@ def _validation(
     seed: int,
     has_panel: bool,
 ) -> tuple[Sequence[AnnotatedSet], list[tuple[str, Pair]]]:
-    """Return what is learnt from, and the images to validate on."""
+    """Return the training sets, and the validation images."""
     if asked.validation_images is None:
         named = has_panel or len(annotated) > 1
         return hold_out(annotated, fraction, seed, named=named)
@@ -180,7 +180,7 @@ def _validation(
 def _open_synthetic(
     asked: TaskOptions, pairs: Sequence[Pair], seed: int, voxel_size: Sequence[float] | None
 ) -> SyntheticSource | None:
-    """Open the source of synthetic volumes, of the annotated images' kind."""
+    """Open the source of synthetic volumes, with the axes and channels of the annotated images."""
     if asked.synthetic is None:
         return None
     if pairs and pairs[0].channels != 1:
@@ -234,7 +234,7 @@ def _check_sources(
     asked: TaskOptions,
     further: Sequence[TrainingSet],
 ) -> None:
-    """Refuse a training without data, and options without their subject."""
+    """Refuse a training without data, and options that do not apply."""
     share = asked.synthetic_share
     if images is None and further:
         raise UsageError(
@@ -262,7 +262,7 @@ def _check_sources(
 def check_alike(
     kind: tuple[int, int], others: Sequence[Pair], what: str = "validation images"
 ) -> None:
-    """Refuse other images that are not like the training data."""
+    """Refuse validation images that do not match the training data."""
     if others and (others[0].ndim, others[0].channels) != kind:
         raise UsageError(
             f"{others[0].image_where}: {what} are {others[0].ndim}D with "
@@ -272,7 +272,7 @@ def check_alike(
 
 
 def _check_model(kind: tuple[int, int], settings: TrainSettings, model: Model | None) -> None:
-    """Refuse to tune a model for other images, or of another method or backbone."""
+    """Refuse to fine-tune a model for other images, or with another method or backbone."""
     if model is None:
         return
     if (model.ndim, model.channels) != kind:

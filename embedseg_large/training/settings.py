@@ -131,7 +131,7 @@ class TrainSettings(RecipeOptions):
         values = self.as_dict() | {"workers": 0, "threads": None}
         del values["pictures_every"]
         for name, usual in (("method", EMBEDSEG), ("backbone", ERFNET)):
-            if values[name] == usual:  # states of before there was a choice can be resumed
+            if values[name] == usual:  # older states, without this setting, can still be resumed
                 del values[name]
         return values
 

@@ -52,11 +52,11 @@ class SheetRow:
     Parameters
     ----------
     caption
-        What it is.
+        Text above the row.
     image
         Intensities; 0 is shown black, 1 white.
     truth
-        -1 not annotated, 0 background, else an object.
+        -1 unannotated, 0 background, otherwise the object.
     seeds
         Seediness, 0 to 1.
     labels

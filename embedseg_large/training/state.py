@@ -15,7 +15,7 @@ from embedseg_large.files import whole
 from embedseg_large.network.torchfile import read_torch_file
 
 VERSION = 2
-"""Version of the format; version 1 did not record it."""
+"""Version of the format; version 1 was not recorded."""
 
 STATE = "last.pt"
 """File of the state in the folder of a training run."""
@@ -52,7 +52,7 @@ class TrainState:
     errors: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
     """Current error of each annotated image; empty if not needed."""
     version: int = VERSION
-    """Of this format."""
+    """Version of this format."""
 
     def random_of(self, rank: int) -> torch.Tensor:
         """State of the generator of one process."""
@@ -64,7 +64,7 @@ def save_state(path: Path, state: TrainState) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path, durable=True) as begun:
         values = {name: getattr(state, name) for name in TrainState.__slots__}
-        with begun.open("wb") as file:  # of a path, torch would put the name into the file
+        with begun.open("wb") as file:  # for a path, torch would write the name into the file
             torch.save(values, file)
 
 
@@ -74,7 +74,7 @@ def load_state(path: Path, facts: str, processes: int = 1) -> TrainState:
     Raises
     ------
     ModelError
-        If there is none, it is of another kind, or it was made with other data or settings, or by
+        If there is none, it is of another kind, or was written with other data or settings, or by
         another number of processes.
     """
     if not path.exists():

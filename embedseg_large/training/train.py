@@ -131,14 +131,14 @@ def best_so_far(out: str | os.PathLike[str], start: Model) -> Model | None:
     Returns
     -------
     Model or None
-        None: no epoch was finished.
+        None if no epoch was finished.
     """
     best = folder_of(Path(out)) / BEST
     return _with_context(load_model(best), (), start) if best.exists() else None
 
 
 def _crops(request: TrainRequest, augment: AugmentSettings | None) -> CropDataset:
-    """Measure the training data; a few examples do not determine how small other objects may be."""
+    """Measure the training data, and prepare the crops."""
     sources, settings, model = request.sources, request.settings, request.start
     if augment is None:
         robust = request.options.recipe == "robust"
@@ -187,7 +187,7 @@ def _late(settings: TrainSettings, sources: MixedSources) -> Late | None:
 
 
 def _examples(request: TrainRequest) -> list[Example]:
-    """Whole images to validate on; where there are none, synthetic volumes that are not learnt."""
+    """Return whole images to validate on; if there are none, held-out synthetic volumes."""
     held = [Example.whole(p, intensity_ranges(p.image), set=name) for name, p in request.held]
     held += [example for each, found in request.panel for example in each.examples(found)]
     drawn = request.sources.drawn
@@ -198,12 +198,12 @@ def _examples(request: TrainRequest) -> list[Example]:
 
 
 def _excerpts(pairs: Sequence[Pair], properties: Properties) -> list[Example]:
-    """Parts of training images, to be drawn if there is no validation."""
+    """Return parts of training images, to be drawn if there is no validation."""
     return [Example.excerpt(pairs, properties, i) for i in range(len(pairs[:ROWS]))]
 
 
 def _with_context(model: Model, examples: Sequence[Example], start: Model | None) -> Model:
-    """Set the context that a model needs; a fine-tuned one keeps what was not measured."""
+    """Set the measured context of a model; if not measured, a fine-tuned one keeps its own."""
     settings = model.settings
     if start is None:
         largest = max(examples, key=lambda example: example.box.size)

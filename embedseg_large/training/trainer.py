@@ -2,8 +2,8 @@
 
 ::
 
-    every process   learn an epoch ── gather states ───────────────────────── agree whether to go on
-    the first                                      └ validate, draw, write ┘
+    every process   learn an epoch ── gather states ───────────────────────── agree whether to
+    continue the first                                      └ validate, draw, write ┘
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Trainer:
         self._epoch += 1
         if self._processes.first:
             self._conclude(means, random)
-        self._waiting = self._processes.agreed(self._waiting)  # the others wait here
+        self._waiting = self._processes.agreed(self._waiting)  # the other processes wait here
 
     def _tell(self) -> Tell | None:
         if not self._watchers:
@@ -178,7 +178,7 @@ class Trainer:
             watcher.epoch(record)
 
     def _look(self) -> tuple[Validation | None, tuple[Path, ...]]:
-        """Validate and draw, if it is time to."""
+        """Validate and draw, if due."""
         rows: dict[str, list[SheetRow]] = {}
         drawn = bool(self._pictured) and self._due(self.settings.pictures_every)
 
@@ -210,7 +210,7 @@ class Trainer:
         return every > 0 and (self._epoch % every == 0 or self._epoch == self.settings.n_epochs)
 
     def _judge(self, found: Validation | None) -> bool:
-        """Keep the model if it is the best; without validation the last one is."""
+        """Keep the model if it is the best; without validation, the last one is the best."""
         if found is not None and found.score <= self._best:
             self._waiting += 1
             return False
@@ -288,7 +288,7 @@ def _title(epoch: int, name: str, found: Validation | None) -> str:
 
 
 def _facts(crops: CropDataset, settings: TrainSettings, start: Model | None) -> str:
-    """What determines the course of the training, as JSON."""
+    """Return what determines the course of the training, as JSON."""
     facts = {
         "settings": settings.deciding(),
         "data": crops.properties.as_dict(),

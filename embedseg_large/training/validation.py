@@ -37,9 +37,9 @@ class Example:
     pair
         Image and mask.
     ranges
-        Intensities that become 0 and 1, one range a channel.
+        Intensities that become 0 and 1, one range per channel.
     box
-        The part, (z,) y, x.
+        The part to use, (z,) y, x.
     set
         Name of its set of images.
     diameter
@@ -78,7 +78,7 @@ class Example:
 
     @classmethod
     def excerpt(cls, pairs: Sequence[Pair], properties: Properties, i: int) -> Example:
-        """The part of training image `i`, `EXCERPT` large, around the middle of its objects."""
+        """Return a part of training image `i`, of size `EXCERPT`, at the middle of its objects."""
         objects, pair = properties.objects, pairs[i]
         rows = objects.rows_of(i)
         middle = (objects.starts[rows] + objects.stops[rows]).mean(axis=0) / 2
@@ -92,7 +92,7 @@ class Example:
         return self.pair.normalised(self.box, self.pair.image.read(self.box), self.ranges)
 
     def truth(self) -> Labels:
-        """Read the mask: ``(*spatial)``, -1 not annotated; of objects that overlap the last."""
+        """Read the mask: ``(*spatial)``, -1 unannotated; of overlapping objects, the last wins."""
         labels = self.pair.labels_of(self.pair.mask.read(self.pair.mask_box(self.box)))
         return labels.max(axis=0) if self.pair.stacked else labels
 
@@ -112,7 +112,7 @@ class Segmented:
     seeds
         float32 ``(*spatial)``: seediness, 0 to 1.
     labels
-        uint32 ``(*spatial)``: the instances found, see `Decoder.drawn`.
+        uint32 ``(*spatial)``: the instances found, see `MethodDecoder.drawn`.
     """
 
     example: Example
@@ -121,7 +121,8 @@ class Segmented:
     seeds: NDArray[np.float32]
     labels: NDArray[np.uint32]
     scores: dict[float, list[Score]]
-    """At each of `THRESHOLDS`, where the truth is known, for each of `Decoder.values`."""
+    """Scores at each of `THRESHOLDS`, for each of `MethodDecoder.values`; the truth must be
+    known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ class Validation:
     """Average precision, AP = TP / (TP + FP + FN), pooled over the objects of a set of images."""
 
     by_seed: dict[float, dict[float, float]]
-    """At each IoU threshold, for each threshold of seediness; of several sets the mean."""
+    """AP at each IoU threshold, for each threshold of seediness; the mean of several sets."""
     by_set: Mapping[str, dict[float, dict[float, float]]] = field(default_factory=dict)
     """The same for each set of images, by its name."""
 
@@ -162,7 +163,7 @@ class Validation:
 
     @property
     def ap(self) -> dict[float, float]:
-        """At each IoU threshold, with that `seed`."""
+        """AP at each IoU threshold, with that `seed`."""
         return self.by_seed[self.seed]
 
     @property

@@ -1,10 +1,10 @@
 """Ownership of objects that tiles describe differently, in turns; see `stitching.ownership`.
 
-Only the objects that matching has left to it are claimed, and only tiles about them take part.
+Only objects left undecided by matching are claimed, and only tiles around them take part.
 
 CLAIM: first, each core is claimed for all other objects that its own tile sees there. Then each
-tile claims voxels for its objects that were left, after those of its neighbours that had their
-turn. SETTLE: the labels of each core are what the tiles around it have claimed there.
+tile claims voxels for its undecided objects, after neighbours with an earlier turn. SETTLE: the
+labels of each core are what the surrounding tiles have claimed there.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Ownership:
     results: TileVersions
     """Result of each tile."""
     left: NDArray[np.uint64]
-    """Names that matching has left."""
+    """Names left undecided by matching."""
     _claims: TileVersions = field(init=False)
     _held: dict[Index, NDArray[np.uint64]] = field(init=False)
     _same: dict[tuple[str, Index], NDArray[np.uint64]] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Ownership:
         self._held = _by_tile(self.job, self.left)
 
     def run(self) -> NDArray[np.uint64]:
-        """Go through all turns, replace the results.
+        """Go through all turns and replace the results.
 
         Returns
         -------
@@ -94,7 +94,7 @@ class Ownership:
         return np.concatenate([none, *(self._same[key] for key in sorted(self._same))])
 
     def _claiming(self) -> set[Index]:
-        """Tiles that see the middle of an object that was left."""
+        """Find the tiles that see the middle of an undecided object."""
         grid, highest = self.job.clustering(), self.job.halos[self.results.highest]
         near = {
             i for h in self._held for i in grid.touching(grid.entire().tile(h).core.grow(highest))
@@ -102,7 +102,7 @@ class Ownership:
         return {index for index in near if self._left_in(index).size}
 
     def _left_in(self, index: Index) -> NDArray[np.uint64]:
-        """Names that were left, whose middle a tile may see, ascending."""
+        """Find undecided names whose middle a tile may see, ascending."""
         region = self.job.clustering(self.results[index].level).tile(index).region
         seen = self.job.clustering().entire().touching(region)
         names = [self._held[i] for i in seen if i in self._held]
@@ -182,7 +182,7 @@ def _reach(job: Job, name: TileVersion) -> Box:
 
 
 def _by_tile(job: Job, names: NDArray[np.uint64]) -> dict[Index, NDArray[np.uint64]]:
-    """Some names by the tile of the whole grid whose core holds their middle."""
+    """Group names by the tile of the whole grid whose core holds their middle."""
     grid = job.clustering()
     tiles = np.ravel_multi_index(tuple(_tiles_of(job, names).T), grid.counts)
     order = np.argsort(tiles, kind="stable")
@@ -198,7 +198,7 @@ def _tiles_of(job: Job, names: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def claim_core(job: Job, own: TileVersion, left: NDArray[np.uint64]) -> int:
-    """CLAIM: the core of a tile, for all of its objects but those that were `left`.
+    """CLAIM the core of a tile for all of its objects except those in `left`.
 
     Returns the version of the claims.
     """
@@ -218,8 +218,8 @@ def claim_tile(
 ) -> Claimed:
     """CLAIM: the turn of one tile. `claims` are the earlier ones of this and surrounding tiles.
 
-    `of` is what it claims of the objects that were `left`: those that its region holds, or those
-    that are cut, see `_PASSES`.
+    `of` selects among the objects in `left`: those completely in its region, or those cut by it;
+    see `_PASSES`.
     """
     reach = _reach(job, own)
     (result,) = job.scratch.read_results([own])
@@ -243,7 +243,7 @@ def claim_tile(
 
 
 def _added(job: Job, before: TileVersion, found: Claims) -> TileResult:
-    """What a tile has claimed before, and claims now, in the form of a result."""
+    """Combine what a tile claimed before with what it claims now, as a result."""
     (result,), (table,) = (
         job.scratch.read_results([before]),
         job.scratch.read_entries([before], [0]),

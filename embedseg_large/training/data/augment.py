@@ -31,7 +31,7 @@ class AugmentSettings:
     Raises
     ------
     UsageError
-        A value is not possible; the message names it.
+        If a value is not possible; the message names it.
     """
 
     symmetries: str | None = None
@@ -53,7 +53,7 @@ class AugmentSettings:
 
     @classmethod
     def none(cls) -> AugmentSettings:
-        """Return settings under which crops stay as they are."""
+        """Return settings that leave crops unchanged."""
         return cls(symmetries="none")
 
     @classmethod
@@ -79,7 +79,7 @@ class AugmentSettings:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How a crop is seen.
+    """Orientation and magnification of a crop.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class View:
 
     @classmethod
     def plain(cls, ndim: int) -> View:
-        """Return the view that shows the image as it is."""
+        """Return the view that leaves the image unchanged."""
         return cls(SignedPermutation.identity(ndim), (1.0,) * ndim)
 
 
@@ -136,14 +136,14 @@ def allowed_symmetries(
 def draw_view(
     settings: AugmentSettings, symmetries: Sequence[SignedPermutation], rng: np.random.Generator
 ) -> View:
-    """Draw how a crop is seen.
+    """Draw the view of a crop.
 
     Parameters
     ----------
     settings
         Ranges of the magnification.
     symmetries
-        Drawn from with equal chances, see `allowed_symmetries`.
+        Symmetries to draw from, with equal probability; see `allowed_symmetries`.
     rng
         The only source of randomness.
     """
@@ -160,7 +160,7 @@ def unturned_shape(crop: Sequence[int], view: View) -> tuple[int, ...]:
 
 
 def source_shape(crop: Sequence[int], view: View) -> tuple[int, ...]:
-    """Return how many voxels of the image a crop shows along each axis, at least one."""
+    """Return the number of image voxels that a crop shows along each axis, at least one."""
     unturned = unturned_shape(crop, view)
     return tuple(max(1, round(n / z)) for n, z in zip(unturned, view.zoom, strict=True))
 
@@ -175,9 +175,9 @@ def turn_points(
     points
         ``(n, ndim)`` in the array before it is turned.
     symmetry
-        How it is turned.
+        The symmetry to apply.
     shape
-        Of the array before it is turned.
+        Shape of the array before it is turned.
     """
     axes = list(symmetry.axes)
     last = np.asarray(shape, np.float64)[axes] - 1

@@ -14,9 +14,10 @@ everywhere (a cutting plane, Kelley 1960)::
 
     S(z) >= S(y) + grad S(y) · (z - y)
 
-Voxels are tried in order of least bound until no bound is below the best sum: a few dozen passes
-over a compact object instead of n. In the worst case, a hollow sphere, every voxel of the inner
-surface is about equally good and has to be tried. Memory is needed only for a few coordinates.
+Voxels are tried in order of ascending bound until no bound is below the best sum: a few dozen
+passes over a compact object instead of n. In the worst case, a hollow sphere, every voxel of the
+inner surface is about equally good and has to be tried. Memory is needed only for a few
+coordinates.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def _medoid(points: NDArray[np.float64], start: int) -> int:
 def _tried_sums(
     points: NDArray[np.float64], start: int
 ) -> NDArray[np.float64]:  # pragma: no cover - compiled
-    """Return the sum of distances of every point ``(3, n)`` that may be the medoid, else inf."""
+    """Return the sum of distances for every point ``(3, n)`` that may be the medoid, else inf."""
     n = points.shape[1]
     sums = np.full(n, np.inf)
     bounds = np.zeros(n)  # inf once the point has been tried

@@ -89,7 +89,7 @@ class AnnotatedImage:
     pair
         Image and mask.
     ranges
-        Intensities that become 0 and 1, one range a channel.
+        Intensities that become 0 and 1, one range per channel.
     ids
         int64 ``(n,)``: labels of its objects, ascending.
     centers
@@ -159,7 +159,7 @@ def place(target: Box, shape: Sequence[int], image: Sequence[int]) -> Box:
     target
         Bounding box of an object.
     shape
-        Wanted shape; along an axis on which the image is shorter, the box is as long as the image.
+        Requested shape; along an axis where the image is shorter, the box is as long as the image.
     image
         Shape of the image.
     """
@@ -186,10 +186,10 @@ def emptiest(
     source
         The image.
     shape
-        Of the box, which is no longer than the image.
+        Shape of the box, at most that of the image.
     rng
-        Draws some places, of which the one with the fewest voxels of objects is taken. What is not
-        annotated counts as if it were an object's.
+        Draws candidate places; the one with the fewest object voxels is used. Unannotated voxels
+        count as object voxels.
     read
         Reads a box of a volume.
     tries
@@ -224,7 +224,7 @@ def cut(
     target
         Bounding box of the object to cut around.
     shape
-        Shape of the crop, after everything.
+        Final shape of the crop.
     view
         Its orientation and magnification.
     read
@@ -288,7 +288,7 @@ def _missing(array: NDArray[Any], shape: Sequence[int]) -> list[tuple[int, int]]
 def _numbered(
     labels: Labels, *, stacked: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.bool_] | None]:
-    """Return the ids that occur, ascending, labels from 1 to K in their order, and masks."""
+    """Return the ids that occur, ascending, labels renumbered from 1 to K, and masks."""
     if stacked:
         planes = np.flatnonzero((labels > 0).any(axis=tuple(range(1, labels.ndim))))
         masks = labels[planes] > 0
@@ -304,7 +304,7 @@ def _numbered(
 def _snapped(
     points: NDArray[np.float64], labels: NDArray[np.int32], masks: NDArray[np.bool_] | None
 ) -> NDArray[np.float32]:
-    """Move centres to voxels of their instances: the own voxel, or else the nearest.
+    """Move centres to voxels of their instances: the voxel that contains it, or else the nearest.
 
     After magnification a centre lies between voxels, and the one it rounds to may have become
     another instance's. Centres outside the crop become NaN.

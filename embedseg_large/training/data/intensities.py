@@ -46,7 +46,7 @@ _ORDER = ("objects", "gradient", "blur", "coarse_z", "gamma", "gain", "offset", 
 """Changes of a crop, in the order of the table above."""
 
 _FACTORS = ("objects", "coarse_z", "gamma", "gain")
-"""Changes that are drawn uniformly in their logarithm: half is as likely as twice."""
+"""Changes drawn uniformly in their logarithm: halving is as likely as doubling."""
 
 _NEUTRAL = {"objects": 1.0, "coarse_z": 1.0, "gamma": 1.0, "gain": 1.0}
 _NEUTRAL |= {"low_percentile": PERCENTILES[0], "high_percentile": PERCENTILES[1]}
@@ -71,14 +71,14 @@ _SOFT = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A range to draw a number from, and how often.
+    """A range to draw a number from, and a probability.
 
     Parameters
     ----------
     low, high
-        The least and the largest.
+        Minimum and maximum.
     probability
-        Share of the crops that are changed, for each channel on its own.
+        Fraction of the crops that are changed, independently for each channel.
     """
 
     low: float
@@ -86,7 +86,7 @@ class Change:
     probability: float = 1.0
 
     def _towards(self, neutral: float, share: float, *, is_factor: bool) -> Change:
-        """Return a range that is closer to what changes nothing."""
+        """Return a range that is closer to the neutral value."""
         if is_factor:
             low, high = (neutral * exp(share * log(v / neutral)) for v in (self.low, self.high))
         else:
@@ -101,13 +101,13 @@ class IntensitySettings:
     Raises
     ------
     UsageError
-        A range is empty or not possible; the message names it.
+        If a range is empty or not possible; the message names it.
     """
 
     objects: Change | None = None
     """Factor of the brightness of single objects; below 1 they are dimmed."""
     objects_share: Range = (0.05, 0.6)
-    """Share of the objects of a crop that `objects` changes, drawn anew for each crop."""
+    """Fraction of the objects of a crop that `objects` changes, drawn for each crop."""
     gradient: Change | None = None
     """Standard deviation of a smooth random field by which the crop is multiplied."""
     blur: Change | None = None
@@ -115,13 +115,13 @@ class IntensitySettings:
     blur_z: Range = (1.0, 1.0)
     """Its standard deviation along z, as a multiple of that along y and x."""
     coarse_z: Change | None = None
-    """Distance of the planes that are kept, in planes; the others are made from them."""
+    """Distance between kept planes, in planes; the others are computed from them."""
     gamma: Change | None = None
-    """Exponent."""
+    """Exponent of the intensity."""
     gain: Change | None = None
-    """Factor."""
+    """Factor of the intensity."""
     offset: Change | None = None
-    """Summand."""
+    """Offset added to the intensity."""
     shot: Change | None = None
     """Standard deviation of noise where the intensity is 1; it grows with its square root."""
     noise: Change | None = None
@@ -162,7 +162,7 @@ class IntensitySettings:
 
     @property
     def draws_percentiles(self) -> bool:
-        """Whether other percentiles than 1 and 99.8 may become 0 and 1."""
+        """Whether percentiles other than 1 and 99.8 may become 0 and 1."""
         return self.low_percentile is not None or self.high_percentile is not None
 
     @classmethod
@@ -186,7 +186,7 @@ class IntensitySettings:
     def narrowed(self, share: float) -> IntensitySettings:
         """Return ranges scaled towards no change: 1 unchanged, 0 none.
 
-        Probabilities stay.
+        Probabilities are unchanged.
         """
         changes: dict[str, Any] = {
             name: change._towards(_NEUTRAL.get(name, 0.0), share, is_factor=name in _FACTORS)
@@ -215,7 +215,7 @@ def drawn_ranges(
     tables
         Intensities of the image at `QUANTILES`, for each channel.
     ranges
-        The range of each channel where nothing is drawn.
+        The range of each channel if nothing is drawn.
     settings
         What to draw from.
     rng
@@ -233,7 +233,7 @@ def _drawn_range(
     settings: IntensitySettings,
     rng: np.random.Generator,
 ) -> IntensityRange:
-    """Low percentiles are drawn uniformly in their logarithm, high ones in that of their rest."""
+    """Low percentiles p are drawn uniformly in log p, high ones in log(100 - p)."""
     low, high = usual.low, usual.high
     chances = rng.random(4)
     if (change := settings.low_percentile) and chances[0] < change.probability:
@@ -250,7 +250,7 @@ def distort(
     rng: np.random.Generator,
     objects: NDArray[Any] | Sequence[NDArray[np.bool_]] = (),
 ) -> NDArray[np.float32]:
-    """Change the intensities of a crop at random, each channel on its own.
+    """Change the intensities of a crop at random, each channel independently.
 
     Parameters
     ----------
@@ -342,13 +342,13 @@ def coarse_weights(n: int, step: float, offset: float, *, repeats: bool) -> Weig
     Parameters
     ----------
     n
-        Planes.
+        Number of planes.
     step
-        Distance of those that are kept, in planes.
+        Distance between kept planes, in planes.
     offset
-        0 to 1: where the first one is, in steps.
+        Position of the first kept plane, in steps, 0 to 1.
     repeats
-        Whether the others repeat the nearest; otherwise they are interpolated linearly.
+        Whether the others repeat the nearest kept plane; otherwise they are interpolated linearly.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What crops are cut from: sets of annotated images, synthetic volumes, or both."""
+"""Sources of crops: sets of annotated images, synthetic volumes, or both."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from embedseg_large.training.recipe_options import SamplingOptions
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnnotatedSet:
-    """Images with masks that have a share of their own."""
+    """Images with masks and their share of the crops."""
 
     name: str
     pairs: Sequence[Pair]
     share: float
     """Fraction of the crops from annotated images."""
     called: str = ""
-    """What messages call it; empty for the images without a name."""
+    """Its name in messages; empty for the unnamed images."""
 
 
 def open_annotated(
@@ -49,7 +49,7 @@ def open_annotated(
 def hold_out(
     annotated: Sequence[AnnotatedSet], fraction: float, seed: int, *, named: bool
 ) -> tuple[list[AnnotatedSet], list[tuple[str, Pair]]]:
-    """Draw the images of each set to validate on, each with the name of what it is counted with."""
+    """Draw validation images from each set, each with the name under which it is scored."""
     learnt, held = [], []
     for each in annotated:
         pairs, own = split(list(each.pairs), fraction, seed)
@@ -76,7 +76,7 @@ class MixedSources:
     annotated: Sequence[AnnotatedSet]
     drawn: SyntheticSource | None
     share: float
-    """Of crops from synthetic volumes, where there are both."""
+    """Fraction of the crops from synthetic volumes, if there are both."""
 
     @property
     def pairs(self) -> list[Pair]:
@@ -93,7 +93,7 @@ class MixedSources:
 
     @property
     def measured(self) -> list[Pair]:
-        """What properties are derived from: annotated images first."""
+        """Images from which properties are derived: annotated ones first."""
         return [*self.pairs, *(self.drawn.sample() if self.drawn is not None else ())]
 
     @property
@@ -102,7 +102,7 @@ class MixedSources:
         return self.shares_with(self.share)
 
     def shares_with(self, synthetic: float) -> tuple[float, ...]:
-        """Return the same where synthetic volumes have another share."""
+        """Return the shares if synthetic volumes have another share."""
         if self.drawn is None:
             return tuple(each.share for each in self.annotated)
         if not self.annotated:
@@ -119,7 +119,7 @@ class MixedSources:
     def _sources(
         self, properties: Properties, center: CenterMethod, sampling: SamplingOptions
     ) -> Iterator[AnnotatedSource]:
-        """Share out the memory of the cache, and find the centres of the objects."""
+        """Divide the memory of the cache, and find the centres of the objects."""
         objects, first = properties.objects, 0
         memory = CACHE_BYTES if self.drawn is None else CACHE_BYTES // 2
         for each in self.annotated:

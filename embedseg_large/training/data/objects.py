@@ -22,7 +22,7 @@ from embedseg_large.training.data.sources import Labels, Pair
 from embedseg_large.training.data.targets import IGNORED
 from embedseg_large.volumes.intensity import tiles
 
-_PART = {2: (512, 512), 3: (64, 128, 128)}  # voxels looked at at once; arrays stay in the cache
+_PART = {2: (512, 512), 3: (64, 128, 128)}  # voxels processed at once; arrays stay in the cache
 
 Int64 = NDArray[np.int64]
 
@@ -105,7 +105,7 @@ def scan(pair: Pair) -> Scan:
     Raises
     ------
     VolumeError
-        There is no object, or none has two voxels; the message begins with the mask's name.
+        If there is no object, or none has two voxels; the message begins with the mask's name.
     """
     shares, counts = [], np.zeros(2, np.int64)
     for origin, labels in _parts(pair, Box.whole(pair.shape)):
@@ -175,7 +175,7 @@ def _tiles(pair: Pair) -> Iterable[Box]:
 
 
 def _shares(labels: Labels, origin: Sequence[int]) -> tuple[Int64, ...]:
-    """Return label, number of voxels and bounding box of what each object has in a part."""
+    """Return label, number of voxels and bounding box of each object's share of a part."""
     ndim = len(origin)
     flat = labels.ravel()
     voxels = np.flatnonzero(flat > 0)

@@ -48,7 +48,7 @@ def read_panel(stated: StatedSets) -> tuple[PanelSet, ...]:
     Raises
     ------
     UsageError
-        There is no such file, a set has no such setting, or two sets have the same name.
+        If there is no such file, a set has no such setting, or two sets have the same name.
     """
     return read_sets(stated, PanelSet)
 

@@ -37,7 +37,7 @@ FOREGROUND_WEIGHT_2D = 10.0
 class Properties:
     """Values derived from the training data; tuples are z, y, x in voxels.
 
-    Made by `measure`.
+    Created by `measure`.
     """
 
     ndim: int
@@ -60,7 +60,7 @@ class Properties:
     extent_sd: tuple[float, ...]
     """Its standard deviation over the objects."""
     extent_largest: tuple[int, ...]
-    """The largest."""
+    """Largest edge along each axis."""
     object_diameter: float
     """Mean of `extent_mean` along y and x."""
     crop: tuple[int, ...]

@@ -51,11 +51,11 @@ def filtered(image: NDArray[np.float32], weights: Sequence[Weights | None]) -> N
     image
         ``(..., *spatial)``.
     weights
-        ``(n_out, n_in)`` for each spatial axis; None leaves the axis as it is.
+        ``(n_out, n_in)`` for each spatial axis; None leaves the axis unchanged.
 
     Returns
     -------
-    float32 ``(..., *spatial)``, the spatial axes as long as the matrices say.
+    float32 ``(..., *spatial)``, with the lengths given by the matrices.
     """
     for axis, matrix in enumerate(weights, start=image.ndim - len(weights)):
         if matrix is not None:

@@ -1,4 +1,4 @@
-"""Training data from reviews: images, and masks of what was looked at."""
+"""Training data from reviews: images, and masks of reviewed instances."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from embedseg_large.volumes.folders import is_path, stem
 
 
 def reviewed_pairs(reviewed: Any, timepoint: int | None = None) -> list[Pair]:
-    """Pair the images of reviews with what was looked at; everything else is unannotated.
+    """Pair the images of reviews with masks of reviewed instances; everything else is unannotated.
 
     Parameters
     ----------
     reviewed
         Reviews, or paths and URLs as for `embedseg_large.open_review`; one, or a list.
     timepoint
-        Of series; None: every timepoint in which something was decided.
+        Timepoint of a series; None: every timepoint with a decision.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def reviewed_pairs(reviewed: Any, timepoint: int | None = None) -> list[Pair]:
     Raises
     ------
     UsageError
-        If nothing was decided in a review, or it is of labels that have changed.
+        If a review has no decisions, or its labels have changed.
     VolumeError
         If labels or image cannot be read.
     """

@@ -74,7 +74,7 @@ class ImageSet:
 
     @property
     def called(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"{self.role} {self.name}"
 
     def require_positive(self, name: str) -> None:

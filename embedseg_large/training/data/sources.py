@@ -83,7 +83,7 @@ class Pair:
         Raises
         ------
         VolumeError
-            It is a mask of yes and no, or an image.
+            If it is a binary mask, or an image.
         """
         if not self.stacked:
             check_label_voxels(self.mask, strict=True)
@@ -135,9 +135,9 @@ class Pair:
         box
             Region of the image.
         voxels
-            What was read there.
+            The voxels read there.
         ranges
-            Intensities that become 0 and 1, one range a channel.
+            Intensities that become 0 and 1, one range per channel.
         """
         image = normalise_channels(self.image_of(voxels), ranges)
         image[self.image_of(self.image.without_data(box, voxels))] = 0.0
@@ -159,7 +159,7 @@ class Pair:
         Raises
         ------
         VolumeError
-            An id does not fit into int64.
+            If an id does not fit into int64.
         """
         if voxels.dtype == np.uint64 and voxels.max(initial=0) > np.iinfo(np.int64).max:
             raise VolumeError(f"{self.where}: a label above 2**63 - 1; number the objects from 1")
@@ -221,12 +221,12 @@ def check_masks(pairs: Sequence[Pair], owner: str = "") -> None:
     pairs
         Images with their masks.
     owner
-        Of which the message should say that they are, such as ``"training set NAME"``.
+        Owner of the images, for messages, such as ``"training set NAME"``.
 
     Raises
     ------
     VolumeError
-        One is a mask of yes and no, or an image.
+        If one is a binary mask, or an image.
     """
     try:
         for pair in pairs:
@@ -291,7 +291,7 @@ def _is_opened(images: Any) -> TypeGuard[list[Pair]]:
 
 
 def _alike(image: Volume, mask: Volume) -> tuple[Volume, Volume]:
-    """Take one plane for the 2D image that it is, on both sides."""
+    """Treat a single plane as a 2D image, on both sides."""
     flat = image.flattened()
     if flat.ndim == 2 and mask.n_timepoints == 1:
         return flat, mask.flattened()
@@ -313,7 +313,7 @@ def _open(source: Any, **options: Any) -> Volume:
 
 
 def _check_alike(pairs: Sequence[Pair], ndim: int | None) -> None:
-    """Refuse images of other axes or channels than the first, or than what was asked for."""
+    """Refuse images whose axes or channels differ from the first one's, or from those requested."""
     if not pairs:
         raise UsageError("no images to train on; pass a folder or a list with images")
     wanted = (pairs[0].ndim if ndim is None else ndim, pairs[0].channels)

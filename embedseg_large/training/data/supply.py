@@ -1,6 +1,7 @@
 """Supply of crops: sources of labelled volumes, and the shares in which they are mixed.
 
-A crop is chosen in three steps, so that a source of many volumes does not crowd out one of few::
+A crop is chosen in three steps, so that a source with many volumes does not crowd out one with
+few::
 
     mixture ── its share ──► source ── draw ──► volume ──► object ──► a box to cut around
 
@@ -37,7 +38,7 @@ EMPTY = -2
 """Stands for a place without objects."""
 
 HARDEST = 0.3
-"""Share of the images that count as hard."""
+"""Fraction of the images that count as hard."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +58,7 @@ class LabelledVolume:
 
 
 class CropSource(Protocol):
-    """Labelled volumes that crops are cut from. Can be pickled; what is random comes from outside.
+    """Labelled volumes that crops are cut from. Picklable; random generators are passed in.
 
     For any caller and in any order, volume ``i`` has the same voxels and the same objects.
     """
@@ -88,7 +89,7 @@ class CropSource(Protocol):
         """Return the same source for one of several worker processes, with its share of memory."""
 
     def facts(self) -> dict[str, Any]:
-        """Return what decides its voxels, as values that JSON can hold."""
+        """Return what determines its voxels, as values that JSON can hold."""
 
     def described(self) -> str:
         """Describe it in a few words."""
@@ -100,24 +101,24 @@ class AnnotatedSource:
     Parameters
     ----------
     pairs, properties
-        Images and masks, and what `measure` found in them and in others measured along with them.
+        Images and masks, and the result of `measure` for them and possibly other images.
     centers
         float64 ``(n, ndim)``: what `find_centers` found for the objects of these pairs.
     cache_bytes
-        Small images are kept in memory up to this many bytes, shared out among the workers.
+        Small images are kept in memory up to this many bytes, divided among the workers.
     hard_share
         Fraction of the crops from images whose error is among the largest 30 %.
     small_objects
         Factor by which an object below half the median size is sampled more often.
     name
-        What the source is called.
+        Name of the source.
     first
-        Number of the first of `pairs` among the images that `properties` are of.
+        Index of the first of `pairs` among the images of `properties`.
 
     Raises
     ------
     UsageError
-        `centers` do not belong to the objects.
+        If `centers` do not match the objects.
     """
 
     errors: NDArray[np.float64]
@@ -173,8 +174,8 @@ class AnnotatedSource:
     def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Choose objects: all of them as often as they go into `count`, then some.
 
-        Those that are drawn, see `drawn_rows`, are drawn without replacement. Where some images
-        or objects are to come more often, all are drawn, with replacement.
+        The remainder is drawn without replacement, see `drawn_rows`. If some images or objects are
+        to occur more often, all are drawn with replacement.
         """
         if self._hard_share or (self._weights != 1).any():
             return self._located(self._drawn_by_weight(count, rng))
@@ -190,7 +191,7 @@ class AnnotatedSource:
         return np.stack([images, rows - self._firsts[images]], axis=-1)
 
     def _drawn_by_weight(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Draw the hard ones, the others, and their order."""
+        """Draw hard objects, other objects, and their order."""
         weights = self._weights / np.sqrt(np.bincount(self._images)[self._images])
         hard = weights * (self.errors >= np.quantile(self.errors, 1 - HARDEST))[self._images]
         n_hard = round(self._hard_share * count)
@@ -207,7 +208,7 @@ class AnnotatedSource:
         return self._cache.read(volume, box)
 
     def in_worker(self, workers: int) -> AnnotatedSource:
-        """Open files anew, and take a share of the memory.
+        """Reopen files, and take a share of the memory.
 
         A forked worker would share the position in an open file with its siblings, and all of them
         would read wrong bytes.
@@ -267,7 +268,7 @@ class Mixture:
         Parameters
         ----------
         count
-            How many. Of each source it is its share, to within one crop.
+            Number of crops. Each source gets its share, to within one crop.
         rng
             The only source of randomness.
         empty_share

@@ -39,13 +39,13 @@ class SyntheticSource:
     Parameters
     ----------
     settings
-        What they are like.
+        Settings of the volumes.
     count
         Number of volumes.
     seed
         Seed of the volumes.
     voxel_size
-        In µm, that of the images used with them; None: unknown.
+        Voxel size in µm of the images used with them; None: unknown.
     center
         How centres of objects are found; medoids are approximate.
     cache_bytes
@@ -112,7 +112,7 @@ class SyntheticSource:
         return mine
 
     def facts(self) -> dict[str, Any]:
-        """Return what decides the voxels."""
+        """Return what determines the voxels."""
         return {
             "synthetic_volumes": self.count,
             "synthetic_seed": self.seed,

@@ -49,7 +49,7 @@ class Sample:
     Raises
     ------
     UsageError
-        The shapes do not fit each other, or a label has no centre.
+        If the shapes do not match, or a label has no centre.
     """
 
     image: NDArray[np.float32]
@@ -125,7 +125,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     Raises
     ------
     UsageError
-        There is no sample, or their shapes differ.
+        If there is no sample, or their shapes differ.
     """
     shapes = sorted({sample.image.shape for sample in samples})
     if len(shapes) != 1:

@@ -40,11 +40,11 @@ def instance_loss(
     embedding
         float32 or float64 ``(samples, ndim, voxels)``: where each voxel points.
     centers, precisions
-        ``(K, ndim)``: of the Gaussians ``exp(-sum_d precision_d (embedding_d - center_d)²)``.
+        ``(K, ndim)``, of the Gaussians ``exp(-sum_d precision_d (embedding_d - center_d)²)``.
     batch
         The memberships.
     weights
-        ``(K,)``: of the instances in the total.
+        ``(K,)``: weights of the instances in the total.
     """
     route = _CompiledTerm.apply if embedding.device.type == "cpu" else tensor_term
     return InstanceTerm(*route(embedding, centers, precisions, batch, weights))

@@ -1,8 +1,8 @@
-"""The knobs of a method that suit a model: all of a grid are tried on annotated images.
+"""The best knobs of a method for a model: a grid search on annotated images.
 
 The criterion is that of `embedseg_large.training.tuning.thresholds`: mean AP over the IoU
-thresholds 0.5 to 0.9, pooled over the objects of a set of images; of several sets the mean. Of all
-values that come within its tolerance of the best, those nearest to the method's own are taken.
+thresholds 0.5 to 0.9, pooled over the objects of a set of images; of several sets the mean. Of
+all values within its tolerance of the best, those nearest to the method's defaults are chosen.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ def with_tuned_knobs(model: Model, examples: Sequence[Example]) -> Model:
     model
         The model.
     examples
-        What to score it on; predictions of each are made once, with the model's default
-        augmentation.
+        Images to score it on; each is predicted once, with the model's default augmentation.
     """
     decoder = MethodDecoder.of(model)
     method = decoder.method
@@ -76,7 +75,7 @@ def _counts(
 
 
 def _chosen(method: FieldMethod, means: dict[Setting, float]) -> Setting:
-    """Return the setting nearest to the defaults of those that are good enough."""
+    """Return the setting nearest to the defaults among those within the tolerance."""
     enough = max(means.values()) - TOLERANCE
 
     def steps(at: Setting) -> int:

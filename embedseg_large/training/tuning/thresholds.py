@@ -1,13 +1,12 @@
-"""The seed and the margin that suit a model: all of a grid are tried on annotated images.
+"""The best seed and margin for a model: a grid search on annotated images.
 
 *Criterion*: mean AP over the IoU thresholds 0.5 to 0.9, AP = TP / (TP + FP + FN) pooled over the
 objects of a set of images; of several sets the mean, so that a large one does not outweigh others.
-*Ties*: of all that come within `TOLERANCE` of the best, those with the lowest seed, as a network is
-less sure of images unlike those of its training, and a high one loses what it does find; of these
-the margin nearest to the paper's, and of two as near the better one.
-*Augmentation*: the mean of several maps is lower than one, so at the same seed it loses objects.
-Only those thresholds qualify that find, in every set, at least `KEPT` of the objects that one pass
-finds.
+*Ties*: of all within `TOLERANCE` of the best, those with the lowest seed, because a network is less
+certain on images unlike its training data, and a high seed loses objects that it does find; of
+these the margin nearest to the paper's; of two equally near, the better one. *Augmentation*: the
+mean of several maps is lower than one, so at the same seed it loses objects. Only those thresholds
+qualify that find, in every set, at least `KEPT` of the objects that one pass finds.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
 SEEDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 MARGINS = (0.3, 0.4, 0.5, 0.6, 0.7)
 TOLERANCE = 0.005
-"""Of the criterion, that a lower seed may cost."""
+"""Loss of the criterion that is accepted for a lower seed."""
 
 KEPT = 0.99
-"""Of the instances that one pass finds, what a test-time augmentation must find, too."""
+"""Fraction of the instances found by one pass that a test-time augmentation must find, too."""
 
 Counts = Mapping[Thresholds, NDArray[np.int64]]
 """(IOUS, 3) true positives, false positives and false negatives, for each pair of thresholds."""
@@ -43,10 +42,10 @@ Counts = Mapping[Thresholds, NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """How good each pair of thresholds is."""
+    """Results of each pair of thresholds."""
 
     sets: tuple[Counts, ...]
-    """Of each set of images, summed over them."""
+    """Counts of each set of images, summed over its images."""
 
     def ap(self, at: Thresholds) -> dict[float, float]:
         """AP at each IoU threshold, mean over the sets."""
@@ -72,8 +71,8 @@ class Sweep:
         Parameters
         ----------
         least
-            Instances that one pass finds in each set. Where no thresholds find `KEPT` of them in
-            every set, those count that come nearest.
+            Number of instances that one pass finds in each set. If no thresholds find `KEPT` of
+            them in every set, those that come nearest are used.
         """
         kept = {at: self._kept(at, least) for at in self.sets[0]}
         limit = min(KEPT, max(kept.values()))
@@ -99,14 +98,14 @@ def sweep(
     Parameters
     ----------
     sets
-        Of images: stored predictions, ``(2·ndim + 1, *spatial)``, and the truth, ``(*spatial)``
-        integers, -1 where nothing is annotated and 0 for background.
+        Sets of images: stored predictions, ``(2·ndim + 1, *spatial)``, and the truth,
+        ``(*spatial)`` integers, -1 where unannotated and 0 for background.
     settings
-        Everything but seed and margin.
+        All settings except seed and margin.
     cleaning
         What is cleaned before it is scored; None: nothing.
     more
-        Thresholds to try besides each of `SEEDS` with each of `MARGINS`.
+        Thresholds to try in addition to each of `SEEDS` with each of `MARGINS`.
     """
     grid = [Thresholds(seed, margin) for seed, margin in product(SEEDS, MARGINS)]
     tried = list(dict.fromkeys([*grid, *more]))
@@ -148,7 +147,7 @@ def counts_of(labels: NDArray[np.uint32], truth: Labels) -> NDArray[np.int64]:
 
 
 def ap_of(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return AP at each of `IOUS`; 1 where there is neither an object nor an instance."""
+    """Return AP at each of `IOUS`; 1 if there are neither objects nor instances."""
     objects = counts.sum(axis=1)
     ap: NDArray[np.float64] = np.where(objects > 0, counts[:, 0] / np.maximum(objects, 1), 1.0)
     return ap

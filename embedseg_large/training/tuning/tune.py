@@ -35,14 +35,14 @@ class Tuned:
     after: Thresholds
     """The best thresholds."""
     ap_before: dict[float, float]
-    """At each IoU threshold, mean over the sets of images."""
+    """AP before, at each IoU threshold, mean over the sets of images."""
     ap_after: dict[float, float]
-    """The same."""
+    """AP after, likewise."""
     found: tuple[int, ...]
     """Instances of each set with the best thresholds."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The values as JSON can hold them."""
+        """The result as values that JSON can hold."""
         return {
             "before": self.before._asdict() | {"ap": _by_text(self.ap_before)},
             "after": self.after._asdict() | {"ap": _by_text(self.ap_after)},
@@ -100,7 +100,7 @@ def tune(
     modes = list(dict.fromkeys(loaded.tta_mode(m) for m in ("none", *(tta or (True,)))))
     settings = _cleaned(loaded, keep_largest_piece, fill_holes)
     found: list[Tuned] = []
-    for mode in modes:  # one pass first: no augmentation may find less
+    for mode in modes:  # one pass first: no augmentation may find fewer
         least = found[0].found if found else None
         found.append(_tuned(loaded, panel, mode, settings, watcher, least))
     best = {one.mode: one.after for one in found}
