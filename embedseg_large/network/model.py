@@ -41,9 +41,9 @@ from embedseg_large.symmetry import MODES, SignedPermutation, group
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Measured on the CPU at 64 x 96 x 96 voxels with 16 transforms, as growth of the resident memory
-# (erfnet: 226, 309 and 470 with 1, 2 and 4 lanes; unet: 954 and 1570 with 1 and 2, and 4
-# transforms), plus a tenth.
+# Measured on the CPU at 64 x 96 x 96 voxels with 16 passes, as growth of the resident memory
+# (erfnet: 226, 309 and 470 with 1, 2 and 4 lanes; unet: 954 and 1570 with 1 and 2, and 4 passes),
+# plus a tenth.
 BYTES_PER_VOXEL = {"erfnet": (250.0, 90.0), "unet": (1050.0, 680.0), "forest": (640.0, 640.0)}
 """By backbone: for the first lane, and for each additional one."""
 
@@ -221,7 +221,7 @@ class Model:
         Parameters
         ----------
         tta
-            False for none; True for 16 transforms in 3D and 8 in 2D, or none if the model cannot
+            False for none; True for 16 passes in 3D and 8 in 2D, or none if the model cannot
             exchange y and x; or ``none``, 4, 8, 16, 48.
 
         Raises
