@@ -18,21 +18,21 @@ _DEEPEST = 64
 
 
 def read_document(path: str | os.PathLike[str], most: int = MOST) -> bytes:
-    """Read a file, but neither what never ends nor far more than there should be.
+    """Read a regular file of limited size.
 
     Parameters
     ----------
     path
         The file.
     most
-        Bytes that it may have.
+        Maximum number of bytes.
 
     Raises
     ------
     ValueError
         If it is a device, a pipe or a folder, or larger.
     OSError
-        If it is not there, or cannot be read.
+        If it does not exist, or cannot be read.
     """
     about = Path(path).stat()
     if not S_ISREG(about.st_mode):
@@ -43,9 +43,9 @@ def read_document(path: str | os.PathLike[str], most: int = MOST) -> bytes:
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What is not the same in two sets of facts, in words; empty if all is.
+    """Describe the differences between two sets of facts; empty if there are none.
 
-    A fact that is not there and an empty one are the same: older versions did not tell all of them.
+    A missing fact and an empty one are equal, because older versions did not record all of them.
     """
     before, after = dict(_flat(then)), dict(_flat(now))
     names = [n for n in sorted(before.keys() | after.keys()) if before.get(n) != after.get(n)]
@@ -66,12 +66,12 @@ def _short(value: Any) -> str:
 
 
 def parse_json(data: bytes | str) -> Any:
-    """Parse JSON, of which what is nested far deeper than any metadata would exhaust the stack.
+    """Parse JSON, refusing extreme nesting, which would exhaust the stack.
 
     Raises
     ------
     ValueError
-        If it is no JSON, or nested too deeply.
+        If it is not JSON, or nested too deeply.
     """
     try:
         found = json.loads(data)
@@ -93,7 +93,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     ValueError
         If it is neither, or no file of a document's size.
     OSError
-        If it is not there, or cannot be read.
+        If it does not exist, or cannot be read.
     """
     try:
         return yaml.safe_load(read_document(path).decode())

@@ -1,12 +1,13 @@
 """The exceptions of embedseg_large.
 
-Each is also the builtin that fits, says what was found, where, and what to do, in one line.
+Each also derives from the matching builtin, and reports in one line what was found, where, and what
+to do.
 
 ::
 
     EmbedSegError
     ├── UsageError (ValueError)             an argument is wrong
-    │   └── LabelsExistError (FileExistsError)   the name is taken and overwrite was not asked for
+    │   └── LabelsExistError (FileExistsError)   the name is taken and overwrite was not requested
     ├── VolumeError (ValueError)            an image or label volume cannot be used
     │   ├── VolumeNotFoundError (FileNotFoundError)
     │   ├── MetadataError                   the store is there, its metadata is not usable
@@ -16,11 +17,11 @@ Each is also the builtin that fits, says what was found, where, and what to do, 
     │   └── UnreachableError (OSError)      no answer, or no permission to read
     ├── ModelError (ValueError)             no model, or the wrong one for the image
     ├── OutputError (OSError)               the output cannot be written: read-only, disk full
-    │   └── PlaceError                      also a UsageError: so said before any work
+    │   └── PlaceError                      also a UsageError: raised before any work
     └── RunError (RuntimeError)             a run that had begun could not be finished
 
-A file from elsewhere is hostile or damaged until it is checked. `foreign` surrounds the parsing of
-one, so that whatever a library raises about it becomes one of these.
+Files are considered hostile or damaged until they are checked. `foreign` surrounds the parsing of a
+file, so that any exception of a library becomes one of these.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _URL = re.compile(
 class EmbedSegError(Exception):
     """Base of every exception that embedseg_large raises on purpose.
 
-    Its message has no user, password or query of any URL, whoever wrote the message.
+    Its message contains no user, password or query of any URL.
     """
 
     def __init__(self, *args: object) -> None:
@@ -55,11 +56,11 @@ class UsageError(EmbedSegError, ValueError):
 
 
 class LabelsExistError(UsageError, FileExistsError):
-    """Labels of that name exist, and overwriting was not asked for."""
+    """Labels of that name exist, and overwriting was not requested."""
 
 
 class ImageChangedError(UsageError):
-    """An unfinished run began with another content of the image."""
+    """The image has changed since an unfinished run began."""
 
 
 class VolumeError(EmbedSegError, ValueError):
@@ -71,7 +72,7 @@ class VolumeNotFoundError(VolumeError, FileNotFoundError):
 
 
 class MetadataError(VolumeError):
-    """A store is there, but its metadata cannot be used."""
+    """A store exists, but its metadata cannot be used."""
 
 
 class IntensityError(VolumeError):
@@ -87,7 +88,7 @@ class CorruptChunkError(VolumeError, OSError):
 
 
 class UnreachableError(VolumeError, OSError):
-    """A file or object is there, or may be, and cannot be read: no answer, no permission."""
+    """A file or object exists, or may exist, but cannot be read: no response, or no permission."""
 
 
 class ModelError(EmbedSegError, ValueError):
@@ -99,7 +100,7 @@ class OutputError(EmbedSegError, OSError):
 
 
 class PlaceError(UsageError, OutputError):
-    """Nothing can be written at the place that was given, found before any work."""
+    """The given location is not writable; raised before any work."""
 
 
 class RunError(EmbedSegError, RuntimeError):
@@ -115,20 +116,20 @@ def foreign(
     kind: type[EmbedSegError] = VolumeError,
     unless: tuple[type[Exception], ...] = (),
 ) -> Iterator[None]:
-    """Turn whatever the body raises while it reads somebody's file into one error of ours.
+    """Turn any exception of the body, which reads an untrusted file, into an error of this package.
 
     Parameters
     ----------
     where
         Path or URL, without credentials.
     what
-        What is wrong, in words that the cause is appended to.
+        Description of the problem, to which the cause is appended.
     todo
         What the user can do.
     kind
         Class of the error.
     unless
-        Classes that pass unchanged, as errors of ours and an interrupt do.
+        Classes that pass unchanged, like errors of this package and interrupts.
     """
     passing: tuple[type[Exception], ...] = (EmbedSegError, *unless)
     try:

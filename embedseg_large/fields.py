@@ -1,4 +1,4 @@
-"""What the channels of a network mean, and how a symmetry of the voxel grid turns each of them.
+"""The meaning of a network's channels, and how symmetries of the voxel grid transform them.
 
 A network predicts a few *fields*, each of one or more channels. Under a symmetry ``p`` all channels
 move with the voxels; what happens to them besides depends on the kind of the field::
@@ -10,7 +10,8 @@ move with the voxels; what happens to them besides depends on the kind of the fi
     rays        to the ray that ``p`` makes      distances along directions
 
 An edge has no direction: where ``p`` turns an offset into the opposite of one that is listed, the
-channel of that one is read at the other end. So test-time augmentation needs no case for a method.
+channel of that one is read at the other end. So test-time augmentation needs no special case per
+method.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ Offset = tuple[int, ...]
 
 
 class Turn(NamedTuple):
-    """What one channel of a turned field is made of, after all channels moved with the voxels."""
+    """The origin of one channel of a turned field, after all channels moved with the voxels."""
 
     source: int
     """The channel that it is taken from."""
     sign: int
-    """1, or -1 where it is negated."""
+    """Factor: 1, or -1 if it is negated."""
     shift: Offset | None = None
     """Voxel ``v`` takes the value of voxel ``v + shift``; None: its own."""
 
@@ -47,23 +48,23 @@ class Field:
     Raises
     ------
     UsageError
-        What is stated does not fit the kind.
+        If the arguments do not fit the kind.
     """
 
     name: str
-    """What the field is called in messages and in model files."""
+    """Name of the field in messages and model files."""
 
     kind: Kind
-    """How it turns, see the top of this file."""
+    """How it is transformed, see the top of this file."""
 
     count: int = 1
     """Channels of a scalar field."""
 
     axes: tuple[int, ...] = ()
-    """Of a vector or magnitude: the array axis that each channel belongs to."""
+    """For a vector or magnitude: the array axis of each channel."""
 
     directions: tuple[Offset, ...] = ()
-    """Of edges: offsets, in voxels. Of rays: directions, as whole numbers along each axis."""
+    """For edges: offsets, in voxels. For rays: directions, as integers along each axis."""
 
     head: int = 0
     """The decoder of the network that predicts it; heads count from 0, in ascending order."""
@@ -90,7 +91,7 @@ class Field:
         Raises
         ------
         UsageError
-            The field has no channel for where an edge or a ray is turned to.
+            If the field has no channel for a transformed edge or ray.
         """
         if self.kind == "scalar":
             return [Turn(c, 1) for c in range(self.count)]
@@ -129,7 +130,7 @@ def _needs(kind: str) -> tuple[bool, bool]:
 
 
 def turned_offset(offset: Offset, p: SignedPermutation) -> Offset:
-    """Turn one vector of whole numbers (z, y, x)."""
+    """Turn one integer vector (z, y, x)."""
     return tuple(sign * offset[axis] for sign, axis in zip(p.signs, p.axes, strict=True))
 
 
@@ -150,7 +151,7 @@ def channel_turns(fields: Sequence[Field], p: SignedPermutation) -> list[Turn]:
     Raises
     ------
     UsageError
-        A field has no channel for where an edge or a ray is turned to.
+        If a field has no channel for a transformed edge or ray.
     """
     found: list[Turn] = []
     for field in fields:
@@ -201,7 +202,7 @@ def shifted_slices(
 
 
 def direction_obstacle(mode: str | int, fields: Sequence[Field], ndim: int) -> str | None:
-    """Say why fields cannot be turned in all ways of a mode; None where they can.
+    """Return why fields cannot be transformed by all symmetries of a mode; None if they can.
 
     Parameters
     ----------
@@ -215,7 +216,7 @@ def direction_obstacle(mode: str | int, fields: Sequence[Field], ndim: int) -> s
     Raises
     ------
     ValueError
-        No such mode, or not for that many axes.
+        If there is no such mode, or not for that many axes.
     """
     for p in group(mode, ndim):
         try:

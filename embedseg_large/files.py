@@ -1,13 +1,13 @@
-"""The one way in which this package writes a file: it appears whole, and durable ones stay.
+"""The only way in which this package writes files: atomically, and durably if requested.
 
 ::
 
     .NAME-1f2e3d4c.part    is written, and synced        a kill leaves this one
           |  rename (or link, where nothing may be replaced)
     NAME                                                 readers see the old or the new one
-          |  the folder is synced                        loss of power no longer undoes it
+          |  the folder is synced                        a power failure no longer undoes it
 
-What is not durable is whole, too, but a loss of power may take it: whatever can be made again.
+Other files are also complete, but may be lost in a power failure: those that can be recreated.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PART = ".part"
-"""End of the name of a file until it is whole; the name begins with a dot."""
+"""Suffix of a file's name until it is complete; the name begins with a dot."""
 
 _UNKNOWN = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
-"""Of file systems that cannot sync a folder."""
+"""Error codes of file systems that cannot sync a folder."""
 
 
 @contextmanager
 def whole(
     file: Path, *, durable: bool = False, name: Callable[[Path, Path], object] | None = None
 ) -> Iterator[Path]:
-    """Give a path to write to; what the body has written there then becomes the file.
+    """Yield a temporary path; what the body has written there then becomes the file.
 
     Parameters
     ----------
     file
-        May be there already. Its folder must be.
+        The file, which may exist; its folder must exist.
     durable
-        Whether a machine that loses its power keeps the file once this has returned.
+        Whether the file survives a power failure once this has returned.
     name
-        Gives what was written its name; default: `os.replace`.
+        Renames the written file; default: `os.replace`.
 
     Raises
     ------
     OSError
-        If the file cannot be written; one that was there before stays, and nothing else does.
+        If the file cannot be written; an existing one then remains unchanged.
     """
     begun = file.with_name(f".{file.name}-{secrets.token_hex(4)}{PART}")
     try:
@@ -55,17 +55,17 @@ def whole(
         if durable:
             sync(file.parent)
     finally:
-        with suppress(OSError):  # a read-only disk refuses even to remove what is not there
+        with suppress(OSError):  # a read-only disk refuses even to remove a missing file
             begun.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Bring what was written to a file, or the names in a folder, to the disk.
+    """Flush the content of a file, or the names in a folder, to disk.
 
     Raises
     ------
     OSError
-        If that fails: what was written may be lost.
+        If that fails; written data may be lost.
     """
     is_windows = os.name == "nt"
     if is_windows and path.is_dir():  # names in it need no sync, and it cannot be opened
@@ -81,14 +81,14 @@ def sync(path: Path) -> None:
 
 
 def make_folder(folder: Path, *, durable: bool = False) -> None:
-    """Make a folder in one that is there, unless it is there already.
+    """Create a folder in an existing one, unless it exists.
 
     Raises
     ------
     FileNotFoundError
-        If there is no folder to make it in.
+        If the parent folder does not exist.
     OSError
-        If it cannot be made.
+        If it cannot be created.
     """
     try:
         folder.mkdir()
@@ -101,7 +101,7 @@ def make_folder(folder: Path, *, durable: bool = False) -> None:
 
 
 def make_folders(folder: Path, *, durable: bool = False) -> None:
-    """Make a folder, and those that it lies in; see `make_folder`."""
+    """Create a folder and its parents; see `make_folder`."""
     try:
         make_folder(folder, durable=durable)
     except FileNotFoundError:

@@ -15,7 +15,7 @@ class Box:
     Parameters
     ----------
     start, stop
-        First voxel of the region and first voxel past it, one integer an axis. Axes follow the
+        First voxel of the region and first voxel past it, one integer per axis. Axes follow the
         array (z, y, x). ``stop >= start`` on every axis; a box with an empty axis has size 0.
     """
 

@@ -77,7 +77,7 @@ class SignedPermutation:
         Parameters
         ----------
         array
-            Any dtype, shape ``(..., *spatial)``; the leading axes stay as they are.
+            Any dtype, shape ``(..., *spatial)``; the leading axes are unchanged.
 
         Returns
         -------
@@ -90,7 +90,7 @@ class SignedPermutation:
         return view
 
     def apply_magnitudes(self, field: NDArray[Any]) -> NDArray[Any]:
-        """Turn a field of one unsigned value an axis, such as bandwidths.
+        """Turn a field with one unsigned value per axis, such as bandwidths.
 
         Parameters
         ----------
@@ -126,7 +126,7 @@ def group(mode: str | int, ndim: int) -> tuple[SignedPermutation, ...]:
     Raises
     ------
     ValueError
-        No such mode, or not for that many axes.
+        If there is no such mode, or not for that many axes.
     """
     name = "none" if str(mode) == "1" else str(mode)
     if name not in MODES or (ndim == 2 and name in {"16", "48"}):
@@ -165,9 +165,9 @@ def _with_flip(elements: tuple[SignedPermutation, ...], axis: int) -> tuple[Sign
 def obstacle(
     mode: str | int, pitch: tuple[float, ...], voxel_size: tuple[float, ...] | None
 ) -> str | None:
-    """Say why a model cannot use a mode; None where it can.
+    """Return why a model cannot use a mode; None if it can.
 
-    Axes may be exchanged only where the model cannot tell them apart: their pitch and the voxel
+    Axes may be exchanged only if the model cannot distinguish them: their pitch and the voxel
     size that it was trained with are equal. Where the voxel size is not known, y and x count as
     equal (pixels of microscopes are square) and z does not (planes seldom lie that close).
 
@@ -183,7 +183,7 @@ def obstacle(
     Raises
     ------
     ValueError
-        No such mode, or not for that many axes.
+        If there is no such mode, or not for that many axes.
     """
     moved = {d for p in group(mode, len(pitch)) for d, source in enumerate(p.axes) if d != source}
     names = "zyx"[-len(pitch) :]

@@ -1,4 +1,4 @@
-"""Which images a batch is of: those of a folder, a plate, a well, a converted file, or a list."""
+"""The images of a batch: those of a folder, a plate, a well, a converted file, or a list."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which of the images are meant; None: all."""
+    """Which of the images to use; None: all."""
 
     pattern: str | None = None
-    """Wildcards that the names of files in a folder must match."""
+    """Wildcards that file names in a folder must match."""
     wells: tuple[str, ...] | None = None
     """Names of wells of a plate, with wildcards."""
     fields: tuple[str, ...] | None = None
-    """Fields of view, by the name that their well gives them."""
+    """Fields of view, by their name in the well."""
     series: int | None = None
     """Image of a converted file, or of each TIFF."""
 
     @property
     def is_of_container(self) -> bool:
-        """Whether it asks for parts that only a plate or a well has."""
+        """Whether it selects parts that only a plate or a well has."""
         return self.wells is not None or self.fields is not None
 
 
@@ -49,13 +49,13 @@ class BatchImage:
     """One image of a batch."""
 
     name: str
-    """Unique in the batch; its mask is called like it."""
+    """Name, unique in the batch; the mask has the same name."""
     path: str
     """Path or URL."""
     series: int | None = None
     """Which image of the file, of a TIFF that may hold several."""
     problem: str = ""
-    """Why it cannot be opened; mostly empty."""
+    """Why it cannot be opened; usually empty."""
     is_contained: bool = False
     """Whether it is one of the images of a plate, a well or a converted file."""
 
@@ -92,7 +92,7 @@ def list_images(source: Source, selection: Selection) -> list[BatchImage]:
     source
         Folder, plate, well, converted file, single image, or a list of images.
     selection
-        Which of them.
+        Which of the images to use.
 
     Raises
     ------
@@ -125,9 +125,9 @@ def open_images(images: Sequence[BatchImage], where: str, **options: Any) -> lis
     Parameters
     ----------
     images
-        Those of a batch.
+        The images of a batch.
     where
-        What messages call it.
+        Name of the batch in messages.
     **options
         Of `open_volume`.
 
@@ -175,7 +175,7 @@ def _of_path(path: str, selection: Selection, is_one_of_many: bool) -> Iterator[
 
 
 def _check_names(images: Sequence[BatchImage]) -> None:
-    """Refuse images whose masks would have one name, on a disk that knows no upper case too."""
+    """Refuse images whose masks would have the same name, even on a case-insensitive disk."""
     names = Counter(image.name.casefold() for image in images)
     for name, times in names.items():
         if times > 1:

@@ -2,12 +2,12 @@
 
 ::
 
-    OUT/.embedseg-large/NAME.json    of what image and settings the mask is, and what it holds
+    OUT/.embedseg-large/NAME.json    image and settings of the mask, and its content
     OUT/.embedseg-large/NAME.png     its picture, for the contact sheet
     OUT/.embedseg-large/work/        masks that are not finished
 
-A record is written after the mask. A mask without a record is somebody else's; so is one that was
-written again since.
+A record is written after the mask. A mask without a record, or one that was rewritten since,
+belongs to another program.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from embedseg_large.volumes.volume import open_volume
 FOLDER = ".embedseg-large"
 
 State = Literal["todo", "finished", "other", "foreign"]
-"""Of an image: not segmented; segmented, and nothing has changed; segmented otherwise, or of an
-image that has changed; or there is a mask that this batch did not write."""
+"""State of an image: not segmented; segmented and unchanged; segmented with other settings, or
+changed since; or there is a mask that this batch did not write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +43,16 @@ class BatchLedger:
 
     @property
     def folder(self) -> Path:
-        """Where they are."""
+        """Folder of the records."""
         return self.out / FOLDER
 
     @property
     def work(self) -> Path:
-        """Where unfinished masks are."""
+        """Folder of unfinished masks."""
         return self.folder / "work"
 
     def read(self, name: str) -> dict[str, Any]:
-        """The record of an image; empty where there is none, or none that can be read."""
+        """Return the record of an image; empty if there is none, or it cannot be read."""
         try:
             record = parse_json(read_document(self._file(name, "json")))
         except (FileNotFoundError, ValueError):
@@ -60,26 +60,26 @@ class BatchLedger:
         return record if isinstance(record, dict) else {}
 
     def state(self, name: str, mask: Path, facts: Facts) -> tuple[State, str]:
-        """What is known of an image.
+        """Determine the state of an image.
 
         Parameters
         ----------
         name, mask
-            The image, and where its mask is or will be.
+            The image, and the path of its (future) mask.
         facts
-            All that decides the mask.
+            Everything that determines the mask.
 
         Returns
         -------
         state, difference
-            The latter in words, of a mask that was made otherwise.
+            The state; and in words, how a mask with other settings differs.
         """
         if not mask.exists():
             return "todo", ""
         record = self.read(name)
         try:
             written = stamp(mask)
-        except EmbedSegError:  # a folder that is no image
+        except EmbedSegError:  # a folder that is not an image
             written = []
         if not record or record.get("mask") != written:
             return "foreign", ""
@@ -112,7 +112,7 @@ class BatchLedger:
             begun.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     def picture(self, name: str) -> NDArray[np.uint8] | None:
-        """The picture of an image; None where there is none that can be used."""
+        """Return the picture of an image; None if there is none, or it is unusable."""
         from imagecodecs import png_decode
 
         try:
@@ -127,7 +127,7 @@ class BatchLedger:
 
 
 def stamp(mask: Path) -> list[Any]:
-    """What changes when a mask is written again, or painted in; tables beside it change nothing."""
+    """Return what changes when a mask is rewritten or edited, but not with tables beside it."""
     if not mask.is_dir():
         about = mask.stat()
         return [about.st_size, about.st_mtime_ns]

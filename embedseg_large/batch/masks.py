@@ -1,4 +1,4 @@
-"""The labels of an image become its mask: a TIFF, or an OME-Zarr label volume."""
+"""Conversion of labels to a mask: a TIFF, or an OME-Zarr label volume."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def move_labels(labels: str, mask: Path) -> None:
     Raises
     ------
     OutputError
-        If they cannot be moved; the older ones are in their place then.
+        If they cannot be moved; the older ones then remain.
     """
     aside = mask.with_name(f".{mask.name}.old")
     with output_errors(mask):

@@ -1,4 +1,4 @@
-"""Where the masks of a batch, its table, sheet and records go."""
+"""Locations of the masks, table, sheet and records of a batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from embedseg_large.volumes.multiscale import ZARR_FORMATS
 
 @dataclass(frozen=True, slots=True)
 class BatchPlace:
-    """Places for masks, table, sheet and records."""
+    """Locations of masks, table, sheet and records."""
 
     source: Source
     given: str | os.PathLike[str] | None
@@ -50,7 +50,7 @@ class BatchPlace:
         return BatchLedger(self.out)
 
     def mask(self, image: BatchImage) -> Path:
-        """Where the mask of an image is or will be."""
+        """Return the path of an image's (future) mask."""
         if self.is_in_stores:
             return Path(image.path, "labels", self.labels)
         return self.out / f"{image.name}{ENDINGS[self.mask_format]}"

@@ -21,13 +21,13 @@ class ImageResult:
     """Path or URL, without credentials."""
     status: Status
     n_instances: int | None = None
-    """None if it failed."""
+    """Number of instances; None if it failed."""
     labels: str = ""
     """Path of its mask, or of its labels; empty if it failed."""
     joined: int | None = None
-    """Instances that are larger than the largest halo, see the seam report."""
+    """Number of instances larger than the largest halo, see the seam report."""
     shape: tuple[int, ...] = ()
-    """Of the mask: (t,) (z,) y, x."""
+    """Shape of the mask: (t,) (z,) y, x."""
     seconds: float | None = None
     """Duration of its run."""
     error: str = ""

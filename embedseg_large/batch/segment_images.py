@@ -5,7 +5,7 @@
     OUT/NAME.tif (or NAME.ome.zarr)   a mask for each image
     OUT/images.csv                    a row for each image
     OUT/contact_sheet.jpg             a view of each image
-    OUT/.embedseg-large/              what is finished, see `ledger`
+    OUT/.embedseg-large/              finished images, see `ledger`
 
 Without an output folder, labels go into the images' own OME-Zarr stores, and the table, the sheet
 and the records into a folder beside them.
@@ -71,7 +71,7 @@ class BatchWatcher(Protocol):
     """Observer of a batch."""
 
     def begins(self, name: str, number: int, count: int) -> Watcher | Observer | None:
-        """An image is about to be segmented, the number-th (from 1) of the batch.
+        """Called before image `number` (from 1) of the batch is segmented.
 
         Returns
         -------
@@ -79,7 +79,7 @@ class BatchWatcher(Protocol):
         """
 
     def ended(self, image: ImageResult, number: int, count: int) -> None:
-        """An image is done, was finished before, or failed."""
+        """Called when an image is done, was finished before, or failed."""
 
 
 @takes(BatchCall)
@@ -112,13 +112,13 @@ def segment_images(
     Returns
     -------
     BatchResult
-        What became of each image.
+        The result of each image.
 
     Raises
     ------
     UsageError
-        Before any work: there are no images, names collide, axes differ, an option does not fit, or
-        masks are there that may not be replaced.
+        Before any work: if there are no images, names collide, axes differ, an option does not
+        apply, or existing masks may not be replaced.
     VolumeError
         If no image can be opened.
     OutputError
@@ -126,9 +126,9 @@ def segment_images(
 
     Notes
     -----
-    The options output, mask, scratch, keep_predictions and from_predictions of `segment` are of a
-    single image, and refused. ``series``: which of several images in each file; default: all of a
-    converted file, the largest of a TIFF. ``overwrite``: whether masks may be replaced that were
+    The options output, mask, scratch, keep_predictions and from_predictions of `segment` apply to a
+    single image, and are refused. ``series``: which of several images in each file; default: all of
+    a converted file, the largest of a TIFF. ``overwrite``: whether masks may be replaced that were
     made with other settings or of another image; a mask that this batch did not write is kept as
     ``NAME.bak``. A cluster is started once for all images.
     """
@@ -183,7 +183,7 @@ def _open(images: Source, asked: BatchCall, given: Mapping[str, Any]) -> list[Op
 
 
 def load_network_of(model: AnyModel, ndim: int) -> Any:
-    """Load a model once for all images; the classical method, made for each image, stays a name."""
+    """Load a model once for all images; the classical method, created per image, stays a name."""
     model = own_segmenter(model)
     if model == CLASSICAL or isinstance(model, TileSegmenter | OwnFunction):
         return model
@@ -213,7 +213,7 @@ class _Job:
 
 
 def _facts(network: Any, labels: str, mask_format: MaskFormat, options: Mapping[str, Any]) -> Facts:
-    """All that decides the masks but the images, as it was asked for."""
+    """Return everything except the images that determines the masks, as requested."""
     return {
         "labels": labels,
         "mask_format": mask_format,
@@ -228,7 +228,7 @@ def _facts(network: Any, labels: str, mask_format: MaskFormat, options: Mapping[
 
 
 def _plain(value: Any) -> Any:
-    """An option as it is after a round trip through JSON."""
+    """Return an option after a round trip through JSON."""
     if isinstance(value, slice):
         return [value.start, value.stop]
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
@@ -263,7 +263,7 @@ def _more(names: Sequence[str]) -> str:
 
 
 def _about(one: OpenedImage) -> Facts:
-    """What changes when an image does."""
+    """Return what changes with an image."""
     volume = one.volume
     if volume is None:
         return {}
@@ -277,7 +277,7 @@ def _about(one: OpenedImage) -> Facts:
 
 @contextmanager
 def _client(where: Any, device: str | None, jobs: Sequence[_Job]) -> Iterator[Any]:
-    """The workers of all images; None for this process, and where nothing is to be done."""
+    """Provide the workers for all images; None for this process, or if there is nothing to do."""
     if where is None or all(job.state == "finished" for job in jobs):
         yield None
         return
@@ -293,14 +293,14 @@ class _Batch:
     network: Any
     labels: str
     options: dict[str, Any]
-    """Of `segment`."""
+    """Options of `segment`."""
     overwrite: bool
     watcher: BatchWatcher | None
 
     def do(self, job: _Job, number: int, count: int, client: Any, *, is_first: bool) -> ImageResult:
         """Segment an image, unless it is finished; a failure is a result.
 
-        Wrong use that the first image to be segmented shows is raised.
+        A usage error with the first segmented image is raised.
         """
         image = job.opened.image
         if job.state == "finished":
@@ -313,7 +313,7 @@ class _Batch:
                 result = self._done(job, client, inner)
             except EmbedSegError as error:
                 if is_first and isinstance(error, UsageError | ModelError):
-                    raise  # it would be shown for every image
+                    raise  # it would occur for every image
                 result = self._failed(image, str(error))
             except Exception as error:
                 logger.exception("%s", image.name)
@@ -323,7 +323,7 @@ class _Batch:
         return result
 
     def conclude(self, results: Sequence[ImageResult]) -> tuple[Path, str | None]:
-        """Write the table and the contact sheet of what there is."""
+        """Write the table and the contact sheet of all results so far."""
         table, sheet = self.place.out / TABLE, self.place.out / SHEET
         with suppress(OSError):  # it holds the files of a failed image
             self.place.ledger.work.rmdir()
@@ -384,11 +384,11 @@ class _Batch:
             move_labels(labels, mask)
 
     def _is_left(self, store: Path) -> bool:
-        """Whether an attempt before had finished the labels, and not the mask."""
+        """Whether an earlier attempt finished the labels, but not the mask."""
         return (store / "labels" / self.labels).exists()
 
     def _known(self, image: BatchImage) -> ImageResult:
-        """The result of an image that is finished, from its record."""
+        """Return the result of a finished image, from its record."""
         record = self.place.ledger.read(image.name)
         return ImageResult(
             name=image.name,

@@ -1,4 +1,4 @@
-"""One picture of a batch: a small view of every image with the outlines of its instances."""
+"""The contact sheet of a batch: a thumbnail of every image with the outlines of its instances."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from embedseg_large.storage.disk import whole_file
 from embedseg_large.volumes.volume import Volume, open_volume
 
 EDGE = 320
-"""Of a view, in pixels."""
+"""Longer edge of a thumbnail, in pixels."""
 MOST = 150
-"""Views in a picture; of more images, so many at equal distances are shown."""
+"""Maximum number of thumbnails; of more images, an evenly spaced selection is shown."""
 _GAP, _HEAD, _MARGIN = 12, 34, 24
 _LETTERS = 28
-"""Of a caption that fits above a view."""
+"""Number of characters of a caption that fits above a thumbnail."""
 _MOST_VOXELS = 1 << 27
-"""Of a plane that is read for a view."""
+"""Maximum number of voxels of a plane that is read for a thumbnail."""
 _PERCENTILES = (1, 99.8)
 
 Pixels = NDArray[np.uint8]
@@ -32,7 +32,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A view and the words above it."""
+    """A thumbnail and its caption."""
 
     caption: str
     pixels: Pixels | None
@@ -47,7 +47,7 @@ def draw_view(image: Volume, labels: str) -> Pixels:
     image
         One channel.
     labels
-        Path of the group of its labels. Of a series the first timepoint is shown.
+        Path of the group of its labels. Of a series, the first timepoint is shown.
 
     Returns
     -------
@@ -71,11 +71,11 @@ def draw_sheet(views: Sequence[Thumbnail], path: str | os.PathLike[str], title: 
     Parameters
     ----------
     views
-        Of each image, at least one.
+        Thumbnail of each image, at least one.
     path
         JPEG to write.
     title
-        One line above the views.
+        One line above the thumbnails.
 
     Raises
     ------
@@ -106,12 +106,12 @@ def draw_sheet(views: Sequence[Thumbnail], path: str | os.PathLike[str], title: 
 
 
 def _fitting(text: str) -> str:
-    """A caption that is no wider than a view; the end of a name is more specific than its start."""
+    """Shorten a caption to fit a thumbnail, keeping the end of a name, which is more specific."""
     return text if len(text) <= _LETTERS else f"…{text[1 - _LETTERS :]}"
 
 
 def _fullest(labels: Volume) -> float:
-    """How deep the plane with the most labelled voxels is, from 0 to 1; at a coarse level."""
+    """Return the depth (0 to 1) of the plane with the most labelled voxels, at a coarse level."""
     if labels.ndim == 2:
         return 0.5
     coarse = _at_level(labels, len(labels.levels) - 1)

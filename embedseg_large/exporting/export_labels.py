@@ -55,9 +55,9 @@ class ExportedLabels:
     files: tuple[str, ...]
     """Paths, in the order of timepoints and labels."""
     count: int | None
-    """ROIs or meshes; None of TIFFs."""
+    """Number of ROIs or meshes; None for TIFFs."""
     unit: str
-    """Of lengths in the files: ``µm``, or ``voxels`` where the voxel size is not known."""
+    """Unit of lengths in the files: ``µm``, or ``voxels`` if the voxel size is unknown."""
 
     def as_dict(self) -> dict[str, Any]:
         """The same as values that JSON can hold."""
@@ -76,9 +76,8 @@ def export_labels(labels: Any, out: str | os.PathLike[str], **options: Any) -> E
         Label group (``STORE/labels/NAME``), TIFF, array; or an image with one label group inside.
     out
         File to write; its suffix selects the format: ``.tif`` labels, ``.zip`` ImageJ ROIs for
-        each plane, ``.obj`` or ``.stl`` meshes. With ``{t}`` in the name a file for each
-        timepoint; of meshes with ``{label}`` a file for each instance, such as
-        ``"cells/{label:05d}.obj"``.
+        each plane, ``.obj`` or ``.stl`` meshes. With ``{t}`` in the name, one file per timepoint;
+        for meshes with ``{label}``, one file per instance, such as ``"cells/{label:05d}.obj"``.
     **options
 
     Returns
@@ -88,10 +87,10 @@ def export_labels(labels: Any, out: str | os.PathLike[str], **options: Any) -> E
     Raises
     ------
     UsageError
-        Before any work: the ending, a field of the name or an option does not fit, an instance is
-        not there, a package is missing, or a file exists and `overwrite` is false.
+        Before any work: if the suffix, a field of the name or an option cannot be used, an instance
+        does not exist, a package is missing, or a file exists and `overwrite` is false.
     VolumeError
-        If the labels cannot be read, or are no labels.
+        If the labels cannot be read, or are not labels.
     OutputError
         If a file cannot be written.
     """

@@ -24,12 +24,12 @@ from embedseg_large.storage.disk import whole_file
 from embedseg_large.volumes.volume import Volume
 
 _SLAB_BYTES = 1 << 28
-"""Of the labels that are held at a time."""
+"""Bytes of the labels that are held in memory at a time."""
 _STRIP_BYTES = 1 << 18
 _BIG = (1 << 32) - (1 << 25)
 """Bytes from which a TIFF may not fit 32-bit offsets; pages and tags take some more."""
 _LEVEL = 6
-"""Of zlib."""
+"""Compression level of zlib."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +39,9 @@ class LabelTiff:
     labels: Volume
     """Without a channel axis."""
     timepoints: tuple[int | None, ...]
-    """Those to write; just None where there is no time axis."""
+    """Timepoints to write; just None if there is no time axis."""
     dtype: np.dtype[Any]
-    """Of a voxel in the file."""
+    """Dtype of a voxel in the file."""
     draw: Drawing = "labels"
     keep: NDArray[np.uint64] | None = None
     """Labels of the instances to write, ascending; None: all."""
@@ -121,7 +121,7 @@ class Slab:
     kept: tuple[slice, ...]
     """The part that is not of the neighbouring rows."""
     start: tuple[int, ...]
-    """Of `labels`, in the volume."""
+    """Position of `labels` in the volume."""
 
 
 def slabs(volume: Volume, timepoint: int | None, rows: int) -> Iterator[Slab]:
@@ -132,9 +132,9 @@ def slabs(volume: Volume, timepoint: int | None, rows: int) -> Iterator[Slab]:
     volume
         Labels, without a channel axis.
     timepoint
-        Which; None where there is only one.
+        The timepoint; None if there is only one.
     rows
-        Where a plane is too large, multiples of so many rows are read.
+        If a plane is too large, multiples of this number of rows are read.
 
     Yields
     ------
@@ -166,7 +166,8 @@ def outlined(labels: NDArray[Any]) -> NDArray[np.bool_]:
     Parameters
     ----------
     labels
-        Integers (..., y, x). Beyond them lies what they end with: the border is no outline.
+        Integers (..., y, x). They are extended by their border values: the border is not an
+        outline.
     """
     edge = np.zeros(labels.shape, bool)
     for axis in (-1, -2):
@@ -224,7 +225,7 @@ def _resolution(labels: Volume) -> dict[str, Any]:
 
 
 def timepoints_of(labels: Volume, asked: int | Sequence[int] | None) -> tuple[int | None, ...]:
-    """The timepoints to write; just None where the volume has no time axis.
+    """Return the timepoints to write; just None if the volume has no time axis.
 
     Raises
     ------
@@ -248,7 +249,7 @@ def timepoints_of(labels: Volume, asked: int | Sequence[int] | None) -> tuple[in
 
 
 def planes(volume: Volume, timepoint: int | None) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Read labels plane by plane, of a volume as many at a time as memory allows.
+    """Read labels plane by plane, as many at a time as memory allows.
 
     Yields
     ------

@@ -27,7 +27,7 @@ from embedseg_large.volumes.volume import Volume
 
 _INSTALL = "pip install 'embedseg-large[meshes]'"
 _FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
-"""Of a binary STL."""
+"""Facet of a binary STL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def meshes_of(
     labels
         3D, without a channel axis. They are read twice: once to find where each instance is.
     timepoint
-        Which; None where there is only one.
+        The timepoint; None if there is only one.
     keep
         Labels of the requested instances; None: all.
     smooth

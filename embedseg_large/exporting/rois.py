@@ -58,7 +58,7 @@ def write_rois(
     labels
         Without a channel axis.
     timepoints
-        Those to write; just None where there is no time axis.
+        Timepoints to write; just None if there is no time axis.
     path
         ``.zip`` to write.
     keep
@@ -87,7 +87,7 @@ def write_rois(
 
 
 def contours_of(plane: NDArray[Any]) -> Iterator[tuple[int, list[Contour]]]:
-    """Give the outlines of every instance of a plane, and of its holes.
+    """Yield the outlines of every instance of a plane, and of its holes.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def contours_of(plane: NDArray[Any]) -> Iterator[tuple[int, list[Contour]]]:
 
 
 def roi_of(label: int, contours: Sequence[Contour], z: int | None, t: int | None) -> Any:
-    """Make the ROI of an instance in a plane.
+    """Create the ROI of an instance in a plane.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def roi_of(label: int, contours: Sequence[Contour], z: int | None, t: int | None
     contours
         Its outlines, and those of its holes.
     z, t
-        Plane and timepoint, from 0; None where the image has no such axis.
+        Plane and timepoint, from 0; None if the image has no such axis.
 
     Returns
     -------

@@ -1,8 +1,8 @@
-"""The ``labels`` folder of a store: where labels are written, and how they come to be seen.
+"""The ``labels`` folder of a store: where labels are written, and how they are published.
 
-On a disk, labels are written under a hidden name and renamed (`label_disk`). In a bucket, where
-nothing can be renamed, they are written in place and their group's document comes last
-(`label_bucket`).
+On a disk, labels are written under a hidden name and renamed (`embedseg_large.labels.on_disk`). In
+a bucket, where nothing can be renamed, they are written in place, and their group's document is
+written last (`embedseg_large.labels.in_bucket`).
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ PROVENANCE = "embedseg_large"
 
 
 LONGEST_NAME = 200
-"""Bytes: file systems take 255, and hidden names beside the labels are longer than theirs."""
+"""Maximum bytes of a name: file systems allow 255, and hidden names beside the labels are
+longer."""
 _BAD_NAME = re.compile(r"^$|^\.|^__|[/\\]|^zarr\.json$")
 
 
 def is_label_name(name: object) -> bool:
-    """Whether a name can be one of labels: it is one folder's, on any disk."""
+    """Whether a name can be used for labels, as a folder on any disk."""
     if not isinstance(name, str) or _BAD_NAME.search(name) or not name.isprintable():
         return False
     return len(name.encode()) <= LONGEST_NAME
 
 
 def provenance_in(attributes: Document) -> Document:
-    """How labels were made, of their attributes; empty where that is not said, or is no object."""
+    """Return the provenance of labels from their attributes; empty if missing or not an object."""
     found = attributes.get(PROVENANCE)
     return dict(found) if isinstance(found, dict) else {}
 
 
 def is_of_a_run(attributes: Document) -> bool:
-    """Whether labels were made by a run, which can be repeated, rather than painted."""
+    """Whether labels were written by a run, which can be repeated, rather than painted."""
     return "token" in provenance_in(attributes)
 
 
@@ -78,8 +79,8 @@ class LabelFolder(Protocol):
     def check(self, name: str, version: str, *, overwrite: bool, run: str | None = None) -> None:
         """Check that labels of that name can be written.
 
-        An interrupted publication is settled first. Labels that the unfinished run of
-        the name `run` has published do not count as taken: it goes on to `complete`.
+        An interrupted publication is settled first. Labels that the unfinished run named
+        `run` has published do not count as taken: it continues with `complete`.
 
         Raises
         ------
@@ -102,8 +103,8 @@ class LabelFolder(Protocol):
         Returns
         -------
         path, suffix
-            Of the `MultiscaleStore`: another run has another path or another suffix, so that a task
-            that writes after the end of its run does no harm.
+            Arguments of the `MultiscaleStore`. Every run has a different path or suffix, so that a
+            task that writes after the end of its run does no harm.
         """
 
     def begin(self, draft: Draft) -> None:
@@ -129,12 +130,12 @@ class LabelFolder(Protocol):
         """
 
     def complete(self, name: str, run: str, version: str) -> Document | None:
-        """Do what is left of a publication that was cut short after the labels had their name.
+        """Complete a publication that was interrupted after the labels had got their name.
 
         Returns
         -------
         dict or None
-            How the labels were made; None if those of that name are not of the run.
+            Provenance of the labels; None if the labels of that name do not belong to the run.
 
         Raises
         ------

@@ -43,7 +43,7 @@ class InstanceTable:
     labels: str = field(repr=False)
     """Folder or URL of the group of the labels."""
     name: str
-    """Of the group in it."""
+    """Name of the table's group in it."""
     zarr_format: Literal[2, 3]
     columns: tuple[str, ...]
     """Some of `DTYPES`."""
@@ -95,7 +95,7 @@ class InstanceTable:
         values
             Of one length.
         timepoint
-            Which; None where there is only one.
+            The timepoint; None if there is only one.
 
         Raises
         ------
@@ -149,7 +149,7 @@ class KnownInstances:
         labels
             Positive. Labels that were added after the run are unknown.
         timepoint
-            Which, of a series.
+            The timepoint of a series.
 
         Returns
         -------
@@ -158,7 +158,7 @@ class KnownInstances:
         Raises
         ------
         MetadataError
-            If there is no such column, though the provenance names it.
+            If there is no such column, although the provenance names it.
         """
         return {n: self._column(n, labels, timepoint) for n in self.entry["columns"] if n in DTYPES}
 
@@ -188,7 +188,7 @@ class KnownInstances:
 
 
 def _opened(place: str) -> StoredArray:
-    """Open a column, which is read as voxels are: what is damaged is named.
+    """Open a column, which is read like voxels: errors name damaged files.
 
     Raises
     ------

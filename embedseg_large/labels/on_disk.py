@@ -140,11 +140,11 @@ class DiskLabels:
                     shutil.rmtree(aside)
                 elif not (self._folder / name).exists():
                     aside.rename(self._folder / name)
-                elif _can_be_made_again(aside):  # half of it, after a kill, could be no more
+                elif _can_be_made_again(aside):  # after a kill, it may be incomplete
                     shutil.rmtree(aside.rename(aside.with_suffix(_GONE)))
                 else:
                     kept = self._free_name(f"{name}.bak")
-                    self._list(kept, version)  # first: what has its name is looked at no more
+                    self._list(kept, version)  # first: settled labels are skipped
                     aside.rename(self._folder / kept)
 
     def _free_name(self, name: str) -> str:

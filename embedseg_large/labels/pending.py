@@ -1,9 +1,9 @@
-"""Label volumes while they are written: where they go, how they are filled, how they are published.
+"""Label volumes being written: where they go, how they are filled, and how they are published.
 
 1. `embedseg_large.labels.target` finds the location. 2. `LabelTarget.create` creates the arrays
 where they are not mistaken for labels. 3. Tasks fill whole regions of it (`PendingLabels.write`,
 then `downsample` level by level). 4. `PendingLabels.publish` gives them their name, in a way that
-depends on the location: see `label_folder`.
+depends on the location: see `embedseg_large.labels.folder`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class LabelTarget:
     in_image: bool
     """Whether `store` is the segmented image."""
     is_flat: bool = False
-    """Whether the image has a z axis of one plane, which boxes leave out, and the labels have."""
+    """Whether image and labels have a z axis of one plane, which boxes leave out."""
     frame: CoordinateFrame | None = None
     """The image's coordinate systems, of 0.6."""
 
@@ -84,7 +84,7 @@ class LabelTarget:
         Raises
         ------
         UsageError
-            If the dtype is no integer.
+            If the dtype is not an integer.
         """
         kind = np.dtype(dtype)
         if not np.issubdtype(kind, np.integer):
@@ -104,7 +104,7 @@ class LabelTarget:
         return PendingLabels(target=self, draft=Draft(name=self.name, run=short, store=store))
 
     def complete(self, run: str) -> dict[str, Any] | None:
-        """End a publication that was cut short; how the labels were made, None if there is none."""
+        """Complete an interrupted publication; return the labels' provenance, if there is one."""
         return label_folder(self.store).complete(self.name, run, self.ngff_version)
 
     def discard(self, pending: str | None) -> None:
@@ -124,7 +124,7 @@ class LabelTarget:
         Raises
         ------
         UsageError
-            If the dtype is no integer.
+            If the dtype is not an integer.
         OutputError
             If they cannot be written.
         """
@@ -312,7 +312,7 @@ class PendingLabels:
         label_folder(self.target.store).discard(self.draft)
 
     def _stored(self, box: Box) -> Box:
-        """The same box of what is stored, which may have a z axis that the image's boxes lack."""
+        """Return the box of the stored array, which may have an additional z axis."""
         return Box((0, *box.start), (1, *box.stop)) if self.target.is_flat else box
 
     def _seen(self, box: Box) -> Box:

@@ -1,7 +1,7 @@
-"""What labels say about how they were made, as far as it can be used.
+"""The recorded provenance of labels, as far as it can be used.
 
-Anyone may have written it. Each part is optional: one that is not what a run writes is left out
-with a warning, and the command goes on without it.
+Provenance is untrusted. Each part is optional: a part that a run would not write is left out with a
+warning, and the command continues without it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Part(BaseModel):
 
 
 class Region(_Part):
-    """What was segmented of a volume."""
+    """The segmented part of a volume."""
 
     start: Place
     stop: Place
@@ -86,7 +86,7 @@ class SeamsRecord(_Part):
 
 
 class Instances(_Part):
-    """Which columns there are of each instance."""
+    """The stored columns of the instances."""
 
     path: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     columns: list[str]
@@ -115,7 +115,7 @@ class SourceRecord(_Part):
 
 
 class Range(_Part):
-    """What became 0 and 1."""
+    """Intensities that became 0 and 1."""
 
     low: float
     high: float
@@ -130,14 +130,14 @@ class Light(_Part):
 
 
 class Evened(_Part):
-    """What evened light out."""
+    """Correction of uneven light."""
 
     mode: str
     channels: Annotated[list[Light] | list[list[Light]], Field(min_length=1)]
 
 
 class StageRecord(_Part):
-    """What a stage took."""
+    """Cost of a stage."""
 
     tiles: Count
     seconds: float
@@ -145,7 +145,7 @@ class StageRecord(_Part):
 
 
 class ForegroundRecord(_Part):
-    """Where was looked."""
+    """Restrictions on where to segment."""
 
     mask: str | None = None
     dark_below: float | None = None
@@ -163,7 +163,7 @@ class TrialRecord(_Part):
 
 
 class Choice(_Part):
-    """How the scale was found by itself."""
+    """How the scale was found automatically."""
 
     asked: Literal["auto"]
     chosen: float | None
@@ -173,7 +173,7 @@ class Choice(_Part):
 
 
 class Settings(_Part):
-    """What the run was told."""
+    """Options of the run."""
 
     __pydantic_extra__: dict[str, Setting]
 
@@ -186,7 +186,7 @@ class Settings(_Part):
 
 
 class Cleaned(_Part):
-    """What was dropped and filled."""
+    """Dropped pieces and filled holes."""
 
     pieces_dropped: Count
     instances_with_pieces: Count
@@ -226,7 +226,7 @@ _PARTS: Mapping[str, Any] = {
     "object_diameter": Choice,
     "scale": ScaleRecord,
 }
-"""Types of the parts that anything of ours reads."""
+"""Types of the parts that this package reads."""
 
 _ADAPTERS = {
     name: TypeAdapter(kind)
@@ -237,14 +237,14 @@ _ADAPTERS = {
 
 
 def usable(made: Any, where: str) -> dict[str, Any]:
-    """Return the parts of what labels say that are as a run writes them.
+    """Return the valid parts of the provenance of labels.
 
     Parameters
     ----------
     made
-        What is stored; empty if it is no object.
+        The stored provenance; empty if it is not an object.
     where
-        Place for warnings.
+        Location, for warnings.
     """
     if not isinstance(made, dict):
         return {}
@@ -252,7 +252,7 @@ def usable(made: Any, where: str) -> dict[str, Any]:
 
 
 def is_choice(said: Any) -> bool:
-    """Whether a value is what a run records of a scale that it found by itself."""
+    """Whether a value is a valid record of an automatic scale."""
     try:
         _ADAPTERS["object_diameter"].validate_python(said)
     except ValidationError:

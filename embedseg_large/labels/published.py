@@ -22,7 +22,7 @@ from embedseg_large.volumes.volume import Volume, open_volume
 logger = logging.getLogger(__name__)
 
 _OPENING = ("axes", "voxel_size", "series", "allow_missing")
-"""What is recorded of how an image was opened."""
+"""Recorded options with which an image was opened."""
 
 
 def place_of_labels(source: str, name: str | None) -> str:
@@ -59,7 +59,7 @@ def place_of_labels(source: str, name: str | None) -> str:
 
 
 def other_labels(place: str) -> str:
-    """List the labels that exist instead of those at a path; empty if it is in no store."""
+    """List the labels that exist instead of those at a path; empty if it is not in a store."""
     store, inside, name = place.rpartition("/labels/")
     names = label_names(store) if inside else []
     return "" if not names or name in names else f"; existing labels: {', '.join(names)}"
@@ -93,12 +93,12 @@ def place_of_image(labels: str, made: Mapping[str, Any], axes: str | None = None
 
 
 def image_options(labels: Any, image: Any, axes: str | None = None) -> dict[str, Any]:
-    """How to open an image: as the run that made the labels was told, if it is the same one.
+    """Return how to open an image: with the options of the labels' run, if it is the same image.
 
     Parameters
     ----------
     labels
-        Path or URL of the group of labels; of anything else nothing is known.
+        Path or URL of the group of labels; for anything else nothing is known.
     image
         Path or URL.
     axes
@@ -169,7 +169,7 @@ def label_names(store: str) -> list[str]:
     MetadataError
         If the list is not readable JSON.
     UnreachableError
-        If a server gives no proper answer.
+        If a server gives no proper response.
     """
     try:
         about = ZarrGroup.at(joined(store, "labels")).attributes()
@@ -188,7 +188,7 @@ def label_names(store: str) -> list[str]:
 def provenance_of(labels: str) -> dict[str, Any]:
     """Return the provenance of labels; empty if another program wrote them.
 
-    Parts that no run writes so are left out, with a warning.
+    Invalid parts are left out, with a warning.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@
     STORE/tables/nuclei/     group that describes the table and names its labels
                  table.parquet     (or .csv where pyarrow is not installed)
     STORE/labels/nuclei/     image-label.properties: a few columns, of few enough instances;
-                             what others wrote there of an instance stays
+                             properties of other programs are kept
 
 NGFF has no standard of tables yet. The groups are a *feature table* as ngio and Fractal read it
 (fractal-analytics-platform.github.io/ngio, table specifications V1); the properties are NGFF's own,
@@ -130,9 +130,9 @@ class StoredTable:
     """A table in the store of its labels."""
 
     columns: dict[str, NDArray[Any]]
-    """By name."""
+    """Columns by name."""
     is_certain: bool
-    """Whether it is known to be of the labels that have the name now, as those of a run are."""
+    """Whether it is known to belong to the current labels of that name."""
 
 
 def read_label_table(store: str, labels: str) -> StoredTable | None:
@@ -146,7 +146,7 @@ def read_label_table(store: str, labels: str) -> StoredTable | None:
     Returns
     -------
     StoredTable or None
-        None if there is no table of ours, or pyarrow is not installed to read it.
+        None if there is no table of this package, or pyarrow is not installed to read it.
 
     Raises
     ------
@@ -168,19 +168,19 @@ def read_label_table(store: str, labels: str) -> StoredTable | None:
 
 
 def table_warning(store: str, labels: str, token: str | None) -> str | None:
-    """Say that a table in a store is of other labels than those that have its name now.
+    """Return a message if a table in a store belongs to other labels than the current ones.
 
     Parameters
     ----------
     store, labels
         Path or URL of the store, and name of the labels.
     token
-        Of the labels.
+        Token of the labels.
 
     Returns
     -------
     str or None
-        None if there is no table of ours, or it is of these labels.
+        None if there is no table of this package, or it belongs to these labels.
     """
     about = ZarrGroup.at(joined(store, f"tables/{labels}")).attributes().get(PROVENANCE)
     if not isinstance(about, dict) or about.get("token") == token:

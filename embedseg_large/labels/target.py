@@ -57,8 +57,8 @@ def label_target(
     overwrite
         Whether labels of that name may be replaced.
     unfinished
-        Gives the name of an unfinished run that writes such labels into a store: labels that this
-        run has published already are its own, and not in its way.
+        Returns the name of an unfinished run that writes such labels into a store: labels that this
+        run has already published do not block it.
 
     Returns
     -------

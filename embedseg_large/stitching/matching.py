@@ -1,4 +1,4 @@
-"""Match the objects that two tiles see in the region they share: one object, one name.
+"""Match the objects that two tiles see in their shared region: one object, one name.
 
 ::
 
@@ -10,13 +10,14 @@
            └────┴──── high ──────┘
 
 1. Pairs are matched in descending order of their IoU, unless that would give two objects of one
-tile the same name. 2. Each core keeps the outlines of its own tile, under the name that is shared.
-3. Left to ownership (`embedseg_large.stitching.ownership`) are objects without a partner, all that
-lie mostly in one of those or hold most of one, pairs that were refused, and objects of which a
-neighbour sees nothing, although they reach into its core: there, tiles disagree about what is an
-object, and outlines cannot simply be put together.
+tile the same name. 2. Each core keeps the outlines of its own tile, under the shared name.
+3. Ownership (`embedseg_large.stitching.ownership`) decides about objects without a partner, objects
+   that
+lie mostly in one of those or hold most of one, refused pairs, and objects that reach into a
+neighbour's core but are background there. In these cases tiles disagree about what is an object,
+and outlines cannot simply be combined.
 
-The result depends on the set of pairs alone, not on the order in which tiles were compared.
+The result depends only on the set of pairs, not on the order in which tiles were compared.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class View(NamedTuple):
 
 
 class Overlaps(NamedTuple):
-    """Pairs of objects, one of each of two tiles, that share most of one of them; p pairs."""
+    """Pairs of objects, one from each of two tiles, that share most of one of them; p pairs."""
 
     low: NDArray[np.uint64]
     high: NDArray[np.uint64]
@@ -59,8 +60,8 @@ class Overlaps(NamedTuple):
     """(p,) whether the object reaches into the core of its tile."""
     high_near: NDArray[np.bool_]
     unseen: NDArray[np.uint64]
-    """Names, ascending, of objects that reach into the core of both tiles, and which the other tile
-    takes for background."""
+    """Names, ascending, of objects that reach into the cores of both tiles but are background in
+    the other tile."""
 
     @property
     def iou(self) -> NDArray[np.float64]:
@@ -70,7 +71,7 @@ class Overlaps(NamedTuple):
 
 
 def overlaps(low: View, high: View) -> Overlaps:
-    """Compare what two tiles see in the region that they share."""
+    """Compare the objects of two tiles in their shared region."""
     shape = (low.names.size, high.names.size)
     both = (low.labels.reshape(-1), high.labels.reshape(-1))
     table = coo_array((np.ones(both[0].size, np.int64), both), shape=shape).tocsr().tocoo()
@@ -109,26 +110,26 @@ def _unseen(
 
 @dataclass(slots=True)
 class _Groups:
-    """Names of one object each, and how each tile calls it."""
+    """Groups of names of the same object, and its name in each tile."""
 
     above: dict[int, int] = field(default_factory=dict)
-    """Towards the smallest name of the group."""
+    """Links towards the smallest name of the group."""
     called: dict[int, dict[int, int]] = field(default_factory=dict)
-    """Of each group, by its smallest name: the name in each tile, by the tile's number."""
+    """For each group, by its smallest name: the name in each tile, by tile number."""
 
     def first(self, name: int) -> int:
-        """The smallest name of a group."""
+        """Return the smallest name of a group."""
         while (above := self.above.setdefault(name, name)) != name:
             self.above[name] = self.above[above]
             name = above
         return name
 
     def note(self, name: int, tile: int) -> None:
-        """A tile has an object of that name."""
+        """Record that a tile has an object with this name."""
         self.called.setdefault(self.first(name), {})[tile] = name
 
     def unite(self, one: int, other: int) -> bool:
-        """Unite two groups, unless some tile has two different objects in them."""
+        """Unite two groups, unless a tile has two different objects in them."""
         low, high = sorted((self.first(one), self.first(other)))
         if low == high:
             return True
@@ -145,23 +146,23 @@ class _Groups:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
-    """Which names are of one object."""
+    """Which names belong to the same object."""
 
     left: NDArray[np.uint64]
-    """Names of objects about which tiles disagree, ascending: ownership decides."""
+    """Names of objects on which tiles disagree, ascending; ownership decides about them."""
     settled: NDArray[np.uint64]
     """All other names that have a partner, ascending."""
     _groups: _Groups
-    """Of the settled ones only."""
+    """Groups of the settled names only."""
 
     def joins(self, same: NDArray[np.uint64] | None = None) -> Joins:
-        """The smallest name of each object for all of its names.
+        """Return the smallest name of each object as the replacement of all its names.
 
         Parameters
         ----------
         same
-            (p, 2) more names that turned out to be of one object. Two settled objects are not
-            joined where some tile sees both.
+            (p, 2) additional pairs of names of the same object. Two settled objects are not joined
+            if a tile sees both.
         """
         if same is not None:
             for one, other in np.unique(np.sort(same, axis=1), axis=0).tolist():
@@ -173,7 +174,7 @@ class Matches:
 
 
 Seam = tuple[int, int, Overlaps]
-"""Numbers of two neighbouring tiles, and what they have in common."""
+"""Numbers of two neighbouring tiles, and their overlaps."""
 
 
 def match(seams: Sequence[Seam], disputed: NDArray[np.uint64]) -> Matches:
@@ -182,9 +183,9 @@ def match(seams: Sequence[Seam], disputed: NDArray[np.uint64]) -> Matches:
     Parameters
     ----------
     seams
-        Neighbours that may disagree, at a face, an edge or a corner; each pair once.
+        Neighbours that may disagree, across a face, an edge or a corner; each pair once.
     disputed
-        Names that tiles disagree about.
+        Names on which tiles disagree.
     """
     groups = _Groups()
     pairs = sorted(_pairs(seams))
@@ -208,7 +209,7 @@ def match(seams: Sequence[Seam], disputed: NDArray[np.uint64]) -> Matches:
 
 
 def _pairs(seams: Sequence[Seam]) -> Iterator[tuple[float, int, int, int, int]]:
-    """Pairs that overlap by more than half of their union, the best one being the smallest."""
+    """Yield pairs that overlap by more than half of their union; the best pair sorts first."""
     for one, other, found in seams:
         iou = found.iou
         best = iou > 0.5
@@ -218,7 +219,7 @@ def _pairs(seams: Sequence[Seam]) -> Iterator[tuple[float, int, int, int, int]]:
 
 
 def _entangled(seams: Sequence[Seam], alone: set[int], partnered: set[int]) -> Iterator[int]:
-    """Names with a partner that share most of an object that has none, and is in some core."""
+    """Find names with a partner that share most of an object in some core that has none."""
     for _, _, found in seams:
         sides = (
             (found.low, found.high, found.low_near),

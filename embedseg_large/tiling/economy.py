@@ -1,4 +1,4 @@
-"""The shape of tiles for which the network sees the fewest voxels twice."""
+"""The shape of tiles with the least overlap of network inputs."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 from embedseg_large.tiling.axis import STRIDE, balance, count, round_up, total_grown
 
 _LONGEST = 4
-"""Length of the longest cores along an axis, as a multiple of the tile's."""
+"""Maximum length of a core along an axis, as a multiple of the tile's."""
 
 
 def economical_tile(
     shape: Sequence[int], tile: Sequence[int], context: Sequence[int]
 ) -> tuple[int, ...]:
-    """Return the core that suits a volume best among those that need no more memory than `tile`.
+    """Return the best core for a volume among those that need no more memory than `tile`.
 
     A thin stack gets flat, wide tiles, and a volume that is a little wider than a tile is cut along
-    one axis instead of three. It depends on nothing but the arguments.
+    one axis instead of three. The result depends only on the arguments.
 
     Parameters
     ----------
     shape
-        Of the volume (z, y, x), in voxels.
+        Shape of the volume (z, y, x), in voxels.
     tile
         Core of a tile of a large volume; multiples of 8. With its context it is the largest input
         that the network may have.
@@ -46,9 +46,10 @@ _Candidates = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64
 
 
 def _candidates(length: int, tile: int, context: int) -> _Candidates:
-    """Possible cores along an axis, longest first; their longest region, and voxels seen per voxel.
+    """List possible cores along an axis, longest first, with region length and input per voxel.
 
-    Equal cores only; the network pads the far end of an axis to a multiple of its stride.
+    Only equal cores are considered; the network pads the far end of an axis to a multiple of its
+    stride.
     """
     padded = round_up(length, STRIDE)
     steps = range(STRIDE, min(padded, _LONGEST * tile) + 1, STRIDE)
@@ -65,5 +66,5 @@ def _candidates(length: int, tile: int, context: int) -> _Candidates:
 
 
 def _products(factors: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """All products of one factor of each."""
+    """Return all products with one factor from each array."""
     return reduce(np.multiply.outer, factors)

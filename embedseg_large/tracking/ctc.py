@@ -27,12 +27,12 @@ _BIG = 1 << 31  # bytes from which a file is a BigTIFF
 
 
 def check_ctc(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that cannot be written, or has such files.
+    """Refuse a folder that is not writable, or already has such files.
 
     Raises
     ------
     UsageError
-        If it is a file, or has tracks which may not be overwritten.
+        If it is a file, or has tracks that may not be overwritten.
     OutputError
         If it is not writable.
     """
@@ -62,9 +62,9 @@ def write_ctc(
     labels
         All timepoints, without a channel axis.
     time, label
-        Of each instance, ascending by timepoint and label.
+        Timepoint and label of each instance, ascending.
     lineage
-        Whose tracks have no gaps.
+        The tracks, without gaps.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def write_ctc(
         now = slice(*np.searchsorted(time, (t, t + 1)))
         mask = _mask(labels, t, label[now], lineage.track[now].astype(dtype))
         _write_mask(folder / f"mask{t:0{digits}}.tif", labels, mask, dtype)
-    with whole_file(folder / _TABLE) as begun:  # last: it says that all masks are there
+    with whole_file(folder / _TABLE) as begun:  # last: it marks the masks as complete
         np.savetxt(begun, rows_of(time, lineage), fmt="%d")
 
 
@@ -94,7 +94,7 @@ def _files(folder: Path) -> list[Path]:
 def _mask(
     labels: Volume, timepoint: int, label: NDArray[np.uint64], track: NDArray[Any]
 ) -> Callable[[], Iterator[NDArray[Any]]]:
-    """Planes of a timepoint, with numbers of tracks in place of labels."""
+    """Return the planes of a timepoint, with track numbers instead of labels."""
     numbers = np.concatenate([np.zeros(1, track.dtype), track])
 
     def drawn() -> Iterator[NDArray[Any]]:

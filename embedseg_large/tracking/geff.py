@@ -35,7 +35,7 @@ _GROUP = "tracks"
 
 
 def place_of_geff(store: Path, labels: str) -> Path:
-    """Folder of the tracks of labels."""
+    """Return the folder of the tracks of labels."""
     return store / _GROUP / f"{labels}.geff"
 
 
@@ -45,7 +45,7 @@ def check_geff(store: Path, labels: str, *, overwrite: bool) -> bool:
     Raises
     ------
     UsageError
-        If there are tracks, which may not be overwritten.
+        If there are tracks that may not be overwritten.
     OutputError
         If the store is not writable.
     """
@@ -80,9 +80,9 @@ def write_geff(
     labels
         Name of the labels.
     zarr_format
-        Of the store, 2 or 3.
+        Zarr format of the store, 2 or 3.
     unit
-        NGFF's name of the unit of positions; None if it is not known.
+        NGFF name of the unit of positions; None if unknown.
     columns
         ``t``, (``z``,) ``y``, ``x``, ``label`` and ``track_id`` of each instance.
     links

@@ -6,8 +6,8 @@
                  a ─── b ─┬─ c ─── e        tracks: 1 = a b    2 = c e    3 = d
                           └─ d              parents: 2 and 3 of 1
 
-A track is one instance over time: it ends where the instance divides, and its daughters begin
-tracks of their own.
+A track is one instance over time: it ends where the instance divides, and its daughters begin new
+tracks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Lineage:
 
     @property
     def n_divisions(self) -> int:
-        """Number of tracks with two daughters."""
+        """Number of tracks that have two daughters."""
         _, begins = np.unique(self.track, return_index=True)
         parents, counts = np.unique(self.parent[begins], return_counts=True)
         return int(np.count_nonzero((parents > 0) & (counts > 1)))
@@ -50,10 +50,10 @@ def lineage_of(time: NDArray[np.int64], links: Links, *, across_gaps: bool = Tru
     time
         Timepoint of each instance, ascending.
     links
-        As `embedseg_large.tracking.linking.link` returns them.
+        As returned by `embedseg_large.tracking.linking.link`.
     across_gaps
-        Whether a track continues after timepoints without the instance. Otherwise another begins,
-        whose parent is the first: so the Cell Tracking Challenge has it.
+        Whether a track continues after timepoints without the instance. Otherwise a new track
+        begins, whose parent is the first, as in the Cell Tracking Challenge.
     """
     before = np.full(len(time), -1)
     before[links[:, 1]] = links[:, 0]

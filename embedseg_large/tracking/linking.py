@@ -9,8 +9,8 @@ A mother lies between its daughters: nearer to their middle than a quarter of th
 them. An instance that appears beside another one is therefore not taken for its daughter.
 
 Only pairs within reach are considered (k-d trees), so memory grows with the number of instances,
-not with its square. Groups of instances that compete for no common partner are independent
-problems, solved in batches: time grows with the square of the largest group only.
+not with its square. Groups of instances without common candidates are independent problems,
+solved in batches: time grows only with the square of the largest group.
 
 Jaqaman, K. et al., "Robust single-particle tracking in live-cell time-lapse sequences", Nature
 Methods 5, 695-702 (2008).
@@ -38,10 +38,10 @@ Instances are counted from 0 over all timepoints, in the order of time."""
 _BATCH = 1000
 """Instances that are assigned together if their groups are smaller."""
 LEFT_OUT = 2.1
-"""Cost of an instance without a partner, in squares of the reach: its end and another's start, each
-1.05 times the cost of the longest link."""
+"""Cost of an instance without a partner, in units of the squared reach: the end of one track and
+the start of another, each 1.05 times the cost of the longest link."""
 _MIDDLE = 0.25
-"""Maximum distance of a mother from the middle between its daughters, in distances between them."""
+"""Maximum distance of a mother from the middle of its daughters, relative to their distance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,9 @@ class LinkSettings:
     """Which instances may be linked."""
 
     reach: float
-    """Maximum distance between an instance and itself in the next timepoint, in µm."""
+    """Maximum distance that an instance moves between two timepoints, in µm."""
     division_reach: float | None
-    """Maximum distance between a mother and each of its daughters, in µm; None: none divide."""
+    """Maximum distance between a mother and each of its daughters, in µm; None: no divisions."""
     gap: int = 1
     """Number of timepoints that an instance may be missing."""
 
@@ -66,7 +66,7 @@ class _Pairs:
 
 
 def neighbour_distance(points: Sequence[Points]) -> float | None:
-    """Median distance of instances from their nearest neighbour in the same timepoint, in µm.
+    """Compute the median distance of instances to their nearest neighbour in a timepoint, in µm.
 
     None if no timepoint has two instances.
     """
@@ -82,7 +82,7 @@ def link(points: Sequence[Points], settings: LinkSettings) -> Links:
     points
         Positions in each timepoint, in order.
     settings
-        Which may be linked.
+        Which instances may be linked.
 
     Returns
     -------
@@ -99,13 +99,13 @@ def link(points: Sequence[Points], settings: LinkSettings) -> Links:
 
 
 def _linked(a: Points, b: Points, reach: float) -> Links:
-    """Links between two timepoints, as indices of each."""
+    """Link two timepoints; links are indices in each."""
     pairs = _within(a, b, reach)
     return _assign(pairs, LEFT_OUT * reach**2)
 
 
 def _within(a: Points, b: Points, reach: float) -> _Pairs:
-    """Pairs of points at most so far apart, and their squared distances."""
+    """Find pairs of points within reach, and their squared distances."""
     if not (len(a) and len(b)):
         return _Pairs(*(np.empty(0, np.int64),) * 2, np.empty(0))
     near = KDTree(a).sparse_distance_matrix(KDTree(b), reach, output_type="coo_matrix")
@@ -120,7 +120,7 @@ def _assign(pairs: _Pairs, left_out: float) -> Links:
     Parameters
     ----------
     pairs
-        Costs are less than `left_out`.
+        Candidate pairs, with costs below `left_out`.
     left_out
         Cost of a row without a column.
     """
@@ -146,11 +146,11 @@ def _batches(pairs: _Pairs) -> Iterator[_Pairs]:
 
 
 def _solved(pairs: _Pairs, left_out: float) -> Links:
-    """Assign one problem; each row has a column of its own that stands for no partner."""
+    """Solve one problem; each row has a private column that stands for no partner."""
     rows, row = np.unique(pairs.rows, return_inverse=True)
     columns, column = np.unique(pairs.columns, return_inverse=True)
     n, m = len(rows), len(columns)
-    costs = pairs.costs + 1e-9 * left_out  # a cost of 0 would be no entry of a sparse matrix
+    costs = pairs.costs + 1e-9 * left_out  # a sparse matrix would drop a cost of 0
     own = np.arange(n)
     matrix = csr_array(
         (
@@ -167,7 +167,7 @@ def _solved(pairs: _Pairs, left_out: float) -> Links:
 def _starts(
     points: Sequence[Points], first: NDArray[np.int64], links: Links, settings: LinkSettings
 ) -> Links:
-    """Links from earlier instances to those that have no predecessor yet."""
+    """Link earlier instances to those without a predecessor."""
     where = np.concatenate(points) if points else np.empty((0, 0))
     time = np.repeat(np.arange(len(points)), np.diff(first))
     child = np.full(len(where), -1)
@@ -198,13 +198,13 @@ def _starts(
 def _between(
     where: Points, later: NDArray[np.int64], earlier: NDArray[np.int64], reach: float
 ) -> _Pairs:
-    """Pairs within reach, the later ones as rows, by their numbers over all timepoints."""
+    """Find pairs within reach, the later instances as rows, numbered over all timepoints."""
     near = _within(where[later], where[earlier], reach)
     return _Pairs(later[near.rows], earlier[near.columns], near.costs)
 
 
 def _daughters(where: Points, child: NDArray[np.int64], pairs: _Pairs) -> _Pairs:
-    """Keep the pairs of second daughter and mother where the mother lies between its daughters."""
+    """Keep pairs of second daughter and mother in which the mother lies between its daughters."""
     second, mother = where[pairs.rows], where[pairs.columns]
     one = where[child[pairs.columns]]
     off = np.sum((mother - (one + second) / 2) ** 2, axis=1)

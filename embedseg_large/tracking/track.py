@@ -1,4 +1,4 @@
-"""Track the instances of a time series of labels, from a table of their positions."""
+"""Track the instances of a time series of labels by their positions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Tracks:
     """One row per instance and timepoint, with ``track_id`` (from 1) and ``parent_track_id`` (0 if
     there is none)."""
     links: Links
-    """Rows of the table (n, 2): an instance, and the one that it becomes or divides into."""
+    """Rows of the table, (n, 2): an instance, and its successor or daughter."""
     n_tracks: int
     """Number of tracks."""
     n_divisions: int
@@ -50,14 +50,14 @@ class Tracks:
     n_gaps: int
     """Number of links across timepoints without the instance."""
     max_distance: float
-    """Maximum distance between an instance and itself one timepoint later."""
+    """Maximum distance that an instance may move between two timepoints."""
     unit: str
-    """Of distances: ``µm``, or ``voxels`` if the voxel size is unknown."""
+    """Unit of distances: ``µm``, or ``voxels`` if the voxel size is unknown."""
     written: tuple[str, ...] = ()
-    """Paths or URLs of what was written: table, GEFF, files of the Cell Tracking Challenge."""
+    """Paths or URLs of written files: table, GEFF, files of the Cell Tracking Challenge."""
 
     def as_dict(self) -> dict[str, Any]:
-        """All but the table and the links, as values that JSON can hold."""
+        """Return everything except table and links, as values that JSON can hold."""
         names = ("n_tracks", "n_divisions", "n_gaps", "max_distance", "unit")
         found = {name: getattr(self, name) for name in names}
         return {"n_instances": len(self.table), **found, "written": list(self.written)}
@@ -81,8 +81,8 @@ class _Place:
 def track(source: Any, labels: str | None = None, **options: Any) -> Tracks:
     """Link the instances of a time series of labels into tracks, with divisions.
 
-    Only positions are used: those of the table that `measure` has written into the store, if it is
-    of these labels, else the labels are measured first.
+    Only positions are used: those in the table that `measure` wrote into the store, if it belongs
+    to these labels; otherwise the labels are measured first.
 
     Parameters
     ----------
@@ -96,13 +96,14 @@ def track(source: Any, labels: str | None = None, **options: Any) -> Tracks:
     Returns
     -------
     Tracks
-        For labels in a store, the table in the store has their columns too, and on a disk the graph
-        is in ``STORE/tracks/NAME.geff``. About 200 bytes of memory per instance, besides the table.
+        For labels in a store, the columns are also added to the table in the store, and on a disk
+        the graph is written to ``STORE/tracks/NAME.geff``. Takes about 200 bytes of memory per
+        instance, in addition to the table.
 
     Raises
     ------
     VolumeError
-        If the labels cannot be read, or are no labels.
+        If the labels cannot be read, or are not labels.
     UsageError
         If there is only one timepoint, no distance is given and none can be found, tracks exist, or
         an option does not apply.
@@ -195,12 +196,12 @@ def _check(place: _Place, volume: Volume, asked: TrackOptions) -> None:
 
 
 def _rest(volume: Volume) -> NDArray[np.int64]:
-    """All timepoints but the first."""
+    """Return all timepoints except the first."""
     return np.arange(1, volume.n_timepoints)
 
 
 def _table(place: _Place, volume: Volume, asked: TrackOptions) -> Table:
-    """The stored table, if it is of these labels; else sizes and positions are measured."""
+    """Read the stored table if it belongs to these labels, else measure sizes and positions."""
     stored = None
     if place.store is not None and asked.voxel_size is None:
         stored = read_label_table(place.store, place.name)
@@ -215,7 +216,7 @@ def _table(place: _Place, volume: Volume, asked: TrackOptions) -> Table:
 
 
 def _untracked(columns: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Columns without those of older tracks, ordered by timepoint and label."""
+    """Drop the columns of older tracks, and order rows by timepoint and label."""
     order = np.lexsort((columns["label"], columns["timepoint"]))
     return {name: values[order] for name, values in columns.items() if name not in _ADDED}
 

@@ -1,4 +1,4 @@
-"""Links by the laptrack package, an extra: the same two assignments, over dense matrices.
+"""Linking with the optional laptrack package: the same two assignments, with dense matrices.
 
 It computes the distances between all instances of two timepoints: 8 bytes per pair, 3 GB for 20,000
 instances.
@@ -18,7 +18,7 @@ from embedseg_large.errors import UsageError
 from embedseg_large.tracking.linking import LEFT_OUT, Links, LinkSettings, Points
 
 _BYTES = 16
-"""Per pair of instances: the distance, which of them are near, and a copy."""
+"""Bytes per pair of instances: its distance, whether it is within reach, and a copy."""
 
 
 def check_laptrack() -> Any:
@@ -38,12 +38,12 @@ def check_laptrack() -> Any:
 
 
 def link(points: Sequence[Points], settings: LinkSettings) -> Links:
-    """Link as `embedseg_large.tracking.linking.link`; divisions by the distance from the mother.
+    """Link like `embedseg_large.tracking.linking.link`; divisions use the distance to the mother.
 
     Raises
     ------
     UsageError
-        If laptrack is not installed, or needs more memory than there is.
+        If laptrack is not installed, or needs more memory than is available.
     """
     laptrack = check_laptrack()
     if not any(map(len, points)):

@@ -1,7 +1,7 @@
-"""MATCH: objects that tiles describe differently get one name where they overlap in both regions.
+"""MATCH: objects that tiles describe differently get the same name if they overlap.
 
-See `embedseg_large.stitching.matching`. Only tiles that disagree with a neighbour are compared,
-each with the others around it: also with those that it meets at an edge or a corner.
+See `embedseg_large.stitching.matching`. Only tiles that disagree with a neighbour are
+compared, each with those around it, including those at edges and corners.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class Matched(NamedTuple):
     """Record of a tile and some of its neighbours."""
 
     seams: list[tuple[int, Overlaps]]
-    """Number of each neighbour, and what both see."""
+    """Number of each neighbour, and the overlaps with it."""
 
     def noted(self) -> Note:
-        """For the journal."""
+        """Return the note for the journal."""
         return 0, [[tile, *(column.tolist() for column in found)] for tile, found in self.seams]
 
     @classmethod
     def recalled(cls, note: Note) -> Matched:
-        """The record that `noted` was made from."""
+        """Restore the record from a note."""
         seams = []
         for tile, *columns in note[1]:
             kinds = zip(columns, _KINDS, strict=True)
@@ -46,7 +46,7 @@ class Matched(NamedTuple):
 
 
 _KINDS = (np.uint64, np.uint64, np.int64, np.int64, np.int64, np.bool_, np.bool_, np.uint64)
-"""Of the columns of `Overlaps`."""
+"""Dtypes of the columns of `Overlaps`."""
 
 
 @dataclass(slots=True)
@@ -56,11 +56,11 @@ class Matching:
     job: Job
     runner: Runner
     results: TileVersions
-    """Of each tile."""
+    """Result of each tile."""
     _seams: list[Seam] = field(default_factory=list)
 
     def run(self, tiles: Collection[Index], disputed: NDArray[np.uint64]) -> Matches:
-        """Match objects of neighbours among some tiles that disagree about `disputed` names."""
+        """Match objects of neighbours among tiles that disagree about `disputed` names."""
         pairs = {tile: [n for n in _after(tile) if n in tiles] for tile in sorted(tiles)}
         self.runner.progress.begin(Stage.CHECK, len(pairs))
         self.runner.run(Each(map(self._task, pairs, pairs.values()), self._note))
@@ -90,21 +90,21 @@ class Matching:
 
 
 def _after(index: Index) -> Iterator[Index]:
-    """Half of the places around a tile, those behind it in raster order."""
+    """Yield half of the neighbours of a tile: those after it in raster order."""
     for steps in product((-1, 0, 1), repeat=len(index)):
         if steps > (0,) * len(index):
             yield tuple(i + step for i, step in zip(index, steps, strict=True))
 
 
 def match_tile(job: Job, versions: Sequence[TileVersion]) -> Matched:
-    """MATCH: compare what the first of some tiles sees with what each of the others sees."""
+    """MATCH: compare the first of some tiles with each of the others."""
     own, *others = _seen(job, versions)
     number = job.clustering().number
     return Matched([(number(other.tile.index), _compared(own, other)) for other in others])
 
 
 class _Seen(NamedTuple):
-    """All that a tile sees."""
+    """Everything that a tile sees."""
 
     tile: Tile
     labels: NDArray[np.unsignedinteger]
@@ -112,7 +112,7 @@ class _Seen(NamedTuple):
     near: NDArray[np.bool_]
 
     def within(self, box: Box, core: Box) -> View:
-        """The part of it in a box, which holds a part of another tile's core."""
+        """Return the part in a box, which contains a part of another tile's core."""
         labels = self.labels[box.slices_in(self.tile.region)]
         return View(labels, self.names, self.near, core.intersect(box).slices_in(box))
 
@@ -137,7 +137,7 @@ def _tiles(versions: Sequence[TileVersion]) -> Iterator[Index]:
 def whole_view(
     job: Job, version: TileVersion, result: StoredResult
 ) -> tuple[Tile, NDArray[np.unsignedinteger], NDArray[np.uint64]]:
-    """A tile, its local labels of its whole region, and the name of each label."""
+    """Return a tile, the local labels of its whole region, and the name of each label."""
     grid = job.clustering(version.level)
     tile = grid.tile(version.tile)
     # behind the seams with its neighbours, see CLUSTER
