@@ -63,6 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"batch", "comparison", "exporting"}
     | {"conversion", "data", "evaluation", "measurement", "models", "pictures", "reporting"}
     | {"review", "segmentation", "synthesis", "tracking", "training", "viewing"},
+    "adapters": {"errors", "segmentation"},
     "__main__": {"cli"},
 }
 """Of a room, or of a file beside the rooms, which others its files may import."""
