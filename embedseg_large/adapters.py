@@ -222,5 +222,5 @@ def _segmenter(
     ndim: int,
     more: dict[str, Any],
 ) -> TileSegmenter:
-    usual = {"name": name, "halo": (ceil(halo),) * ndim, "min_object_size": 15}
+    usual: dict[str, Any] = {"name": name, "halo": (ceil(halo),) * ndim, "min_object_size": 15}
     return TileSegmenter(load=load, parameters=parameters, ndim=ndim, **(usual | more))

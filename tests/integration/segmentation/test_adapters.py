@@ -101,7 +101,7 @@ def automatic_instance_segmentation(
     return bright(input_path / 255)
 
 
-STANDINS = {
+STANDINS: dict[str, tuple[str, dict[str, Any]]] = {
     "cellpose": ("models", {"CellposeModel": Cellpose}),
     "stardist": ("models", {"StarDist2D": StarDist, "StarDist3D": StarDist}),
     "torchvision": ("models.detection", {"maskrcnn_resnet50_fpn": maskrcnn_resnet50_fpn}),
