@@ -1,4 +1,4 @@
-"""What the network says about every voxel, in voxels and z, y, x order.
+"""The network's predictions for every voxel, in voxels and z, y, x order.
 
 This module alone knows the order of the network's channels and its pitch. With ``ndim = 3``::
 
@@ -54,7 +54,7 @@ class Embedding:
     Raises
     ------
     UsageError
-        A dtype is not float32, or the shapes do not fit each other.
+        If a dtype is not float32, or the shapes do not match.
     """
 
     offsets: NDArray[np.float32]
@@ -96,7 +96,7 @@ class Embedding:
         Raises
         ------
         UsageError
-            The number of channels does not fit the number of axes, or the pitch does not.
+            If the number of channels or the pitch does not match the number of axes.
         """
         offsets, log_sigmas, logits = _in_voxels(raw, pitch)
         sigmas = np.exp(np.clip(log_sigmas, *_LOG_SIGMA_RANGE))
@@ -111,7 +111,7 @@ def channel_count(ndim: int) -> int:
 
 
 def raw_layout(ndim: int) -> tuple[tuple[int, int, int], list[int]]:
-    """Say how the raw channels are laid out, for code that splits them itself.
+    """Return the layout of the raw channels, for code that splits them itself.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def raw_layout(ndim: int) -> tuple[tuple[int, int, int], list[int]]:
 
 
 def raw_fields(ndim: int) -> tuple[Field, ...]:
-    """Return what the raw channels mean, in their order."""
+    """Return the meaning of the raw channels, in order."""
     axes = tuple(reversed(range(ndim)))  # raw components run x, y, z
     return (
         Field(name="offsets", kind="vector", axes=axes),
@@ -167,7 +167,7 @@ def quantise(raw: NDArray[np.floating], pitch: Sequence[float]) -> NDArray[np.fl
 
 
 def dequantise(stored: NDArray[np.float16]) -> Embedding:
-    """Read what `quantise` made.
+    """Convert the result of `quantise` back.
 
     Every voxel is converted through tables of all 65,536 float16 values, so equal stored voxels
     give equal bits, wherever they lie in an array and however the array is cut.
@@ -197,10 +197,10 @@ def seeds_of(logits: NDArray[np.float16]) -> NDArray[np.float32]:
 def nan_voxel(channels: NDArray[np.floating]) -> tuple[int, ...] | None:
     """Find the first voxel at which any channel, (c, *spatial), is not a number; None: nowhere.
 
-    Such a voxel belongs to no object and to no background. A network that computes it is broken,
-    which is said here and nowhere else decided.
+    Such a voxel belongs to no object and to no background. A network that computes it is broken;
+    this function is the only place that decides so.
     """
-    if channels.dtype == np.float16:  # in integers, which is four times as fast
+    if channels.dtype == np.float16:  # with integers, which is four times as fast
         wrong = (channels.view(np.uint16) & np.uint16(0x7FFF)) > np.uint16(0x7C00)
     else:
         wrong = np.isnan(channels)
@@ -218,7 +218,7 @@ def background(shape: Sequence[int], channels: int | None = None) -> NDArray[np.
     shape
         Number of voxels along each spatial axis.
     channels
-        Of another method than EmbedSeg, whose last one is a logit as well.
+        Number of channels of another method, whose last channel is also a logit.
 
     Returns
     -------
@@ -301,7 +301,7 @@ def _table(
 ) -> NDArray[np.float32]:
     """Return the function of every float16, computed in float64, read-only as it is shared."""
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
-    with np.errstate(all="ignore"):  # some of the 65,536 are infinite, some are no numbers
+    with np.errstate(all="ignore"):  # some of the 65,536 values are infinite or NaN
         table = function(every.astype(np.float64)).astype(np.float32)
     table.flags.writeable = False
     return table

@@ -340,7 +340,7 @@ def _srgb(
 def matched_colours(
     labels: NDArray[np.intp], truth: NDArray[np.intp], true_colours: Rgb, n: int
 ) -> Rgb:
-    """Give each object the colour of the true one that it shares most voxels with.
+    """Give each object the colour of the true object with which it shares the most voxels.
 
     If several share most with the same true object, the largest share gets its colour; the others,
     and objects without a partner, get colours that no true object has.
@@ -348,7 +348,7 @@ def matched_colours(
     Parameters
     ----------
     labels, truth
-        Objects of one shape, as `numbered` numbers them.
+        Objects of the same shape, numbered by `numbered`.
     true_colours
         ``(objects + 1, 3)``: the colours of the true ones.
     n
@@ -380,7 +380,7 @@ class Canvas:
 
     @classmethod
     def blank(cls, width: int, height: int) -> Canvas:
-        """Make an empty one: no window, no global state."""
+        """Create an empty canvas: no window, no global state."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 

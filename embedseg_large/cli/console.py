@@ -186,7 +186,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _cell(text: str) -> Text:
-    """A text of a table as it is: neither markup nor what steers a terminal."""
+    """Return a text for a table, without markup or terminal control characters."""
     return Text(printable(text))
 
 

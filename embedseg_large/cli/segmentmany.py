@@ -1,4 +1,4 @@
-"""``embedseg-large segment`` of a folder or a plate: what is shown of many images."""
+"""``embedseg-large segment`` for a folder or a plate: output for many images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from embedseg_large.runs.progress import Observer
 
 _ROWS = 40
-"""Images that are listed; the table has all of them."""
+"""Maximum number of listed images; the table has all of them."""
 
 
 def is_many(store: str, given: Mapping[str, Any]) -> bool:
@@ -66,7 +66,7 @@ def segment_many(
 
 
 def exit_code(summary: dict[str, Any]) -> int:
-    """What the command ends with: failure, if any image failed."""
+    """Return the exit code: failure if any image failed."""
     return FAILURE if summary["failed"] else 0
 
 
@@ -87,7 +87,7 @@ class BatchLines:
         return self._bars.enter_context(RunBars(stderr_console()))
 
     def ended(self, image: ImageResult, number: int, count: int) -> None:
-        """Show what became of it."""
+        """Show the result of an image."""
         self._bars.close()
         if image.status == "finished before":
             return

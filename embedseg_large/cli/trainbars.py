@@ -19,7 +19,7 @@ from embedseg_large.cli.console import stderr_console
 from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
 
 WIDTH = 9
-"""Of the column of a term of the loss, in characters."""
+"""Width of the column of a loss term, in characters."""
 _SLOW = 3600.0  # seconds of history for the estimate of the time left: includes validations
 
 

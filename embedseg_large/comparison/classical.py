@@ -71,7 +71,7 @@ class ClassicalContender:
 def segmenter_of(
     properties: Properties, size: float, threshold: float, split: str
 ) -> TileSegmenter:
-    """Make the method for objects with a multiple of the mean extent."""
+    """Create the method for objects with a multiple of the mean extent."""
     diameter = [size * extent for extent in properties.extent_mean]
     return TileSegmenter(
         watershed,

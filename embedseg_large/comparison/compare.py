@@ -66,7 +66,7 @@ def compare(
     Returns
     -------
     Comparison
-        The methods, the best first.
+        The methods, best first.
 
     Raises
     ------
@@ -163,5 +163,5 @@ def _trial(
 
 
 def _richest(pairs: Sequence[Pair]) -> int:
-    """Return the number of the image with most objects, which is drawn and cut into tiles."""
+    """Return the index of the image with the most objects, which is drawn and cut into tiles."""
     return int(np.argmax([np.unique(truth_of(pair)).size for pair in pairs]))

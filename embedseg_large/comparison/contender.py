@@ -34,7 +34,7 @@ class Fitted:
     find: Callable[[Pair], NDArray[np.integer]]
     """Labels of a whole image, 0 for background."""
     steps: int | None
-    """Optimiser steps; None: it has none."""
+    """Number of optimiser steps; None if not applicable."""
     seconds: float
     """Time to learn or tune, without validation."""
     knobs: dict[str, float]
@@ -44,7 +44,7 @@ class Fitted:
     bytes_per_voxel: float
     """Peak memory of a tile per voxel, estimated."""
     model: str | None = None
-    """Name of the model's file in the folder of the comparison; None: there is none."""
+    """Name of the model's file in the folder of the comparison; None if there is none."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Further settings needed to use it."""
 
@@ -61,4 +61,4 @@ class Contender(Protocol):
         """Whether seeds make a difference."""
 
     def fit(self, division: Division, seed: int, folder: Path, say: Say) -> Fitted:
-        """Fit it; resumes from what an interrupted call left in the folder."""
+        """Fit it, resuming from the files of an interrupted call in the folder."""

@@ -1,4 +1,4 @@
-"""Which methods take part: the named ones, or all that can."""
+"""The participating methods: the named ones, or all that can take part."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def choose(
     Raises
     ------
     UsageError
-        A method that was named does not exist or cannot take part.
+        If a named method does not exist or cannot take part.
     """
     names = _names(options.methods)
     found: list[Contender] = []
@@ -108,4 +108,4 @@ _MAKERS: dict[str, Callable[[str, CompareOptions, Sequence[Pair]], Contender]] =
     CLASSICAL: _classical,
     FOREST: _forest,
 }
-"""Of methods without a network."""
+"""Contenders of methods without a network."""

@@ -31,7 +31,7 @@ FEWEST = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Division:
-    """Annotated images by what they are used for."""
+    """Annotated images by purpose."""
 
     train: list[Pair]
     """Training images."""
@@ -40,7 +40,7 @@ class Division:
     held_out: list[Pair]
     """Images for scoring; no method has seen them before."""
     whole: list[Pair]
-    """The image of each of the held-out ones: itself, or what it was cut from."""
+    """The original of each held-out image: itself, or the image it was cut from."""
 
     @property
     def parts(self) -> dict[str, list[Pair]]:
@@ -72,7 +72,7 @@ def divide(pairs: Sequence[Pair], seed: int = 0) -> Division:
     Raises
     ------
     UsageError
-        A part has no object.
+        If a part has no objects.
     """
     division = _dealt(list(pairs), seed) if len(pairs) >= FEWEST else _cut(pairs)
     for name, several in division.parts.items():

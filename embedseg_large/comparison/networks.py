@@ -34,7 +34,7 @@ from embedseg_large.training.train import is_resumable, train
 from embedseg_large.volumes.intensity import intensity_ranges
 
 ROUNDS = 5
-"""Validations during a training, of which the best one decides what is kept."""
+"""Number of validations during a training; the best state is kept."""
 WARM, MEASURED = 3, 8
 """Steps before the time per step is measured, and measured steps."""
 FEWEST = 10
@@ -154,12 +154,12 @@ class Clock(TrainWatcher):
         return cls(path, **parse_json(path.read_bytes())) if path.exists() else cls(path)
 
     def save(self) -> None:
-        """Keep the number of steps, and the time so far."""
+        """Store the number of steps, and the time so far."""
         with whole(self.path) as begun:
             begun.write_text(json.dumps({"steps": self.steps, "seconds": self.seconds}))
 
     def begin(self, start: TrainStart) -> None:  # noqa: ARG002
-        """Start to measure."""
+        """Start measuring."""
         self._last = time.perf_counter()
 
     def batch(self, epoch: int, done: int, of: int, loss: float) -> None:  # noqa: ARG002
@@ -169,7 +169,7 @@ class Clock(TrainWatcher):
         self._last = now
 
     def epoch(self, record: EpochRecord) -> None:  # noqa: ARG002
-        """Keep the time; validation does not count."""
+        """Store the time, without validation."""
         self.save()
         self._last = time.perf_counter()
 

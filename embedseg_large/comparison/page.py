@@ -30,9 +30,9 @@ from embedseg_large.volumes.intensity import intensity_ranges
 PANEL = 440
 """Width of a picture, in pixels."""
 REGION = 256
-"""Largest edge of the region that is shown, in voxels."""
+"""Maximum edge of the region that is shown, in voxels."""
 LONGER = 10
-"""Times as many steps in the command that trains the best network for longer."""
+"""Factor on the steps in the command that trains the best network for longer."""
 _CLOSE = 0.02
 """Difference of mean AP within which methods are not ranked without several seeds."""
 _KINDS = {
@@ -57,7 +57,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """The same region by a method."""
+    """The region as segmented by a method."""
 
     title: str
     note: str
@@ -76,13 +76,13 @@ def write_page(
     Parameters
     ----------
     found
-        What is shown.
+        The results to show.
     place
-        Where labels were kept.
+        Where labels are stored.
     drawn
-        The image that is drawn.
+        The image to draw.
     options
-        What was asked for.
+        The requested options.
     sources
         Paths of images and masks for the command; None: there is no command.
     """
@@ -264,7 +264,7 @@ def _setup(found: Comparison, options: CompareOptions) -> list[Fact]:
 
 
 def _command(standing: Standing, options: CompareOptions, sources: tuple[Any, Any] | None) -> str:
-    """The command that trains a network for longer; empty where images have no path."""
+    """Return the command that trains a network for longer; empty if images have no path."""
     steps = standing.best.steps
     if steps is None or sources is None:
         return ""

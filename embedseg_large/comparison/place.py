@@ -5,7 +5,7 @@
     compare.html                the page
     compare.csv, compare.json   the numbers
     compare.comparison/
-        comparison.json         what was asked for; another comparison is refused
+        comparison.json         the request; a different comparison is refused
         flows-0.safetensors     a model, and flows-0.safetensors.training/
         flows-0.clock.json      its number of steps, and the time so far
         flows-0.json            its scores, written last
@@ -34,13 +34,13 @@ RECORD = "comparison.json"
 
 @dataclass(frozen=True, slots=True)
 class ComparisonPlace:
-    """Where a comparison is kept."""
+    """Location of a comparison."""
 
     page: Path
 
     @property
     def folder(self) -> Path:
-        """Where models and intermediate results are kept."""
+        """Folder of models and intermediate results."""
         return self.page.with_suffix(".comparison")
 
     @property
@@ -66,7 +66,7 @@ class ComparisonPlace:
         Raises
         ------
         UsageError
-            A different one is stored there.
+            If a different one is stored there.
         """
         if overwrite and (self.folder / RECORD).exists():
             shutil.rmtree(self.folder)
@@ -97,7 +97,7 @@ class ComparisonPlace:
             return Trial.from_dict(parse_json(file.read_bytes()))
 
     def keep(self, trial: Trial, labels: NDArray[Any]) -> None:
-        """Keep the labels of the image that is drawn, then the result."""
+        """Store the labels of the image that is drawn, then the result."""
         stem = f"{trial.method}-{trial.seed}"
         with whole_file(self.folder / f"{stem}.npz") as begun, begun.open("wb") as file:
             np.savez_compressed(file, labels=labels)

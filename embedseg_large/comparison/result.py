@@ -25,7 +25,7 @@ class Cut:
     extra: int
     """Objects of the tiles that are not identical."""
     repaired: int
-    """Objects on which tiles agreed only after a second look with a larger halo."""
+    """Objects on which tiles agreed only with a larger halo."""
     joined: int
     """Objects on which tiles never agreed."""
 
@@ -39,7 +39,7 @@ class TileCheck:
     halo: tuple[int, ...]
     """Initial halo of a tile, in voxels."""
     promise: str
-    """What the seam report says of the labels, see `embedseg_large.methods.protocol.Promise`."""
+    """Promise of the seam report for the labels, see `embedseg_large.methods.protocol.Promise`."""
     objects: int
     """Objects of the whole image."""
     cuts: tuple[Cut, ...]
@@ -61,7 +61,7 @@ class TileCheck:
 
     @property
     def changed(self) -> int:
-        """Most objects of the whole image that a cut did not reproduce."""
+        """Maximum number of objects of the whole image that a cut did not reproduce."""
         return max((self.objects - cut.same for cut in self.cuts), default=0)
 
 
@@ -72,7 +72,7 @@ class Trial:
     method: str
     seed: int
     steps: int | None
-    """Optimiser steps; None: it has none."""
+    """Number of optimiser steps; None if not applicable."""
     fit_seconds: float
     """Time to learn or tune, without validation."""
     knobs: dict[str, float]
@@ -92,9 +92,9 @@ class Trial:
     model: str | None = None
     """File of the model, in the folder of the comparison; None: there is none."""
     tiles: TileCheck | None = None
-    """Only of the first seed."""
+    """Tile check; only for the first seed."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """What else is needed to use it."""
+    """Additional settings needed to use it."""
 
     @property
     def ap(self) -> float:
@@ -111,7 +111,7 @@ class Trial:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Trial:
-        """Read what `as_dict` wrote."""
+        """Restore from `as_dict`."""
         tiles = values["tiles"]
         if tiles is not None:
             cuts = tuple(Cut(**cut | {"tile": tuple(cut["tile"])}) for cut in tiles["cuts"])
@@ -164,7 +164,7 @@ class Comparison:
     path: str
     """The page."""
     standings: tuple[Standing, ...]
-    """Methods, the best first."""
+    """Methods, best first."""
     skipped: dict[str, str]
     """Methods that could not take part, and why."""
     division: dict[str, list[str]]
@@ -172,7 +172,7 @@ class Comparison:
     settings: dict[str, Any]
     """Settings common to all methods."""
     folder: str
-    """Where models and intermediate results are kept."""
+    """Folder of models and intermediate results."""
 
     @property
     def winner(self) -> Standing:

@@ -1,4 +1,4 @@
-"""Does the result of a method depend on the tiles? An image is segmented whole, and in tiles."""
+"""Whether the result of a method depends on tiles: an image is segmented whole, and in tiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversion to OME-Zarr as a run: on workers if wanted, and over as many attempts as it takes.
+"""Conversion to OME-Zarr as a run: optionally on workers, and over as many attempts as it takes.
 
 ::
 
@@ -103,12 +103,12 @@ def _channel_names(volume: Volume) -> tuple[str, ...] | None:
 
 
 def run_conversion(plan: Conversion, progress: Progress, workers: WorkerOptions) -> None:
-    """Do what is planned, or what earlier attempts have left of it.
+    """Execute the plan, or what earlier attempts have left of it.
 
     Raises
     ------
     UsageError, VolumeError, OutputError, RunError
-        As `convert`.
+        As for `convert`.
     """
     where = chosen(workers)
     if where is not None and plan.volume.path is None:
@@ -157,7 +157,7 @@ def _call(step: Step, place: Place) -> Call:
 
 @contextmanager
 def _open(plan: Conversion) -> Iterator[Run]:
-    """Begin a conversion, or resume one; it leaves nothing when it ends well."""
+    """Start a conversion, or resume one; leaves no files behind on success."""
     folder = _folder(plan.final)
 
     def settle() -> None:
@@ -184,10 +184,10 @@ def _folder(final: Path) -> Folder:
 
 
 def _image(folder: Folder, record: RunRecord) -> Path:
-    """Where the group is until it is whole.
+    """Return the location of the group until it is complete.
 
-    No other run on this output uses the name: a worker that was given up, and comes back, writes
-    into none but its own.
+    No other run on this output uses the name, so a worker that was given up but comes back writes
+    only into its own group.
     """
     return Path(folder.path, record.name)
 
@@ -213,7 +213,7 @@ def _beside(final: Path, ending: str) -> Path:
 
 
 def _facts(plan: Conversion) -> Facts:
-    """All that decides the image, as values that JSON can hold."""
+    """Return everything that determines the image, as values that JSON can hold."""
     volume = plan.volume
     return {
         "source": None if volume.path is None else without_secrets(volume.path),
@@ -229,15 +229,15 @@ def _facts(plan: Conversion) -> Facts:
         "labels": plan.labels,
         "type": plan.dtype.name,
         "sampled": plan.sampled,
-        "regions": [list(s.cut) for s in plan.steps(plan.store(plan.final))],  # notes are of these
+        "regions": [list(s.cut) for s in plan.steps(plan.store(plan.final))],  # of the notes
         "versions": {name: version(name) for name in _LIBRARIES},
     }
 
 
 def _content(volume: Volume) -> int | str:
-    """What changes when the source does: sizes and times of files, or voxels in memory.
+    """Return what changes with the source: sizes and times of files, or voxels in memory.
 
-    Of a source in a bucket: as it was when it was opened.
+    For a source in a bucket: its state when it was opened.
     """
     if volume.path is None:
         from dask.base import tokenize
@@ -261,7 +261,7 @@ def _check_unchanged(volume: Volume, facts: Facts) -> None:
 def _recorder(
     where: Any, plan: Conversion, run: Run, image: Path, progress: Progress
 ) -> Iterator[TaskRunner]:
-    """Who does the tasks, with the journal of the run."""
+    """Provide the runner of the tasks, with the journal of the run."""
     if where is None:
         yield TaskRunner(SerialExecutor(), run.journal, progress)
         return

@@ -122,7 +122,7 @@ def files_of_pattern(folder: str | Path, pattern: str) -> FileGrid:
     Raises
     ------
     UsageError
-        If the pattern is not usable, there are no such files, one is missing, or two have the same
+        If the pattern is unusable, there are no such files, one is missing, or two have the same
         position.
     """
     wanted, root = FilePattern(pattern), Path(folder).absolute()

@@ -53,7 +53,7 @@ def open_source(source: Any, asked: SourceOptions) -> Volume:
         Anything that `open_volume` reads; a folder of TIFFs; or a path with fields, such as
         ``scan/plane_{z:04d}.tif``.
     asked
-        What its files do not say.
+        Information missing from its files.
 
     Raises
     ------
@@ -163,7 +163,7 @@ class StackArray:
     grid
         The files.
     shape, dtype
-        Of one file.
+        Shape and dtype of one file.
     """
 
     def __init__(self, grid: FileGrid, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -184,7 +184,7 @@ class StackArray:
         return values
 
     def _file(self, path: str) -> TiffArray:
-        last = self._last  # once: threads share this object
+        last = self._last  # read once: threads share this object
         if last is None or last[0] != path:
             last = self._last = (path, TiffArray(path, 0))
         return last[1]

@@ -132,7 +132,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
-    """What to write of an image, and where; made by `plan_conversion`."""
+    """What to write of an image, and where; created by `plan_conversion`."""
 
     volume: Volume
     """The source."""
@@ -222,9 +222,9 @@ def plan_conversion(
     out
         Folder to create.
     asked
-        How it is to be stored.
+        How to store it.
     is_ours
-        Whether what is there is what this conversion has published, before it was killed.
+        Whether the existing image was published by this conversion before it was killed.
 
     Raises
     ------
@@ -293,7 +293,7 @@ def _levels(volume: Volume) -> Iterator[LevelSpec]:
 def _translation(
     volume: Volume, scales: dict[str, float], steps: Sequence[float]
 ) -> tuple[float, ...] | None:
-    """Where the first voxel lies, in the units that are written."""
+    """Return the position of the first voxel, in the written units."""
     shift = volume.levels[volume.level].translation
     if shift is None:
         return None

@@ -1,1 +1,1 @@
-"""What each instance is like: sums over its voxels that add up over boxes, and what follows."""
+"""Measurements of instances: sums over voxels that add up over boxes, and derived values."""

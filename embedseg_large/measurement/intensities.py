@@ -39,7 +39,7 @@ class Intensities(Protocol):
         """Put the rows of another part of the same channel after these."""
 
     def statistics(self, sizes: Integers) -> dict[str, NDArray[Any]]:
-        """Mean, min, max and standard deviation (n) of each instance of so many voxels."""
+        """Return mean, min, max and standard deviation (n,) of instances with these sizes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +53,7 @@ class ExactIntensities:
 
     @classmethod
     def of(cls, rows: NDArray[np.int32], image: NDArray[Any], count: int) -> ExactIntensities:
-        """Add up an image; row r - 1 of the result is that of the voxels whose row is r."""
+        """Add up an image; row r - 1 of the result belongs to the voxels with row r."""
         limits = np.iinfo(np.int64)
         sums = np.zeros((count + 1, 2), np.int64)
         low, high = np.full(count + 1, limits.max), np.full(count + 1, limits.min)
@@ -152,7 +152,7 @@ def intensities_of(rows: NDArray[np.int32], image: NDArray[Any], count: int) -> 
     rows
         Row of each voxel, 0 for background, else 1..count.
     image
-        Of the same shape.
+        Image of the same shape.
     count
         Number of rows.
     """
@@ -161,7 +161,7 @@ def intensities_of(rows: NDArray[np.int32], image: NDArray[Any], count: int) -> 
 
 
 def no_intensities(dtype: np.dtype[Any]) -> Intensities:
-    """Return the intensities of no instance, for an image of that type."""
+    """Return the intensities of zero instances, for an image of that dtype."""
     return intensities_of(np.zeros(0, np.int32), np.zeros(0, dtype), 0)
 
 

@@ -65,7 +65,7 @@ class Subject:
     channels: tuple[Volume, ...]
     """One channel each, of the same shape; none: shapes only."""
     voxel_size: tuple[float, ...] | None
-    """In µm."""
+    """Voxel size in µm."""
 
     @property
     def timepoints(self) -> range:
@@ -107,10 +107,10 @@ def measure(source: Any, labels: str | None = None, **options: Any) -> Table:
         those of `embedseg_large.measurement.shapes.columns_of`, and for labels made by `segment`,
         ``seam``: "repaired" or "joined" where the seam report lists the instance; ``seediness``,
         float32 of its seed voxel (missing for other segmenters); ``certified``,
-        whether it is proven to equal the untiled result. Of labels that were added
-        later NaN and False. With `within`, ``parent``: the label of the other volume that the
-        instance shares most voxels with, 0 if none; ``parent_overlap``: the fraction of its voxels
-        in there. About 1 KB of memory an instance.
+        whether it is proven to equal the untiled result. Labels that were
+        added later have NaN and False. With `within`, ``parent``: the label of the other volume
+        that the instance shares most voxels with, 0 if none; ``parent_overlap``: the fraction of
+        its voxels in there. Takes about 1 KB of memory per instance.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def measure(source: Any, labels: str | None = None, **options: Any) -> Table:
 
 
 def _region(place: Any) -> str:
-    """What tables call the labels: their own name."""
+    """Name of the labels in tables."""
     return stem(place) if isinstance(place, str | os.PathLike) else "labels"
 
 
@@ -305,7 +305,7 @@ def _open_labels(place: Any, asked: SubjectOptions) -> Volume:
 
 
 def _image_of(store: str, labels: str, axes: str | None) -> str:
-    """The image of labels in a store.
+    """Return the image of labels in a store.
 
     Raises
     ------
@@ -347,7 +347,7 @@ def _open_channels(
 def _opened(
     source: Any, channel: int | str | None, level: int, options: Mapping[str, Any], labels: Volume
 ) -> Volume:
-    """Open an image as its labels are: one plane is 2D."""
+    """Open an image like its labels: a single plane as 2D."""
     if level:
         options = {name: value for name, value in options.items() if name != "voxel_size"}
     found = open_volume(source, channel=channel, level=level, **options)

@@ -42,8 +42,8 @@ def columns_of(
     shape
         Shape of the volume, (z,) y, x.
     voxel_size
-        In µm along (z,) y, x. Without it there are no columns in µm, and lengths are in voxels,
-        which are assumed to be cubes.
+        Voxel size in µm along (z,) y, x. Without it there are no columns in µm, and lengths are in
+        voxels, which are assumed to be isotropic.
     channels
         Number of each channel of `regions.intensities`.
     part
@@ -68,7 +68,7 @@ def columns_of(
     touches_border
         Whether the instance touches the border of the volume or of the part, where it may be cut.
     intensity_mean_0, intensity_min_0, intensity_max_0, intensity_std_0
-        Of each channel.
+        Intensities of each channel.
     """
     ndim = len(shape)
     size = (1.0,) * ndim if voxel_size is None else tuple(voxel_size)

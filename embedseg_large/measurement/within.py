@@ -1,7 +1,7 @@
-"""Which instance of another label volume each instance lies in: nuclei in cells, cells in tissues.
+"""The instance of another label volume that contains each instance, such as the cell of a nucleus.
 
-The *parent* of an instance is the one that it shares most voxels with (the smaller label of two
-that share as many), and its *overlap* the fraction of its voxels that the parent holds. Counts of
+The *parent* of an instance is the one with which it shares the most voxels (the smaller label in
+case of a tie), and its *overlap* the fraction of its voxels inside the parent. Counts of
 shared voxels add up over boxes, so that the result does not depend on them.
 """
 
@@ -34,18 +34,18 @@ def open_parents(within: Any, place: Any, labels: Volume, axes: str | None = Non
         Array, path or URL; or the name of labels in the same store, as ``cells`` or
         ``labels/cells``.
     place
-        Where the labels are that are measured.
+        Location of the measured labels.
     labels
-        These.
+        The measured labels.
     axes
-        Letters of the axes of a file that does not say it.
+        Letters of the axes of a file that does not name them.
 
     Raises
     ------
     VolumeError
-        If they cannot be read, are no labels, or have another shape.
+        If they cannot be read, are not labels, or have another shape.
     UsageError
-        If they are the labels that are measured.
+        If they are the measured labels.
     """
     source = _in_same_store(within, place)
     if _is_same(source, place):
@@ -82,14 +82,14 @@ def parents_of(
     labels, parents
         Label volumes of one shape.
     timepoint
-        Which.
+        The timepoint.
     workers
-        Do the boxes; None: this process.
+        Process the boxes; None: this process does.
 
     Returns
     -------
     parent
-        uint64, 0 where an instance meets none.
+        uint64, 0 if an instance has no parent.
     parent_overlap
         float64, from 0 to 1.
     """
@@ -123,7 +123,7 @@ def _shared_in_box(labels: Volume, parents: Volume, timepoint: int, box: Box) ->
 
 
 def _in_same_store(within: Any, place: Any) -> Any:
-    """The place of labels that are named by what they are called in the store."""
+    """Return the location of labels given by name in the store."""
     if not isinstance(within, str) or not isinstance(place, str | os.PathLike):
         return within
     store, inside, _ = os.fspath(place).rpartition("/labels/")

@@ -51,7 +51,7 @@ def flooded(
     least
         Only instances that have, or may have, more voxels than this are kept.
     open_faces
-        Of each axis: does the volume go on below the low face, above the high face?
+        For each axis: whether the volume continues below the low and above the high face.
     """
     labels, seeds = named_pieces(pieces)
     mask = foreground | pieces
@@ -192,7 +192,7 @@ def settled(
     least
         Only instances with more voxels than this are kept.
     open_faces
-        Of each axis: does the volume go on below the low face, above the high face?
+        For each axis: whether the volume continues below the low and above the high face.
     """
     near = ndimage.binary_dilation(doubt) if doubt.any() else doubt
     certain = np.ones(seeds.size + 1, np.bool_)

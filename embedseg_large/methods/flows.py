@@ -200,7 +200,7 @@ def _three_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _sides(open_faces: OpenFaces) -> NDArray[np.bool_]:
-    """``(3, 2)``: whether the volume goes on beyond each face."""
+    """``(3, 2)``: whether the volume continues beyond each face."""
     return np.array(((False, False),) * (AXES - len(open_faces)) + tuple(open_faces), np.bool_)
 
 

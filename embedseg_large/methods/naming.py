@@ -26,7 +26,7 @@ def unproven(
     least
         Only instances with more voxels than this, and those at an open face, are kept.
     open_faces
-        Of each axis: does the volume go on below the low face, above the high face?
+        For each axis: whether the volume continues below the low and above the high face.
     """
     found, count = numbered(labels, least, open_faces[-labels.ndim :])
     seeds = middles(found, count)

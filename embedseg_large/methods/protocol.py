@@ -140,7 +140,7 @@ class Method(Protocol):
         stored
             What `stored` returned for the region.
         open_faces
-            Of each axis: does the volume go on below the low face, above the high face?
+            For each axis: whether the volume continues below the low and above the high face.
         knobs
             Values by name; missing knobs have their default.
 

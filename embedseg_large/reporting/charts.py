@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 460.0, 190.0
-"""Of the plot of a histogram, in units of its drawing."""
+"""Size of the plot of a histogram, in units of its drawing."""
 _BINS = 8, 48
-"""Fewest and most."""
+"""Minimum and maximum number of bins."""
 _ROUND = (2, 4, 6, 8, 10, 12, 16, 20, 30, 40, 50, 60, 80, 100)
 MOST_CELLS = 40
 """Maximum number of cells of a heat map along an axis; with more tiles, a cell covers several."""
@@ -46,7 +46,7 @@ class HistogramChart:
     bars: tuple[Bar, ...]
     ticks: tuple[Mark, ...]
     counts: tuple[Mark, ...]
-    """Of the other axis, from the bottom."""
+    """Ticks of the other axis, from the bottom."""
     marks: tuple[Mark, ...]
     """Lines across."""
     note: str
@@ -70,7 +70,7 @@ def histogram(
     title, unit, note
         In words.
     logarithmic
-        Whether the axis is.
+        Whether the axis is logarithmic.
     marks
         Values to mark with a line, and their names; omitted if outside the axis.
 
@@ -201,7 +201,7 @@ def tile_lattice(shape: Sequence[int], tile: Sequence[float]) -> tuple[NDArray[n
     Parameters
     ----------
     shape
-        Of the volume, (z,) y, x.
+        Shape of the volume, (z,) y, x.
     tile
         Shape of a tile, not necessarily integers.
     """
@@ -232,7 +232,7 @@ def heat_map(
     values
         ``(rows, columns)``, not negative.
     edges
-        As `tile_lattice` gives them.
+        As returned by `tile_lattice`.
     title, unit
         In words.
     steps

@@ -23,7 +23,7 @@ _COUNTS = (
     *("faces", "voxels", "rounds", "tiles", "tiles_exact"),
     *("certified", "agreed", "repaired", "joined", "matched"),
 )
-"""Of a seam report; one that is not recorded is 0."""
+"""Counts of a seam report; unrecorded ones are 0."""
 _MOST_TRACED = 100
 """Maximum number of listed instances of the seam report."""
 _NAMES = {
@@ -171,7 +171,7 @@ def _seam_facts(said: Mapping[str, Any]) -> Iterator[Fact]:
 
 
 def _cleaning_facts(said: Mapping[str, int]) -> Iterator[Fact]:
-    """What was dropped and filled, if masks were cleaned."""
+    """Describe dropped pieces and filled holes, if masks were cleaned."""
     if said:
         pieces, inside = said["pieces_dropped"], said["instances_with_pieces"]
         told = f"{pieces:,} of {inside:,} instances, {said['voxels_dropped']:,} voxels"

@@ -1,4 +1,4 @@
-"""Instances to look at: some at random, and doubtful ones with the reason.
+"""Instances to inspect: a random selection, and doubtful ones with the reason.
 
 Size outliers are those whose logarithm of the size has a modified z-score beyond 3.5, which is
 0.6745 · (value - median) / median absolute deviation (Iglewicz and Hoaglin 1993).
@@ -37,14 +37,14 @@ _LEAST_CONTRAST = 0.25
 """Minimum contrast of a card, as a fraction of the whole volume's, so that noise does not look like
 nuclei."""
 _LONGEST = 192
-"""Voxels that a card shows at most along an axis."""
+"""Maximum number of voxels that a card shows along an axis."""
 
 Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """A reason to look at instances."""
+    """A reason to inspect instances."""
 
     key: str
     title: str
@@ -212,7 +212,7 @@ def _picture(row: int, subject: ReportSubject, table: Table, inks: Inks) -> Pict
 
 
 def _contrast(subject: ReportSubject, plane: NDArray[Any]) -> Range:
-    """Of a card its own, so that bright instances show their inside, within limits."""
+    """Choose the contrast of a card, within limits, so that bright instances show detail."""
     low, high = subject.contrast
     brightest = float(np.percentile(plane.astype(np.float32, copy=False), _BRIGHTEST))
     return low, max(brightest, low + _LEAST_CONTRAST * (high - low))

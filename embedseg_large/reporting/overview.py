@@ -60,11 +60,11 @@ class Overview:
     ruler_share: float
     """Length of the scale bar as a fraction of the width of the first slice."""
     diameter: float
-    """Of a typical instance, in pixels."""
+    """Diameter of a typical instance, in pixels."""
     where: str
     """The box, in voxels of the level."""
     level: int
-    """Of the labels."""
+    """Level of the labels."""
     shape: tuple[int, ...]
     """Voxels of that level."""
     is_part: bool
@@ -82,21 +82,21 @@ class _Sight:
     """Size of a voxel."""
     unit: str
     diameter: float
-    """Of a typical instance, in the unit of `steps`."""
+    """Diameter of a typical instance, in the unit of `steps`."""
     origin: tuple[float, ...]
-    """Of the centre of the level's first voxel."""
+    """Position of the centre of the level's first voxel."""
 
 
 def overview(subject: ReportSubject, inks: Inks, diameter: float) -> Overview | None:
-    """Draw a volume; None if there is no image of the shape of a level of the labels.
+    """Draw a volume; None if no image has the shape of a level of the labels.
 
     Parameters
     ----------
     subject, inks
         What is drawn, and the colours.
     diameter
-        Of a typical instance, in µm or where the voxel size is unknown in voxels: outlines are
-        wide if it is large, and faint if it is very small.
+        Diameter of a typical instance in µm, or in voxels if the voxel size is unknown: outlines
+        are wide if it is large, and faint if it is very small.
     """
     pairs = subject.pairs()
     if not pairs:
@@ -163,7 +163,7 @@ def _drawn(
 
 
 def middle(shape: Sequence[int], most: int) -> Box:
-    """The centre of a volume, with at most about that many voxels; all of it if it has no more."""
+    """Return the centre of a volume, with at most about `most` voxels."""
     whole = Box.whole(shape)
     factor = min(1.0, (most / whole.size) ** (1 / len(shape)))
     lengths = [max(1, int(n * factor)) for n in shape]
@@ -178,7 +178,7 @@ def round_length(most: float) -> float:
 
 
 def _panels(sight: _Sight) -> dict[int, Panel]:
-    """Size of the panel of each axis that is cut; of a 2D image 0."""
+    """Compute the size of the panel of each axis; 0 for axes that a 2D image lacks."""
     sides = [n * s for n, s in zip(sight.box.shape, sight.steps, strict=True)]
     z, y, x = (0.0, *sides)[-3:]
     scale = _scale(sight)
@@ -260,13 +260,13 @@ def _fullest(labels: Labels, axis: int) -> int:
 
 
 def first_seen(labels: Labels, axis: int) -> Labels:
-    """Project labels: of each line along an axis the first that is not 0."""
+    """Project labels: take the first non-zero label along each line of an axis."""
     at = np.expand_dims((labels != 0).argmax(axis), axis)
     return np.take_along_axis(labels, at, axis).squeeze(axis)
 
 
 def _place(sight: _Sight, axis: int, at: int) -> str:
-    """Where the middle of a plane lies in µm, as the metadata say, or its number."""
+    """Describe the position of a plane: in µm according to the metadata, or its index."""
     number = sight.box.start[axis] + at
     place = number * sight.steps[axis] + sight.origin[axis]
     return f"{place:.1f} µm" if sight.unit else str(number)

@@ -21,7 +21,7 @@ from embedseg_large.reporting.tasktimes import Column
 from embedseg_large.storage.tables import Table
 
 _CELLS = 8
-"""Along the longer side of a map of labels that were not made from tiles, or of too few."""
+"""Number of cells along the longer side of a map if there are no tiles, or too few."""
 _LEAST_CELLS = 4
 _WIDE = 30
 """Ratio of sizes from which the axis of the histogram is logarithmic."""

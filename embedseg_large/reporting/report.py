@@ -53,7 +53,7 @@ class Report:
     n_instances: int
     has_image: bool
     overview_level: int | None
-    """Of the labels; None if there is no overview."""
+    """Level of the labels shown in the overview; None if there is no overview."""
     joined: int | None
     """Number of instances joined at a seam; None if unknown."""
     gallery: dict[str, list[int]]
@@ -96,7 +96,7 @@ def report(
         If labels, timepoint, model or log do not exist or do not belong to that run, or the folder
         of the file does not exist.
     VolumeError
-        If something cannot be read, labels and image do not match, or there is no instance.
+        If something cannot be read, labels and image do not match, or there are no instances.
     OutputError
         If the file cannot be written; this is checked first.
     """

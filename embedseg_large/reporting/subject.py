@@ -34,16 +34,16 @@ class ReportSubject:
     """Labels of one timepoint, and one channel of their image."""
 
     name: str
-    """Of the labels."""
+    """Name of the labels."""
     labels: Layer
     image: tuple[Volume, ...]
     """The channel at all levels, finest first; none if there is no image."""
     contrast: Range
-    """Intensities that are shown as black and white."""
+    """Intensities displayed as black and white."""
     channel: int
     timepoint: int
     voxel_size: tuple[float, ...] | None
-    """In µm along (z,) y, x of the labels' finest level."""
+    """Voxel size in µm along (z,) y, x of the labels' finest level."""
     made: Mapping[str, Any]
     """The record of the run; empty for labels of other programs."""
 
@@ -54,17 +54,17 @@ class ReportSubject:
 
     @property
     def steps(self) -> tuple[float, ...]:
-        """Voxel size, or ones where it is unknown."""
+        """Voxel size, or ones if it is unknown."""
         return self.voxel_size or (1.0,) * len(self.shape)
 
     @property
     def unit(self) -> str:
-        """What the smallest part of it is called."""
+        """Name of its smallest part, for display."""
         return "voxel" if len(self.shape) == 3 else "pixel"
 
     @property
     def whole(self) -> str:
-        """What all of it is called."""
+        """Name of the whole, for display."""
         return "volume" if len(self.shape) == 3 else "image"
 
     @property
@@ -82,7 +82,7 @@ class ReportSubject:
         ]
 
     def read(self, volume: Volume, box: Box) -> NDArray[Any]:
-        """Read a region of a level at the timepoint; yes and no are 1 and 0."""
+        """Read a region of a level at the timepoint; booleans become 1 and 0."""
         voxels = volume.read(box, None if volume.timepoint is not None else self.timepoint)
         return voxels.view(np.uint8) if voxels.dtype == np.bool_ else voxels
 
@@ -99,7 +99,7 @@ def find_subject(
     labels
         Name of the labels in the image; None: the only ones.
     asked
-        What is shown of them.
+        Options of the report.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def _open_named(place: str, name: str, *, axes: str | None) -> Layer:
 
 
 def _levels(image: Layer | None, channel: int, ndim: int) -> tuple[Volume, ...]:
-    """The channel at all levels, as 2D images where the labels are."""
+    """Open the channel at all levels, as 2D images if the labels are 2D."""
     levels = () if image is None else image.levels
     chosen = (replace(level, channel=channel) for level in levels)
     return tuple(level.flattened() if ndim == 2 else level for level in chosen)

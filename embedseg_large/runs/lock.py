@@ -156,7 +156,7 @@ class Lock:
 def holder(folder: Folder) -> dict[str, Any] | None:
     """The record of the last holder of a lock; None if it is not held.
 
-    Does not tell whether that run is alive, except that a dead process of this machine holds
+    Does not show whether that run is alive, except that a dead process of this machine holds
     nothing.
     """
     last = _last(folder)

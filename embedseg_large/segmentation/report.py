@@ -71,8 +71,8 @@ class SeamReport:
     tiles_exact: int
     """Tiles proven to hold, voxel for voxel, what the whole volume would give."""
     edge_unproven: int
-    """Of a preview of a region: tiles at its edge that are not proven. There is no neighbour to
-    compare them with, and labels may differ from those of the whole run."""
+    """In a preview of a region: number of tiles at its edge that are not proven. There is no
+    neighbour to compare them with, and labels may differ from those of the whole run."""
     certified: int
     """Instances that nothing unseen could have changed in any tile that holds one of their
     voxels."""

@@ -364,7 +364,7 @@ class SeamCheck:
         return joins, set(joins.apply(alive[~sure]).tolist())
 
     def _owned(self) -> tuple[Joins, set[int]]:
-        """The same for another segmenter: match by overlap; owners decide about what is left."""
+        """Resolve them for an external segmenter: by overlap; owners decide about the rest."""
         ids = self._in_dispute()
         if not ids.size:
             return Joins.none(), set()

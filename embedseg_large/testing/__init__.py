@@ -1,4 +1,4 @@
-"""Synthetic embryos, and a fake network that knows the truth: what the tests are made of.
+"""Synthetic embryos, and a fake network that knows the truth, for tests.
 
 `strategies` is not imported here: it alone needs hypothesis.
 """

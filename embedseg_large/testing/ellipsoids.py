@@ -3,7 +3,7 @@
 1. Centres are darts thrown one after the other; one too close to an earlier one is dropped.
 2. Each gets an ellipsoid of its own radii and orientation.
 3. A voxel belongs to the ellipsoid whose centre is nearest in that ellipsoid's own norm, and to
-   none beyond the surfaces. Overlapping ellipsoids so become cells with a common wall.
+   none beyond the surfaces. Overlapping ellipsoids thus become cells with a common wall.
 """
 
 from __future__ import annotations
@@ -61,15 +61,15 @@ def scatter(
     Parameters
     ----------
     shape
-        Of the volume; centres lie in it.
+        Shape of the volume, in which all centres lie.
     count
-        Number wanted; where no more fit, there are fewer.
+        Requested number; fewer if no more fit.
     diameters
         Mean diameter along each axis, in voxels.
     spacing
-        Least distance between two centres, in mean diameters.
+        Minimum distance between two centres, in mean diameters.
     rng
-        Decides everything.
+        The only source of randomness.
     periodic
         Whether opposite faces of the volume are neighbours.
     """
@@ -92,7 +92,7 @@ def copies(ellipsoids: Ellipsoids, shape: Sequence[int]) -> Ellipsoids:
 
 
 def count_for(shape: Sequence[int], density: float, diameters: Sequence[float]) -> int:
-    """Return how many ellipsoids have together that fraction of the volume, overlaps included."""
+    """Return the number of ellipsoids that fill a fraction of the volume, including overlaps."""
     ball = {2: pi / 4, 3: pi / 6}[len(shape)]
     return max(1, round(density * prod(shape) / (ball * prod(diameters))))
 
@@ -119,7 +119,7 @@ def _apart(
     distance: float,
     period: NDArray[np.float64] | None,
 ) -> list[int]:
-    """Choose darts in turn, each at least `distance` from those chosen before."""
+    """Choose darts one by one, each at least `distance` from all earlier ones."""
     tree = cKDTree(darts, boxsize=period)
     free = np.ones(len(darts), np.bool_)
     chosen: list[int] = []

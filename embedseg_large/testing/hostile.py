@@ -1,9 +1,9 @@
-"""Predictions that are made to break tiling, and a network that gives them as they are.
+"""Predictions designed to break tiling, and a network that returns them unchanged.
 
 Real networks point to the middle of an object from all of its voxels. These point far, to nowhere,
-or just beyond where anything may; seeds rise along chains that run through many tiles, or are all
-the same; sigmas are larger than any object. The rule gives some labels of it, whatever it is, and
-tiles have to give the same.
+or just beyond the permitted reach; seeds rise along chains that run through many tiles, or are all
+equal; sigmas are larger than any object. The rule yields some labels in every case, and tiles must
+yield the same.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class StoredNetwork:
     Parameters
     ----------
     stored
-        ``(2·ndim + 1, *spatial)`` float16, what is predicted; background beyond.
+        ``(2·ndim + 1, *spatial)`` float16, the predictions; background beyond.
     reach
-        Longest believable offset, in voxels.
+        Longest accepted offset, in voxels.
     halo, tile
-        Predictions to be seen around a core, and core of a prediction tile, in voxels.
+        Halo around a core, and core of a prediction tile, in voxels.
     """
 
     stored: Stored
@@ -65,7 +65,7 @@ class StoredNetwork:
 
     @property
     def shape(self) -> Shape:
-        """Shape of the volume that is known."""
+        """Shape of the known volume."""
         return self.stored.shape[1:]
 
     @property
@@ -75,7 +75,7 @@ class StoredNetwork:
 
     @property
     def card(self) -> dict[str, Any]:
-        """Of no model."""
+        """Unknown, because there is no model."""
         return {"name": "stored"}
 
     @property
@@ -97,7 +97,7 @@ class StoredNetwork:
         region: Box,
         tta: bool | int | str = "none",  # noqa: ARG002
     ) -> Stored:
-        """Look the predictions of a region up."""
+        """Look up the predictions of a region."""
         found = background(region.shape)
         known = region.clip(self.shape)
         found[(slice(None), *known.slices_in(region))] = self.stored[(slice(None), *known.slices)]
@@ -185,7 +185,7 @@ def strays(rng: np.random.Generator, shape: Shape) -> NDArray[np.float64]:
 
 
 def noise(rng: np.random.Generator, shape: Shape) -> NDArray[np.float64]:
-    """No structure at all."""
+    """Predictions without any structure."""
     ndim, out = len(shape), _empty(shape)
     out[:ndim] = rng.normal(0, rng.choice([0.3, 1.0, 3.0]), (ndim, *shape))
     out[ndim : 2 * ndim] = rng.normal(

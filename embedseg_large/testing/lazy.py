@@ -31,7 +31,7 @@ _SHARD = {2: 1024, 3: 128}  # edge of a shard in voxels, by ndim; a chunk is hal
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pattern:
-    """A volume made of repetitions of a few cells.
+    """A volume of repetitions of a few cells.
 
     A cell of a repetition has a code: its number from 1 in its repetition, plus the raster index
     of the repetition times the numbers of one. A border of repetitions outside of the volume is
@@ -111,7 +111,7 @@ def lazy_embryo(
         Shape of the repeated pattern; default about seven diameters. It is better no divisor or
         multiple of a tile.
     dtype
-        Of the array; default uint16 where the ids fit, else uint32.
+        Dtype of the array; default uint16 if the ids fit, else uint32.
     flaws, tile
         As for `OracleNetwork.of`.
 

@@ -1,6 +1,6 @@
 """Damage to files, as disks, other programs and attackers do it: by byte, and by value of JSON.
 
-Everything is a function of a random generator, so that a mutation is found again by its seed.
+Everything is a function of a random generator, so that a mutation is reproducible from its seed.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _mutated_once(rng: Rng, data: bytes) -> bytes:
 
 
 def _mutated_lines(rng: Rng, data: bytes) -> bytes:
-    """Damage a file of one JSON document a line: a value, or which lines there are, and where."""
+    """Damage a file with one JSON document per line: a value, or the set and order of lines."""
     lines = data.splitlines()
     at, other = (int(i) for i in rng.integers(len(lines), size=2))
     match rng.choice(["value", "value", "value", "drop", "repeat", "swap", "cut"]):

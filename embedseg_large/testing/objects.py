@@ -1,4 +1,4 @@
-"""The truth about objects, and the predictions that a network which knew it would make."""
+"""The truth about objects, and the predictions of a network that knows it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Flaws:
     stray_length: float = 100.0
     """Longest component of such an offset, in voxels."""
     seed: int = 0
-    """Chooses the random functions."""
+    """Seed of the random functions."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

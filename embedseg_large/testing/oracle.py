@@ -1,6 +1,6 @@
-"""A network that knows the truth: it makes perfect predictions, or wrong ones of a chosen kind.
+"""A network that knows the truth: its predictions are perfect, or wrong in a chosen way.
 
-The voxels of its "image" are label ids, and a table says where each object's centre is. So the
+The voxels of its "image" are label ids, and a table holds each object's centre. So the
 prediction of a voxel needs no other voxel: any tile shape gives exactly the same predictions, and
 whatever differs between two runs is the fault of the machinery around the network. Run the engine
 with intensity range (0, 1), which passes ids unchanged.
@@ -20,7 +20,7 @@ from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.testing.objects import Flaws, Objects
 
-_REACH = 1.5  # longest believable offset, in extents; as for real models
+_REACH = 1.5  # longest accepted offset, in extents; as for real models
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +56,7 @@ class OracleNetwork:
         tile: Sequence[int] | None = None,
         min_object_size: int = 0,
     ) -> OracleNetwork:
-        """Make the network that knows a label array.
+        """Create the network that knows a label array.
 
         Parameters
         ----------
@@ -116,7 +116,7 @@ class OracleNetwork:
 
     @property
     def reach(self) -> tuple[float, ...]:
-        """Longest believable offset along each axis, in voxels."""
+        """Longest accepted offset along each axis, in voxels."""
         return tuple(_REACH * n for n in self.extent)
 
     @property
@@ -136,7 +136,7 @@ class OracleNetwork:
 
     @property
     def cleaning(self) -> tuple[bool, bool]:
-        """Nothing is cleaned, if nobody asks for it."""
+        """Nothing is cleaned by default."""
         return False, False
 
     def thresholds_of(self, tta: str) -> tuple[float, float]:  # noqa: ARG002
@@ -145,7 +145,7 @@ class OracleNetwork:
 
     @property
     def voxel_size(self) -> tuple[float, ...] | None:
-        """Not known."""
+        """Unknown."""
         return None
 
     @property
@@ -155,7 +155,7 @@ class OracleNetwork:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that decides what is predicted."""
+        """Hash of everything that determines the predictions."""
         digest = sha256(repr((self.flaws, self.objects.extent)).encode())
         digest.update(self.objects.centres.tobytes())
         digest.update(self.objects.sigmas.tobytes())
@@ -167,7 +167,7 @@ class OracleNetwork:
         Raises
         ------
         UsageError
-            If a certain number of views is asked for.
+            If a number of passes is requested.
         """
         if isinstance(tta, bool) or str(tta) in self.tta_modes:
             return "none"
@@ -194,7 +194,7 @@ class OracleNetwork:
         Raises
         ------
         UsageError
-            If shape and region differ, or a voxel is no id of the table.
+            If shape and region differ, or a voxel is not an id of the table.
         """
         self.tta_mode(tta)
         if image.shape not in (region.shape, (1, *region.shape)):

@@ -1,4 +1,4 @@
-"""Embryos that never lived: labels of packed cells, their embeddings, and their images."""
+"""Synthetic embryos: labels of packed cells, their embeddings, and their images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def synthetic_embryo(
     anisotropy: float = 1.0,
     seed: int = 0,
 ) -> NDArray[np.uint32]:
-    """Make labels of cells that lie close together and touch.
+    """Create labels of densely packed, touching cells.
 
     Parameters
     ----------
@@ -43,16 +43,16 @@ def synthetic_embryo(
     diameter
         Mean diameter of a cell in y and x, in voxels.
     spacing
-        Least distance between two centres, in diameters: below about 1 cells cut each other and
+        Minimum distance between two centres, in diameters: below about 1 cells cut each other and
         share a wall, from 1.2 on none touch.
     anisotropy
-        Distance of two planes in pixels; cells are that much flatter along z.
+        Distance between planes in pixels; cells have fewer voxels along z accordingly.
     seed
-        Chooses the embryo.
+        Seed of the embryo.
 
     Returns
     -------
-    uint32 of that shape, ids 1..n in no order, 0 for background. Every id occurs.
+    uint32 of that shape, ids 1..n in arbitrary order, 0 for background. Every id occurs.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def embedding_of(labels: NDArray[Any], *, noise: float = 0.0, seed: int = 0) -> 
     noise
         Offsets err by up to this many voxels along each axis.
     seed
-        Chooses the noise.
+        Seed of the noise.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def render(
     noise: float = 1.0,
     seed: int = 0,
 ) -> NDArray[np.uint16]:
-    """Make the image of a fluorescence microscope from a label array.
+    """Render the image of a fluorescence microscope from a label array.
 
     Parameters
     ----------
@@ -111,11 +111,11 @@ def render(
     blur
         Standard deviation of the point spread function, in voxels.
     background
-        Intensity where there is nothing.
+        Intensity of the background.
     noise
         Strength of the shot noise; 1 is that of counted photons.
     seed
-        Chooses brightness and noise.
+        Seed of brightness and noise.
 
     Returns
     -------

@@ -15,7 +15,7 @@ _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
 
 
 def is_available() -> bool:
-    """Whether napari is installed and has a screen: without one, Qt ends the process."""
+    """Whether napari is installed and has a display: without one, Qt aborts the process."""
     has_screen = not sys.platform.startswith("linux") or any(os.environ.get(n) for n in _DISPLAYS)
     return has_screen and find_spec("napari") is not None
 

@@ -21,7 +21,7 @@ LEVEL_VOXELS = 2**25
 TOO_MANY_VOXELS = 2**28
 """Absolute maximum number of voxels held in memory."""
 LONGEST_SIDE = {2: 1400, 3: 640}
-"""Of the longest plane, in pixels, by ndim."""
+"""Edge of the longest plane, in pixels, by ndim."""
 KEPT = 4
 """Number of arrays in memory: an image and labels, and previous ones."""
 
@@ -30,7 +30,7 @@ Style = Literal["filled", "outlines"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which plane, and what to show of it."""
+    """Which plane to show, and how."""
 
     axis: str
     """Axis that the plane is perpendicular to: ``"z"``, ``"y"`` or ``"x"``."""
@@ -77,16 +77,16 @@ class Planes:
 
     @cached_property
     def voxel_size(self) -> tuple[float, ...]:
-        """Of that level in µm, or ones."""
+        """Voxel size of that level in µm, or ones."""
         return self._volume.voxel_size or (1.0,) * self._volume.ndim
 
     @cached_property
     def origin(self) -> tuple[float, ...]:
-        """Of the centre of its first voxel, in µm or voxels."""
+        """Position of the centre of its first voxel, in µm or voxels."""
         return self._volume.origin
 
     def cut_axes(self) -> str:
-        """Axes along which there are planes; for a 2D image z, with the image as the only plane."""
+        """Axes with planes; for a 2D image z, with the image as the only plane."""
         return self.axes if len(self.axes) == 3 else "z"
 
     def panel(self, axis: str) -> Panel:
@@ -155,7 +155,7 @@ class Planes:
         return voxels[channel] if has_channels else voxels
 
     def _read_objects(self, name: str, timepoint: int) -> tuple[NDArray[np.intp], Rgb]:
-        """The labels, numbered from 1, and a colour of each."""
+        """Return the labels, numbered from 1, and a colour for each."""
         layer = self._labels[name]
         ids, objects = numbered(_read(_level_for(layer, self.shape), timepoint))
         return objects, palette(ids.size)

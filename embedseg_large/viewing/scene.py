@@ -29,7 +29,7 @@ MOST_VOXELS = 2**25
 """Maximum number of voxels read for these percentiles."""
 
 Range = tuple[float, float]
-"""Intensities that are shown as black and white."""
+"""Intensities displayed as black and white."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +53,12 @@ class Layer:
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Numbers of the channels that are shown."""
+        """Indices of the displayed channels."""
         chosen = self.finest.channel
         return tuple(range(self.finest.n_channels)) if chosen is None else (chosen,)
 
     def level_of(self, most_voxels: int) -> Volume:
-        """The finest level with at most so many voxels per timepoint, or else the coarsest."""
+        """Return the finest level with at most `most_voxels` per timepoint, or the coarsest."""
         sizes = (Box.whole(level.spatial_shape).size for level in self.levels)
         pairs = zip(self.levels, sizes, strict=True)
         return next((level for level, size in pairs if size <= most_voxels), self.levels[-1])
@@ -71,7 +71,7 @@ class Scene:
     image: Layer
     labels: tuple[Layer, ...]
     contrast: tuple[Range, ...]
-    """One a channel that is shown."""
+    """One per displayed channel."""
 
 
 def open_scene(
@@ -121,8 +121,8 @@ def open_scene(
 def open_layer(path: str, name: str, channel: int | str | None = None, **options: Any) -> Layer:
     """Open an image or labels at all levels that have an array, under a name; reads no voxels.
 
-    `channel` is the only one to show, None: all. `options` are those of `open_volume` for a file
-    that does not say all, such as ``axes``.
+    `channel` is the only one to show, None: all. `options` are those of `open_volume` for a
+    file with incomplete metadata, such as ``axes``.
     """
     finest = open_volume(path, channel=channel, **options)
     there = [k for k, level in enumerate(finest.levels) if level.shape is not None]
@@ -130,7 +130,7 @@ def open_layer(path: str, name: str, channel: int | str | None = None, **options
 
 
 def _image_elsewhere(store: str, labels: str | None) -> tuple[str, str] | None:
-    """Labels in a store without an image, and the image that their run says it segmented."""
+    """Open labels in a store without an image, and the image recorded by their run."""
     inside = "/labels/" in store
     root = store.partition("/labels/")[0]
     with suppress(VolumeError, UsageError):

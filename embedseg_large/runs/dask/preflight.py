@@ -289,7 +289,7 @@ def _ask(client: Client, places: Sequence[SharedPlace]) -> dict[str, WorkerRepor
 def _is_report(address: str, answer: WorkerReport | Exception) -> bool:
     """Whether a worker is present and has responded.
 
-    One that leaves while it is asked breaks the connection, an `OSError`; it gets no task either.
+    A worker that leaves meanwhile breaks the connection, an `OSError`; it gets no tasks either.
     """
     if isinstance(answer, Exception) and not isinstance(answer, OSError):
         raise _cannot_run(f"worker {address}", answer)

@@ -35,7 +35,7 @@ class OwnFunction:
     """A function from the image of a tile to its labels, by its name."""
 
     name: str
-    """As it was asked for: ``module:function``."""
+    """As requested: ``module:function``."""
     function: Callable[..., Any]
     version: str
     """Hash of the source of its module: another one is another run."""
@@ -84,12 +84,12 @@ def own_segmenter(model: Any) -> Any:
 
     Returns
     -------
-    A `TileSegmenter` or `OwnFunction`; `model` itself, if it is no such name.
+    A `TileSegmenter` or `OwnFunction`; `model` itself if it is not such a name.
 
     Raises
     ------
     UsageError
-        There is no such module, it cannot be imported, or it has no such function or segmenter.
+        If there is no such module, it cannot be imported, or it has no such function or segmenter.
     """
     named = _NAMED.fullmatch(model) if isinstance(model, str) else None
     if named is None or os.path.lexists(model):

@@ -6,7 +6,7 @@
       run.json                          facts of the run
       journal/                          finished work, see `embedseg_large.runs.journal`
       predictions/Z/Y.X-VERSION         predictions of a core, see below
-      views/LEVEL/Z/Y.X-VERSION.npz     what each tile says, at each level of its halo: labels
+      views/LEVEL/Z/Y.X-VERSION.npz     the result of each tile, at each level of its halo: labels
       tables/LEVEL/Z/Y.X-VERSION.npz    its table of instances, which is far smaller
       layers/N-VERSION.npz              the instances of each layer, ascending
       changes/Z/Y.X-VERSION.npz         what becomes of the instances of a tile that are cleaned

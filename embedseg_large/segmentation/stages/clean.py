@@ -76,7 +76,7 @@ class Decided(NamedTuple):
 
     @classmethod
     def recalled(cls, note: Note) -> Decided:
-        """The record that `noted` was made from."""
+        """Restore the record from a note."""
         version, counts = note
         return cls(version, *counts)
 
@@ -97,7 +97,7 @@ class Applied(NamedTuple):
 
     @classmethod
     def recalled(cls, note: Note) -> Applied:
-        """The record that `noted` was made from."""
+        """Restore the record from a note."""
         version, (voxels, names) = note
         return cls(version, voxels, names)
 
