@@ -32,11 +32,14 @@ class ModelChoice:
         self._changed, self._show = changed, show
         self.names = sorted(bundled_models(), reverse=True)  # the 3D model first
         """Names and files in the list."""
-        self.field = ComboBox(choices=lambda _: self.names)
+        self._methods: dict[str, str] = {}  # known once a model was loaded
+        self.field = ComboBox(choices=lambda _: [(self._text(n), n) for n in self.names])
         self.file = FileEdit(mode="r", filter="*.safetensors", nullable=True)
         self._name: str = self.field.value
         self.model = load_model(self._name)
         """The model in use."""
+        self._methods = {n: load_model(n).settings.method for n in self.names}
+        self._select(self._name)
         self._meant, self._meant_ndim = self._name, self.model.ndim
         self.field.changed.connect(self._choose)
         self.file.changed.connect(self._use_file)
@@ -78,8 +81,13 @@ class ModelChoice:
             self._meant, self._meant_ndim = name, found.value.ndim
             self._use(name, found.value)
 
+    def _text(self, name: str) -> str:
+        """A model in the list: its name, and its method."""
+        return f"{name} ({self._methods[name]})" if name in self._methods else name
+
     def _use(self, name: str, model: Model) -> None:
         self._name, self.model = name, model
+        self._methods[name] = model.settings.method
         self._select(name)
         self._show("")  # an earlier message referred to another model
         self._changed()

@@ -56,6 +56,7 @@ def card_of(made: Mapping[str, Any], model: str | os.PathLike[str] | None = None
 
 
 def _facts(model: Any) -> Iterator[Fact]:
+    yield Fact(name="method", value=model.settings.method)
     for name in _WORDS:
         if model.card.get(name):
             yield Fact(name=name.replace("_", " "), value=str(model.card[name]))

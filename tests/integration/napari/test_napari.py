@@ -268,7 +268,9 @@ def test_a_file_that_is_no_model_is_said_and_not_offered(panel: Any, tmp_path: P
     assert str(wrong) not in tab.models()
     assert str(wrong) not in tab.model.choices
     assert tab.model.value == "nuclei-3d"
+    assert tab.model.current_choice == "nuclei-3d (embedseg)"
     tab.model.value = "nuclei-2d"
+    assert tab.model.current_choice == "nuclei-2d (embedseg)"
     assert tab.status.text() == ""
 
 

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from embedseg_large.cli.app import app
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
+from embedseg_large.network.checkpoint import load_model
 from embedseg_large.pictures import Panel
 from embedseg_large.reporting import facts
 from embedseg_large.reporting.again import command
+from embedseg_large.reporting.card import card_of
 from embedseg_large.reporting.charts import HEIGHT, WIDTH, heat_map, histogram, tile_lattice
 from embedseg_large.reporting.drawing import Inks, overlay
+from embedseg_large.reporting.facts import Fact
 from embedseg_large.reporting.gallery import find_groups
 from embedseg_large.reporting.overview import first_seen, middle, round_length
 from embedseg_large.reporting.tasktimes import read_times
@@ -250,3 +253,8 @@ def test_outlines_are_in_the_colour_of_the_instance_and_a_chosen_one_is_bold() -
     assert np.count_nonzero(bold[:, :20, 3]) > np.count_nonzero(drawn[:, :20, 3])
     assert bold[5, 30, 3] < bold[5, 10, 3]
     assert inks.numbers(np.array([[0, 3, 50, 70, 99]])).tolist() == [[0, 1, 0, 2, 0]]
+
+
+def test_the_card_of_a_model_names_its_method() -> None:
+    made = {"model": load_model("nuclei-2d").fingerprint}
+    assert Fact(name="method", value="embedseg") in card_of(made).facts
