@@ -134,6 +134,11 @@ class Model:
         return self.settings.tile
 
     @property
+    def tile_adapts(self) -> bool:
+        """Whether tiles may have another shape than `tile`, with an input of at most its size."""
+        return True
+
+    @property
     def context(self) -> tuple[int, ...]:
         """Voxels the network should see on each side of a core (z, y, x)."""
         return self.settings.context

@@ -130,12 +130,12 @@ class NetworkSegmenter:
     def _tile_and_context(
         self, shape: Sequence[int], options: SegmentOptions
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Prediction tiles as the user says, of equal size; or as they suit model and volume."""
+        """Prediction tiles of equal size, as stated; or in the shape that suits the volume."""
         tile = sizes_of("tile", options.tile, self.network.tile)
         context = sizes_of("context", options.context, self.network.context)
         if not all(v > 0 and v % STRIDE == 0 for v in tile) or min(context) < 0:
             return tile, context  # refused by the settings
-        if options.tile is None:
+        if options.tile is None and getattr(self.network, "tile_adapts", False):
             return economical_tile(shape, tile, context), context
         return tuple(balance(n, s) for n, s in zip(shape, tile, strict=True)), context
 
