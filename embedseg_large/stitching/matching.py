@@ -10,12 +10,12 @@
            └────┴──── high ──────┘
 
 1. Pairs are matched in descending order of their IoU, unless that would give two objects of one
-tile the same name. 2. Each core keeps the outlines of its own tile, under the shared name.
+   tile the same name.
+2. Each core keeps the outlines of its own tile, under the shared name.
 3. Ownership (`embedseg_large.stitching.ownership`) decides about objects without a partner, objects
-   that
-lie mostly in one of those or hold most of one, refused pairs, and objects that reach into a
-neighbour's core but are background there. In these cases tiles disagree about what is an object,
-and outlines cannot simply be combined.
+   that lie mostly in one of those or hold most of one, refused pairs, and objects that reach into a
+   neighbour's core but are background there. In these cases tiles disagree about what is an object,
+   and outlines cannot simply be combined.
 
 The result depends only on the set of pairs, not on the order in which tiles were compared.
 """
