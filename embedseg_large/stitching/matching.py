@@ -33,7 +33,7 @@ from scipy.sparse import coo_array
 from embedseg_large.stitching.join import Joins
 
 
-class View(NamedTuple):
+class SeamView(NamedTuple):
     """What one tile sees in a shared region."""
 
     labels: NDArray[np.unsignedinteger]
@@ -46,7 +46,7 @@ class View(NamedTuple):
     """The part of the shared region that is the core of the other tile."""
 
 
-class Overlaps(NamedTuple):
+class SeamOverlaps(NamedTuple):
     """Pairs of objects, one from each of two tiles, that share most of one of them; p pairs."""
 
     low: NDArray[np.uint64]
@@ -70,7 +70,7 @@ class Overlaps(NamedTuple):
         return iou
 
 
-def overlaps(low: View, high: View) -> Overlaps:
+def overlaps(low: SeamView, high: SeamView) -> SeamOverlaps:
     """Compare the objects of two tiles in their shared region."""
     shape = (low.names.size, high.names.size)
     both = (low.labels.reshape(-1), high.labels.reshape(-1))
@@ -84,7 +84,7 @@ def overlaps(low: View, high: View) -> Overlaps:
     of_pair = sizes[0][one], sizes[1][other]
     kept = (one > 0) & (other > 0) & (2 * shared > np.minimum(*of_pair))
     one, other = one[kept], other[kept]
-    return Overlaps(
+    return SeamOverlaps(
         low.names[one],
         high.names[other],
         shared[kept],
@@ -97,7 +97,7 @@ def overlaps(low: View, high: View) -> Overlaps:
 
 
 def _unseen(
-    view: View, labels: NDArray[np.int64], voxels: NDArray[np.int64], sizes: NDArray[np.int64]
+    view: SeamView, labels: NDArray[np.int64], voxels: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> NDArray[np.uint64]:
     """Names of objects that reach into both cores, most of whose voxels are background to others.
 
@@ -173,7 +173,7 @@ class Matches:
         return Joins(names[replaced], first[replaced])
 
 
-Seam = tuple[int, int, Overlaps]
+Seam = tuple[int, int, SeamOverlaps]
 """Numbers of two neighbouring tiles, and their overlaps."""
 
 

@@ -17,7 +17,7 @@ from embedseg_large.tracking.options import LabelsOptions, LinkOptions, TrackFil
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutOption(Options):
+class TrackOutput(Options):
     """Where the table goes."""
 
     heading: ClassVar[str | None] = "Output"
@@ -38,7 +38,7 @@ def track(
         typer.Option(metavar="NAME", help="Name of the labels; required if there are several."),
     ] = None,
     given: Annotated[
-        dict[str, Any], LinkOptions, LabelsOptions, TrackFileOptions, OutOption, WorkerOptions
+        dict[str, Any], LinkOptions, LabelsOptions, TrackFileOptions, TrackOutput, WorkerOptions
     ],
     as_json: Json = False,
 ) -> None:

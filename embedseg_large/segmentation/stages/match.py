@@ -21,14 +21,14 @@ from embedseg_large.segmentation.scratch.scratch import StoredResult
 from embedseg_large.segmentation.scratch.versions import TileVersion, TileVersions
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.steps import LedgerKind, Stage
-from embedseg_large.stitching.matching import Matches, Overlaps, Seam, View, match, overlaps
+from embedseg_large.stitching.matching import Matches, Seam, SeamOverlaps, SeamView, match, overlaps
 from embedseg_large.tiling.grid import Index, Tile
 
 
 class Matched(NamedTuple):
     """Record of a tile and some of its neighbours."""
 
-    seams: list[tuple[int, Overlaps]]
+    seams: list[tuple[int, SeamOverlaps]]
     """Number of each neighbour, and the overlaps with it."""
 
     def noted(self) -> Note:
@@ -41,12 +41,12 @@ class Matched(NamedTuple):
         seams = []
         for tile, *columns in note[1]:
             kinds = zip(columns, _KINDS, strict=True)
-            seams.append((tile, Overlaps(*(np.array(c, kind) for c, kind in kinds))))
+            seams.append((tile, SeamOverlaps(*(np.array(c, kind) for c, kind in kinds))))
         return cls(seams)
 
 
 _KINDS = (np.uint64, np.uint64, np.int64, np.int64, np.int64, np.bool_, np.bool_, np.uint64)
-"""Dtypes of the columns of `Overlaps`."""
+"""Dtypes of the columns of `SeamOverlaps`."""
 
 
 @dataclass(slots=True)
@@ -103,7 +103,7 @@ def match_tile(job: Job, versions: Sequence[TileVersion]) -> Matched:
     return Matched([(number(other.tile.index), _compared(own, other)) for other in others])
 
 
-class _Seen(NamedTuple):
+class _SeenInTile(NamedTuple):
     """Everything that a tile sees."""
 
     tile: Tile
@@ -111,23 +111,23 @@ class _Seen(NamedTuple):
     names: NDArray[np.uint64]
     near: NDArray[np.bool_]
 
-    def within(self, box: Box, core: Box) -> View:
+    def within(self, box: Box, core: Box) -> SeamView:
         """Return the part in a box, which contains a part of another tile's core."""
         labels = self.labels[box.slices_in(self.tile.region)]
-        return View(labels, self.names, self.near, core.intersect(box).slices_in(box))
+        return SeamView(labels, self.names, self.near, core.intersect(box).slices_in(box))
 
 
-def _compared(one: _Seen, other: _Seen) -> Overlaps:
+def _compared(one: _SeenInTile, other: _SeenInTile) -> SeamOverlaps:
     box = one.tile.region.intersect(other.tile.region)
     return overlaps(one.within(box, other.tile.core), other.within(box, one.tile.core))
 
 
-def _seen(job: Job, versions: Sequence[TileVersion]) -> Iterator[_Seen]:
+def _seen(job: Job, versions: Sequence[TileVersion]) -> Iterator[_SeenInTile]:
     results = job.scratch.read_results(versions)
     tables = job.scratch.read_entries(versions, map(job.clustering().number, _tiles(versions)))
     for version, result, table in zip(versions, results, tables, strict=True):
         near = np.concatenate([np.zeros(1, np.bool_), table.core_sizes > 0])
-        yield _Seen(*whole_view(job, version, result), near)
+        yield _SeenInTile(*whole_view(job, version, result), near)
 
 
 def _tiles(versions: Sequence[TileVersion]) -> Iterator[Index]:

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from embedseg_large.stitching.matching import Matches, Overlaps, View, match, overlaps
+from embedseg_large.stitching.matching import Matches, SeamOverlaps, SeamView, match, overlaps
 
 
 def row(drawing: str) -> NDArray[np.uint32]:
     return np.array([0 if c == "." else int(c) for c in drawing.replace("|", "")], np.uint32)
 
 
-def view(drawing: str, first: int, *, is_low: bool) -> View:
+def view(drawing: str, first: int, *, is_low: bool) -> SeamView:
     """Labels 1, 2, ... are called `first` + 1, `first` + 2, ..."""
     labels, face = row(drawing), drawing.index("|")
     low, high = slice(0, face), slice(face, None)
@@ -28,10 +28,10 @@ def view(drawing: str, first: int, *, is_low: bool) -> View:
     names = np.arange(first, first + labels.max(initial=0) + 1, dtype=np.uint64)
     names[0] = 0
     near = np.isin(np.arange(names.size), labels[own])
-    return View(labels, names, near, (other,))
+    return SeamView(labels, names, near, (other,))
 
 
-def seen(low: str, high: str, at: tuple[int, int] = (10, 20)) -> Overlaps:
+def seen(low: str, high: str, at: tuple[int, int] = (10, 20)) -> SeamOverlaps:
     return overlaps(view(low, at[0], is_low=True), view(high, at[1], is_low=False))
 
 
