@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
+
+from embedseg_large.options import Flag, Options
 
 
 def sizes(text: str) -> tuple[int, ...]:
@@ -102,3 +106,13 @@ LabelStore = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log progress to stderr.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFile(Options):
+    """Where the table goes."""
+
+    out: Annotated[
+        Path | None,
+        Flag("Write one row per instance: .csv, .parquet or .h5ad.", metavar="TABLE"),
+    ] = None

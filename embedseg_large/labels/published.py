@@ -201,3 +201,31 @@ def provenance_of(labels: str) -> dict[str, Any]:
         As for `label_names`.
     """
     return usable(provenance_in(ZarrGroup.at(labels).attributes()), shown(labels))
+
+
+def level_of_shape(image: Volume, labels: Volume, axes: str, todo: str) -> int:
+    """Return the level of an image that has the shape of its labels.
+
+    Parameters
+    ----------
+    image, labels
+        At any level.
+    axes
+        Letters of the axes of the image along which its shape is compared.
+    todo
+        What the user can do if there is none.
+
+    Raises
+    ------
+    VolumeError
+        If no level has that shape.
+    """
+    at = [image.stored_axes.index(axis) for axis in axes]
+    shapes = [level.shape and tuple(level.shape[i] for i in at) for level in image.levels]
+    if labels.spatial_shape not in shapes:
+        known = ", ".join(str(shape) for shape in shapes if shape)
+        raise VolumeError(
+            f"{labels.name} has shape {labels.spatial_shape}, the image {image.name} {known}; "
+            f"{todo}"
+        )
+    return shapes.index(labels.spatial_shape)

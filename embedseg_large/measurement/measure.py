@@ -23,6 +23,7 @@ from embedseg_large.labels.instances import KnownInstances
 from embedseg_large.labels.published import (
     image_options,
     labelled_part,
+    level_of_shape,
     other_labels,
     place_of_image,
     place_of_labels,
@@ -332,7 +333,8 @@ def _open_channels(
 ) -> tuple[Volume, ...]:
     """Open the channels of an image at the level that has the shape of the labels."""
     whole = _opened(source, None, 0, options, labels)
-    level = _level_of_shape(whole, labels)
+    todo = "pass the image of the labels, or another level of the labels"
+    level = level_of_shape(whole, labels, whole.spatial_axes, todo)
     if whole.n_timepoints != labels.n_timepoints:
         raise VolumeError(
             f"{labels.name}: {labels.n_timepoints} timepoints, and the image {whole.name} has "
@@ -352,18 +354,6 @@ def _opened(
         options = {name: value for name, value in options.items() if name != "voxel_size"}
     found = open_volume(source, channel=channel, level=level, **options)
     return found.flattened() if labels.ndim == 2 else found
-
-
-def _level_of_shape(image: Volume, labels: Volume) -> int:
-    at = [image.stored_axes.index(axis) for axis in image.spatial_axes]
-    shapes = [level.shape and tuple(level.shape[i] for i in at) for level in image.levels]
-    if labels.spatial_shape not in shapes:
-        there = ", ".join(str(shape) for shape in shapes if shape)
-        raise VolumeError(
-            f"{labels.name} has shape {labels.spatial_shape}, the image {image.name} {there}; "
-            "pass the image of the labels, or another level of the labels"
-        )
-    return shapes.index(labels.spatial_shape)
 
 
 def _voxel_size(

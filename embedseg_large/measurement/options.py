@@ -11,18 +11,25 @@ from embedseg_large.runs.options import WorkerOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class AxesOptions(Options):
-    """What labels and image are like, if their files do not say."""
+class LabelsOptions(Options):
+    """What labels are like, if their file does not say."""
 
     voxel_size: Annotated[
         Sequence[float] | None,
         Flag("Voxel size in µm; overrides the metadata.", form="numbers", metavar="Z,Y,X"),
     ] = None
     """In µm along (z,) y, x of this level; overrides the metadata."""
-    axes: Annotated[str | None, Flag("Letters of the labels' axes, if a file has none: zyx.")] = (
-        None
-    )
-    """Letters of the axes of labels that do not name them, such as ``zyx`` for a plain TIFF."""
+    axes: Annotated[
+        str | None, Flag("Letters of the labels' axes, if a file has none: zyx, or tzyx.")
+    ] = None
+    """Letters of the axes of labels that do not name them, such as ``zyx``, or ``tzyx`` of a
+    series, for a plain TIFF."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AxesOptions(LabelsOptions):
+    """What labels and image are like, if their files do not say."""
+
     image_axes: Annotated[str | None, Flag("Likewise for the image: czyx.")] = None
     """Likewise for the image. Those of an image that `segment` was told need not be passed
     again."""

@@ -18,9 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from embedseg_large.errors import UsageError, VolumeError
+from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
-from embedseg_large.labels.published import image_options, place_of_image, provenance_of
+from embedseg_large.labels.published import (
+    image_options,
+    level_of_shape,
+    place_of_image,
+    provenance_of,
+)
 from embedseg_large.review.review import Review
 from embedseg_large.review.voxels import ReviewedVoxels
 from embedseg_large.storage.connection import shown
@@ -139,22 +144,10 @@ def image_of(review: Review, channel: int | str | None = None) -> Volume:
         channel = about.get("channel") or 0
     options = image_options(source, path) | {"channel": channel}
     whole = open_volume(path, **options)
-    level = _level_of(whole, review.source)
+    todo = "review labels that have the shape of a level of their image"
+    level = level_of_shape(whole, review.source, review.source.spatial_axes, todo)
     if level:
         options.pop("voxel_size", None)
     timepoint = review.source.timepoint if whole.n_timepoints > 1 else None
     found = open_volume(path, level=level, timepoint=timepoint, **options)
     return found.flattened() if review.source.ndim == 2 else found
-
-
-def _level_of(image: Volume, labels: Volume) -> int:
-    """Return the level of an image that has the shape of the labels."""
-    at = [image.stored_axes.index(axis) for axis in labels.spatial_axes]
-    shapes = [level.shape and tuple(level.shape[i] for i in at) for level in image.levels]
-    if labels.spatial_shape not in shapes:
-        known = ", ".join(str(shape) for shape in shapes if shape)
-        raise VolumeError(
-            f"{labels.name} has shape {labels.spatial_shape}, the image {image.name} {known}; "
-            "review labels that have the shape of a level of their image"
-        )
-    return shapes.index(labels.spatial_shape)

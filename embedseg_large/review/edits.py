@@ -39,13 +39,10 @@ _RUN = re.compile(r"(.+)\+(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Accept:
-    """Accept an instance as it is."""
+class _OfOne:
+    """An edit of one instance."""
 
     label: int
-
-    def __str__(self) -> str:
-        return f"accept {self.label}"
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -55,6 +52,14 @@ class Accept:
     def box(self, where: Where) -> Box:
         """Return the region to read."""
         return where(self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class Accept(_OfOne):
+    """Accept an instance as it is."""
+
+    def __str__(self) -> str:
+        return f"accept {self.label}"
 
     def apply(self, labels: NDArray[Any], scene: EditScene) -> NDArray[Any]:
         """Return the labels of the box after the edit."""
@@ -63,22 +68,11 @@ class Accept:
 
 
 @dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(_OfOne):
     """Delete an instance that is not an object: its voxels become background."""
-
-    label: int
 
     def __str__(self) -> str:
         return f"delete {self.label}"
-
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """Labels of the instances that the edit refers to."""
-        return (self.label,)
-
-    def box(self, where: Where) -> Box:
-        """Return the region to read."""
-        return where(self.label)
 
     def apply(self, labels: NDArray[Any], scene: EditScene) -> NDArray[Any]:
         """Return the labels of the box after the edit."""
@@ -86,14 +80,13 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class Split(_OfOne):
     """Split an instance that covers several objects, by flooding it from a point in each.
 
     The part of the first point keeps the label; the other parts get the next free labels, in the
     order of the points.
     """
 
-    label: int
     points: tuple[Point, ...]
 
     def __post_init__(self) -> None:
@@ -102,15 +95,6 @@ class Split:
 
     def __str__(self) -> str:
         return f"split {self.label} " + " ".join(map(_text, self.points))
-
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """Labels of the instances that the edit refers to."""
-        return (self.label,)
-
-    def box(self, where: Where) -> Box:
-        """Return the region to read."""
-        return where(self.label)
 
     def apply(self, labels: NDArray[Any], scene: EditScene) -> NDArray[Any]:
         """Return the labels of the box after the edit."""

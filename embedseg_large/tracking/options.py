@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+from embedseg_large.measurement.options import LabelsOptions
 from embedseg_large.options import Flag, Options
 from embedseg_large.runs.options import WorkerOptions
 
@@ -55,21 +55,6 @@ class LinkOptions(Options):
     ] = "lap"
     """``"lap"``: sparse linear assignment, for any number of instances. ``"laptrack"``: the
     laptrack package, whose memory grows with the square of the number of instances."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelsOptions(Options):
-    """What the labels are like, if their file does not say."""
-
-    voxel_size: Annotated[
-        Sequence[float] | None,
-        Flag("Voxel size in µm; overrides the metadata.", form="numbers", metavar="Z,Y,X"),
-    ] = None
-    """In µm along (z,) y, x; overrides the metadata."""
-    axes: Annotated[str | None, Flag("Letters of the labels' axes, if a file has none: tzyx.")] = (
-        None
-    )
-    """Letters of the axes of labels that do not name them, such as ``tzyx`` for a plain TIFF."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from embedseg_large.cli.console import print_facts, print_json, print_table, reported
 from embedseg_large.cli.groups import grouped
-from embedseg_large.cli.options import Json, LabelStore
+from embedseg_large.cli.options import Json, LabelStore, TableFile
 from embedseg_large.measurement.options import (
     AxesOptions,
     ImageOption,
@@ -18,7 +16,6 @@ from embedseg_large.measurement.options import (
     PartOptions,
     TableOption,
 )
-from embedseg_large.options import Flag, Options
 from embedseg_large.runs.options import WorkerOptions
 
 if TYPE_CHECKING:
@@ -29,16 +26,6 @@ _SUMMARISED = (
     *("axis_", "seediness", "intensity_mean"),
 )
 """Prefixes of the columns that are summarised."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutOption(Options):
-    """Where the table goes."""
-
-    out: Annotated[
-        Path | None,
-        Flag("Write one row per instance: .csv, .parquet or .h5ad.", metavar="TABLE"),
-    ] = None
 
 
 @reported(interrupted="interrupted; nothing was written")
@@ -54,7 +41,7 @@ def measure(
         dict[str, Any],
         ImageOption,
         ParentOption,
-        OutOption,
+        TableFile,
         TableOption,
         PartOptions,
         AxesOptions,

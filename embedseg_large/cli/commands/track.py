@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import typer
 
 from embedseg_large.cli.console import print_facts, print_json, reported
 from embedseg_large.cli.groups import grouped
-from embedseg_large.cli.options import Json, LabelStore
-from embedseg_large.options import Flag, Options
+from embedseg_large.cli.options import Json, LabelStore, TableFile
+from embedseg_large.measurement.options import LabelsOptions
 from embedseg_large.runs.options import WorkerOptions
-from embedseg_large.tracking.options import LabelsOptions, LinkOptions, TrackFileOptions
+from embedseg_large.tracking.options import LinkOptions, TrackFileOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackOutput(Options):
-    """Where the table goes."""
+class TrackTable(TableFile):
+    """The table, among the other files."""
 
     heading: ClassVar[str | None] = "Output"
-
-    out: Annotated[
-        Path | None,
-        Flag("Write one row per instance: .csv, .parquet or .h5ad.", metavar="TABLE"),
-    ] = None
 
 
 @reported(interrupted="interrupted; older tracks are unchanged")
@@ -38,7 +32,7 @@ def track(
         typer.Option(metavar="NAME", help="Name of the labels; required if there are several."),
     ] = None,
     given: Annotated[
-        dict[str, Any], LinkOptions, LabelsOptions, TrackFileOptions, TrackOutput, WorkerOptions
+        dict[str, Any], LinkOptions, LabelsOptions, TrackFileOptions, TrackTable, WorkerOptions
     ],
     as_json: Json = False,
 ) -> None:
