@@ -6,8 +6,8 @@
        halo ┌────────┐ halo    1 PREDICT  every voxel's embedding is predicted by exactly one tile
        halo │  core  │ halo    2 CLUSTER  core + halo are clustered; an instance is named by the
        halo │        │ halo               global index of its seed voxel
-       halo └────────┘ halo    3 CHECK    neighbours see the same seams: compare, enlarge halos,
-       join halo halo halo halo     4 FINISH   rank the names, write labels, pyramid and metadata
+       halo └────────┘ halo    3 CHECK    compare what neighbours see; enlarge halos, then join
+       halo halo halo halo     4 FINISH   rank the names, write labels, pyramid and metadata
 
 Labels are a function of image, network, settings and prediction tiles. The clustering tiles, the
 number of workers and the order leave no trace as long as nothing is joined.
