@@ -7,6 +7,7 @@ to do.
 
     EmbedSegError
     ├── UsageError (ValueError)             an argument is wrong
+    │   ├── ImageChangedError               the image of an unfinished run has changed
     │   └── LabelsExistError (FileExistsError)   the name is taken and overwrite was not requested
     ├── VolumeError (ValueError)            an image or label volume cannot be used
     │   ├── VolumeNotFoundError (FileNotFoundError)
