@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -56,26 +56,35 @@ class NetworkContender:
 
     name: str
     options: CompareOptions
+    method: str | None = None
+    """The method, if the name is another."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Further options of `embedseg_large.train`, which replace those of `RECIPE`."""
+    tta: bool = True
+    """Whether to predict with the model's default test-time augmentation."""
+    timer: Callable[[], float] = time.perf_counter
+    """Measures the time that training costs, in seconds."""
     is_random: bool = True
 
     def fit(self, division: Division, seed: int, folder: Path, say: Say) -> Fitted:
         """Train, or resume a training; thresholds are tuned at its end."""
         out = folder / f"{self.name}-{seed}.safetensors"
-        clock = Clock.open(folder / f"{self.name}-{seed}.clock.json")
+        clock = Clock.open(folder / f"{self.name}-{seed}.clock.json", self.timer)
         if clock.steps == 0:
             clock.steps = self._steps(division, say)
             clock.save()
         if not out.exists():
             say(f"{self.name}, seed {seed}: training, {clock.steps:,} steps")
             self._train(division, seed, out, clock)
-        return fitted(load_model(out, self.options.device or default_device()), out.name, clock)
+        model = load_model(out, self.options.device or default_device())
+        return fitted(model, out.name, clock, tta=self.tta)
 
     def _steps(self, division: Division, say: Say) -> int:
         """Return the number of steps that the budget allows."""
         if self.options.steps is not None:
             return self.options.steps
         say(f"{self.name}: measuring the time of a step")
-        probe = Probe()
+        probe = Probe(self.timer)
         with TemporaryDirectory() as folder, suppress(EnoughError):
             self._run(division, 0, Path(folder, "probe"), probe, WARM + MEASURED, 0.0)
         return max(FEWEST, int(self.options.seconds / probe.step_seconds))
@@ -103,7 +112,7 @@ class NetworkContender:
             division.train,
             out=out,
             validation=validation,
-            method=self.name,
+            method=self.method or self.name,
             backbone=own.backbone,
             steps=steps,
             epoch_steps=ceil(steps / ROUNDS) if more else steps,
@@ -114,8 +123,7 @@ class NetworkContender:
             threads=own.threads,
             seed=seed,
             watcher=watcher,
-            **RECIPE,
-            **more,
+            **RECIPE | dict(self.recipe) | more,
         )
 
 
@@ -126,7 +134,8 @@ class EnoughError(Exception):
 class Probe(TrainWatcher):
     """Measures the time of a step, and ends the training."""
 
-    def __init__(self) -> None:
+    def __init__(self, timer: Callable[[], float] = time.perf_counter) -> None:
+        self._timer = timer
         self._times: list[float] = []
 
     @property
@@ -136,7 +145,7 @@ class Probe(TrainWatcher):
 
     def batch(self, epoch: int, done: int, of: int, loss: float) -> None:  # noqa: ARG002
         """Record the time."""
-        self._times.append(time.perf_counter())
+        self._times.append(self._timer())
         if len(self._times) >= WARM + MEASURED:
             raise EnoughError
 
@@ -144,14 +153,22 @@ class Probe(TrainWatcher):
 class Clock(TrainWatcher):
     """Adds up the time of the steps of a training, also of one that was resumed."""
 
-    def __init__(self, path: Path, steps: int = 0, seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        timer: Callable[[], float] = time.perf_counter,
+        *,
+        steps: int = 0,
+        seconds: float = 0.0,
+    ) -> None:
         self.path, self.steps, self.seconds = path, steps, seconds
-        self._last = 0.0
+        self._timer, self._last = timer, 0.0
 
     @classmethod
-    def open(cls, path: Path) -> Clock:
+    def open(cls, path: Path, timer: Callable[[], float] = time.perf_counter) -> Clock:
         """Read the stored clock."""
-        return cls(path, **parse_json(path.read_bytes())) if path.exists() else cls(path)
+        known = parse_json(path.read_bytes()) if path.exists() else {}
+        return cls(path, timer, **known)
 
     def save(self) -> None:
         """Store the number of steps, and the time so far."""
@@ -160,49 +177,49 @@ class Clock(TrainWatcher):
 
     def begin(self, start: TrainStart) -> None:  # noqa: ARG002
         """Start measuring."""
-        self._last = time.perf_counter()
+        self._last = self._timer()
 
     def batch(self, epoch: int, done: int, of: int, loss: float) -> None:  # noqa: ARG002
         """Add the time of a step."""
-        now = time.perf_counter()
+        now = self._timer()
         self.seconds += now - self._last
         self._last = now
 
     def epoch(self, record: EpochRecord) -> None:  # noqa: ARG002
         """Store the time, without validation."""
         self.save()
-        self._last = time.perf_counter()
+        self._last = self._timer()
 
 
-def fitted(model: Model, name: str, clock: Clock) -> Fitted:
+def fitted(model: Model, name: str, clock: Clock, *, tta: bool = True) -> Fitted:
     """Return a trained model as a fitted method."""
     return Fitted(
         engine=model,
-        find=partial(labels_of, model),
+        find=partial(labels_of, model, tta=tta),
         steps=clock.steps,
         seconds=clock.seconds,
-        knobs=dict(decoder_of(model)[1]),
+        knobs=dict(decoder_of(model, tta=tta)[1]),
         predicts=True,
         bytes_per_voxel=model.bytes_per_voxel,
         model=name,
     )
 
 
-def decoder_of(model: Model) -> tuple[Method, Knobs]:
-    """Return the method of a model, and the thresholds for its default augmentation."""
+def decoder_of(model: Model, *, tta: bool = True) -> tuple[Method, Knobs]:
+    """Return the method of a model, and the thresholds for its default augmentation or none."""
     method = method_of(model.settings)
     if method is not None:
         return method, dict(model.settings.knobs)
-    seed, margin = model.thresholds_of(model.tta_mode(True))
+    seed, margin = model.thresholds_of(model.tta_mode(tta))
     own = EmbedSeg(scale_of(model.settings), model.pitch, model.reach)
     return own, {"seed": seed, "margin": margin}
 
 
-def labels_of(model: Model, pair: Pair) -> NDArray[np.uint32]:
+def labels_of(model: Model, pair: Pair, *, tta: bool = True) -> NDArray[np.uint32]:
     """Segment an image in memory, as `segment` does with a single tile."""
-    method, knobs = decoder_of(model)
+    method, knobs = decoder_of(model, tta=tta)
     image = normalised(pair, intensity_ranges)
-    stored = method.stored(model.predict_raw(image, tta=True))
+    stored = method.stored(model.predict_raw(image, tta=tta))
     nothing_beyond = ((False, False),) * 3
     return method.decode(stored, nothing_beyond, knobs).labels
 

@@ -6,16 +6,22 @@ union, so two label volumes of any size are compared region by region, in any or
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
 
 from embedseg_large.errors import VolumeError
 
 Ids = NDArray[np.uint64]
 Counts = NDArray[np.int64]
+Layers = NDArray[Any] | Sequence[NDArray[Any]]
+"""A label array, or several whose objects may overlap."""
+
+_SIDES = ("prediction", "truth")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +33,9 @@ class Contingency:
     prediction_ids, truth_ids
         One pair per entry, uint64, sorted by prediction and then by truth, no pair twice.
     counts
-        Number of voxels of each pair, int64, all positive.
+        Number of voxels of each pair, int64. Of objects that overlap others of their side, a pair
+        with the background holds the rest: the size of an object is always the sum of its
+        counts, so that the rest is negative where a voxel is shared with several.
     """
 
     prediction_ids: Ids
@@ -63,6 +71,32 @@ class Contingency:
         _check_labels(truth, "truth")
         return _from_runs(prediction.reshape(-1), truth.reshape(-1))
 
+    @classmethod
+    def of_layers(cls, prediction: Layers, truth: Layers) -> Contingency:
+        """Count the pairs of objects that may overlap.
+
+        Parameters
+        ----------
+        prediction, truth
+            Each a label array of one shape, or a list of several, where an object may share voxels
+            with those of other layers; 0 is background.
+
+        Raises
+        ------
+        VolumeError
+            As for `of`.
+        """
+        sides = [_layers(prediction), _layers(truth)]
+        if all(len(side) == 1 for side in sides):
+            return cls.of(sides[0][0], sides[1][0])
+        shapes = sorted({layer.shape for side in sides for layer in side})
+        if len(shapes) > 1:
+            raise VolumeError(
+                f"prediction and truth have layers of shapes {shapes[0]} and {shapes[1]}; "
+                "compare the same region at the same level of both"
+            )
+        return _from_masks(*(_masks(*pair) for pair in zip(sides, _SIDES, strict=True)))
+
     def __add__(self, other: Contingency) -> Contingency:
         """Return the table of both regions together."""
         return _summed(
@@ -86,6 +120,43 @@ class Contingency:
     def voxels(self) -> int:
         """Number of voxels compared."""
         return int(self.counts.sum())
+
+
+def _layers(side: Layers) -> list[NDArray[Any]]:
+    return [side] if isinstance(side, np.ndarray) else list(side)
+
+
+def _masks(layers: Sequence[NDArray[Any]], name: str) -> tuple[Ids, csr_array]:
+    """Return the ids of all objects, and their masks: objects by voxels, 0 or 1."""
+    places, ids = [], []
+    for layer in layers:
+        _check_labels(layer, name)
+        flat = layer.reshape(-1)
+        place = np.flatnonzero(flat)
+        places.append(place)
+        ids.append(flat[place].astype(np.uint64))
+    distinct, row = np.unique(np.concatenate(ids), return_inverse=True)
+    column = np.concatenate(places)
+    ones = np.ones(column.size, np.int64)
+    masks = coo_array((ones, (row, column)), shape=(distinct.size, layers[0].size)).tocsr()
+    masks.data[:] = 1  # a voxel that an object has in two layers counts once
+    return distinct, masks
+
+
+def _from_masks(prediction: tuple[Ids, csr_array], truth: tuple[Ids, csr_array]) -> Contingency:
+    """Count shared voxels; what is left of an object is its pair with the background."""
+    (p_ids, p_masks), (t_ids, t_masks) = prediction, truth
+    shared = (p_masks @ t_masks.T).tocoo()
+    p_left = p_masks.sum(axis=1) - shared.sum(axis=1)
+    t_left = t_masks.sum(axis=1) - shared.sum(axis=0)
+    outside = p_masks.shape[1] - int(shared.sum() + p_left.sum() + t_left.sum())
+    rows, columns = shared.coords
+    none = np.zeros(1, np.uint64)
+    p = np.concatenate([p_ids[rows], p_ids, np.repeat(none, t_ids.size), none])
+    t = np.concatenate([t_ids[columns], np.repeat(none, p_ids.size), t_ids, none])
+    counts = np.concatenate([shared.data, p_left, t_left, [outside]])
+    kept = counts != 0
+    return _summed(p[kept], t[kept], counts[kept])
 
 
 def _check_labels(labels: NDArray[Any], name: str) -> None:

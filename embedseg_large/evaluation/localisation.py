@@ -138,7 +138,7 @@ def _over_reference(contingency: Contingency) -> Overlaps:
 
 def _one_to_one(overlaps: Overlaps, threshold: float) -> Score:
     """Score the matching with the most pairs, each of at least the threshold."""
-    matched = matched_iou(overlaps, threshold, exclusive=False)
+    matched = matched_iou(overlaps, threshold)
     tp = matched.size
     fp, fn = overlaps.n_prediction - tp, overlaps.n_truth - tp
     return score_of_counts(threshold, float(matched.sum()), tp, fp, fn)

@@ -1,10 +1,12 @@
 """One-to-one matching of predicted and true objects by intersection over union (IoU).
 
 1. Only objects that share voxels can match: the candidates are a sparse bipartite graph.
-2. At thresholds of 1/2 and above, partners are unique, so the good pairs are the matches.
-3. Below, the goal is the matching with the most good pairs, and among those the one with the
-largest total IoU. Pairs that no alternative can beat are taken first; a few rounds settle nearly
-all. 4. The rest falls into connected components, each of which is solved exactly.
+2. If no object has two good partners, the good pairs are the matches. It is so above a threshold of
+   1/2, unless objects of one side overlap.
+3. Otherwise the goal is the matching with the most good pairs, and among those the one with the
+   largest total IoU. Pairs that no alternative can beat are taken first; a few rounds settle
+   nearly all.
+4. The rest falls into connected components, each of which is solved exactly.
 
 A dense matrix of objects by objects is never built.
 """
@@ -59,7 +61,7 @@ class Overlaps:
         return cls(p, t, iou, int(np.count_nonzero(p_ids)), int(np.count_nonzero(t_ids)))
 
 
-def matched_iou(overlaps: Overlaps, threshold: float, *, exclusive: bool = True) -> Values:
+def matched_iou(overlaps: Overlaps, threshold: float) -> Values:
     """Return the IoU of every match at a threshold, each at least the threshold.
 
     Parameters
@@ -68,13 +70,15 @@ def matched_iou(overlaps: Overlaps, threshold: float, *, exclusive: bool = True)
         The candidates.
     threshold
         Minimum value of a match.
-    exclusive
-        Whether partners are unique from 1/2 on, as for IoU. For measures that forgive one side they
-        are not: a prediction can cover most of several objects.
     """
-    if exclusive and threshold >= 0.5:
-        return _without_choice(overlaps, threshold)
+    good = overlaps.iou >= threshold
+    if _is_unique(overlaps.prediction[good]) and _is_unique(overlaps.truth[good]):
+        return overlaps.iou[good]
     return _with_choice(overlaps, threshold)
+
+
+def _is_unique(places: Places) -> bool:
+    return np.unique(places).size == places.size
 
 
 def _objects(
@@ -85,18 +89,6 @@ def _objects(
     sizes = np.zeros(distinct.size, np.int64)
     np.add.at(sizes, place, counts)
     return distinct, place, sizes
-
-
-def _without_choice(overlaps: Overlaps, threshold: float) -> Values:
-    """Take every good pair.
-
-    An object has at most one partner of IoU > 1/2. It has two of exactly 1/2 only where they are
-    its two halves and have no other partner, and then either may be taken.
-    """
-    good = np.flatnonzero(overlaps.iou >= threshold)
-    good = good[np.unique(overlaps.prediction[good], return_index=True)[1]]
-    good = good[np.unique(overlaps.truth[good], return_index=True)[1]]
-    return overlaps.iou[good]
 
 
 def _with_choice(overlaps: Overlaps, threshold: float) -> Values:
