@@ -29,14 +29,13 @@ from typing import Any
 
 import numpy as np
 
-from embedseg_large.comparison.division import Division, truth_of
+from embedseg_large.comparison.division import Division
 from embedseg_large.comparison.networks import NetworkContender
 from embedseg_large.comparison.options import CompareOptions
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.evaluate import pooled
 from embedseg_large.evaluation.scores import Score, scores
 from embedseg_large.files import whole
-from embedseg_large.geometry import Box
 from embedseg_large.training.data.sources import Pair, find_pairs
 from embedseg_large.volumes.volume import open_volume
 
@@ -112,7 +111,7 @@ def flattened(pair: Pair) -> Pair:
     """Return a pair whose objects do not overlap: of several, the last has the voxel."""
     if not pair.stacked:
         return pair
-    return replace(pair, mask=open_volume(truth_of(pair), channel=None, axes="yx"))
+    return replace(pair, mask=open_volume(pair.flat_labels(), channel=None, axes="yx"))
 
 
 def learnt_from(division: Division, entry: Entry) -> Division:
@@ -122,12 +121,6 @@ def learnt_from(division: Division, entry: Entry) -> Division:
     parts = {name: getattr(division, name) for name in ("train", "validation")}
     flat = {name: [flattened(pair) for pair in pairs] for name, pairs in parts.items()}
     return replace(division, **flat)
-
-
-def layers_of(pair: Pair) -> list[np.ndarray]:
-    """Return the true masks: one label array, or a plane for each object that may overlap."""
-    labels = pair.labels_of(pair.mask.read(pair.mask_box(Box.whole(pair.shape))))
-    return list(labels) if pair.stacked else [labels]
 
 
 def trained(entry: Entry, data: DataSet, division: Division, folder: Path, minutes: float) -> None:
@@ -167,14 +160,10 @@ def trained(entry: Entry, data: DataSet, division: Division, folder: Path, minut
 def scored(division: Division, folder: Path) -> tuple[list[Score], int]:
     """Score the kept labels against the masks as they are, pooled; and count the true objects."""
     with np.load(folder / "labels.npz") as found:
-        each = []
-        for pair in division.held_out:
-            truth = layers_of(pair)
-            known = ~np.any([layer < 0 for layer in truth], axis=0)
-            compared = Contingency.of_layers(
-                [np.where(known, found[pair.name], 0)], [np.where(known, t, 0) for t in truth]
-            )
-            each.append(scores(compared, IOUS))
+        each = [
+            scores(Contingency.of_annotated(found[pair.name], pair.layers()), IOUS)
+            for pair in division.held_out
+        ]
     total = pooled(each)
     return total, total[0].tp + total[0].fn
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from embedseg_large.clustering.classical import SPLITS, watershed
 from embedseg_large.comparison.contender import Fitted, Say
-from embedseg_large.comparison.division import Division, truth_of
+from embedseg_large.comparison.division import Division
 from embedseg_large.comparison.networks import normalised
 from embedseg_large.geometry import Box
 from embedseg_large.segmentation.request.classical import CLASSICAL, halo_of
@@ -22,7 +22,6 @@ from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.stitching.middle import numbered
 from embedseg_large.training.data.properties import Properties, measure
 from embedseg_large.training.data.sources import Pair
-from embedseg_large.training.data.targets import IGNORED
 from embedseg_large.training.tuning.thresholds import IOUS, ap_of, counts_of
 from embedseg_large.volumes.intensity import otsu_ranges
 
@@ -98,7 +97,6 @@ def _labels(segmenter: TileSegmenter, image: NDArray[np.float32]) -> NDArray[np.
 
 def _counts(pair: Pair, tried: list[TileSegmenter]) -> Iterator[NDArray[np.int64]]:
     """True positives, false positives and false negatives of each segmenter."""
-    image, truth = normalised(pair, otsu_ranges), truth_of(pair)
-    known = truth != IGNORED
+    image, truth = normalised(pair, otsu_ranges), pair.layers()
     for segmenter in tried:
-        yield counts_of(_labels(segmenter, image)[known].astype(np.uint32), truth[known])
+        yield counts_of(_labels(segmenter, image), truth)

@@ -124,8 +124,11 @@ def part_of(pair: Pair, box: Box) -> Pair:
     )
     where = ",".join(f"{a}:{b}" for a, b in zip(box.start, box.stop, strict=True))
     name = pair.name if box == Box.whole(pair.shape) else f"{pair.name} [{where}]"
+    axes_of_mask = f"z{spatial}" if pair.stacked else spatial
     return Pair(
-        name=name, image=image, mask=open_volume(truth_of(pair, box), channel=None, axes=spatial)
+        name=name,
+        image=image,
+        mask=open_volume(truth_of(pair, box), channel=None, axes=axes_of_mask),
     )
 
 
@@ -139,10 +142,15 @@ def middle_of(pair: Pair, most: int) -> Pair:
 
 
 def truth_of(pair: Pair, box: Box | None = None) -> Any:
-    """Read the labels of an image, or of a box: -1 where nothing is annotated, 0 background."""
-    labels = pair.labels_of(pair.mask.read(pair.mask_box(box or Box.whole(pair.shape))))
-    return labels.max(axis=0) if pair.stacked else labels
+    """Read the labels of an image, or of a box: -1 where nothing is annotated, 0 background.
+
+    Of objects that overlap it is a stack of masks, ``(objects, *spatial)``.
+    """
+    layers = pair.layers(box)
+    if not pair.stacked:
+        return layers[0]
+    return np.stack([layer for layer in layers if (layer > 0).any()] or layers[:1])
 
 
 def _has_objects(pair: Pair) -> bool:
-    return bool((truth_of(pair) > 0).any())
+    return any((layer > 0).any() for layer in pair.layers())

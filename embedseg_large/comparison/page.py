@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.comparison.division import truth_of
 from embedseg_large.comparison.networks import RECIPE, ROUNDS
 from embedseg_large.comparison.options import CompareOptions
 from embedseg_large.comparison.place import ComparisonPlace
@@ -290,7 +289,7 @@ def _command(standing: Standing, options: CompareOptions, sources: tuple[Any, An
 
 def _pictures(found: Comparison, place: ComparisonPlace, pair: Pair) -> list[Shown]:
     """The same region by each method, the truth first."""
-    truth = np.maximum(truth_of(pair), 0)
+    truth = np.maximum(pair.flat_labels(), 0)
     box = _region(truth)
     image = pair.image_of(pair.image.read(box))[0]
     plane = _plane_of(truth[box.slices])

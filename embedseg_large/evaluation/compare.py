@@ -6,8 +6,10 @@ boxes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -64,7 +66,7 @@ def compare(
     VolumeError
         If the voxels are not integers, or cannot be decoded.
     """
-    ndim = pair.truth.ndim
+    ndim = len(pair.shape)
     boxes = pair.compared.split((EDGE[ndim],) * ndim)
     zero = Compared(Contingency.empty(), Found.empty(ndim) if errors else None)
     call = partial(_call, pair, shell_width, errors)
@@ -79,28 +81,36 @@ def _call(pair: LabelPair, width: int | None, errors: bool, box: Box) -> Call:
 
 def _compare_box(pair: LabelPair, box: Box, width: int | None, errors: bool) -> Compared:
     whole = _read(pair, box, width)
-    shells = whole if width is None else [shell(labels, width) for labels in whole]
-    located = Contingency.of(*shells)
+    shells = whole if width is None else [[shell(a, width) for a in side] for side in whole]
+    located = Contingency.of_layers(*shells)
     if not errors:
         return Compared(located, None)
     if width is not None:
-        whole = [labels[(slice(width, -width),) * box.ndim] for labels in whole]
-    prediction, truth = whole
-    overlap = located if width is None else Contingency.of(prediction, truth)
-    positions = (Positions.of(labels, box.start) for labels in (prediction, truth))
+        whole = [[a[(slice(width, -width),) * box.ndim] for a in side] for side in whole]
+    overlap = located if width is None else Contingency.of_layers(*whole)
+    positions = (_positions(side, box) for side in whole)
     return Compared(located, Found(overlap, *positions))
 
 
-def _read(pair: LabelPair, box: Box, width: int | None) -> list[NDArray[Any]]:
-    """Read the predicted and the true labels of a box, with a margin for shells.
+def _positions(layers: Sequence[NDArray[Any]], box: Box) -> Positions:
+    each = (Positions.of(labels, box.start) for labels in layers)
+    return reduce(add, each, Positions.empty(box.ndim))
+
+
+def _read(pair: LabelPair, box: Box, width: int | None) -> list[list[NDArray[Any]]]:
+    """Read the predicted and the true layers of a box, with a margin for shells.
 
     Outside the compared region both sides are background, and likewise where the truth is not
     annotated.
     """
     margin = box if width is None else box.grow((width,) * box.ndim)
     there = margin.intersect(pair.compared)
-    sides = [pair.prediction.read(there), pair.truth.read(there)]
-    unknown = unannotated(sides[1], pair.ignore)
-    if unknown is not None:
-        sides = [np.where(unknown, 0, labels).astype(labels.dtype) for labels in sides]
-    return [np.pad(labels, margin.widths_around(there)) for labels in sides]
+    prediction, truth = pair.read(there)
+    for unknown in [unannotated(layer, pair.ignore) for layer in truth]:
+        if unknown is not None:
+            prediction, truth = (
+                [np.where(unknown, 0, a).astype(a.dtype) for a in side]
+                for side in (prediction, truth)
+            )
+    widths = margin.widths_around(there)
+    return [[np.pad(labels, widths) for labels in side] for side in (prediction, truth)]

@@ -97,13 +97,21 @@ class Contingency:
             )
         return _from_masks(*(_masks(*pair) for pair in zip(sides, _SIDES, strict=True)))
 
+    @classmethod
+    def of_annotated(cls, prediction: NDArray[Any], truth: Layers) -> Contingency:
+        """Count the pairs where the truth is annotated, that is, not negative."""
+        layers = _layers(truth)
+        known = np.logical_and.reduce([layer >= 0 for layer in layers])
+        return cls.of_layers([prediction[known]], [layer[known] for layer in layers])
+
     def __add__(self, other: Contingency) -> Contingency:
         """Return the table of both regions together."""
-        return _summed(
+        both = _summed(
             np.concatenate([self.prediction_ids, other.prediction_ids]),
             np.concatenate([self.truth_ids, other.truth_ids]),
             np.concatenate([self.counts, other.counts]),
         )
+        return both._without_zeros()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Contingency):
@@ -115,6 +123,13 @@ class Contingency:
         )
 
     __hash__ = None  # type: ignore[assignment]  # arrays cannot be hashed
+
+    def _without_zeros(self) -> Contingency:
+        """Omit pairs whose counts add up to zero, as those of overlapping objects may."""
+        kept = self.counts != 0
+        if kept.all():
+            return self
+        return Contingency(self.prediction_ids[kept], self.truth_ids[kept], self.counts[kept])
 
     @property
     def voxels(self) -> int:
@@ -155,8 +170,7 @@ def _from_masks(prediction: tuple[Ids, csr_array], truth: tuple[Ids, csr_array])
     p = np.concatenate([p_ids[rows], p_ids, np.repeat(none, t_ids.size), none])
     t = np.concatenate([t_ids[columns], np.repeat(none, p_ids.size), t_ids, none])
     counts = np.concatenate([shared.data, p_left, t_left, [outside]])
-    kept = counts != 0
-    return _summed(p[kept], t[kept], counts[kept])
+    return _summed(p, t, counts)._without_zeros()
 
 
 def _check_labels(labels: NDArray[Any], name: str) -> None:

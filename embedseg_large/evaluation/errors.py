@@ -7,7 +7,8 @@ t::
     t is a PART of p       more than half of t lies in p, and makes up at least `share` of p
     p MATCHES t            their intersection over union is at least `match`
 
-An object is a fragment or part of at most one object. Its kind is the first one that applies::
+An object is a fragment or part of at most one object; where objects overlap, of its match, or else
+of the one with the largest IoU. Its kind is the first one that applies::
 
     true object                                     predicted object
     split          has two fragments or more        merge           has two parts or more
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
 from embedseg_large.evaluation.contingency import Contingency
+from embedseg_large.evaluation.matching import Overlaps, matches
 
 Ids = NDArray[np.uint64]
 Integers = NDArray[np.int64]
@@ -53,7 +55,7 @@ class ErrorRule:
 
     match: float = 0.5
     """Minimum intersection over union of a true positive; at least 0.5, so that partners are
-    unique."""
+    unique unless objects overlap."""
     share: float = 0.1
     """Minimum share of an object that a fragment or part makes up; above 0, at most 0.5."""
 
@@ -241,14 +243,24 @@ def find_errors(found: Found, rule: ErrorRule = DEFAULT_RULE) -> Errors:
     shared = overlap.counts[pair]
     of_p, of_t = shared / p_side.sizes[p], shared / t_side.sizes[t]
     iou = shared / (p_side.sizes[p] + t_side.sizes[t] - shared)
-    fragment = (of_p > 0.5) & (of_t >= rule.share)
-    part = (of_t > 0.5) & (of_p >= rule.share)
-    match = iou >= rule.match
+    match = np.zeros(iou.size, np.bool_)
+    match[matches(Overlaps.of(overlap), rule.match)] = True
+    fragment = _closest(match | (of_p > 0.5) & (of_t >= rule.share), p, match + iou)
+    part = _closest(match | (of_t > 0.5) & (of_p >= rule.share), t, match + iou)
     p_kind, t_kind = _kinds(p, t, fragment, part, match, (p_side.ids.size, t_side.ids.size))
     p_rows = _rows(p_side, p_kind, p, t_side.ids[t], iou)
     t_rows = _rows(t_side, t_kind, t, p_side.ids[p], iou)
     told = p_kind != "true_positive"
     return Errors(**{k: np.concatenate([t_rows[k], p_rows[k][told]]) for k in t_rows})
+
+
+def _closest(pairs: NDArray[np.bool_], place: Places, value: Values) -> NDArray[np.bool_]:
+    """Keep one pair per object, that of the largest value; only overlapping objects have more."""
+    chosen = np.flatnonzero(pairs)
+    order = chosen[np.lexsort((-value[chosen], place[chosen]))]
+    kept = np.zeros_like(pairs)
+    kept[order[np.diff(place[order], prepend=-1) != 0]] = True
+    return kept
 
 
 def _kinds(

@@ -103,7 +103,8 @@ def evaluate(
         Integer labels of the same shape, 0 for background: arrays, or paths of label groups
         (``STORE/labels/NAME``), TIFFs or zarr arrays, which are read box by box. For many images,
         pass two lists of these, or two folders of files with the same stems. If `segment` made the
-        labels of a region, only that region is compared, with a warning.
+        labels of a region, only that region is compared, with a warning. Objects of a 2D image
+        that overlap are a stack of masks, ``(objects, y, x)``; see `overlapping`.
     thresholds
         Values of `localisation` from which a pair of instances counts as a match.
     error_rule
@@ -168,7 +169,12 @@ def evaluate_images(
     images, tables = [], []
     pairs = list(
         open_label_pairs(
-            predictions, truths, asked.axes, asked.ignore, allow_missing=asked.allow_missing
+            predictions,
+            truths,
+            asked.axes,
+            asked.ignore,
+            allow_missing=asked.allow_missing,
+            overlapping=asked.overlapping,
         )
     )
     volumes = [volume for pair in pairs for volume in (pair.prediction, pair.truth)]
@@ -203,7 +209,8 @@ def evaluate_runs(
     truth, thresholds
         As for `evaluate`.
     **options
-        `axes`, `ignore`, `localisation`, `boundary_width` and `workers` of `evaluate`.
+        `axes`, `ignore`, `overlapping`, `localisation`, `boundary_width` and `workers` of
+        `evaluate`.
 
     Raises
     ------

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
 from embedseg_large.evaluation.contingency import Contingency
-from embedseg_large.evaluation.matching import Overlaps, matched_iou
+from embedseg_large.evaluation.matching import Overlaps, matches
 from embedseg_large.evaluation.options import Localisation
 from embedseg_large.evaluation.scores import Score, score_of_counts, scores
 
@@ -138,7 +138,7 @@ def _over_reference(contingency: Contingency) -> Overlaps:
 
 def _one_to_one(overlaps: Overlaps, threshold: float) -> Score:
     """Score the matching with the most pairs, each of at least the threshold."""
-    matched = matched_iou(overlaps, threshold)
+    matched = overlaps.iou[matches(overlaps, threshold)]
     tp = matched.size
     fp, fn = overlaps.n_prediction - tp, overlaps.n_truth - tp
     return score_of_counts(threshold, float(matched.sum()), tp, fp, fn)

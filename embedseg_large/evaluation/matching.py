@@ -61,8 +61,8 @@ class Overlaps:
         return cls(p, t, iou, int(np.count_nonzero(p_ids)), int(np.count_nonzero(t_ids)))
 
 
-def matched_iou(overlaps: Overlaps, threshold: float) -> Values:
-    """Return the IoU of every match at a threshold, each at least the threshold.
+def matches(overlaps: Overlaps, threshold: float) -> Places:
+    """Return the pairs that match at a threshold: their indices, each object at most once.
 
     Parameters
     ----------
@@ -71,9 +71,9 @@ def matched_iou(overlaps: Overlaps, threshold: float) -> Values:
     threshold
         Minimum value of a match.
     """
-    good = overlaps.iou >= threshold
+    good = np.flatnonzero(overlaps.iou >= threshold)
     if _is_unique(overlaps.prediction[good]) and _is_unique(overlaps.truth[good]):
-        return overlaps.iou[good]
+        return good
     return _with_choice(overlaps, threshold)
 
 
@@ -91,7 +91,7 @@ def _objects(
     return distinct, place, sizes
 
 
-def _with_choice(overlaps: Overlaps, threshold: float) -> Values:
+def _with_choice(overlaps: Overlaps, threshold: float) -> Places:
     """Take as many good pairs as possible, and among such choices the largest total IoU.
 
     This is StarDist's objective, in which pairs below the threshold count in the total as well,
@@ -109,8 +109,8 @@ def _with_choice(overlaps: Overlaps, threshold: float) -> Values:
         if sure.size == 0 or left.size == 0:
             break
     taken += [part[_best(p[part], t[part], value[part])] for part in _components(p, t, left)]
-    chosen = iou[np.concatenate(taken)]
-    return chosen[chosen >= threshold]
+    chosen = np.concatenate(taken)
+    return chosen[iou[chosen] >= threshold]
 
 
 def _unbeatable(p: Places, t: Places, value: Values) -> NDArray[np.bool_]:

@@ -64,6 +64,16 @@ class LabelOptions(Options):
         bool, Flag("Read missing files, and missing planes of a TIFF, as zeros.")
     ] = False
     """Whether zeros may stand for files and planes of a TIFF that are not there."""
+    overlapping: Annotated[
+        bool,
+        Flag(
+            "Labels of three axes are stacks of masks, (objects, y, x), of a 2D image. Assumed "
+            "anyway if the other side has two axes."
+        ),
+    ] = False
+    """Whether labels of three axes are stacks of masks of a 2D image, ``(objects, y, x)``: one
+    object per plane, which may overlap others. Also assumed of one side if the other has two
+    axes."""
     ignore: Annotated[
         int,
         Flag(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any
+
+from numpy.typing import NDArray
 
 from embedseg_large.errors import MetadataError, UsageError, VolumeError
 from embedseg_large.geometry import Box
@@ -13,7 +16,10 @@ from embedseg_large.labels.published import label_names, labelled_part
 from embedseg_large.storage.connection import joined
 from embedseg_large.volumes.folders import is_folder_of_images, name_of, pair_by_stem
 from embedseg_large.volumes.label_images import check_label_type, check_label_voxels
+from embedseg_large.volumes.label_stacks import box_in, check_planes, n_planes, numbered
 from embedseg_large.volumes.volume import Volume, open_volume
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +40,13 @@ class LabelPair:
     """The part to compare: the region of a preview; None: all."""
     ignore: int = -1
     """Value of unannotated true voxels, in addition to negative values: they are ignored."""
+    stacked: tuple[bool, bool] = (False, False)
+    """Whether prediction and truth are stacks of masks of a 2D image."""
 
     def __post_init__(self) -> None:
+        if any(self.stacked):
+            self._check_stacks()
+            return
         if self.prediction.axes != self.truth.axes:
             raise VolumeError(
                 f"{self.name}: the prediction has axes {self.prediction.axes}, the truth "
@@ -45,6 +56,7 @@ class LabelPair:
             raise VolumeError(
                 f"{self.name}: the prediction has shape {self.prediction.shape}, the truth "
                 f"{self.truth.shape}; compare volumes of the same level and region"
+                + (_OVERLAPPING if self._may_be_stacks() else "")
             )
         if "t" in self.prediction.axes:
             raise VolumeError(
@@ -55,17 +67,60 @@ class LabelPair:
     @property
     def compared(self) -> Box:
         """The part that is compared."""
-        return self.region or Box.whole(self.truth.spatial_shape)
+        return self.region or Box.whole(self.shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels of the image along (z,) y, x."""
+        return _image_shape(self.truth, self.stacked[1])
+
+    def read(self, box: Box) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+        """Read the predicted and the true labels of a box: of a stack, a layer for each object."""
+        prediction, truth = (
+            self._layers(volume, box, is_stack=is_stack)
+            for volume, is_stack in zip((self.prediction, self.truth), self.stacked, strict=True)
+        )
+        return prediction, truth
+
+    def _layers(self, volume: Volume, box: Box, *, is_stack: bool) -> list[NDArray[Any]]:
+        if not is_stack:
+            return [volume.read(box)]
+        return list(numbered(volume.read(box_in(volume, box)), volume.name, self.ignore))
+
+    def _check_stacks(self) -> None:
+        sides = list(zip((self.prediction, self.truth), self.stacked, strict=True))
+        shapes = [_image_shape(volume, is_stack) for volume, is_stack in sides]
+        if shapes[0] != shapes[1]:
+            raise VolumeError(
+                f"{self.name}: the prediction is an image of shape {shapes[0]}, the truth of "
+                f"{shapes[1]}; compare masks of the same image"
+            )
+
+    def _may_be_stacks(self) -> bool:
+        """Whether only the numbers of planes differ."""
+        sizes = self.prediction.spatial_shape, self.truth.spatial_shape
+        return len(sizes[0]) == 3 and sizes[0][1:] == sizes[1][1:]
 
     @property
     def voxel_size(self) -> tuple[float, ...] | None:
         """Voxel size in µm, from the truth, or else from the prediction."""
-        return self.truth.voxel_size or self.prediction.voxel_size
+        size = self.truth.voxel_size or self.prediction.voxel_size
+        return None if size is None else size[-len(self.shape) :]
 
     @property
     def origin(self) -> tuple[float, ...]:
         """Position of the first voxel's centre in µm, from the side that has the voxel size."""
-        return (self.truth if self.truth.voxel_size else self.prediction).origin
+        side = self.truth if self.truth.voxel_size else self.prediction
+        return side.origin[-len(self.shape) :]
+
+
+_OVERLAPPING = (
+    "; if each plane holds one object of a 2D image, pass overlapping=True (--overlapping)"
+)
+
+
+def _image_shape(volume: Volume, is_stack: bool) -> tuple[int, ...]:
+    return volume.spatial_shape[-2:] if is_stack else volume.spatial_shape
 
 
 def _depth(*volumes: Volume) -> str:
@@ -81,6 +136,7 @@ def open_label_pairs(
     ignore: int = -1,
     *,
     allow_missing: bool = False,
+    overlapping: bool = False,
 ) -> list[LabelPair]:
     """Open two volumes, two lists by position, or two folders by stem.
 
@@ -94,6 +150,8 @@ def open_label_pairs(
         Value of unannotated true voxels, in addition to negative values.
     allow_missing
         Whether missing files and planes of a TIFF are read as zeros.
+    overlapping
+        Whether labels of three axes are stacks of masks of a 2D image.
 
     Raises
     ------
@@ -120,25 +178,57 @@ def open_label_pairs(
         sources = _by_position(predictions, truths)
     else:
         sources = [(name_of(truths, 0), predictions, truths)]
+    opened = partial(_opened, axes=axes, allow_missing=allow_missing)
     return [
-        _pair(
-            name,
-            _labels(p, axes, allow_missing, truth=False),
-            _labels(t, axes, allow_missing, truth=True),
-            ignore,
-        )
+        _pair(name, (opened(p), opened(t)), ignore, overlapping=overlapping)
         for name, p, t in sources
     ]
 
 
-def _pair(name: str, prediction: Volume, truth: Volume, ignore: int) -> LabelPair:
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """A volume, and what is wrong with it if it is no stack of masks."""
+
+    volume: Volume
+    fault: MetadataError | None = None
+
+    def check(self, ignore: int, *, is_stack: bool, is_truth: bool) -> None:
+        """Refuse what is neither labels nor, if `is_stack`, masks."""
+        volume = self.volume
+        if not is_stack:
+            if self.fault is not None:
+                raise self.fault
+            check_label_type(volume)
+        elif volume.dtype.kind not in "iub":
+            raise VolumeError(f"{volume.name}: voxels are {volume.dtype}; masks are integers")
+        if not volume.is_labels and volume.path is not None and label_names(volume.path):
+            labels = joined(volume.name, "labels/NAME")
+            raise UsageError(f"{volume.name} is an image; pass its labels: {labels}")
+        if not is_stack:
+            check_label_voxels(volume, strict=is_truth)
+        elif empty := check_planes(volume, volume.name, ignore):
+            logger.warning(
+                "%s: no object in %s %s; empty planes are ignored",
+                volume.name,
+                "plane" if len(empty) == 1 else "planes",
+                ", ".join(map(str, empty)),
+            )
+
+
+def _pair(name: str, sides: tuple[_Side, _Side], ignore: int, *, overlapping: bool) -> LabelPair:
     """Combine two sides; if one is a preview, nothing outside it is scored.
 
     Raises
     ------
     UsageError
         If both are previews of regions without common voxels.
+    VolumeError
+        If a side is neither labels nor a stack of masks, or their shapes differ.
     """
+    prediction, truth = (side.volume.flattened() for side in sides)
+    stacked = _stacked(prediction, truth, overlapping=overlapping)
+    for side, is_stack in zip(sides, stacked, strict=True):
+        side.check(ignore, is_stack=is_stack, is_truth=side is sides[1])
     regions = [r for r in map(labelled_part, (prediction, truth)) if r is not None]
     common = reduce(Box.intersect, regions) if regions else None
     if common is not None and common.size == 0:
@@ -146,7 +236,15 @@ def _pair(name: str, prediction: Volume, truth: Volume, ignore: int) -> LabelPai
             f"{name}: the labels are of the regions {regions[0]} and {regions[1]}, which do not "
             "overlap; segment the same region"
         )
-    return LabelPair(name, prediction, truth, common, ignore)
+    return LabelPair(name, prediction, truth, common, ignore, stacked)
+
+
+def _stacked(prediction: Volume, truth: Volume, *, overlapping: bool) -> tuple[bool, bool]:
+    """Whether each side is a stack of masks: what has three axes, if that is stated or evident."""
+    if overlapping:
+        return n_planes(prediction, 2) is not None, n_planes(truth, 2) is not None
+    ndims = prediction.ndim, truth.ndim
+    return ndims == (3, 2), ndims == (2, 3)
 
 
 def _kind(source: Any) -> str:
@@ -164,24 +262,25 @@ def _by_position(predictions: Sequence[Any], truths: Sequence[Any]) -> list[tupl
     return list(zip(names, predictions, truths, strict=True))
 
 
-def _opened(source: Any, axes: str | None, allow_missing: bool) -> Volume:
-    """Open labels; `axes` apply to files that do not name theirs."""
+def _opened(source: Any, axes: str | None, *, allow_missing: bool) -> _Side:
+    """Open labels; three axes that a file does not name are those of a stack, or a fault."""
+    if isinstance(source, Volume):
+        return _Side(source)
     opened = partial(open_volume, source, channel=None, allow_missing=allow_missing)
-    if axes is None:
-        return opened()
     try:
         own = opened()
-    except (MetadataError, UsageError):
-        return opened(axes=axes)
-    return own if own.ngff_version is not None else opened(axes=axes)
+    except (MetadataError, UsageError) as error:
+        if axes is not None:
+            return _Side(opened(axes=axes))
+        if not isinstance(error, MetadataError):
+            raise
+        return _Side(_as_stack(opened, error), error)
+    return _Side(own if axes is None or own.ngff_version is not None else opened(axes=axes))
 
 
-def _labels(source: Any, axes: str | None, allow_missing: bool, *, truth: bool) -> Volume:
-    """Open a label volume; refuse an image, with labels inside or not."""
-    volume = source if isinstance(source, Volume) else _opened(source, axes, allow_missing)
-    check_label_type(volume)
-    if not volume.is_labels and volume.path is not None and label_names(volume.path):
-        labels = joined(volume.name, "labels/NAME")
-        raise UsageError(f"{volume.name} is an image; pass its labels: {labels}")
-    check_label_voxels(volume, strict=truth)
-    return volume.flattened()
+def _as_stack(opened: Callable[..., Volume], error: MetadataError) -> Volume:
+    try:
+        return opened(axes="zyx")
+    except (UsageError, VolumeError):
+        pass  # the first message describes what is wrong with the file
+    raise error

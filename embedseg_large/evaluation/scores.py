@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from embedseg_large.errors import UsageError
 from embedseg_large.evaluation.contingency import Contingency
-from embedseg_large.evaluation.matching import Overlaps, matched_iou
+from embedseg_large.evaluation.matching import Overlaps, matches
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def scores(contingency: Contingency, thresholds: Sequence[float]) -> list[Score]
 
 
 def _score(overlaps: Overlaps, threshold: float) -> Score:
-    matched = matched_iou(overlaps, threshold)
+    matched = overlaps.iou[matches(overlaps, threshold)]
     tp = matched.size
     fp, fn = overlaps.n_prediction - tp, overlaps.n_truth - tp
     return score_of_counts(threshold, float(matched.sum()), tp, fp, fn)

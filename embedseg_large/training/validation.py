@@ -14,8 +14,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.network.model import Model
 from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.training.data.properties import Properties
-from embedseg_large.training.data.sources import Labels, Pair
-from embedseg_large.training.data.targets import IGNORED
+from embedseg_large.training.data.sources import Labels, Pair, flat
 from embedseg_large.training.decoding import MethodDecoder
 from embedseg_large.volumes.intensity import IntensityRange
 
@@ -93,8 +92,11 @@ class Example:
 
     def truth(self) -> Labels:
         """Read the mask: ``(*spatial)``, -1 unannotated; of overlapping objects, the last wins."""
-        labels = self.pair.labels_of(self.pair.mask.read(self.pair.mask_box(self.box)))
-        return labels.max(axis=0) if self.pair.stacked else labels
+        return self.pair.flat_labels(self.box)
+
+    def layers(self) -> list[Labels]:
+        """Read the mask: the same without overlaps, or one array for each object."""
+        return self.pair.layers(self.box)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,7 +176,7 @@ class Validation:
 
 def segment_example(model: Model, example: Example, *, tta: bool = False) -> Segmented:
     """Predict and cluster an example, in memory."""
-    image, truth = example.image(), example.truth()
+    image, layers = example.image(), example.layers()
     grid = example.resampling(model)
     target, source = Box.whole(grid.target), Box.whole(grid.source)
     decoder = MethodDecoder.of(model)
@@ -182,13 +184,12 @@ def segment_example(model: Model, example: Example, *, tta: bool = False) -> Seg
     predictions = decoder.predictions(model, seen, tta)
     found = {v: grid.labels(decoder.labels(predictions, v), source) for v in decoder.values}
     seeds = grid.labels(decoder.seediness(predictions), source)
-    known = truth != IGNORED
     scored = {
-        seed: scores(Contingency.of(labels[known], truth[known]), THRESHOLDS)
+        seed: scores(Contingency.of_annotated(labels, layers), THRESHOLDS)
         for seed, labels in found.items()
     }
     shown = found[decoder.drawn]
-    return Segmented(example, image, truth, seeds, shown, scored)
+    return Segmented(example, image, flat(layers), seeds, shown, scored)
 
 
 def validate(

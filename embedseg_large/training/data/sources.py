@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -39,6 +40,7 @@ from embedseg_large.volumes.folders import (
 )
 from embedseg_large.volumes.intensity import IntensityRange, normalise_channels
 from embedseg_large.volumes.label_images import check_label_type, check_label_voxels
+from embedseg_large.volumes.label_stacks import box_in, n_planes, numbered
 from embedseg_large.volumes.opening import Opening
 from embedseg_large.volumes.volume import Volume, open_volume
 
@@ -161,43 +163,39 @@ class Pair:
         VolumeError
             If an id does not fit into int64.
         """
+        if self.stacked:
+            return numbered(voxels, self.where, self.ignore)
         if voxels.dtype == np.uint64 and voxels.max(initial=0) > np.iinfo(np.int64).max:
             raise VolumeError(f"{self.where}: a label above 2**63 - 1; number the objects from 1")
         wide = voxels.dtype.itemsize > 4 or voxels.dtype == np.uint32
         labels: Labels = voxels.astype(np.int64 if wide else np.int32)
         ignored = (labels < 0) | (labels == self.ignore)
-        if self._planes is not None:
-            self._check_planes(labels, ignored)
-            numbers = np.arange(1, len(labels) + 1, dtype=labels.dtype)
-            labels = np.where(labels != 0, numbers.reshape(-1, *(1,) * self.ndim), 0)
-            ignored = np.broadcast_to(ignored.any(axis=0), labels.shape)
         labels[ignored] = IGNORED
         return labels
 
-    def _check_planes(self, labels: Labels, ignored: NDArray[np.bool_]) -> None:
-        """Refuse planes of a volume, which hold many objects."""
-        for number, plane in enumerate(np.where(ignored, 0, labels)):
-            found = np.unique(plane[plane > 0])
-            if found.size > 1:
-                raise VolumeError(
-                    f"{self.where}: plane {number} has labels {found[0]} and {found[1]}, but each "
-                    "plane of a stack for a 2D image holds one object; is this mask of a volume?"
-                )
+    def layers(self, box: Box | None = None) -> list[Labels]:
+        """Read the true objects of a box of the image, or of all of it.
+
+        Returns
+        -------
+        One label array ``(*spatial)``, -1 unannotated and 0 background; of a stack one for each
+        plane.
+        """
+        labels = self.labels_of(self.mask.read(self.mask_box(box or Box.whole(self.shape))))
+        return list(labels) if self.stacked else [labels]
+
+    def flat_labels(self, box: Box | None = None) -> Labels:
+        """Read the same as one label array, in which the last of several objects has the voxel."""
+        return flat(self.layers(box))
 
     def mask_box(self, box: Box) -> Box:
         """The box to read from `mask` for a box of the image."""
-        if self.mask.ndim == self.ndim:
-            return box
-        return Box((0, *box.start), (self.mask.spatial_shape[0], *box.stop))
+        return box_in(self.mask, box)
 
     @property
     def _planes(self) -> int | None:
         """Number of planes of a stack; None for a label image."""
-        if self.ndim != 2:
-            return None
-        if self.mask.ndim == 3:
-            return self.mask.spatial_shape[0]
-        return self.mask.n_channels if self.mask.channel is None else None
+        return n_planes(self.mask, self.ndim)
 
     def _check_shape(self) -> None:
         many_channels = self.mask.channel is None and self.mask.ndim != 2
@@ -211,6 +209,11 @@ class Pair:
                 f"{self.where}: the mask is {self.mask.spatial_shape}, its image {self.shape}; "
                 "they need the same shape"
             )
+
+
+def flat(layers: Sequence[Labels]) -> Labels:
+    """Return one label array of several; of objects that overlap, the last has the voxel."""
+    return reduce(np.maximum, layers)
 
 
 def check_masks(pairs: Sequence[Pair], owner: str = "") -> None:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from embedseg_large.geometry import Box
 from embedseg_large.methods.protocol import FieldMethod
 from embedseg_large.network.model import Model
-from embedseg_large.training.data.targets import IGNORED
 from embedseg_large.training.decoding import MethodDecoder
 from embedseg_large.training.tuning.thresholds import IOUS, TOLERANCE, ap_of, counts_of
 from embedseg_large.training.validation import Example
@@ -60,17 +59,16 @@ def _counts(
 ) -> dict[Setting, NDArray[np.int64]]:
     """Return true positives, false positives and false negatives at each IoU, by setting."""
     assert decoder.method is not None
-    image, truth = example.image(), example.truth()
+    image, truth = example.image(), example.layers()
     grid = example.resampling(model)
     target, source = Box.whole(grid.target), Box.whole(grid.source)
     seen = image if grid.is_identity else grid.image(image, target)
     predictions = decoder.predictions(model, seen, tta=True)
-    known = truth != IGNORED
     names = [knob.name for knob in decoder.method.knobs]
     found: dict[Setting, NDArray[np.int64]] = {}
     for at in tried:
         labels = decoder.with_knobs(predictions, dict(zip(names, at, strict=True)))
-        found[at] = counts_of(grid.labels(labels, source)[known], truth[known])
+        found[at] = counts_of(grid.labels(labels, source), truth)
     return found
 
 

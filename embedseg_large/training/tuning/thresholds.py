@@ -21,11 +21,9 @@ from numpy.typing import NDArray
 from embedseg_large.clustering.clean import CleanSettings, clean
 from embedseg_large.clustering.cluster import AXES, cluster_points, points_of_stored
 from embedseg_large.clustering.settings import DEFAULT_MARGIN, ClusteringSettings
-from embedseg_large.evaluation.contingency import Contingency
+from embedseg_large.evaluation.contingency import Contingency, Layers
 from embedseg_large.evaluation.scores import scores
 from embedseg_large.network.settings import Thresholds
-from embedseg_large.training.data.sources import Labels
-from embedseg_large.training.data.targets import IGNORED
 
 IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
 SEEDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
@@ -88,7 +86,7 @@ class Sweep:
 
 
 def sweep(
-    sets: Sequence[Iterable[tuple[NDArray[np.float16], Labels]]],
+    sets: Sequence[Iterable[tuple[NDArray[np.float16], Layers]]],
     settings: ClusteringSettings,
     cleaning: CleanSettings | None = None,
     more: Sequence[Thresholds] = (),
@@ -99,7 +97,8 @@ def sweep(
     ----------
     sets
         Sets of images: stored predictions, ``(2·ndim + 1, *spatial)``, and the truth,
-        ``(*spatial)`` integers, -1 where unannotated and 0 for background.
+        ``(*spatial)`` integers, -1 where unannotated and 0 for background; several such arrays if
+        objects overlap.
     settings
         All settings except seed and margin.
     cleaning
@@ -113,16 +112,15 @@ def sweep(
 
 
 def _summed(
-    examples: Iterable[tuple[NDArray[np.float16], Labels]],
+    examples: Iterable[tuple[NDArray[np.float16], Layers]],
     tried: Sequence[Thresholds],
     settings: ClusteringSettings,
     cleaning: CleanSettings | None,
 ) -> Counts:
     total = {at: np.zeros((len(IOUS), 3), np.int64) for at in tried}
     for stored, truth in examples:
-        known = truth != IGNORED
         for at in tried:
-            total[at] += counts_of(_instances(stored, at, settings, cleaning)[known], truth[known])
+            total[at] += counts_of(_instances(stored, at, settings, cleaning), truth)
     return total
 
 
@@ -140,9 +138,17 @@ def _instances(
     return labels
 
 
-def counts_of(labels: NDArray[np.uint32], truth: Labels) -> NDArray[np.int64]:
-    """Return true positives, false positives and false negatives, ``(IOUS, 3)``."""
-    found = scores(Contingency.of(labels, truth), IOUS)
+def counts_of(labels: NDArray[np.integer], truth: Layers) -> NDArray[np.int64]:
+    """Return true positives, false positives and false negatives, ``(IOUS, 3)``.
+
+    Parameters
+    ----------
+    labels
+        Instances, ``(*spatial)``.
+    truth
+        Objects, likewise, or several such arrays; -1 where unannotated.
+    """
+    found = scores(Contingency.of_annotated(labels, truth), IOUS)
     return np.array([(score.tp, score.fp, score.fn) for score in found], np.int64)
 
 

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from embedseg_large.clustering.clean import CleanSettings
 from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.errors import UsageError
+from embedseg_large.evaluation.contingency import Layers
 from embedseg_large.geometry import Box
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import Thresholds
 from embedseg_large.training.data.resample import nearest
-from embedseg_large.training.data.sources import Labels, Pair, find_pairs
+from embedseg_large.training.data.sources import Pair, find_pairs
 from embedseg_large.training.tuning.thresholds import sweep
 from embedseg_large.training.validation import Example
 from embedseg_large.volumes.intensity import intensity_ranges
@@ -153,13 +154,13 @@ def tuned_on(model: Model, examples: Sequence[Example]) -> Model:
 
 def _stored(
     model: Model, examples: Sequence[Example], mode: str
-) -> Iterator[tuple[NDArray[np.float16], Labels]]:
+) -> Iterator[tuple[NDArray[np.float16], Layers]]:
     """Predictions and truth of each example, both on the model's grid."""
     for example in examples:
-        grid, image, truth = example.resampling(model), example.image(), example.truth()
+        grid, image, truth = example.resampling(model), example.image(), example.layers()
         if not grid.is_identity:
             image = grid.image(image, Box.whole(grid.target))
-            truth = nearest(truth, grid.target)
+            truth = [nearest(layer, grid.target) for layer in truth]
         yield model.predict_stored(image, mode), truth
 
 
@@ -202,12 +203,12 @@ def _tuned(
 
 def _predicted(
     model: Model, pairs: Sequence[Pair], mode: str, watcher: Callable[[str], None]
-) -> Iterator[tuple[NDArray[np.float16], Labels]]:
+) -> Iterator[tuple[NDArray[np.float16], Layers]]:
     """Predictions and truth of each image, one at a time."""
     for pair in pairs:
         watcher(f"{pair.name}, test-time augmentation {mode}")
         example = Example.whole(pair, intensity_ranges(pair.image))
-        yield model.predict_stored(example.image(), mode), example.truth()
+        yield model.predict_stored(example.image(), mode), example.layers()
 
 
 def _check_channels(pair: Pair, model: Model) -> None:
