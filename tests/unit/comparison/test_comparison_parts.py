@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from embedseg_large.comparison import contenders, networks
+from embedseg_large.comparison.contender import Fitted
 from embedseg_large.comparison.contenders import EVERY, choose
 from embedseg_large.comparison.division import divide, middle_of, truth_of
 from embedseg_large.comparison.networks import Clock, EnoughError, Probe
 from embedseg_large.comparison.options import CompareOptions, seconds_of
 from embedseg_large.comparison.place import ComparisonPlace
 from embedseg_large.comparison.result import Cut, Standing, TileCheck, Trial
+from embedseg_large.comparison.scoring import judge
 from embedseg_large.errors import UsageError
 from embedseg_large.training.data.sources import Pair, find_pairs
 
@@ -86,6 +89,32 @@ def test_one_image_is_cut_along_its_longest_axis() -> None:
     parts = [truth_of(part[0]) for part in division.parts.values()]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), truth_of(pair))
     assert division.held_out[0].name == "image 0 [0:10,24:30]"
+
+
+def test_objects_that_overlap_stay_whole_where_an_image_is_cut_and_scored() -> None:
+    masks = np.zeros((3, 10, 30), np.uint8)
+    masks[0, 2:6, 2:28] = masks[1, 4:8, 20:29] = 255
+    (pair,) = find_pairs([masks[0].astype(np.float32)], [masks])
+    division = divide([pair])
+    held = division.held_out[0]
+    np.testing.assert_array_equal(truth_of(held) > 0, masks[:2, :, 24:] > 0)
+    judged = judge(fitted_by(lambda part: part.flat_labels()), division.held_out)
+    matched = judged.scores[-1]["mean_matched_iou"]
+    assert (judged.scores[0]["tp"], judged.errors["true_positive"]) == (2, 2)
+    assert matched == 1  # of the second object, which is on top; the first one is covered
+    assert judged.scores[-1]["fn"] == 1
+
+
+def fitted_by(find: Callable[[Pair], Any]) -> Fitted:
+    return Fitted(
+        engine=cast(Any, None),
+        find=find,
+        steps=None,
+        seconds=0.0,
+        knobs={},
+        predicts=False,
+        bytes_per_voxel=1.0,
+    )
 
 
 def test_a_part_without_objects_is_refused() -> None:
