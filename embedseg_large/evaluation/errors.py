@@ -245,8 +245,9 @@ def find_errors(found: Found, rule: ErrorRule = DEFAULT_RULE) -> Errors:
     iou = shared / (p_side.sizes[p] + t_side.sizes[t] - shared)
     match = np.zeros(iou.size, np.bool_)
     match[matches(Overlaps.of(overlap), rule.match)] = True
-    fragment = _closest(match | (of_p > 0.5) & (of_t >= rule.share), p, match + iou)
-    part = _closest(match | (of_t > 0.5) & (of_p >= rule.share), t, match + iou)
+    value: Values = np.where(match, 1.0, 0.0) + iou
+    fragment = _closest(match | (of_p > 0.5) & (of_t >= rule.share), p, value)
+    part = _closest(match | (of_t > 0.5) & (of_p >= rule.share), t, value)
     p_kind, t_kind = _kinds(p, t, fragment, part, match, (p_side.ids.size, t_side.ids.size))
     p_rows = _rows(p_side, p_kind, p, t_side.ids[t], iou)
     t_rows = _rows(t_side, t_kind, t, p_side.ids[p], iou)

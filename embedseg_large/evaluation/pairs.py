@@ -197,7 +197,7 @@ class _Side:
         volume = self.volume
         if not is_stack:
             if self.fault is not None:
-                raise self.fault
+                raise MetadataError(f"{self.fault}{_OVERLAPPING}") from self.fault
             check_label_type(volume)
         elif volume.dtype.kind not in "iub":
             raise VolumeError(f"{volume.name}: voxels are {volume.dtype}; masks are integers")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import embedseg_large as es
 from embedseg_large.cli.app import app
-from embedseg_large.errors import VolumeError
+from embedseg_large.errors import MetadataError, VolumeError
 from embedseg_large.evaluation import compare
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.evaluate import evaluate_images
@@ -123,8 +123,8 @@ def test_files_of_masks_are_scored_in_any_boxes(
     wanted = [by_force(prediction, truth, t)[0] for t in THRESHOLDS]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare, "EDGE", {2: edge, 3: edge})
-        sides = [folder / "prediction.tif", folder / "truth.tif"]
-        found = evaluate_images(*sides, THRESHOLDS, overlapping=True, count_errors=True)
+        p, t = folder / "prediction.tif", folder / "truth.tif"
+        found = evaluate_images(p, t, THRESHOLDS, overlapping=True, count_errors=True)
     assert [score.tp for score in found.scores] == wanted
     errors = found.errors
     assert errors is not None
@@ -186,6 +186,14 @@ def test_two_stacks_of_different_sizes_are_told_how_to_be_compared() -> None:
     one, two = np.ones((2, *SHAPE), np.uint16), np.ones((3, *SHAPE), np.uint16)
     with pytest.raises(VolumeError, match="overlapping=True"):
         es.evaluate(one, two)
+
+
+def test_a_file_with_unnamed_axes_may_be_a_stack(tmp_path: Path) -> None:
+    masks = np.zeros((6, *SHAPE), np.uint8)
+    masks[:, 2:5, 2:5] = 255
+    tifffile.imwrite(tmp_path / "masks.tif", masks, photometric="minisblack")
+    with pytest.raises(MetadataError, match=r"such as axes='zyx'.*--overlapping"):
+        es.evaluate(tmp_path / "masks.tif", tmp_path / "masks.tif")
 
 
 def test_empty_planes_are_reported_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
