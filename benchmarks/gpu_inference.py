@@ -97,12 +97,9 @@ def through(forward: Callable[[Tensor], Tensor], device: str, batch: int) -> Pre
 
     def predict(image: np.ndarray, tta: str) -> np.ndarray:
         moved = torch.from_numpy(image[None]).to(device)
-        elements = group(tta, image.ndim)
-        return (
-            mean_raw(forward, moved, raw_fields(image.ndim), elements, map, batch=batch)
-            .cpu()
-            .numpy()
-        )
+        fields, elements = raw_fields(image.ndim), group(tta, image.ndim)
+        raw = mean_raw(lambda images, _: forward(images), moved, fields, elements, map, batch)
+        return raw.cpu().numpy()
 
     return predict
 

@@ -43,7 +43,8 @@ def reference(network: BranchedERFNet, image: np.ndarray, tta: str) -> np.ndarra
     device = next(network.parameters()).device
     moved = torch.from_numpy(image[None]).to(device)
     fields, elements = raw_fields(network.ndim), group(tta, network.ndim)
-    return mean_raw(network, moved, fields, elements, map).cpu().numpy()
+    raw = mean_raw(lambda images, _: network(images), moved, fields, elements, map)
+    return raw.cpu().numpy()
 
 
 def answers_side_by_side(model: Model, image: np.ndarray) -> None:

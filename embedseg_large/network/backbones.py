@@ -11,10 +11,11 @@ from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.forest import FOREST, Forest, forest_shapes
 from embedseg_large.network.inference import InferenceNetwork
 from embedseg_large.network.lanes import in_order
+from embedseg_large.network.memory import Memory
 from embedseg_large.network.settings import EMBEDSEG, ModelSettings
 from embedseg_large.network.unet import UNet, UNetInference
 
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[[Tensor, Memory], Tensor]
 
 
 def new_network(settings: ModelSettings) -> BranchedERFNet | UNet:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedseg_large.errors import UsageError
+from embedseg_large.network.memory import Memory
 from embedseg_large.network.settings import WITHOUT_NETWORK
 
 FOREST = WITHOUT_NETWORK
@@ -102,7 +103,7 @@ class Forest:
         self._samples = np.ascontiguousarray(weights["samples"].numpy(), np.float32)
         self._classes = np.ascontiguousarray(weights["classes"].numpy(), np.int64)
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, _: Memory | None = None) -> Tensor:
         """Map ``(n, channels, *spatial)`` to float32 ``(n, CLASSES, *spatial)``."""
         each = [self._raw(image) for image in images.detach().cpu().numpy()]
         return torch.from_numpy(np.stack(each))

@@ -24,6 +24,7 @@ from embedseg_large.network.convolution import (
 )
 from embedseg_large.network.erfnet import BranchedERFNet, Decoder
 from embedseg_large.network.layers import Downsampler, NonBottleneck1D, Upsampler
+from embedseg_large.network.memory import Memory
 
 _FEW_CHANNELS = 8
 
@@ -61,50 +62,45 @@ class InferenceNetwork:
         self._encoder = [_inference_layer(layer, made) for layer in layers]
         self._decoders = [_decoder(decoder, made, device) for decoder in network.decoders]
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def __call__(self, image: Tensor, memory: Memory | None = None) -> Tensor:
         """Compute the raw channels.
 
         Parameters
         ----------
         image
             float32 ``(n, in_channels, *spatial)`` on the device; every axis a multiple of 8.
+        memory
+            For intermediate results and the raw channels; None: new memory.
 
         Returns
         -------
         float32 ``(n, 2·ndim + 1, *spatial)``, contiguous, as `BranchedERFNet.forward`.
         """
-        space = _Workspace()
-        features = _through(self._encoder, channels_last(image.to(self.dtype)), space)
+        memory = memory or Memory()
+        features = _through(self._encoder, channels_last(image.to(self.dtype)), memory)
         channels = sum(output.channels for _, output in self._decoders)
-        raw = image.new_empty(len(image), channels, *image.shape[2:])
+        raw = memory.take(image, (len(image), channels, *image.shape[2:]))
         first = 0
         for layers, output in self._decoders:
-            output(_through(layers, features, space), raw[:, first : first + output.channels])
+            decoded = _through(layers, features, memory)
+            output(decoded, raw[:, first : first + output.channels])
+            memory.give(decoded)
             first += output.channels
+        memory.give(features)
         return raw
 
 
-_Layer = Callable[[Tensor, "_Workspace"], Tensor]
+_Layer = Callable[[Tensor, Memory], Tensor]
 
 
-class _Workspace:
-    """Memory for the intermediate results of one pass, reused layer after layer."""
-
-    def __init__(self) -> None:
-        self._memory: dict[int, Tensor] = {}
-
-    def like(self, x: Tensor, number: int) -> Tensor:
-        """Return buffer `number` in the shape of `x`, channels last, with arbitrary content."""
-        memory = self._memory.get(number)
-        if memory is None or memory.numel() < x.numel():
-            memory = self._memory[number] = x.new_empty(x.numel())
-        last = x.movedim(1, -1).shape
-        return memory[: x.numel()].view(last).movedim(-1, 1)
-
-
-def _through(layers: list[_Layer], x: Tensor, space: _Workspace) -> Tensor:
+def _through(layers: list[_Layer], image: Tensor, memory: Memory) -> Tensor:
+    """Map through all layers; the first one must leave its input as it is."""
+    x = image
     for layer in layers:
-        x = layer(x, space)
+        y = layer(x, memory)
+        if y is not x and x is not image:
+            memory.give(x)
+        x = y
     return x
 
 
@@ -114,8 +110,7 @@ def _inference_layer(layer: nn.Module, made: _Fold) -> _Layer:
     if isinstance(layer, NonBottleneck1D):
         return _NonBottleneck(layer, made)
     assert isinstance(layer, Upsampler)
-    upsampling = made(layer.conv, layer.bn)
-    return lambda x, _: upsampling(x)
+    return made(layer.conv, layer.bn)
 
 
 def _decoder(decoder: nn.Module, made: _Fold, device: str) -> tuple[list[_Layer], _Output]:
@@ -143,14 +138,21 @@ class _Downsampling:
         self.makes_room = len(self.scale) <= _FEW_CHANNELS
         self.conv = _with_zero_kernels(conv, len(self.scale)) if self.makes_room else conv
 
-    def __call__(self, x: Tensor, _: _Workspace) -> Tensor:
+    def __call__(self, x: Tensor, memory: Memory) -> Tensor:
         """Map ``(n, inputs, *spatial)`` to ``(n, outputs, *spatial / 2)``."""
-        y = self.conv(x)
-        pooled = halved(x).mul_(self.scale).add_(self.shift).relu_()
-        if not self.makes_room:
-            return channels_last(torch.cat([y, pooled], dim=1))
-        y[:, self.kept :] = pooled
-        return y
+        y = self.conv(x, memory)
+        pooled = halved(x, memory).mul_(self.scale).add_(self.shift).relu_()
+        if self.makes_room:
+            y[:, self.kept :] = pooled
+            memory.give(pooled)
+            return y
+        shape = (len(x), self.kept + pooled.shape[1], *y.shape[2:])
+        both = memory.take_channels_last(x, shape)
+        both[:, : self.kept] = y
+        both[:, self.kept :] = pooled
+        memory.give(y)
+        memory.give(pooled)
+        return both
 
 
 def _with_zero_kernels(conv: Convolution, count: int) -> Convolution:
@@ -163,14 +165,19 @@ def _with_zero_kernels(conv: Convolution, count: int) -> Convolution:
     )
 
 
-def halved(x: Tensor) -> Tensor:
+def halved(x: Tensor, memory: Memory) -> Tensor:
     """Return the maximum of every two voxels along each spatial axis of (n, c, *spatial).
 
     A max pooling one axis at a time, which is several times faster on the CPU.
     """
+    image = x
     for axis in range(2, x.ndim):
         every = (slice(None),) * axis
-        x = torch.maximum(x[(*every, slice(0, None, 2))], x[(*every, slice(1, None, 2))])
+        near, far = x[(*every, slice(0, None, 2))], x[(*every, slice(1, None, 2))]
+        larger = torch.maximum(near, far, out=memory.take_channels_last(x, near.shape))
+        if x is not image:
+            memory.give(x)
+        x = larger
     return x
 
 
@@ -185,12 +192,12 @@ class _NonBottleneck:
             for name in names
         ]
 
-    def __call__(self, x: Tensor, space: _Workspace) -> Tensor:
+    def __call__(self, x: Tensor, memory: Memory) -> Tensor:
         """Map ``(n, channels, *spatial)`` to the same shape; the result replaces `x`."""
-        y = x
-        for number, conv in enumerate(self.convs[:-1]):
-            y = conv.into(y, space.like(x, number % 2))
-        return self.convs[-1].onto(y, x)
+        y = _through(list(self.convs[:-1]), x, memory)
+        result = self.convs[-1].onto(y, x)
+        memory.give(y)
+        return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

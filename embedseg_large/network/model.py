@@ -28,6 +28,7 @@ from embedseg_large.network.device import (
     passes_that_fit,
 )
 from embedseg_large.network.lanes import Lanes, in_order
+from embedseg_large.network.memory import Memory
 from embedseg_large.network.modelfile import StoredModel, write_model_file
 from embedseg_large.network.settings import (
     EMBEDSEG,
@@ -376,11 +377,11 @@ class Model:
             raise UsageError("the image has NaN or infinite voxels; replace them")
         return np.ascontiguousarray(channels, dtype=np.float32)
 
-    def _forward(self, images: Tensor) -> Tensor:
+    def _forward(self, images: Tensor, memory: Memory) -> Tensor:
         """Run one pass: (n, channels, *spatial) to float32 (n, 2·ndim + 1, *spatial)."""
         # float32 must mean float32 on a GPU too, and the same input must give the same bits
         with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
-            return self._network(images)
+            return self._network(images, memory)
 
     def _mean(
         self, image: Tensor, elements: Sequence[SignedPermutation], quiet: Quiet | None

@@ -15,24 +15,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedseg_large.fields import Field, channel_turns, shifted_slices
+from embedseg_large.network.memory import Memory
 from embedseg_large.symmetry import SignedPermutation
 
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[[Tensor, Memory], Tensor]
 Batch = tuple[SignedPermutation, ...]
 Each = Callable[[Callable[[Batch], list[Tensor]], Iterable[Batch]], Iterator[list[Tensor]]]
 Enough = Callable[[Tensor], bool]
 
 
-def turn(tensor: Tensor, p: SignedPermutation) -> Tensor:
+def turn(tensor: Tensor, p: SignedPermutation, memory: Memory | None = None) -> Tensor:
     """Turn a tensor about its last axes, like `SignedPermutation.apply`, into a copy."""
     leading = tensor.ndim - p.ndim
-    turned = tensor.permute(*range(leading), *(leading + d for d in p.axes))
-    return turned.flip([leading + d for d, flip in enumerate(p.flips) if flip]).contiguous()
+    shape = (*tensor.shape[:leading], *(tensor.shape[leading + d] for d in p.axes))
+    turned = (memory or Memory()).take(tensor, shape)
+    _multiply(_turned_view(tensor, p), 1.0, turned)
+    return turned
 
 
-def turn_raw(raw: Tensor, fields: Sequence[Field], p: SignedPermutation) -> Tensor:
+def turn_raw(
+    raw: Tensor, fields: Sequence[Field], p: SignedPermutation, memory: Memory | None = None
+) -> Tensor:
     """Turn raw channels ``(channels, *spatial)``, as `embedseg_large.fields.turn_fields` does."""
-    turned = raw.new_empty(len(raw), *(raw.shape[1 + d] for d in p.axes))
+    turned = (memory or Memory()).take(raw, (len(raw), *(raw.shape[1 + d] for d in p.axes)))
     # one channel at a time stays in the cache between reversal and transposition
     for channel, (source, sign, shift) in enumerate(channel_turns(fields, p)):
         if shift is None:
@@ -43,12 +48,15 @@ def turn_raw(raw: Tensor, fields: Sequence[Field], p: SignedPermutation) -> Tens
     return turned
 
 
-def _turned_view(channel: Tensor, p: SignedPermutation) -> Tensor | NDArray[np.floating]:
-    """Turn one channel; on the CPU into an array, because numpy reverses an axis without a copy."""
-    if channel.device.type == "cpu":
-        array: NDArray[np.floating] = channel.numpy().transpose(p.axes)
-        return array[tuple(slice(None, None, -1 if flip else 1) for flip in p.flips)]
-    return channel.permute(p.axes).flip([d for d, flip in enumerate(p.flips) if flip])
+def _turned_view(tensor: Tensor, p: SignedPermutation) -> Tensor | NDArray[np.floating]:
+    """Turn the last axes; on the CPU as an array, because numpy reverses an axis without a copy."""
+    leading = tensor.ndim - p.ndim
+    axes = (*range(leading), *(leading + d for d in p.axes))
+    if tensor.device.type == "cpu":
+        array: NDArray[np.floating] = tensor.numpy().transpose(axes)
+        return array[(..., *(slice(None, None, -1 if flip else 1) for flip in p.flips))]
+    flipped = [leading + d for d, flip in enumerate(p.flips) if flip]
+    return tensor.permute(axes).flip(flipped)
 
 
 def _multiply(view: Tensor | NDArray[np.floating], factor: float, out: Tensor) -> None:
@@ -56,6 +64,11 @@ def _multiply(view: Tensor | NDArray[np.floating], factor: float, out: Tensor) -
         torch.mul(view, factor, out=out)
     else:
         np.multiply(view, view.dtype.type(factor), out=out.numpy())
+
+
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    """Return ``(n, ...)``, without a copy if there is only one."""
+    return images[0][None] if len(images) == 1 else torch.stack(list(images))
 
 
 def batches(
@@ -107,7 +120,8 @@ def mean_raw(
     Parameters
     ----------
     forward
-        Maps ``(n, c, *spatial)`` to raw channels ``(n, channels, *spatial)``, float32.
+        Maps ``(n, c, *spatial)`` to raw channels ``(n, channels, *spatial)``, float32, in memory
+        that it may take from the one it is given.
     image
         float32 ``(c, *spatial)``.
     fields
@@ -122,11 +136,17 @@ def mean_raw(
         Whether the raw channels of the first pass, turned back, need no further ones; they are
         returned then.
     """
+    memory = Memory()
 
     @torch.inference_mode()  # a property of the thread, and `each` may use other threads
     def turned_passes(together: Batch) -> list[Tensor]:
-        raws = forward(torch.stack([turn(image, p) for p in together]))
-        return [turn_raw(raw, fields, p.inverse) for raw, p in zip(raws, together, strict=True)]
+        images = _stacked([turn(image, p, memory) for p in together])
+        raws = forward(images, memory)
+        pairs = zip(raws, together, strict=True)
+        turned = [turn_raw(raw, fields, p.inverse, memory) for raw, p in pairs]
+        memory.give(images)
+        memory.give(raws)
+        return turned
 
     # added in the same order for any batch size: sums of sums would differ in the last bits
     planned = batches(elements, image.shape[1:], batch)
@@ -142,5 +162,6 @@ def mean_raw(
         return total
     for raw in results:
         total += raw
+        memory.give(raw)
     total /= len(elements)
     return total

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from embedseg_large.network.convolution import Convolution, channels_last, fold
 from embedseg_large.network.layers import batch_norm, conv, max_pool
+from embedseg_large.network.memory import Memory
 
 FILTERS = 32
 DEPTH = 3
@@ -121,21 +122,22 @@ class UNetInference:
         self._heads = [fold(head, None, relu=False, device=device) for head in network.heads]
         self._pool = network.pool
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def __call__(self, image: Tensor, memory: Memory | None = None) -> Tensor:
         """Compute the raw channels of float32 ``(n, in_channels, *spatial)``, float32."""
-        passed: list[Tensor] = []
+        memory, passed = memory or Memory(), list[Tensor]()
         x = channels_last(image.to(self.dtype))
         for block in self._encoder:
-            x = _through(block, self._pool(x) if passed else x)
+            x = _through(block, self._pool(x) if passed else x, memory)
             passed.append(x)
         passed.pop()
         for block in self._decoder:
-            x = _through(block, channels_last(torch.cat([doubled(x), passed.pop()], dim=1)))
+            joined = channels_last(torch.cat([doubled(x), passed.pop()], dim=1))
+            x = _through(block, joined, memory)
         exact = x.float()
-        return torch.cat([head(exact) for head in self._heads], dim=1).contiguous()
+        return torch.cat([head(exact, memory) for head in self._heads], dim=1).contiguous()
 
 
-def _through(block: list[Convolution], x: Tensor) -> Tensor:
+def _through(block: list[Convolution], x: Tensor, memory: Memory) -> Tensor:
     for layer in block:
-        x = layer(x)
+        x = layer(x, memory)
     return x

@@ -13,6 +13,7 @@ from torch import Tensor
 import embedseg_large as es
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.errors import UsageError
+from embedseg_large.network.memory import Memory
 from embedseg_large.network.model import Model
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import render, synthetic_embryo
@@ -35,9 +36,9 @@ def _segmented(
     passes = []
     forward = Model._forward
 
-    def counted(self: Model, images: Tensor) -> Tensor:
+    def counted(self: Model, images: Tensor, memory: Memory) -> Tensor:
         passes.append(len(images))
-        return forward(self, images)
+        return forward(self, images, memory)
 
     patch.setattr(Model, "_forward", counted)
     settings: dict[str, Any] = {"tta": 4, "tile": TILE, "context": (8, 8, 8)} | options

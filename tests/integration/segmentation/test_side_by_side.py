@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import embedseg_large as es
+from embedseg_large.network.memory import Memory
 from embedseg_large.network.model import Model
 from embedseg_large.segmentation.request import estimate
 from embedseg_large.testing.synthetic import render, synthetic_embryo
@@ -37,9 +38,9 @@ def on_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]
     forward = Model._forward
 
     def watch(call: Callable[[], object]) -> None:
-        def watched(self: Model, images: Tensor) -> Tensor:
+        def watched(self: Model, images: Tensor, memory: Memory) -> Tensor:
             call()
-            return forward(self, images)
+            return forward(self, images, memory)
 
         monkeypatch.setattr(Model, "_forward", watched)
 

@@ -17,6 +17,7 @@ from embedseg_large.network.convolution import (
 )
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.inference import InferenceNetwork, halved
+from embedseg_large.network.memory import Memory
 
 CONVS = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -113,7 +114,9 @@ def test_a_batch_normalisation_is_part_of_the_convolution(ndim: int, transposed:
     nn.init.uniform_(bn.weight, 0.5, 2)
     x = torch.randn(1, 4, *(8,) * ndim)
     wide = torch.cat([y := conv(x), y[:, :2]], dim=1)  # a normalisation of more channels
-    torch.testing.assert_close(fold(conv, bn, relu=False)(x), bn(wide)[:, :6], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        fold(conv, bn, relu=False)(x, Memory()), bn(wide)[:, :6], rtol=0, atol=1e-5
+    )
 
 
 @needs_fused
@@ -133,8 +136,9 @@ def test_fused_and_plain_convolutions_agree(ndim: int, relu: bool) -> None:
             relu=relu,
         )
         pairs = [(made.fused(x), made.plain(x))]
-        if stride == 1:
-            pairs.append((made.fused_onto(x, x.clone()), made.plain_onto(x, x.clone())))
+        if output_padding is None:
+            y = made.plain(x)
+            pairs.append((made.fused_onto(x, y.clone()), made.plain_onto(x, y.clone())))
         for found, expected in pairs:
             torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
             assert bool((found >= 0).all()) == relu
@@ -143,21 +147,35 @@ def test_fused_and_plain_convolutions_agree(ndim: int, relu: bool) -> None:
 @needs_fused
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_results_in_given_memory_have_the_same_bits(ndim: int, relu: bool) -> None:
-    x, residual = (channels_last(torch.randn(1, 16, *(9, 8, 7)[:ndim])) for _ in range(2))
+def test_results_in_memory_used_before_have_the_same_bits(ndim: int, relu: bool) -> None:
+    sides = (64, 48, 40)[:ndim] if ndim == 3 else (256, 192)
+    x, residual = (channels_last(torch.randn(1, 16, *sides)) for _ in range(2))
     made = fold(CONVS[ndim](16, 16, 3, padding=1), None, relu=relu)
-    into, onto = torch.full_like(x, torch.nan), residual.clone()
-    assert made.into(x, into).data_ptr() == into.data_ptr()
-    assert torch.equal(into, made(x))
+    memory, onto = Memory(), residual.clone()
+    memory.give(used := torch.full_like(x, torch.nan))
+    found = made(x, memory)
+    assert found.data_ptr() == used.data_ptr()
+    assert torch.equal(found, made.fused(x))
     assert made.onto(x, onto).data_ptr() == onto.data_ptr()
     torch.testing.assert_close(onto, made.plain_onto(x, residual), rtol=0, atol=2e-4)
+
+
+@needs_fused
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_doubling_a_few_planes_at_a_time_is_the_transposed_convolution(ndim: int) -> None:
+    made = fold(
+        TRANSPOSED[ndim](32, 16, 3, stride=2, padding=1, output_padding=1).requires_grad_(False),
+        None,
+    )
+    x = channels_last(torch.randn(2, 32, *(37, 5, 4)[:ndim]))
+    torch.testing.assert_close(made(x, Memory()), made.plain(x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.usefixtures("without_fused_operators")
 def test_without_fused_operators_results_are_the_same() -> None:
     x, residual = (channels_last(torch.randn(1, 16, 5, 6, 7)) for _ in range(2))
     made = fold(nn.Conv3d(16, 16, 3, padding=1), None)
-    assert torch.equal(made.into(x, torch.full_like(x, torch.nan)), made.plain(x))
+    assert torch.equal(made(x, Memory()), made.plain(x))
     assert torch.equal(made.onto(x, residual.clone()), (made._convolved(x) + residual).relu_())
 
 
@@ -186,5 +204,5 @@ def test_operators_that_are_missing_are_not_used(monkeypatch: pytest.MonkeyPatch
 def test_halving_is_a_max_pooling(ndim: int, channels: int) -> None:
     x = torch.randn(2, channels, *(4, 6, 8)[:ndim])
     pool = nn.MaxPool2d(2) if ndim == 2 else nn.MaxPool3d(2)
-    assert torch.equal(halved(x), pool(x))
-    assert torch.equal(halved(channels_last(x)), pool(x))
+    assert torch.equal(halved(x, Memory()), pool(x))
+    assert torch.equal(halved(channels_last(x), Memory()), pool(x))

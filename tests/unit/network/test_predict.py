@@ -17,6 +17,7 @@ from embedseg_large.errors import ModelError, RunError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.network.device import default_dtype, lanes_that_fit, passes_that_fit
 from embedseg_large.network.erfnet import BranchedERFNet
+from embedseg_large.network.memory import Memory
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import ModelSettings
 from embedseg_large.segmentation.segmenters.loading import OneAtATime
@@ -282,13 +283,13 @@ def test_where_memory_is_short_passes_run_one_by_one(
     expected = model.predict_raw(image, tta=16)
     forward, running = Model._forward, []
 
-    def short_of_memory(self: Model, part: torch.Tensor) -> torch.Tensor:
+    def short_of_memory(self: Model, part: torch.Tensor, memory: Memory) -> torch.Tensor:
         running.append(part)
         if len(running) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         time.sleep(0.05)
         try:
-            return forward(self, part)
+            return forward(self, part, memory)
         finally:
             running.clear()
 
@@ -300,8 +301,8 @@ def test_where_memory_is_short_passes_run_one_by_one(
 def test_too_little_memory_for_one_pass_is_one_line(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none_left(self: Model, part: torch.Tensor) -> torch.Tensor:
-        del self, part
+    def none_left(self: Model, part: torch.Tensor, memory: Memory) -> torch.Tensor:
+        del self, part, memory
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nat some line")
 
     monkeypatch.setattr(Model, "_forward", none_left)
@@ -324,24 +325,24 @@ def test_turned_images_may_be_answered_in_batches(
 def test_a_batch_that_does_not_fit_is_halved(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     image = make_image(8, 16, 16)
     expected = model.predict_raw(image, tta=16)
-    sizes = on_a_stand_in_for_a_gpu(model, monkeypatch, fitting=16, memory=2)
+    sizes = on_a_stand_in_for_a_gpu(model, monkeypatch, fitting=16, room=2)
     found = model.predict_raw(image, tta=16)
     assert sizes == [16, 8, 4, *[2] * 8]
     np.testing.assert_allclose(found, expected, atol=1e-6 * expected.std())
 
 
 def on_a_stand_in_for_a_gpu(
-    model: Model, monkeypatch: pytest.MonkeyPatch, fitting: int, memory: int = 16
+    model: Model, monkeypatch: pytest.MonkeyPatch, fitting: int, room: int = 16
 ) -> list[int]:
     """Have a model batch its passes as on a GPU; returns the sizes of batches, as they come."""
     sizes: list[int] = []
     network = model._network
 
-    def limited(images: torch.Tensor) -> torch.Tensor:
+    def limited(images: torch.Tensor, memory: Memory) -> torch.Tensor:
         sizes.append(len(images))
-        if len(images) > memory:
+        if len(images) > room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return network(images)
+        return network(images, memory)
 
     monkeypatch.setattr(model, "_network", limited)
     monkeypatch.setattr(Model, "_is_on_cpu", False)
