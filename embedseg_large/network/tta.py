@@ -54,7 +54,8 @@ def _turned_view(tensor: Tensor, p: SignedPermutation) -> Tensor | NDArray[np.fl
     axes = (*range(leading), *(leading + d for d in p.axes))
     if tensor.device.type == "cpu":
         array: NDArray[np.floating] = tensor.numpy().transpose(axes)
-        return array[(..., *(slice(None, None, -1 if flip else 1) for flip in p.flips))]
+        steps = [slice(None, None, -1 if flip else 1) for flip in p.flips]
+        return array[tuple([slice(None)] * leading + steps)]
     flipped = [leading + d for d, flip in enumerate(p.flips) if flip]
     return tensor.permute(axes).flip(flipped)
 
