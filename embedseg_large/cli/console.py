@@ -38,6 +38,7 @@ FAILURE = 1
 UNPROVEN = 3
 """Exit code: labels were written, but are not proven as requested."""
 INTERRUPTED = 130
+_LONGEST_PATH = 300
 
 
 def reported(
@@ -60,6 +61,13 @@ def reported(
                 print_error(str(error))
                 mistaken = isinstance(error, UsageError | VolumeError | ModelError)
                 raise typer.Exit(WRONG_USE if mistaken else FAILURE) from None
+            except OSError as error:  # of a path that nothing else has checked
+                if error.filename is None:
+                    raise
+                where, why = os.fsdecode(error.filename), error.strerror or type(error).__name__
+                print_error(f"{where[:_LONGEST_PATH]}: cannot be read or written ({why})")
+                logging.getLogger(__name__).debug("%s", where, exc_info=True)
+                raise typer.Exit(FAILURE) from None
             except KeyboardInterrupt:
                 typer.echo(interrupted, err=True)
                 raise typer.Exit(INTERRUPTED) from None

@@ -14,6 +14,9 @@ DEFAULT_MARGIN = 0.5
 _OUTWARDS = 1.0 + 2.0**-40
 """Factor on a bound: more than the few float64 roundings behind it could ever remove."""
 
+_MOST_VOXELS = 2**63
+"""The compiled rule counts in 64 bits."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusteringSettings:
@@ -47,8 +50,11 @@ class ClusteringSettings:
     """
 
     def __post_init__(self) -> None:
-        if self.min_object_size < 0:
-            raise UsageError(f"min_object_size is {self.min_object_size}; it must be 0 or more")
+        if not 0 <= self.min_object_size < _MOST_VOXELS:
+            raise UsageError(
+                f"min_object_size is {self.min_object_size}; it must be 0 or more, and less than "
+                "2**63"
+            )
         for name, value in (("foreground", self.foreground), ("seed", self.seed)):
             if not 0.0 <= value <= 1.0:
                 raise UsageError(f"{name} is {value}; a seediness lies between 0 and 1")

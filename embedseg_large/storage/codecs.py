@@ -312,7 +312,7 @@ class GuardedStore(LocalStore):
         Raises
         ------
         VolumeError
-            If it is a device or the like, or far larger than expected.
+            If it is a folder, a device or the like, or far larger than expected.
         """
         await asyncio.to_thread(self._check, key, byte_range)
         return await super().get(key, prototype, byte_range)
@@ -322,7 +322,9 @@ class GuardedStore(LocalStore):
         if path.is_file():
             size = path.stat().st_size if byte_range is None else asked(byte_range)
             check_size(size, self.most, path)
-        elif path.exists() and not path.is_dir():
+        elif path.is_dir():
+            raise VolumeError(f"{path}: a folder, where a file should be; restore the file")
+        elif path.exists():
             raise VolumeError(f"{path}: neither a file nor a folder; remove it from the store")
 
 

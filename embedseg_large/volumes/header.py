@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from embedseg_large.errors import VolumeNotFoundError
+from embedseg_large.errors import UsageError, VolumeNotFoundError
 from embedseg_large.volumes.axes import letter
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,36 @@ def array_header(shape: tuple[int, ...], metadata: Any = None) -> Header:
 def is_inside(path: str) -> bool:
     """Whether the path of a level stays inside the image: metadata are untrusted."""
     return bool(path) and not path.startswith("/") and ".." not in path.split("/")
+
+
+def pick_image(sizes: Sequence[int], asked: int | None, where: str) -> int:
+    """Find an image of a file; by default the largest.
+
+    Parameters
+    ----------
+    sizes
+        Number of voxels of each image, at least one.
+    asked
+        Index of the image; None: not chosen.
+    where
+        Path of the file.
+
+    Raises
+    ------
+    UsageError
+        If there is no image with that index.
+    """
+    count = len(sizes)
+    if asked is None and count > 1:
+        largest = max(range(count), key=lambda i: (sizes[i], -i))
+        logger.info("%s: %d images in the file; using the largest: %d", where, count, largest)
+        return largest
+    if asked is None:
+        return 0
+    if not 0 <= asked < count:
+        there = "there is 1" if count == 1 else f"there are {count}"
+        raise UsageError(f"{where}: no image {asked}, {there}, counted from 0 (--series)")
+    return asked
 
 
 def pick_level(levels: tuple[Level, ...], level: int, where: str) -> Level:

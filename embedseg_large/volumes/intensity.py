@@ -47,6 +47,10 @@ RARE = 99.98
 _FAR = 3.0
 """Normalised intensity of `RARE` from which `high` is considered background: the rare voxels of a
 usual image are less than twice as bright as `high`."""
+_OUTLIER = 30.0
+"""Widths of the range, from its nearer end to a voxel that misleads the network around it: at 70
+widths the bundled model draws objects around a single hot voxel, from 1000 on it finds nothing
+right in the whole tile."""
 
 Item = tuple[int | None, Box]
 """A timepoint (None if the volume has no time axis) and a tile of it."""
@@ -70,12 +74,21 @@ class IntensityRange:
     """Percentile `RARE`, which is far above `high` if all bright intensities are in few voxels."""
     brightest: float | None = None
     """The brightest voxel; equals `high` in case of saturation or dust."""
+    darkest: float | None = None
+    """The darkest voxel."""
     saturated_voxels: int = 0
     """Voxels of that value which were left out of the upper percentile, see `intensity_range`."""
 
     def __post_init__(self) -> None:
         if not (isfinite(self.low) and isfinite(self.high) and self.low < self.high):
             raise UsageError(f"intensity range {self.low}, {self.high}: needs low < high, finite")
+        with np.errstate(over="ignore"):
+            width, low = np.float32(self.high - self.low), np.float32(self.low)
+        if not (np.finfo(np.float32).tiny <= width < np.inf and np.isfinite(low)):
+            raise UsageError(
+                f"intensity range {self.low}, {self.high}: too narrow or too wide for float32, in "
+                "which images are normalised"
+            )
 
 
 Inside = Callable[[Box, int | None], NDArray[np.bool_]]
@@ -144,8 +157,8 @@ def intensity_range(
             f"{volume.name}: no voxel holds data (all are blank, or outside the mask); check the "
             "channel, the timepoint and the level"
         )
-    low, high, rare, brightest = _percentiles(
-        volume.dtype, coarse, (*percentiles, max(RARE, percentiles[1]), 100.0), count
+    low, high, rare, brightest, darkest = _percentiles(
+        volume.dtype, coarse, (*percentiles, max(RARE, percentiles[1]), 100.0, 0.0), count
     )
     if low == high and coarse.excluded and volume.nodata.blank:
         return intensity_range(
@@ -156,28 +169,28 @@ def intensity_range(
             inside=inside,
             map=map,
         )
-    if low < high >= brightest:
-        found = _without_saturation(volume.dtype, coarse, percentiles, count)
-        if found is not None:
-            return IntensityRange(
-                low,
-                found[0],
-                percentiles,
-                coarse.voxels,
-                coarse.excluded,
-                sample,
-                rare,
-                brightest,
-                found[1],
-            )
     if low == high:
         raise IntensityError(
             f"{volume.name}: the image is constant, percentiles {percentiles} are "
             f"both {low}; check the channel, or pass an --intensity-range"
         )
-    return IntensityRange(
-        low, high, percentiles, coarse.voxels, coarse.excluded, sample, rare, brightest
+    found = IntensityRange(
+        low,
+        high,
+        percentiles,
+        coarse.voxels,
+        coarse.excluded,
+        sample,
+        rare,
+        brightest,
+        darkest=darkest,
     )
+    darker = None
+    if high >= brightest:
+        darker = _without_saturation(volume.dtype, coarse, percentiles, count)
+    if darker is None:
+        return found
+    return replace(found, high=darker[0], saturated_voxels=darker[1])
 
 
 def quantiles(
@@ -221,6 +234,13 @@ def range_warning(intensity: IntensityRange) -> str | None:
             f"perhaps. Percentile {percentile:g} of the others, {high:g}, becomes 1; look whether "
             "that is the intensity of your objects, or give --intensity-range LO,HI"
         )
+    outlier = _outlier(intensity)
+    if outlier is not None:
+        return (
+            f"the intensities that become 0 and 1 are {intensity.low:g} and {high:g}, but a voxel "
+            f"is {outlier:.9g}: such voxels mislead the network around them. If that value stands "
+            f"for no data, pass --nodata={outlier:.9g}; or else replace such voxels"
+        )
     advice = "check the range of your objects, and pass it: --intensity-range LO,HI"
     if high >= intensity.brightest and intensity.voxels * (100 - percentile) / 100 > 1:
         return (
@@ -233,6 +253,16 @@ def range_warning(intensity: IntensityRange) -> str | None:
             f"{intensity.rare:g}: everything bright seems to be in fewer than "
             f"{100 - percentile:.1f} % of the voxels; {advice}"
         )
+    return None
+
+
+def _outlier(intensity: IntensityRange) -> float | None:
+    """Return the darkest or brightest voxel if it is very far outside of the range."""
+    far = _OUTLIER * (intensity.high - intensity.low)
+    if intensity.darkest is not None and intensity.darkest < intensity.low - far:
+        return intensity.darkest
+    if intensity.brightest is not None and intensity.brightest > intensity.high + far:
+        return intensity.brightest
     return None
 
 

@@ -9,6 +9,7 @@ the group writes it last.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -400,6 +401,8 @@ def check_version(ngff_version: str) -> str:
     return ngff_version
 
 
+_LONGEST = 200
+"""Bytes of a name: most disks take 255, and those of files beside a store are longer."""
 _FILES = (
     *(".tif", ".tiff", ".btf", ".png", ".jpg", ".jpeg", ".gif", ".zip", ".tar", ".gz", ".ozx"),
     *(".h5", ".hdf5", ".ims", ".nd2", ".czi", ".lif", ".lsm", ".nrrd", ".mrc", ".nii", ".npy"),
@@ -409,14 +412,20 @@ _FILES = (
 
 
 def check_store_name(place: str) -> None:
-    """Refuse a file name for a store, which is a folder.
+    """Refuse a file name for a store, which is a folder, and a name that no disk takes.
 
     Raises
     ------
     UsageError
         If it has the suffix of another format.
+    PlaceError
+        If the name is too long, or holds a null byte.
     """
     name = place.rstrip("/").rpartition("/")[2]
+    if len(os.fsencode(name)) > _LONGEST or "\0" in place:
+        raise PlaceError(
+            f"{name[:80]!r} cannot name a store; use at most {_LONGEST} bytes, without null bytes"
+        )
     ending = next((end for end in _FILES if name.lower().endswith(end)), None)
     if ending is not None:
         stem = name[: -len(ending)].removesuffix(".zarr").removesuffix(".ome")

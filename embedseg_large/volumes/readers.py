@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError, foreign
 from embedseg_large.storage.connection import is_remote
-from embedseg_large.volumes.header import Header, array_header, pick_level
+from embedseg_large.volumes.header import Header, array_header, pick_image, pick_level
 from embedseg_large.volumes.opening import Opening
 from embedseg_large.volumes.stored_array import StoredArray, wrap_array
 
@@ -34,11 +34,13 @@ def read_header(source: Any, path: str | None, opening: Opening) -> tuple[Header
         As for `embedseg_large.volumes.volume.open_volume`.
     """
     if path is None:
+        pick_image([1], opening.series, "the array")
         return _open_array(source, opening.level)
     if not is_remote(path) and _is_file(path):
         return _open_file(path, opening)
     from embedseg_large.volumes.formats import ome_zarr
 
+    pick_image([1], opening.series, path)
     return ome_zarr.open_image(path, opening.level)
 
 
@@ -86,9 +88,10 @@ def _open_file(path: str, opening: Opening) -> tuple[Header, StoredArray]:
 
     level = opening.level
     if png.is_png(path):
+        pick_image([1], opening.series, path)
         return png.open_png(path, level)
     if bioio.is_foreign(path):
-        return bioio.open_foreign(path, level)
+        return bioio.open_foreign(path, level, opening.series)
     return tiff.open_tiff(path, level, opening.allow_missing, opening.series, opening.axes)
 
 

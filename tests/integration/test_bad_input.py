@@ -105,11 +105,14 @@ def test_labels_are_not_an_image(store: Path, embryo: Labels) -> None:
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--tile", "60,64,64"), ("--tile", "0,64,64"), ("--context", "5,8,8"), ("--halo", "1,1,1"),
-     ("--tile", "64,64"), ("--seed", "1.5"), ("--tta", "7"), ("--intensity-range", "5,5")],
+     ("--tile", "64,64"), ("--seed", "1.5"), ("--tta", "7"), ("--intensity-range", "5,5"),
+     ("--intensity-range", "5,1e39"), ("--min-object-size", str(2**64)), ("--series", "3"),
+     ("--workers", "9" * 20)],
 )  # fmt: skip
 def test_a_setting_out_of_range_is_named(store: Path, option: str, value: str) -> None:
     line = fails("segment", store, option, value)
     assert option[2:].split("-")[0] in line or "augmentation" in line
+    assert len(line) < 400
     assert value.split(",")[0].lstrip("0") in line
 
 

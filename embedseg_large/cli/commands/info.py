@@ -138,8 +138,11 @@ def _is_safetensors(path: Path) -> bool:
     """Whether a file starts like safetensors: 8 bytes of length, then a JSON object."""
     if not path.is_file():
         return path.suffix == ".safetensors"
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError:  # what opens it as a volume says why
+        return False
 
 
 def _about_volume(thing: str, level: int, **options: Any) -> dict[str, Any]:

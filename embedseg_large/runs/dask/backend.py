@@ -10,6 +10,7 @@ from dask.system import cpu_count
 
 from embedseg_large.errors import UsageError
 from embedseg_large.runs.dask.cluster_file import (
+    MOST_WORKERS,
     ClusterSettings,
     LocalSettings,
     SchedulerSettings,
@@ -46,9 +47,10 @@ def chosen(asked: WorkerOptions) -> Client | ClusterSettings | None:
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         raise UsageError(f"{', '.join(names)}: pass only one of them")
-    if asked.workers is not None and asked.workers < 1:
+    if asked.workers is not None and not 1 <= asked.workers <= MOST_WORKERS:
         raise UsageError(
-            f"workers is {asked.workers}; pass at least 1, or leave it out to work in this process"
+            f"workers is {asked.workers}; pass 1 to {MOST_WORKERS:,}, or leave it out to work in "
+            "this process"
         )
     if asked.workers is not None:
         return LocalSettings(file=_WORKERS, workers=asked.workers)

@@ -39,6 +39,8 @@ from embedseg_large.documents import read_document
 from embedseg_large.errors import UsageError, foreign, without_logins
 from embedseg_large.runs.devices import THREADS_BESIDE_GPU
 
+MOST_WORKERS = 2**31
+"""Number of workers that a request may have."""
 _WALLTIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
 
 
@@ -105,7 +107,7 @@ def _seconds(value: Any) -> float:
     return _parsed(lambda text: parse_timedelta(text, default="s"), value)
 
 
-Count: TypeAlias = Annotated[PositiveInt, Field(le=1 << 31)]
+Count: TypeAlias = Annotated[PositiveInt, Field(le=MOST_WORKERS)]
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
 Memory: TypeAlias = Annotated[Text, AfterValidator(_has_unit)]
 Seconds: TypeAlias = Annotated[float, BeforeValidator(_seconds)]

@@ -6,14 +6,17 @@ needs a reader package.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from embedseg_large.errors import VolumeError, foreign
 from embedseg_large.volumes.axes import CANONICAL, OTHER, SPATIAL
-from embedseg_large.volumes.header import Header, Level, pick_level
+from embedseg_large.volumes.header import Header, Level, pick_image, pick_level
 from embedseg_large.volumes.stored_array import StoredArray, wrap_array
 
 READERS = {
@@ -50,8 +53,8 @@ def is_foreign(path: str) -> bool:
         return file.read(4) not in _MAGIC
 
 
-def open_foreign(path: str, level: int) -> tuple[Header, StoredArray]:
-    """Open the first scene of a file.
+def open_foreign(path: str, level: int, series: int | None = None) -> tuple[Header, StoredArray]:
+    """Open a scene of a file.
 
     Parameters
     ----------
@@ -59,9 +62,13 @@ def open_foreign(path: str, level: int) -> tuple[Header, StoredArray]:
         Absolute path of the file.
     level
         0, because levels of a file are not read.
+    series
+        Index of the scene; None: the largest.
 
     Raises
     ------
+    UsageError
+        If there is no such scene.
     VolumeNotFoundError
         If another level is requested.
     VolumeError
@@ -69,13 +76,38 @@ def open_foreign(path: str, level: int) -> tuple[Header, StoredArray]:
     """
     image = _image(path)
     with foreign(path, "bioio cannot read it"):
-        header = _header(image, path)
+        scenes = _scenes(image)
+        number = pick_image([prod(shape) for _, shape in scenes] or [1], series, path)
+        _choose(image, number)
+        header = replace(
+            _header(image, path),
+            images=tuple(f"{name}: {' x '.join(map(str, shape))}" for name, shape in scenes),
+            image=number,
+        )
         pick_level(header.levels, level, path)
-        return header, wrap_array(image.dask_data, partial(_voxels, path), path)
+        return header, wrap_array(image.dask_data, partial(_voxels, path, number), path)
 
 
-def _voxels(path: str) -> Any:
-    return _image(path).dask_data
+def _voxels(path: str, number: int) -> Any:
+    image = _image(path)
+    _choose(image, number)
+    return image.dask_data
+
+
+def _scenes(image: Any) -> Sequence[tuple[str, tuple[int, ...]]]:
+    """Name and shape of each scene; none if there is only one."""
+    names = tuple(getattr(image, "scenes", ()))
+    found = []
+    for number, name in enumerate(names if len(names) > 1 else ()):
+        _choose(image, number)
+        found.append((str(name), tuple(int(n) for n in image.dask_data.shape)))
+    return found
+
+
+def _choose(image: Any, number: int) -> None:
+    """Make a scene the current one; by index, because names may stand twice."""
+    if len(getattr(image, "scenes", ())) > 1:
+        image.set_scene(number)
 
 
 def _axes(image: Any, path: str) -> str:

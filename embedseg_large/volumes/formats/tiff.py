@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import MetadataError, UsageError, VolumeError, foreign, printable
+from embedseg_large.errors import MetadataError, VolumeError, foreign, printable
 from embedseg_large.volumes.axes import OTHER, SPATIAL, letter
-from embedseg_large.volumes.header import Header, Level, pick_level
+from embedseg_large.volumes.header import Header, Level, pick_image, pick_level
 from embedseg_large.volumes.stored_array import StoredArray, wrap_array
 
 logger = logging.getLogger(__name__)
@@ -166,18 +166,9 @@ def _chosen(file: Any, path: str, asked: int | None) -> int:
     UsageError
         If there is no image with that index.
     """
-    count = len(file.series)
-    if not count:
+    if not file.series:
         raise MetadataError(f"{path}: the TIFF holds no image")
-    if asked is None and count > 1:
-        largest = max(range(count), key=lambda i: (prod(file.series[i].shape), -i))
-        logger.info("%s: %d images in the file; using the largest: %d", path, count, largest)
-        return largest
-    if asked is None:
-        return 0
-    if not 0 <= asked < count:
-        raise UsageError(f"{path}: no image {asked}, there are {count}, counted from 0 (--series)")
-    return asked
+    return pick_image([prod(one.shape) for one in file.series], asked, path)
 
 
 def _check_whole(

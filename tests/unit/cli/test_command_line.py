@@ -21,6 +21,8 @@ from embedseg_large.training.state import STATE
 
 NAMES = sorted(str(command.name) for command in app.registered_commands)
 
+LONG = "x" * 999
+
 FORCED = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "TERM": "xterm-256color"}
 """What notebooks tell the commands that they run."""
 
@@ -45,6 +47,27 @@ def test_a_wrong_option_is_told_in_one_line_with_where_to_read_more(
     assert lines[0].startswith("error: ")
     assert said in lines[0]
     assert lines[0].endswith(f"{command} --help")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("info", LONG),
+        ("evaluate", LONG, "IMAGE"),
+        ("convert", "IMAGE", LONG),
+        ("measure", "IMAGE", "--out", f"{LONG}.csv"),
+        ("report", "IMAGE", "--out", f"{LONG}.html"),
+        ("export-labels", "IMAGE", f"{LONG}.tif"),
+        *(("segment", "IMAGE", option, LONG) for option in ("--output", "--mask", "--model")),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_name_that_no_disk_takes_is_one_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    write_image(tmp_path / "a.zarr", np.eye(16, dtype="u2")[None].repeat(8, 0), "zyx", (1, 1, 1))
+    words = [str(tmp_path / "a.zarr") if w == "IMAGE" else w for w in arguments]
+    result = CliRunner().invoke(app, words)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert (result.exit_code in (1, 2), len(lines)) == (True, 1), result.stderr
 
 
 def test_no_arguments_at_all_ask_for_help() -> None:

@@ -204,6 +204,16 @@ def test_a_device_among_the_files_is_not_read(tmp_path: Path, name: str) -> None
         open_volume(path).data.compute(scheduler="sync")
 
 
+def test_a_folder_in_place_of_a_chunk_is_not_a_chunk_that_was_never_written(
+    tmp_path: Path,
+) -> None:
+    path = written_v2(tmp_path / "a.zarr")
+    (path / "0.0.0").unlink()
+    (path / "0.0.0").mkdir()
+    with pytest.raises(VolumeError, match="a folder, where a file should be"):
+        open_volume(path).data.compute(scheduler="sync")
+
+
 def test_a_shard_of_too_many_chunks_is_refused(tmp_path: Path) -> None:
     zarr.create_array(
         tmp_path / "a.zarr", shape=(1 << 24,), chunks=(1,), shards=(1 << 24,), dtype="u1"

@@ -120,6 +120,20 @@ def test_saturation_and_few_bright_voxels_are_told(rng: np.random.Generator) -> 
     assert range_warning(IntensityRange(0, 1)) is None
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("f4", 1e38), ("f4", -3.4028235e38), ("i2", -32768), ("u2", 65535)]
+)
+def test_one_voxel_far_outside_of_the_range_is_told_and_may_stand_for_no_data(
+    rng: np.random.Generator, dtype: str, value: float
+) -> None:
+    full = (noise(rng, "u2", (24, 24, 24)) // 100).astype(dtype)
+    full[3, 4, 5] = value
+    warning = range_warning(intensity_range(open_volume(full))) or ""
+    said = warning.partition("--nodata=")[2].partition(";")[0]
+    assert float(said) == pytest.approx(value)
+    assert range_warning(intensity_range(open_volume(full, nodata=said))) is None
+
+
 def test_an_image_of_nothing_but_fill_value_is_refused(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "a.zarr", shape=(16, 16), chunks=(8, 8), dtype="u2")
     with pytest.raises(IntensityError, match="no voxel holds data"):
@@ -254,6 +268,12 @@ def test_normalising_maps_the_range_to_0_and_1_and_clips_nothing() -> None:
 @pytest.mark.parametrize(("low", "high"), [(1, 1), (2, 1), (float("nan"), 1), (0, float("inf"))])
 def test_a_range_ascends_and_is_finite(low: float, high: float) -> None:
     with pytest.raises(UsageError, match="needs low < high"):
+        IntensityRange(low, high)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1e-320), (0, 1e39), (1e39, 2e39), (-3e38, 3e38)])
+def test_a_range_can_be_applied_in_float32(low: float, high: float) -> None:
+    with pytest.raises(UsageError, match="float32"):
         IntensityRange(low, high)
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from PIL import Image
 
-from embedseg_large.errors import MetadataError, VolumeError, VolumeNotFoundError
+from embedseg_large.errors import MetadataError, UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.volumes.volume import open_volume
 
 
@@ -23,6 +24,17 @@ def group(folder: Path, **attributes: Any) -> Path:
     (folder / ".zgroup").write_text('{"zarr_format": 2}')
     (folder / ".zattrs").write_text(json.dumps(attributes))
     return folder
+
+
+def test_another_image_of_what_holds_one_is_refused(tmp_path: Path) -> None:
+    voxels = np.ones((8, 9, 10), np.uint8)
+    zarr.create_array(tmp_path / "a.zarr", data=voxels)
+    Image.fromarray(voxels[0]).save(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "a.tif", voxels, metadata={"axes": "ZYX"})
+    for source in (voxels, *(tmp_path / f"a.{kind}" for kind in ("zarr", "png", "tif"))):
+        assert open_volume(source, series=0).ndim == open_volume(source).ndim
+        with pytest.raises(UsageError, match=r"no image 1, there is 1"):
+            open_volume(source, series=1)
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["whole", "without its first chunks"])

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from embedseg_large.conversion.convert import convert
-from embedseg_large.errors import VolumeError, VolumeNotFoundError
+from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
 from embedseg_large.volumes.volume import open_volume
 
@@ -76,6 +76,27 @@ def test_one_plane_is_two_dimensional_and_a_missing_size_unknown(
     assert open_volume(czi).voxel_size == (0.5, 0.5)
     bioio.physical_pixel_sizes = Sizes(None, None, 0.5)
     assert open_volume(czi).voxel_size is None
+
+
+def test_of_several_scenes_the_largest_is_taken_and_all_are_listed(
+    czi: Path, bioio: type[BioImage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes = {"overview": VOXELS[:, :, :1, :2, :2], "nucleus": VOXELS, "nucleus again": VOXELS + 1}
+
+    def set_scene(self: BioImage, number: int) -> None:
+        self.voxels = list(scenes.values())[number]
+
+    monkeypatch.setattr(bioio, "scenes", tuple(scenes), raising=False)
+    monkeypatch.setattr(bioio, "set_scene", set_scene, raising=False)
+    volume = open_volume(czi, channel=1)
+    assert volume.image == 1
+    assert [line.split(":")[1].strip() for line in volume.describe()["images"]] == list(scenes)
+    whole = Box.whole(volume.spatial_shape)
+    np.testing.assert_array_equal(volume.read(whole, timepoint=1), VOXELS[1, 1])
+    last = pickle.loads(pickle.dumps(open_volume(czi, channel=1, series=2)))
+    np.testing.assert_array_equal(last.read(whole, timepoint=1), VOXELS[1, 1] + 1)
+    with pytest.raises(UsageError, match=r"no image 3, there are 3.*--series"):
+        open_volume(czi, series=3)
 
 
 @pytest.mark.usefixtures("bioio")
