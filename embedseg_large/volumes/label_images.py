@@ -84,6 +84,7 @@ def check_label_voxels(volume: Volume, *, strict: bool) -> None:
     seen = _Seen()
     for box in places(volume):
         seen.add(voxels_at(volume, box), volume.ndim)
+    _warn_of_largest(volume, seen)
     text = _fault(volume, seen)
     if text is None:
         return
@@ -133,6 +134,23 @@ def _fault(volume: Volume, seen: _Seen) -> str | None:
     if not seen.is_scattered:
         return None
     return _mask_text(volume) if len(seen.values) <= 2 else _image_text()
+
+
+def _warn_of_largest(volume: Volume, seen: _Seen) -> None:
+    """Warn of -1 that became the largest number of an unsigned type."""
+    largest = int(np.iinfo(volume.dtype).max)
+    others = seen.values - {largest}
+    if volume.dtype.kind == "u" and others and len(others) < len(seen.values):
+        if max(others) < largest // 2:
+            logger.warning(
+                "%s: one label is %d, the largest number of %s, and counts as an object; if it was "
+                "-1 and means that voxels are not annotated, save labels as int32 with -1 there "
+                "(evaluate also takes --ignore-label %d)",
+                volume.name,
+                largest,
+                volume.dtype,
+                largest,
+            )
 
 
 def _mask_text(volume: Volume) -> str:

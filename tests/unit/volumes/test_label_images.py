@@ -125,6 +125,20 @@ def test_classes_that_touch_are_different_objects(tmp_path: Path) -> None:
         convert(np.stack([classes] * 2), tmp_path / "b", axes="czyx", components=True)
 
 
+@pytest.mark.parametrize(
+    ("others", "dtype", "warned"),
+    [((1, 2), "u2", True), ((1, 65534), "u2", False), ((1, 2), "i4", False), ((), "u1", False)],
+)
+def test_the_largest_number_may_have_been_not_annotated(
+    others: tuple[int, ...], dtype: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = np.zeros((8, 32, 32), dtype)
+    for k, label in enumerate((*others, np.iinfo(dtype).max)):
+        labels[:, 10 * k : 10 * k + 6, 5:15] = label
+    check_label_voxels(open_volume(labels), strict=True)
+    assert ("--ignore-label" in caplog.text) == warned
+
+
 def test_voxels_that_are_not_annotated_count_nowhere() -> None:
     truth = balls().astype(np.int32)
     prediction = truth.copy()
