@@ -140,17 +140,18 @@ def _warn_of_largest(volume: Volume, seen: _Seen) -> None:
     """Warn of -1 that became the largest number of an unsigned type."""
     largest = int(np.iinfo(volume.dtype).max)
     others = seen.values - {largest}
-    if volume.dtype.kind == "u" and others and len(others) < len(seen.values):
-        if max(others) < largest // 2:
-            logger.warning(
-                "%s: one label is %d, the largest number of %s, and counts as an object; if it was "
-                "-1 and means that voxels are not annotated, save labels as int32 with -1 there "
-                "(evaluate also takes --ignore-label %d)",
-                volume.name,
-                largest,
-                volume.dtype,
-                largest,
-            )
+    if volume.dtype.kind == "i" or not others or len(others) == len(seen.values):
+        return
+    if max(others) < largest // 2:
+        logger.warning(
+            "%s: one label is %d, the largest number of %s, and counts as an object; if it was -1 "
+            "and means that voxels are not annotated, save labels as int32 with -1 there "
+            "(evaluate also takes --ignore-label %d)",
+            volume.name,
+            largest,
+            volume.dtype,
+            largest,
+        )
 
 
 def _mask_text(volume: Volume) -> str:
