@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar
 
 from embedseg_large.errors import UsageError
@@ -114,6 +114,16 @@ class AnnotatedOptions(Options):
     ] = -1
     """Mask value of unannotated voxels; negative values are always unannotated."""
 
+    def chosen(self) -> dict[str, Any]:
+        """Return what is not left at its default, as values that JSON can hold."""
+        own = {field.name: field.default for field in fields(AnnotatedOptions)}
+        values = {name: getattr(self, name) for name in own}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value != own[name]
+        }
+
     def pairing(self) -> dict[str, Any]:
         """Return arguments of `embedseg_large.training.data.sources.find_pairs`."""
         return {
@@ -159,7 +169,8 @@ class CompareOptions(AnnotatedOptions, LearningOptions, FairOptions):
         cost = {"steps": self.steps, "budget": budget}
         names = ("backbone", "batch", "learning_rate", "split_seed")
         crop = None if self.crop is None else list(self.crop)
-        return cost | {name: getattr(self, name) for name in names} | {"crop": crop}
+        same = {name: getattr(self, name) for name in names}
+        return cost | same | {"crop": crop} | self.chosen()
 
 
 def seconds_of(text: float | str) -> float:

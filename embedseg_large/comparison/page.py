@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from embedseg_large.comparison.networks import RECIPE, ROUNDS
 from embedseg_large.comparison.options import CompareOptions
 from embedseg_large.comparison.place import ComparisonPlace
-from embedseg_large.comparison.result import Comparison, Standing, TileCheck, deviation
+from embedseg_large.comparison.result import Comparison, Standing, TileCheck, Trial, deviation
 from embedseg_large.evaluation.evaluate import THRESHOLDS
 from embedseg_large.geometry import Box
 from embedseg_large.pictures import Panel, grey_of, matched_colours, numbered, palette
@@ -138,16 +138,26 @@ def _warnings(found: Comparison) -> list[str]:
         texts.append(
             f"The held-out part has only {count} objects; scores may differ on other images."
         )
+    texts += _without_objects([s.best for s in found.standings])
     for standing in found.standings:
         tiles = standing.tiles
-        if standing.best.at(0.5)["tp"] + standing.best.at(0.5)["fp"] == 0:
-            texts.append(
-                f"{standing.method} found no object: {standing.best.steps or 0:,} steps are "
-                "probably too few; compare with a larger budget or smaller crops."
-            )
         if tiles and not tiles.is_equal:
             texts.append(f"{standing.method}: labels depend on the tiles. {_tile_words(tiles)}")
     return texts
+
+
+def _without_objects(trials: Sequence[Trial]) -> list[str]:
+    """One note on all methods that found nothing."""
+    none = [t for t in trials if t.at(0.5)["tp"] + t.at(0.5)["fp"] == 0]
+    if not none:
+        return []
+    steps = sorted({trial.steps for trial in none if trial.steps is not None})
+    many = [f"{n:,}" for n in (steps[:1] if len(steps) < 2 else (steps[0], steps[-1]))]
+    why = f": {' to '.join(many)} steps are probably too few" if many else ""
+    return [
+        f"No object was found by {', '.join(trial.method for trial in none)}{why}; compare with "
+        "a larger budget or smaller crops."
+    ]
 
 
 def _facts(found: Comparison) -> list[Fact]:
@@ -270,18 +280,29 @@ def _command(standing: Standing, options: CompareOptions, sources: tuple[Any, An
     images, masks = sources
     where = f"--masks {shlex.quote(str(masks))}" if masks else f"--labels {options.labels}"
     crop = "" if options.crop is None else f" --crop {','.join(map(str, options.crop))}"
+    where += "".join(f" {flag}" for flag in _flags(options.chosen()))
     more = "".join(
         f" --{name.replace('_', '-')} {RECIPE[name]}"
         for name in ("accumulate", "schedule", "warmup", "clip", "average_steps")
     )
     return (
-        f"embedseg-large train --images {shlex.quote(str(images))} {where} \\\n"
+        f"embedseg-large train --images {shlex.quote(str(images))} \\\n"
+        f"    {where} \\\n"
         f"    --out {standing.method}.safetensors --method {standing.method} "
         f"--backbone {options.backbone} \\\n"
         f"    --steps {LONGER * steps} --batch {options.batch} "
         f"--learning-rate {options.learning_rate:g}{crop} \\\n"
         f"   {more} --tune-thresholds"
     )
+
+
+def _flags(chosen: Mapping[str, Any]) -> Iterator[str]:
+    """Options of the data for the command line; those of no effect in training are left out."""
+    for name, value in chosen.items():
+        if name in ("labels", "ndim"):
+            continue
+        text = ",".join(map(str, value)) if isinstance(value, list) else value
+        yield f"--{name.replace('_', '-')} {shlex.quote('all' if text is None else str(text))}"
 
 
 # Pictures ---------------------------------------------------------------------------------------
@@ -303,7 +324,8 @@ def _pictures(found: Comparison, place: ComparisonPlace, pair: Pair) -> list[Sho
     shown = [
         Shown(
             title="annotated",
-            note=f"{ids.size} objects",
+            note=f"{ids.size} objects"
+            + ("" if plane is None else f", plane {box.start[0] + plane}"),
             picture=picture(pixels, lines, f"Annotated objects of {pair.name}"),
         )
     ]

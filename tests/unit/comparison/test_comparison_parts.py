@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from embedseg_large.comparison import contenders, networks
+from embedseg_large.comparison import contenders, networks, page
 from embedseg_large.comparison.contender import Fitted
 from embedseg_large.comparison.contenders import EVERY, choose
 from embedseg_large.comparison.division import divide, middle_of, truth_of
@@ -182,6 +182,32 @@ def test_all_methods_take_part_or_there_is_a_reason(monkeypatch: pytest.MonkeyPa
 def test_a_method_that_does_not_exist_is_refused() -> None:
     with pytest.raises(UsageError, match="method is 'cellpose'; use embedseg, three-class"):
         choose(CompareOptions(methods=["flows", "cellpose"]), pairs(3))
+
+
+def test_methods_without_objects_share_a_note() -> None:
+    none = [{"threshold": 0.5, "tp": 0.0, "fp": 0.0}]
+    trials = [trial(), trial(method="stardist", scores=none, steps=1500)]
+    trials += [trial(method=name, scores=none, steps=n) for name, n in (("flows", 3), ("a", 60))]
+    (note,) = page._without_objects(trials)
+    assert note.startswith("No object was found by stardist, flows, a: 3 to 1,500 steps are")
+    (note,) = page._without_objects([trial(method="forest", scores=none, steps=None)])
+    assert note.startswith("No object was found by forest; compare")
+    assert page._without_objects([trial()]) == []
+
+
+def test_the_command_to_train_for_longer_opens_the_same_data() -> None:
+    options = CompareOptions(axes="zyx", channel="all", voxel_size=(2, 0.5, 0.5), ignore_label=9)
+    standing = Standing(method="flows", trials=(trial(),))
+    command = page._command(standing, options, ("my images", "masks"))
+    assert "--images 'my images' \\\n    --masks masks" in command
+    assert "--axes zyx --voxel-size 2,0.5,0.5 --ignore-label 9" in command
+    assert "--channel all" in command
+
+
+def test_another_channel_is_another_comparison() -> None:
+    usual = CompareOptions().deciding()
+    assert "channel" not in usual
+    assert CompareOptions(channel=1).deciding() == usual | {"channel": 1}
 
 
 def test_a_result_survives_json() -> None:
