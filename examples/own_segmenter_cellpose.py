@@ -1,42 +1,16 @@
 """Run Cellpose on a volume of any size. Needs `pip install cellpose` (4 or later).
 
-Cellpose is not quite local: flows follow what the network sees of a whole tile. Objects on which
-neighbouring tiles differ are decided by the tile that owns them, and counted as joined.
+Cellpose is not quite local: flows follow what the network sees of a whole tile. Where neighbouring
+tiles differ, objects are matched by overlap, and counted as joined. To write such an adapter for
+another program, see the source of `embedseg_large.adapters`.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 import embedseg_large as es
-
-Labels = NDArray[np.integer]
-
-
-def load(device: str, diameter: float) -> Callable[[NDArray[np.float32]], Labels]:
-    """Called once a worker."""
-    from cellpose.models import CellposeModel
-
-    return adapted(CellposeModel(gpu=device.startswith("cuda")), diameter)
-
-
-def adapted(network: Any, diameter: float) -> Callable[[NDArray[np.float32]], Labels]:
-    """A Cellpose model as a function from an image to labels.
-
-    `normalize=False`, as the engine has normalised by percentiles of the whole volume; Cellpose
-    would take those of the tile, and draw a line between a bright and a dark one.
-    """
-
-    def labels_of(image: NDArray[np.float32]) -> Labels:
-        masks, *_ = network.eval(image, do_3D=True, z_axis=0, diameter=diameter, normalize=False)
-        return np.asarray(masks)
-
-    return labels_of
+from embedseg_large.adapters import cellpose
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,15 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", default="cellpose.ome.zarr")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args(arguments)
-    segmenter = es.TileSegmenter(
-        name="cellpose",
-        load=load,
-        parameters={"diameter": options.diameter},
-        halo=(int(1.5 * options.diameter),) * 3,
-    )
     result = es.segment(
         options.image,
-        segmenter,
+        cellpose(options.diameter),
         "cellpose",
         output=options.out,
         device=options.device,

@@ -44,8 +44,9 @@ class StarDist:
 
 
 class Cellpose:
-    def __init__(self, gpu: bool = False) -> None:
+    def __init__(self, gpu: bool = False, pretrained_model: str = "") -> None:
         assert not gpu
+        assert pretrained_model
 
     def eval(
         self,
@@ -55,8 +56,11 @@ class Cellpose:
         normalize: bool = True,
         diameter: float | None = None,
         do_3D: bool = False,  # noqa: N803
+        min_size: int = 15,
+        max_size_fraction: float = 0.4,
     ) -> tuple[NDArray[Any], list[Any], NDArray[Any]]:
         assert (do_3D, z_axis, normalize, diameter) == (True, 0, False, 12.0)
+        assert (min_size, max_size_fraction) == (-1, 1.0)
         return bright(x).astype(np.uint16), [], np.zeros(256)
 
 
@@ -81,7 +85,9 @@ def test_an_example_finds_what_its_program_finds(
     cells = synthetic_embryo((24, 48, 48), diameter=10, density=0.2, spacing=1.5)
     tifffile.imwrite(tmp_path / "cells.tif", render(cells), metadata={"axes": "ZYX"}, imagej=True)
     module, standin, options = STANDINS[name]
-    monkeypatch.setitem(sys.modules, module.partition(".")[0], ModuleType("package"))
+    package = ModuleType(module.partition(".")[0])
+    package.__spec__ = importlib.util.spec_from_loader(package.__name__, None)
+    monkeypatch.setitem(sys.modules, package.__name__, package)
     monkeypatch.setitem(sys.modules, module, standin)
     found = example(name).main(
         [str(tmp_path / "cells.tif"), "--out", str(tmp_path / "out.zarr"), *options]
