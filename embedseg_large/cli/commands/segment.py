@@ -185,7 +185,7 @@ def _run_and_report(store: str, model: str | None, options: dict[str, Any]) -> d
 
 
 def _print_estimate(store: str, model: str | None, given: Mapping[str, Any], as_json: bool) -> None:
-    from embedseg_large.runs.dask.backend import chosen, processes_of
+    from embedseg_large.runs.dask.backend import chosen, processes_of, starts_here
     from embedseg_large.segmentation.request.duration import duration_of
     from embedseg_large.segmentation.request.estimate import estimate_of
     from embedseg_large.segmentation.request.prepare import default_model, prepare
@@ -194,8 +194,10 @@ def _print_estimate(store: str, model: str | None, given: Mapping[str, Any], as_
     asked = SegmentOptions(**SegmentOptions.among(given))
     request = prepare(store, model, given["labels"], asked)
     plan = estimate_of(request)
-    workers = WorkerOptions(**WorkerOptions.among(given))
-    time = duration_of(request, plan, processes=processes_of(chosen(workers)))
+    where = chosen(WorkerOptions(**WorkerOptions.among(given)))
+    time = duration_of(
+        request, plan, processes=processes_of(where), starts_workers=starts_here(where)
+    )
     if as_json:
         settings = request.settings.as_dict()
         found = {"plan": plan.as_dict(), "time": None if time is None else time.as_dict()}

@@ -79,6 +79,11 @@ def processes_of(where: Client | ClusterSettings | None) -> int:
     return most if isinstance(most, int) else 1
 
 
+def starts_here(where: Client | ClusterSettings | None) -> bool:
+    """Whether a run starts workers on this machine."""
+    return isinstance(where, LocalSettings)
+
+
 @contextmanager
 def client_of(where: Client | ClusterSettings, device: str) -> Iterator[Client]:
     """The given client, or that of a cluster that is started and closed at the end."""

@@ -5,6 +5,7 @@
     seconds = network input * passes * seconds per voxel and pass     measured here
               + voxels of the grid * SECONDS_BESIDE                   reading, clustering, writing
               all of it divided by the processes that share the work
+              + the start of local workers                            measured here
 
 In this process, lanes are idle while there are fewer passes than lanes; the number of concurrent
 tiles is that of `embedseg_large.segmentation.request.estimate.tiles_at_once`.
@@ -19,6 +20,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -46,6 +49,9 @@ KEPT_SECONDS = 86_400.0
 """Age in seconds after which a rate is measured again."""
 ENOUGH_SECONDS = 4.0
 """Seconds after which a probe starts no further pass."""
+
+_IMPORTS = "import distributed, embedseg_large.network.model, embedseg_large.clustering.cluster"
+"""What a worker does before its first task, nearly all of the time."""
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +86,12 @@ class Duration:
 
 
 def duration_of(
-    request: Request, plan: Estimate, *, processes: int = 1, cache: Path | None = None
+    request: Request,
+    plan: Estimate,
+    *,
+    processes: int = 1,
+    starts_workers: bool = False,
+    cache: Path | None = None,
 ) -> Duration | None:
     """Estimate the duration of a run; measures the network for a few seconds if no rate is stored.
 
@@ -90,6 +101,8 @@ def duration_of(
         The run, and its sizes.
     processes
         Number of processes that share the work; 1 for this process alone.
+    starts_workers
+        Whether those processes are started on this machine, which takes seconds.
     cache
         Folder of the rates; None: in the user's cache.
 
@@ -115,8 +128,9 @@ def duration_of(
     predicting *= _idle(model, passes * min(tiles, max(1, plan.prediction_tiles)))
     spent = predicting + voxels * SECONDS_BESIDE / min(tiles, model.lanes)
     at_once = min(processes, max(1, plan.prediction_tiles))
+    starting = seconds_of_start() if starts_workers else 0.0
     return Duration(
-        seconds=spent / at_once,
+        seconds=starting + spent / at_once,
         process_seconds=spent,
         processes=processes,
         is_bound=settings.augment_above > 0,
@@ -127,6 +141,13 @@ def duration_of(
 def _idle(model: Model, passes_at_once: int) -> float:
     """Return how much longer the network takes than in a probe, where every lane has a pass."""
     return 1.0 if is_gpu(model.device) else model.lanes / min(model.lanes, passes_at_once)
+
+
+def seconds_of_start() -> float:
+    """Measure the start of a worker; local workers start at the same time, one on each core."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", _IMPORTS], check=False, capture_output=True)
+    return time.perf_counter() - began
 
 
 def probe(model: Model) -> Rate:

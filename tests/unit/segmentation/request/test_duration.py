@@ -87,6 +87,22 @@ def test_workers_share_the_work_but_no_more_than_there_are_tiles(
     assert [model.lanes for model in rate[1:]] == [1]  # each worker makes one pass at a time
 
 
+@pytest.mark.usefixtures("rate")
+def test_the_start_of_local_workers_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duration, "seconds_of_start", lambda: 5.0)
+    request = requested(tmp_path, tta="none", tile=(24, 32, 40))
+    shared = partial(duration_of, request, estimate_of(request), processes=2, cache=tmp_path)
+    running, started = shared(), shared(starts_workers=True)
+    assert running is not None
+    assert started is not None
+    assert started.seconds == pytest.approx(running.seconds + 5)
+    assert started.process_seconds == running.process_seconds
+
+
+def test_the_start_of_a_worker_is_that_of_a_new_process() -> None:
+    assert duration.seconds_of_start() > 0.1  # an interpreter alone takes a tenth of that
+
+
 def test_a_rate_is_measured_once_a_day(
     tmp_path: Path, rate: list[Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
