@@ -119,6 +119,11 @@ def write_page(
 def _verdict(found: Comparison) -> str:
     """The result in a sentence or two."""
     best, *others = found.standings
+    if best.ap == 0:
+        return (
+            "No method found an object with an IoU of 0.5 or more, so none is best; compare with a "
+            "larger budget, or check that images and masks belong together."
+        )
     text = f"{best.method} has the highest mean AP, {best.ap:.3f}"
     if not others:
         return f"{text}; no other method took part."
@@ -166,7 +171,7 @@ def _facts(found: Comparison) -> list[Fact]:
     cost = found.settings
     spent = f"{cost['steps']:,} steps" if cost["steps"] else seconds(cost["budget"])
     return [
-        Fact(name="best method", value=best.method),
+        Fact(name="best method", value=best.method if best.ap > 0 else "none"),
         Fact(name="mean AP, IoU 0.5 to 0.9", value=f"{best.ap:.3f}"),
         Fact(name="panoptic quality at 0.5", value=f"{best.mean(0.5, 'pq'):.3f}"),
         Fact(name="training of each network", value=spent),
@@ -324,8 +329,7 @@ def _pictures(found: Comparison, place: ComparisonPlace, pair: Pair) -> list[Sho
     shown = [
         Shown(
             title="annotated",
-            note=f"{ids.size} objects"
-            + ("" if plane is None else f", plane {box.start[0] + plane}"),
+            note=_objects(ids.size) + ("" if plane is None else f", plane {box.start[0] + plane}"),
             picture=picture(pixels, lines, f"Annotated objects of {pair.name}"),
         )
     ]
@@ -341,11 +345,15 @@ def _pictures(found: Comparison, place: ComparisonPlace, pair: Pair) -> list[Sho
         shown.append(
             Shown(
                 title=standing.method,
-                note=f"{own.size} objects here; mean AP of all images {standing.best.ap:.3f}",
+                note=f"{_objects(own.size)} here; mean AP of all images {standing.best.ap:.3f}",
                 picture=picture(pixels, lines, words),
             )
         )
     return shown
+
+
+def _objects(count: int) -> str:
+    return "1 object" if count == 1 else f"{count:,} objects"
 
 
 def _region(truth: NDArray[Any]) -> Box:

@@ -17,7 +17,7 @@ from embedseg_large.comparison.division import divide, middle_of, truth_of
 from embedseg_large.comparison.networks import Clock, EnoughError, Probe
 from embedseg_large.comparison.options import CompareOptions, seconds_of
 from embedseg_large.comparison.place import ComparisonPlace
-from embedseg_large.comparison.result import Cut, Standing, TileCheck, Trial
+from embedseg_large.comparison.result import Comparison, Cut, Standing, TileCheck, Trial
 from embedseg_large.comparison.scoring import judge
 from embedseg_large.errors import UsageError
 from embedseg_large.training.data.sources import Pair, find_pairs
@@ -193,6 +193,20 @@ def test_methods_without_objects_share_a_note() -> None:
     (note,) = page._without_objects([trial(method="forest", scores=none, steps=None)])
     assert note.startswith("No object was found by forest; compare")
     assert page._without_objects([trial()]) == []
+
+
+def test_no_method_is_best_if_none_finds_anything() -> None:
+    none = [{"threshold": t, "ap": 0.0} for t in (0.5, 0.6, 0.7, 0.8, 0.9)]
+    some = compared(Standing(method="flows", trials=(trial(),)))
+    nothing = compared(Standing(method="flows", trials=(trial(scores=none),)))
+    assert page._verdict(some).startswith("flows has the highest mean AP, 0.300")
+    assert page._verdict(nothing).startswith("No method found an object")
+
+
+def compared(*standings: Standing) -> Comparison:
+    return Comparison(
+        path="page.html", standings=standings, skipped={}, division={}, settings={}, folder="x"
+    )
 
 
 def test_the_command_to_train_for_longer_opens_the_same_data() -> None:
