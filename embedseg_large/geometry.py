@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 
 
@@ -99,12 +98,30 @@ class Box:
 
     def split(self, shape: Sequence[int]) -> Iterator[Box]:
         """Boxes on the lattice of multiples of `shape`, clipped to this region, in raster order."""
-        ranges = [
-            range(a // n * n, b, n) for a, b, n in zip(self.start, self.stop, shape, strict=True)
-        ]
-        for corner in product(*ranges):
+        for corner in raster(self._corners(shape)):
             cell = Box(corner, tuple(c + n for c, n in zip(corner, shape, strict=True)))
             yield cell.intersect(self)
 
+    def count(self, shape: Sequence[int]) -> int:
+        """Number of boxes that `split` yields."""
+        return prod(map(len, self._corners(shape)))
+
+    def _corners(self, shape: Sequence[int]) -> list[range]:
+        ends = zip(self.start, self.stop, shape, strict=True)
+        return [range(a // n * n, b, n) for a, b, n in ends]
+
     def __str__(self) -> str:
         return "[" + ", ".join(f"{a}:{b}" for a, b in zip(self.start, self.stop, strict=True)) + "]"
+
+
+def raster(ranges: Sequence[range]) -> Iterator[tuple[int, ...]]:
+    """All combinations of a number from each range, the last one varying fastest.
+
+    As `itertools.product`, which would first list every range in memory.
+    """
+    if not ranges:
+        yield ()
+        return
+    for first in ranges[0]:
+        for rest in raster(ranges[1:]):
+            yield (first, *rest)

@@ -35,6 +35,7 @@ from embedseg_large.volumes.multiscale import (
     check_version,
     ngff_attributes,
 )
+from embedseg_large.volumes.pieces import check_count, pieces
 from embedseg_large.volumes.pyramid import coarser_shape, halvings
 from embedseg_large.volumes.volume import Volume, open_volume
 
@@ -118,7 +119,8 @@ class Step:
 
     def count(self) -> int:
         """Number of places."""
-        return sum(1 for _ in self.store.leads()) * sum(1 for _ in self._boxes())
+        leads = prod(self.store.levels[0].shape[: -self.store.ndim])
+        return leads * self._whole().count(self.cut)
 
     @property
     def cut(self) -> tuple[int, ...]:
@@ -127,7 +129,10 @@ class Step:
         return _copy_shape(self.store) if copies else self.store.layout(self.level).region
 
     def _boxes(self) -> Iterator[Box]:
-        return Box.whole(self.store.spatial_shape(self.level)).split(self.cut)
+        return pieces(self._whole(), self.cut, self.store.path)
+
+    def _whole(self) -> Box:
+        return Box.whole(self.store.spatial_shape(self.level))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +243,7 @@ def plan_conversion(
     if chunks is not None and (len(chunks) != volume.ndim or min(chunks) < 1):
         raise UsageError(f"chunks {tuple(chunks)} do not match {volume.ndim} spatial axes")
     names = _checked_names(asked.channel_names, volume)
-    return Conversion(
+    planned = Conversion(
         volume=volume,
         final=_free_place(os.fspath(out), asked.overwrite or is_ours),
         ngff_version=asked.ngff_version,
@@ -248,6 +253,9 @@ def plan_conversion(
         labels=volume.is_labels if labels is None else labels,
         sampled=_looks_like_labels(volume) if labels is None else labels,
     )
+    for step in planned.steps(planned.store(planned.final)):
+        check_count(step.count(), volume.name)
+    return planned
 
 
 def _looks_like_labels(volume: Volume) -> bool:

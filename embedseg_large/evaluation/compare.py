@@ -23,6 +23,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.runs.blockwise import EDGE, sum_over
 from embedseg_large.runs.tasks import Call, Runner
 from embedseg_large.volumes.label_images import unannotated
+from embedseg_large.volumes.pieces import pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def compare(
         If the voxels are not integers, or cannot be decoded.
     """
     ndim = len(pair.shape)
-    boxes = pair.compared.split((EDGE[ndim],) * ndim)
+    boxes = pieces(pair.compared, (EDGE[ndim],) * ndim, pair.prediction.name)
     zero = Compared(Contingency.empty(), Found.empty(ndim) if errors else None)
     call = partial(_call, pair, shell_width, errors)
     return sum_over(boxes, call, zero, stage="compare", workers=workers)

@@ -23,11 +23,16 @@ from embedseg_large.exporting.label_tiff import (
 from embedseg_large.exporting.meshes import check_meshes, meshes_of, write_obj, write_stl
 from embedseg_large.exporting.options import Drawing, ExportOptions
 from embedseg_large.exporting.rois import check_rois, write_rois
+from embedseg_large.geometry import Box
 from embedseg_large.labels.published import other_labels, place_of_labels
 from embedseg_large.options import takes
 from embedseg_large.storage.disk import check_file
 from embedseg_large.volumes.label_images import check_label_type
+from embedseg_large.volumes.pieces import check_count
 from embedseg_large.volumes.volume import Volume, open_volume
+
+_PIECE = 4096
+"""Edge of a piece of a plane, of which there is a limited number."""
 
 Format = Literal["tiff", "rois", "obj", "stl"]
 ENDINGS: dict[str, Format] = {
@@ -100,6 +105,8 @@ def export_labels(labels: Any, out: str | os.PathLike[str], **options: Any) -> E
     times = timepoints_of(volume, asked.timepoint)
     fields = _fields(name, kind, times)
     _check_options(kind, asked, volume, Path(name))
+    planes = (*(1 for _ in volume.spatial_shape[:-2]), *(_PIECE,) * 2)
+    check_count(len(times) * Box.whole(volume.spatial_shape).count(planes), volume.name)
     keep = None if asked.instances is None else _found(volume, times, asked.instances)
     files = _OutputFiles(name, fields, asked.overwrite)
     job = _Export(volume=volume, keep=keep, draw=asked.draw, smooth=asked.smooth, files=files)

@@ -46,6 +46,7 @@ from embedseg_large.volumes.label_images import (
     check_label_voxels,
     unannotated,
 )
+from embedseg_large.volumes.pieces import pieces
 from embedseg_large.volumes.volume import Volume, open_volume
 
 logger = logging.getLogger(__name__)
@@ -178,7 +179,8 @@ def sum_regions(subject: Subject, timepoint: int, workers: Runner | None = None)
     workers
         Process the boxes; None: this process.
     """
-    boxes = Box.whole(subject.labels.spatial_shape).split(box_shape(subject))
+    whole = Box.whole(subject.labels.spatial_shape)
+    boxes = pieces(whole, box_shape(subject), subject.labels.name)
     zero = Regions.empty([channel.dtype for channel in subject.channels])
     call = partial(_call, subject, timepoint)
     return sum_over(boxes, call, zero, stage="measure", workers=workers)

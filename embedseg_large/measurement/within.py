@@ -22,6 +22,7 @@ from embedseg_large.runs.blockwise import EDGE, sum_over
 from embedseg_large.runs.tasks import Call, Runner
 from embedseg_large.storage.connection import joined
 from embedseg_large.volumes.label_images import check_label_type
+from embedseg_large.volumes.pieces import pieces
 from embedseg_large.volumes.volume import Volume, open_volume
 
 
@@ -107,7 +108,8 @@ def parents_of(
 
 def _shared(labels: Volume, parents: Volume, timepoint: int, workers: Runner | None) -> Contingency:
     """Count the voxels that instances of the two volumes share."""
-    boxes = Box.whole(labels.spatial_shape).split((EDGE[labels.ndim],) * labels.ndim)
+    whole = Box.whole(labels.spatial_shape)
+    boxes = pieces(whole, (EDGE[labels.ndim],) * labels.ndim, labels.name)
     call = partial(_call, labels, parents, timepoint)
     return sum_over(boxes, call, Contingency.empty(), stage="relate", workers=workers)
 

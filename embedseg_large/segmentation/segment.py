@@ -57,7 +57,11 @@ from embedseg_large.segmentation.report import (
     published_result,
     scale_of,
 )
-from embedseg_large.segmentation.request.estimate import check_memory, tiles_at_once
+from embedseg_large.segmentation.request.estimate import (
+    check_memory,
+    check_tiles,
+    tiles_at_once,
+)
 from embedseg_large.segmentation.request.prepare import AnyModel, prepare, timepoints_of
 from embedseg_large.segmentation.request.request import Request, Timepoint, facts_of, provenance
 from embedseg_large.segmentation.request.scale import voxel_size_warning
@@ -134,6 +138,7 @@ def segment(
             )
         asked = replace(asked, device=device_on(where, asked.device))
         request = prepare(volume, model, labels, asked)
+        check_tiles(request)
         if where is not None:
             check_memory(where, request)
 

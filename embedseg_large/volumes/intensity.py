@@ -33,6 +33,7 @@ from embedseg_large.volumes.histogram import (
     otsu_threshold,
     values_of,
 )
+from embedseg_large.volumes.pieces import pieces
 from embedseg_large.volumes.volume import Volume
 
 TILE_BYTES = 2**27
@@ -399,7 +400,7 @@ def tiles(volume: Volume) -> Iterator[Box]:
     for axis in reversed(range(len(shape))):
         room = voxels // int(np.prod(unit))
         unit[axis] = min(unit[axis] * max(1, room), shape[axis])
-    return Box.whole(shape).split(unit)
+    return pieces(Box.whole(shape), unit, volume.name)
 
 
 def summarise(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import CorruptChunkError, UnreachableError, VolumeError, cause
+from embedseg_large.geometry import raster
 from embedseg_large.storage.bucket import RemoteFolder
 from embedseg_large.storage.connection import is_remote
 
 Index = tuple[int | slice, ...]
+_MANY = 2**24
+"""Number of files from which those that exist are listed, instead of asking for each."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,9 +138,9 @@ class StoredArray:
         object stores, where it would take one request per chunk: see `digest`.
         """
         if self.zarr_format is None:
-            paths = [Path(self.location), *map(Path, self.members)]
+            paths: Iterable[Path] = [Path(self.location), *map(Path, self.members)]
         elif Path(self.location).is_dir():
-            paths = [Path(self._name(cell)) for cell in self._files(index)]
+            paths = self._paths(index)
         else:
             return 0
         seen = 0
@@ -166,11 +168,21 @@ class StoredArray:
 
     def _files(self, index: Index) -> Iterator[tuple[int, ...]]:
         """Grid positions of the files that a region touches."""
+        return raster(self._cells(index))
+
+    def _paths(self, index: Index) -> Iterator[Path]:
+        """Paths of the files of a region; if these are too many to ask for, of all that exist."""
+        if prod(map(len, self._cells(index))) > _MANY:
+            return filter(Path.is_file, sorted(Path(self.location).rglob("*")))
+        return (Path(self._name(cell)) for cell in self._files(index))
+
+    def _cells(self, index: Index) -> list[range]:
+        """Ranges of grid positions of the files that a region touches."""
         ranges = []
         for at, size, n in zip(index, self.shape, self.files, strict=False):
             start, stop, _ = at.indices(size) if isinstance(at, slice) else (at, at + 1, 1)
             ranges.append(range(start // n, -(-stop // n)))
-        return product(*ranges)
+        return ranges
 
     def _region(self, cell: tuple[int, ...]) -> Index:
         sizes = zip(cell, self.files, self.shape, strict=True)

@@ -37,6 +37,9 @@ LEAST_SHARE = 0.5
 """Fraction of the estimated memory (an upper bound) below which a tile certainly kills its
 worker."""
 
+MOST_TILES = 2**28
+"""Tiles of a volume of 10¹⁵ voxels; their states take 4 GB."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -135,6 +138,25 @@ def _all_cores(grid: Grid, spans: Sequence[tuple[int, int]]) -> int:
     """Voxels of all cores of some tiles."""
     axes = zip(grid.shape, grid.step, spans, strict=True)
     return prod(core(b - 1, n, step)[1] - core(a, n, step)[0] for n, step, (a, b) in axes)
+
+
+def check_tiles(request: Request) -> None:
+    """Refuse a volume of more tiles than a run keeps track of, of which all have a state in memory.
+
+    Raises
+    ------
+    UsageError
+        If there are more than `MOST_TILES`.
+    """
+    for name in ("tile", "cluster_tile"):
+        grid = Grid(request.shape, getattr(request.settings, name), (0,) * len(request.shape))
+        count = prod(grid.counts)
+        if count > MOST_TILES:
+            raise UsageError(
+                f"{request.volume.name}: the volume has {count:,} tiles, and a run has at most "
+                f"{MOST_TILES:,}; check its shape with info, or choose a coarser --level or a "
+                f"larger --{name.replace('_', '-')}"
+            )
 
 
 def check_memory(where: object, request: Request) -> None:
