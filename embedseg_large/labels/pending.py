@@ -103,6 +103,16 @@ class LabelTarget:
         )
         return PendingLabels(target=self, draft=Draft(name=self.name, run=short, store=store))
 
+    def check_free(self) -> None:
+        """Check again that labels of that name can be written.
+
+        Raises
+        ------
+        LabelsExistError
+            If the name has been taken since, and may not be overwritten.
+        """
+        label_folder(self.store).check(self.name, self.ngff_version, overwrite=self.overwrite)
+
     def complete(self, run: str) -> dict[str, Any] | None:
         """Complete an interrupted publication; return the labels' provenance, if there is one."""
         return label_folder(self.store).complete(self.name, run, self.ngff_version)

@@ -160,6 +160,7 @@ def begin(request: Request, fresh: bool = False) -> AbstractContextManager[Run]:
     """Start the run of a request, or resume it unless a fresh one is required."""
 
     def without_older() -> None:
+        target.check_free()  # another run may have published them since the target was chosen
         if request.keep:
             request.scratch.predictions.remove_all()  # of an earlier run, finished or not
 

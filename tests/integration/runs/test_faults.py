@@ -22,10 +22,19 @@ from numpy.typing import NDArray
 
 import embedseg_large as es
 from embedseg_large.conversion.plan import write_image
-from embedseg_large.errors import CorruptChunkError, OutputError, RunError, UsageError
+from embedseg_large.errors import (
+    CorruptChunkError,
+    LabelsExistError,
+    OutputError,
+    RunError,
+    UsageError,
+)
 from embedseg_large.geometry import Box
 from embedseg_large.runs.dask.cluster_file import LocalSettings
 from embedseg_large.runs.dask.clusters import cluster_client
+from embedseg_large.segmentation.options import SegmentOptions
+from embedseg_large.segmentation.request.prepare import prepare
+from embedseg_large.segmentation.segment import begin
 from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.tiers import slowly
@@ -278,6 +287,19 @@ def test_two_runs_that_publish_different_names_at_once_are_both_listed(
     listed = (store / "labels" / ".zattrs").read_text()
     assert '"one"' in listed
     assert '"two"' in listed
+
+
+def test_a_run_that_finds_the_labels_of_another_is_refused_before_any_work(
+    store: Path, image: Labels
+) -> None:
+    """Both have looked for older labels before either had the lock."""
+    options = SegmentOptions.of(OPTIONS, "segment")
+    second = prepare(store, oracle(image), "nuclei", options)
+    es.segment(store, oracle(image), **OPTIONS)
+    with pytest.raises(LabelsExistError, match="--overwrite"), begin(second):
+        pass
+    assert [place.name for place in store.parent.iterdir()] == [store.name]
+    assert sorted(p.name for p in (store / "labels").iterdir() if p.is_dir()) == ["nuclei"]
 
 
 def test_hand_painted_labels_are_kept_when_they_are_overwritten(
