@@ -11,10 +11,11 @@ Numbers need not start at 0, but none may be missing between the first and the l
 from __future__ import annotations
 
 import glob
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import islice, pairwise, product, zip_longest
 from math import prod
 from pathlib import Path
 
@@ -27,6 +28,10 @@ SUFFIXES = (".tif", ".tiff")
 
 _FIELD = re.compile(r"\{([^{}:]*)(?::0?(\d*)d?)?\}")
 _SHOWN = 3
+_FEW = 4
+"""Names from which a gap between their numbers can be recognised."""
+
+logger = logging.getLogger(__name__)
 
 Value = int | str
 """Position along an axis as written in a name."""
@@ -159,7 +164,34 @@ def files_in_order(folder: str | Path, axis: str) -> FileGrid:
     names = natural_sorted(tiffs_in(root))
     if not names:
         raise UsageError(f"{root}: no files with suffix {', '.join(SUFFIXES)}")
+    gap = _gap(names)
+    if gap is not None:
+        logger.warning(
+            "%s: a file seems to be missing between %s and %s; what follows moves up", root, *gap
+        )
     return FileGrid(str(root), axis, (len(names),), tuple(names))
+
+
+def _gap(names: Sequence[str]) -> tuple[str, str] | None:
+    """Find the first two neighbours whose numbers are not consecutive, if all others' are.
+
+    Names must differ in one number. A series with larger steps throughout has no gap.
+    """
+    parts = [re.split(r"(\d+)", name) for name in names]
+    differing = {
+        i for i, texts in enumerate(zip_longest(*parts, fillvalue="")) if len(set(texts)) > 1
+    }
+    if len(differing) != 1 or len(names) < _FEW:
+        return None
+    (at,) = differing
+    if not all(part[at].isdecimal() for part in parts):
+        return None
+    steps = [int(b[at]) - int(a[at]) for a, b in pairwise(parts)]
+    usual = min(steps)
+    wide = [i for i, step in enumerate(steps) if step != usual]
+    if not wide or 2 * len(wide) > len(steps):
+        return None
+    return names[wide[0]], names[wide[0] + 1]
 
 
 def tiffs_in(folder: Path) -> list[str]:

@@ -94,6 +94,29 @@ def test_a_pattern_that_cannot_be_meant_is_refused(
         files_of_pattern(touch(tmp_path, "p0.tif"), pattern)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "gap"),
+    [
+        ((0, 1, 2, 3, 5, 6), "z003.tif and z005.tif"),
+        ((8, 9, 10, 12), "z010.tif and z012.tif"),
+        ((0, 5, 10, 20, 25), "z010.tif and z020.tif"),
+        ((0, 1, 2, 3), None),
+        ((0, 5, 10, 15), None),
+        ((3, 17, 18, 40, 90), None),
+        ((0, 2), None),
+    ],
+)
+def test_a_gap_between_numbers_is_reported(
+    tmp_path: Path, numbers: tuple[int, ...], gap: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in numbers:
+        (tmp_path / f"z{number:03d}.tif").touch()
+    assert len(files_in_order(tmp_path, "z").names) == len(numbers)
+    assert [r.getMessage().partition(" between ")[2].partition(";")[0] for r in caplog.records] == (
+        [] if gap is None else [gap]
+    )
+
+
 def test_files_without_a_pattern_come_in_natural_order(tmp_path: Path) -> None:
     grid = files_in_order(touch(tmp_path, "p10.tif", "p9.TIFF", "p1.tif", "notes.txt"), "t")
     assert (grid.axes, grid.counts) == ("t", (3,))
