@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from embedseg_large.documents import parse_json
-from embedseg_large.errors import EmbedSegError, UsageError, foreign
+from embedseg_large.errors import EmbedSegError, UnreachableError, UsageError, foreign
 from embedseg_large.runs.facts import Facts
 from embedseg_large.storage.folder import Folder
 
@@ -94,12 +94,16 @@ def read_record(folder: Folder) -> RunRecord | None:
     UnreachableError
         If it cannot be read.
     """
+    where = f"{folder.path}/{RUN_FILE}"
+    todo = f"start over with overwrite (--overwrite), or remove the folder {folder.path}"
     try:
         data = folder.read(RUN_FILE)
     except FileNotFoundError:
         return None
-    where = f"{folder.path}/{RUN_FILE}"
-    todo = f"start over with overwrite (--overwrite), or remove the folder {folder.path}"
+    except UnreachableError as error:
+        if not isinstance(error.__cause__, ValueError):  # not a file of a document's size
+            raise
+        raise UsageError(f"{where}: not the record of a run ({error.__cause__}); {todo}") from error
     with foreign(where, "not the record of a run", todo=todo, kind=UsageError):
         return RunRecord.from_dict(parse_json(data))
 

@@ -108,6 +108,16 @@ def test_a_damaged_record_is_one_line_with_a_way_out(tmp_path: Path, damaged: by
     assert not (tmp_path / "x.run").exists()
 
 
+def test_a_folder_in_place_of_the_record_is_a_damaged_record(tmp_path: Path) -> None:
+    where = place(tmp_path)
+    (tmp_path / "x.run" / RUN_FILE).mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"not the record of a run .*--overwrite.*remove"):
+        read_record(where.folder)
+    with open_run(replace(where, overwrite=True), RECORD) as run:
+        assert not run.resumed
+    assert not (tmp_path / "x.run").exists()
+
+
 def test_the_same_command_resumes_a_run(tmp_path: Path) -> None:
     interrupted(place(tmp_path))
     with open_run(place(tmp_path), replace(RECORD, name="another")) as run:
