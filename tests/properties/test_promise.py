@@ -11,11 +11,12 @@ from collections import Counter
 from dataclasses import dataclass
 from math import log, sqrt
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -259,6 +260,14 @@ def test_what_is_proven_is_what_the_rule_gives(part: int, tmp_path: Path) -> Non
     if RUNS >= 100:  # a few may happen to prove nothing
         assert total["certified instances"] > 0
         assert total["proven tiles"] > 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**63))
+def test_what_is_proven_is_so_in_any_situation(number: int) -> None:
+    """The same for situations that Hypothesis chooses; `make search` tries new ones."""
+    with TemporaryDirectory() as scratch:
+        check(number, Path(scratch))
 
 
 def put(
