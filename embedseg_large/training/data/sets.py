@@ -201,7 +201,7 @@ def _set(name: str, values: Mapping[str, Any], kind: type[Kind]) -> Kind:
     known = [field.name for field in fields(kind) if field.name != "name"]
     for key in values:
         if key not in known:
-            close = get_close_matches(key, known, 1)
+            close = get_close_matches(str(key), known, 1)
             hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
             raise UsageError(f"{kind.role} {name}: no setting {key!r}{hint}")
     if "images" not in values:

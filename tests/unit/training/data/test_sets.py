@@ -10,10 +10,18 @@ import pytest
 
 from embedseg_large.errors import UsageError
 from embedseg_large.training.data.crops import find_centers
+from embedseg_large.training.data.panel import read_panel
 from embedseg_large.training.data.properties import measure
 from embedseg_large.training.data.sets import TrainingSet, read_sets, shares_of
 from embedseg_large.training.data.sources import find_pairs
 from embedseg_large.training.data.supply import AnnotatedSource, Mixture
+
+
+def test_a_setting_that_is_a_number_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "panel.yaml"
+    file.write_text("one: {images: images, 5: masks}")
+    with pytest.raises(UsageError, match="no setting 5"):
+        read_panel([file])
 
 
 def test_a_further_set_has_a_share() -> None:
