@@ -243,8 +243,12 @@ def _stacked(prediction: Volume, truth: Volume, *, overlapping: bool) -> tuple[b
     """Whether each side is a stack of masks: what has three axes, if that is stated or evident."""
     if overlapping:
         return n_planes(prediction, 2) is not None, n_planes(truth, 2) is not None
-    ndims = prediction.ndim, truth.ndim
-    return ndims == (3, 2), ndims == (2, 3)
+    one_image = [_is_one_image(volume) for volume in (prediction, truth)]
+    return prediction.ndim == 3 and one_image[1], truth.ndim == 3 and one_image[0]
+
+
+def _is_one_image(volume: Volume) -> bool:
+    return volume.ndim == 2 and volume.n_timepoints == volume.n_channels == 1
 
 
 def _kind(source: Any) -> str:

@@ -135,7 +135,7 @@ def test_the_page_shows_three_planes_in_a_browser(page: str, tmp_path: Path) -> 
         [CHROMIUM, *options, f"{page}/"], capture_output=True, text=True, timeout=120, check=True
     )
     assert len(re.findall(r'<img [^>]*src="blob:', ran.stdout)) == 3
-    assert re.search(r"<output>z 59 · 59\.5 µm</output>", ran.stdout)
+    assert re.search(r"<output>z 59 · 59\.0 µm</output>", ran.stdout)
     assert re.search(r'<span id="error" role="alert"></span>', ran.stdout)
     assert '<option value="truth">truth</option>' in ran.stdout
 
