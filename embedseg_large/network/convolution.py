@@ -8,7 +8,7 @@ without compilation. If they are missing, the same is computed in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -126,6 +126,21 @@ class Convolution:
             residual, x, self.weight, self.bias, *geometry, "add", 1.0, last, [], ""
         )
         return y
+
+
+Layer = Callable[[Tensor, Memory], Tensor]
+"""Maps ``(n, inputs, *spatial)`` to ``(n, outputs, *spatial)``, new or in place."""
+
+
+def through(layers: Iterable[Layer], image: Tensor, memory: Memory) -> Tensor:
+    """Map through all layers; the first one must leave its input as it is."""
+    x = image
+    for layer in layers:
+        y = layer(x, memory)
+        if y is not x and x is not image:
+            memory.give(x)
+        x = y
+    return x
 
 
 def _is_fused(x: Tensor) -> bool:

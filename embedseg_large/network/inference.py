@@ -8,7 +8,6 @@ encoder's output layer. Convolutions, ReLUs and residuals are one step each
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -18,9 +17,11 @@ from torch import Tensor, nn
 
 from embedseg_large.network.convolution import (
     Convolution,
+    Layer,
     channels_last,
     fold,
     scale_and_shift,
+    through,
 )
 from embedseg_large.network.erfnet import BranchedERFNet, Decoder
 from embedseg_large.network.layers import Downsampler, NonBottleneck1D, Upsampler
@@ -77,12 +78,12 @@ class InferenceNetwork:
         float32 ``(n, 2·ndim + 1, *spatial)``, contiguous, as `BranchedERFNet.forward`.
         """
         memory = memory or Memory()
-        features = _through(self._encoder, channels_last(image.to(self.dtype)), memory)
+        features = through(self._encoder, channels_last(image.to(self.dtype)), memory)
         channels = sum(output.channels for _, output in self._decoders)
         raw = memory.take(image, (len(image), channels, *image.shape[2:]))
         first = 0
         for layers, output in self._decoders:
-            decoded = _through(layers, features, memory)
+            decoded = through(layers, features, memory)
             output(decoded, raw[:, first : first + output.channels])
             memory.give(decoded)
             first += output.channels
@@ -90,21 +91,7 @@ class InferenceNetwork:
         return raw
 
 
-_Layer = Callable[[Tensor, Memory], Tensor]
-
-
-def _through(layers: list[_Layer], image: Tensor, memory: Memory) -> Tensor:
-    """Map through all layers; the first one must leave its input as it is."""
-    x = image
-    for layer in layers:
-        y = layer(x, memory)
-        if y is not x and x is not image:
-            memory.give(x)
-        x = y
-    return x
-
-
-def _inference_layer(layer: nn.Module, made: _Fold) -> _Layer:
+def _inference_layer(layer: nn.Module, made: _Fold) -> Layer:
     if isinstance(layer, Downsampler):
         return _Downsampling(layer, made)
     if isinstance(layer, NonBottleneck1D):
@@ -113,7 +100,7 @@ def _inference_layer(layer: nn.Module, made: _Fold) -> _Layer:
     return made(layer.conv, layer.bn)
 
 
-def _decoder(decoder: nn.Module, made: _Fold, device: str) -> tuple[list[_Layer], _Output]:
+def _decoder(decoder: nn.Module, made: _Fold, device: str) -> tuple[list[Layer], _Output]:
     assert isinstance(decoder, Decoder)
     layers = [_inference_layer(layer, made) for layer in decoder.layers]
     return layers, _Output.of(decoder.output_conv, device)
@@ -194,7 +181,7 @@ class _NonBottleneck:
 
     def __call__(self, x: Tensor, memory: Memory) -> Tensor:
         """Map ``(n, channels, *spatial)`` to the same shape; the result replaces `x`."""
-        y = _through(list(self.convs[:-1]), x, memory)
+        y = through(self.convs[:-1], x, memory)
         result = self.convs[-1].onto(y, x)
         memory.give(y)
         return result

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedseg_large.network.convolution import Convolution, channels_last, fold
+from embedseg_large.network.convolution import Convolution, channels_last, fold, through
 from embedseg_large.network.layers import batch_norm, conv, max_pool
 from embedseg_large.network.memory import Memory
 
@@ -127,17 +127,11 @@ class UNetInference:
         memory, passed = memory or Memory(), list[Tensor]()
         x = channels_last(image.to(self.dtype))
         for block in self._encoder:
-            x = _through(block, self._pool(x) if passed else x, memory)
+            x = through(block, self._pool(x) if passed else x, memory)
             passed.append(x)
         passed.pop()
         for block in self._decoder:
             joined = channels_last(torch.cat([doubled(x), passed.pop()], dim=1))
-            x = _through(block, joined, memory)
+            x = through(block, joined, memory)
         exact = x.float()
         return torch.cat([head(exact, memory) for head in self._heads], dim=1).contiguous()
-
-
-def _through(block: list[Convolution], x: Tensor, memory: Memory) -> Tensor:
-    for layer in block:
-        x = layer(x, memory)
-    return x
