@@ -38,6 +38,8 @@ SECONDS = 5.0
 """Of CPU time that a command may take."""
 MEBIBYTES = 400
 """That a command may take beyond what the process had before it."""
+TILES = 50
+"""From which a conversion is not awaited."""
 LIMIT = 24
 """GiB of addresses of the process."""
 
@@ -251,15 +253,32 @@ def dry_run(image: Path, network: Any, **options: Any) -> Command:
     return run
 
 
+class UnderWayError(Exception):
+    """A command shows its progress: from here it takes as long as the declared size."""
+
+
+class Patience:
+    """Ends a command that begins far more tiles than the undamaged files have."""
+
+    def begin(self, stage: str, tiles: int) -> None:
+        """A stage begins."""
+        if tiles > TILES:
+            raise UnderWayError(f"{stage}: {tiles}")
+
+    def advance(self, stage: str) -> None:
+        """A tile is done."""
+
+
 def converted(source: Path) -> Command:
-    """`convert` to a place that is removed again."""
+    """`convert` to a place that is removed again, unless it begins an enormous copy."""
     out = source.with_name("out.ome.zarr")
 
     def run() -> None:
         import embedseg_large as es
 
         shutil.rmtree(out, ignore_errors=True)
-        es.convert(source, out)
+        with contextlib.suppress(UnderWayError):
+            es.convert(source, out, watcher=Patience())
 
     return run
 

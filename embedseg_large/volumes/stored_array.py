@@ -20,8 +20,8 @@ from embedseg_large.storage.bucket import RemoteFolder
 from embedseg_large.storage.connection import is_remote
 
 Index = tuple[int | slice, ...]
-_MANY = 2**24
-"""Number of files from which those that exist are listed, instead of asking for each."""
+_MANY = 2**16
+"""Number of files from which those that exist are listed, instead of asking for each (1 to 2 s)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

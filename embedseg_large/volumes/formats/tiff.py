@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -223,11 +224,40 @@ def _opened(path: str) -> Iterator[Any]:
     with foreign(path, "this TIFF cannot be read"):
         try:
             with tifffile.TiffFile(path) as file:
+                _check_pages(file, path)
                 yield file
         except tifffile.TiffFileError as error:
             raise VolumeError(f"{path}: neither a zarr store nor a TIFF ({error})") from error
         except OSError as error:
             raise VolumeError(f"{path}: cannot be opened ({error})") from error
+
+
+def _check_pages(file: Any, path: str) -> None:
+    """Refuse pages that refer to each other in a circle, which tifffile would follow without end.
+
+    Each page states the offset of the next one; 0 ends the list.
+    """
+    offset, seen = file.pages.first.offset, set[int]()
+    while 0 < offset < file.filehandle.size:
+        if offset in seen:
+            raise MetadataError(
+                f"{path}: the {len(seen):,} pages of this TIFF refer to each other in a circle; "
+                "restore the file"
+            )
+        seen.add(offset)
+        offset = _next_page(file, offset)
+
+
+def _next_page(file: Any, offset: int) -> int:
+    """Offset of the page after the one at an offset; 0 if there is none, or it cannot be read."""
+    kind, handle = file.tiff, file.filehandle
+    try:
+        handle.seek(offset)
+        (tags,) = struct.unpack(kind.tagnoformat, handle.read(kind.tagnosize))
+        handle.seek(offset + kind.tagnosize + tags * kind.tagsize)
+        return int(struct.unpack(kind.offsetformat, handle.read(kind.offsetsize))[0])
+    except (struct.error, OSError):
+        return 0
 
 
 def _header(file: Any, number: int, asked: str | None) -> Header:

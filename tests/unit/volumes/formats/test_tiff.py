@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,29 @@ def test_a_truncated_tiff_names_the_page_that_is_cut(
     np.testing.assert_array_equal(volume.read(Box((0, 0, 0), (2, 64, 64))), full[:2])
     with pytest.raises(CorruptChunkError, match=r"a\.tif, from voxel \(3, \d+, 0\): "):
         volume.read(Box((1, 0, 0), (4, 64, 64)))
+
+
+@pytest.mark.parametrize("pages", [1, 3, 150])
+@pytest.mark.parametrize("back", [0, -1])
+@pytest.mark.parametrize("big", [False, True])
+def test_pages_that_refer_to_each_other_in_a_circle_are_refused(
+    tmp_path: Path, pages: int, back: int, big: bool
+) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, bigtiff=big) as file:
+        for _ in range(pages):
+            file.write(image(4, 4), contiguous=False, metadata=None)
+    with tifffile.TiffFile(path) as opened:
+        last, kind, target = opened.pages[-1], opened.tiff, opened.pages[back].offset
+        at = last.offset + kind.tagnosize + len(last.tags) * kind.tagsize
+    with path.open("r+b") as raw:
+        raw.seek(at)
+        assert struct.unpack(kind.offsetformat, raw.read(kind.offsetsize)) == (0,)
+        raw.seek(at)
+        raw.write(struct.pack(kind.offsetformat, target))
+    circle = f"a.tif: the {pages} pages of this TIFF refer to each other in a circle"
+    with pytest.raises(MetadataError, match=circle):
+        open_volume(path)
 
 
 def test_a_file_that_is_no_tiff_is_refused(tmp_path: Path) -> None:
