@@ -2,7 +2,7 @@
 
 ::
 
-    epoch e
+    epoch e    where batch normalisation changes over: its statistics are measured, then frozen
       batch   crops ── network ── loss / accumulate ── gradients add up
               every `accumulate` batches, and at the end of an epoch: one step of Adam, whose
               learning rate is that of `embedseg_large.training.schedule`
@@ -13,6 +13,7 @@ saved with every epoch: a run that is killed and resumed ends with the same bits
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,16 +25,20 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from embedseg_large.network.backbones import new_network
 from embedseg_large.network.model import Model
 from embedseg_large.training.average import averaged
 from embedseg_large.training.data.dataset import CropDataset, EpochSampler, Key
+from embedseg_large.training.normalisation import freeze, recalibrate
 from embedseg_large.training.objective import AnyBatch, BatchLoss, model_settings, objective_of
 from embedseg_large.training.processes import Processes
 from embedseg_large.training.schedule import Schedule
 from embedseg_large.training.settings import TrainSettings
+
+logger = logging.getLogger(__name__)
 
 FORGET = 0.7
 """Weight of an image's earlier error that remains after each of its crops."""
@@ -114,8 +119,7 @@ class Learner:
         self._optimiser = torch.optim.Adam(
             learned, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        steps = settings.average_steps
-        self._average = averaged(self.network, steps) if steps else None
+        self._average = self._new_average()
         self._scaler = torch.amp.GradScaler(self._kind, enabled=settings.dtype == "float16")
         self._averaging = processes.averaging(self.network)
         self.threads = settings.threads or processes.cores
@@ -134,6 +138,10 @@ class Learner:
         for parameter in still:
             parameter.requires_grad_(False)
         return network
+
+    def _new_average(self) -> AveragedModel | None:
+        steps = self._settings.average_steps
+        return averaged(self.network, steps) if steps else None
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -193,7 +201,12 @@ class Learner:
     def learn(self, epoch: int, tell: Tell | None = None) -> EpochMeans:
         """Go once through the crops of an epoch, counted from 0."""
         torch.set_num_threads(self.threads)  # in case other code in this process changed it
+        frozen = self._settings.first_frozen
+        if epoch == frozen and self._settings.frozen_share != 1:
+            self._recalibrate(epoch)
         self.network.train()
+        if epoch >= frozen:
+            freeze(self.network)
         loader = self._loader(epoch)
         step = epoch * self._schedule.epoch_steps
         names = self._objective.terms
@@ -219,15 +232,30 @@ class Learner:
         loss = {name: total / batches for name, total in zip(names, totals, strict=True)}
         return EpochMeans(loss, overlap / max(1, instances))
 
+    def _recalibrate(self, epoch: int) -> None:
+        """Measure the statistics of batch normalisation on the first crops of an epoch.
+
+        The mean of the weights starts over: what it covers must have been learned with these
+        statistics.
+        """
+        crops = min(self._settings.statistics_crops, len(self._crops))
+        loader = self._loader(epoch, ceil(crops / self._processes.world))
+        logger.info("measuring the statistics of batch normalisation on %d crops", crops)
+        with threadpool_limits(1, user_api="blas"), self._autocast():
+            images = (self._image(batch.to(self._device)) for batch in loader)
+            recalibrate(self.network, images, self._processes)
+        self._average = self._new_average()
+
     def _keys_of(self, number: int) -> list[Key]:
         """Return the keys of a batch, counted from 1."""
         batch = self._settings.batch
         return list(self._order)[(number - 1) * batch : number * batch]
 
-    def _loader(self, epoch: int) -> DataLoader[AnyBatch]:
-        self._order.epoch = epoch
+    def _loader(self, epoch: int, crops: int | None = None) -> DataLoader[AnyBatch]:
+        """Load the crops of an epoch in this process, or the first ones."""
+        self._order.epoch, self._order.stop = epoch, crops
         steps = self._settings.steps
-        if steps is not None:  # the last epoch may be shorter
+        if steps is not None and crops is None:  # the last epoch may be shorter
             self._order.stop = (steps - epoch * self._schedule.epoch_steps) * self._step_crops
         return DataLoader(
             self._crops,  # type: ignore[arg-type]  # samples go in, batches come out
@@ -241,14 +269,19 @@ class Learner:
 
     def _accumulate(self, batch: AnyBatch, last: bool) -> BatchLoss:
         """Add the gradients of one batch; the processes average them after the last of a step."""
-        dtype = self._dtype
         with self._averaged_only_if(last):
-            with torch.autocast(self._kind, dtype, dtype != torch.float32):
-                raw = self._averaging(batch.image.contiguous(memory_format=self._layout))
+            with self._autocast():
+                raw = self._averaging(self._image(batch))
             found = self._objective.loss(raw, batch)
             share = self._scaler.scale(found.terms["total"] / self._settings.accumulate)
             share.backward()  # type: ignore[no-untyped-call]
         return found
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._kind, self._dtype, self._dtype != torch.float32)
+
+    def _image(self, batch: AnyBatch) -> Tensor:
+        return batch.image.contiguous(memory_format=self._layout)
 
     def _averaged_only_if(self, last: bool) -> AbstractContextManager[None]:
         module = self._averaging

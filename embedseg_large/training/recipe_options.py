@@ -129,6 +129,39 @@ class OptimiserOptions(Options):
         Flag("Maximum norm of the gradient. Default: unlimited (paper), 5 (robust)."),
     ] = None
     """Maximum norm of the gradient; longer ones are scaled down to it. None: unlimited."""
+    batch_norm: Annotated[
+        str,
+        Flag(
+            "Statistics that batch normalisation uses in training: batch, those of each batch, or "
+            "frozen, fixed ones as in inference: with --from from the start, else in the last part "
+            "of the training. Default: batch (paper), frozen (robust)."
+        ),
+    ] = "batch"
+    """Statistics that batch normalisation uses in training: ``batch``, those of each batch, or
+    ``frozen``, fixed ones, as in inference; then training and inference compute the same. A model
+    to start from keeps its statistics; random weights are trained with those of batches first. See
+    `embedseg_large.training.normalisation`."""
+    frozen_share: Annotated[
+        float | None,
+        Flag(
+            "With --batch-norm frozen: last part of the training in which the statistics are "
+            "fixed; at its start they are measured anew. Default: 1 with --from, else 0.5."
+        ),
+    ] = None
+    """Share of the training at its end in which the statistics of batch normalisation are frozen,
+    rounded to whole epochs. 1: from the start, with the statistics of the model to start from;
+    less: they are measured on `statistics_crops` at the changeover. None: 1 with a model to start
+    from, else 0.5."""
+    statistics_crops: Annotated[
+        int,
+        Flag(
+            "Training crops on which these statistics are measured. Default: 256, at most those "
+            "of an epoch.",
+            min=1,
+        ),
+    ] = 256
+    """Number of crops on which the statistics are measured before they are frozen: the first crops
+    of the epoch, at most all of them."""
     weight_decay: Annotated[float, Flag("Weight decay of the optimiser. Default: 0.0001.")] = 1e-4
     """Weight decay of Adam (L2)."""
     freeze_encoder: Annotated[

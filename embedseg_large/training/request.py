@@ -32,7 +32,7 @@ from embedseg_large.training.data.synthetic import SyntheticSource
 from embedseg_large.training.objective import check_overlaps
 from embedseg_large.training.options import CenterMethod, TaskOptions
 from embedseg_large.training.processes import Processes
-from embedseg_large.training.settings import TrainSettings
+from embedseg_large.training.settings import FROZEN_SHARE, TrainSettings
 from embedseg_large.training.state import STATE
 
 SHARE = 0.5
@@ -158,7 +158,11 @@ def _settings(model: Model | None, asked: TaskOptions, given: Mapping[str, Any])
         own = {"method": model.settings.method, "backbone": model.settings.backbone}
     theirs = TaskOptions.among(given)
     stated = {name: value for name, value in given.items() if name not in theirs}
-    return TrainSettings.of_recipe(asked.recipe, **own | stated)
+    settings = TrainSettings.of_recipe(asked.recipe, **own | stated)
+    if settings.batch_norm == "frozen" and settings.frozen_share is None:
+        share = FROZEN_SHARE if model is None else 1.0  # a model has statistics to keep
+        return replace(settings, frozen_share=share)
+    return settings
 
 
 def _validation(
@@ -274,6 +278,11 @@ def check_alike(
 def _check_model(kind: tuple[int, int], settings: TrainSettings, model: Model | None) -> None:
     """Refuse to fine-tune a model for other images, or with another method or backbone."""
     if model is None:
+        if settings.frozen_share == 1:
+            raise UsageError(
+                "frozen_share is 1 without a model to start from; random weights have no "
+                f"statistics to keep, pass less (such as {FROZEN_SHARE}) or --from a model"
+            )
         return
     if (model.ndim, model.channels) != kind:
         raise ModelError(

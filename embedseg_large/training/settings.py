@@ -22,6 +22,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "warmup": 300,
         "clip": 5.0,
         "average_steps": 1000,
+        "batch_norm": "frozen",
         "empty_share": 0.05,
         "late_share": 0.2,
         "late_ranges": 0.5,
@@ -29,6 +30,10 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Settings of each recipe, where they differ from the paper's."""
+
+BATCH_NORMS = ("batch", "frozen")
+FROZEN_SHARE = 0.5
+"""Last part of a training from scratch in which statistics are frozen, if they are at all."""
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -50,7 +55,8 @@ class TrainSettings(RecipeOptions):
         if self.backbone not in BACKBONES:
             raise UsageError(f"backbone is {self.backbone!r}; use {_listed(BACKBONES)}")
         whole = ("epochs", "steps", "epoch_steps", "batch", "accumulate", "epoch_crops")
-        for name in (*whole, "validate_every", "patience", "threads", "small_objects"):
+        counts = ("statistics_crops", "validate_every", "patience", "threads")
+        for name in (*whole, *counts, "small_objects"):
             self._check(name, least=1)
         more = ("seed", "workers", "pictures_every", "weight_decay", "average_steps", "warmup")
         for name in more:
@@ -62,7 +68,8 @@ class TrainSettings(RecipeOptions):
             raise UsageError(f"learning_rate is {self.learning_rate}; it must be positive")
         if self.clip is not None and self.clip <= 0:
             raise UsageError(f"clip is {self.clip}; it must be positive")
-        for name, known in (("dtype", DTYPES), ("schedule", SCHEDULES)):
+        choices = (("dtype", DTYPES), ("schedule", SCHEDULES), ("batch_norm", BATCH_NORMS))
+        for name, known in choices:
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; use {_listed(known)}")
         if self.steps is not None and self.epoch_crops is not None:
@@ -73,6 +80,22 @@ class TrainSettings(RecipeOptions):
             raise UsageError(f"late_crop is {self.late_crop}; pass multiples of 8")
         if self.late_share == 0 and (self.late_crop or self.late_synthetic_share is not None):
             raise UsageError("late_share is 0, so there is no late part; pass a late_share")
+        self._check_frozen()
+
+    def _check_frozen(self) -> None:
+        share = self.frozen_share
+        if share is None:
+            return
+        if not 0 < share <= 1:
+            raise UsageError(
+                f"frozen_share is {share}; it must be above 0 and at most 1 (batch_norm batch "
+                "freezes nothing)"
+            )
+        if self.batch_norm != "frozen":
+            raise UsageError(
+                f"frozen_share is {share}, but batch_norm is {self.batch_norm}; pass batch_norm "
+                "frozen, or leave it out"
+            )
 
     def _check(self, name: str, *, least: float, most: float = float("inf")) -> None:
         value = getattr(self, name)
@@ -121,6 +144,15 @@ class TrainSettings(RecipeOptions):
         """The first epoch of the late part, counted from 0; `n_epochs` if there is none."""
         return self.n_epochs - round(self.late_share * self.n_epochs)
 
+    @property
+    def first_frozen(self) -> int:
+        """The first epoch with frozen statistics, counted from 0; `n_epochs` if there is none."""
+        if self.batch_norm != "frozen":
+            return self.n_epochs
+        share = FROZEN_SHARE if self.frozen_share is None else self.frozen_share
+        first = self.n_epochs - round(share * self.n_epochs)
+        return first if share == 1 else max(1, first)
+
     def as_dict(self) -> dict[str, Any]:
         """The settings as values that JSON can hold."""
         values = asdict(self)
@@ -132,6 +164,9 @@ class TrainSettings(RecipeOptions):
         del values["pictures_every"]
         for name, usual in (("method", EMBEDSEG), ("backbone", ERFNET)):
             if values[name] == usual:  # older states, without this setting, can still be resumed
+                del values[name]
+        if self.batch_norm == "batch":  # likewise
+            for name in ("batch_norm", "frozen_share", "statistics_crops"):
                 del values[name]
         return values
 

@@ -159,7 +159,13 @@ IN_STEPS: dict[str, Any] = {
 """Three epochs, of which the last two are late and the last one is short."""
 
 
-@pytest.mark.parametrize("settings", [*slowly(SETTINGS | {"average_steps": 3}), IN_STEPS])
+AT_THE_CHANGEOVER = IN_STEPS | {"frozen_share": 0.34, "statistics_crops": 4}
+"""The statistics of batch normalisation are frozen in the epoch in which the training is killed."""
+
+
+@pytest.mark.parametrize(
+    "settings", [*slowly(SETTINGS | {"average_steps": 3}, AT_THE_CHANGEOVER), IN_STEPS]
+)
 def test_a_training_that_is_killed_goes_on_with_the_same_bits(
     folders: tuple[Path, Path], tmp_path: Path, settings: dict[str, Any]
 ) -> None:
@@ -195,6 +201,30 @@ es.train({str(folders[0])!r}, {str(folders[1])!r}, out={str(tmp_path / "cut")!r}
             for n in ("whole", "cut")]  # fmt: skip
     assert not all(torch.equal(last[0][name], w) for name, w in whole.weights.items())  # a mean
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
+    if "steps" in settings:  # frozen: the mean has the statistics that the network learned with
+        statistics = [name for name in last[0] if "running" in name]
+        assert all(torch.equal(last[0][name], whole.weights[name]) for name in statistics)
+
+
+def test_statistics_stay_frozen_once_they_are_measured(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    kept: list[dict[str, torch.Tensor]] = []
+
+    class Keeper(Log):
+        def epoch(self, record: EpochRecord) -> None:
+            super().epoch(record)
+            state = torch.load(tmp_path / "m.training" / "last.pt", weights_only=True)["network"]
+            kept.append({name: state[name] for name in state if "running" in name})
+
+    settings = SETTINGS | FEW | {"validation": 0, "pictures_every": 0, "epochs": 4}
+    frozen: dict[str, Any] = {"batch_norm": "frozen", "statistics_crops": 1}
+    model = es.train(*folders, out=tmp_path / "m", watcher=Keeper(), **settings, **frozen)
+    assert model.card["training"]["frozen_share"] == 0.5
+    first, second, third, fourth = kept
+    assert not any(torch.equal(first[name], second[name]) for name in first)
+    assert not any(torch.equal(second[name], third[name]) for name in first)
+    assert all(torch.equal(third[name], fourth[name]) for name in first)
 
 
 def test_processes_that_cut_crops_change_nothing(
@@ -225,6 +255,21 @@ def test_fine_tuning_starts_where_the_model_was(folders: tuple[Path, Path], tmp_
     changed = [n for n, t in encoders[0].items() if not torch.equal(t, encoders[1][n])]
     assert all(name.endswith("num_batches_tracked") for name in changed)
     assert not same(start, tuned)
+
+
+def test_a_model_to_start_from_keeps_its_statistics_if_they_are_frozen(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"steps": 4, "epoch_steps": 2, "recipe": "robust"}
+    settings |= {"start": "nuclei-2d", "crop": (64, 64), "pictures_every": 0, "validation": 0.34}
+    start = weights(es.load_model("nuclei-2d"))
+    tuned = es.train(*folders, out=tmp_path / "tuned", **settings)
+    assert tuned.card["training"]["frozen_share"] == 1
+    same = {name for name, tensor in weights(tuned).items() if torch.equal(tensor, start[name])}
+    assert {name for name in start if "running" in name} <= same
+    assert not {name for name in start if name.endswith("bn.bias")} & same
+    moved = es.train(*folders, out=tmp_path / "moved", batch_norm="batch", **settings)
+    assert not any(torch.equal(weights(moved)[n], start[n]) for n in start if "running" in n)
 
 
 def test_a_few_large_examples_do_not_make_a_tuned_model_drop_smaller_objects(
@@ -352,6 +397,7 @@ class Unread:
         ({"recipe": "strong"}, "use paper or robust"),
         ({"late_share": 0.5, "late_crop": (8, 8, 8)}, "pass 2 multiples of 8"),
         ({"late_share": 0.5, "late_synthetic_share": 0.5}, "both images and synthetic"),
+        ({"recipe": "robust", "frozen_share": 1}, "without a model to start from"),
         ({"validation": 1.5}, "validation is 1.5"),
         ({"start": "nuclei-3d"}, "for 3D images"),
         ({"validation_images": [Unread(8, 64, 64)], "validation_masks": [Unread(8, 64, 64)]}, "3D"),

@@ -40,7 +40,7 @@ class Killer(TrainWatcher):
 trainer.Trainer.run = run_and_keep
 es.train(f"{folder}/images", f"{folder}/masks", out=out, device="cpu", crop=(48, 48), epochs=2,
          epoch_crops=8, batch=1, accumulate=3, validation=0.5, pictures_every=2, watcher=Killer(),
-         resume="resume" in sys.argv)
+         batch_norm="frozen" if "frozen" in sys.argv else "batch", resume="resume" in sys.argv)
 """
 
 
@@ -67,17 +67,24 @@ def tensors(path: Path) -> Any:
     return torch.load(path, weights_only=True)
 
 
+@pytest.fixture(scope="module", params=["batch", "frozen"])
+def norm(request: pytest.FixtureRequest) -> str:
+    """Statistics of batch normalisation: in the second of two epochs they may be frozen."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(folder: Path, norm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "m"
-    assert two_processes(folder, out) == 0
+    assert two_processes(folder, out, norm) == 0
     return out
 
 
 @pytest.mark.slow
-def test_both_end_with_the_same_weights_and_one_of_them_writes(whole: Path) -> None:
+def test_both_end_with_the_same_weights_and_one_of_them_writes(whole: Path, norm: str) -> None:
     first, second = (tensors(whole.with_name(f"m.rank{rank}")) for rank in (0, 1))
-    learned = [name for name in first if "running" not in name]  # those of rank 0 count
+    # if each normalises by its batch, the statistics of rank 0 count
+    learned = [name for name in first if "running" not in name or norm == "frozen"]
     assert len(learned) > 100
     assert all(torch.equal(first[name], second[name]) for name in learned)
     lines = (whole.parent / "m.training" / "log.jsonl").read_text().splitlines()
@@ -95,14 +102,14 @@ def test_both_end_with_the_same_weights_and_one_of_them_writes(whole: Path) -> N
 
 @pytest.mark.slow
 def test_they_go_on_with_the_same_bits_when_one_is_killed(
-    folder: Path, whole: Path, tmp_path: Path
+    folder: Path, whole: Path, norm: str, tmp_path: Path
 ) -> None:
-    assert two_processes(folder, tmp_path / "m", "kill") != 0
+    assert two_processes(folder, tmp_path / "m", norm, "kill") != 0
     assert not (tmp_path / "m").exists()
-    assert two_processes(folder, tmp_path / "m", "resume") == 0
+    assert two_processes(folder, tmp_path / "m", norm, "resume") == 0
     for rank in (0, 1):
         ended, resumed = (tensors(p.with_name(f"m.rank{rank}")) for p in (whole, tmp_path / "m"))
-        learned = [name for name in ended if "running" not in name]
+        learned = [name for name in ended if "running" not in name or norm == "frozen"]
         assert all(torch.equal(ended[name], resumed[name]) for name in learned)
     ended, resumed = (tensors(p / "m.training" / "last.pt") for p in (whole.parent, tmp_path))
     assert all(torch.equal(ended["network"][n], resumed["network"][n]) for n in ended["network"])

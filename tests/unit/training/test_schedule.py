@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -49,6 +50,23 @@ def test_what_is_given_takes_the_place_of_what_a_recipe_says() -> None:
     assert TrainSettings().first_late == TrainSettings().n_epochs == 200
 
 
+def test_statistics_are_frozen_in_the_last_part_of_a_training_of_the_robust_recipe() -> None:
+    robust = TrainSettings.of_recipe("robust")
+    assert (robust.batch_norm, robust.n_epochs, robust.first_frozen) == ("frozen", 20, 10)
+    assert TrainSettings.of_recipe("robust", batch_norm="batch").first_frozen == 20
+    assert TrainSettings.of_recipe("paper").first_frozen == 200
+    frozen = partial(TrainSettings, batch_norm="frozen")
+    assert frozen(epochs=4, frozen_share=0.25).first_frozen == 3
+    assert frozen(epochs=4, frozen_share=1).first_frozen == 0
+    assert frozen(epochs=1, frozen_share=0.9).first_frozen == 1  # random weights have none
+
+
+def test_a_state_without_the_setting_is_that_of_batch_statistics() -> None:
+    names = {"batch_norm", "frozen_share", "statistics_crops"}
+    assert not names & TrainSettings().deciding().keys()
+    assert names <= TrainSettings.of_recipe("robust").deciding().keys()
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -62,6 +80,11 @@ def test_what_is_given_takes_the_place_of_what_a_recipe_says() -> None:
         ({"late_crop": (8, 8)}, "late_share is 0"),
         ({"warm_up": 3}, "did you mean 'warmup'"),
         ({"threads": 0}, "threads is 0"),
+        ({"batch_norm": "group"}, "batch_norm is 'group'; use batch or frozen"),
+        ({"batch_norm": "frozen", "frozen_share": 0}, "frozen_share is 0; it must be above 0"),
+        ({"batch_norm": "frozen", "frozen_share": 1.1}, "frozen_share is 1.1; it must be"),
+        ({"frozen_share": 0.5}, "batch_norm is batch; pass batch_norm frozen"),
+        ({"statistics_crops": 0}, "statistics_crops is 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_one_line(
