@@ -2,9 +2,8 @@
 
 DATA is the folder that holds ``bbbc050_mouse_embryo`` (``train``, ``train_more``),
 ``dsb2018/train``, ``stardist_samples`` and ``idr0062_6001240_blastocyst``. What a model learns from
-and what chooses it is fixed here; the rest is the robust recipe: from scratch, the statistics of batch
-normalisation are frozen for the last half of the steps, with ``--from`` from the start. A line per 500 steps is logged; ``--resume`` goes on after the
-last of them.
+and what chooses it is fixed here; the rest is the robust recipe. A line per 500 steps is logged;
+``--resume`` goes on after the last of them.
 
 nuclei-3d
     55 % of the crops from synthetic volumes, 40 % from BBBC050, embryos 1 to 6 at all times, 5 %

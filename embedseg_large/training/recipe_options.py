@@ -145,7 +145,7 @@ class OptimiserOptions(Options):
         float | None,
         Flag(
             "With --batch-norm frozen: last part of the training in which the statistics are "
-            "fixed; at its start they are measured anew. Default: 1 with --from, else 0.5."
+            "fixed; at its start they are measured. Default: 1 (all) with --from, else 0.5."
         ),
     ] = None
     """Share of the training at its end in which the statistics of batch normalisation are frozen,
