@@ -54,7 +54,7 @@ class Convolution:
 
     def __call__(self, x: Tensor, memory: Memory) -> Tensor:
         """Map ``(n, inputs, *spatial)``, in memory that was used before if the processor can."""
-        if not _is_fused(x):
+        if not is_fused(x):
             return self.plain(x)
         if self.output_padding is not None:
             return self._doubled(x, memory) if self._doubles else self.fused(x)
@@ -88,7 +88,7 @@ class Convolution:
 
     def onto(self, x: Tensor, residual: Tensor) -> Tensor:
         """Add the residual before the ReLU; the result replaces it."""
-        return self.fused_onto(x, residual) if _is_fused(x) else self.plain_onto(x, residual)
+        return self.fused_onto(x, residual) if is_fused(x) else self.plain_onto(x, residual)
 
     def plain(self, x: Tensor) -> Tensor:
         """Compute step by step, each in place."""
@@ -143,7 +143,8 @@ def through(layers: Iterable[Layer], image: Tensor, memory: Memory) -> Tensor:
     return x
 
 
-def _is_fused(x: Tensor) -> bool:
+def is_fused(x: Tensor) -> bool:
+    """Whether convolutions of such a tensor use oneDNN's operators, with adjacent channels."""
     return x.device.type == "cpu" and has_fused_operators(x.dtype)
 
 

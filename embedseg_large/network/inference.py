@@ -26,6 +26,7 @@ from embedseg_large.network.convolution import (
 from embedseg_large.network.erfnet import BranchedERFNet, Decoder
 from embedseg_large.network.layers import Downsampler, NonBottleneck1D, Upsampler
 from embedseg_large.network.memory import Memory
+from embedseg_large.network.winograd import faster
 
 _FEW_CHANNELS = 8
 
@@ -174,7 +175,7 @@ class _NonBottleneck:
     def __init__(self, layer: NonBottleneck1D, made: _Fold) -> None:
         rounds = ((layer.first, layer.bn1), (layer.second, layer.bn2))
         self.convs = [
-            made(layer.get_submodule(name), bn if name == names[-1] else None)
+            faster(made(layer.get_submodule(name), bn if name == names[-1] else None))
             for names, bn in rounds
             for name in names
         ]
