@@ -19,7 +19,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent / "tutorials"
 SOURCES = FOLDER / "sources"
-LIMIT = 900  # seconds a cell may take
+LIMIT = 3600  # seconds a cell may take
 WIDTH = 800  # pixels of a kept picture, at most
 
 
