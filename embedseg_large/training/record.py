@@ -65,6 +65,7 @@ class TrainStart:
             "learning rate": f"{s.learning_rate:g}, {s.schedule}"
             + (f", after {s.warmup} steps of warm-up" if s.warmup else ""),
             **self._late(),
+            **self._frozen(),
             "step": f"{step} crops: batches of {s.batch}, accumulated {s.accumulate} times"
             + (f", in {self.processes} processes" if self.processes > 1 else ""),
             "device": f"{self.device}, {s.dtype}",
@@ -83,6 +84,17 @@ class TrainStart:
             return {}
         crop = "" if s.late_crop is None else f"crops of {_product(s.late_crop)}, "
         return {"late": f"from epoch {s.first_late + 1} on {crop}ranges x {s.late_ranges:g}"}
+
+    def _frozen(self) -> dict[str, str]:
+        s = self.settings
+        if s.first_frozen == s.n_epochs:
+            return {}
+        if s.frozen_share == 1:
+            return {"batch norm": "frozen, with the statistics of the model to start from"}
+        crops = min(s.statistics_crops, self.crops)
+        return {
+            "batch norm": f"frozen from epoch {s.first_frozen + 1} on, as measured on {crops} crops"
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -220,8 +220,10 @@ def test_statistics_stay_frozen_once_they_are_measured(
             kept.append({name: state[name] for name in state if "running" in name})
 
     settings = SETTINGS | FEW | {"validation": 0, "pictures_every": 0, "epochs": 4}
-    settings |= {"batch_norm": "frozen", "statistics_crops": 1}
-    model = es.train(*folders, out=tmp_path / "m", watcher=Keeper(), **settings)
+    settings |= {"batch_norm": "frozen", "statistics_crops": 2}
+    log = Keeper()
+    model = es.train(*folders, out=tmp_path / "m", watcher=log, **settings)
+    assert log.starts[0].facts()["batch norm"] == "frozen from epoch 3 on, as measured on 2 crops"
     assert model.card["training"]["frozen_share"] == 0.5
     first, second, third, fourth = kept
     assert not any(torch.equal(first[name], second[name]) for name in first)
@@ -265,7 +267,9 @@ def test_a_model_to_start_from_keeps_its_statistics_if_they_are_frozen(
     settings: dict[str, Any] = {"steps": 4, "epoch_steps": 2, "recipe": "robust"}
     settings |= {"start": "nuclei-2d", "crop": (64, 64), "pictures_every": 0, "validation": 0.34}
     start = weights(es.load_model("nuclei-2d"))
-    tuned = es.train(*folders, out=tmp_path / "tuned", **settings)
+    log = Log()
+    tuned = es.train(*folders, out=tmp_path / "tuned", watcher=log, **settings)
+    assert "of the model to start from" in log.starts[0].facts()["batch norm"]
     assert tuned.card["training"]["frozen_share"] == 1
     same = {name for name, tensor in weights(tuned).items() if torch.equal(tensor, start[name])}
     assert {name for name in start if "running" in name} <= same
