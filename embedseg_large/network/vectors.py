@@ -1,7 +1,7 @@
 """Operations on eight float32 numbers at once, for compiled loops.
 
 numba turns loops into vector instructions where it can prove that nothing overlaps in memory. In a
-convolution it cannot, so these three steps of one are written for LLVM. Addresses are in bytes.
+convolution it cannot, so these steps of one are written for LLVM. Addresses are in bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 WIDTH = 8
 """Numbers of a vector: what AVX2 computes at once."""
 BYTES = 4 * WIDTH
+LINE = 64
+"""Bytes of a line of the cache."""
 COLUMNS = 2 * WIDTH
 """Output channels that `multiply` computes at once."""
 ROWS = 6
@@ -173,6 +175,16 @@ def _gather(code: _Code, *arguments: Value) -> None:
                 code.store(code.clamped(result, lowest), place)
 
 
+def _prefetch(code: _Code, address: Value) -> None:
+    """Fetch the line of the cache at an address, which will be written."""
+    byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+    get: Any = cgutils.get_or_insert_function
+    operation = get(code.builder.module, kind, "llvm.prefetch.p0i8")
+    place = code.builder.inttoptr(address, byte)
+    code.builder.call(operation, [place, *(ir.Constant(flag, n) for n in (1, 3, 1))])
+
+
 def _multiply(code: _Code, *arguments: Value) -> None:
     """Multiply ``(ROWS, length)`` by ``(length, COLUMNS)``, which is contiguous.
 
@@ -230,5 +242,6 @@ def _operation(generate: Callable[..., None], numbers: int, flags: int = 0) -> A
 
 
 spread = _operation(_spread, 8)
+prefetch = _operation(_prefetch, 1)
 gather = _operation(_gather, 7, flags=2)
 multiply = _operation(_multiply, 6)
