@@ -87,6 +87,7 @@ def blastocyst(model: es.Model, data: Path, modes: Sequence[Any]) -> Iterator[di
         "level 0": {"level": 0},
         "level 1": {"level": 1},
         f"level 0, object diameter {diameter:.0f}": {"level": 0, "object_diameter": diameter},
+        "level 0, object diameter auto": {"level": 0, "object_diameter": "auto"},
     }
     for way, options in ways.items():
         scale = 2 ** options["level"]

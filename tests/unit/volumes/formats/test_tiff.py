@@ -191,7 +191,7 @@ def test_pages_that_refer_to_each_other_in_a_circle_are_refused(
         for _ in range(pages):
             file.write(image(4, 4), contiguous=False, metadata=None)
     with tifffile.TiffFile(path) as opened:
-        last, kind, target = opened.pages[-1], opened.tiff, opened.pages[back].offset
+        last, kind, target = opened.pages[-1].aspage(), opened.tiff, opened.pages[back].offset
         at = last.offset + kind.tagnosize + len(last.tags) * kind.tagsize
     with path.open("r+b") as raw:
         raw.seek(at)
