@@ -81,14 +81,22 @@ class Winograd:
         )
         bias, starts = self.direct.bias.numpy(), _starts(spatial[self.axis], dilation)
         _convolve(
-            _flat(x), _flat(out), self.kernels, bias, shape, starts, dilation, onto,
-            self.direct.relu,
+            _flat(x), _flat(out), self.kernels, bias, shape, starts, dilation,
+            _scratch(len(bias)), onto, self.direct.relu,
         )  # fmt: skip
 
 
 def _flat(x: Tensor) -> NDArray[np.float32]:
     """Return all numbers of a tensor whose channels are adjacent, in the order of memory."""
     found: NDArray[np.float32] = x.movedim(1, -1).view(-1).numpy()
+    return found
+
+
+def _scratch(channels: int) -> NDArray[np.float32]:
+    """Return memory for values and products at six points, a voxel outside, and one for results."""
+    found: NDArray[np.float32] = torch.zeros(
+        6 * _GROUPS * (channels + COLUMNS) + 2 * channels
+    ).numpy()  # torch's memory begins with a line of the cache
     return found
 
 
@@ -155,24 +163,24 @@ def _convolve(
     shape: tuple[int, int, int],
     starts: NDArray[np.int64],
     dilation: int,
+    scratch: NDArray[np.float32],
     onto: bool,
     relu: bool,
 ) -> None:
     """Convolve ``(outer, length, inner, channels)``, flat, along its second axis.
 
-    Voxels outside are 0; results outside go to a place that nobody reads.
+    Voxels outside are 0; results outside go to a place that nobody reads. Both are in `scratch`,
+    as is everything between: an array made here would be freed once its address is known.
     """
     outer, length, inner = shape
     channels, groups = len(bias), len(starts)
     row, part = 4 * channels, 2 * BYTES
-    values = np.zeros(6 * _GROUPS * channels, x.dtype)
-    products = np.zeros(6 * _GROUPS * COLUMNS, x.dtype)
-    nothing, nowhere = np.zeros(channels, x.dtype), np.zeros(channels, x.dtype)
-    image, result, zero, dump = _address(x), _address(out), _address(nothing), _address(nowhere)
-    value, product, kernel, shift = (
-        _address(values), _address(products), _address(kernels), _address(bias)
-    )  # fmt: skip
     value_step, product_step, step = _GROUPS * row, _GROUPS * part, inner * row * dilation
+    value = _address(scratch)
+    product = value + 6 * value_step
+    zero = product + 6 * product_step
+    dump = zero + row
+    image, result, kernel, shift = _address(x), _address(out), _address(kernels), _address(bias)
     sources, targets = np.empty(6, np.int64), np.empty((_GROUPS, 4), np.int64)
     a = k = b = 0
     for first in range(0, outer * groups * inner, _GROUPS):

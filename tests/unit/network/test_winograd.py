@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,18 @@ def test_nothing_outside_the_tensors_is_read_or_written(axis: int, side: int) ->
     assert int((whole != 7).sum()) <= found.numel()
     assert bool((whole[:4096] == 7).all())
     assert bool((whole[-4096:] == 7).all())
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    made = detour(along(1, 3))
+    images = [channels_last(torch.randn(1, 16, 6, 9, 5)) for _ in range(8)]
+    expected = [made(x, Memory()) for x in images]
+
+    def all_the_same(number: int) -> bool:
+        return all(torch.equal(made(images[number], Memory()), expected[number]) for _ in range(50))
+
+    with ThreadPoolExecutor(len(images)) as threads:
+        assert all(threads.map(all_the_same, range(len(images))))
 
 
 def test_memory_that_was_used_before_is_taken() -> None:
