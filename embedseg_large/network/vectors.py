@@ -2,6 +2,8 @@
 
 numba turns loops into vector instructions where it can prove that nothing overlaps in memory. In a
 convolution it cannot, so these steps of one are written for LLVM. Addresses are in bytes.
+
+numba keeps compiled loops until *their* file changes: after a change here, touch `winograd.py`.
 """
 
 from __future__ import annotations
