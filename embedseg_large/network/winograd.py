@@ -12,6 +12,7 @@ In float32 only, and on processors with AVX2, for which it was measured.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from embedseg_large.errors import cause
 from embedseg_large.network import vectors
 from embedseg_large.network.convolution import Convolution, channels_last, is_fused
 from embedseg_large.network.vectors import BYTES, COLUMNS, LINE, ROWS
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from embedseg_large.network.memory import Memory
+
+logger = logging.getLogger(__name__)
 
 _spread, _multiply = vectors.spread, vectors.multiply  # numba takes them as globals
 _gather, _prefetch = vectors.gather, vectors.prefetch
@@ -137,7 +141,11 @@ def is_available() -> bool:
     """Whether this processor has AVX2, and the compiled form agrees with the direct one."""
     if torch.backends.cpu.get_cpu_capability() != "AVX2" or vars(numba.config)["DISABLE_JIT"]:
         return False
-    return _agrees()
+    try:
+        return _agrees()
+    except Exception as error:  # whatever another LLVM makes of it
+        logger.warning("slower convolutions, the compiled ones failed: %s", cause(error))
+        return False
 
 
 @torch.inference_mode()

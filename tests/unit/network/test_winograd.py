@@ -161,3 +161,15 @@ def test_it_needs_avx2_and_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not available()
     monkeypatch.setattr("numba.config.DISABLE_JIT", True)
     assert not available()
+
+
+def test_slower_convolutions_are_used_if_compiling_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> bool:
+        raise RuntimeError("LLVM knows no such operation")
+
+    monkeypatch.setattr(winograd, "_agrees", fail)
+    assert not is_available.__wrapped__()
+    assert "slower convolutions" in caplog.text
+    assert "LLVM knows no such operation" in caplog.text
