@@ -14,8 +14,8 @@ HEAD = """# Bundled models
 
 Trained by this package ([scripts/train_bundled.py](../scripts/train_bundled.py)), scored by
 [scripts/score_models.py](../scripts/score_models.py): whole images, AP = TP / (TP + FP + FN) at
-each IoU, pooled over all objects. The validation images chose the epoch and the threshold of
-seediness; all other images had no part in the training. This page
+each IoU, pooled over all objects. No image that is scored was trained on; those that chose the
+weights and the thresholds are named in *split*. This page
 is made from the cards in the models (`embedseg-large info NAME`).
 """
 

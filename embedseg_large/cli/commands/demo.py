@@ -15,6 +15,7 @@ from embedseg_large.cli.options import Overwrite, Verbose
 if TYPE_CHECKING:
     from embedseg_large.data import DemoStore
 
+DEMO_MODEL = "nuclei-3d-varied"
 DEMO_TILE = (64, 72, 72)
 """Small enough to cut the small embryo into 2 x 2 x 2 tiles."""
 
@@ -40,7 +41,7 @@ def demo(
     with progress_bars(False) as watcher:
         # One pass instead of 16: a first look should take seconds.
         result = segment(
-            store.image, "nuclei-3d", workers=workers, watcher=watcher, tta="none", tile=DEMO_TILE
+            store.image, DEMO_MODEL, workers=workers, watcher=watcher, tta="none", tile=DEMO_TILE
         )
     print_summary(result.summary)
     scores = evaluate(result.path, store.truth)
@@ -54,7 +55,7 @@ def demo(
         result.labels.compute(),
         volume.voxel_size,
         picture,
-        "Mouse blastocyst, DAPI (idr0062): nuclei-3d",
+        f"Mouse blastocyst, DAPI (idr0062): {DEMO_MODEL}",
     )
     print_facts(None, {"store": store.image, "picture": picture})
 
