@@ -10,8 +10,8 @@
 In this process, lanes are idle while there are fewer passes than lanes; the number of concurrent
 tiles is that of `embedseg_large.segmentation.request.estimate.tiles_at_once`.
 
-The rate is kept per kind of network, device, number format and lanes in the user's cache, because
-it belongs to the machine, for a day; a probe of a few seconds measures it if there is none.
+The rate is kept per kind of network, device, number format, lanes and versions in the user's cache,
+because it belongs to the machine, for a day; a probe of a few seconds measures it if there is none.
 Quiet tiles need a single pass, so with augmentation the time is an upper bound.
 """
 
@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ KEPT_SECONDS = 86_400.0
 ENOUGH_SECONDS = 4.0
 """Seconds after which a probe starts no further pass."""
 
+_LIBRARIES = ("embedseg-large", "torch", "numba")
+"""What computes a pass."""
 _IMPORTS = "import distributed, embedseg_large.network.model, embedseg_large.clustering.cluster"
 """What a worker does before its first task, nearly all of the time."""
 
@@ -215,11 +218,12 @@ def _is_rate(about: Any) -> bool:
 
 
 def _key(model: Model) -> str:
-    """Return what a rate depends on: processor or GPU, network, number format and lanes."""
+    """Return what a rate depends on: processor or GPU, network, number format, lanes, versions."""
     told = (
         processor_name(model.device),
         f"{model.settings.backbone} {model.ndim}D {model.channels}",
         model.dtype,
         "" if is_gpu(model.device) else str(model.lanes),
+        *map(version, _LIBRARIES),
     )
     return hashlib.sha256("|".join(told).encode()).hexdigest()[:32]

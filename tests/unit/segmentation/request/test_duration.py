@@ -152,3 +152,13 @@ def test_a_probe_measures_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     found = duration.probe(es.load_model("nuclei-3d").to(lanes=1))
     assert 1e-9 < found.seconds < 1e-1
     assert "probe" in found.source
+
+
+def test_a_rate_of_another_version_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rates = es.load_model("nuclei-3d"), Rates(tmp_path)
+    rates.keep(model, Rate(seconds=1e-6, source=""))
+    assert rates.of(model) is not None
+    monkeypatch.setattr(duration, "version", lambda _: "99.0")
+    assert rates.of(model) is None
