@@ -80,11 +80,7 @@ class _Code:
     def fused(self, factor: Value | float, x: Value, summand: Value) -> Value:
         """Return ``factor · x + summand``, rounded once."""
         factor = self.constant(factor) if isinstance(factor, float) else factor
-        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        name = f"llvm.fma.v{WIDTH}f32"
-        get: Any = cgutils.get_or_insert_function
-        operation = get(self.builder.module, kind, name)
-        return self.builder.call(operation, [factor, x, summand])
+        return self.called(f"llvm.fma.v{WIDTH}f32", _VECTOR, factor, x, summand)
 
     def added(self, *vectors: Value) -> Value:
         total, *others = vectors
@@ -95,6 +91,12 @@ class _Code:
     def clamped(self, vector: Value, low: Value) -> Value:
         """Return the larger of two, and NaN if `vector` is that."""
         return self.builder.select(self.builder.fcmp_ordered(">", low, vector), low, vector)
+
+    def called(self, operation: str, result: Any, *arguments: Value) -> Value:
+        """Call an operation of LLVM's that has a name instead of an instruction."""
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        get: Any = cgutils.get_or_insert_function
+        return self.builder.call(get(self.builder.module, kind, operation), arguments)
 
     def _at(self, address: Value, kind: Any) -> Value:
         return self.builder.inttoptr(address, kind.as_pointer())
@@ -179,12 +181,9 @@ def _gather(code: _Code, *arguments: Value) -> None:
 
 def _prefetch(code: _Code, address: Value) -> None:
     """Fetch the line of the cache at an address, which will be written."""
-    byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-    get: Any = cgutils.get_or_insert_function
-    operation = get(code.builder.module, kind, "llvm.prefetch.p0i8")
-    place = code.builder.inttoptr(address, byte)
-    code.builder.call(operation, [place, *(ir.Constant(flag, n) for n in (1, 3, 1))])
+    place = code.builder.inttoptr(address, ir.IntType(8).as_pointer())
+    flags = (ir.Constant(ir.IntType(32), n) for n in (1, 3, 1))
+    code.called("llvm.prefetch.p0i8", ir.VoidType(), place, *flags)
 
 
 def _multiply(code: _Code, *arguments: Value) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,6 +21,7 @@ CONVS = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 NORMS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 needs_fused = pytest.mark.skipif(
     not has_fused_operators(torch.float32), reason="torch has no fused operators for this processor"
 )
@@ -50,15 +49,6 @@ def trained(ndim: int, channels: int = 1) -> BranchedERFNet:
 def difference(found: Tensor, expected: Tensor) -> float:
     """Largest difference relative to the deviation of what is expected."""
     return float((found - expected).abs().max() / expected.std())
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the passes of a model; small tensors on a busy machine are slower on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

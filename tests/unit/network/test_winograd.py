@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,15 +16,10 @@ from embedseg_large.network.memory import Memory
 from embedseg_large.network.winograd import Winograd, faster, is_available
 
 CONVS = {2: nn.Conv2d, 3: nn.Conv3d}
-pytestmark = pytest.mark.skipif(not is_available(), reason="this processor has no AVX2 alone")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(not is_available(), reason="this processor has no AVX2 alone"),
+]
 
 
 def along(
