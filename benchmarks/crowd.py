@@ -2,7 +2,9 @@
 
 Threads of OpenMP that wait spin, and on crowded cores they take the time of those they wait for.
 The command line lets them spin briefly (`embedseg_large.cli.console.wait_briefly`); each way is a
-process of its own, as the variable is read when torch is imported.
+process of its own, as the variable is read when torch is imported. Two busy processes on two cores
+leave half of them to the two threads of a step, which then takes twice as long at best; where the
+kernel shares among sessions (autogroups) and each is one (`--sessions`), a third: three times.
 """
 
 from __future__ import annotations
@@ -27,56 +29,64 @@ def main() -> None:
     """Measure every way, alone and in the crowd, in turns."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--busy", type=int, default=2, help="busy processes")
+    parser.add_argument("--sessions", action="store_true", help="each in a session of its own")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=4, help="passes and steps each time")
+    parser.add_argument("--steps", type=int, default=3, help="passes and steps each time")
     parser.add_argument("--shape", default="32,64,64", help="of the image of a pass")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        shape = tuple(int(n) for n in options.shape.split(","))
-        print(json.dumps({"pass": passes(options.steps, shape), "step": steps(options.steps)}))
+        print(json.dumps(measure(options)))
         return
-    found: dict[tuple[str, str, str], list[float]] = {}
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for _ in range(options.repeats):
         for way, spin in WAYS.items():
-            for place, busy in (("alone", 0), ("crowd", options.busy)):
-                with crowd(busy):
-                    for what, seconds in measured(spin, options).items():
-                        found.setdefault((way, what, place), []).append(seconds)
+            for what, seconds in measured(spin).items():
+                found.setdefault((way, what), []).append(seconds)
     rows = []
     print("| waiting | what | alone, s | in the crowd, s | times |\n|---|---|---|---|---|")
-    for way in WAYS:
-        for what in ("pass", "step"):
-            alone, crowded = (statistics.median(found[way, what, p]) for p in ("alone", "crowd"))
-            rows.append({"way": way, "what": what, "alone_s": alone, "crowd_s": crowded})
-            print(f"| {way} | {what} | {alone:.3f} | {crowded:.3f} | {crowded / alone:.2f} |")
+    for (way, what), runs in found.items():
+        alone, crowded = (statistics.median(r[p] for r in runs) for p in ("alone", "crowd"))
+        rows.append({"way": way, "what": what, "alone_s": alone, "crowd_s": crowded, "runs": runs})
+        print(f"| {way} | {what} | {alone:.3f} | {crowded:.3f} | {crowded / alone:.2f} |")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
 
 
+def measured(spin: str | None) -> dict[str, dict[str, float]]:
+    """What a process of its own measures that waits in this way."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+    if spin is not None:
+        environment["GOMP_SPINCOUNT"] = spin
+    command = [sys.executable, __file__, *sys.argv[1:], "--measure"]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found: dict[str, dict[str, float]] = json.loads(told.stdout.splitlines()[-1])
+    return found
+
+
+def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Median seconds of a pass and a step, alone and beside busy processes."""
+    shape = tuple(int(n) for n in options.shape.split(","))
+    found: dict[str, dict[str, float]] = {"pass": {}, "step": {}}
+    for place, busy in (("alone", 0), ("crowd", options.busy)):
+        with crowd(busy, options.sessions):
+            found["pass"][place] = passes(options.steps, shape)
+            found["step"][place] = steps(options.steps)
+    return found
+
+
 @contextmanager
-def crowd(busy: int) -> Iterator[None]:
+def crowd(busy: int, sessions: bool) -> Iterator[None]:
     """Keep so many processes busy."""
-    others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(busy)]
+    command = [sys.executable, "-c", BUSY]
+    others = [subprocess.Popen(command, start_new_session=sessions) for _ in range(busy)]
     try:
         yield
     finally:
         for other in others:
             other.kill()
             other.wait()
-
-
-def measured(spin: str | None, options: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of a pass and a step, in a process of its own."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
-    if spin is not None:
-        environment["GOMP_SPINCOUNT"] = spin
-    command = [sys.executable, __file__, "--measure", "--steps", str(options.steps)]
-    command += ["--shape", options.shape]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(told.stdout.splitlines()[-1])
-    return found
 
 
 def passes(count: int, shape: tuple[int, ...]) -> float:
