@@ -15,7 +15,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.labels.published import label_names, labelled_part
 from embedseg_large.storage.connection import joined
 from embedseg_large.volumes.folders import is_folder_of_images, name_of, pair_by_stem
-from embedseg_large.volumes.label_images import check_label_type, check_label_voxels
+from embedseg_large.volumes.label_images import UNANNOTATED, check_label_type, check_label_voxels
 from embedseg_large.volumes.label_stacks import box_in, check_planes, n_planes, numbered
 from embedseg_large.volumes.volume import Volume, open_volume
 
@@ -38,7 +38,7 @@ class LabelPair:
     truth: Volume
     region: Box | None = None
     """The part to compare: the region of a preview; None: all."""
-    ignore: int = -1
+    ignore: int = UNANNOTATED
     """Value of unannotated true voxels, in addition to negative values: they are ignored."""
     stacked: tuple[bool, bool] = (False, False)
     """Whether prediction and truth are stacks of masks of a 2D image."""
@@ -133,7 +133,7 @@ def open_label_pairs(
     predictions: Any,
     truths: Any,
     axes: str | None = None,
-    ignore: int = -1,
+    ignore: int = UNANNOTATED,
     *,
     allow_missing: bool = False,
     overlapping: bool = False,

@@ -25,7 +25,6 @@ from embedseg_large.errors import UsageError
 from embedseg_large.fields import Field, Offset, shifted_slices
 from embedseg_large.methods.naming import unproven
 from embedseg_large.methods.protocol import (
-    IGNORED,
     Knob,
     Knobs,
     ObjectScale,
@@ -35,6 +34,7 @@ from embedseg_large.methods.protocol import (
     value_of,
 )
 from embedseg_large.methods.storing import as_float16
+from embedseg_large.volumes.label_images import UNANNOTATED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,7 +125,7 @@ class Affinities:
     def ideal(self, targets: Targets) -> NDArray[np.float32]:
         """Return logits of ±5, 0 where a pair is ignored."""
         wanted = targets["affinities"]
-        pairs = np.where(wanted == IGNORED, 0, np.where(wanted > 0, 5, -5))
+        pairs = np.where(wanted == UNANNOTATED, 0, np.where(wanted > 0, 5, -5))
         foreground = np.where(targets["foreground"] > 0, 5, -5)
         return np.concatenate([pairs, foreground[np.newaxis]]).astype(np.float32)
 
@@ -149,11 +149,11 @@ class Affinities:
 
 def _together(labels: NDArray[np.integer], offset: Offset) -> NDArray[np.int8]:
     """Whether each voxel and the one at an offset belong to the same object."""
-    pairs = np.full(labels.shape, IGNORED, np.int8)
+    pairs = np.full(labels.shape, UNANNOTATED, np.int8)
     near, far = shifted_slices(offset, labels.shape)
     a, b = labels[near], labels[far]
-    known = (a != IGNORED) & (b != IGNORED) & ((a > 0) | (b > 0))
-    pairs[near] = np.where(known, a == b, IGNORED)
+    known = (a != UNANNOTATED) & (b != UNANNOTATED) & ((a > 0) | (b > 0))
+    pairs[near] = np.where(known, a == b, UNANNOTATED)
     return pairs
 
 

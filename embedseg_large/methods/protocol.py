@@ -25,9 +25,6 @@ from embedseg_large.fields import Field
 if TYPE_CHECKING:
     from torch import Tensor
 
-IGNORED = -1
-"""Label of voxels that are not annotated; every loss ignores them."""
-
 Targets = Mapping[str, NDArray[Any]]
 """What a network should predict: arrays by name, each ``(*spatial)`` or ``(channels,
 *spatial)``."""

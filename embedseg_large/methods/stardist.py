@@ -27,7 +27,6 @@ from embedseg_large.clustering.cluster import Clustering, OpenFaces
 from embedseg_large.fields import Field
 from embedseg_large.methods.flood import near_open_faces
 from embedseg_large.methods.protocol import (
-    IGNORED,
     Knob,
     Knobs,
     ObjectScale,
@@ -38,6 +37,7 @@ from embedseg_large.methods.protocol import (
 )
 from embedseg_large.methods.rays import PaintedShapes, directions, distances, farthest, paint
 from embedseg_large.methods.storing import as_float16, probability
+from embedseg_large.volumes.label_images import UNANNOTATED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -183,7 +183,7 @@ def _clustering(
 
 def describers(labels: NDArray[np.integer], spacing: tuple[float, ...]) -> NDArray[np.float32]:
     """Compute the distance to the border, relative to the object's maximum; -1 if not annotated."""
-    chance = np.where(labels == IGNORED, -1, 0).astype(np.float32)
+    chance = np.where(labels == UNANNOTATED, -1, 0).astype(np.float32)
     for number, box in enumerate(ndimage.find_objects(np.maximum(labels, 0)), 1):
         if box is None:
             continue

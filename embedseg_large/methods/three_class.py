@@ -24,7 +24,6 @@ from embedseg_large.fields import Field
 from embedseg_large.methods.flood import flooded
 from embedseg_large.methods.naming import most_central
 from embedseg_large.methods.protocol import (
-    IGNORED,
     Knob,
     Knobs,
     ObjectScale,
@@ -34,6 +33,7 @@ from embedseg_large.methods.protocol import (
     value_of,
 )
 from embedseg_large.methods.storing import as_float16, probability
+from embedseg_large.volumes.label_images import UNANNOTATED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,7 +100,7 @@ class ThreeClass:
 
     def ideal(self, targets: Targets) -> NDArray[np.float32]:
         """Return logits of ±5; background where nothing is annotated."""
-        classes = np.where(targets["classes"] == IGNORED, BACKGROUND, targets["classes"])
+        classes = np.where(targets["classes"] == UNANNOTATED, BACKGROUND, targets["classes"])
         every = np.arange(3).reshape(-1, *(1,) * classes.ndim)
         return np.where(classes == every, 5, -5).astype(np.float32)
 
@@ -135,7 +135,7 @@ def boundary(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
             for part in (slice(None, -1), slice(1, None))
         )
         a, b = labels[low], labels[high]
-        differ = (a != b) & (a != IGNORED) & (b != IGNORED)
+        differ = (a != b) & (a != UNANNOTATED) & (b != UNANNOTATED)
         found[low] |= differ & (a > 0)
         found[high] |= differ & (b > 0)
     return found

@@ -25,9 +25,9 @@ from embedseg_large.napari.telling import CancelledError
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
 from embedseg_large.review.review import Review
-from embedseg_large.training.data.targets import IGNORED
 from embedseg_large.training.record import TrainWatcher
 from embedseg_large.training.train import best_so_far, train
+from embedseg_large.volumes.label_images import UNANNOTATED
 
 MOST_VOXELS = 2**29
 """Maximum voxels of a training image: its mask takes 2 GiB."""
@@ -79,7 +79,7 @@ class PaintedImage:
             )
         if not all_painted:
             painted = _with_rim(painted)
-        mask = np.full(self.image.shape, IGNORED, np.int32)
+        mask = np.full(self.image.shape, UNANNOTATED, np.int32)
         first = _first_voxel(self.image, self.labels)
         mask[self.box.slices] = painted[self.box.shift([-f for f in first]).slices]
         return mask
@@ -142,7 +142,7 @@ def _shift(image: LayerSource, labels: LayerSource) -> NDArray[np.float64]:
 def _with_rim(painted: NDArray[np.int32]) -> NDArray[np.int32]:
     """Annotate background only near objects."""
     known = ndimage.binary_dilation(painted != 0, iterations=RIM)
-    return np.where(known, painted, np.int32(IGNORED))
+    return np.where(known, painted, np.int32(UNANNOTATED))
 
 
 def train_on(

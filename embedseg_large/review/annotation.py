@@ -29,11 +29,11 @@ from embedseg_large.labels.published import (
 from embedseg_large.review.review import Review
 from embedseg_large.review.voxels import ReviewedVoxels
 from embedseg_large.storage.connection import shown
+from embedseg_large.volumes.label_images import UNANNOTATED
 from embedseg_large.volumes.volume import Volume, open_volume
 
 RIM = 6
 """Width of the rim of background, in voxels."""
-UNANNOTATED = -1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -31,8 +31,8 @@ from embedseg_large.pictures import (
     painted,
     palette,
 )
-from embedseg_large.training.data.targets import IGNORED
 from embedseg_large.training.validation import Segmented
+from embedseg_large.volumes.label_images import UNANNOTATED
 
 ROWS = 4
 """Images on a sheet."""
@@ -135,7 +135,7 @@ def _show(canvas: Canvas, row: SheetRow, panels: Sequence[Panel]) -> None:
     true_ids, true_numbers = numbered(np.maximum(row.truth, 0))
     true_colours = palette(true_ids.size)
     colours = matched_colours(numbers, true_numbers, true_colours, ids.size)
-    known = grey_of((row.truth != IGNORED).astype(np.float32), panels[1], 0, 1, gamma=1)
+    known = grey_of((row.truth != UNANNOTATED).astype(np.float32), panels[1], 0, 1, gamma=1)
     shaded = grey * (_UNKNOWN + (1 - _UNKNOWN) * known)
     canvas.show(grey, panels[0])
     canvas.show(painted(shaded, true_numbers, true_colours, panels[1]), panels[1])

@@ -25,6 +25,9 @@ from embedseg_large.errors import VolumeError
 from embedseg_large.volumes.look import equal_neighbours, places, voxels_at
 from embedseg_large.volumes.volume import Volume
 
+UNANNOTATED = -1
+"""Label of voxels of which nobody said what they are; training and scores leave them out."""
+
 _NOISE = 0.25
 """Fraction of equal neighbours above 0 below which there are no objects: objects two voxels wide
 have 0.5."""
@@ -182,7 +185,7 @@ def _pieces(mask: NDArray[np.bool_], ndim: int) -> int:
     return int(np.count_nonzero(np.bincount(found.ravel())[1:] >= _SPECK))
 
 
-def unannotated(labels: NDArray[Any], ignore: int = -1) -> NDArray[np.bool_] | None:
+def unannotated(labels: NDArray[Any], ignore: int = UNANNOTATED) -> NDArray[np.bool_] | None:
     """Find unannotated voxels: negative ones, and those with one more value.
 
     None if there are none, as in most label images.

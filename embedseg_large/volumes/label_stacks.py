@@ -15,11 +15,8 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import VolumeError
 from embedseg_large.geometry import Box
-from embedseg_large.volumes.label_images import unannotated
+from embedseg_large.volumes.label_images import UNANNOTATED, unannotated
 from embedseg_large.volumes.volume import Volume
-
-UNANNOTATED = -1
-"""Value of unannotated voxels in what this module returns."""
 
 
 def n_planes(mask: Volume, ndim: int) -> int | None:

@@ -28,9 +28,10 @@ from embedseg_large.training.data.centers import center
 from embedseg_large.training.data.objects import ObjectTable
 from embedseg_large.training.data.resample import filtered, linear_weights, nearest
 from embedseg_large.training.data.sources import Labels, Pair
-from embedseg_large.training.data.targets import IGNORED, Sample
+from embedseg_large.training.data.targets import Sample
 from embedseg_large.training.options import CenterMethod
 from embedseg_large.volumes.intensity import IntensityRange
+from embedseg_large.volumes.label_images import UNANNOTATED
 from embedseg_large.volumes.volume import Volume
 
 CENTER_CACHE_BYTES = 2**28
@@ -274,7 +275,7 @@ def _labels(
 ) -> Labels:
     """Translate, pad and magnify the labels."""
     labels = pair.labels_of(voxels)
-    labels = np.pad(labels, _missing(labels, padded), constant_values=IGNORED)
+    labels = np.pad(labels, _missing(labels, padded), constant_values=UNANNOTATED)
     return nearest(labels, shape)
 
 
@@ -293,7 +294,7 @@ def _numbered(
         planes = np.flatnonzero((labels > 0).any(axis=tuple(range(1, labels.ndim))))
         masks = labels[planes] > 0
         foreground = np.where(masks.any(axis=0), 1, 0)
-        return planes + 1, np.where(labels[0] == IGNORED, IGNORED, foreground), masks
+        return planes + 1, np.where(labels[0] == UNANNOTATED, UNANNOTATED, foreground), masks
     numbers = np.minimum(labels, 0, dtype=np.int32, casting="unsafe")
     inside = labels > 0
     ids, inverse = np.unique(labels[inside], return_inverse=True)

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from embedseg_large.errors import VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.training.data.sources import Labels, Pair
-from embedseg_large.training.data.targets import IGNORED
 from embedseg_large.volumes.intensity import tiles
 
 _PART = {2: (512, 512), 3: (64, 128, 128)}  # voxels processed at once; arrays stay in the cache
@@ -181,7 +180,7 @@ def _shares(labels: Labels, origin: Sequence[int]) -> tuple[Int64, ...]:
     voxels = np.flatnonzero(flat > 0)
     order = np.argsort(flat[voxels], kind="stable")
     voxels, ids = voxels[order], flat[voxels[order]].astype(np.int64)
-    first = np.flatnonzero(np.diff(ids, prepend=IGNORED))
+    first = np.flatnonzero(np.diff(ids, prepend=0))
     if not len(first):
         empty = np.zeros(0, np.int64)
         return empty, empty, empty.reshape(0, ndim), empty.reshape(0, ndim)
@@ -195,7 +194,7 @@ def _added_up(shares: Sequence[tuple[Int64, ...]]) -> ObjectTable:
     """Join the shares of each label; images are numbered 0."""
     ids, sizes, starts, stops = (np.concatenate(column) for column in zip(*shares, strict=True))
     order = np.argsort(ids, kind="stable")
-    first = np.flatnonzero(np.diff(ids[order], prepend=IGNORED))
+    first = np.flatnonzero(np.diff(ids[order], prepend=0))
     if not len(first):
         return ObjectTable(ids, ids, sizes, starts, stops)
     return ObjectTable(

@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from embedseg_large.errors import MetadataError, UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
 from embedseg_large.options import takes
-from embedseg_large.training.data.targets import IGNORED
 from embedseg_large.training.options import FindOptions
 from embedseg_large.volumes.folders import (
     images_by_stem,
@@ -39,7 +38,7 @@ from embedseg_large.volumes.folders import (
     stem,
 )
 from embedseg_large.volumes.intensity import IntensityRange, normalise_channels
-from embedseg_large.volumes.label_images import check_label_type, check_label_voxels
+from embedseg_large.volumes.label_images import UNANNOTATED, check_label_type, check_label_voxels
 from embedseg_large.volumes.label_stacks import box_in, n_planes, numbered
 from embedseg_large.volumes.opening import Opening
 from embedseg_large.volumes.volume import Volume, open_volume
@@ -64,7 +63,7 @@ class Pair:
     """A volume without a time axis; with a channel axis, all channels are used."""
     mask: Volume
     """Label image, or for a 2D image the stack of masks ``(objects, y, x)``."""
-    ignore: int = IGNORED
+    ignore: int = UNANNOTATED
     """Value of unannotated mask voxels, in addition to negative values."""
 
     def __post_init__(self) -> None:
@@ -170,7 +169,7 @@ class Pair:
         wide = voxels.dtype.itemsize > 4 or voxels.dtype == np.uint32
         labels: Labels = voxels.astype(np.int64 if wide else np.int32)
         ignored = (labels < 0) | (labels == self.ignore)
-        labels[ignored] = IGNORED
+        labels[ignored] = UNANNOTATED
         return labels
 
     def layers(self, box: Box | None = None) -> list[Labels]:

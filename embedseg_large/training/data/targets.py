@@ -23,9 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedseg_large.errors import UsageError
-
-IGNORED = -1
-"""Label of voxels that are unannotated or padding, which no term of the loss uses."""
+from embedseg_large.volumes.label_images import UNANNOTATED
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,7 +134,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     volume = labels[0].size
     return Batch(
         image=torch.from_numpy(np.stack([sample.image for sample in samples], dtype=np.float32)),
-        annotated=torch.from_numpy(labels != IGNORED),
+        annotated=torch.from_numpy(labels != UNANNOTATED),
         background=torch.from_numpy(labels == 0),
         voxels=_joined([part.voxels + i * volume for i, part in enumerate(parts)]),
         instances=_joined(
@@ -176,7 +174,7 @@ def _memberships(sample: Sample) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     labels = sample.labels.ravel()
     if sample.masks is not None:
         masks = sample.masks.reshape(len(sample.masks), -1)
-        numbers, voxels = np.nonzero(masks & (labels != IGNORED))
+        numbers, voxels = np.nonzero(masks & (labels != UNANNOTATED))
         return voxels, numbers
     voxels = np.flatnonzero(labels > 0)
     numbers = labels[voxels].astype(np.int64) - 1
