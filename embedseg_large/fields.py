@@ -29,6 +29,10 @@ from embedseg_large.symmetry import SignedPermutation, group
 Kind = Literal["scalar", "vector", "magnitude", "edges", "rays"]
 Offset = tuple[int, ...]
 
+UNANNOTATED = -1
+"""Value of voxels, in masks and in targets of fields, of which nobody said what they are; losses
+and scores leave them out."""
+
 
 class Turn(NamedTuple):
     """The origin of one channel of a turned field, after all channels moved with the voxels."""

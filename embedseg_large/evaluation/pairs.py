@@ -11,11 +11,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from embedseg_large.errors import MetadataError, UsageError, VolumeError
+from embedseg_large.fields import UNANNOTATED
 from embedseg_large.geometry import Box
 from embedseg_large.labels.published import label_names, labelled_part
 from embedseg_large.storage.connection import joined
 from embedseg_large.volumes.folders import is_folder_of_images, name_of, pair_by_stem
-from embedseg_large.volumes.label_images import UNANNOTATED, check_label_type, check_label_voxels
+from embedseg_large.volumes.label_images import check_label_type, check_label_voxels
 from embedseg_large.volumes.label_stacks import box_in, check_planes, n_planes, numbered
 from embedseg_large.volumes.volume import Volume, open_volume
 

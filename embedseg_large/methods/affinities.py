@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from embedseg_large.clustering.cluster import Clustering, OpenFaces
 from embedseg_large.errors import UsageError
-from embedseg_large.fields import Field, Offset, shifted_slices
+from embedseg_large.fields import UNANNOTATED, Field, Offset, shifted_slices
 from embedseg_large.methods.naming import unproven
 from embedseg_large.methods.protocol import (
     Knob,
@@ -34,7 +34,6 @@ from embedseg_large.methods.protocol import (
     value_of,
 )
 from embedseg_large.methods.storing import as_float16
-from embedseg_large.volumes.label_images import UNANNOTATED
 
 if TYPE_CHECKING:
     from torch import Tensor

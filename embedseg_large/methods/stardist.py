@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from embedseg_large.clustering.cluster import Clustering, OpenFaces
-from embedseg_large.fields import Field
+from embedseg_large.fields import UNANNOTATED, Field
 from embedseg_large.methods.flood import near_open_faces
 from embedseg_large.methods.protocol import (
     Knob,
@@ -37,7 +37,6 @@ from embedseg_large.methods.protocol import (
 )
 from embedseg_large.methods.rays import PaintedShapes, directions, distances, farthest, paint
 from embedseg_large.methods.storing import as_float16, probability
-from embedseg_large.volumes.label_images import UNANNOTATED
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.clustering.cluster import Clustering, OpenFaces
-from embedseg_large.fields import Field
+from embedseg_large.fields import UNANNOTATED, Field
 from embedseg_large.methods.flood import flooded
 from embedseg_large.methods.naming import most_central
 from embedseg_large.methods.protocol import (
@@ -33,7 +33,6 @@ from embedseg_large.methods.protocol import (
     value_of,
 )
 from embedseg_large.methods.storing import as_float16, probability
-from embedseg_large.volumes.label_images import UNANNOTATED
 
 if TYPE_CHECKING:
     from torch import Tensor

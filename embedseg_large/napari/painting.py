@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from embedseg_large.errors import OutputError, UsageError
+from embedseg_large.fields import UNANNOTATED
 from embedseg_large.geometry import Box
 from embedseg_large.napari.selection import LayerSource, source_of
 from embedseg_large.napari.telling import CancelledError
@@ -27,7 +28,6 @@ from embedseg_large.network.model import Model
 from embedseg_large.review.review import Review
 from embedseg_large.training.record import TrainWatcher
 from embedseg_large.training.train import best_so_far, train
-from embedseg_large.volumes.label_images import UNANNOTATED
 
 MOST_VOXELS = 2**29
 """Maximum voxels of a training image: its mask takes 2 GiB."""

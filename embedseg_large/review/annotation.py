@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from embedseg_large.errors import UsageError
+from embedseg_large.fields import UNANNOTATED
 from embedseg_large.geometry import Box
 from embedseg_large.labels.published import (
     image_options,
@@ -29,7 +30,6 @@ from embedseg_large.labels.published import (
 from embedseg_large.review.review import Review
 from embedseg_large.review.voxels import ReviewedVoxels
 from embedseg_large.storage.connection import shown
-from embedseg_large.volumes.label_images import UNANNOTATED
 from embedseg_large.volumes.volume import Volume, open_volume
 
 RIM = 6

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.fields import UNANNOTATED
 from embedseg_large.pictures import (
     WIDTH,
     Canvas,
@@ -32,7 +33,6 @@ from embedseg_large.pictures import (
     palette,
 )
 from embedseg_large.training.validation import Segmented
-from embedseg_large.volumes.label_images import UNANNOTATED
 
 ROWS = 4
 """Images on a sheet."""

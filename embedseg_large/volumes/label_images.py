@@ -22,11 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import VolumeError
+from embedseg_large.fields import UNANNOTATED
 from embedseg_large.volumes.look import equal_neighbours, places, voxels_at
 from embedseg_large.volumes.volume import Volume
-
-UNANNOTATED = -1
-"""Label of voxels of which nobody said what they are; training and scores leave them out."""
 
 _NOISE = 0.25
 """Fraction of equal neighbours above 0 below which there are no objects: objects two voxels wide

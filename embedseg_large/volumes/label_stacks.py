@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import VolumeError
+from embedseg_large.fields import UNANNOTATED
 from embedseg_large.geometry import Box
-from embedseg_large.volumes.label_images import UNANNOTATED, unannotated
+from embedseg_large.volumes.label_images import unannotated
 from embedseg_large.volumes.volume import Volume
 
 

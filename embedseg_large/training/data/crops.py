@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.fields import UNANNOTATED
 from embedseg_large.geometry import Box
 from embedseg_large.training.data.augment import View, source_shape, turn_points, unturned_shape
 from embedseg_large.training.data.centers import center
@@ -31,7 +32,6 @@ from embedseg_large.training.data.sources import Labels, Pair
 from embedseg_large.training.data.targets import Sample
 from embedseg_large.training.options import CenterMethod
 from embedseg_large.volumes.intensity import IntensityRange
-from embedseg_large.volumes.label_images import UNANNOTATED
 from embedseg_large.volumes.volume import Volume
 
 CENTER_CACHE_BYTES = 2**28

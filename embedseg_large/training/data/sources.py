@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import MetadataError, UsageError, VolumeError, VolumeNotFoundError
+from embedseg_large.fields import UNANNOTATED
 from embedseg_large.geometry import Box
 from embedseg_large.options import takes
 from embedseg_large.training.options import FindOptions
@@ -38,7 +39,7 @@ from embedseg_large.volumes.folders import (
     stem,
 )
 from embedseg_large.volumes.intensity import IntensityRange, normalise_channels
-from embedseg_large.volumes.label_images import UNANNOTATED, check_label_type, check_label_voxels
+from embedseg_large.volumes.label_images import check_label_type, check_label_voxels
 from embedseg_large.volumes.label_stacks import box_in, n_planes, numbered
 from embedseg_large.volumes.opening import Opening
 from embedseg_large.volumes.volume import Volume, open_volume

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedseg_large.errors import UsageError
-from embedseg_large.volumes.label_images import UNANNOTATED
+from embedseg_large.fields import UNANNOTATED
 
 
 @dataclass(frozen=True, slots=True, eq=False)
