@@ -25,6 +25,7 @@ from embedseg_large.errors import UsageError
 from embedseg_large.fields import UNANNOTATED, Field, Offset, shifted_slices
 from embedseg_large.methods.naming import unproven
 from embedseg_large.methods.protocol import (
+    FOREGROUND_KNOB,
     Knob,
     Knobs,
     ObjectScale,
@@ -41,12 +42,6 @@ if TYPE_CHECKING:
 FAR = (0.25, 0.5)
 """Lengths of the far offsets, as multiples of the largest extent."""
 
-FOREGROUND_KNOB = Knob(
-    name="foreground",
-    meaning="Minimum probability for a voxel to be part of an object",
-    default=0.5,
-    values=(0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
-)
 APART_KNOB = Knob(
     name="apart",
     meaning="Advantage, as a logit, of pairs that do not belong together",

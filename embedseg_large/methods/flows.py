@@ -31,6 +31,7 @@ from embedseg_large.fields import Field
 from embedseg_large.methods.flood import near_open_faces, settled
 from embedseg_large.methods.naming import most_central
 from embedseg_large.methods.protocol import (
+    FOREGROUND_KNOB,
     Knob,
     Knobs,
     ObjectScale,
@@ -49,12 +50,6 @@ AXES = 3
 FLOW_WEIGHT = 5.0
 """Weight of the flow's squared error relative to the cross-entropy of the foreground."""
 
-FOREGROUND_KNOB = Knob(
-    name="foreground",
-    meaning="Minimum probability for a voxel to be part of an object",
-    default=0.5,
-    values=(0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
-)
 CROWD_KNOB = Knob(
     name="crowd",
     meaning="Voxels that must end at one voxel to make it a sink",

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from embedseg_large.clustering.cluster import Clustering, OpenFaces
 from embedseg_large.fields import Field
 from embedseg_large.methods.protocol import (
+    FOREGROUND_KNOB,
     Knob,
     Knobs,
     ObjectScale,
@@ -49,12 +50,6 @@ WAVES = (1.5, 3.0)
 WAVE_WEIGHT = 5.0
 """Weight of the waves' squared error relative to the cross-entropy of the foreground."""
 
-FOREGROUND_KNOB = Knob(
-    name="foreground",
-    meaning="Minimum probability for a voxel to be part of an object",
-    default=0.5,
-    values=(0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
-)
 SPREAD_KNOB = Knob(
     name="spread",
     meaning="Distance in the embedding from which on voxels are of different instances",

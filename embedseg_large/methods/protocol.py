@@ -62,6 +62,14 @@ class Knob:
     """Values to try, ascending; the default is one of them."""
 
 
+FOREGROUND_KNOB = Knob(
+    name="foreground",
+    meaning="Minimum probability for a voxel to be part of an object",
+    default=0.5,
+    values=(0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectScale:
     """What a method must know about the objects; tuples are z, y, x."""
