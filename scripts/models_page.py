@@ -28,8 +28,9 @@ def section(name: str) -> str:
     lines = [f"## {name}", ""]
     lines += [f"- **{field.replace('_', ' ')}**: {model.card[field]}" for field in FIELDS]
     lines += [
-        f"- **objects**: about {model.object_diameter:.0f} voxels along y and x; "
-        f"context {model.context[0]}",
+        f"- **objects**: about {model.object_diameter:.0f} voxels along y and x"
+        + (f", {model.object_depth:.0f} along z" if model.object_depth else "")
+        + f"; context {model.context[0]}",
         f"- **thresholds**: {thresholds(model)}",
         "",
         *table(model.card["scores"]),

@@ -6,8 +6,9 @@
 
 Whole images, normalised as in a run, predicted, clustered: AP = TP / (TP + FP + FN) at each IoU,
 pooled over the objects. In 3D: the validation embryos, with and without test-time augmentation; a
-sample of StarDist; and a blastocyst with nuclei twice as wide, at several pyramid levels and with
-the diameter stated. In 2D: the validation images; and a sample of StarDist.
+sample of StarDist, also with the size of its nuclei stated; and a blastocyst with nuclei twice as
+wide, at several pyramid levels and with the size stated. In 2D: the validation images; and a sample
+of StarDist.
 """
 
 from __future__ import annotations
@@ -79,14 +80,13 @@ def blastocyst(model: es.Model, data: Path, modes: Sequence[Any]) -> Iterator[di
     size = (0.5002, 0.3604, 0.3604)
     labels = folder / "6001240_labels_v0.5.zarr" / "labels" / "0"
     truths = {n: np.asarray(es.open_volume(labels, level=n).data) for n in (0, 1)}
-    widths = [
-        (y.stop - y.start, x.stop - x.start) for _, y, x in filter(None, find_objects(truths[0]))
-    ]
-    diameter = float(np.mean(widths))
+    depth, diameter = mean_size(truths[0])
+    both = f"{depth:.0f},{diameter:.0f}"
     ways: dict[str, dict[str, Any]] = {
         "level 0": {"level": 0},
         "level 1": {"level": 1},
         f"level 0, object diameter {diameter:.0f}": {"level": 0, "object_diameter": diameter},
+        f"level 0, object diameter {both}": {"level": 0, "object_diameter": both},
         "level 0, object diameter auto": {"level": 0, "object_diameter": "auto"},
     }
     for way, options in ways.items():
@@ -98,11 +98,33 @@ def blastocyst(model: es.Model, data: Path, modes: Sequence[Any]) -> Iterator[di
             voxel_size=(size[0], size[1] * scale, size[2] * scale),
         )
         for tta in modes if "object_diameter" in options else modes[:1]:
-            with tempfile.TemporaryDirectory() as out:
-                result = es.segment(volume, model, output=Path(out) / "o.zarr", tta=tta, **options)
-                found = np.asarray(result.labels)
+            found = segmented(volume, model, tta=tta, **options)
             name = f"idr0062 blastocyst, {way}"
-            yield row(name, [found.squeeze()], [truths[scale // 2]], model.tta_mode(tta))
+            yield row(name, [found], [truths[scale // 2]], model.tta_mode(tta))
+
+
+def mean_size(truth: np.ndarray) -> tuple[float, float]:
+    """Mean depth and width of objects in voxels."""
+    boxes = [[s.stop - s.start for s in box] for box in find_objects(truth) if box]
+    depth, *width = np.mean(boxes, axis=0)
+    return float(depth), float(np.mean(width))
+
+
+def segmented(volume: Any, model: es.Model, **options: Any) -> np.ndarray:
+    """The labels of a run."""
+    with tempfile.TemporaryDirectory() as out:
+        result = es.segment(volume, model, output=Path(out) / "o.zarr", **options)
+        return np.asarray(result.labels).squeeze()
+
+
+def stated_sample(model: es.Model, data: Path, modes: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """The 3D sample of StarDist, whose nuclei are half as deep as wide, with its size stated."""
+    [(image, truth)] = stardist_sample(3, data)
+    size = "{:.0f},{:.0f}".format(*mean_size(truth.astype(np.int32)))
+    for tta in modes:
+        found = segmented(image, model, tta=tta, object_diameter=size)
+        name = f"stardist sample, object diameter {size}"
+        yield row(name, [found], [truth], model.tta_mode(tta))
 
 
 def stardist_sample(ndim: int, data: Path) -> Images:
@@ -127,6 +149,7 @@ def main() -> None:
     sample = stardist_sample(model.ndim, args.data)
     found += rows(model, sample, "stardist sample", modes)
     if model.ndim == 3:
+        found += stated_sample(model, args.data, modes)
         found += blastocyst(model, args.data, modes)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")

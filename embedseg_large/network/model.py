@@ -189,6 +189,11 @@ class Model:
         return self.settings.object_diameter
 
     @property
+    def object_depth(self) -> float | None:
+        """Mean extent of the training objects along z, in voxels; None if unknown."""
+        return self.settings.object_depth
+
+    @property
     def voxel_size(self) -> tuple[float, ...] | None:
         """Voxel size of the training images in µm (z, y, x); None if unknown."""
         return self.settings.voxel_size

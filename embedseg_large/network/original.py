@@ -133,6 +133,7 @@ def _settings(properties: Mapping[str, Any], ndim: int, channels: int, path: Pat
                 extent=extent,
                 min_object_size=smallest,
                 object_diameter=sum(mean[-2:]) / 2,
+                object_depth=mean[0] if len(mean) == 3 else None,
                 voxel_size=voxel_size,
             )
         except UsageError as error:

@@ -124,6 +124,9 @@ class ModelSettings:
     fields: tuple[Field, ...] = ()
     """Meaning of the network's channels, in order; empty: those of EmbedSeg."""
 
+    object_depth: float | None = None
+    """Mean extent of the training objects along z, in voxels; None if unknown, and in 2D."""
+
     knobs: tuple[tuple[str, float], ...] = ()
     """For methods other than EmbedSeg: the best thresholds found by validation, by name; missing
     ones have the method's defaults."""
@@ -228,6 +231,7 @@ class ModelSettings:
         min_object_size: int,
         channels: int = 1,
         object_diameter: float | None = None,
+        object_depth: float | None = None,
         voxel_size: Sequence[float] | None = None,
         tile: Sequence[int] | None = None,
         context: Sequence[int] | None = None,
@@ -251,6 +255,7 @@ class ModelSettings:
             reach=tuple(reach or (DEFAULT_REACH * e for e in extent)),
             min_object_size=min_object_size,
             object_diameter=object_diameter,
+            object_depth=object_depth,
             voxel_size=None if voxel_size is None else tuple(voxel_size),
         )
 
@@ -270,7 +275,7 @@ class ModelSettings:
         Later additions that only affect the use of predictions are left out: a run records them
         separately, and models keep their fingerprints.
         """
-        later = {"margin", "thresholds", "keep_largest_piece", "fill_holes"}
+        later = {"margin", "thresholds", "keep_largest_piece", "fill_holes", "object_depth"}
         if self.method == EMBEDSEG:
             later |= {"method", "fields", "knobs"}
         if self.backbone == ERFNET:

@@ -61,6 +61,7 @@ def _facts(model: Any) -> Iterator[Fact]:
         if model.card.get(name):
             yield Fact(name=name.replace("_", " "), value=str(model.card[name]))
     if model.object_diameter:
-        yield Fact(
-            name="objects in its training data", value=f"{model.object_diameter:.3g} voxels wide"
-        )
+        size = f"{model.object_diameter:.3g} voxels wide"
+        if model.object_depth:
+            size += f", {model.object_depth:.3g} deep"
+        yield Fact(name="objects in its training data", value=size)

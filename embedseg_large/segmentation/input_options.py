@@ -87,17 +87,17 @@ class InputOptions(Options):
         float | str | None,
         Flag(
             "Diameter of your objects along y and x, if it differs from the model's: 30 "
-            "(voxels), 12um, or voxel-size (if known for image and model); auto chooses the "
-            "scale, of six, at which the model is most consistent on a sample. Required with "
-            "--model classical.",
+            "(voxels), 12um, or voxel-size (if known for image and model); two, as in 7,15: along "
+            "z, and along y and x; auto chooses the scale, of six, at which the model is most "
+            "consistent on a sample. Required with --model classical.",
             form="text",
             metavar="D",
         ),
     ] = None
     """Diameter of the objects along y and x: voxels, ``12um``, or ``voxel-size`` where image and
-    model know theirs; ``auto`` keeps the scale at which the model is most consistent with itself on
-    a sample of the volume. The image is resampled to the model's scale, labels come back at its
-    own."""
+    model know theirs; two of them, ``"7,15"``, along z, and along y and x; ``auto`` keeps the scale
+    at which the model is most consistent with itself on a sample of the volume. The image is
+    resampled to the model's scale, labels come back at its own."""
     mask: Annotated[
         Any,
         Flag(

@@ -51,6 +51,7 @@ class StoredNetwork:
     bytes_per_voxel: float = 100.0
     tta_modes: tuple[str, ...] = ("none",)
     object_diameter: float | None = None
+    object_depth: float | None = None
     voxel_size: tuple[float, ...] | None = None
     cleaning: tuple[bool, bool] = (False, False)
 

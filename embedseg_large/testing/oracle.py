@@ -125,6 +125,11 @@ class OracleNetwork:
         return float(max(self.extent))
 
     @property
+    def object_depth(self) -> float | None:
+        """Unknown."""
+        return None
+
+    @property
     def seed(self) -> float:
         """The paper's threshold of seediness."""
         return 0.9

@@ -82,6 +82,46 @@ def linear_weights(
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectSize:
+    """Size of the objects of an image, or of those a model was trained on, as far as known.
+
+    Parameters
+    ----------
+    width
+        Mean extent along y and x, in voxels.
+    depth
+        Mean extent along z, in voxels.
+    voxel_size
+        Along (z,) y, x, in any unit.
+    """
+
+    width: float
+    depth: float | None = None
+    voxel_size: tuple[float, ...] | None = None
+
+    def zoom_to(self, other: ObjectSize, ndim: int) -> tuple[float, ...]:
+        """Return the magnification along each axis after which the objects are as large as others.
+
+        Along z it makes depths equal if that of these objects is known. Otherwise it makes the
+        elongation of the voxels equal, if known for both; or assumes that these objects are as long
+        along z as along x, in units of the voxel size; or equals that along y and x.
+        """
+        plane = other.width / self.width
+        return (*(self._zoom_along_z(other, plane),) * (ndim - 2), plane, plane)
+
+    def _zoom_along_z(self, other: ObjectSize, plane: float) -> float:
+        wanted = other.width if other.depth is None else other.depth
+        if self.depth is not None:
+            return wanted / self.depth
+        if self.voxel_size is None:
+            return plane
+        longer = self.voxel_size[0] / self.voxel_size[-1]
+        if other.voxel_size is not None:
+            return plane * longer / (other.voxel_size[0] / other.voxel_size[-1])
+        return wanted / (self.width / longer)
+
+
+@dataclass(frozen=True, slots=True)
 class Resampling:
     """A source grid, as stored, and a target grid, as the network requires it, over the same space.
 

@@ -12,7 +12,7 @@ from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.scores import Score, scores
 from embedseg_large.geometry import Box
 from embedseg_large.network.model import Model
-from embedseg_large.tiling.resampling import Resampling
+from embedseg_large.tiling.resampling import ObjectSize, Resampling
 from embedseg_large.training.data.properties import Properties
 from embedseg_large.training.data.sources import Labels, Pair, flat
 from embedseg_large.training.decoding import MethodDecoder
@@ -66,14 +66,11 @@ class Example:
 
     def resampling(self, model: Model) -> Resampling:
         """Return the grid on which a model segments the image."""
-        zoom = 1.0
-        if self.diameter is not None and model.object_diameter is not None:
-            zoom = model.object_diameter / self.diameter
-        sizes = (self.pair.image.voxel_size, model.voxel_size)
-        longer = [1.0 if size is None else size[0] / size[-1] for size in sizes]
-        along_z = zoom if zoom == 1 or sizes[0] is None else zoom * longer[0] / longer[1]
-        ndim = len(self.box.shape)
-        return Resampling.by(self.box.shape, (*(along_z,) * (ndim - 2), zoom, zoom))
+        if self.diameter is None or model.object_diameter is None:
+            return Resampling(self.box.shape, self.box.shape)
+        known = ObjectSize(model.object_diameter, model.object_depth, model.voxel_size)
+        stated = ObjectSize(self.diameter, None, self.pair.image.voxel_size)
+        return Resampling.by(self.box.shape, stated.zoom_to(known, len(self.box.shape)))
 
     @classmethod
     def excerpt(cls, pairs: Sequence[Pair], properties: Properties, i: int) -> Example:

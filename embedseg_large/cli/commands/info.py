@@ -228,7 +228,7 @@ def _about_model(thing: str) -> dict[str, Any]:
     settings = model.settings
     method = {"method": settings.method, "backbone": settings.backbone}
     names = ["ndim", "channels", "pitch", "min_object_size", "seed", "margin"]
-    names += ["object_diameter", "voxel_size"]
+    names += ["object_diameter", "object_depth", "voxel_size"]
     names += ["extent", "tile", "context", "halo", "fingerprint"]
     own = model.settings.as_dict()
     cleaning = {name: True for name in ("keep_largest_piece", "fill_holes") if own[name]}

@@ -17,7 +17,7 @@ from embedseg_large.clustering.classical import (
 )
 from embedseg_large.errors import UsageError
 from embedseg_large.segmentation.options import ObjectOptions
-from embedseg_large.segmentation.request.scale import voxels_along_x
+from embedseg_large.segmentation.request.scale import stated_size
 from embedseg_large.segmentation.segmenters.protocol import Intensity
 from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.volumes.volume import Volume
@@ -75,10 +75,11 @@ def classical(
 
 def diameters_of(volume: Volume, diameter: float | str) -> tuple[float, ...]:
     """A diameter in voxels along each axis: as many micrometres along z, if sizes are known."""
-    along_x = voxels_along_x(volume, diameter)
-    size = volume.voxel_size
-    longer = 1.0 if size is None else size[-1] / size[0]
-    return (*(along_x * longer for _ in volume.spatial_shape[:-2]), along_x, along_x)
+    stated, size = stated_size(volume, diameter), volume.voxel_size
+    width, depth = stated.width, stated.depth
+    if depth is None:
+        depth = width * (1.0 if size is None else size[-1] / size[0])
+    return (*(depth,) * (volume.ndim - 2), width, width)
 
 
 def halo_of(diameter: Sequence[float], enhance: str) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from math import exp, log
 
 from embedseg_large.errors import UsageError
 from embedseg_large.segmentation.segmenters.protocol import KnownSizes
-from embedseg_large.tiling.resampling import Resampling
+from embedseg_large.tiling.resampling import ObjectSize, Resampling
 from embedseg_large.volumes.volume import Volume
 
 MISMATCH = 1.5
@@ -24,6 +24,7 @@ ZOOMS = (1 / 32, 4.0)
 """Zoom factors beyond which objects vanish, or consist of hardly any voxels."""
 
 _DIAMETER = re.compile(r"(?P<number>[0-9.eE+-]+)\s*(?P<unit>|voxels?|um|µm|μm|micrometers?)")
+_WAYS = f"voxels (30), micrometres (12um), depth and width (7,15) or {BY_VOXEL_SIZE}"
 
 
 def is_mismatch(ratio: float) -> bool:
@@ -107,9 +108,8 @@ def resampling_for(volume: Volume, network: KnownSizes, diameter: float | str | 
     diameter
         Mean diameter of the objects along y and x: a number of voxels of that level; a text with
         a unit, ``12 um``; or ``voxel-size``, if the voxel sizes of the volume and of the model's
-        training images are known. None: equal to the model's. Along z the grid is scaled so that
-        the anisotropy of voxels becomes that of the training images (isotropic, if unknown); if
-        that of the volume is unknown, z is scaled like y and x.
+        training images are known. None: equal to the model's. Two of them, ``7,15``, are the
+        extents along z, and along y and x. With one, see `ObjectSize.zoom_to` for z.
 
     Returns
     -------
@@ -156,36 +156,46 @@ def _zoom_by_diameter(
             "the model does not know the diameter of its training objects; "
             f"pass {BY_VOXEL_SIZE}, or a level on which the objects are as large"
         )
-    plane = network.object_diameter / voxels_along_x(volume, diameter)
-    known = volume.voxel_size is not None
-    longer = _elongation(volume.voxel_size) / _elongation(network.voxel_size) if known else 1.0
-    return (*(plane * longer for _ in volume.spatial_shape[:-2]), plane, plane)
+    known = ObjectSize(network.object_diameter, network.object_depth, network.voxel_size)
+    return stated_size(volume, diameter).zoom_to(known, volume.ndim)
 
 
-def voxels_along_x(volume: Volume, diameter: float | str) -> float:
-    """Return a diameter in voxels along x.
+def stated_size(volume: Volume, diameter: float | str) -> ObjectSize:
+    """Return the size of objects that somebody stated, in voxels.
 
     Parameters
     ----------
     volume
         The level whose voxels are meant.
     diameter
-        A number of voxels, or a text with a unit, ``12um``.
+        A number of voxels, or a text with a unit, ``12um``; or two, ``7,15``: along z, and along y
+        and x.
 
     Raises
     ------
     UsageError
-        If the text is not a diameter, or the required voxel size is unknown.
+        If the text is not a diameter, the required voxel size is unknown, or a depth is stated for
+        an image without z.
     """
-    match = _DIAMETER.fullmatch(str(diameter).strip())
+    parts = str(diameter).split(",")
+    width = _voxels(volume, parts[-1], diameter, axis=-1)
+    if len(parts) == 1:
+        return ObjectSize(width, None, volume.voxel_size)
+    if len(parts) > 2 or volume.ndim == 2:
+        axes = "y and x" if volume.ndim == 2 else "z, and y and x"
+        raise UsageError(f"object diameter {diameter!r}: pass {volume.ndim - 1} for {axes}")
+    return ObjectSize(width, _voxels(volume, parts[0], diameter, axis=0), volume.voxel_size)
+
+
+def _voxels(volume: Volume, part: str, diameter: float | str, axis: int) -> float:
+    """Return one stated diameter in voxels along an axis."""
+    match = _DIAMETER.fullmatch(part.strip())
     try:
         number = float(match["number"]) if match else 0.0
     except ValueError:
         number = 0.0
     if match is None or not 0 < number < float("inf"):
-        raise UsageError(
-            f"object diameter {diameter!r}: pass voxels (30), micrometres (12um) or {BY_VOXEL_SIZE}"
-        )
+        raise UsageError(f"object diameter {diameter!r}: pass {_WAYS}")
     if match["unit"] in ("", "voxel", "voxels"):
         return number
     if volume.voxel_size is None:
@@ -193,12 +203,7 @@ def voxels_along_x(volume: Volume, diameter: float | str) -> float:
             f"object diameter {diameter}: the voxel size of the image is not known; "
             "pass --voxel-size, or the diameter in voxels"
         )
-    return number / volume.voxel_size[-1]
-
-
-def _elongation(voxel_size: Sequence[float] | None) -> float:
-    """Return how much longer a voxel is along z than along x; 1 if unknown."""
-    return 1.0 if voxel_size is None else voxel_size[0] / voxel_size[-1]
+    return number / volume.voxel_size[axis]
 
 
 def _text(zoom: Sequence[float]) -> str:

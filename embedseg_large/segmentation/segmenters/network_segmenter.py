@@ -81,6 +81,11 @@ class NetworkSegmenter:
         return self.network.object_diameter
 
     @property
+    def object_depth(self) -> float | None:
+        """Mean extent of the training objects along z, in voxels; None if unknown."""
+        return self.network.object_depth
+
+    @property
     def voxel_size(self) -> tuple[float, ...] | None:
         """Voxel size of the training images in µm; None if unknown."""
         return self.network.voxel_size

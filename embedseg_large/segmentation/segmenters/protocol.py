@@ -90,6 +90,10 @@ class KnownSizes(Protocol):
         """Mean extent of the objects along y and x, in voxels; None if unknown."""
 
     @property
+    def object_depth(self) -> float | None:
+        """Mean extent of the objects along z, in voxels; None if unknown."""
+
+    @property
     def voxel_size(self) -> tuple[float, ...] | None:
         """Size of a voxel in µm; None if unknown."""
 

@@ -104,6 +104,8 @@ class TileSegmenter:
     object_diameter: float | None = None
     """Diameter of objects along y and x, in voxels, as the function expects them; None:
     irrelevant."""
+    object_depth: float | None = None
+    """The same along z."""
     voxel_size: tuple[float, ...] | None = None
     """Voxel size of images as the function expects them, µm along (z,) y, x; None: irrelevant."""
     bytes_per_voxel: float = 100.0

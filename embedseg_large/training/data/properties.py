@@ -96,6 +96,7 @@ class Properties:
             min_object_size=self.min_object_size,
             channels=self.channels,
             object_diameter=self.object_diameter,
+            object_depth=self.extent_mean[0] if self.ndim == 3 else None,
             voxel_size=self.voxel_size,
         )
 

@@ -40,6 +40,7 @@ class Oracle:
     seed: float = 0.9
     margin: float = 0.5
     object_diameter: float | None = None
+    object_depth: float | None = None
     voxel_size: tuple[float, ...] | None = None
     bytes_per_voxel: float = 100.0
     cleaning: tuple[bool, bool] = (False, False)

@@ -152,6 +152,9 @@ def zoom(
         ("5.5um", (0.5, 0.5, 0.5), (100, 200, 300)),
         ("11 µm", (1.0, 0.5, 0.5), (100, 100, 150)),
         (5.5, None, (200, 400, 600)),
+        ("11,22", None, (100, 100, 150)),
+        ("11, 22", (1.0, 0.5, 0.5), (100, 100, 150)),
+        ("5.5um,11um", (1.0, 0.5, 0.5), (200, 100, 150)),
     ],
 )
 def test_diameters_are_voxels_along_x_or_micrometres(
@@ -169,6 +172,9 @@ def test_diameters_are_voxels_along_x_or_micrometres(
         ("12um", None, "voxel size of the image is not known"),
         ("wide", None, "pass voxels"),
         (-3, None, "pass voxels"),
+        ("7,", None, "pass voxels"),
+        ("7,8,9", None, "pass 2 for z, and y and x"),
+        ("7um,8", None, "voxel size of the image is not known"),
         ("1e", None, "pass voxels"),
         (1, None, "magnified by 11, 11, 11"),
         (1e4, None, "the supported range is"),
@@ -184,6 +190,12 @@ def test_diameters_that_say_nothing_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=text):
         zoom(known, diameter, voxel_size)
+
+
+def test_an_image_without_z_has_one_diameter(known: NDArray[Any]) -> None:
+    volume = es.open_volume(np.zeros((200, 300), np.uint8))
+    with pytest.raises(UsageError, match="pass 1 for y and x"):
+        resampling_for(volume, network_of(known), "7,15")
 
 
 def test_by_voxel_size_the_grid_gets_that_of_the_model(known: NDArray[Any]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedseg_large.geometry import Box
-from embedseg_large.tiling.resampling import Resampling, linear_weights, nearest_voxels
+from embedseg_large.tiling.resampling import ObjectSize, Resampling, linear_weights, nearest_voxels
 
 LENGTHS = st.integers(1, 40)
 
@@ -77,3 +77,26 @@ def test_a_zoom_is_rounded_to_whole_voxels_and_never_to_none() -> None:
     grid = Resampling.by((100, 33, 2), (0.5, 0.5, 0.1))
     assert grid.target == (50, 16, 1)
     assert grid.zoom == (0.5, 16 / 33, 0.5)
+
+
+ROUND = (2.0, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "zoom"),
+    [
+        (ObjectSize(20), ObjectSize(10), (0.5, 0.5, 0.5)),
+        (ObjectSize(20, 5), ObjectSize(10), (2, 0.5, 0.5)),
+        (ObjectSize(20, 5), ObjectSize(10, 8), (1.6, 0.5, 0.5)),
+        (ObjectSize(20, 5, ROUND), ObjectSize(10, 8, ROUND), (1.6, 0.5, 0.5)),
+        (ObjectSize(20, None, ROUND), ObjectSize(10), (2, 0.5, 0.5)),
+        (ObjectSize(20, None, ROUND), ObjectSize(10, 8), (1.6, 0.5, 0.5)),
+        (ObjectSize(20, None, ROUND), ObjectSize(10, 8, ROUND), (0.5, 0.5, 0.5)),
+        (ObjectSize(20), ObjectSize(10, 8, ROUND), (0.5, 0.5, 0.5)),
+    ],
+)
+def test_along_z_the_best_known_size_decides(
+    own: ObjectSize, other: ObjectSize, zoom: tuple[float, ...]
+) -> None:
+    assert own.zoom_to(other, 3) == pytest.approx(zoom)
+    assert own.zoom_to(other, 2) == pytest.approx(zoom[1:])

@@ -74,6 +74,7 @@ class Half:
     """A model whose objects are half as wide, of images of unknown voxel size."""
 
     object_diameter = 8.0
+    object_depth = None
     voxel_size = None
 
 
