@@ -81,7 +81,7 @@ voxels ({", ".join(model.axes)}) of the network's input lack context: this is th
 def _size(model: PortableModel) -> str:
     diameter, voxel = model.settings.object_diameter, model.settings.voxel_size
     known = [f"Objects of about {diameter:.0f} voxels along y and x."] if diameter else []
-    if model.settings.object_depth:
+    if known and model.settings.object_depth:
         known[0] = f"{known[0][:-1]}, {model.settings.object_depth:.0f} along z."
     if voxel:
         known.append(f"Voxels of {' x '.join(f'{v:g}' for v in voxel)} µm.")
