@@ -182,8 +182,8 @@ def stated_size(volume: Volume, diameter: float | str) -> ObjectSize:
     if len(parts) == 1:
         return ObjectSize(width, None, volume.voxel_size)
     if len(parts) > 2 or volume.ndim == 2:
-        axes = "y and x" if volume.ndim == 2 else "z, and y and x"
-        raise UsageError(f"object diameter {diameter!r}: pass {volume.ndim - 1} for {axes}")
+        how = "one number, as the image has no z" if volume.ndim == 2 else "depth and width (7,15)"
+        raise UsageError(f"object diameter {diameter!r}: pass {how}")
     return ObjectSize(width, _voxels(volume, parts[0], diameter, axis=0), volume.voxel_size)
 
 

@@ -173,7 +173,7 @@ def test_diameters_are_voxels_along_x_or_micrometres(
         ("wide", None, "pass voxels"),
         (-3, None, "pass voxels"),
         ("7,", None, "pass voxels"),
-        ("7,8,9", None, "pass 2 for z, and y and x"),
+        ("7,8,9", None, "pass depth and width"),
         ("7um,8", None, "voxel size of the image is not known"),
         ("1e", None, "pass voxels"),
         (1, None, "magnified by 11, 11, 11"),
@@ -194,7 +194,7 @@ def test_diameters_that_say_nothing_are_refused(
 
 def test_an_image_without_z_has_one_diameter(known: NDArray[Any]) -> None:
     volume = es.open_volume(np.zeros((200, 300), np.uint8))
-    with pytest.raises(UsageError, match="pass 1 for y and x"):
+    with pytest.raises(UsageError, match="the image has no z"):
         resampling_for(volume, network_of(known), "7,15")
 
 
