@@ -109,16 +109,22 @@ class ObjectSize:
         plane = other.width / self.width
         return (*(self._zoom_along_z(other, plane),) * (ndim - 2), plane, plane)
 
-    def _zoom_along_z(self, other: ObjectSize, plane: float) -> float:
-        wanted = other.width if other.depth is None else other.depth
+    @property
+    def likely_depth(self) -> float:
+        """Depth; if unknown, as long along z as along x in units of the voxel size."""
         if self.depth is not None:
-            return wanted / self.depth
-        if self.voxel_size is None:
-            return plane
-        longer = self.voxel_size[0] / self.voxel_size[-1]
-        if other.voxel_size is not None:
-            return plane * longer / (other.voxel_size[0] / other.voxel_size[-1])
-        return wanted / (self.width / longer)
+            return self.depth
+        size = self.voxel_size or (1.0,)
+        return self.width * (size[-1] / size[0])
+
+    def _zoom_along_z(self, other: ObjectSize, plane: float) -> float:
+        own, wanted = self.voxel_size, other.voxel_size
+        if self.depth is None:
+            if own is None:
+                return plane
+            if wanted is not None:
+                return plane * (own[0] / own[-1]) / (wanted[0] / wanted[-1])
+        return (other.width if other.depth is None else other.depth) / self.likely_depth
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,10 +79,11 @@ voxels ({", ".join(model.axes)}) of the network's input lack context: this is th
 
 
 def _size(model: PortableModel) -> str:
-    diameter, voxel = model.settings.object_diameter, model.settings.voxel_size
-    known = [f"Objects of about {diameter:.0f} voxels along y and x."] if diameter else []
-    if known and model.settings.object_depth:
-        known[0] = f"{known[0][:-1]}, {model.settings.object_depth:.0f} along z."
+    settings, known = model.settings, []
+    voxel = settings.voxel_size
+    if settings.object_diameter:
+        deep = f", {settings.object_depth:.0f} along z" if settings.object_depth else ""
+        known.append(f"Objects of about {settings.object_diameter:.0f} voxels along y and x{deep}.")
     if voxel:
         known.append(f"Voxels of {' x '.join(f'{v:g}' for v in voxel)} µm.")
     return " ".join(known)

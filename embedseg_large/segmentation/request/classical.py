@@ -75,11 +75,8 @@ def classical(
 
 def diameters_of(volume: Volume, diameter: float | str) -> tuple[float, ...]:
     """A diameter in voxels along each axis: as many micrometres along z, if sizes are known."""
-    stated, size = stated_size(volume, diameter), volume.voxel_size
-    width, depth = stated.width, stated.depth
-    if depth is None:
-        depth = width * (1.0 if size is None else size[-1] / size[0])
-    return (*(depth,) * (volume.ndim - 2), width, width)
+    size = stated_size(volume, diameter)
+    return (*(size.likely_depth,) * (volume.ndim - 2), size.width, size.width)
 
 
 def halo_of(diameter: Sequence[float], enhance: str) -> tuple[int, ...]:

@@ -24,7 +24,6 @@ ZOOMS = (1 / 32, 4.0)
 """Zoom factors beyond which objects vanish, or consist of hardly any voxels."""
 
 _DIAMETER = re.compile(r"(?P<number>[0-9.eE+-]+)\s*(?P<unit>|voxels?|um|µm|μm|micrometers?)")
-_WAYS = f"voxels (30), micrometres (12um), depth and width (7,15) or {BY_VOXEL_SIZE}"
 
 
 def is_mismatch(ratio: float) -> bool:
@@ -195,7 +194,10 @@ def _voxels(volume: Volume, part: str, diameter: float | str, axis: int) -> floa
     except ValueError:
         number = 0.0
     if match is None or not 0 < number < float("inf"):
-        raise UsageError(f"object diameter {diameter!r}: pass {_WAYS}")
+        raise UsageError(
+            f"object diameter {diameter!r}: pass voxels (30), micrometres (12um), depth and width "
+            f"(7,15) or {BY_VOXEL_SIZE}"
+        )
     if match["unit"] in ("", "voxel", "voxels"):
         return number
     if volume.voxel_size is None:
