@@ -277,7 +277,10 @@ def false_objects(model: Model, pairs: Sequence[Pair]) -> Iterator[tuple[int, Bo
         image = np.asarray(pair.image.data)
         truth = pair.flat_labels(Box.whole(pair.shape))
         labels = es.cluster(
-            model.predict(es.normalise(image)), model.min_object_size, seed=seed, margin=margin
+            model.predict(es.normalise(image), tta=False),
+            model.min_object_size,
+            seed=seed,
+            margin=margin,
         )
         touched = set(np.unique(labels[truth != 0]).tolist())
         for number, at in enumerate(_boxes(labels), start=1):
