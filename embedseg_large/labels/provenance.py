@@ -155,6 +155,7 @@ class TrialRecord(_Part):
     """A scale that was tried."""
 
     diameter: float | None
+    depth: float | None = None
     objects: Count
     found: float | None
     views: float
@@ -167,6 +168,7 @@ class Choice(_Part):
 
     asked: Literal["auto"]
     chosen: float | None
+    depth: float | None = None
     model_diameter: float
     nothing_found: bool
     trials: list[TrialRecord]

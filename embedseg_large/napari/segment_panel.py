@@ -35,7 +35,7 @@ from embedseg_large.napari.selection import (
 )
 from embedseg_large.napari.telling import ToldOfRun
 from embedseg_large.segmentation.intensity_field import MODES
-from embedseg_large.segmentation.request.auto_scale import AUTO
+from embedseg_large.segmentation.request.scale_choice import AUTO
 
 WHOLE, VIEW, SHAPES = "the whole layer", "what is in view", "drawn shapes"
 _SIZES = 20

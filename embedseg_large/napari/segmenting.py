@@ -23,13 +23,9 @@ from embedseg_large.network.device import default_device, default_dtype
 from embedseg_large.network.model import Model
 from embedseg_large.runs.progress import Observer
 from embedseg_large.segmentation.options import SegmentOptions
-from embedseg_large.segmentation.request.auto_scale import (
-    AUTO,
-    ScaleChoice,
-    ScaleThresholds,
-    choose_scale,
-)
+from embedseg_large.segmentation.request.auto_scale import ScaleThresholds, choose_scale
 from embedseg_large.segmentation.request.scale import resampling_for
+from embedseg_large.segmentation.request.scale_choice import AUTO, ScaleChoice
 from embedseg_large.segmentation.segment import segment
 from embedseg_large.segmentation.segmenters.method_segmenter import segmenter_of
 from embedseg_large.segmentation.segmenters.protocol import Network
@@ -111,7 +107,7 @@ def segment_part(source: LayerSource, box: Box, wish: Wish, watcher: Observer) -
     model = load_model(wish.model).to(device, default_dtype(device))
     found = _found_scale(volume, model, wish)
     if found is not None:
-        wish = replace(wish, object_diameter=found.diameter)
+        wish = replace(wish, object_diameter=found.stated)
     recording = _recording(volume, model, wish, device)
     with TemporaryDirectory(prefix="embedseg-napari-") as folder:
         result = segment(

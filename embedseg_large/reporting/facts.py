@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from embedseg_large.segmentation.intensity_field import described
-from embedseg_large.segmentation.request.auto_scale import described_scale, table_of
+from embedseg_large.segmentation.request.scale_choice import described_scale, table_of
 from embedseg_large.storage.tables import Table
 
 BY = " \N{MULTIPLICATION SIGN} "

@@ -251,7 +251,7 @@ def _region(region: dict[str, Any]) -> str:
 
 
 def _scale(found: Mapping[str, Any] | None) -> dict[str, str]:
-    from embedseg_large.segmentation.request.auto_scale import described_scale
+    from embedseg_large.segmentation.request.scale_choice import described_scale
 
     return {} if found is None else {"scale": f"{described_scale(found)} (auto)"}
 
@@ -326,7 +326,7 @@ def _text(sizes: Sequence[int]) -> str:
 def print_summary(summary: dict[str, Any]) -> None:
     """Print the results of a run, its seams, and the time of its stages."""
     from embedseg_large.segmentation.intensity_field import described
-    from embedseg_large.segmentation.request.auto_scale import described_scale, table_of
+    from embedseg_large.segmentation.request.scale_choice import described_scale, table_of
 
     seams = summary["seams"]
     facts = {

@@ -29,10 +29,11 @@ def suggest(
 ) -> None:
     """Find the scale that suits the model best, on a sample of the image, in seconds.
 
-    Predicts a few places at six scales, and shows how consistent the model is at each. `segment
+    Predicts a few places at six scales, and at other depths of the best one, and shows how
+    consistent the model is at each. `segment
     --object-diameter auto` makes the same choice.
     """
-    from embedseg_large.segmentation.request.auto_scale import table_of
+    from embedseg_large.segmentation.request.scale_choice import table_of
     from embedseg_large.segmentation.request.suggest import suggest_diameter
 
     found = suggest_diameter(store, model, **given)
@@ -64,5 +65,6 @@ def _command(store: str, given: dict[str, Any], found: Suggestion) -> str:
             text = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
             words += [f"--{name.replace('_', '-')}", text]
     if found.diameter is not None:
-        words += ["--object-diameter", f"{found.diameter:g}"]
+        size = found.diameter
+        words += ["--object-diameter", size if isinstance(size, str) else f"{size:g}"]
     return shlex.join(words)

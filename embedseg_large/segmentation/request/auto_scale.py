@@ -6,8 +6,9 @@
 3. The score of a scale is its consistency: the agreement of the two orientations, times the mean
    agreement with the next smaller and the next larger scale. Agreement is the sum of the IoU of
    instances that match, over the mean number of instances. Correct labels resemble each other,
-   while there are many ways to
-      be wrong: pieces, clumps, or missing objects.
+   while there are many ways to be wrong: pieces, clumps, or missing objects.
+4. In 3D, six magnifications of z are then compared in the same way, at the best width: nuclei of
+   many images are flat in voxels. Another depth is chosen only if it is clearly more consistent.
 
 The scale is a function of image, model and thresholds. `benchmarks/auto_scale.py` compares it with
 the best of the six on images with known labels; `docs/design/auto_scale.md` has the results.
@@ -17,8 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import ceil, log, prod
 from typing import Any
@@ -32,7 +34,8 @@ from embedseg_large.embedding import dequantise
 from embedseg_large.errors import UnreachableError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.provenance import is_choice
-from embedseg_large.segmentation.request.scale import resampling_for
+from embedseg_large.segmentation.request.scale import ZOOMS, resampling_for
+from embedseg_large.segmentation.request.scale_choice import ScaleChoice, ScaleTrial
 from embedseg_large.segmentation.segmenters.loading import place
 from embedseg_large.segmentation.segmenters.protocol import Network
 from embedseg_large.segmentation.stages.job import Foreground
@@ -40,12 +43,12 @@ from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.volumes.intensity import PERCENTILES
 from embedseg_large.volumes.volume import Volume
 
-AUTO = "auto"
-"""Passed instead of a diameter: find the scale automatically."""
 STEP = 1.45
 STEPS = (-2, -1, 0, 1, 2, 3)
 FACTORS = tuple(STEP**k for k in STEPS)
 """Diameters to try, in units of the diameter of the model's objects."""
+CLEARLY = 1.1
+"""Ratio of scores from which another depth is better; see docs/design/auto_scale.md."""
 TILE = {2: (384, 384), 3: (48, 112, 112)}
 """Voxels of the image that are sampled in one place; fewer if magnified."""
 PLACES = {2: 3, 3: 2}
@@ -61,90 +64,6 @@ TIMEPOINTS = 8
 """Maximum number of timepoints searched for one that is not empty."""
 
 _MATCH = 0.5  # IoU
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScaleTrial:
-    """A scale that was tried; diameters are along y and x, in voxels of the image."""
-
-    diameter: float | None
-    """Assumed width of the objects; None: the image as it is, without resampling."""
-    objects: int
-    """Instances found in the sample."""
-    found: float | None
-    """Median diameter of a ball (3D) or disc (2D) of equal size; None if there are none."""
-    views: float
-    """Agreement of the two orientations, 0 to 1."""
-    neighbours: float
-    """Mean agreement with the adjacent scales, 0 to 1; a scale at an end has only one."""
-
-    @property
-    def score(self) -> float:
-        """How consistent the scale is, 0 to 1."""
-        return self.views * self.neighbours
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScaleChoice:
-    """The scale that was chosen, and why."""
-
-    diameter: float | None
-    """Value for `object_diameter` of `segment`; None: no resampling."""
-    model_diameter: float
-    trials: tuple[ScaleTrial, ...]
-    places: tuple[Box, ...]
-    """The sampled places, in voxels of the level."""
-    timepoint: int | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing consistent was found at any scale."""
-        return all(t.score == 0 for t in self.trials)
-
-    @property
-    def sentence(self) -> str:
-        """The choice, in words."""
-        return described_scale(self.as_dict())
-
-    def as_dict(self) -> dict[str, Any]:
-        """The choice as values that JSON can hold."""
-        return {
-            "asked": AUTO,
-            "chosen": self.diameter,
-            "model_diameter": self.model_diameter,
-            "nothing_found": self.is_empty,
-            "places": [str(p) for p in self.places],
-            "timepoint": self.timepoint,
-            "trials": [asdict(t) | {"score": t.score} for t in self.trials],
-        }
-
-
-def described_scale(said: Mapping[str, Any]) -> str:
-    """Describe the choice, from `ScaleChoice.as_dict`."""
-    if said["nothing_found"]:
-        return "nothing consistent was found at any scale; the image is taken as it is"
-    if said["chosen"] is None:
-        return "the image as it is: no other scale is more consistent"
-    return f"as if objects were {said['chosen']:.3g} voxels wide"
-
-
-def table_of(said: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the scales that were tried, from `ScaleChoice.as_dict`."""
-    heads = ["scale", "objects as wide as", "found", "median", "views", "neighbours", "score"]
-    rows = []
-    for trial in said["trials"]:
-        chosen = "chosen" if trial["diameter"] == said["chosen"] else ""
-        width = trial["diameter"]
-        rows.append(
-            [
-                chosen,
-                f"{said['model_diameter']:.3g} (as it is)" if width is None else f"{width:.3g}",
-                f"{trial['objects']:,}",
-                "" if trial["found"] is None else f"{trial['found']:.3g}",
-                *(f"{trial[name]:.2f}" for name in ("views", "neighbours", "score")),
-            ]
-        )
-    return heads, rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,20 +120,8 @@ def choose_scale(
     for timepoint in (timepoints[i] for i in spread):
         sample = _sample(volume, within, foreground or Foreground(), intensity, timepoint)
         if sample is not None:
-            break
-    grids = _grids(volume, network)
-    assert network.object_diameter is not None
-    if sample is None:
-        empty = [
-            ScaleTrial(diameter=d, objects=0, found=None, views=0.0, neighbours=0.0)
-            for _, d, _ in grids
-        ]
-        return _chosen(network.object_diameter, empty, (), None)
-    looks = [
-        [_look(on_cpu, image, zoom, thresholds) for image in sample.images] for *_, zoom in grids
-    ]
-    trials = _compare([step for step, *_ in grids], [d for _, d, _ in grids], looks, volume.ndim)
-    return _chosen(network.object_diameter, trials, sample.boxes, sample.timepoint)
+            return _searched(volume, network, sample, partial(_looks, on_cpu, sample, thresholds))
+    return _choice(network, [_nothing(grid) for grid in _grids(volume, network)])
 
 
 def check_model(network: Network) -> None:
@@ -259,21 +166,58 @@ class _Sample:
     timepoint: int | None
 
 
-def _grids(volume: Volume, network: Network) -> list[tuple[int, float | None, tuple[float, ...]]]:
-    """List step, diameter and zoom of each scale, leaving out those too far from the image's."""
+def _searched(volume: Volume, network: Network, sample: _Sample, look: _Looker) -> ScaleChoice:
+    """Compare widths, then depths at the best width."""
+    grids = _grids(volume, network)
+    looks = {grid: look(grid) for grid in grids}
+    trials = _compared(looks)
+    best = _best(grids, trials)
+    chosen = trials[grids.index(best)]
+    if chosen.score == 0:
+        return _choice(network, trials, sample=sample)
+    deeper = {g: look(g) if g.step else looks[best] for g in _depths(best, volume, network)}
+    depths = _compared(deeper)
+    chosen = _clearly_best(chosen, list(deeper), depths)
+    return _choice(network, [*trials, *depths], chosen, sample)
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """A scale to try: its place among those compared, assumed size, and magnification."""
+
+    step: int
+    diameter: float | None
+    depth: float | None
+    zoom: tuple[float, ...]
+
+
+def _grids(volume: Volume, network: Network) -> list[_Grid]:
+    """List the scales, leaving out those too far from the image's."""
     assert network.object_diameter is not None
-    grids: list[tuple[int, float | None, tuple[float, ...]]] = []
+    grids: list[_Grid] = []
     for step, factor in zip(STEPS, FACTORS, strict=True):
         diameter = network.object_diameter * factor
         if step == 0:
-            grids.append((0, None, (1.0,) * volume.ndim))
+            grids.append(_Grid(0, None, None, (1.0,) * volume.ndim))
         try:
             zoom = resampling_for(volume, network, diameter).zoom
         except UsageError:
             continue
         if step or max(abs(log(z)) for z in zoom) > log(SAME):
-            grids.append((step, diameter, zoom))
+            grids.append(_Grid(step, diameter, None, zoom))
     return grids
+
+
+def _depths(best: _Grid, volume: Volume, network: Network) -> Iterator[_Grid]:
+    """Yield further magnifications of z at the best width, and that of the scale itself: step 0."""
+    if volume.ndim == 2:
+        return
+    assert network.object_diameter is not None
+    known = network.object_depth or network.object_diameter
+    for step in STEPS:
+        zoom = (best.zoom[0] * STEP**step, *best.zoom[1:])
+        if ZOOMS[0] <= zoom[0] <= ZOOMS[1]:
+            yield _Grid(step, best.diameter, known / zoom[0], zoom)
 
 
 def _sample(
@@ -371,7 +315,7 @@ def _normal(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Trial:
+class _Look:
     """Labels of a place at one scale, in voxels of the image; only of the resampled part."""
 
     part: Box
@@ -379,12 +323,22 @@ class _Trial:
     turned: NDArray[np.uint32]
 
 
+_Looker = Callable[[_Grid], list[_Look]]
+"""Predicts the sample at a scale."""
+
+
+def _looks(
+    network: Network, sample: _Sample, thresholds: ScaleThresholds, grid: _Grid
+) -> list[_Look]:
+    return [_look(network, image, grid.zoom, thresholds) for image in sample.images]
+
+
 def _look(
     network: Network,
     seen: tuple[NDArray[np.float32], NDArray[np.bool_] | None],
     zoom: Sequence[float],
     thresholds: ScaleThresholds,
-) -> _Trial:
+) -> _Look:
     image, inside = seen
     whole = Box.whole(image.shape[1:])
     size = [ceil(n / max(1.0, z)) for n, z in zip(whole.shape, zoom, strict=True)]
@@ -399,7 +353,7 @@ def _look(
         if inside is not None:
             back = np.where(inside[part.slices], back, 0)
         views.append(back)
-    return _Trial(part, *views)
+    return _Look(part, *views)
 
 
 def _turned(array: NDArray[Any]) -> NDArray[Any]:
@@ -424,27 +378,23 @@ def _labels(
     )
 
 
-def _compare(
-    steps: Sequence[int],
-    diameters: Sequence[float | None],
-    looks: Sequence[Sequence[_Trial]],
-    ndim: int,
-) -> list[ScaleTrial]:
+def _compared(looks: Mapping[_Grid, Sequence[_Look]]) -> list[ScaleTrial]:
     """Compute the agreement of each scale with itself and with adjacent scales."""
     trials = []
-    for step, diameter, own in zip(steps, diameters, looks, strict=True):
+    for grid, own in looks.items():
         beside = []
-        for side in (step - 1, step + 1):
-            at = [o for s, o in zip(steps, looks, strict=True) if s == side]
+        for side in (grid.step - 1, grid.step + 1):
+            at = [other for g, other in looks.items() if g.step == side]
             each = [agreement([_common(a, b) for a, b in zip(own, o, strict=True)]) for o in at]
             beside.append(float(np.mean(each)) if each else 0.0)
         sizes = np.concatenate([np.bincount(o.labels.ravel())[1:] for o in own])
         sizes = sizes[sizes > 0]
         trials.append(
             ScaleTrial(
-                diameter=diameter,
+                diameter=_rounded(grid.diameter),
+                depth=_rounded(grid.depth),
                 objects=int(sizes.size),
-                found=_width(float(np.median(sizes)), ndim) if sizes.size else None,
+                found=_width(float(np.median(sizes)), own[0].part.ndim) if sizes.size else None,
                 views=agreement([(o.labels, o.turned) for o in own]),
                 neighbours=sum(beside) / 2,
             )
@@ -452,12 +402,23 @@ def _compare(
     return trials
 
 
+def _nothing(grid: _Grid) -> ScaleTrial:
+    """The trial of a scale where there is nothing to look at."""
+    return ScaleTrial(
+        diameter=_rounded(grid.diameter), objects=0, found=None, views=0.0, neighbours=0.0
+    )
+
+
+def _rounded(size: float | None) -> float | None:
+    return None if size is None else round(size, 2)
+
+
 def _width(size: float, ndim: int) -> float:
     """Return the diameter of a ball or disc of some size."""
     return float((6 * size / np.pi) ** (1 / 3) if ndim == 3 else (4 * size / np.pi) ** 0.5)
 
 
-def _common(a: _Trial, b: _Trial) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+def _common(a: _Look, b: _Look) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """Return the labels of two scales in their common part."""
     part = a.part.intersect(b.part)
     return a.labels[part.slices_in(a.part)], b.labels[part.slices_in(b.part)]
@@ -483,19 +444,38 @@ def agreement(pairs: Sequence[tuple[NDArray[np.uint32], NDArray[np.uint32]]]) ->
     return 2 * matched / instances if instances else 0.0
 
 
-def _chosen(
-    known: float, trials: Sequence[ScaleTrial], places: tuple[Box, ...], timepoint: int | None
+def _best(grids: Sequence[_Grid], trials: Sequence[ScaleTrial]) -> _Grid:
+    """Return the most consistent scale; of equally good ones, that nearest to the original."""
+    scored = zip(grids, trials, strict=True)
+    return max(scored, key=lambda each: (each[1].score, -_change(each[0])))[0]
+
+
+def _change(grid: _Grid) -> float:
+    """How far y and x are magnified, in either direction."""
+    return abs(log(grid.zoom[-1]))
+
+
+def _clearly_best(
+    chosen: ScaleTrial, grids: Sequence[_Grid], trials: Sequence[ScaleTrial]
+) -> ScaleTrial:
+    """Return the most consistent depth if it is clearly better than that of the chosen scale."""
+    same = [t.score for g, t in zip(grids, trials, strict=True) if g.step == 0]
+    best = max(trials, key=lambda t: t.score, default=chosen)
+    return best if same and best.score > CLEARLY * same[0] else chosen
+
+
+def _choice(
+    network: Network,
+    trials: Sequence[ScaleTrial],
+    chosen: ScaleTrial | None = None,
+    sample: _Sample | None = None,
 ) -> ScaleChoice:
-    """Return the best trial; of equally good ones, that nearest to the original scale."""
-    best = max(trials, key=lambda t: (t.score, -abs(log((t.diameter or known) / known))))
-    diameter = best.diameter if best.score > 0 else None
+    assert network.object_diameter is not None
     return ScaleChoice(
-        diameter=None if diameter is None else round(diameter, 2),
-        model_diameter=known,
-        trials=tuple(
-            replace(t, diameter=None if t.diameter is None else round(t.diameter, 2))
-            for t in trials
-        ),
-        places=places,
-        timepoint=timepoint,
+        diameter=None if chosen is None else chosen.diameter,
+        depth=None if chosen is None else chosen.depth,
+        model_diameter=network.object_diameter,
+        trials=tuple(trials),
+        places=() if sample is None else sample.boxes,
+        timepoint=None if sample is None else sample.timepoint,
     )

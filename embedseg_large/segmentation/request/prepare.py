@@ -17,7 +17,6 @@ from embedseg_large.segmentation.input_options import InputOptions
 from embedseg_large.segmentation.intensity_field import check_mode
 from embedseg_large.segmentation.options import SegmentOptions
 from embedseg_large.segmentation.request.auto_scale import (
-    AUTO,
     ScaleThresholds,
     check_model,
     choose_scale,
@@ -35,6 +34,7 @@ from embedseg_large.segmentation.request.request import (
     section_of,
 )
 from embedseg_large.segmentation.request.scale import nearest_level, resampling_for
+from embedseg_large.segmentation.request.scale_choice import AUTO, stated_of
 from embedseg_large.segmentation.saved_predictions import PREDICTIONS_FILE, is_saved, open_saved
 from embedseg_large.segmentation.scratch.scratch import Scratch
 from embedseg_large.segmentation.segmenters.method_segmenter import segmenter_of
@@ -92,7 +92,7 @@ def prepare(volume: Any, model: AnyModel, labels: str, options: SegmentOptions) 
         timepoints=_timepoints(image, options.timepoint),
     )
     scale = _automatic_scale(asked, options) if options.object_diameter == AUTO else None
-    diameter = options.object_diameter if scale is None else scale["chosen"]
+    diameter = options.object_diameter if scale is None else stated_of(scale)
     resampling = resampling_for(image, segmenter, diameter)
     settings = segmenter.settings(
         resampling.target, device, _magnified(options, prod(resampling.zoom))

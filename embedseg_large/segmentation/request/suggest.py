@@ -8,7 +8,7 @@ from typing import Any
 
 from embedseg_large.options import takes
 from embedseg_large.segmentation.input_options import InputOptions, SuggestOptions
-from embedseg_large.segmentation.request.auto_scale import ScaleChoice, choose_scale
+from embedseg_large.segmentation.request.auto_scale import choose_scale
 from embedseg_large.segmentation.request.prepare import (
     check_fit,
     load_network,
@@ -16,6 +16,7 @@ from embedseg_large.segmentation.request.prepare import (
     open_image,
 )
 from embedseg_large.segmentation.request.region import region_of
+from embedseg_large.segmentation.request.scale_choice import ScaleChoice
 from embedseg_large.segmentation.segmenters.protocol import Network
 
 
@@ -28,9 +29,9 @@ class Suggestion:
     """Sampled pyramid level, whose voxels are the unit of diameters."""
 
     @property
-    def diameter(self) -> float | None:
+    def diameter(self) -> float | str | None:
         """Value for `object_diameter` of `segment`; None: no resampling is best."""
-        return self.choice.diameter
+        return self.choice.stated
 
     def as_dict(self) -> dict[str, Any]:
         """The suggestion as values that JSON can hold."""

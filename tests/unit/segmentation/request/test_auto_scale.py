@@ -13,17 +13,21 @@ from numpy.typing import NDArray
 import embedseg_large as es
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
+from embedseg_large.labels.provenance import is_choice
 from embedseg_large.segmentation.options import SegmentOptions
 from embedseg_large.segmentation.request import prepare as preparing
 from embedseg_large.segmentation.request.auto_scale import (
     FACTORS,
+    STEP,
+    STEPS,
     agreement,
     choose_scale,
-    described_scale,
     key_of,
     recorded,
 )
 from embedseg_large.segmentation.request.prepare import prepare
+from embedseg_large.segmentation.request.scale import resampling_for
+from embedseg_large.segmentation.request.scale_choice import described_scale, stated_of, table_of
 from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.segmentation.stages.job import Foreground
 from embedseg_large.testing.objects import Objects
@@ -87,6 +91,79 @@ def test_the_width_that_a_model_knows_is_found(factor: float) -> None:
     assert len(chosen) == 1
     assert chosen[0].objects > 10
     assert chosen[0].found == pytest.approx(KNOWN * factor, rel=0.25)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KnowsOneDepth(KnowsOneWidth):
+    """Finds the first balls of a volume: the more, the nearer width and depth are to its own."""
+
+    def predict_tile(
+        self,
+        image: NDArray[np.float32],
+        region: Box,
+        tta: bool | int | str = "none",  # noqa: ARG002
+    ) -> NDArray[np.float16]:
+        """Predict the bright pieces of an image."""
+        from scipy import ndimage
+
+        ids, count = ndimage.label(image[0] > 0.5)
+        sizes = [[s.stop - s.start for s in box] for box in ndimage.find_objects(ids)]
+        off = np.log(np.median(sizes, axis=0) / self.width) if count else np.zeros(3)
+        ids[ids > count * (1 - 0.5 * off[0] ** 2 - 4 * off[1] ** 2)] = 0
+        objects = Objects.of(ids.astype(np.int64))
+        return objects.predict(ids.astype(np.int64), Box.whole(region.shape), self.flaws)
+
+
+def balls(depth: float) -> NDArray[np.uint16]:
+    """Balls of the known width, flattened to a depth."""
+    shape = (48, 96, 96)
+    radii = np.array([depth, KNOWN, KNOWN]) / 2
+    centers = [np.arange(r, n - r, 2.4 * r) for r, n in zip(radii, shape, strict=True)]
+    image = np.full(shape, 20, np.uint16)
+    offsets = [
+        np.abs(np.arange(n)[:, None] - c).min(axis=1) for n, c in zip(shape, centers, strict=True)
+    ]
+    z, y, x = np.meshgrid(*offsets, indexing="ij")
+    image[((np.stack([z, y, x], -1) / radii) ** 2).sum(-1) <= 1] = 200
+    return image
+
+
+def network_of_depth() -> KnowsOneDepth:
+    empty = OracleNetwork.of(np.ones((8, 8, 8), np.uint16), min_object_size=4)
+    return KnowsOneDepth(objects=empty.objects, tile=empty.tile, min_object_size=4)
+
+
+def test_flat_objects_are_given_the_depth_that_a_model_knows() -> None:
+    volume = es.open_volume(balls(KNOWN / STEP**2))
+    choice = choose_scale(volume, network_of_depth())
+    assert choice.diameter is None
+    assert choice.depth == pytest.approx(KNOWN / STEP, abs=0.01)
+    assert choice.stated == f"{choice.depth:g},12"
+    assert choice.sentence == "as if objects were 12 voxels wide and 8.28 deep"
+    zoom = resampling_for(volume, network_of_depth(), choice.stated).zoom
+    assert zoom == pytest.approx((STEP, 1, 1), rel=0.02)
+    rows = table_of(choice.as_dict())[1]
+    assert [row[1] for row in rows if row[0]] == ["8.28,12"]
+    assert is_choice(choice.as_dict())
+    assert choice == choose_scale(volume, network_of_depth())
+
+
+def test_round_objects_keep_their_depth() -> None:
+    choice = choose_scale(es.open_volume(balls(KNOWN)), network_of_depth())
+    assert (choice.diameter, choice.depth, choice.stated) == (None, None, None)
+    compared = [t.depth for t in choice.trials if t.depth is not None]
+    assert compared == pytest.approx([KNOWN / STEP**k for k in STEPS], abs=0.01)
+
+
+def test_a_choice_recorded_before_depths_were_compared_is_still_used() -> None:
+    said = choose_scale(es.open_volume(discs(KNOWN * FACTORS[4])), network()).as_dict()
+    del said["depth"]
+    for trial in said["trials"]:
+        del trial["depth"]
+    assert is_choice(said)
+    assert stated_of(said) == said["chosen"]
+    assert described_scale(said).endswith("voxels wide")
+    assert [row[0] for row in table_of(said)[1]].count("chosen") == 1
 
 
 @pytest.mark.parametrize("image", [np.zeros((64, 64), np.uint8), np.full((9, 64, 64), 7, np.uint8)])

@@ -18,9 +18,9 @@ from embedseg_large.cli.app import app
 from embedseg_large.errors import UsageError
 from embedseg_large.segmentation.options import SegmentOptions
 from embedseg_large.segmentation.request import suggest as suggesting
-from embedseg_large.segmentation.request.auto_scale import ScaleChoice, ScaleTrial
 from embedseg_large.segmentation.request.prepare import prepare
 from embedseg_large.segmentation.request.scale import nearest_level, voxel_size_warning
+from embedseg_large.segmentation.request.scale_choice import ScaleChoice, ScaleTrial
 from embedseg_large.segmentation.request.suggest import suggest_diameter
 from embedseg_large.segmentation.stages.finish import extents
 from embedseg_large.testing.oracle import OracleNetwork
@@ -187,6 +187,24 @@ def test_suggest_shows_the_scales_and_the_command_to_run(
     assert shown.count("chosen") == 1
     failed = CliRunner().invoke(app, [*command, "--region", "0:10"])
     assert failed.exit_code == 2
+
+
+def test_suggest_states_the_depth_in_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tifffile
+
+    trials = (
+        trial(None, views=0.5, neighbours=0.9),
+        trial(None, depth=7.0, views=0.9, neighbours=1),
+    )
+    chosen = ScaleChoice(diameter=None, depth=7, model_diameter=15.25, trials=trials, places=())
+    monkeypatch.setattr(suggesting, "choose_scale", lambda *_, **__: chosen)
+    tifffile.imwrite(tmp_path / "volume.tif", np.zeros((8, 64, 64), np.uint8))
+    done = CliRunner().invoke(app, ["suggest", str(tmp_path / "volume.tif"), "--axes", "zyx"])
+    assert done.exit_code == 0, done.output
+    assert "as if objects were 15.2 voxels wide and 7 deep" in done.stdout
+    assert "--object-diameter 7,15.25" in done.stdout
 
 
 def trial(diameter: float | None, **found: float) -> ScaleTrial:
