@@ -345,7 +345,10 @@ def _what_else(group: Any, ome: dict[str, Any], path: str) -> str:
                 f"this is a list of labels; open {joined(path, 'NAME')}, where NAME is one of "
                 f"{names}"
             )
-    return f"this zarr group is not an OME-Zarr image: no multiscales; it holds {_members(group)}"
+    members = _members(group)
+    if members == "labels":
+        return f"it holds labels only, and no image; open one of {joined(path, 'labels/NAME')}"
+    return f"this zarr group is not an OME-Zarr image: no multiscales; it holds {members}"
 
 
 def _members(group: Any) -> str:

@@ -356,3 +356,9 @@ def test_the_real_sharded_labels_of_version_0_5_open(shared_data: Path) -> None:
     assert labels.voxel_size == pytest.approx((0.5002, 0.3604, 0.3604), rel=1e-3)
     assert len(np.unique(labels.read(Box.whole(labels.shape)))) == 62
     assert open_volume(store, channel=1).levels[0].path == "2"
+
+
+def test_a_store_with_labels_only_says_which_path_they_have(tmp_path: Path) -> None:
+    zarr.open_group(tmp_path / "found.zarr", mode="w").create_group("labels").create_group("nuclei")
+    with pytest.raises(MetadataError, match=r"labels only, .* found\.zarr/labels/NAME"):
+        open_volume(tmp_path / "found.zarr")
