@@ -360,5 +360,5 @@ def test_the_real_sharded_labels_of_version_0_5_open(shared_data: Path) -> None:
 
 def test_a_store_with_labels_only_says_which_path_they_have(tmp_path: Path) -> None:
     zarr.open_group(tmp_path / "found.zarr", mode="w").create_group("labels").create_group("nuclei")
-    with pytest.raises(MetadataError, match=r"labels only, .* found\.zarr/labels/NAME"):
+    with pytest.raises(MetadataError, match=r"labels only, .*found\.zarr/labels/NAME"):
         open_volume(tmp_path / "found.zarr")
