@@ -4,9 +4,9 @@
 
     python benchmarks/auto_scale.py --data DATA [--model FILE] [--json FILE] [--volumes 6]
 
-Every image is segmented at each scale that `auto` compares, and scored; then `auto` chooses, from
-its own sample. Printed are the AP at IoU 0.5 of each scale, of the image as it is, and of the
-choice. Sets that choose the criterion (``design``) and others (``eval``) are apart. DATA holds the
+Every image is segmented at each width that `auto` compares, and scored; then `auto` chooses, from
+its own sample. Printed are the AP at IoU 0.5 of each width, of the image as it is, of the chosen
+width, and of the choice with its depth, which the widths do not bound. Sets that choose the criterion (``design``) and others (``eval``) are apart. DATA holds the
 images of training and evaluation; without it only synthetic volumes are used.
 """
 
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 import embedseg_large as es
 from embedseg_large.geometry import Box
 from embedseg_large.segmentation.request.auto_scale import FACTORS, choose_scale
+from embedseg_large.segmentation.request.scale import resampling_for
 from embedseg_large.synthesis import SynthesisSettings, draw_volume
 from embedseg_large.tiling.resampling import Resampling
 
@@ -92,9 +93,11 @@ def middle(image: NDArray[Any]) -> NDArray[Any]:
     return image[tuple(slice(a, a + m) for a, m in zip(starts, sizes, strict=True))]
 
 
-def score(model: es.Model, image: NDArray[Any], truth: NDArray[Any], factor: float) -> float:
+def score(
+    model: es.Model, image: NDArray[Any], truth: NDArray[Any], zoom: tuple[float, ...]
+) -> float:
     """AP at IoU 0.5 of one scale, one pass."""
-    grid = Resampling.by(image.shape, (1 / factor,) * image.ndim)
+    grid = Resampling.by(image.shape, zoom)
     seen = grid.image(es.normalise(image)[None], Box.whole(grid.target))[0]
     seed, margin = model.thresholds_of("none")
     emb = model.predict(seen, tta=False)
@@ -106,9 +109,10 @@ def score(model: es.Model, image: NDArray[Any], truth: NDArray[Any], factor: flo
 def compared(model: es.Model, name: str, pair: Pair) -> dict[str, Any]:
     """Scores of all scales of an image, and of the one that was chosen."""
     image, truth = (middle(side) for side in pair)
-    found = [score(model, image, truth, factor) for factor in FACTORS]
+    found = [score(model, image, truth, (1 / factor,) * image.ndim) for factor in FACTORS]
     volume = es.open_volume(np.ascontiguousarray(image), axes="zyx"[-image.ndim :])
     choice = choose_scale(volume, model)
+    zoom = resampling_for(volume, model, choice.stated).zoom
     assert model.object_diameter is not None
     width = choice.diameter or model.object_diameter
     chosen = int(np.argmin(np.abs(np.log(np.array(FACTORS) * model.object_diameter / width))))
@@ -116,7 +120,9 @@ def compared(model: es.Model, name: str, pair: Pair) -> dict[str, Any]:
         "set": name,
         "ap": [round(ap, 3) for ap in found],
         "as_it_is": round(found[FACTORS.index(1.0)], 3),
-        "auto": round(found[chosen], 3),
+        "width": round(found[chosen], 3),
+        "auto": round(score(model, image, truth, zoom), 3),
+        "stated": choice.stated,
         "scores": [round(t.score, 3) for t in choice.trials],
     }
 
@@ -144,10 +150,10 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
     for side in ("design", "eval"):
         some = [r for r in rows if r["set"].startswith(side) and max(r["ap"]) >= CLEAR]
-        for way in ("as_it_is", "auto"):
+        for way in ("as_it_is", "width", "auto"):
             if some:
                 ratio = np.mean([r[way] / max(r["ap"]) for r in some])
-                print(f"{side}: {way} reaches {ratio:.3f} of the best scale, {len(some)} images")
+                print(f"{side}: {way} reaches {ratio:.3f} of the best width, {len(some)} images")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
 
