@@ -6,8 +6,9 @@
 
 Every image is segmented at each width that `auto` compares, and scored; then `auto` chooses, from
 its own sample. Printed are the AP at IoU 0.5 of each width, of the image as it is, of the chosen
-width, and of the choice with its depth, which the widths do not bound. Sets that choose the criterion (``design``) and others (``eval``) are apart. DATA holds the
-images of training and evaluation; without it only synthetic volumes are used.
+width, and of the choice with its depth, which the widths do not bound. Sets that choose the
+criterion (``design``) and others (``eval``) are apart. DATA holds the images of training and
+evaluation; without it only synthetic volumes are used.
 """
 
 from __future__ import annotations
