@@ -17,6 +17,7 @@ from embedseg_large.labels.provenance import usable
 from embedseg_large.storage.connection import is_remote, joined, shown
 from embedseg_large.storage.failures import is_denied
 from embedseg_large.storage.group import ZarrGroup, ngff_content
+from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.volume import Volume, open_volume
 
 logger = logging.getLogger(__name__)
@@ -171,14 +172,13 @@ def label_names(store: str) -> list[str]:
     UnreachableError
         If a server gives no proper response.
     """
+    folder_at(store).check_reachable()  # often the first thing that is asked of a server
     try:
         about = ZarrGroup.at(joined(store, "labels")).attributes()
     except UnreachableError as error:
-        if not is_denied(
-            error
-        ):  # the answer of a bucket without list permission for missing objects
-            raise
-        return []
+        if is_denied(error):  # a bucket without list permission says so of missing objects
+            return []
+        raise
     listed = ngff_content(about).get("labels", [])
     if not isinstance(listed, list):
         return []

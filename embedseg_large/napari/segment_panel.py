@@ -79,7 +79,7 @@ class SegmentPanel:
         self.begin, self.stop = PushButton(text="Segment"), PushButton(text="Cancel")
         self.tta.tooltip = "Passes of the network over rotated and flipped images"
         self.diameter.tooltip = "Diameter of the objects in y and x, in voxels; 0: the model's"
-        self.auto.tooltip = "Compare sizes of objects on a sample first, and use the most consistent one"
+        self.auto.tooltip = "Compare sizes on a sample first, and use the most consistent one"
         self.light.tooltip = "Even out uneven light: with depth, or along all axes"
         self.first.tooltip = self.last.tooltip = "First and last plane to segment"
 

@@ -21,6 +21,7 @@ from embedseg_large.labels.published import (
 )
 from embedseg_large.storage.connection import joined
 from embedseg_large.storage.group import ZarrGroup, ngff_content
+from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.volume import Volume, open_volume
 
 PERCENTILES = (1.0, 99.8)
@@ -134,6 +135,7 @@ def _image_elsewhere(store: str, labels: str | None) -> tuple[str, str] | None:
     inside = "/labels/" in store
     root = store.partition("/labels/")[0]
     with suppress(VolumeError, UsageError):
+        folder_at(root).check_reachable()
         if ngff_content(ZarrGroup.at(root).attributes()).get("multiscales"):
             return None
         place = store if inside else place_of_labels(store, labels)

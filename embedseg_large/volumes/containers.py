@@ -25,6 +25,7 @@ from typing import Any, Literal
 from embedseg_large.errors import MetadataError, UnreachableError, UsageError
 from embedseg_large.storage.connection import joined, shown
 from embedseg_large.storage.group import Document, ZarrGroup, ngff_content
+from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.header import is_inside
 
 Kind = Literal["plate", "well", "series"]
@@ -87,6 +88,7 @@ def container_at(path: str) -> Container | None:
     UnreachableError
         If a server gives no proper response.
     """
+    folder_at(path).check_reachable()  # often the first thing that is asked of a server
     content = _content(path)
     if isinstance(content.get("plate"), dict):
         return Container(path=path, kind="plate", images=tuple(_of_plate(path, content["plate"])))

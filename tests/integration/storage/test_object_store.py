@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from time import monotonic
@@ -38,11 +39,13 @@ from embedseg_large.geometry import Box
 from embedseg_large.labels.in_bucket import BucketLabels
 from embedseg_large.labels.instances import InstanceTable
 from embedseg_large.labels.pending import LabelTarget, PendingLabels
+from embedseg_large.labels.published import label_names
 from embedseg_large.labels.target import label_target
 from embedseg_large.storage.bucket import RemoteFolder
 from embedseg_large.storage.connection import Retries
 from embedseg_large.storage.group import ZarrGroup
 from embedseg_large.storage.open import folder_at
+from embedseg_large.volumes.containers import container_at
 from embedseg_large.volumes.volume import Volume, open_volume
 
 if TYPE_CHECKING:
@@ -215,7 +218,8 @@ def test_a_wrong_end_point_is_named_within_seconds(
     patient = folder_at(run.path)
     said = rf"connection refused, from {nowhere}, tried \d.*or correct AWS_ENDPOINT_URL"
     began = monotonic()
-    for ask in (lambda: open_volume(IMAGE), patient.check_reachable, patient.check_writable):
+    asked = [partial(ask, IMAGE) for ask in (open_volume, container_at, label_names)]
+    for ask in (*asked, patient.check_reachable, patient.check_writable):
         with pytest.raises(UnreachableError, match=said) as failed:
             ask()
         assert "topsecret" not in str(failed.value)
