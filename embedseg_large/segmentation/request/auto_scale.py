@@ -21,7 +21,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from math import ceil, log, prod
 from typing import Any
 
@@ -36,11 +35,11 @@ from embedseg_large.geometry import Box
 from embedseg_large.labels.provenance import is_choice
 from embedseg_large.segmentation.request.scale import ZOOMS, resampling_for
 from embedseg_large.segmentation.request.scale_choice import ScaleChoice, ScaleTrial
+from embedseg_large.segmentation.request.scale_sample import Sample, around, first_sample
 from embedseg_large.segmentation.segmenters.loading import place
 from embedseg_large.segmentation.segmenters.protocol import Network
 from embedseg_large.segmentation.stages.job import Foreground
 from embedseg_large.tiling.resampling import Resampling
-from embedseg_large.volumes.intensity import PERCENTILES
 from embedseg_large.volumes.volume import Volume
 
 STEP = 1.45
@@ -49,20 +48,8 @@ FACTORS = tuple(STEP**k for k in STEPS)
 """Diameters to try, in units of the diameter of the model's objects."""
 CLEARLY = 1.1
 """Ratio of scores from which another depth is better; see docs/design/auto_scale.md."""
-TILE = {2: (384, 384), 3: (48, 112, 112)}
-"""Voxels of the image that are sampled in one place; fewer if magnified."""
-PLACES = {2: 3, 3: 2}
-"""Number of places that are sampled."""
-PROBE = {2: (128, 128), 3: (8, 64, 64)}
-PROBES = {2: 9, 3: 5}
-"""Number of coarse samples along each axis."""
-BRIGHT = 0.3
-"""Fraction of the sample's range above which a voxel may belong to an object."""
 SAME = 1.2
 """Grids whose sizes differ by less than this along every axis count as equal."""
-TIMEPOINTS = 8
-"""Maximum number of timepoints searched for one that is not empty."""
-
 _MATCH = 0.5  # IoU
 
 
@@ -115,13 +102,10 @@ def choose_scale(
     on_cpu = place(network, device="cpu", dtype="float32")  # the same everywhere
     thresholds = thresholds or ScaleThresholds()
     within = within or Box.whole(volume.spatial_shape)
-    sample = None
-    spread = np.unique(np.linspace(0, len(timepoints) - 1, TIMEPOINTS).astype(int))
-    for timepoint in (timepoints[i] for i in spread):
-        sample = _sample(volume, within, foreground or Foreground(), intensity, timepoint)
-        if sample is not None:
-            return _searched(volume, network, sample, partial(_looks, on_cpu, sample, thresholds))
-    return _choice(network, [_nothing(grid) for grid in _grids(volume, network)])
+    sample = first_sample(volume, within, foreground or Foreground(), intensity, timepoints)
+    if sample is None:
+        return _choice(network, [_nothing(grid) for grid in _grids(volume, network)])
+    return _searched(volume, network, sample, partial(_looks, on_cpu, sample, thresholds))
 
 
 def check_model(network: Network) -> None:
@@ -158,15 +142,7 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Sample:
-    boxes: tuple[Box, ...]
-    images: list[tuple[NDArray[np.float32], NDArray[np.bool_] | None]]
-    """Normalised ``(channels, *box)``, and which voxels are inside the mask."""
-    timepoint: int | None
-
-
-def _searched(volume: Volume, network: Network, sample: _Sample, look: _Looker) -> ScaleChoice:
+def _searched(volume: Volume, network: Network, sample: Sample, look: _Looker) -> ScaleChoice:
     """Compare widths, then depths at the best width."""
     grids = _grids(volume, network)
     looks = {grid: look(grid) for grid in grids}
@@ -220,100 +196,6 @@ def _depths(best: _Grid, volume: Volume, network: Network) -> Iterator[_Grid]:
             yield _Grid(step, best.diameter, known / zoom[0], zoom)
 
 
-def _sample(
-    volume: Volume,
-    within: Box,
-    foreground: Foreground,
-    intensity: tuple[float, float] | None,
-    timepoint: int | None,
-) -> _Sample | None:
-    """Choose the tiles to sample; None if there is nothing to see."""
-    probes = []
-    for at in _spread(within, PROBES[volume.ndim], PROBE[volume.ndim]):
-        inside = foreground.inside(at, volume.spatial_shape, timepoint)
-        if inside is None or inside.any():
-            probes.append((at, _read(volume, at, timepoint)))
-    if not probes:
-        return None
-    ranges = _ranges([p for _, p in probes], intensity)
-    if ranges is None:
-        return None
-    shares = [float((_normal(p, ranges).max(axis=0) > BRIGHT).mean()) for _, p in probes]
-    boxes: list[Box] = []
-    for i in np.argsort(-np.array(shares), kind="stable"):
-        box = _around(probes[int(i)][0], TILE[volume.ndim], within)
-        if shares[int(i)] > 0 and all(not box.intersect(b).size for b in boxes):
-            boxes.append(box)
-        if len(boxes) == PLACES[volume.ndim]:
-            break
-    if not boxes:
-        return None
-    images = [
-        (
-            _normal(_read(volume, b, timepoint), ranges),
-            foreground.inside(b, volume.spatial_shape, timepoint),
-        )
-        for b in boxes
-    ]
-    return _Sample(tuple(boxes), images, timepoint)
-
-
-def _read(volume: Volume, box: Box, timepoint: int | None) -> NDArray[np.float32]:
-    """Read voxels ``(channels, *box)``, with NaN replaced by 0."""
-    at = timepoint if volume.timepoint is None else None
-    voxels = volume.read(box, at).reshape(-1, *box.shape).astype(np.float32)
-    return np.nan_to_num(voxels, nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _spread(within: Box, count: int, size: Sequence[int]) -> Iterator[Box]:
-    """Yield small boxes, evenly spread, in raster order; the whole volume if it is small."""
-    axes = [
-        sorted({a + (2 * i + 1) * (b - a) // (2 * count) for i in range(count)})
-        for a, b in zip(within.start, within.stop, strict=True)
-    ]
-    seen = set[Box]()
-    for voxel in product(*axes):
-        box = _around(Box(voxel, tuple(v + 1 for v in voxel)), size, within)
-        if box not in seen:
-            seen.add(box)
-            yield box
-
-
-def _around(middle: Box, size: Sequence[int], within: Box) -> Box:
-    """Return a box of at most `size` around `middle`, shifted to lie inside `within`."""
-    axes = list(zip(middle.start, middle.stop, size, within.start, within.stop, strict=True))
-    start = [max(low, min((a + b - n) // 2, high - n)) for a, b, n, low, high in axes]
-    stop = [min(s + n, high) for s, (_, _, n, _, high) in zip(start, axes, strict=True)]
-    return Box(tuple(start), tuple(stop))
-
-
-def _ranges(
-    probes: Sequence[NDArray[np.float32]], given: tuple[float, float] | None
-) -> list[tuple[float, float]] | None:
-    """Find the intensities of each channel that become 0 and 1; None if the sample is constant."""
-    if given is not None:
-        return [given] * len(probes[0])
-    found = []
-    for channel in range(len(probes[0])):
-        values = np.concatenate([p[channel].ravel() for p in probes])
-        values = values.view(np.uint8) if values.dtype == np.bool_ else values
-        held = values[values != 0]  # exact zeros were usually never imaged
-        low, high = np.percentile(held if held.size else values, PERCENTILES)
-        if low == high:
-            low, high = np.percentile(values, PERCENTILES)
-        found.append((float(low), float(high)))
-    return found if all(low < high for low, high in found) else None
-
-
-def _normal(
-    voxels: NDArray[np.float32], ranges: Sequence[tuple[float, float]]
-) -> NDArray[np.float32]:
-    column = (-1, *(1,) * (voxels.ndim - 1))
-    low, high = (np.array(v, np.float32).reshape(column) for v in zip(*ranges, strict=True))
-    normal: NDArray[np.float32] = (voxels - low) / (high - low)
-    return normal
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Look:
     """Labels of a place at one scale, in voxels of the image; only of the resampled part."""
@@ -328,7 +210,7 @@ _Looker = Callable[[_Grid], list[_Look]]
 
 
 def _looks(
-    network: Network, sample: _Sample, thresholds: ScaleThresholds, grid: _Grid
+    network: Network, sample: Sample, thresholds: ScaleThresholds, grid: _Grid
 ) -> list[_Look]:
     return [_look(network, image, grid.zoom, thresholds) for image in sample.images]
 
@@ -342,7 +224,7 @@ def _look(
     image, inside = seen
     whole = Box.whole(image.shape[1:])
     size = [ceil(n / max(1.0, z)) for n, z in zip(whole.shape, zoom, strict=True)]
-    part = _around(whole, size, whole)
+    part = around(whole, size, whole)
     grid = Resampling.by(part.shape, zoom)
     target = Box.whole(grid.target)
     small = grid.image(image[(slice(None), *part.slices)], target)
@@ -468,7 +350,7 @@ def _choice(
     network: Network,
     trials: Sequence[ScaleTrial],
     chosen: ScaleTrial | None = None,
-    sample: _Sample | None = None,
+    sample: Sample | None = None,
 ) -> ScaleChoice:
     assert network.object_diameter is not None
     return ScaleChoice(
