@@ -88,8 +88,8 @@ class InputOptions(Options):
         Flag(
             "Diameter of your objects along y and x, if it differs from the model's: 30 "
             "(voxels), 12um, or voxel-size (if known for image and model); two, as in 7,15: along "
-            "z, and along y and x; auto chooses the scale, of six, at which the model is most "
-            "consistent on a sample. Required with --model classical.",
+            "z, and along y and x; auto compares six scales on a sample, then depths in 3D, and "
+            "takes the most consistent one. Required with --model classical.",
             form="text",
             metavar="D",
         ),

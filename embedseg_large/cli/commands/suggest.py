@@ -27,7 +27,7 @@ def suggest(
     given: Annotated[dict[str, Any], SuggestOptions],
     as_json: Json = False,
 ) -> None:
-    """Find the scale that suits the model best, on a sample of the image, in seconds.
+    """Find the scale that suits the model best, on a sample of the image.
 
     Predicts a few places at six scales, and at other depths of the best one, and shows how
     consistent the model is at each. `segment
