@@ -226,7 +226,7 @@ def seams() -> Figure:
     with TemporaryDirectory() as folder:
         store = copy_demo(Path(folder) / "embryo.ome.zarr")
         found = segment(
-            store.image, "nuclei-3d-varied", tta="none", cluster_tile=(TILE,) * 3
+            store.image, "nuclei-3d", tta="none", cluster_tile=(TILE,) * 3
         ).labels.compute()
     demo = load_demo()
     high = np.percentile(demo.image, 99.8)

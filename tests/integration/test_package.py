@@ -17,7 +17,6 @@ NEEDED = {
     "embedseg_large/py.typed",
     "embedseg_large/models/nuclei-2d.safetensors",
     "embedseg_large/models/nuclei-3d.safetensors",
-    "embedseg_large/models/nuclei-3d-varied.safetensors",
     "embedseg_large/data/blastocyst.ome.tif",
     "embedseg_large/napari/napari.yaml",
     "embedseg_large/reporting/templates/page.html",

@@ -15,7 +15,7 @@ from embedseg_large.cli.options import Overwrite, Verbose
 if TYPE_CHECKING:
     from embedseg_large.data import DemoStore
 
-DEMO_MODEL = "nuclei-3d-varied"
+DEMO_MODEL = "nuclei-3d"
 DEMO_TILE = (64, 72, 72)
 """Small enough to cut the small embryo into 2 x 2 x 2 tiles."""
 

@@ -33,7 +33,7 @@ from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import render, synthetic_embryo
 from embedseg_large.volumes.intensity import IntensityRange
 
-SHAPE = (48, 64, 64)
+SHAPE = (48, 64, 80)
 OFFSET = 100.0
 """Of the camera: it is there whatever the light."""
 
@@ -90,8 +90,8 @@ def test_no_nucleus_is_lost_where_light_is_a_quarter(
     plain = found(segment(dim, tmp_path / "plain.zarr").labels, truth)
     evened = found(segment(dim, tmp_path / "even.zarr", intensity_field=mode).labels, truth)
     assert evened.tp >= wanted.tp
-    assert plain.mean_matched_iou < wanted.mean_matched_iou - 0.02  # outlines shrink in the dark
-    assert evened.mean_matched_iou > wanted.mean_matched_iou - 0.02
+    assert plain.mean_matched_iou < wanted.mean_matched_iou - 0.03  # outlines shrink in the dark
+    assert evened.mean_matched_iou > wanted.mean_matched_iou - 0.03
 
 
 @pytest.mark.parametrize("mode", ["depth", "smooth"])

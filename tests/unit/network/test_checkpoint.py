@@ -365,8 +365,8 @@ def test_the_bundled_model_is_ready_to_use() -> None:
     model = load_model("nuclei-3d")
     assert (model.ndim, model.channels, model.min_object_size) == (3, 1, 32)
     assert model.pitch == pytest.approx((1 / 63,) * 3)
-    assert model.halo == model.extent == (25, 30, 31)
-    assert model.seed == 0.8
+    assert model.halo == model.extent == (40, 40, 40)
+    assert model.seed == 0.9
     assert model.tile == (192, 192, 192)
     assert model.context == (16, 16, 16)
     assert model.tta_mode(True) == "16"
