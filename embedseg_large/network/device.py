@@ -55,9 +55,12 @@ def native_bfloat16(device: str) -> bool:
 
     On CPUs this means AVX512-BF16 or AMX; elsewhere torch converts back and forth, which is slower.
     """
-    if device_kind(device) == "cuda":
+    kind = device_kind(device)
+    if kind == "cuda":
         # 8.0 is the first architecture with bfloat16 units; torch also claims emulated ones
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if kind != "cpu":
+        return False
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in checks)
 

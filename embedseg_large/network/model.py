@@ -49,7 +49,7 @@ BYTES_PER_VOXEL = {"erfnet": (250.0, 90.0), "unet": (1050.0, 680.0), "forest": (
 """By backbone: for the first lane, and for each additional one."""
 
 AUGMENT_ABOVE = 0.2
-"""If no voxel of the first pass exceeds this, the mean of 16 passes stayed below 0.45 on all
+"""If no voxel of the first pass exceeds this, the mean of 16 passes stayed below 0.46 on all
 volumes of the panel, in cores of 8 voxels and more. So nothing becomes foreground, which requires
 0.5; see docs/design/speed.md."""
 

@@ -16,6 +16,7 @@ import embedseg_large as es
 from embedseg_large.cli.app import app
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
+from embedseg_large.network.checkpoint import load_model
 from embedseg_large.segmentation.request.scale import resampling_for
 from embedseg_large.segmentation.stages.predict import slabs
 from embedseg_large.testing.oracle import OracleNetwork
@@ -226,4 +227,5 @@ def test_the_command_resamples_and_says_so(tmp_path: Path) -> None:
     options = ["--object-diameter", "30", "--axes", "zyx", "--dry-run"]
     result = CliRunner().invoke(app, ["segment", *paths, *options])
     assert result.exit_code == 0
-    assert "20 x 20 x 20 voxels" in result.output
+    edge = round(40 * load_model("nuclei-3d").object_diameter / 30)
+    assert f"{edge} x {edge} x {edge} voxels" in result.output
