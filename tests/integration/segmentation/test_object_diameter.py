@@ -227,5 +227,7 @@ def test_the_command_resamples_and_says_so(tmp_path: Path) -> None:
     options = ["--object-diameter", "30", "--axes", "zyx", "--dry-run"]
     result = CliRunner().invoke(app, ["segment", *paths, *options])
     assert result.exit_code == 0
-    edge = round(40 * load_model("nuclei-3d").object_diameter / 30)
+    width = load_model("nuclei-3d").object_diameter
+    assert width is not None
+    edge = round(40 * width / 30)
     assert f"{edge} x {edge} x {edge} voxels" in result.output
