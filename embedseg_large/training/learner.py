@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 FORGET = 0.7
 """Weight of an image's earlier error that remains after each of its crops."""
 
+LEAST_DEPTH = 24
+"""Fewest planes of a crop for bfloat16 on CPUs: 3 at the lowest resolution."""
+
 Tell = Callable[[int, int, float], None]
 """Called after a batch with its number from 1, the number of batches, and its loss."""
 
@@ -94,7 +97,7 @@ class Learner:
         self._crops, self._settings, self._processes = crops, settings, processes
         self._device, self._kind = processes.device, processes.device_type
         self._order = EpochSampler(len(crops), rank=processes.rank, world=processes.world)
-        self._dtype = getattr(torch, settings.dtype)
+        self._dtype = self._format()
         self._step_crops = settings.batch * settings.accumulate
         epoch_steps = ceil(len(self._order) / self._step_crops)
         self._schedule = Schedule(
@@ -125,6 +128,21 @@ class Learner:
         self.threads = settings.threads or processes.cores
         if not processes.first:  # so that every process drops out different channels
             torch.manual_seed(settings.seed + processes.rank)
+
+    def _format(self) -> torch.dtype:
+        """Return the number format of convolutions.
+
+        On CPUs, torch's bfloat16 gradients of convolutions along z differ from run to run, and are
+        sometimes NaN, where 2 planes or fewer are left of a crop.
+        """
+        wanted: torch.dtype = getattr(torch, self._settings.dtype)
+        shapes = (self._crops.properties.crop, self._settings.late_crop)
+        depth = min(shape[0] for shape in shapes if shape is not None)
+        is_3d = self._crops.properties.ndim == 3
+        if wanted == torch.bfloat16 and self._kind == "cpu" and is_3d and depth < LEAST_DEPTH:
+            logger.info("crops of %d planes: convolutions in float32, not bfloat16", depth)
+            return torch.float32
+        return wanted
 
     def _new_network(self, start: Model | None) -> nn.Module:
         properties = self._crops.properties
