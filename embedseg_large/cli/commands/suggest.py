@@ -30,8 +30,7 @@ def suggest(
     """Find the scale that suits the model best, on a sample of the image.
 
     Predicts a few places at six scales, and at other depths of the best one, and shows how
-    consistent the model is at each. `segment
-    --object-diameter auto` makes the same choice.
+    consistent the model is at each. `segment --object-diameter auto` makes the same choice.
     """
     from embedseg_large.segmentation.request.scale_choice import table_of
     from embedseg_large.segmentation.request.suggest import suggest_diameter

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import ceil, log, prod
@@ -144,17 +144,17 @@ def key_of(*parts: Any) -> str:
 
 def _searched(volume: Volume, network: Network, sample: Sample, look: _Looker) -> ScaleChoice:
     """Compare widths, then depths at the best width."""
-    grids = _grids(volume, network)
-    looks = {grid: look(grid) for grid in grids}
+    looks = {grid: look(grid) for grid in _grids(volume, network)}
     trials = _compared(looks)
-    best = _best(grids, trials)
-    chosen = trials[grids.index(best)]
-    if chosen.score == 0:
-        return _choice(network, trials, sample=sample)
-    deeper = {g: look(g) if g.step else looks[best] for g in _depths(best, volume, network)}
-    depths = _compared(deeper)
-    chosen = _clearly_best(chosen, list(deeper), depths)
-    return _choice(network, [*trials, *depths], chosen, sample)
+    best = max(trials, key=lambda grid: (trials[grid].score, -grid.change))
+    if trials[best].score == 0 or volume.ndim == 2:
+        chosen = trials[best] if trials[best].score else None
+        return _choice(network, trials.values(), chosen, sample)
+    depths = _compared({g: look(g) if g.step else looks[best] for g in _depths(best, network)})
+    as_is = next(trial for grid, trial in depths.items() if grid.step == 0)
+    clearest = max(depths.values(), key=lambda trial: trial.score)
+    chosen = clearest if clearest.score > CLEARLY * as_is.score else trials[best]
+    return _choice(network, [*trials.values(), *depths.values()], chosen, sample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +165,11 @@ class _Grid:
     diameter: float | None
     depth: float | None
     zoom: tuple[float, ...]
+
+    @property
+    def change(self) -> float:
+        """How far y and x are magnified, in either direction."""
+        return abs(log(self.zoom[-1]))
 
 
 def _grids(volume: Volume, network: Network) -> list[_Grid]:
@@ -184,10 +189,8 @@ def _grids(volume: Volume, network: Network) -> list[_Grid]:
     return grids
 
 
-def _depths(best: _Grid, volume: Volume, network: Network) -> Iterator[_Grid]:
+def _depths(best: _Grid, network: Network) -> Iterator[_Grid]:
     """Yield further magnifications of z at the best width, and that of the scale itself: step 0."""
-    if volume.ndim == 2:
-        return
     assert network.object_diameter is not None
     known = network.object_depth or network.object_diameter
     for step in STEPS:
@@ -260,9 +263,9 @@ def _labels(
     )
 
 
-def _compared(looks: Mapping[_Grid, Sequence[_Look]]) -> list[ScaleTrial]:
+def _compared(looks: Mapping[_Grid, Sequence[_Look]]) -> dict[_Grid, ScaleTrial]:
     """Compute the agreement of each scale with itself and with adjacent scales."""
-    trials = []
+    trials = {}
     for grid, own in looks.items():
         beside = []
         for side in (grid.step - 1, grid.step + 1):
@@ -271,15 +274,13 @@ def _compared(looks: Mapping[_Grid, Sequence[_Look]]) -> list[ScaleTrial]:
             beside.append(float(np.mean(each)) if each else 0.0)
         sizes = np.concatenate([np.bincount(o.labels.ravel())[1:] for o in own])
         sizes = sizes[sizes > 0]
-        trials.append(
-            ScaleTrial(
-                diameter=_rounded(grid.diameter),
-                depth=_rounded(grid.depth),
-                objects=int(sizes.size),
-                found=_width(float(np.median(sizes)), own[0].part.ndim) if sizes.size else None,
-                views=agreement([(o.labels, o.turned) for o in own]),
-                neighbours=sum(beside) / 2,
-            )
+        trials[grid] = ScaleTrial(
+            diameter=_rounded(grid.diameter),
+            depth=_rounded(grid.depth),
+            objects=int(sizes.size),
+            found=_width(float(np.median(sizes)), own[0].part.ndim) if sizes.size else None,
+            views=agreement([(o.labels, o.turned) for o in own]),
+            neighbours=sum(beside) / 2,
         )
     return trials
 
@@ -326,29 +327,9 @@ def agreement(pairs: Sequence[tuple[NDArray[np.uint32], NDArray[np.uint32]]]) ->
     return 2 * matched / instances if instances else 0.0
 
 
-def _best(grids: Sequence[_Grid], trials: Sequence[ScaleTrial]) -> _Grid:
-    """Return the most consistent scale; of equally good ones, that nearest to the original."""
-    scored = zip(grids, trials, strict=True)
-    return max(scored, key=lambda each: (each[1].score, -_change(each[0])))[0]
-
-
-def _change(grid: _Grid) -> float:
-    """How far y and x are magnified, in either direction."""
-    return abs(log(grid.zoom[-1]))
-
-
-def _clearly_best(
-    chosen: ScaleTrial, grids: Sequence[_Grid], trials: Sequence[ScaleTrial]
-) -> ScaleTrial:
-    """Return the most consistent depth if it is clearly better than that of the chosen scale."""
-    same = [t.score for g, t in zip(grids, trials, strict=True) if g.step == 0]
-    best = max(trials, key=lambda t: t.score, default=chosen)
-    return best if same and best.score > CLEARLY * same[0] else chosen
-
-
 def _choice(
     network: Network,
-    trials: Sequence[ScaleTrial],
+    trials: Iterable[ScaleTrial],
     chosen: ScaleTrial | None = None,
     sample: Sample | None = None,
 ) -> ScaleChoice:

@@ -61,12 +61,17 @@ class KnowsOneWidth(OracleNetwork):
         from scipy import ndimage
 
         ids, count = ndimage.label(image[0] > 0.5)
+        ids[self.lost(ids, count)[ids]] = 0
+        objects = Objects.of(ids.astype(np.int64))
+        return objects.predict(ids.astype(np.int64), Box.whole(region.shape), self.flaws)
+
+    def lost(self, ids: NDArray[Any], count: int) -> NDArray[np.bool_]:
+        """Which of the pieces 0 to `count` are not found."""
         widths = np.sqrt(np.bincount(ids.ravel(), minlength=count + 1) * 4 / np.pi)
         off = np.abs(np.log(np.maximum(widths, 1) / self.width)) > np.log(1.6)
         places = np.arange(count + 1) % 3 != 0  # turned, they have other numbers
-        ids[(off & places)[ids]] = 0
-        objects = Objects.of(ids.astype(np.int64))
-        return objects.predict(ids.astype(np.int64), Box.whole(region.shape), self.flaws)
+        lost: NDArray[np.bool_] = off & places
+        return lost
 
 
 def network(width: float = KNOWN) -> KnowsOneWidth:
@@ -97,21 +102,15 @@ def test_the_width_that_a_model_knows_is_found(factor: float) -> None:
 class KnowsOneDepth(KnowsOneWidth):
     """Finds the first balls of a volume: the more, the nearer width and depth are to its own."""
 
-    def predict_tile(
-        self,
-        image: NDArray[np.float32],
-        region: Box,
-        tta: bool | int | str = "none",  # noqa: ARG002
-    ) -> NDArray[np.float16]:
-        """Predict the bright pieces of an image."""
+    def lost(self, ids: NDArray[Any], count: int) -> NDArray[np.bool_]:
+        """The last ones."""
         from scipy import ndimage
 
-        ids, count = ndimage.label(image[0] > 0.5)
         sizes = [[s.stop - s.start for s in box] for box in ndimage.find_objects(ids)]
         off = np.log(np.median(sizes, axis=0) / self.width) if count else np.zeros(3)
-        ids[ids > count * (1 - 0.5 * off[0] ** 2 - 4 * off[1] ** 2)] = 0
-        objects = Objects.of(ids.astype(np.int64))
-        return objects.predict(ids.astype(np.int64), Box.whole(region.shape), self.flaws)
+        kept = count * (1 - 0.5 * off[0] ** 2 - 4 * off[1] ** 2)
+        lost: NDArray[np.bool_] = np.arange(count + 1) > kept
+        return lost
 
 
 def balls(depth: float) -> NDArray[np.uint16]:
