@@ -33,7 +33,7 @@ from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import render, synthetic_embryo
 from embedseg_large.volumes.intensity import IntensityRange
 
-SHAPE = (48, 64, 80)
+SHAPE = (48, 64, 96)
 OFFSET = 100.0
 """Of the camera: it is there whatever the light."""
 
@@ -91,7 +91,7 @@ def test_no_nucleus_is_lost_where_light_is_a_quarter(
     evened = found(segment(dim, tmp_path / "even.zarr", intensity_field=mode).labels, truth)
     assert evened.tp >= wanted.tp
     assert plain.mean_matched_iou < wanted.mean_matched_iou - 0.03  # outlines shrink in the dark
-    assert evened.mean_matched_iou > wanted.mean_matched_iou - 0.03
+    assert evened.mean_matched_iou > wanted.mean_matched_iou - 0.02
 
 
 @pytest.mark.parametrize("mode", ["depth", "smooth"])
