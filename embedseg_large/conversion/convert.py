@@ -46,8 +46,6 @@ logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("embedseg-large", "numpy", "zarr")
 _IMAGE = "image-"
-_HALF_WRITTEN = "*.partial"
-"""Name of an incomplete file of zarr; a killed process leaves it behind."""
 
 
 @takes(ConvertOptions)
@@ -129,8 +127,6 @@ def run_conversion(plan: Conversion, progress: Progress, workers: WorkerOptions)
                 runner.run(Each(_tasks(step)))
         _check_unchanged(plan.volume, run.facts)
         run.update(pending=str(plan.final))
-        for file in image.rglob(_HALF_WRITTEN):
-            file.unlink(missing_ok=True)
         run.check()
         plan.publish(store)
 

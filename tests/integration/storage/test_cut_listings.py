@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -22,7 +23,7 @@ PAGE = 1000
 class Cutting(BaseHTTPRequestHandler):
     """Lists `NAMES` below ``run/`` as S3 does; cuts the first answer to each request, or all."""
 
-    requested: set[str] = set()
+    requested: ClassVar[set[str]] = set()
     always = False
 
     def do_GET(self) -> None:
