@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
-from embedseg_large.labels.instances import KnownInstances
+from embedseg_large.labels.instances import SEAMS, KnownInstances
 from embedseg_large.labels.published import (
     image_options,
     labelled_part,
@@ -81,7 +81,8 @@ class RunFindings:
 
     traced: dict[str, NDArray[Any]] | None
     """Labels and timepoints, (2, n), listed in the seam report, by kind; the timepoint is -1 if
-    there is only one. None: there is no seam report."""
+    there is only one. None: there is no seam report. For labels of earlier versions, whose table of
+    instances does not say it."""
     known: KnownInstances | None
     """Seediness and more for each instance; None: not stored."""
     part: Box | None
@@ -107,7 +108,7 @@ def measure(source: Any, labels: str | None = None, **options: Any) -> Table:
     Table
         One row per instance and timepoint, ordered by timepoint and label; columns ``timepoint``,
         those of `embedseg_large.measurement.shapes.columns_of`, and for labels made by `segment`,
-        ``seam``: "repaired" or "joined" where the seam report lists the instance; ``seediness``,
+        ``seam``: "repaired" or "joined", as the seam report counts the instance; ``seediness``,
         float32 of its seed voxel (missing for other segmenters); ``certified``,
         whether it is proven to equal the untiled result. Labels that were
         added later have NaN and False. With `within`, ``parent``: the label of the other volume
@@ -235,11 +236,15 @@ def _columns(
     )
     label = columns.pop("label")
     columns = {"label": label, "timepoint": np.full(label.size, timepoint)} | columns
-    if told.traced is not None:
+    known = told.known.rows(label, timepoint) if told.known else {}
+    seam = known.pop("seam", None)
+    if seam is not None:
+        columns["seam"] = np.array(SEAMS)[np.minimum(seam, len(SEAMS) - 1)]
+    elif told.traced is not None:
         columns["seam"] = np.full(label.size, "", dtype="<U8")
         for kind, (labels, times) in told.traced.items():
             columns["seam"][np.isin(label, labels[(times == timepoint) | (times < 0)])] = kind
-    return columns | (told.known.rows(label, timepoint) if told.known else {})
+    return columns | known
 
 
 def _told(labels: Volume) -> RunFindings:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 LEAST_OBJECTS = 5
 """Minimum number of objects for a statement about their sizes."""
+LISTED_MOST = 10_000
+"""Maximum number of instances that a seam report lists of each kind, because every viewer of the
+labels reads the list. `embedseg_large.labels.instances` tells all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +88,9 @@ class SeamReport:
     joined by overlap, or, with an external segmenter, matched by overlap or taken from the tile
     that owns them. The promise that labels do not depend on tiles holds for runs without any."""
     repaired_objects: tuple[TracedObject, ...]
+    """The first `LISTED_MOST` of the repaired instances, ascending by label."""
     joined_objects: tuple[TracedObject, ...]
+    """The first `LISTED_MOST` of the joined instances, ascending by label."""
     strict: StrictAim | None = None
     """None if `strict` was not requested."""
     matched: int = 0
@@ -162,7 +167,8 @@ def merged(reports: Sequence[SeamReport]) -> SeamReport:
     for name in SeamReport.__slots__:
         first, *rest = (getattr(report, name) for report in reports)
         if name not in ("strict", "promise"):
-            totals[name] = sum(rest, first)
+            total = sum(rest, first)
+            totals[name] = total[:LISTED_MOST] if isinstance(total, tuple) else total
     strict = None if reports[0].strict is None else _aim(totals)
     return SeamReport(**totals, strict=strict, promise=reports[0].promise)
 
@@ -173,8 +179,7 @@ def _aim(seams: dict[str, Any]) -> StrictAim:
 
 def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
     """Describe the result of CHECK, in final labels."""
-    repaired = _traced(job, numbering, state.repaired)
-    joined = _traced(job, numbering, state.joined)
+    repaired, joined = len(state.repaired), len(state.joined)
     total = int(numbering.before[-1])
     exact = int(np.count_nonzero(state.proven))
     aim = StrictAim(aim=state.tiles, reached=exact)
@@ -188,12 +193,12 @@ def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
         tiles_exact=exact,
         edge_unproven=state.unproven_edge,
         certified=state.certified,
-        agreed=total - state.certified - len(repaired) - len(joined),
-        repaired=len(repaired),
-        joined=len(joined),
+        agreed=total - state.certified - repaired - joined,
+        repaired=repaired,
+        joined=joined,
         matched=state.matched,
-        repaired_objects=repaired,
-        joined_objects=joined,
+        repaired_objects=_traced(job, numbering, state.repaired[:LISTED_MOST]),
+        joined_objects=_traced(job, numbering, state.joined[:LISTED_MOST]),
         strict=strict,
         promise=job.traits.promise,
     )

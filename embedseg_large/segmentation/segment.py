@@ -410,9 +410,9 @@ def _write_all(
         runner.progress.plan({Stage.FINISH: shards * len(found)})
         for one in found:
             write_labels(one, pending, runner.within(one.section))
-        instances = pending.instances(most, request.segmenter.traits.columns)
+        instances = pending.instances(most, (*request.segmenter.traits.columns, "seam"))
         run.check()
         instances.create()
         for one in found:
-            write_instances(one.job, one.numbering, one.disputed, instances)
+            write_instances(one.job, one.numbering, one.state, instances)
     return pending, instances
