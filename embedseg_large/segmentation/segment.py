@@ -337,7 +337,7 @@ def _beginning(request: Request, run: Run) -> RunBegun:
 def _find_all(request: Request, run: Run, runner: TaskRunner) -> list[TimepointResult]:
     """Run all stages but the last, for one timepoint after the other."""
     found: list[TimepointResult] = []
-    each = request.intensity.per_timepoint
+    each = request.intensity.per_timepoint or request.saved_in is not None
     common = None if each else find_intensity(request, runner)
     evened = None if each else find_fields(request, runner)
     for at in timepoints_of(request):

@@ -16,7 +16,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from embedseg_large.documents import read_document
-from embedseg_large.errors import OutputError, PlaceError, RunError, UnreachableError, cause
+from embedseg_large.errors import (
+    EmbedSegError,
+    OutputError,
+    PlaceError,
+    RunError,
+    UnreachableError,
+    cause,
+)
 from embedseg_large.files import PART, make_folder, sync, whole
 from embedseg_large.storage.folder import checked_name
 
@@ -64,11 +71,14 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = False) -> Iterat
     Raises
     ------
     OutputError
-        If the body or the renaming ends in an `OSError`; the previous file then stays.
+        If the body or the renaming ends in an `OSError` that is not one of the package's own; the
+        previous file then stays.
     """
     try:
         with whole(Path(path), durable=durable) as begun:
             yield begun
+    except EmbedSegError:  # such as an input that cannot be read, which is an OSError, too
+        raise
     except OSError as error:
         why = error.strerror or error
         raise OutputError(f"{path}: cannot be written ({why}); name another place") from error
@@ -88,7 +98,7 @@ def output_errors(where: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except OutputError:
+    except EmbedSegError:
         raise
     except OSError as error:
         if error.errno in _FULL:
