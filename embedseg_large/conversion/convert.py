@@ -30,13 +30,14 @@ from embedseg_large.conversion.plan import Conversion, Place, Step, plan_convers
 from embedseg_large.errors import EmbedSegError, UsageError
 from embedseg_large.options import takes
 from embedseg_large.runs.dask.backend import chosen, workers_for
-from embedseg_large.runs.facts import Facts, without_secrets
+from embedseg_large.runs.facts import Facts
 from embedseg_large.runs.options import WorkerOptions
 from embedseg_large.runs.progress import Observer, Progress, Watcher
 from embedseg_large.runs.record import RunRecord, new_name, read_record
 from embedseg_large.runs.run_folder import Run, RunPlace, open_run
 from embedseg_large.runs.runner import SerialExecutor, TaskRunner
 from embedseg_large.runs.tasks import Call, Each, Task
+from embedseg_large.storage.connection import shown
 from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.multiscale import check_local
@@ -86,6 +87,8 @@ def convert(
     if told := volume.time_or_depth():
         logger.warning(told)
     if asked.components:
+        if chosen(asked) is not None:
+            raise UsageError("components are numbered on the whole image: leave out workers")
         volume = numbered(volume)
         asked = replace(asked, labels=True)
     if asked.channel_names is None:
@@ -212,7 +215,7 @@ def _facts(plan: Conversion) -> Facts:
     """Return everything that determines the image, as values that JSON can hold."""
     volume = plan.volume
     return {
-        "source": None if volume.path is None else without_secrets(volume.path),
+        "source": None if volume.path is None else shown(volume.path),
         "content of the source": _content(volume),
         "axes": volume.stored_axes,
         "shape": list(volume.stored_shape),

@@ -34,7 +34,7 @@ from embedseg_large.measurement.options import MeasureOptions, SubjectOptions
 from embedseg_large.measurement.regions import Regions, cells_of
 from embedseg_large.measurement.shapes import columns_of
 from embedseg_large.measurement.within import open_parents, parents_of
-from embedseg_large.options import takes
+from embedseg_large.options import is_whole, takes
 from embedseg_large.runs.blockwise import EDGE, sum_over
 from embedseg_large.runs.dask.backend import readers_of
 from embedseg_large.runs.tasks import Call, Runner
@@ -44,7 +44,7 @@ from embedseg_large.volumes.folders import stem
 from embedseg_large.volumes.label_images import (
     check_label_type,
     check_label_voxels,
-    unannotated,
+    read_labels,
 )
 from embedseg_large.volumes.pieces import pieces
 from embedseg_large.volumes.volume import Volume, open_volume
@@ -214,11 +214,7 @@ def _read_cells(labels: Volume, timepoint: int, core: Box) -> NDArray[Any]:
     """Read the labels that a box needs; 0 outside of the volume."""
     wanted = cells_of(core)
     there = wanted.clip(labels.spatial_shape)
-    voxels = _read(labels, timepoint, there)
-    unknown = unannotated(voxels)
-    if unknown is not None:
-        voxels = np.where(unknown, 0, voxels)
-    return np.pad(voxels, wanted.widths_around(there))
+    return np.pad(read_labels(labels, timepoint, there), wanted.widths_around(there))
 
 
 def _read(volume: Volume, timepoint: int, box: Box) -> NDArray[Any]:
@@ -349,7 +345,7 @@ def _open_channels(
         )
     chosen: Iterable[int | str] = range(whole.n_channels)
     if asked is not None:
-        chosen = (asked,) if isinstance(asked, int | str) else asked
+        chosen = (asked,) if isinstance(asked, str) or is_whole(asked) else asked
     return tuple(_opened(source, c, level, options, labels) for c in chosen)
 
 
@@ -390,4 +386,4 @@ def _timepoints(subject: Subject, asked: int | Sequence[int] | None) -> Iterable
 def _each(asked: int | Sequence[int] | None, every: range) -> Sequence[int]:
     if asked is None:
         return every
-    return (asked,) if isinstance(asked, int) else tuple(asked)
+    return (asked,) if is_whole(asked) else tuple(asked)
