@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from embedseg_large.errors import ModelError, UsageError
@@ -78,12 +80,27 @@ def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
         load_model(tmp_path / "model")
 
 
+@pytest.mark.parametrize("backbone", [*BACKBONES, "forest"])
+@pytest.mark.parametrize("wrong", [{"head": 3_000_000}, {"kind": "scalar", "count": 10**12}])
+def test_a_small_file_cannot_demand_a_huge_network(
+    tmp_path: Path, backbone: str, wrong: dict[str, object]
+) -> None:
+    settings = settings_of(2, backbone).as_dict()
+    settings["fields"] = [{"name": "x", "kind": "scalar"} | wrong]
+    header = json.dumps({"version": 1, "settings": settings, "card": {}})
+    path = tmp_path / "model"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path, {"embedseg_large": header})
+    with pytest.raises(ModelError, match="fields"):
+        load_model(path)
+
+
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
         ({"backbone": "vgg"}, "backbone is 'vgg'; use erfnet or unet"),
         ({"method": "embedseg"}, "method is embedseg with 2 fields"),
         ({"fields": ()}, "method is flows with 0 fields"),
+        ({"fields": FIELDS[1:]}, "fields are of heads 1;"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(wrong: dict[str, object], named: str) -> None:
