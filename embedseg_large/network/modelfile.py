@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from embedseg_large.network.settings import EMBEDSEG, ModelSettings
 SUFFIX = ".safetensors"
 KEY = "embedseg_large"
 VERSION = 1
+INTEGERS = ("num_batches_tracked", "classes")
+"""Ends of the names of tensors that hold integers: of batch normalisation, and of a forest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,14 +103,31 @@ def read_model_file(path: Path) -> StoredModel:
         kind = "EmbedSeg" if settings.method == EMBEDSEG else settings.backbone
         what = f"a {settings.ndim}D {kind} network with {settings.channels} image channels"
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-        check_shapes(shapes, shapes_of(settings), path, what)  # before the tensors take memory
-        weights = {name: as_weights(file.get_tensor(name)) for name in names}
+        with _of_file(path):
+            wanted = shapes_of(settings)
+        check_shapes(shapes, wanted, path, what)  # before the tensors take memory
+        weights = as_weights({name: file.get_tensor(name) for name in names}, path)
     return StoredModel(weights=weights, settings=settings, card=card)
 
 
-def as_weights(tensor: Tensor) -> Tensor:
-    """Return a tensor of a file as float32, unless it is one of integers."""
-    return tensor.float() if tensor.is_floating_point() else tensor
+def as_weights(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file as float32; those that count or name something stay integers.
+
+    Their shapes must have been checked: a tensor of a file may repeat one number 10^12 times.
+
+    Raises
+    ------
+    ModelError
+        If a tensor is sparse, or holds something else than numbers a network computes with.
+    """
+    for name, tensor in tensors.items():
+        is_number = tensor.is_floating_point() or name.endswith(INTEGERS)
+        if tensor.layout is not torch.strided or not is_number:
+            raise ModelError(
+                f"{path}: tensor {name} holds {tensor.dtype}, {tensor.layout}; "
+                "weights are plain floating-point numbers: save it again"
+            )
+    return {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
 
 
 def check_shapes(
@@ -143,8 +163,15 @@ def _parse(header: str, path: Path) -> tuple[ModelSettings, dict[str, Any]]:
 
 def settings_of(values: Any, path: Path) -> ModelSettings:
     """Read the settings of a file; an invalid value is reported as an error of the file."""
-    try:
+    with _of_file(path):
         return ModelSettings.from_dict(values)
+
+
+@contextmanager
+def _of_file(path: Path) -> Iterator[None]:
+    """Report an invalid value as an error of the file that holds it."""
+    try:
+        yield
     except UsageError as error:
         raise ModelError(f"{path}: {error}") from error
 

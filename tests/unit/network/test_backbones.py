@@ -108,6 +108,17 @@ def test_settings_that_do_not_fit_are_refused(wrong: dict[str, object], named: s
         replace(settings_of(2, "unet"), **wrong)  # type: ignore[arg-type]
 
 
+def test_more_channels_than_erfnet_can_take_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"at most 15 image channels, not 16; .* use the backbone"):
+        new_network(settings_of(2, "erfnet", channels=16))
+    assert new_network(settings_of(2, "unet", channels=16)).encoder
+    model = model_of(2, "unet", channels=16)
+    model.settings = replace(model.settings, backbone="erfnet")
+    model.save(tmp_path / "model")
+    with pytest.raises(ModelError, match=f"{tmp_path / 'model'}: the backbone erfnet takes"):
+        load_model(tmp_path / "model")
+
+
 def test_augmentation_averages_fields_as_they_turn() -> None:
     model = model_of(2, "unet")
     image = np.random.default_rng(1).random((16, 16), np.float32)
