@@ -79,38 +79,46 @@ def write_model_file(stored: StoredModel, path: Path, dtype: str = "float32") ->
     _replace(path, safetensors.torch.save(tensors, {KEY: json.dumps(header)}))
 
 
-def read_model_file(path: Path) -> StoredModel:
+def read_model_file(path: Path, where: str | None = None) -> StoredModel:
     """Read what `write_model_file` wrote; weights come as float32.
+
+    Parameters
+    ----------
+    path
+        The file.
+    where
+        Its name in messages; default: the path.
 
     Raises
     ------
     ModelError
         If the file is not a safetensors file, is of another kind or version, or is inconsistent.
     """
+    where = where or str(path)
     what = "no model file that this program saved"
     todo = "of an exported model (.onnx, .pt, .zip) give the file it was made from"
     with (
-        foreign(path, what, todo=todo, kind=ModelError),
+        foreign(where, what, todo=todo, kind=ModelError),
         safetensors.safe_open(path, framework="pt") as file,
     ):
         header = (file.metadata() or {}).get(KEY)
         if header is None:
             raise ModelError(
-                f"{path} holds tensors, but was not saved by embedseg_large; pass a model file"
+                f"{where} holds tensors, but was not saved by embedseg_large; pass a model file"
             )
-        settings, card = _parse(header, path)
+        settings, card = _parse(header, where)
         names = list(file.keys())
         kind = "EmbedSeg" if settings.method == EMBEDSEG else settings.backbone
         what = f"a {settings.ndim}D {kind} network with {settings.channels} image channels"
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-        with _of_file(path):
+        with _of_file(where):
             wanted = shapes_of(settings)
-        check_shapes(shapes, wanted, path, what)  # before the tensors take memory
-        weights = as_weights({name: file.get_tensor(name) for name in names}, path)
+        check_shapes(shapes, wanted, where, what)  # before the tensors take memory
+        weights = as_weights({name: file.get_tensor(name) for name in names}, where)
     return StoredModel(weights=weights, settings=settings, card=card)
 
 
-def as_weights(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def as_weights(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Return the tensors of a file as float32; those that count or name something stay integers.
 
     Their shapes must have been checked: a tensor of a file may repeat one number 10^12 times.
@@ -124,7 +132,7 @@ def as_weights(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         is_number = tensor.is_floating_point() or name.endswith(INTEGERS)
         if tensor.layout is not torch.strided or not is_number:
             raise ModelError(
-                f"{path}: tensor {name} holds {tensor.dtype}, {tensor.layout}; "
+                f"{where}: tensor {name} holds {tensor.dtype}, {tensor.layout}; "
                 "weights are plain floating-point numbers: save it again"
             )
     return {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
@@ -133,7 +141,7 @@ def as_weights(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 def check_shapes(
     shapes: Mapping[str, tuple[int, ...]],
     wanted: Mapping[str, tuple[int, ...]],
-    path: Path,
+    where: str,
     what: str,
 ) -> None:
     """Raise a ModelError unless the tensors are those of the network, by name and shape."""
@@ -146,34 +154,34 @@ def check_shapes(
             problem = f"is {shapes[name]} instead of {wanted[name]}"
         else:
             continue
-        raise ModelError(f"{path}: tensor {name} {problem}; it is not {what}")
+        raise ModelError(f"{where}: tensor {name} {problem}; it is not {what}")
 
 
-def _parse(header: str, path: Path) -> tuple[ModelSettings, dict[str, Any]]:
+def _parse(header: str, where: str) -> tuple[ModelSettings, dict[str, Any]]:
     """Return the settings and the card from the JSON header."""
-    with foreign(path, "its header cannot be used", todo="save it again", kind=ModelError):
+    with foreign(where, "its header cannot be used", todo="save it again", kind=ModelError):
         values = parse_json(header)
         if values["version"] != VERSION:
             raise ModelError(
-                f"{path} has version {values['version']} of the model format, this release reads "
+                f"{where} has version {values['version']} of the model format, this release reads "
                 f"version {VERSION}; use the release that wrote it, or a newer one"
             )
-        return settings_of(values["settings"], path), dict(values["card"])
+        return _settings_of(values["settings"], where), dict(values["card"])
 
 
-def settings_of(values: Any, path: Path) -> ModelSettings:
+def _settings_of(values: Any, where: str) -> ModelSettings:
     """Read the settings of a file; an invalid value is reported as an error of the file."""
-    with _of_file(path):
+    with _of_file(where):
         return ModelSettings.from_dict(values)
 
 
 @contextmanager
-def _of_file(path: Path) -> Iterator[None]:
+def _of_file(where: str) -> Iterator[None]:
     """Report an invalid value as an error of the file that holds it."""
     try:
         yield
     except UsageError as error:
-        raise ModelError(f"{path}: {error}") from error
+        raise ModelError(f"{where}: {error}") from error
 
 
 def _narrow(tensor: Tensor) -> Tensor:

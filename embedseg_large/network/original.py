@@ -78,8 +78,8 @@ def read_original_folder(
         )
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     what = f"a {ndim}D EmbedSeg network with {channels} image channels"
-    check_shapes(shapes, original_shapes(ndim, channels), file, what)
-    weights = as_weights(tensors, file)
+    check_shapes(shapes, original_shapes(ndim, channels), str(file), what)
+    weights = as_weights(tensors, str(file))
     path = folder / PROPERTIES_FILE
     properties = _read_properties(path) | _of_each_axis(given or {}, "zyx"[-ndim:])
     settings = _settings(properties, ndim, channels, path)
