@@ -15,7 +15,7 @@ from embedseg_large.cli.app import app
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.network.checkpoint import load_model
-from embedseg_large.pictures import Panel
+from embedseg_large.pictures import Panel, round_length
 from embedseg_large.reporting import facts
 from embedseg_large.reporting.again import command
 from embedseg_large.reporting.card import card_of
@@ -23,7 +23,7 @@ from embedseg_large.reporting.charts import HEIGHT, WIDTH, heat_map, histogram, 
 from embedseg_large.reporting.drawing import Inks, overlay
 from embedseg_large.reporting.facts import Fact
 from embedseg_large.reporting.gallery import find_groups
-from embedseg_large.reporting.overview import first_seen, middle, round_length
+from embedseg_large.reporting.overview import first_seen, middle
 from embedseg_large.reporting.tasktimes import read_times
 from embedseg_large.storage.tables import Table
 
