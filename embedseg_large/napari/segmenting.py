@@ -150,7 +150,7 @@ def segment_part(source: LayerSource, box: Box, wish: Wish, watcher: Observer) -
     )
 
 
-def _moved(thresholds: ClusteringSettings) -> dict[str, float]:
+def _moved(thresholds: ClusteringSettings) -> dict[str, Any]:
     """Options of `segment` that only EmbedSeg has."""
     return {name: getattr(thresholds, name) for name in ("foreground", "seed", "margin")}
 

@@ -33,7 +33,7 @@ def command(made: Mapping[str, Any], model: str, method: str | None = None) -> s
         return ""
     if volume.get("channel", 0) is None:  # all channels: a keyword of es.segment only
         return ""
-    made = {"method": method or EMBEDSEG} | made
+    made = {"method": method or EMBEDSEG, **made}
     lines = [f"embedseg-large segment {shlex.quote(str(volume['path']))}"]
     for name, value in _options(made, model):
         is_negative = value.startswith("-")  # after a space it might be taken for an option

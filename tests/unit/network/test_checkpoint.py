@@ -285,7 +285,11 @@ def test_a_tensor_that_repeats_one_number_takes_no_memory(
         load_model(folder)
 
 
-@pytest.mark.parametrize("turned", [Tensor.long, Tensor.cfloat, Tensor.bool, Tensor.to_sparse])
+def complex_of(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.complex64)
+
+
+@pytest.mark.parametrize("turned", [Tensor.long, Tensor.bool, Tensor.to_sparse, complex_of])
 def test_tensors_that_are_no_weights_are_refused(
     folder: Path, model: Model, tmp_path: Path, turned: Callable[[Tensor], Tensor]
 ) -> None:
