@@ -112,6 +112,7 @@ class SourceRecord(_Part):
     timepoints: list[Count | None] | None = None
     shape: list[Count] | None = None
     grid: list[Count] | None = None
+    nodata: str = "auto"
 
 
 class Range(_Part):
@@ -211,6 +212,7 @@ _PARTS: Mapping[str, Any] = {
     "made": str,
     "model": str,
     "segmenter": str | None,
+    "method": str,
     "predictions": str,
     "n_instances": Count,
     "warnings": list[str],

@@ -261,6 +261,8 @@ def run_request(
     }
     if request.settings.cleaning():
         summary["cleaning"] = sum((f.cleaning for f in found), CleanReport()).as_dict()
+    if request.segmenter.traits.method is not None:
+        summary["method"] = request.segmenter.traits.method
     if request.is_series:
         summary["timepoints"] = {f.job.timepoint: f.n_instances for f in found}
     if request.keep:

@@ -76,8 +76,8 @@ class NoData:
         """Accepted by `parse`."""
         if self.value is None:
             return "auto" if self.blank else "none"
-        short = f"{self.value:g}"
-        return short if float(short) == self.value or isnan(self.value) else repr(self.value)
+        brief = f"{self.value:g}"
+        return brief if float(brief) == self.value else repr(self.value)
 
 
 _PIECE = 2**26

@@ -147,7 +147,7 @@ def test_zero_is_a_value_of_a_boolean_image() -> None:
     assert not absent(open_volume(np.zeros((4, 8, 8), np.bool_))).any()
 
 
-@pytest.mark.parametrize("text", ["auto", "none", "nan", "65535"])
+@pytest.mark.parametrize("text", ["auto", "none", "nan", "65535", "-3.4028234663852886e+38"])
 def test_what_is_said_of_no_data_can_be_said_again(text: str) -> None:
     assert str(NoData.parse(text)) == text
 
