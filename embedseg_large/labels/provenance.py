@@ -200,9 +200,10 @@ class Cleaned(_Part):
 
 
 class ScaleRecord(_Part):
-    """Diameters, in voxels."""
+    """Sizes of objects: diameters in voxels, and what the user stated."""
 
     model_diameter: float | None = None
+    stated: str | None = None
 
 
 _PARTS: Mapping[str, Any] = {

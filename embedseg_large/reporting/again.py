@@ -126,8 +126,12 @@ def _intensity(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _scale(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The requested diameter, or the one found automatically, if tiles were resampled."""
-    volume, diameter = made["volume"], made.get("scale", {}).get("model_diameter")
+    """The stated size of objects, or the one found automatically, if tiles were resampled.
+
+    Earlier versions recorded the model's size only, in voxels of the volume.
+    """
+    volume, scale = made["volume"], made.get("scale", {})
+    diameter = scale.get("stated", scale.get("model_diameter"))
     if "object_diameter" in made:
         diameter = stated_of(made["object_diameter"])
     if diameter is not None and volume.get("grid") != volume.get("shape"):

@@ -225,6 +225,8 @@ class SizeScale:
     """Mean extent of the model's training objects; None if the model does not state it."""
     found_diameter: float | None
     """Median extent of objects of this run; None if too few were found."""
+    stated: str | None
+    """The size of objects that the user stated; None: none."""
 
     @property
     def ratio(self) -> float | None:
@@ -249,11 +251,18 @@ class SizeScale:
         """The scale as values that JSON can hold."""
         values = {"model_diameter": self.model_diameter, "found_diameter": self.found_diameter}
         rounded = {k: None if v is None else round(v, 2) for k, v in values.items()}
-        return {"level": self.level, "automatic_level": self.is_automatic} | rounded
+        stated = {} if self.stated is None else {"stated": self.stated}
+        return {"level": self.level, "automatic_level": self.is_automatic} | rounded | stated
 
 
 def scale_of(
-    level: int, zoom: float, known: float | None, extents: Sequence[float], *, is_automatic: bool
+    level: int,
+    zoom: float,
+    known: float | None,
+    extents: Sequence[float],
+    *,
+    is_automatic: bool,
+    stated: str | None = None,
 ) -> SizeScale:
     """Compare the sizes of found objects with those that a model knows.
 
@@ -269,6 +278,8 @@ def scale_of(
         Extents of some objects along y and x, in voxels of the grid; see `extents_of`.
     is_automatic
         Whether the level was chosen by voxel sizes.
+    stated
+        The size of objects that the user stated.
     """
     enough = len(extents) >= LEAST_OBJECTS
     return SizeScale(
@@ -276,6 +287,7 @@ def scale_of(
         is_automatic=is_automatic,
         model_diameter=None if known is None else known / zoom,
         found_diameter=float(np.median(extents)) / zoom if enough else None,
+        stated=stated,
     )
 
 

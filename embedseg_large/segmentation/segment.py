@@ -321,6 +321,7 @@ def _scale(request: Request, found: Sequence[TimepointResult]) -> SizeScale:
         request.segmenter.object_diameter,
         [extent for one in found for extent in one.extents],
         is_automatic=request.level_is_automatic,
+        stated=request.stated_size,
     )
 
 

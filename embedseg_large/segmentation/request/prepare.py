@@ -114,10 +114,17 @@ def prepare(volume: Any, model: AnyModel, labels: str, options: SegmentOptions) 
         keep=options.keep_predictions,
         saved_in=_path(options.from_predictions),
         scale=scale,
+        stated_size=_stated(options),
         level_is_automatic=options.level is None and image.level > 0 and image is not volume,
     )
     _check_predictions(request, kept_in)
     return request
+
+
+def _stated(options: SegmentOptions) -> str | None:
+    """The size of objects that the user stated, as text."""
+    size = options.object_diameter
+    return None if size is None or size == AUTO else str(size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

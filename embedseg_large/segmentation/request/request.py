@@ -70,6 +70,8 @@ class Request:
     """Folder with predictions of an earlier run, used instead of the network."""
     scale: Mapping[str, Any] | None
     """How the scale was found automatically, see `ScaleChoice.as_dict`; None: it was not."""
+    stated_size: str | None
+    """The size of objects that the user stated, ``7,15`` or ``12um``; None: none."""
     level_is_automatic: bool
     """Whether a coarser level was chosen, by voxel sizes."""
 

@@ -67,3 +67,11 @@ def test_of_a_stack_with_all_that_its_file_does_not_say(tmp_path: Path) -> None:
         **QUICK,
     )
     assert_same_again(found, "nuclei-2d")
+
+
+def test_of_objects_whose_depth_is_stated(tmp_path: Path) -> None:
+    volume = synthetic_embryo((18, 56, 60), density=0.4, diameter=11, seed=2)
+    write_image(tmp_path / "a.zarr", render(volume, seed=1), "zyx", (1, 1, 1))
+    found = es.segment(tmp_path / "a.zarr", object_diameter="9.37,10.1", **QUICK)
+    assert "--object-diameter 9.37,10.1" in command(found.summary, "nuclei-3d")
+    assert_same_again(found, "nuclei-3d")
