@@ -84,6 +84,11 @@ class Box:
         """Whether every voxel of `other` lies in this region."""
         return self.intersect(other) == other or other.size == 0
 
+    def open_faces(self, shape: Sequence[int]) -> tuple[tuple[bool, bool], ...]:
+        """For each axis, whether a volume goes on below the low and above the high face."""
+        axes = zip(self.start, self.stop, shape, strict=True)
+        return tuple((start > 0, stop < length) for start, stop, length in axes)
+
     def widths_around(self, inner: Box) -> list[tuple[int, int]]:
         """Voxels before and after a box inside this one, along each axis, as `numpy.pad` takes."""
         ends = zip(self.start, inner.start, inner.stop, self.stop, strict=True)

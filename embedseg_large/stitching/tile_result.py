@@ -37,6 +37,35 @@ class TileResult:
     exact: bool
     """Whether nothing unseen by the tile could have changed any voxel of the core."""
 
+    @classmethod
+    def plain(
+        cls,
+        core: NDArray[np.uint32],
+        ids: NDArray[np.uint64],
+        sizes: NDArray[np.int64] | None = None,
+        owned: NDArray[np.bool_] | None = None,
+    ) -> TileResult:
+        """Return a result without seams, about which nothing is certain.
+
+        Parameters
+        ----------
+        core, ids, sizes, owned
+            As in the class. Without sizes, those in the core; by default nothing is owned.
+        """
+        core_sizes = np.bincount(core.reshape(-1), minlength=ids.size + 1)[1:]
+        unknown = np.zeros(ids.size, np.bool_)
+        return cls(
+            core=core,
+            seams=(),
+            ids=ids,
+            sizes=core_sizes if sizes is None else sizes,
+            core_sizes=core_sizes,
+            owned=unknown if owned is None else owned,
+            certain=unknown,
+            seediness=np.full(ids.size, np.nan, np.float32),
+            exact=False,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:

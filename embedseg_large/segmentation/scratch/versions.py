@@ -9,8 +9,9 @@ nothing.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +70,11 @@ class TileVersions:
     def __getitem__(self, index: Index) -> TileVersion:
         at = tuple(i - o for i, o in zip(index, self.origin, strict=True))
         return TileVersion(index, int(self.levels[at]), int(self.versions[at]))
+
+    def __iter__(self) -> Iterator[TileVersion]:
+        """Yield the tiles in raster order."""
+        axes = zip(self.origin, self.versions.shape, strict=True)
+        return (self[index] for index in product(*(range(o, o + n) for o, n in axes)))
 
     def part(self, span: Span) -> TileVersions:
         """Return the part for some tiles: small enough to travel with a task."""

@@ -107,12 +107,8 @@ def account(job: Job, layer: int, results: TileVersions) -> Accounted:
     `results` are those of all tiles that may see an instance which begins in the layer.
     """
     grid = job.clustering()
-    about = [
-        tuple(o + i for o, i in zip(results.origin, at, strict=True))
-        for at in np.ndindex(results.levels.shape)
-    ]
-    names, numbers = (results[tile] for tile in about), map(grid.number, about)
-    entries = Entries.joined(job.scratch.read_entries(names, numbers))
+    numbers = (grid.number(name.tile) for name in results)
+    entries = Entries.joined(job.scratch.read_entries(iter(results), numbers))
     tallied = tally(entries, job.layers, layer, _ownerless(job, entries.ids))
     return Accounted(
         layer,

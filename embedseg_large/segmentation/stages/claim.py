@@ -9,7 +9,7 @@ labels of each core are what the surrounding tiles have claimed there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.clustering.clean import cut_by
 from embedseg_large.geometry import Box
 from embedseg_large.runs.journal import Note
 from embedseg_large.runs.tasks import Call, Each, Runner, Task
@@ -209,7 +210,7 @@ def claim_core(job: Job, own: TileVersion, left: NDArray[np.uint64]) -> int:
     numbers = np.concatenate([np.zeros(1), np.where(kept, np.cumsum(kept), 0)]).astype(np.uint32)
     claimed = np.zeros(reach.shape, np.uint32)
     claimed[core.slices_in(reach)] = numbers[labels]
-    found = _result(claimed, table.ids[kept], table.sizes[kept], table.owned[kept])
+    found = TileResult.plain(claimed, table.ids[kept], table.sizes[kept], table.owned[kept])
     return job.scratch.write_result(own.tile, own.level, found)
 
 
@@ -225,7 +226,7 @@ def claim_tile(
     (result,) = job.scratch.read_results([own])
     tile, labels, known = whole_view(job, own, result)
     labels, names = np.where(np.isin(known, left)[labels], labels, 0), known[1:]
-    seen, is_cut = labels, _cut(labels, tile.region, job.shape, names.size)
+    seen, is_cut = labels, cut_by(labels, tile.region.open_faces(job.shape), names.size)[1:]
     labels = labels[reach.slices_in(tile.region)]
     # with cores smaller than the halo, a tile may see more than it may claim
     too_large = is_cut | (_sizes(seen, names.size) > _sizes(labels, names.size))
@@ -259,26 +260,21 @@ def _added(job: Job, before: TileVersion, found: Claims) -> TileResult:
     added, counts = np.unique(new[new > 0], return_counts=True)
     sizes[np.searchsorted(names, added)] += counts
     numbers = np.where(ids > 0, np.searchsorted(names, ids) + 1, 0).astype(np.uint32)
-    return _result(numbers, names, sizes, owned)
+    return TileResult.plain(numbers, names, sizes, owned)
 
 
 def _claims_in(
     job: Job, claims: TileVersions, box: Box
 ) -> Iterator[tuple[Box, NDArray[np.uint64]]]:
     """Yield what surrounding tiles have claimed in a box, in the order of their turns."""
-    for name in sorted(_made(claims), key=lambda name: (turn(name.tile), name.tile)):
+    made = (name for name in claims if name.version != MISSING)
+    for name in sorted(made, key=lambda name: (turn(name.tile), name.tile)):
         reach = _reach(job, name)
         common = reach.intersect(box)
         if common.size:
             (result,) = job.scratch.read_results([name])
             labels, names = result.core(reach.shape)
             yield common, names[labels[common.slices_in(reach)]]
-
-
-def _made(claims: TileVersions) -> Iterable[TileVersion]:
-    spans = zip(claims.origin, claims.versions.shape, strict=True)
-    names = (claims[index] for index in product(*(range(o, o + n) for o, n in spans)))
-    return [name for name in names if name.version != MISSING]
 
 
 def _occurring(labels: NDArray[np.unsignedinteger], count: int) -> NDArray[np.bool_]:
@@ -290,19 +286,6 @@ def _occurring(labels: NDArray[np.unsignedinteger], count: int) -> NDArray[np.bo
 def _sizes(labels: NDArray[np.unsignedinteger], count: int) -> NDArray[np.int64]:
     """Voxels of each of the labels 1..count."""
     return np.bincount(labels.reshape(-1), minlength=count + 1)[1:]
-
-
-def _cut(
-    labels: NDArray[np.unsignedinteger], box: Box, shape: tuple[int, ...], count: int
-) -> NDArray[np.bool_]:
-    """Which labels reach a face of a box that is not a border of the volume."""
-    cut = np.zeros(count, np.bool_)
-    for axis, (start, stop, length) in enumerate(zip(box.start, box.stop, shape, strict=True)):
-        if start > 0:
-            cut |= _occurring(np.take(labels, 0, axis), count)
-        if stop < length:
-            cut |= _occurring(np.take(labels, -1, axis), count)
-    return cut
 
 
 def _may_claim(job: Job, index: Index, names: NDArray[np.uint64]) -> NDArray[np.bool_]:
@@ -317,26 +300,6 @@ def _may_claim(job: Job, index: Index, names: NDArray[np.uint64]) -> NDArray[np.
     covered = np.logical_and.reduce([(a <= v) & (v < b) for v, a, b in axes])
     allowed: NDArray[np.bool_] = own | earlier | ~covered
     return allowed
-
-
-def _result(
-    labels: NDArray[np.uint32],
-    ids: NDArray[np.uint64],
-    sizes: NDArray[np.int64],
-    owned: NDArray[np.bool_],
-) -> TileResult:
-    """Return a result without seams, about which nothing is certain."""
-    return TileResult(
-        core=labels,
-        seams=(),
-        ids=ids,
-        sizes=sizes,
-        core_sizes=np.bincount(labels.reshape(-1), minlength=ids.size + 1)[1:],
-        owned=owned,
-        certain=np.zeros(ids.size, np.bool_),
-        seediness=np.full(ids.size, np.nan, np.float32),
-        exact=False,
-    )
 
 
 def settle_tile(job: Job, index: Index, claims: TileVersions) -> int:
@@ -355,4 +318,6 @@ def settle_tile(job: Job, index: Index, claims: TileVersions) -> int:
     sizes[at] = given.sizes
     owned = np.zeros(names.size, np.bool_)
     owned[at] = True
-    return job.scratch.write_result(index, name.level, _result(labels, names, sizes, owned))
+    return job.scratch.write_result(
+        index, name.level, TileResult.plain(labels, names, sizes, owned)
+    )

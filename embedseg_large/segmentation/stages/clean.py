@@ -12,9 +12,7 @@ the border of a region are left unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -217,7 +215,7 @@ def _gathered(
     job: Job, results: TileVersions, box: Box, core: Box, left: Names
 ) -> tuple[NDArray[np.int32], Names]:
     """Find instances of a box whose seed lies in a core: voxel numbers 1..n, and names, (n,)."""
-    tiles = [name for name in _each(results) if name.version > EMPTY]
+    tiles = [name for name in results if name.version > EMPTY]
     read = list(job.scratch.read_results(tiles))
     known = [result.arrays["ids"] for result in read]
     names = np.unique(np.concatenate([np.empty(0, np.uint64), *known]))
@@ -270,7 +268,9 @@ def apply_changes(job: Job, own: TileVersion, changes: TileVersions) -> Applied:
         filled = ids[(ids != before) & (ids != 0)]
     if np.array_equal(ids, before):
         return Applied(own.version, 0, [])
-    version = job.scratch.write_result(own.tile, own.level, _result_of(ids))
+    names = np.unique(ids[ids > 0])
+    labels = np.where(ids > 0, np.searchsorted(names, ids) + 1, 0).astype(np.uint32)
+    version = job.scratch.write_result(own.tile, own.level, TileResult.plain(labels, names))
     return Applied(version, int(filled.size), np.unique(filled).tolist())
 
 
@@ -285,7 +285,7 @@ def _without_data(job: Job, core: Box) -> NDArray[np.bool_]:
 def _changes_within(job: Job, changes: TileVersions, core: Box) -> Changes:
     """Return the changes in a core: positions in it, and instances by name."""
     found: list[tuple[NDArray[Any], ...]] = []
-    names = [name for name in _each(changes) if name.version > EMPTY]
+    names = [name for name in changes if name.version > EMPTY]
     for dropped, enclosed, who, holes in job.scratch.read_changes(names):
         lost, (given, inside) = _within(dropped, core, job)[0], _within(enclosed, core, job)
         found.append((lost, given, who[inside], holes[inside]))
@@ -303,27 +303,3 @@ def _within(
     inside = np.logical_and.reduce([(a <= v) & (v < b) for v, a, b in axes])
     own = tuple(v[inside] - a for v, a in zip(voxel, core.start, strict=True))
     return np.ravel_multi_index(own, core.shape), inside
-
-
-def _result_of(ids: Names) -> TileResult:
-    """Return the result of a core, of which FINISH only needs the labels."""
-    names = np.unique(ids[ids > 0])
-    labels = np.where(ids > 0, np.searchsorted(names, ids) + 1, 0).astype(np.uint32)
-    sizes = np.bincount(labels.reshape(-1), minlength=names.size + 1)[1:]
-    unknown = np.zeros(names.size, np.bool_)
-    return TileResult(
-        core=labels,
-        seams=(),
-        ids=names,
-        sizes=sizes,
-        core_sizes=sizes,
-        owned=unknown,
-        certain=unknown,
-        seediness=np.full(names.size, np.nan, np.float32),
-        exact=False,
-    )
-
-
-def _each(results: TileVersions) -> Iterator[TileVersion]:
-    spans: Iterable[tuple[int, int]] = zip(results.origin, results.versions.shape, strict=True)
-    return (results[index] for index in product(*(range(o, o + n) for o, n in spans)))

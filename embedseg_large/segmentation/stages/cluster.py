@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.clustering.cluster import Clustering, OpenFaces
+from embedseg_large.clustering.cluster import Clustering
 from embedseg_large.geometry import Box
 from embedseg_large.runs.tasks import Call, Task
 from embedseg_large.segmentation.segmenters.protocol import TileLabeller
@@ -81,7 +81,7 @@ def cluster_predictions(job: Job, index: Index, level: int, predictions: NDArray
     stored = job.scratch.read_prediction(
         job.prediction, tile.region, predictions, job.traits.channels
     )
-    found = job.traits.decode(stored, job.settings, _open_faces(tile.region, job.shape))
+    found = job.traits.decode(stored, job.settings, tile.region.open_faces(job.shape))
     return _write(job, index, level, found)
 
 
@@ -92,7 +92,7 @@ def cluster_image(labeller: TileLabeller, job: Job, index: Index, level: int) ->
     labels, count = numbered(
         _labels(labeller, job, region),
         job.settings.min_object_size,
-        list(_open_faces(region, job.shape)),
+        list(region.open_faces(job.shape)),
     )
     found = Clustering(
         labels=labels,
@@ -120,12 +120,6 @@ def _write(job: Job, index: Index, level: int, found: Clustering) -> int:
         found.labels, found.seeds, found.certain, found.doubtful, found.seediness, frame=frame
     )
     return job.scratch.write_result(index, level, result)
-
-
-def _open_faces(region: Box, shape: tuple[int, ...]) -> OpenFaces:
-    """Find the faces of a region beyond which the volume continues."""
-    axes = zip(region.start, region.stop, shape, strict=True)
-    return tuple((start > 0, stop < length) for start, stop, length in axes)
 
 
 def _labels(labeller: TileLabeller, job: Job, region: Box) -> NDArray[Any]:
