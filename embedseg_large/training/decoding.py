@@ -64,12 +64,11 @@ class MethodDecoder:
     def labels(self, predictions: Any, value: float | None = None) -> NDArray[np.uint32]:
         """Find instances, with a value of the first knob; None: the default."""
         if self.method is None:
-            least = self.settings.min_object_size
+            least, margin = self.settings.min_object_size, self.settings.margin
             if value is None:
-                return cluster(predictions, least)
-            return cluster(predictions, least, seed=value)
-        first = self.method.knobs[0].name
-        return self.with_knobs(predictions, {} if value is None else {first: value})
+                return cluster(predictions, least, margin=margin)
+            return cluster(predictions, least, seed=value, margin=margin)
+        return self.with_knobs(predictions, {} if value is None else self._knobs(value))
 
     def with_knobs(
         self, predictions: NDArray[np.float16], knobs: Mapping[str, float]
@@ -87,7 +86,21 @@ class MethodDecoder:
         return probability(predictions[-1])
 
     def settled(self, value: float) -> ModelSettings:
-        """Return the model's settings with this value of the first knob."""
-        if self.method is None:
-            return replace(self.settings, seed=value)
-        return replace(self.settings, knobs=((self.method.knobs[0].name, value),))
+        """Return the model's settings with this value of the first knob.
+
+        Seeds of test-time augmentations were chosen relative to that of one pass: the mean of
+        many passes is less certain by some factor. They keep this factor.
+        """
+        if self.method is not None:
+            return replace(self.settings, knobs=tuple(self._knobs(value).items()))
+        factor = value / self.settings.seed
+        scaled = (
+            own._replace(seed=min(1.0, round(factor * own.seed, 4)))
+            for own in self.settings.thresholds
+        )
+        return replace(self.settings, seed=value, thresholds=tuple(scaled))
+
+    def _knobs(self, value: float) -> dict[str, float]:
+        """Return the model's knobs with this value of the first one."""
+        assert self.method is not None
+        return dict(self.settings.knobs) | {self.method.knobs[0].name: value}

@@ -58,7 +58,8 @@ def train(
         File of the model. The folder ``OUT.training`` holds the log, the best model so far,
         pictures, and the state to resume from.
     start
-        A model to fine-tune; its pitch and crop units are kept.
+        A model to fine-tune. Its settings are kept; sizes of objects, and with validation the seed,
+        are those of the new data, but extent, halo and reach never shrink.
     augment
         Augmentation of crops; default: rotations and flips, or `AugmentSettings.robust` with the
         robust recipe.
@@ -105,7 +106,8 @@ def train(
             trainer.resume()
         best = trainer.run()
     if request.processes.first:
-        best = _with_context(best, whole or excerpts, request.start)
+        if request.start is None:  # else it was measured when that model was trained
+            best = _with_context(best, whole or excerpts)
         if whole and request.options.tune_thresholds:
             is_ours = request.settings.method == EMBEDSEG
             best = tuned_on(best, whole) if is_ours else with_tuned_knobs(best, whole)
@@ -118,15 +120,13 @@ def is_resumable(out: str | os.PathLike[str]) -> bool:
     return (folder_of(Path(out)) / STATE).exists()
 
 
-def best_so_far(out: str | os.PathLike[str], start: Model) -> Model | None:
+def best_so_far(out: str | os.PathLike[str]) -> Model | None:
     """Load the best model of a fine-tuning that was stopped early.
 
     Parameters
     ----------
     out
         As for `train`.
-    start
-        The model that was fine-tuned.
 
     Returns
     -------
@@ -134,7 +134,7 @@ def best_so_far(out: str | os.PathLike[str], start: Model) -> Model | None:
         None if no epoch was finished.
     """
     best = folder_of(Path(out)) / BEST
-    return _with_context(load_model(best), (), start) if best.exists() else None
+    return load_model(best) if best.exists() else None
 
 
 def _crops(request: TrainRequest, augment: AugmentSettings | None) -> CropDataset:
@@ -202,16 +202,10 @@ def _excerpts(pairs: Sequence[Pair], properties: Properties) -> list[Example]:
     return [Example.excerpt(pairs, properties, i) for i in range(len(pairs[:ROWS]))]
 
 
-def _with_context(model: Model, examples: Sequence[Example], start: Model | None) -> Model:
-    """Set the measured context of a model; if not measured, a fine-tuned one keeps its own."""
-    settings = model.settings
-    if start is None:
-        largest = max(examples, key=lambda example: example.box.size)
-        needed = measure_context(model, largest.image())
-        context = model.context if needed is None else (needed,) * model.ndim
-        settings = replace(settings, context=context)
-    else:
-        settings = replace(settings, context=start.context)
-        if "validation" not in model.card:
-            settings = replace(settings, seed=start.seed, knobs=start.settings.knobs)
+def _with_context(model: Model, examples: Sequence[Example]) -> Model:
+    """Set the measured context of a new model."""
+    largest = max(examples, key=lambda example: example.box.size)
+    needed = measure_context(model, largest.image())
+    context = model.context if needed is None else (needed,) * model.ndim
+    settings = replace(model.settings, context=context)
     return Model(model.weights, settings, card=model.card, device=model.device)

@@ -126,6 +126,7 @@ class Trainer:
     def _begin(self) -> None:
         start = TrainStart(
             data=self._crops.properties,
+            halo=model_settings(self._crops.properties, self.settings, self._start).halo,
             sources=self._crops.mixture.described(),
             validation=tuple(example.pair.name for example in self._validation),
             settings=self.settings,

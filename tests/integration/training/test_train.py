@@ -271,6 +271,11 @@ def test_a_model_to_start_from_keeps_its_statistics_if_they_are_frozen(
     tuned = es.train(*folders, out=tmp_path / "tuned", watcher=log, **settings)
     assert "of the model to start from" in log.starts[0].facts()["batch norm"]
     assert tuned.card["training"]["frozen_share"] == 1
+    known = es.load_model("nuclei-2d")
+    assert tuned.margin == known.margin
+    assert [own.mode for own in tuned.settings.thresholds] == ["4", "8"]
+    assert tuned.reach == known.reach
+    assert log.starts[0].facts()["largest object"].endswith("halo of tiles is 126 x 105")
     same = {name for name, tensor in weights(tuned).items() if torch.equal(tensor, start[name])}
     assert {name for name in start if "running" in name} <= same
     assert not {name for name in start if name.endswith("bn.bias")} & same
