@@ -137,6 +137,7 @@ def _verdict(found: Comparison) -> str:
 
 def _warnings(found: Comparison) -> list[str]:
     texts = [f"{name} did not take part: {why}." for name, why in found.skipped.items()]
+    texts += [f"{name} failed: {why}." for name, why in found.failed.items()]
     count = sum(found.winner.trials[0].errors.get(kind, 0) for kind in ("split", "merged", "miss"))
     count += found.winner.trials[0].errors.get("true_positive", 0)
     if count < 50:

@@ -167,6 +167,8 @@ class Comparison:
     """Methods, best first."""
     skipped: dict[str, str]
     """Methods that could not take part, and why."""
+    failed: dict[str, str]
+    """Methods whose training or segmentation failed, and why."""
     division: dict[str, list[str]]
     """Images of each part."""
     settings: dict[str, Any]
@@ -194,6 +196,7 @@ class Comparison:
             "winner": self.winner.method,
             "methods": methods,
             "skipped": self.skipped,
+            "failed": self.failed,
             "division": self.division,
             "settings": self.settings,
             "folder": self.folder,

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite
 from typing import Any, cast
 
 import numpy as np
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
+from embedseg_large.errors import RunError
 from embedseg_large.network.backbones import new_network
 from embedseg_large.network.model import Model
 from embedseg_large.training.average import averaged
@@ -217,7 +218,13 @@ class Learner:
         return torch.zeros(0) if errors is None else torch.from_numpy(errors.copy())
 
     def learn(self, epoch: int, tell: Tell | None = None) -> EpochMeans:
-        """Go once through the crops of an epoch, counted from 0."""
+        """Go once through the crops of an epoch, counted from 0.
+
+        Raises
+        ------
+        RunError
+            If the loss or the weights are not finite any more.
+        """
         torch.set_num_threads(self.threads)  # in case other code in this process changed it
         frozen = self._settings.first_frozen
         if epoch == frozen and self._settings.frozen_share != 1:
@@ -248,6 +255,8 @@ class Learner:
         *totals, overlap, instances = self._processes.summed(sums).tolist()
         batches = len(loader) * self._processes.world
         loss = {name: total / batches for name, total in zip(names, totals, strict=True)}
+        if not all(map(isfinite, loss.values())) or not self._is_finite:
+            raise diverged(epoch + 1, self.rate)
         return EpochMeans(loss, overlap / max(1, instances))
 
     def _recalibrate(self, epoch: int) -> None:
@@ -263,6 +272,11 @@ class Learner:
             images = (self._image(batch.to(self._device)) for batch in loader)
             recalibrate(self.network, images, self._processes)
         self._average = self._new_average()
+
+    @property
+    def _is_finite(self) -> bool:
+        """Whether no weight is infinite or NaN, which the last step may have made it."""
+        return all(bool(torch.isfinite(p).all()) for p in self.network.parameters())
 
     def _keys_of(self, number: int) -> list[Key]:
         """Return the keys of a batch, counted from 1."""
@@ -320,6 +334,14 @@ class Learner:
         self._optimiser.zero_grad(set_to_none=True)
         if self._average is not None:
             self._average.update_parameters(self.network)
+
+
+def diverged(epoch: int, rate: float) -> RunError:
+    """Return the error of a training whose loss, weights or predictions are not finite."""
+    return RunError(
+        f"the training diverged in epoch {epoch}, at a learning rate of {rate:g}: loss or weights "
+        "are infinite or NaN; train again with a lower --learning-rate, or with --clip 5"
+    )
 
 
 class _Watched:

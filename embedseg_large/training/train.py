@@ -81,6 +81,8 @@ def train(
         If `out` cannot be written.
     ModelError
         If there is nothing to resume, or `start` does not match the data.
+    RunError
+        If the training diverges; the state and the best model of earlier epochs remain.
     """
     watchers: list[TrainWatcher] = [LogWatcher() if watcher is None else watcher]
     if options.get("tensorboard") is not None:
@@ -97,6 +99,7 @@ def train(
             whole,
             request.settings,
             request.folder,
+            center=request.options.center,
             start=request.start,
             pictured=excerpts,
             processes=request.processes,

@@ -64,6 +64,13 @@ class Example:
         """The whole image."""
         return cls(pair, ranges, Box.whole(pair.shape), set, diameter)
 
+    def described(self) -> str:
+        """Name the image, its set, its shape and the stated diameter."""
+        about = [self.set, self.pair.name, "x".join(map(str, self.box.shape))]
+        if self.diameter is not None:
+            about.append(f"diameter {self.diameter:g}")
+        return " ".join(filter(None, about))
+
     def resampling(self, model: Model) -> Resampling:
         """Return the grid on which a model segments the image."""
         if self.diameter is None or model.object_diameter is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ from typer.testing import CliRunner
 
 import embedseg_large as es
 from embedseg_large.cli.app import app
-from embedseg_large.errors import UsageError
+from embedseg_large.comparison.classical import ClassicalContender
+from embedseg_large.comparison.contender import Fitted
+from embedseg_large.errors import RunError, UsageError
 from embedseg_large.testing.synthetic import render, synthetic_embryo
 
+compare_module = import_module("embedseg_large.comparison.compare")
 SHORT: dict[str, Any] = {"steps": 1, "crop": (32, 32), "threads": 1}
 
 
@@ -101,6 +106,31 @@ def test_the_command_prints_a_row_per_method(data: tuple[Path, Path], tmp_path: 
     wrong = CliRunner().invoke(app, [*asked, "--methods", "classical", "--budget", "soon"])
     assert wrong.exit_code == 2
     assert "budget is 'soon'" in wrong.output
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A method whose training fails."""
+
+    name: str = "flows"
+    is_random: bool = True
+
+    def fit(self, *_: object) -> Fitted:
+        raise RunError("the training diverged")
+
+
+def test_a_method_that_fails_does_not_end_the_comparison(
+    data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [ClassicalContender()]
+    monkeypatch.setattr(compare_module, "choose", lambda *_: ([Failing(), *others], {}))
+    found = es.compare(*data, out=tmp_path / "page.html")
+    assert found.failed == {"flows": "the training diverged"}
+    assert [standing.method for standing in found.standings] == ["classical"]
+    assert json.loads((tmp_path / "page.json").read_text())["failed"] == found.failed
+    others.clear()
+    with pytest.raises(RunError, match="flows: the training diverged"):
+        es.compare(*data, out=tmp_path / "page.html")
 
 
 def test_masks_that_overlap_leave_out_methods_that_cannot_learn_them(tmp_path: Path) -> None:

@@ -200,12 +200,19 @@ def test_no_method_is_best_if_none_finds_anything() -> None:
     some = compared(Standing(method="flows", trials=(trial(),)))
     nothing = compared(Standing(method="flows", trials=(trial(scores=none),)))
     assert page._verdict(some).startswith("flows has the highest mean AP, 0.300")
+    assert "a failed: the training diverged." in page._warnings(some)
     assert page._verdict(nothing).startswith("No method found an object")
 
 
 def compared(*standings: Standing) -> Comparison:
     return Comparison(
-        path="page.html", standings=standings, skipped={}, division={}, settings={}, folder="x"
+        path="page.html",
+        standings=standings,
+        skipped={},
+        failed={"a": "the training diverged"},
+        division={},
+        settings={},
+        folder="x",
     )
 
 

@@ -45,6 +45,8 @@ def test_a_file_says_the_same(tmp_path: Path) -> None:
         (["a=i,m,diameter=3"], "did you mean object_diameter"),
         (["a=i,m,most=few"], "most 'few' is not a number"),
         (["a=i,m,object_diameter=0"], "must be positive"),
+        (["a=i,m,object_diameter=inf"], "must be positive"),
+        (["a=i,m,object_diameter=nan"], "must be positive"),
         (["a=i,m", "a=j,n"], "are called 'a'"),
         (["absent.yaml"], "absent.yaml"),
         ({"a": {"masks": "m"}}, "no images"),
