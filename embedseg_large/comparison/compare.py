@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from embedseg_large.comparison.contender import Contender, Say
 from embedseg_large.comparison.contenders import choose
-from embedseg_large.comparison.division import Division, divide, truth_of
+from embedseg_large.comparison.division import Division, contents, divide, truth_of
 from embedseg_large.comparison.options import CompareOptions
 from embedseg_large.comparison.page import write_page
 from embedseg_large.comparison.place import ComparisonPlace
@@ -35,6 +36,9 @@ from embedseg_large.storage.disk import whole_file
 from embedseg_large.storage.tables import write_table
 from embedseg_large.training.data.sources import Pair, check_masks, find_pairs
 from embedseg_large.volumes.folders import is_path
+
+VERSION = version("embedseg-large")
+"""Version of the program, which decides what a method learns and finds."""
 
 
 @takes(CompareOptions)
@@ -86,7 +90,8 @@ def compare(
     check_masks(pairs)
     division = divide(pairs, chosen.split_seed)
     settings = chosen.deciding()
-    place.begin(settings | {"images": division.facts()}, overwrite=chosen.overwrite)
+    facts = {"images": division.facts(), "content": contents(pairs), "version": VERSION}
+    place.begin(settings | facts, overwrite=chosen.overwrite)
     drawn = _richest(division.held_out)
     standings, failed = _standings(contenders, chosen, division, drawn, place, say)
     found = Comparison(
@@ -170,6 +175,7 @@ def _trial(
         seed=seed,
         steps=fitted.steps,
         fit_seconds=fitted.seconds,
+        tune_seconds=fitted.tuning,
         knobs=fitted.knobs,
         scores=judged.scores,
         boundary=judged.boundary,

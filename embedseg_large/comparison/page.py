@@ -7,17 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.comparison.networks import RECIPE, ROUNDS
-from embedseg_large.comparison.options import CompareOptions
+from embedseg_large.comparison.networks import LEARNING, ROUNDS
+from embedseg_large.comparison.options import AnnotatedOptions, CompareOptions
 from embedseg_large.comparison.place import ComparisonPlace
 from embedseg_large.comparison.result import Comparison, Standing, TileCheck, Trial, deviation
 from embedseg_large.evaluation.evaluate import THRESHOLDS
 from embedseg_large.geometry import Box
+from embedseg_large.options import Flag
 from embedseg_large.pictures import Panel, grey_of, matched_colours, numbered, palette
 from embedseg_large.reporting.drawing import Inks, Picture, grey_pixels, overlay, picture
 from embedseg_large.reporting.facts import BY, Fact
@@ -243,6 +244,7 @@ def _cost_row(standing: Standing) -> dict[str, str]:
         "method": standing.method,
         "steps": "" if best.steps is None else f"{best.steps:,}",
         "fit": seconds(float(np.mean(fits))) + ("" if spread is None else f" ± {spread:.2g}"),
+        "tune": seconds(float(np.mean([trial.tune_seconds for trial in standing.trials]))),
         "predict": "" if rate is None else _rate(rate),
         "decode": "" if tiles is None else _rate(tiles.decode_rate),
         "whole": f"{1e6 * best.seconds / best.voxels:.3g} s",
@@ -287,10 +289,7 @@ def _command(standing: Standing, options: CompareOptions, sources: tuple[Any, An
     where = f"--masks {shlex.quote(str(masks))}" if masks else f"--labels {options.labels}"
     crop = "" if options.crop is None else f" --crop {','.join(map(str, options.crop))}"
     where += "".join(f" {flag}" for flag in _flags(options.chosen()))
-    more = "".join(
-        f" --{name.replace('_', '-')} {RECIPE[name]}"
-        for name in ("accumulate", "schedule", "warmup", "clip", "average_steps")
-    )
+    more = "".join(f" --{name.replace('_', '-')} {value}" for name, value in LEARNING.items())
     return (
         f"embedseg-large train --images {shlex.quote(str(images))} \\\n"
         f"    {where} \\\n"
@@ -304,11 +303,17 @@ def _command(standing: Standing, options: CompareOptions, sources: tuple[Any, An
 
 def _flags(chosen: Mapping[str, Any]) -> Iterator[str]:
     """Options of the data for the command line; those of no effect in training are left out."""
+    hints = get_type_hints(AnnotatedOptions, include_extras=True)
     for name, value in chosen.items():
         if name in ("labels", "ndim"):
             continue
+        (stated,) = (each for each in hints[name].__metadata__ if isinstance(each, Flag))
+        flag = stated.name or f"--{name.replace('_', '-')}"
         text = ",".join(map(str, value)) if isinstance(value, list) else value
-        yield f"--{name.replace('_', '-')} {shlex.quote('all' if text is None else str(text))}"
+        if value is True:
+            yield flag
+        else:
+            yield f"{flag} {shlex.quote('all' if text is None else str(text))}"
 
 
 # Pictures ---------------------------------------------------------------------------------------

@@ -74,7 +74,9 @@ class Trial:
     steps: int | None
     """Number of optimiser steps; None if not applicable."""
     fit_seconds: float
-    """Time to learn or tune, without validation."""
+    """Time to learn, without validation and tuning."""
+    tune_seconds: float
+    """Time to choose thresholds on the validation part."""
     knobs: dict[str, float]
     """Thresholds that were chosen on the validation part."""
     scores: list[dict[str, float]]

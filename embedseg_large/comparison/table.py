@@ -23,6 +23,7 @@ def _row(trial: Trial) -> dict[str, Any]:
         "seed": trial.seed,
         "steps": trial.steps or 0,
         "fit_seconds": round(trial.fit_seconds, 1),
+        "tune_seconds": round(trial.tune_seconds, 1),
         "mean_ap": round(trial.ap, 4),
         **{f"ap_{iou:g}": round(trial.at(iou)["ap"], 4) for iou in IOUS},
         "pq_0.5": round(trial.at(0.5)["pq"], 4),

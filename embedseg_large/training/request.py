@@ -23,7 +23,7 @@ from embedseg_large.training.data.mixed import (
     open_annotated,
 )
 from embedseg_large.training.data.panel import PanelSet, check_panel, read_panel
-from embedseg_large.training.data.properties import STRIDE, common_voxel_size
+from embedseg_large.training.data.properties import STRIDE, check_crop, common_voxel_size
 from embedseg_large.training.data.reviewed import reviewed_pairs
 from embedseg_large.training.data.sets import TrainingSet, read_sets
 from embedseg_large.training.data.sources import Pair, check_masks, find_pairs
@@ -114,6 +114,8 @@ def read_request(
     check_panel(panel, model)
     opened = [(each, each.pairs(sources.kind[0])) for each in panel]
     _check_mixed(settings, sources)
+    if asked.crop is not None:
+        check_crop(asked.crop, sources.kind[0])
     for training in learnt:
         check_masks(training.pairs, training.called)
     check_masks([pair for _, pair in held])

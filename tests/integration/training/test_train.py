@@ -427,6 +427,7 @@ class Unread:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"crop": (30, 32)}, "pass 2 multiples of 8"),
         ({"out": "absent/m"}, "absent is not a folder"),
         ({"out": "taken"}, "is a folder"),
         ({"resume": True}, "no training to resume"),
