@@ -9,8 +9,8 @@ Masks may be complete, or strokes: voxels with the ignore label are not used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Container, Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -24,9 +24,13 @@ from embedseg_large.methods.three_class import BACKGROUND, INTERIOR
 from embedseg_large.network.forest import CLASSES, CONTEXT, FOREST, SAMPLES, check_forest, features
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import ModelSettings
+from embedseg_large.options import Options
+from embedseg_large.training.data.augment import AugmentSettings
 from embedseg_large.training.data.properties import measure
 from embedseg_large.training.data.sources import Labels, Pair
 from embedseg_large.training.objective import model_settings
+from embedseg_large.training.options import DEFAULT_RECIPE, DeviceOptions
+from embedseg_large.training.recipe_options import HardwareOptions
 from embedseg_large.training.request import TrainRequest
 from embedseg_large.training.settings import TrainSettings
 from embedseg_large.training.tuning.knobs import with_tuned_knobs
@@ -37,6 +41,12 @@ DECODE = "three-class"
 """The method whose classes are learned, and which decodes them into instances."""
 MOST_VOXELS = 2**25
 """Maximum size of the region learned from; of larger annotated regions, the middle is used."""
+USED = {
+    *("method", "seed", "pairing", "ndim", "reviewed"),
+    *(field.name for field in (*fields(HardwareOptions), *fields(DeviceOptions))),
+    *("validation", "validation_images", "validation_masks", "tune_thresholds"),
+}
+"""Options that a forest uses, or that ask for what it does anyway."""
 PER_IMAGE = 4000
 """Maximum number of voxels of each class from one image."""
 
@@ -54,10 +64,8 @@ def train_forest(request: TrainRequest, examples: Sequence[Example]) -> Model:
     Raises
     ------
     UsageError
-        If objects or background are not annotated, a library is missing, or an option is not
-        supported.
+        If objects or background are not annotated, or a library is missing.
     """
-    _refuse_useless(request)
     model = fit_forest(request.sources.pairs, request.settings.seed)
     if examples:
         model = with_tuned_knobs(model, examples)
@@ -65,21 +73,33 @@ def train_forest(request: TrainRequest, examples: Sequence[Example]) -> Model:
     return model
 
 
-def _refuse_useless(request: TrainRequest) -> None:
-    asked = request.options
-    given = {
-        "start": request.start,
-        "resume": asked.resume,
-        "synthetic": asked.synthetic,
-        "also": asked.also,
-        "panel": asked.panel,
-    }
-    useless = [name for name, value in given.items() if value]
+def refuse_useless(request: TrainRequest, augment: AugmentSettings | None) -> None:
+    """Refuse options of which a forest makes no use.
+
+    Raises
+    ------
+    UsageError
+        Names them.
+    """
+    stated = {"start": request.start, "augment": augment}
+    useless = [name for name, value in stated.items() if value is not None]
+    useless += _changed(request.options, but=USED)
+    if request.options.recipe == DEFAULT_RECIPE:  # another one, which is refused, changes more
+        useless += _changed(request.settings, but=USED)
     if useless:
         raise UsageError(
             f"{', '.join(useless)}: not supported by the method {FOREST}, which learns in "
             "seconds from one set of images; leave it out"
         )
+
+
+def _changed(options: Options, but: Container[str]) -> list[str]:
+    """Name the options that are not what they are by default, apart from some."""
+    return [
+        field.name
+        for field in fields(options)
+        if field.name not in but and getattr(options, field.name) != field.default
+    ]
 
 
 def fit_forest(pairs: Sequence[Pair], seed: int) -> Model:

@@ -19,7 +19,7 @@ from embedseg_large.training.data.dataset import CropDataset, Late
 from embedseg_large.training.data.mixed import MixedSources
 from embedseg_large.training.data.properties import Properties, measure
 from embedseg_large.training.data.sources import Pair
-from embedseg_large.training.forest import train_forest
+from embedseg_large.training.forest import refuse_useless, train_forest
 from embedseg_large.training.options import TrainOptions
 from embedseg_large.training.record import LogWatcher, TrainWatcher
 from embedseg_large.training.request import TrainRequest, folder_of, read_request
@@ -89,6 +89,7 @@ def train(
         watchers.append(TensorBoardWatcher(options["tensorboard"]))
     request = read_request(images, masks, Path(out), start, options)
     if request.settings.method == FOREST:
+        refuse_useless(request, augment)
         return train_forest(request, _examples(request))
     with request.processes.together():
         crops = _crops(request, augment)

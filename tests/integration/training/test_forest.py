@@ -18,6 +18,7 @@ from embedseg_large.cli.app import app
 from embedseg_large.errors import ModelError, UsageError
 from embedseg_large.network.forest import CONTEXT, FOREST, features
 from embedseg_large.testing.synthetic import render, synthetic_embryo
+from embedseg_large.training.data.augment import AugmentSettings
 
 SHAPE = {2: (88, 96), 3: (24, 24, 88)}
 TILE = {2: (32, 32), 3: (24, 24, 16)}
@@ -112,9 +113,25 @@ def test_the_command_trains_a_forest(tmp_path: Path) -> None:
     assert json.loads(told.output)["backbone"] == FOREST
 
 
-def test_what_a_forest_has_no_use_for_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="synthetic: not supported by the method forest"):
-        trained(2, tmp_path / "m", synthetic=2)
+@pytest.mark.parametrize(
+    "useless",
+    [
+        {"synthetic": 2},
+        {"epochs": 3},
+        {"steps": 100},
+        {"crop": (32, 32)},
+        {"center": "centroid"},
+        {"backbone": "unet"},
+        {"recipe": "robust"},
+        {"augment": AugmentSettings.robust()},
+        {"epochs": 3, "learning_rate": 1e-3},
+    ],
+)
+def test_what_a_forest_has_no_use_for_is_refused(tmp_path: Path, useless: dict[str, Any]) -> None:
+    named = ", ".join(useless)
+    with pytest.raises(UsageError, match=f"{named}: not supported by the method forest"):
+        trained(2, tmp_path / "m", **useless)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_with_other_samples_is_refused(tmp_path: Path) -> None:

@@ -424,10 +424,20 @@ class Unread:
         raise AssertionError("a voxel was read")
 
 
+VALIDATED = {name: [Unread(64, 64)] for name in ("validation_images", "validation_masks")}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"crop": (30, 32)}, "pass 2 multiples of 8"),
+        ({"validation_masks": [Unread(64, 64)]}, "validation_masks is given without"),
+        ({**VALIDATED, "validation": 0.3}, "validation is 0.3 and validation_images is given"),
+        ({"freeze_encoder": True}, "freeze_encoder is given without a model to start from"),
+        ({"epoch_steps": 9}, "epoch_steps is given without steps"),
+        ({"epoch_steps": 9, "recipe": "robust", "epochs": 2}, "epoch_steps is given without"),
+        ({"tune_thresholds": True, "validation": 0}, "tune_thresholds is given without images"),
+        ({"patience": 3, "validation": 0}, "patience is given without images to validate on"),
         ({"out": "absent/m"}, "absent is not a folder"),
         ({"out": "taken"}, "is a folder"),
         ({"resume": True}, "no training to resume"),
