@@ -163,6 +163,10 @@ class Learner:
         return averaged(self.network, steps) if steps else None
 
     @property
+    def _encoder(self) -> nn.Module:
+        return self.network.get_submodule("encoder")
+
+    @property
     def terms(self) -> tuple[str, ...]:
         """Names of the terms of the loss, the total first."""
         return self._objective.terms
@@ -232,6 +236,8 @@ class Learner:
         self.network.train()
         if epoch >= frozen:
             freeze(self.network)
+        if self._settings.freeze_encoder:  # its weights alone would not keep what it computes
+            self._encoder.eval()
         loader = self._loader(epoch)
         step = epoch * self._schedule.epoch_steps
         names = self._objective.terms
@@ -270,7 +276,8 @@ class Learner:
         logger.info("measuring the statistics of batch normalisation on %d crops", crops)
         with threadpool_limits(1, user_api="blas"), self._autocast():
             images = (self._image(batch.to(self._device)) for batch in loader)
-            recalibrate(self.network, images, self._processes)
+            still = self._encoder if self._settings.freeze_encoder else None
+            recalibrate(self.network, images, self._processes, still=still)
         self._average = self._new_average()
 
     @property

@@ -167,7 +167,9 @@ class OptimiserOptions(Options):
     freeze_encoder: Annotated[
         bool, Flag("With --from: train only the decoders; for very few objects.")
     ] = False
-    """Whether only the decoders are trained; for fine-tuning on very few objects."""
+    """Whether only the decoders are trained; for fine-tuning on very few objects. The encoder
+    computes what it does in inference: its statistics are kept, and nothing in it is dropped
+    out."""
     seed: Annotated[int, Flag("Seed of all random numbers.", min=0, shows_default=True)] = 0
     """Seed of weights, crops, augmentation and dropout."""
 
