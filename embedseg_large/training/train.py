@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from embedseg_large.network.forest import FOREST
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import EMBEDSEG
 from embedseg_large.options import takes
-from embedseg_large.training.context import measure_context
+from embedseg_large.training.context import measure_context, middle_of
 from embedseg_large.training.data.augment import AugmentSettings
 from embedseg_large.training.data.dataset import CropDataset, Late
 from embedseg_large.training.data.mixed import MixedSources
@@ -208,8 +209,8 @@ def _excerpts(pairs: Sequence[Pair], properties: Properties) -> list[Example]:
 
 def _with_context(model: Model, examples: Sequence[Example]) -> Model:
     """Set the measured context of a new model."""
-    largest = max(examples, key=lambda example: example.box.size)
-    needed = measure_context(model, largest.image())
+    largest = max(examples, key=lambda example: prod(example.resampling(model).target))
+    needed = measure_context(model, middle_of(model, largest))
     context = model.context if needed is None else (needed,) * model.ndim
     settings = replace(model.settings, context=context)
     return Model(model.weights, settings, card=model.card, device=model.device)

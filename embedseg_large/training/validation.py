@@ -90,9 +90,10 @@ class Example:
         box = Box(tuple(start.tolist()), tuple((start + size).tolist()))
         return cls(pair, properties.ranges[i], box)
 
-    def image(self) -> NDArray[np.float32]:
-        """Read the image, normalised: ``(channels, *spatial)``."""
-        return self.pair.normalised(self.box, self.pair.image.read(self.box), self.ranges)
+    def image(self, part: Box | None = None) -> NDArray[np.float32]:
+        """Read the image or a part of it, normalised: ``(channels, *spatial)``."""
+        box = self.box if part is None else part.shift(self.box.start)
+        return self.pair.normalised(box, self.pair.image.read(box), self.ranges)
 
     def truth(self) -> Labels:
         """Read the mask: ``(*spatial)``, -1 unannotated; of overlapping objects, the last wins."""
