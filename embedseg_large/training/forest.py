@@ -21,13 +21,22 @@ from embedseg_large.geometry import Box
 from embedseg_large.methods.of_model import scale_of
 from embedseg_large.methods.registry import field_method
 from embedseg_large.methods.three_class import BACKGROUND, INTERIOR
-from embedseg_large.network.forest import CLASSES, CONTEXT, FOREST, SAMPLES, check_forest, features
+from embedseg_large.network.forest import (
+    CLASSES,
+    CONTEXT,
+    FOREST,
+    SAMPLES,
+    check_forest,
+    feature_count,
+    features,
+)
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import ModelSettings
 from embedseg_large.options import Options
 from embedseg_large.training.data.augment import AugmentSettings
+from embedseg_large.training.data.objects import PART, parts
 from embedseg_large.training.data.properties import measure
-from embedseg_large.training.data.sources import Labels, Pair
+from embedseg_large.training.data.sources import Pair
 from embedseg_large.training.objective import model_settings
 from embedseg_large.training.options import DEFAULT_RECIPE, DeviceOptions
 from embedseg_large.training.recipe_options import HardwareOptions
@@ -127,25 +136,45 @@ def _drawn(
     pair: Pair, settings: ModelSettings, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
     """Return features ``(n, features)`` and classes ``(n,)`` of voxels of an image."""
-    whole = Box.whole(pair.shape)
-    labels = pair.labels_of(pair.mask.read(pair.mask_box(whole)))
-    box = _annotated(labels)
-    image = pair.normalised(box, pair.image.read(box), intensity_ranges(pair.image))
+    box = _annotated(pair)
+    labels = pair.labels_of(pair.mask.read(pair.mask_box(box)))
     method = field_method(DECODE, scale_of(settings))
-    classes = method.targets(labels[box.slices])["classes"].reshape(-1)
+    classes = method.targets(labels)["classes"].reshape(-1)
     places = [np.flatnonzero(classes == number) for number in range(CLASSES)]
     at = np.concatenate([rng.permutation(each)[:PER_IMAGE] for each in places])
-    seen = features(image)
-    return seen.reshape(-1, seen.shape[-1])[at], classes[at]
+    return _features_at(pair, box, np.stack(np.unravel_index(at, box.shape), axis=-1)), classes[at]
 
 
-def _annotated(labels: Labels) -> Box:
+def _features_at(pair: Pair, box: Box, places: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Return the features ``(n, features)`` of a few voxels of a box, part by part.
+
+    Filters see no farther than `CONTEXT`, so they are those of the whole box, bit for bit.
+    """
+    found = np.empty((len(places), feature_count(pair.ndim, pair.channels)), np.float32)
+    ranges = intensity_ranges(pair.image)
+    for part in Box.whole(box.shape).split(PART[pair.ndim]):
+        inside = ((places >= part.start) & (places < part.stop)).all(axis=1)
+        if inside.any():
+            seen = part.grow((CONTEXT,) * pair.ndim).clip(box.shape)
+            here = seen.shift(box.start)
+            values = features(pair.normalised(here, pair.image.read(here), ranges))
+            found[inside] = values[tuple((places[inside] - seen.start).T)]
+    return found
+
+
+def _annotated(pair: Pair) -> Box:
     """Return the box around all annotated voxels, or its middle if it is too large."""
-    known = np.argwhere(labels >= 0)
-    if not len(known):
-        return Box.whole(labels.shape)
-    start, stop = known.min(axis=0), known.max(axis=0) + 1
-    factor = min(1.0, (MOST_VOXELS / float(np.prod(stop - start))) ** (1 / labels.ndim))
+    known = [np.zeros(length, bool) for length in pair.shape]
+    for origin, labels in parts(pair, Box.whole(pair.shape)):
+        for axis, (first, seen) in enumerate(zip(origin, known, strict=True)):
+            others = tuple(other for other in range(pair.ndim) if other != axis)
+            seen[first : first + labels.shape[axis]] |= (labels >= 0).any(axis=others)
+    if not known[0].any():
+        return Box.whole(pair.shape)
+    ends = [np.flatnonzero(seen)[[0, -1]] for seen in known]
+    start, last = np.array(ends).T
+    stop = last + 1
+    factor = min(1.0, (MOST_VOXELS / float(np.prod(stop - start))) ** (1 / pair.ndim))
     size = np.maximum(1, (factor * (stop - start)).astype(int))
     first = (start + stop - size) // 2
     return Box(tuple(first.tolist()), tuple((first + size).tolist()))
