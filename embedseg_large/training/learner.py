@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil, isfinite
 from typing import Any, cast
 
@@ -243,6 +244,7 @@ class Learner:
         names = self._objective.terms
         sums = torch.zeros(len(names) + 2, dtype=torch.float64, device=self._device)
         watched = _Watched.of(self._crops) if self._settings.hard_share else None
+        keys = iter(self._order)
         # numpy's BLAS, used for crops, keeps its threads spinning on the cores torch needs next
         with threadpool_limits(1, user_api="blas"):
             for done, batch in enumerate(loader, start=1):
@@ -253,7 +255,7 @@ class Learner:
                     step += 1
                 sums += _numbers(found, names)
                 if watched is not None:
-                    watched.add(self._keys_of(done), found)
+                    watched.add(list(islice(keys, self._settings.batch)), found)
                 if tell is not None:
                     tell(done, len(loader), float(found.terms["total"].detach()))
         if watched is not None:
@@ -284,11 +286,6 @@ class Learner:
     def _is_finite(self) -> bool:
         """Whether no weight is infinite or NaN, which the last step may have made it."""
         return all(bool(torch.isfinite(p).all()) for p in self.network.parameters())
-
-    def _keys_of(self, number: int) -> list[Key]:
-        """Return the keys of a batch, counted from 1."""
-        batch = self._settings.batch
-        return list(self._order)[(number - 1) * batch : number * batch]
 
     def _loader(self, epoch: int, crops: int | None = None) -> DataLoader[AnyBatch]:
         """Load the crops of an epoch in this process, or the first ones."""

@@ -99,7 +99,10 @@ class LengthOptions(Options):
     ] = None
     """Shape of a crop in that part; None: unchanged."""
     late_ranges: Annotated[
-        float, Flag("Factor on the ranges of augmentation in that part. Default: 0.5.")
+        float,
+        Flag(
+            "Factor on the ranges of augmentation in that part. Default: 1 (paper), 0.5 (robust)."
+        ),
     ] = 1.0
     """Factor on the ranges of augmentation in that part; 0 to 1."""
     late_synthetic_share: Annotated[

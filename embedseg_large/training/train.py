@@ -159,8 +159,10 @@ def _crops(request: TrainRequest, augment: AugmentSettings | None) -> CropDatase
         properties = replace(properties, min_object_size=smallest)
     elif sources.drawn is not None and not sources.annotated and properties.voxel_size is None:
         properties = replace(properties, pitch=sources.drawn.pitch_of(properties.pitch))
+    # fields of other methods are learned from labels alone
+    center = request.options.center if settings.method == EMBEDSEG else None
     return CropDataset(
-        sources.mixture(properties, request.options.center, settings),
+        sources.mixture(properties, center, settings),
         properties,
         augment=augment,
         seed=settings.seed,
