@@ -16,7 +16,6 @@ from embedseg_large.comparison.networks import LEARNING, ROUNDS
 from embedseg_large.comparison.options import AnnotatedOptions, CompareOptions
 from embedseg_large.comparison.place import ComparisonPlace
 from embedseg_large.comparison.result import Comparison, Standing, TileCheck, Trial, deviation
-from embedseg_large.evaluation.evaluate import THRESHOLDS
 from embedseg_large.geometry import Box
 from embedseg_large.options import Flag
 from embedseg_large.pictures import Panel, grey_of, matched_colours, numbered, palette
@@ -25,6 +24,7 @@ from embedseg_large.reporting.facts import BY, Fact
 from embedseg_large.reporting.page import render, seconds
 from embedseg_large.storage.disk import whole_file
 from embedseg_large.training.data.sources import Pair
+from embedseg_large.training.tuning.thresholds import IOUS
 from embedseg_large.volumes.intensity import intensity_ranges
 
 PANEL = 440
@@ -94,7 +94,7 @@ def write_page(
         verdict=_verdict(found),
         warnings=_warnings(found),
         facts=_facts(found),
-        ious=[f"{iou:g}" for iou in THRESHOLDS[4:]],
+        ious=[f"{iou:g}" for iou in IOUS],
         scores=_score_rows(found.standings),
         kinds=list(_KINDS.values()),
         errors=[_error_row(s) for s in found.standings],
@@ -203,7 +203,7 @@ def _tile_words(tiles: TileCheck | None) -> str:
 def _score_rows(standings: Sequence[Standing]) -> list[dict[str, Any]]:
     """Scores of each method, coloured from the worst to the best."""
     columns = [_numbers([s.ap for s in standings], [s.spread for s in standings])]
-    for iou in THRESHOLDS[4:]:
+    for iou in IOUS:
         columns.append(_numbers([s.mean(iou, "ap") for s in standings]))
     columns.append(_numbers([s.mean(0.5, "pq") for s in standings]))
     columns.append(

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
-"""Their mean AP ranks methods, as in training."""
+from embedseg_large.training.tuning.thresholds import IOUS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +99,7 @@ class Trial:
 
     @property
     def ap(self) -> float:
-        """Mean AP over `IOUS`."""
+        """Mean AP over `IOUS`, which ranks methods, as in training."""
         return float(np.mean([s["ap"] for s in self.scores if s["threshold"] in IOUS]))
 
     def at(self, threshold: float) -> dict[str, float]:

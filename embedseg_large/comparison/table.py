@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.comparison.result import IOUS, Comparison, Trial
+from embedseg_large.comparison.result import Comparison, Trial
+from embedseg_large.training.tuning.thresholds import IOUS
 
 
 def columns_of(found: Comparison) -> dict[str, NDArray[Any]]:

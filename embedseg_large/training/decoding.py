@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 
 from embedseg_large.clustering.cluster import cluster
 from embedseg_large.embedding import Embedding
+from embedseg_large.methods.embedseg import SEED_KNOB
 from embedseg_large.methods.of_model import method_of
-from embedseg_large.methods.protocol import FieldMethod
+from embedseg_large.methods.protocol import FieldMethod, Knob
 from embedseg_large.methods.storing import probability
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import ModelSettings
-
-SEEDS = (0.5, 0.6, 0.7, 0.8, 0.9)
-"""Values to try for EmbedSeg: minimum seediness for a voxel to seed an instance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +36,18 @@ class MethodDecoder:
         return cls(model.settings, method_of(model.settings))
 
     @property
+    def _first(self) -> Knob:
+        return SEED_KNOB if self.method is None else self.method.knobs[0]
+
+    @property
     def values(self) -> tuple[float, ...]:
         """Values of the first knob to try, ascending."""
-        return SEEDS if self.method is None else self.method.knobs[0].values
+        return self._first.values
 
     @property
     def drawn(self) -> float:
-        """The value whose instances are drawn: the highest seed, or the method's default."""
-        return SEEDS[-1] if self.method is None else self.method.knobs[0].default
+        """The value whose instances are drawn: the method's default."""
+        return self._first.default
 
     def predictions(
         self, model: Model, image: NDArray[np.float32], tta: bool | int | str = False
@@ -102,5 +104,4 @@ class MethodDecoder:
 
     def _knobs(self, value: float) -> dict[str, float]:
         """Return the model's knobs with this value of the first one."""
-        assert self.method is not None
-        return dict(self.settings.knobs) | {self.method.knobs[0].name: value}
+        return dict(self.settings.knobs) | {self._first.name: value}

@@ -15,6 +15,7 @@ from embedseg_large.errors import ModelError, OutputError, UsageError
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.device import training_dtype
 from embedseg_large.network.model import Model
+from embedseg_large.network.settings import STRIDE
 from embedseg_large.synthesis import read_settings
 from embedseg_large.training.data.mixed import (
     AnnotatedSet,
@@ -23,7 +24,7 @@ from embedseg_large.training.data.mixed import (
     open_annotated,
 )
 from embedseg_large.training.data.panel import PanelSet, check_panel, read_panel
-from embedseg_large.training.data.properties import STRIDE, check_crop, common_voxel_size
+from embedseg_large.training.data.properties import check_crop, common_voxel_size
 from embedseg_large.training.data.reviewed import reviewed_pairs
 from embedseg_large.training.data.sets import TrainingSet, read_sets
 from embedseg_large.training.data.sources import Pair, check_masks, find_pairs
