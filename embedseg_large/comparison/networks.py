@@ -32,6 +32,7 @@ from embedseg_large.training.data.sources import Pair
 from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
 from embedseg_large.training.settings import RECIPES
 from embedseg_large.training.train import is_resumable, train
+from embedseg_large.training.whole import whole_raw
 from embedseg_large.volumes.intensity import intensity_ranges
 
 ROUNDS = 5
@@ -237,7 +238,7 @@ def labels_of(model: Model, pair: Pair, *, tta: bool = True) -> NDArray[np.uint3
     """Segment an image in memory, as `segment` does with a single tile."""
     method, knobs = decoder_of(model, tta=tta)
     image = normalised(pair, intensity_ranges)
-    stored = method.stored(model.predict_raw(image, tta=tta))
+    stored = method.stored(whole_raw(model, image, tta))
     nothing_beyond = ((False, False),) * 3
     return method.decode(stored, nothing_beyond, knobs).labels
 

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.scores import scores
-from embedseg_large.fields import channel_count
 from embedseg_large.geometry import Box
 from embedseg_large.network.model import Model
 from embedseg_large.tiling.axis import STRIDE
 from embedseg_large.tiling.grid import Grid
 from embedseg_large.training.decoding import MethodDecoder
 from embedseg_large.training.validation import Example
+from embedseg_large.training.whole import tiled_raw
 
 CONTEXTS = (8, 16, 24, 32)
 """Contexts that are tried, in voxels."""
@@ -87,18 +87,6 @@ def middle(shape: Sequence[int]) -> Box:
     ]
     starts = [(n - e) // 2 for n, e in zip(shape, edges, strict=True)]
     return Box(tuple(starts), tuple(a + e for a, e in zip(starts, edges, strict=True)))
-
-
-def tiled_raw(model: Model, image: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
-    """Raw channels of an image, each core predicted from itself and its context."""
-    raw = np.empty((channel_count(model.settings.channel_fields), *grid.shape), np.float32)
-    for index in grid:
-        tile = grid.tile(index)
-        region = model.predict_raw(np.ascontiguousarray(image[(slice(None), *tile.region.slices)]))
-        raw[(slice(None), *tile.core.slices)] = region[
-            (slice(None), *tile.core.slices_in(tile.region))
-        ]
-    return raw
 
 
 def agreement(found: NDArray[np.integer], wanted: NDArray[np.integer]) -> float:

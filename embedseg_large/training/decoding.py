@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.clustering.cluster import cluster
-from embedseg_large.embedding import Embedding
+from embedseg_large.embedding import Embedding, dequantise
 from embedseg_large.methods.embedseg import SEED_KNOB
 from embedseg_large.methods.of_model import method_of
 from embedseg_large.methods.protocol import FieldMethod, Knob
 from embedseg_large.methods.storing import probability
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import ModelSettings
+from embedseg_large.training.whole import whole_raw, whole_stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ class MethodDecoder:
     ) -> Any:
         """Return predictions for `labels`, rounded as in a segmentation."""
         if self.method is None:
-            return model.predict(image, tta=tta)
-        return self.method.stored(model.predict_raw(image, tta=tta))
+            return dequantise(whole_stored(model, image, tta))
+        return self.method.stored(whole_raw(model, image, tta))
 
     def of_raw(self, raw: NDArray[np.float32]) -> Any:
         """Convert raw channels to predictions; those of EmbedSeg are not rounded."""

@@ -226,8 +226,6 @@ class CropSizeOptions(Options):
 
     heading: ClassVar[str | None] = "Crops"
 
-    heading: ClassVar[str | None] = "Crops"
-
     crop: Annotated[
         Sequence[int] | None,
         Flag(

@@ -22,6 +22,7 @@ from embedseg_large.training.data.resample import nearest
 from embedseg_large.training.data.sources import Pair, find_pairs
 from embedseg_large.training.tuning.thresholds import sweep
 from embedseg_large.training.validation import Example
+from embedseg_large.training.whole import whole_stored
 from embedseg_large.volumes.intensity import intensity_ranges
 
 
@@ -161,7 +162,7 @@ def _stored(
         if not grid.is_identity:
             image = grid.image(image, Box.whole(grid.target))
             truth = [nearest(layer, grid.target) for layer in truth]
-        yield model.predict_stored(image, mode), truth
+        yield whole_stored(model, image, mode), truth
 
 
 def is_rounded(model: Model) -> bool:
@@ -208,7 +209,7 @@ def _predicted(
     for pair in pairs:
         watcher(f"{pair.name}, test-time augmentation {mode}")
         example = Example.whole(pair, intensity_ranges(pair.image))
-        yield model.predict_stored(example.image(), mode), example.layers()
+        yield whole_stored(model, example.image(), mode), example.layers()
 
 
 def _check_channels(pair: Pair, model: Model) -> None:

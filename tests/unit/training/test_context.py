@@ -36,8 +36,9 @@ class Nearsighted:
         pitch, extent = (PITCH,) * self.ndim, (20,) * self.ndim
         return ModelSettings.from_objects(pitch=pitch, extent=extent, min_object_size=10)
 
-    def predict_raw(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict_raw(self, image: NDArray[np.float32], tta: bool = False) -> NDArray[np.float32]:
         """Raw channels that say what the image shows."""
+        assert not tta
         labels = image[0].astype(np.int64)
         found = embedding_of(labels)
         seen = minimum_filter(np.ones_like(labels), 2 * self.sight + 1, mode="constant")
