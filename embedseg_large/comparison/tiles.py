@@ -48,7 +48,7 @@ def check_tiles(fitted: Fitted, pair: Pair, folder: Path) -> TileCheck:
 
         # as it was scored, on the device that was chosen
         engine = fitted.engine
-        where = (
+        where: dict[str, Any] = (
             {"device": engine.device, "dtype": engine.dtype} if isinstance(engine, Model) else {}
         )
 

@@ -146,7 +146,7 @@ def test_results_of_masks_that_were_corrected_since_are_refused(tmp_path: Path) 
     folders = tmp_path / "images", tmp_path / "masks"
     for seed in range(3):
         labels = synthetic_embryo((48, 48), diameter=12, density=0.3, spacing=1.1, seed=seed)
-        for folder, array in zip(folders, (render(labels, seed=seed), labels), strict=True):
+        for folder, array in ((folders[0], render(labels, seed=seed)), (folders[1], labels)):
             folder.mkdir(exist_ok=True)
             tifffile.imwrite(folder / f"{seed}.tif", array.astype(np.uint16))
     options: dict[str, Any] = {"out": tmp_path / "page.html", "methods": "classical"}

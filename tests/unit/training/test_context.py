@@ -81,7 +81,7 @@ class Recording:
         self.read: list[tuple[int, ...]] = []
 
     def __getitem__(self, index: Any) -> NDArray[np.float32]:
-        part = self._voxels[index]
+        part: NDArray[np.float32] = self._voxels[index]
         self.read.append(part.shape)
         return part
 

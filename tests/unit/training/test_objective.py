@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from embedseg_large.training.objective import model_settings
 from embedseg_large.training.settings import TrainSettings
 
 
-def start_settings(extent: int, **changed: object) -> ModelSettings:
+def start_settings(extent: int, **changed: Any) -> ModelSettings:
     """Of a model whose thresholds were tuned, for objects of that extent."""
     own = ModelSettings.from_objects(
         pitch=(1 / 63,) * 2, extent=(extent, extent), min_object_size=9, context=(32, 32)
