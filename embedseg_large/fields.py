@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -28,6 +29,10 @@ from embedseg_large.symmetry import SignedPermutation, group
 
 Kind = Literal["scalar", "vector", "magnitude", "edges", "rays"]
 Offset = tuple[int, ...]
+
+MOST_HEADS, MOST_CHANNELS = 16, 1024
+"""Bounds far above what any method has: without them, a few bytes of a model file could demand a
+network that takes hours to build."""
 
 UNANNOTATED = -1
 """Value of voxels, in masks and in targets of fields, of which nobody said what they are; losses
@@ -71,7 +76,7 @@ class Field:
     """For edges: offsets, in voxels. For rays: directions, as integers along each axis."""
 
     head: int = 0
-    """The decoder of the network that predicts it; heads count from 0, in ascending order."""
+    """The decoder of the network that predicts it; see `check_fields`."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -144,9 +149,41 @@ def channel_count(fields: Sequence[Field]) -> int:
 
 
 def heads(fields: Sequence[Field]) -> tuple[int, ...]:
-    """Return the number of channels of each decoder."""
-    last = max(field.head for field in fields)
-    return tuple(channel_count([f for f in fields if f.head == head]) for head in range(last + 1))
+    """Return the number of channels of each decoder of fields that `check_fields` accepts."""
+    return tuple(channel_count(list(each)) for _, each in groupby(fields, lambda f: f.head))
+
+
+def check_fields(fields: Sequence[Field], ndim: int) -> None:
+    """Refuse fields that no network of that many spatial axes predicts.
+
+    Heads count from 0, each has at least one field, and their fields are in ascending order.
+
+    Raises
+    ------
+    UsageError
+        The message names the field, or the numbers.
+    """
+    for field in fields:
+        for each in (field.axes, *field.directions):
+            if len(each) not in (0, ndim):
+                raise UsageError(f"field {field.name!r} has {len(each)} axes; the model has {ndim}")
+    numbers = [field.head for field in fields]
+    found = sorted(set(numbers))
+    if numbers != sorted(numbers) or found != list(range(len(found))) or len(found) > MOST_HEADS:
+        raise UsageError(
+            f"fields are of heads {_shortened(numbers)}; heads count from 0 to at most "
+            f"{MOST_HEADS - 1}, in ascending order and without gaps"
+        )
+    if channel_count(fields) > MOST_CHANNELS:
+        raise UsageError(
+            f"fields have {channel_count(fields)} channels; use at most {MOST_CHANNELS}"
+        )
+
+
+def _shortened(numbers: Sequence[int]) -> str:
+    """List the first numbers."""
+    most = 10
+    return ", ".join(map(str, numbers[:most])) + (" ..." if len(numbers) > most else "")
 
 
 def channel_turns(fields: Sequence[Field], p: SignedPermutation) -> list[Turn]:

@@ -19,10 +19,24 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from functools import cache
+from os import PathLike
+from types import NoneType, UnionType
+from typing import (
+    Any,
+    ClassVar,
+    TypeGuard,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from embedseg_large.errors import UsageError
 
 T = TypeVar("T", bound="Options")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,12 +75,18 @@ class Options:
         ------
         TypeError
             There is no such option; names the one that was probably meant.
+        UsageError
+            A value is of a type that the option does not take.
         """
         known = [field.name for field in fields(cls)]
         for name in sorted(set(given) - set(known)):
             alike = get_close_matches(name, known, n=1)
             advice = f"; did you mean {alike[0]!r}?" if alike else ""
             raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}{advice}")
+        for name, kinds in _kinds(cls).items():
+            if name in given and not any(_fits(given[name], kind) for kind in kinds):
+                words = " or ".join(dict.fromkeys(_WORDS[kind] for kind in kinds))
+                raise UsageError(f"{name} is {given[name]!r}; pass {words}")
         return cls(**given)
 
     @classmethod
@@ -79,6 +99,47 @@ class Options:
         """Those that are not what they are by default, by name."""
         values = ((field, getattr(self, field.name)) for field in fields(self))
         return {field.name: value for field, value in values if value != field.default}
+
+
+_WORDS: Mapping[Any, str] = {
+    Sequence: "several values",
+    tuple: "several values",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    PathLike: "a path",
+    NoneType: "None",
+}
+"""Types that are checked, in words."""
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Whether a value is a whole number, such as an int or one of numpy."""
+    return hasattr(value, "__index__") and not hasattr(value, "__len__")  # an array of one has both
+
+
+@cache
+def _kinds(options: type[Options]) -> Mapping[str, tuple[Any, ...]]:
+    """The types that options take, by name; of those that take others, too, nothing is said."""
+    found = {name: _alternatives(hint) for name, hint in get_type_hints(options).items()}
+    return {name: kinds for name, kinds in found.items() if set(kinds) <= set(_WORDS)}
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(kind for part in get_args(hint) for kind in _alternatives(part))
+    return (get_origin(hint) or hint,)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type, or is as good as one, like numbers and arrays of numpy."""
+    if kind in (Sequence, tuple):
+        return hasattr(value, "__iter__") and not isinstance(value, str | bytes)
+    if kind is int:
+        return is_whole(value)
+    if kind is float:
+        return is_whole(value) or hasattr(value, "__float__")
+    return isinstance(value, kind)
 
 
 def takes(options: type[Options]) -> Callable[[F], F]:

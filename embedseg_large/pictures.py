@@ -36,7 +36,7 @@ _DPI = 200
 _MARGIN, _GAP, _HEAD, _TITLE = 20, 8, 34, 52  # pixels; the head is the line above the panels
 _PAPER = "#0b0d12"
 _INK, _FAINT_INK = "#f2f4f8", "#9aa3b2"
-_PERCENTILES = (1.0, 99.8)  # of the volume, as for the network
+_PERCENTILES = (1.0, 99.8)  # as for the network, whose module is not imported; a test compares
 _GAMMA = 0.75  # of the image, so that dim objects are visible on a dark background
 _FILL = 0.6  # opacity of a label over the image; its outline is opaque
 
@@ -152,7 +152,7 @@ def _views(
     size = [n * step for n, step in zip(shape, steps, strict=True)]
     if len(shape) == 2:
         return [_View("", (slice(None),) * 2, False, size[0], size[1])]
-    at = [_fullest(labels, axis) for axis in range(3)]
+    at = [fullest(labels, axis) for axis in range(3)]
     unit = " µm" if voxel_size else ""
     words = [f"{a} = {k * step:.0f}{unit}" for a, k, step in zip("zyx", at, steps, strict=True)]
     every, right = slice(None), "   z →"
@@ -167,7 +167,7 @@ def _views(
     ]
 
 
-def _fullest(labels: Labels, axis: int) -> int:
+def fullest(labels: Labels, axis: int) -> int:
     """Return the plane with the most labelled voxels; the middle one if there are none."""
     others = tuple(d for d in range(labels.ndim) if d != axis)
     counts = np.count_nonzero(labels, axis=others)
@@ -443,14 +443,14 @@ def _write_words(
 def _scale_bar(canvas: Canvas, layout: _Layout, unit: str) -> None:
     """Draw a bar of a round length into the lower right corner of the first panel."""
     panel = layout.panels[0][0]
-    length = _round_length(0.3 * panel.width / layout.scale)
+    length = round_length(0.3 * panel.width / layout.scale)
     width = round(length * layout.scale)
     bar = Panel(panel.left + panel.width - 16 - width, panel.top + panel.height - 22, width, 6)
     canvas.fill(bar)
     canvas.write_over(bar.left + width / 2, bar.top - 18, f"{length:g} {unit}", ha="center")
 
 
-def _round_length(most: float) -> float:
+def round_length(most: float) -> float:
     """Return the largest of 1, 2 or 5 times a power of ten that is not longer."""
     power = 10.0 ** floor(log10(most))
     return max(k * power for k in (1, 2, 5) if k * power <= most)

@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "symmetry": {"errors"},
     "fields": {"errors", "symmetry"},
     "embedding": {"errors", "fields", "symmetry"},
-    "options": set(),
+    "options": {"errors"},
     "models": set(),
     "storage": VALUES,
     "tiling": VALUES,

@@ -19,7 +19,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,8 +62,8 @@ TABLE, SHEET = "images.csv", "contact_sheet.jpg"
 
 _OF_ONE = ("output", "mask", "keep_predictions", "from_predictions", "scratch")
 """Options that apply to a single image, or that a batch sets itself."""
-_DEFAULTS = {"channel": "0", "foreground": "0.5", "intensity_field": "none"}
-"""Values that mean the default; the command line passes them."""
+_DEFAULTS = {field.name: str(field.default) for field in fields(SegmentOptions)}
+"""Default of each option, as text: the command line passes some of them, numbers as text."""
 _OF_OPENING = ("channel", "axes", "voxel_size", "nodata")
 
 
@@ -140,15 +140,15 @@ def segment_images(
     opened = _open(images, asked, given)
     place = BatchPlace(images, asked.out, labels, asked.mask_format)
     check_place(opened, place)
-    first = next(one.volume for one in opened if one.volume is not None)
-    network = load_network_of(model, first.ndim)
-    facts = _facts(network, labels, asked.mask_format, given)
-    todo = _plan(opened, place, facts, overwrite=asked.overwrite)
+    models = {
+        ndim: (network, _facts(network, labels, asked.mask_format, given))
+        for ndim, network in load_networks(model, opened).items()
+    }
+    todo = _plan(opened, place, models, overwrite=asked.overwrite)
     executor = chosen(asked)
     given["device"] = device_on(executor, given.get("device"))
     batch = _Batch(
         place=place,
-        network=network,
         labels=labels,
         options=given,
         overwrite=asked.overwrite,
@@ -182,12 +182,19 @@ def _open(images: Source, asked: BatchCall, given: Mapping[str, Any]) -> list[Op
     return open_images(listed, where, **opening)
 
 
-def load_network_of(model: AnyModel, ndim: int) -> Any:
-    """Load a model once for all images; the classical method, created per image, stays a name."""
+def load_networks(model: AnyModel, opened: Sequence[OpenedImage]) -> dict[int, Any]:
+    """Load a model once for all images, by the number of axes of those that it is for.
+
+    Without a model, images of one plane get the bundled one for 2D images, as in `segment`. The
+    classical method, created per image, stays a name.
+    """
+    ndims = {one.volume.flattened().ndim for one in opened if one.volume is not None}
     model = own_segmenter(model)
-    if model == CLASSICAL or isinstance(model, TileSegmenter | OwnFunction):
-        return model
-    return load_network(model, ndim)
+    if model is None:
+        return {ndim: load_network(None, ndim) for ndim in ndims}
+    if model != CLASSICAL and not isinstance(model, TileSegmenter | OwnFunction):
+        model = load_network(model, min(ndims))
+    return dict.fromkeys(ndims, model)
 
 
 def _check_options(options: Mapping[str, Any], mask_format: str) -> None:
@@ -208,6 +215,7 @@ class _Job:
     """An image, and the state of its mask."""
 
     opened: OpenedImage
+    network: Any
     facts: Facts
     state: State
 
@@ -219,9 +227,7 @@ def _facts(network: Any, labels: str, mask_format: MaskFormat, options: Mapping[
         "mask_format": mask_format,
         "model": getattr(network, "fingerprint", network),
         "settings": {
-            name: _plain(value)
-            for name, value in options.items()
-            if value is not False and _DEFAULTS.get(name) != str(value)
+            name: _plain(value) for name, value in options.items() if str(value) != _DEFAULTS[name]
         },
         "version": version("embedseg-large"),
     }
@@ -235,16 +241,22 @@ def _plain(value: Any) -> Any:
 
 
 def _plan(
-    opened: Sequence[OpenedImage], place: BatchPlace, facts: Facts, *, overwrite: bool
+    opened: Sequence[OpenedImage],
+    place: BatchPlace,
+    models: Mapping[int, tuple[Any, Facts]],
+    *,
+    overwrite: bool,
 ) -> list[_Job]:
     """Find finished images, and refuse to replace masks that must be kept."""
     jobs, others, foreign = [], [], []
     for one in opened:
+        ndim = min(models) if one.volume is None else one.volume.flattened().ndim
+        network, facts = models[ndim]
         mask, of_image = place.mask(one.image), facts | {"image": _about(one)}
         state, different = place.ledger.state(one.image.name, mask, of_image)
         others += [f"{mask} had {different}"] if state == "other" else []
         foreign += [str(mask)] if state == "foreign" else []
-        jobs.append(_Job(opened=one, facts=of_image, state=state))
+        jobs.append(_Job(opened=one, network=network, facts=of_image, state=state))
     if overwrite or not (others or foreign):
         return jobs
     if others:
@@ -290,7 +302,6 @@ class _Batch:
     """Settings for every image."""
 
     place: BatchPlace
-    network: Any
     labels: str
     options: dict[str, Any]
     """Options of `segment`."""
@@ -352,7 +363,7 @@ class _Batch:
         where: dict[str, Any] = {} if self.place.is_in_stores else {"output": store}
         made = segment(
             image.path,
-            self.network,
+            job.network,
             self.labels,
             client=client,
             watcher=watcher,

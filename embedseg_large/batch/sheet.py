@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from embedseg_large.geometry import Box
 from embedseg_large.pictures import Canvas, Panel, grey_of, numbered, painted, palette
 from embedseg_large.storage.disk import whole_file
+from embedseg_large.volumes.intensity import PERCENTILES
 from embedseg_large.volumes.volume import Volume, open_volume
 
 EDGE = 320
@@ -25,7 +26,6 @@ _LETTERS = 28
 """Number of characters of a caption that fits above a thumbnail."""
 _MOST_VOXELS = 1 << 27
 """Maximum number of voxels of a plane that is read for a thumbnail."""
-_PERCENTILES = (1, 99.8)
 
 Pixels = NDArray[np.uint8]
 
@@ -59,7 +59,7 @@ def draw_view(image: Volume, labels: str) -> Pixels:
     grey = _plane(_level_near(image), where)
     scale = EDGE / max(plane.shape)
     panel = Panel(0, 0, *(max(1, round(n * scale)) for n in plane.shape[::-1]))
-    low, high = np.percentile(grey, _PERCENTILES) if grey.size else (0, 1)
+    low, high = np.percentile(grey, PERCENTILES) if grey.size else (0, 1)
     ids, numbers = numbered(plane)
     shaded = grey_of(grey if grey.size else np.zeros((1, 1)), panel, float(low), float(high))
     return (painted(shaded, numbers, palette(ids.size), panel) * 255).astype(np.uint8)

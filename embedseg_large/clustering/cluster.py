@@ -20,8 +20,14 @@ from embedseg_large.embedding import Embedding, nan_voxel, seeds_of, sigmas_of
 from embedseg_large.errors import UsageError
 
 AXES = 3
+"""Of every array in a compiled loop, see `three_axes`."""
 _INFINITY = 0xFC00
 """Key of positive infinity, see `_key`; those above are not numbers."""
+
+
+def three_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a region of two or three axes as one of three."""
+    return (1,) * (AXES - len(shape)) + shape
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,13 +30,14 @@ from embedseg_large.conversion.plan import Conversion, Place, Step, plan_convers
 from embedseg_large.errors import EmbedSegError, UsageError
 from embedseg_large.options import takes
 from embedseg_large.runs.dask.backend import chosen, workers_for
-from embedseg_large.runs.facts import Facts, without_secrets
+from embedseg_large.runs.facts import Facts
 from embedseg_large.runs.options import WorkerOptions
 from embedseg_large.runs.progress import Observer, Progress, Watcher
 from embedseg_large.runs.record import RunRecord, new_name, read_record
 from embedseg_large.runs.run_folder import Run, RunPlace, open_run
 from embedseg_large.runs.runner import SerialExecutor, TaskRunner
 from embedseg_large.runs.tasks import Call, Each, Task
+from embedseg_large.storage.connection import shown
 from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.content import content_of
@@ -47,8 +48,6 @@ logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("embedseg-large", "numpy", "zarr")
 _IMAGE = "image-"
-_HALF_WRITTEN = "*.partial"
-"""Name of an incomplete file of zarr; a killed process leaves it behind."""
 
 
 @takes(ConvertOptions)
@@ -89,6 +88,8 @@ def convert(
     if told := volume.time_or_depth():
         logger.warning(told)
     if asked.components:
+        if chosen(asked) is not None:
+            raise UsageError("components are numbered on the whole image: leave out workers")
         volume = numbered(volume)
         asked = replace(asked, labels=True)
     if asked.channel_names is None:
@@ -130,8 +131,6 @@ def run_conversion(plan: Conversion, progress: Progress, workers: WorkerOptions)
                 runner.run(Each(_tasks(step)))
         _check_unchanged(plan.volume, run.facts)
         run.update(pending=str(plan.final))
-        for file in image.rglob(_HALF_WRITTEN):
-            file.unlink(missing_ok=True)
         run.check()
         plan.publish(store)
 
@@ -217,7 +216,7 @@ def _facts(plan: Conversion) -> Facts:
     """Return everything that determines the image, as values that JSON can hold."""
     volume = plan.volume
     return {
-        "source": None if volume.path is None else without_secrets(volume.path),
+        "source": None if volume.path is None else shown(volume.path),
         "content of the source": content_of(volume),
         "axes": volume.stored_axes,
         "shape": list(volume.stored_shape),

@@ -55,7 +55,11 @@ class FileGrid:
     @property
     def paths(self) -> tuple[str, ...]:
         """Absolute paths."""
-        return tuple(f"{self.folder}/{name}" for name in self.names)
+        return tuple(self.path(number) for number in range(len(self.names)))
+
+    def path(self, number: int) -> str:
+        """Absolute path of one file."""
+        return f"{self.folder}/{self.names[number]}"
 
 
 @dataclass(frozen=True, slots=True)

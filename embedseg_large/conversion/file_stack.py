@@ -110,7 +110,7 @@ def open_stack(grid: FileGrid, asked: SourceOptions) -> Volume:
     VolumeError
         If a file is not a TIFF, or its shape or type differs from the first.
     """
-    first = grid.paths[0]
+    first = grid.path(0)
     header, member = open_tiff(first, 0)
     found = header.axes if asked.axes is None else parse_axes(asked.axes, member.shape)
     letters = _without(check_axes(found or "", member.shape, first), member.shape, grid, first)
@@ -215,7 +215,7 @@ class StackedFiles(StoredArray):
         """Return a number that changes when a file of a region does; see `StoredArray.stamp`."""
         n, seen = len(self.grid.counts), 0
         for number in numbers_of(index[:n], self.grid.counts):
-            about = Path(self.grid.paths[number]).stat()
+            about = Path(self.grid.path(number)).stat()
             name = self.grid.names[number]
             seen = crc32(f"{name} {about.st_size} {about.st_mtime_ns}".encode(), seen)
         return seen
@@ -224,7 +224,7 @@ class StackedFiles(StoredArray):
         n = len(self.grid.counts)
         number = int(np.ravel_multi_index(cell[:n], self.grid.counts))
         corner = tuple(i * size for i, size in zip(cell[n:], self.files[n:], strict=True))
-        return f"{self.grid.paths[number]}, from voxel {corner}"
+        return f"{self.grid.path(number)}, from voxel {corner}"
 
 
 def _stacked(grid: FileGrid, member: StoredArray) -> StackedFiles:

@@ -245,7 +245,7 @@ def plan_conversion(
     names = _checked_names(asked.channel_names, volume)
     planned = Conversion(
         volume=volume,
-        final=_free_place(os.fspath(out), asked.overwrite or is_ours),
+        final=_free_place(os.fspath(out), overwrite=asked.overwrite, is_ours=is_ours),
         ngff_version=asked.ngff_version,
         chunks=None if chunks is None else tuple(chunks),
         channel_names=names,
@@ -271,15 +271,28 @@ def _checked_names(names: Sequence[str] | None, volume: Volume) -> tuple[str, ..
     return tuple(names or volume.channel_names)
 
 
-def _free_place(out: str, overwrite: bool) -> Path:
-    """Check that the folder can be created, or replaced losing nothing but a zarr group."""
+def _free_place(out: str, *, overwrite: bool, is_ours: bool) -> Path:
+    """Check that the folder can be created, or replaced losing nothing but an image."""
     final = check_local(out)
-    if final.exists() and not overwrite:
+    if final.exists() and not (overwrite or is_ours):
         raise UsageError(f"{final} exists; choose another path, or replace it with --overwrite")
     if final.exists() and ZarrGroup.at(final).zarr_format() is None:
         raise UsageError(f"{final} is not a zarr group and is not replaced; choose another path")
+    if not is_ours and (members := _members_beside_levels(final)):
+        raise UsageError(
+            f"{final} holds more than an image ({', '.join(members[:5])}) and is not replaced; "
+            "choose another path, or move that elsewhere"
+        )
     check_writable(final.parent)
     return final
+
+
+def _members_beside_levels(group: Path) -> list[str]:
+    """Names of the groups and folders in a group, such as labels; arrays are levels."""
+    if not group.is_dir():
+        return []
+    folders = (p for p in sorted(group.iterdir()) if p.is_dir() and not p.name.startswith("."))
+    return [p.name for p in folders if not ZarrGroup.at(p).is_array()]
 
 
 def _levels(volume: Volume) -> Iterator[LevelSpec]:

@@ -202,7 +202,7 @@ def _summed(prediction_ids: Ids, truth_ids: Ids, counts: Counts) -> Contingency:
     if counts.size == 0:
         return Contingency.empty()
     width = int(truth_ids.max()) + 1
-    if (int(prediction_ids.max()) + 1) * width > 2**64:
+    if (int(prediction_ids.max()) + 1) * width >= 2**64:  # the width itself must fit, too
         return _summed_wide(prediction_ids, truth_ids, counts)
     # A pair fits in one integer, which sorts several times faster than two.
     pairs = prediction_ids * np.uint64(width) + truth_ids

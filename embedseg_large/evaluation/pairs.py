@@ -77,16 +77,11 @@ class LabelPair:
 
     def read(self, box: Box) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
         """Read the predicted and the true labels of a box: of a stack, a layer for each object."""
-        prediction, truth = (
-            self._layers(volume, box, is_stack=is_stack)
-            for volume, is_stack in zip((self.prediction, self.truth), self.stacked, strict=True)
+        predicted_stack, true_stack = self.stacked
+        return (
+            _layers(self.prediction, box, UNANNOTATED, is_stack=predicted_stack),
+            _layers(self.truth, box, self.ignore, is_stack=true_stack),
         )
-        return prediction, truth
-
-    def _layers(self, volume: Volume, box: Box, *, is_stack: bool) -> list[NDArray[Any]]:
-        if not is_stack:
-            return [volume.read(box)]
-        return list(numbered(volume.read(box_in(volume, box)), volume.name, self.ignore))
 
     def _check_stacks(self) -> None:
         sides = list(zip((self.prediction, self.truth), self.stacked, strict=True))
@@ -118,6 +113,12 @@ class LabelPair:
 _OVERLAPPING = (
     "; if each plane holds one object of a 2D image, pass overlapping=True (--overlapping)"
 )
+
+
+def _layers(volume: Volume, box: Box, ignore: int, *, is_stack: bool) -> list[NDArray[Any]]:
+    if not is_stack:
+        return [volume.read(box)]
+    return list(numbered(volume.read(box_in(volume, box)), volume.name, ignore))
 
 
 def _image_shape(volume: Volume, is_stack: bool) -> tuple[int, ...]:
@@ -228,8 +229,8 @@ def _pair(name: str, sides: tuple[_Side, _Side], ignore: int, *, overlapping: bo
     """
     prediction, truth = (side.volume.flattened() for side in sides)
     stacked = _stacked(prediction, truth, overlapping=overlapping)
-    for side, is_stack in zip(sides, stacked, strict=True):
-        side.check(ignore, is_stack=is_stack, is_truth=side is sides[1])
+    sides[0].check(UNANNOTATED, is_stack=stacked[0], is_truth=False)
+    sides[1].check(ignore, is_stack=stacked[1], is_truth=True)
     regions = [r for r in map(labelled_part, (prediction, truth)) if r is not None]
     common = reduce(Box.intersect, regions) if regions else None
     if common is not None and common.size == 0:

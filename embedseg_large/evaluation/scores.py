@@ -19,7 +19,9 @@ from embedseg_large.evaluation.matching import Overlaps, matches
 class Score:
     """The agreement of a prediction with the truth at one IoU threshold.
 
-    Every ratio is 0 where it would be 0/0, so two volumes without objects score 0.
+    Every ratio is 0 where it would be 0/0, so two volumes without objects score 0. Where models are
+    compared (validation during training, and `tune`), the AP of images with neither objects nor
+    instances counts as 1 instead: there is nothing to find, and nothing false was found.
 
     Parameters
     ----------

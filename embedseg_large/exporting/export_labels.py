@@ -20,7 +20,7 @@ from embedseg_large.exporting.label_tiff import (
     slabs,
     timepoints_of,
 )
-from embedseg_large.exporting.meshes import check_meshes, meshes_of, write_obj, write_stl
+from embedseg_large.exporting.meshes import boxes_of, check_meshes, meshes_of, write_obj, write_stl
 from embedseg_large.exporting.options import Drawing, ExportOptions
 from embedseg_large.exporting.rois import check_rois, write_rois
 from embedseg_large.geometry import Box
@@ -92,8 +92,9 @@ def export_labels(labels: Any, out: str | os.PathLike[str], **options: Any) -> E
     Raises
     ------
     UsageError
-        Before any work: if the suffix, a field of the name or an option cannot be used, an instance
-        does not exist, a package is missing, or a file exists and `overwrite` is false.
+        Before anything is written: if the suffix, a field of the name or an option cannot be used,
+        an instance does not exist, a package is missing, or a file exists and `overwrite` is false.
+        With ``{t}`` and ``{label}``, files of later timepoints are found when their turn comes.
     VolumeError
         If the labels cannot be read, or are not labels.
     OutputError
@@ -111,9 +112,8 @@ def export_labels(labels: Any, out: str | os.PathLike[str], **options: Any) -> E
     files = _OutputFiles(name, fields, asked.overwrite)
     job = _Export(volume=volume, keep=keep, draw=asked.draw, smooth=asked.smooth, files=files)
     groups = [(t,) for t in times] if "t" in fields else [times]
-    if "label" not in fields:
-        for group in groups:
-            files.check(group[0])
+    for group in groups:
+        files.check_place(group[0])
     write = {"tiff": job.tiff, "rois": job.rois}.get(kind, job.meshes)
     counts = [write(group) for group in groups]
     return ExportedLabels(
@@ -217,6 +217,13 @@ class _OutputFiles:
         """The path of a file."""
         return Path(self.name.format(t=timepoint or 0, label=label) if self.fields else self.name)
 
+    def check_place(self, timepoint: int | None) -> None:
+        """Refuse a name before anything is read; those of instances are not known yet."""
+        if "label" in self.fields:
+            check_file(self.path(timepoint))
+        else:
+            self.check(timepoint)
+
     def check(self, timepoint: int | None, label: int = 0) -> Path:
         """The path of a file that may be written."""
         path = self.path(timepoint, label)
@@ -270,11 +277,14 @@ class _Export:
     def meshes(self, times: Sequence[int | None]) -> int:
         """Write the meshes of a timepoint."""
         (timepoint,) = times
-        found = meshes_of(self.volume, timepoint, self.keep, self.smooth)
+        boxes = boxes_of(self.volume, timepoint, self.keep)
+        found = meshes_of(self.volume, timepoint, boxes, self.smooth)
         path = self.files.path(timepoint)
         write = write_obj if path.suffix.lower() == ".obj" else write_stl
         if "label" not in self.files.fields:
             return write(found, self.files.begun(timepoint), _ascii_unit(self.volume))
+        for label in boxes:
+            self.files.check(timepoint, label)
         count = 0
         for mesh in found:
             place = self.files.begun(timepoint, mesh.label)

@@ -8,7 +8,7 @@ no names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from io import BufferedWriter
@@ -59,35 +59,56 @@ def check_meshes(path: Path, labels: Volume) -> None:
         raise UsageError(f"{path}: meshes need scikit-image: {_INSTALL}") from None
 
 
+def boxes_of(
+    labels: Volume, timepoint: int | None, keep: NDArray[np.uint64] | None = None
+) -> dict[int, Box]:
+    """Find where instances are.
+
+    Parameters
+    ----------
+    labels
+        3D, without a channel axis; read once.
+    timepoint
+        The timepoint; None if there is only one.
+    keep
+        Labels of the requested instances; None: all.
+
+    Returns
+    -------
+    Bounding boxes in voxels by label, ascending.
+    """
+    subject = Subject(labels=labels, channels=(), voxel_size=labels.voxel_size)
+    regions = sum_regions(subject, timepoint or 0)
+    corners = (tuple(map(tuple, ends.tolist())) for ends in (regions.low, regions.high))
+    found = zip(regions.ids.tolist(), *corners, strict=True)
+    chosen = None if keep is None else set(keep.tolist())
+    return {
+        label: Box(low, high) for label, low, high in found if chosen is None or label in chosen
+    }
+
+
 def meshes_of(
-    labels: Volume,
-    timepoint: int | None,
-    keep: NDArray[np.uint64] | None = None,
-    smooth: float = 0.0,
+    labels: Volume, timepoint: int | None, boxes: Mapping[int, Box], smooth: float = 0.0
 ) -> Iterator[Mesh]:
     """Find the surfaces of instances, one after the other.
 
     Parameters
     ----------
     labels
-        3D, without a channel axis. They are read twice: once to find where each instance is.
+        3D, without a channel axis.
     timepoint
         The timepoint; None if there is only one.
-    keep
-        Labels of the requested instances; None: all.
+    boxes
+        The instances, as `boxes_of` finds them.
     smooth
         Standard deviation in voxels of a Gaussian that smooths the steps of voxels; 0: none.
 
     Yields
     ------
-    In the order of the labels.
+    In the order of the boxes.
     """
-    subject = Subject(labels=labels, channels=(), voxel_size=labels.voxel_size)
-    regions = sum_regions(subject, timepoint or 0)
-    for label, low, high in zip(regions.ids, regions.low, regions.high, strict=True):
-        if keep is None or label in keep:
-            box = Box(tuple(map(int, low)), tuple(map(int, high)))
-            yield _mesh(labels, timepoint, int(label), box, smooth)
+    for label, box in boxes.items():
+        yield _mesh(labels, timepoint, label, box, smooth)
 
 
 def _mesh(labels: Volume, timepoint: int | None, label: int, box: Box, smooth: float) -> Mesh:

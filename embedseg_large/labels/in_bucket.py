@@ -25,18 +25,17 @@ from functools import partial
 from embedseg_large.errors import OutputError, RunError
 from embedseg_large.labels.folder import (
     Draft,
-    is_of_a_run,
     is_of_run,
     listed,
     provenance_in,
     refuse_taken,
 )
 from embedseg_large.labels.instances import KEY
+from embedseg_large.labels.repeatable import repeatable
 from embedseg_large.storage.bucket import RemoteFolder
 from embedseg_large.storage.consolidated import refresh_in_bucket
 from embedseg_large.storage.group import DOCUMENTS, Document, ZarrGroup, ngff_content
 from embedseg_large.volumes.multiscale import ZARR_FORMATS
-from embedseg_large.volumes.volume import open_volume
 
 _MARK = ".run"
 _ARRAY = re.compile(rf"(\d+|{KEY})-[0-9a-f]{{8}}/")
@@ -166,10 +165,7 @@ class BucketLabels:
     def _keep_others(self, draft: Draft) -> list[str]:
         """Copy labels that were not made by a run to NAME.bak; return the names of the copies."""
         folder = self._folder.below(draft.name)
-        attributes = ZarrGroup(folder).attributes()
-        if not self._is_taken(draft.name) or (
-            is_of_a_run(attributes) and open_volume(folder.path).n_timepoints == 1
-        ):
+        if not self._is_taken(draft.name) or repeatable(ZarrGroup(folder)) is not None:
             return []
         mark = ZarrGroup(folder).document(_MARK)
         kept = mark.get("kept") or self._free_name(f"{draft.name}.bak")

@@ -5,6 +5,7 @@
     labels/NAME/instances/          a group among the levels; in a bucket instances-RUN, as they are
                 seediness           float32 (n,): the value of label i is at i - 1; NaN if unknown
                 certified           bool (n,)
+                seam                uint8 (n,): the position in `SEAMS`
 
 For a series they are (t, n), with n of the timepoint with the most. The provenance of the labels
 names the group and its columns. Nothing else in NGFF refers to it: viewers ignore it.
@@ -30,8 +31,15 @@ from embedseg_large.volumes.stored_array import StoredArray, wrap_array
 KEY = "instances"
 """Key of the entry in the provenance of labels, and name of the group without its suffix."""
 
-DTYPES: Mapping[str, DTypeLike] = {"seediness": np.float32, "certified": np.bool_}
+DTYPES: Mapping[str, DTypeLike] = {
+    "seediness": np.float32,
+    "certified": np.bool_,
+    "seam": np.uint8,
+}
 """Types of the possible columns."""
+
+SEAMS = ("", "repaired", "joined")
+"""How tiles came to agree on an instance: at once, with larger halos, or not at all."""
 
 _ROWS = 1 << 20  # of a chunk
 

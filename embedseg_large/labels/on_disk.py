@@ -15,17 +15,24 @@ from pathlib import Path
 from embedseg_large.errors import OutputError
 from embedseg_large.labels.folder import (
     Draft,
-    is_of_a_run,
     is_of_run,
     listed,
     provenance_in,
     refuse_taken,
 )
+from embedseg_large.labels.repeatable import repeatable
 from embedseg_large.storage.consolidated import refresh_on_disk
-from embedseg_large.storage.disk import check_writable, locked, output_errors, replaced, sweep
+from embedseg_large.storage.disk import (
+    LocalFolder,
+    check_writable,
+    locked,
+    output_errors,
+    replaced,
+    sweep,
+)
 from embedseg_large.storage.group import Document, ZarrGroup
 from embedseg_large.volumes.multiscale import ZARR_FORMATS
-from embedseg_large.volumes.volume import Volume, open_volume
+from embedseg_large.volumes.volume import Volume
 
 _OLD, _GONE = ".old", ".gone"
 """Ends of hidden names of older labels: moved aside, and about to be removed."""
@@ -63,9 +70,7 @@ class DiskLabels:
         """Test writing, settle labels that were moved aside, and check the name."""
         check_writable(Path(self.store))
         check_writable(self._folder)
-        if any(self._asides(name)):
-            with locked(self._folder):
-                self._settle(name, version)
+        self._settle(name, version)
         if not is_of_run(ZarrGroup.at(self._folder / name).attributes(), run):
             self._check_free(name, overwrite)
 
@@ -95,24 +100,24 @@ class DiskLabels:
             self._check_free(draft.name, overwrite)
             with replaced(pending, self._folder / draft.name, aside):
                 self._list(draft.name, version)
-            self._finish(draft.name, version)
+        self._finish(draft.name, version)
 
     def complete(self, name: str, run: str, version: str) -> Document | None:
         """List the name, remove or keep the older labels."""
         attributes = ZarrGroup.at(self._folder / name).attributes()
         if not is_of_run(attributes, run):
             return None
-        with locked(self._folder):
-            self._finish(name, version)
+        self._finish(name, version)
         return provenance_in(attributes)
 
     def _finish(self, name: str, version: str) -> None:
         """Do all that follows once the labels have their name; may be done again."""
-        self._list(name, version)
         self._settle(name, version)
-        refresh_on_disk(self._folder)
-        for folder in (self._folder, Path(self.store)):
-            sweep(folder)
+        with locked(self._folder):
+            self._list(name, version)
+            refresh_on_disk(self._folder)
+            for folder in (self._folder, Path(self.store)):
+                sweep(folder)
 
     def discard(self, draft: Draft) -> None:
         """Remove the hidden group, and the ``labels`` folder if nothing else is in it."""
@@ -133,19 +138,31 @@ class DiskLabels:
             yield from (p for p in sorted(self._folder.iterdir()) if pattern.fullmatch(p.name))
 
     def _settle(self, name: str, version: str) -> None:
-        """Settle labels that were moved aside: moved back, removed, or kept as NAME.bak."""
+        """Settle labels that were moved aside: moved back, removed, or kept as NAME.bak.
+
+        The lock is held for renaming only: a million files may take minutes to look at or remove.
+        """
         for aside in self._asides(name):
-            with output_errors(aside):
-                if aside.suffix == _GONE:
-                    shutil.rmtree(aside)
-                elif not (self._folder / name).exists():
-                    aside.rename(self._folder / name)
-                elif _can_be_made_again(aside):  # after a kill, it may be incomplete
-                    shutil.rmtree(aside.rename(aside.with_suffix(_GONE)))
-                else:
-                    kept = self._free_name(f"{name}.bak")
-                    self._list(kept, version)  # first: settled labels are skipped
-                    aside.rename(self._folder / kept)
+            if aside.suffix == _OLD:
+                is_needless = _can_be_made_again(aside)
+                with locked(self._folder):
+                    if aside.exists():  # otherwise, another process has settled it
+                        self._put_away(aside, name, version, is_needless=is_needless)
+        for aside in self._asides(name):
+            if aside.suffix == _GONE:
+                LocalFolder(str(aside)).remove_all()
+
+    def _put_away(self, aside: Path, name: str, version: str, *, is_needless: bool) -> None:
+        """Give labels that were moved aside their next name."""
+        with output_errors(aside):
+            if not (self._folder / name).exists():
+                aside.rename(self._folder / name)
+            elif is_needless:  # under this name, they may be incomplete
+                aside.rename(aside.with_suffix(_GONE))
+            else:
+                kept = self._free_name(f"{name}.bak")
+                self._list(kept, version)  # first: settled labels are skipped
+                aside.rename(self._folder / kept)
 
     def _free_name(self, name: str) -> str:
         number, free = 0, name
@@ -164,14 +181,9 @@ class DiskLabels:
 
 
 def _can_be_made_again(labels: Path) -> bool:
-    """Whether labels can be discarded: a run made them, and they have not been edited since.
-
-    New labels of a series may lack timepoints of the older ones.
-    """
-    if not is_of_a_run(ZarrGroup.at(labels).attributes()):
-        return False
-    volume = open_volume(labels)
-    return volume.n_timepoints == 1 and not _was_painted_in(labels, volume)
+    """Whether labels can be discarded: a run made them, and they have not been edited since."""
+    found = repeatable(ZarrGroup.at(labels))
+    return found is not None and not _was_painted_in(labels, found)
 
 
 def _was_painted_in(labels: Path, volume: Volume) -> bool:

@@ -112,6 +112,7 @@ class SourceRecord(_Part):
     timepoints: list[Count | None] | None = None
     shape: list[Count] | None = None
     grid: list[Count] | None = None
+    nodata: str = "auto"
 
 
 class Range(_Part):
@@ -199,9 +200,10 @@ class Cleaned(_Part):
 
 
 class ScaleRecord(_Part):
-    """Diameters, in voxels."""
+    """Sizes of objects: diameters in voxels, and what the user stated."""
 
     model_diameter: float | None = None
+    stated: str | None = None
 
 
 _PARTS: Mapping[str, Any] = {
@@ -211,6 +213,7 @@ _PARTS: Mapping[str, Any] = {
     "made": str,
     "model": str,
     "segmenter": str | None,
+    "method": str,
     "predictions": str,
     "n_instances": Count,
     "warnings": list[str],

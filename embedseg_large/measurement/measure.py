@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
-from embedseg_large.labels.instances import KnownInstances
+from embedseg_large.labels.instances import SEAMS, KnownInstances
 from embedseg_large.labels.published import (
     image_options,
     labelled_part,
@@ -34,7 +34,7 @@ from embedseg_large.measurement.options import MeasureOptions, SubjectOptions
 from embedseg_large.measurement.regions import Regions, cells_of
 from embedseg_large.measurement.shapes import columns_of
 from embedseg_large.measurement.within import open_parents, parents_of
-from embedseg_large.options import takes
+from embedseg_large.options import is_whole, takes
 from embedseg_large.runs.blockwise import EDGE, sum_over
 from embedseg_large.runs.dask.backend import readers_of
 from embedseg_large.runs.tasks import Call, Runner
@@ -44,7 +44,7 @@ from embedseg_large.volumes.folders import stem
 from embedseg_large.volumes.label_images import (
     check_label_type,
     check_label_voxels,
-    unannotated,
+    read_labels,
 )
 from embedseg_large.volumes.pieces import pieces
 from embedseg_large.volumes.volume import Volume, open_volume
@@ -81,7 +81,8 @@ class RunFindings:
 
     traced: dict[str, NDArray[Any]] | None
     """Labels and timepoints, (2, n), listed in the seam report, by kind; the timepoint is -1 if
-    there is only one. None: there is no seam report."""
+    there is only one. None: there is no seam report. For labels of earlier versions, whose table of
+    instances does not say it."""
     known: KnownInstances | None
     """Seediness and more for each instance; None: not stored."""
     part: Box | None
@@ -107,7 +108,7 @@ def measure(source: Any, labels: str | None = None, **options: Any) -> Table:
     Table
         One row per instance and timepoint, ordered by timepoint and label; columns ``timepoint``,
         those of `embedseg_large.measurement.shapes.columns_of`, and for labels made by `segment`,
-        ``seam``: "repaired" or "joined" where the seam report lists the instance; ``seediness``,
+        ``seam``: "repaired" or "joined", as the seam report counts the instance; ``seediness``,
         float32 of its seed voxel (missing for other segmenters); ``certified``,
         whether it is proven to equal the untiled result. Labels that were
         added later have NaN and False. With `within`, ``parent``: the label of the other volume
@@ -213,11 +214,7 @@ def _read_cells(labels: Volume, timepoint: int, core: Box) -> NDArray[Any]:
     """Read the labels that a box needs; 0 outside of the volume."""
     wanted = cells_of(core)
     there = wanted.clip(labels.spatial_shape)
-    voxels = _read(labels, timepoint, there)
-    unknown = unannotated(voxels)
-    if unknown is not None:
-        voxels = np.where(unknown, 0, voxels)
-    return np.pad(voxels, wanted.widths_around(there))
+    return np.pad(read_labels(labels, timepoint, there), wanted.widths_around(there))
 
 
 def _read(volume: Volume, timepoint: int, box: Box) -> NDArray[Any]:
@@ -235,11 +232,15 @@ def _columns(
     )
     label = columns.pop("label")
     columns = {"label": label, "timepoint": np.full(label.size, timepoint)} | columns
-    if told.traced is not None:
+    known = told.known.rows(label, timepoint) if told.known else {}
+    seam = known.pop("seam", None)
+    if seam is not None:
+        columns["seam"] = np.array(SEAMS)[np.minimum(seam, len(SEAMS) - 1)]
+    elif told.traced is not None:
         columns["seam"] = np.full(label.size, "", dtype="<U8")
         for kind, (labels, times) in told.traced.items():
             columns["seam"][np.isin(label, labels[(times == timepoint) | (times < 0)])] = kind
-    return columns | (told.known.rows(label, timepoint) if told.known else {})
+    return columns | known
 
 
 def _told(labels: Volume) -> RunFindings:
@@ -344,7 +345,7 @@ def _open_channels(
         )
     chosen: Iterable[int | str] = range(whole.n_channels)
     if asked is not None:
-        chosen = (asked,) if isinstance(asked, int | str) else asked
+        chosen = (asked,) if isinstance(asked, str) or is_whole(asked) else asked
     return tuple(_opened(source, c, level, options, labels) for c in chosen)
 
 
@@ -385,4 +386,4 @@ def _timepoints(subject: Subject, asked: int | Sequence[int] | None) -> Iterable
 def _each(asked: int | Sequence[int] | None, every: range) -> Sequence[int]:
     if asked is None:
         return every
-    return (asked,) if isinstance(asked, int) else tuple(asked)
+    return (asked,) if is_whole(asked) else tuple(asked)

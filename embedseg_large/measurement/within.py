@@ -21,7 +21,7 @@ from embedseg_large.labels.published import label_names
 from embedseg_large.runs.blockwise import EDGE, sum_over
 from embedseg_large.runs.tasks import Call, Runner
 from embedseg_large.storage.connection import joined
-from embedseg_large.volumes.label_images import check_label_type
+from embedseg_large.volumes.label_images import check_label_type, read_labels
 from embedseg_large.volumes.pieces import pieces
 from embedseg_large.volumes.volume import Volume, open_volume
 
@@ -120,8 +120,7 @@ def _call(labels: Volume, parents: Volume, timepoint: int, box: Box) -> Call:
 
 
 def _shared_in_box(labels: Volume, parents: Volume, timepoint: int, box: Box) -> Contingency:
-    mine, theirs = (v.read(box, timepoint if "t" in v.axes else None) for v in (labels, parents))
-    return Contingency.of(mine, theirs)
+    return Contingency.of(*(read_labels(v, timepoint, box) for v in (labels, parents)))
 
 
 def _in_same_store(within: Any, place: Any) -> Any:

@@ -14,17 +14,14 @@ outside the region can affect only labels near its border: all others are certai
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from embedseg_large.clustering.cluster import Clustering, OpenFaces
+from embedseg_large.clustering.cluster import AXES, Clustering, OpenFaces, three_axes
 from embedseg_large.stitching.middle import middles, numbered
-
-AXES = 3
 
 
 def flooded(
@@ -79,12 +76,8 @@ def named_pieces(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np
 def flood(labels: NDArray[np.int32], mask: NDArray[np.bool_], layers: int) -> NDArray[np.int32]:
     """Grow labels into a mask by up to `layers` layers; of several labels the smallest wins."""
     grown = labels.copy()
-    _flood(grown.reshape(_three_axes(labels)), mask.reshape(_three_axes(mask)), layers)
+    _flood(grown.reshape(three_axes(labels.shape)), mask.reshape(three_axes(mask.shape)), layers)
     return grown
-
-
-def _three_axes(array: NDArray[Any]) -> tuple[int, ...]:
-    return (1,) * (AXES - array.ndim) + array.shape
 
 
 @numba.njit(cache=True, nogil=True)

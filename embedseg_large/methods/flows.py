@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from embedseg_large.clustering.cluster import Clustering, OpenFaces
+from embedseg_large.clustering.cluster import AXES, Clustering, OpenFaces, three_axes
 from embedseg_large.fields import Field
 from embedseg_large.methods.flood import near_open_faces, settled
 from embedseg_large.methods.naming import most_central
@@ -44,8 +44,6 @@ from embedseg_large.methods.storing import as_float16, probability
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-AXES = 3
 
 FLOW_WEIGHT = 5.0
 """Weight of the flow's squared error relative to the cross-entropy of the foreground."""
@@ -129,7 +127,7 @@ class Flows:
         """Follow the flow, and group voxels by the sink where they end."""
         foreground = stored[-1].astype(np.float32)
         inside = foreground > logit(value_of(FOREGROUND_KNOB, knobs))
-        shape = _three_axes(inside.shape)
+        shape = three_axes(inside.shape)
         flow = np.zeros((AXES, *shape), np.float32)
         flow[AXES - self.scale.ndim :] = (stored[:-1] * inside).reshape(-1, *shape)
         reach = np.array((0,) * (AXES - self.scale.ndim) + self.reach, np.float64)
@@ -188,10 +186,6 @@ def _named(
     numbers[1 + np.argsort(seeds)] = np.arange(1, seeds.size + 1)
     basin = np.append(flat, 0)[ends]  # -1 for paths that end nowhere
     return numbers[basin], np.sort(seeds)
-
-
-def _three_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (1,) * (AXES - len(shape)) + shape
 
 
 def _sides(open_faces: OpenFaces) -> NDArray[np.bool_]:
@@ -280,7 +274,7 @@ def flow_of(labels: NDArray[np.integer]) -> NDArray[np.float32]:
 
 def _flow_in(own: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Return the direction in which heat from the middle rises within a mask."""
-    shape = _three_axes(own.shape)
+    shape = three_axes(own.shape)
     middle = np.pad(most_central(own).reshape(shape), 1)
     heat = _heat(np.pad(own.reshape(shape), 1), middle, 2 * sum(own.shape))
     slopes = np.stack(_slopes(np.log1p(heat)))[AXES - own.ndim :]

@@ -25,7 +25,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.clustering.cluster import Clustering, OpenFaces
+from embedseg_large.clustering.cluster import AXES, Clustering, OpenFaces, three_axes
 from embedseg_large.fields import Field
 from embedseg_large.methods.protocol import (
     FOREGROUND_KNOB,
@@ -41,8 +41,6 @@ from embedseg_large.methods.storing import as_float16, probability
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-AXES = 3
 
 WAVES = (1.5, 3.0)
 """Wavelengths, as multiples of the largest extent."""
@@ -138,7 +136,7 @@ class Harmonic:
         inside = logits > logit(value_of(FOREGROUND_KNOB, knobs))
         able = np.flatnonzero(inside)
         turns = able[np.argsort(-logits.reshape(-1)[able], kind="stable")]
-        ndim, full = self.scale.ndim, (1,) * (AXES - self.scale.ndim) + inside.shape
+        ndim, full = self.scale.ndim, three_axes(inside.shape)
         parts = stored[:-1].reshape(len(WAVES), 2, ndim, -1).astype(np.float32)
         reach = np.array((0,) * (AXES - ndim) + self.scale.extent)
         labels = inside.reshape(full).astype(np.int32) - 1  # -1 background, 0 free

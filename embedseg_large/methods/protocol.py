@@ -167,6 +167,11 @@ class FieldMethod(Method, Protocol):
         ----------
         labels
             ``(*spatial)``: 0 background, above 0 instances, -1 ignored.
+
+        Returns
+        -------
+        Arrays by name, with the crop's spatial shape: float32 for what is regressed, int8 for
+        classes. A class or probability of -1 is ignored.
         """
 
     @property
@@ -198,6 +203,10 @@ class FieldMethod(Method, Protocol):
         ----------
         targets
             Targets of one crop.
+
+        Returns
+        -------
+        float32 ``(channels, *spatial)``, not activated, in the order of `fields`.
         """
 
 

@@ -26,7 +26,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-AXES = 3
+from embedseg_large.clustering.cluster import AXES, three_axes
+
 MOST = {2: 3, 3: 1}
 """Largest component of a direction, by ndim."""
 STEP = 0.5
@@ -89,7 +90,7 @@ def distances(labels: NDArray[np.integer], spacing: tuple[float, ...]) -> NDArra
     listed = np.array(directions(labels.ndim), np.float64)
     steps = STEP * listed / np.linalg.norm(listed, axis=1, keepdims=True) / np.array(spacing)
     steps = np.pad(steps, ((0, 0), (AXES - labels.ndim, 0)))
-    shape = (1,) * (AXES - labels.ndim) + labels.shape
+    shape = three_axes(labels.shape)
     found = _measured(labels.astype(np.int32).reshape(shape), steps)
     return found.reshape(-1, *labels.shape)
 
@@ -170,7 +171,7 @@ def paint(
     """
     ndim = len(shape)
     known = cones(ndim)
-    full = (1,) * (AXES - ndim) + shape
+    full = three_axes(shape)
     spans = np.ones(AXES)
     spans[AXES - ndim :] = spacing
     far = lengths.max(axis=1, initial=0)

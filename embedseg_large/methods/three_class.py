@@ -13,7 +13,7 @@ The method is that of Caicedo et al. (2019) and others, with a flood in layers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,7 @@ from embedseg_large.fields import UNANNOTATED, Field
 from embedseg_large.methods.flood import flooded
 from embedseg_large.methods.naming import most_central
 from embedseg_large.methods.protocol import (
+    FOREGROUND_KNOB,
     Knob,
     Knobs,
     ObjectScale,
@@ -48,12 +49,12 @@ INTERIOR_KNOB = Knob(
     default=0.5,
     values=(0.3, 0.4, 0.5, 0.6, 0.7),
 )
-FOREGROUND_KNOB = Knob(
-    name="foreground",
+COVER_KNOB = replace(
+    FOREGROUND_KNOB,
     meaning="Minimum probability for a voxel to be part of any object",
-    default=0.5,
     values=(0.3, 0.4, 0.5, 0.6, 0.7),
 )
+"""Of interior and boundary together; fewer values are tried, in product with those above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class ThreeClass:
     terms: tuple[str, ...] = ("classes",)
     fields: tuple[Field, ...] = (Field(name="classes", kind="scalar", count=3),)
     """Background, interior, boundary."""
-    knobs: tuple[Knob, ...] = (INTERIOR_KNOB, FOREGROUND_KNOB)
+    knobs: tuple[Knob, ...] = (INTERIOR_KNOB, COVER_KNOB)
 
     @property
     def layers(self) -> int:
@@ -114,7 +115,7 @@ class ThreeClass:
     ) -> Clustering:
         """Flood the foreground from each connected interior."""
         interior, foreground = stored.astype(np.float32)
-        inside = foreground > logit(value_of(FOREGROUND_KNOB, knobs))
+        inside = foreground > logit(value_of(COVER_KNOB, knobs))
         return flooded(
             inside & (interior > logit(value_of(INTERIOR_KNOB, knobs))),
             inside,

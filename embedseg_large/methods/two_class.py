@@ -9,7 +9,7 @@ the tiles share, which are foreground in all of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ from embedseg_large.clustering.cluster import Clustering, OpenFaces
 from embedseg_large.fields import Field
 from embedseg_large.methods.flood import flooded
 from embedseg_large.methods.protocol import (
+    FOREGROUND_KNOB,
     Knob,
     Knobs,
     ObjectScale,
@@ -32,12 +33,8 @@ from embedseg_large.methods.storing import as_float16, probability
 if TYPE_CHECKING:
     from torch import Tensor
 
-FOREGROUND_KNOB = Knob(
-    name="foreground",
-    meaning="Minimum probability for a voxel to be part of an object",
-    default=0.5,
-    values=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-)
+PIECE_KNOB = replace(FOREGROUND_KNOB, values=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9))
+"""Higher values are tried than by other methods: nothing else separates touching objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ class TwoClass:
     promise: Promise = Promise.JOINED
     terms: tuple[str, ...] = ("foreground",)
     fields: tuple[Field, ...] = (Field(name="foreground", kind="scalar"),)
-    knobs: tuple[Knob, ...] = (FOREGROUND_KNOB,)
+    knobs: tuple[Knob, ...] = (PIECE_KNOB,)
 
     @property
     def halo(self) -> tuple[int, ...]:
@@ -83,7 +80,7 @@ class TwoClass:
     ) -> Clustering:
         """Number connected pieces."""
         foreground = stored[0].astype(np.float32)
-        inside = foreground > logit(value_of(FOREGROUND_KNOB, knobs))
+        inside = foreground > logit(value_of(PIECE_KNOB, knobs))
         return flooded(
             inside,
             inside,

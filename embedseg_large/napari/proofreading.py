@@ -18,6 +18,7 @@ from embedseg_large.review.annotation import image_of
 from embedseg_large.review.doubt import Doubtful
 from embedseg_large.review.edits import Edit, Paint
 from embedseg_large.review.review import Review, open_review
+from embedseg_large.volumes.intensity import PERCENTILES
 from embedseg_large.volumes.volume import Volume
 
 LEAST, MOST = 24, 256
@@ -66,7 +67,7 @@ def _contrast(review: Review, image: Volume) -> tuple[float, float]:
     box = Box.whole(tuple(min(n, MOST) for n in review.voxels.shape))
     if len(review.queue):
         box = surroundings(review, review.queue[0].box)
-    low, high = np.percentile(image.read(box), (1, 99.8)).tolist()
+    low, high = np.percentile(image.read(box), PERCENTILES).tolist()
     return low, max(high, low + 1e-6)
 
 

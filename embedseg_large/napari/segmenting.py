@@ -21,6 +21,7 @@ from embedseg_large.napari.wording import in_words_of_panel
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.device import default_device, default_dtype
 from embedseg_large.network.model import Model
+from embedseg_large.network.settings import EMBEDSEG
 from embedseg_large.runs.progress import Observer
 from embedseg_large.segmentation.options import SegmentOptions
 from embedseg_large.segmentation.request.auto_scale import ScaleThresholds, choose_scale
@@ -64,15 +65,24 @@ class Segmentation:
     warnings: tuple[str, ...]
     """Warnings, one line each, in the words of the panel."""
     kept: Kept | None
-    """The predictions; None if there are too many for memory."""
+    """The predictions; None if there are too many for memory, or the sliders do not apply."""
+    fixed: str | None = None
+    """Why the thresholds cannot be moved; None if they can."""
 
     @property
     def summary(self) -> str:
         """Summary of the result, in a line or two."""
-        live = "" if self.kept else "; too many predictions to keep, so the sliders need a new run"
+        too_many = "too many predictions to keep, so the sliders need a new run"
+        live = "" if self.kept else f"; {self.fixed or too_many}"
         return "\n".join(
             [f"{self.n_instances} found in {self.seconds:.0f} s{live}", *self.warnings]
         )
+
+
+def fixed_thresholds(model: Model) -> str | None:
+    """Return why the thresholds of a model cannot be moved; None for EmbedSeg, whose can."""
+    method = model.settings.method
+    return None if method == EMBEDSEG else f"thresholds of {method} are set in training"
 
 
 def segment_part(source: LayerSource, box: Box, wish: Wish, watcher: Observer) -> Segmentation:
@@ -108,11 +118,12 @@ def segment_part(source: LayerSource, box: Box, wish: Wish, watcher: Observer) -
     found = _found_scale(volume, model, wish)
     if found is not None:
         wish = replace(wish, object_diameter=found.stated)
-    recording = _recording(volume, model, wish, device)
+    fixed = fixed_thresholds(model)
+    recording = _recording(volume, model, wish, device) if fixed is None else None
     with TemporaryDirectory(prefix="embedseg-napari-") as folder:
         result = segment(
             volume,
-            cast(Network, recording),
+            cast(Network, recording or model),
             output=Path(folder, "found.ome.zarr"),
             region=box.slices,
             tta=wish.tta,
@@ -121,11 +132,9 @@ def segment_part(source: LayerSource, box: Box, wish: Wish, watcher: Observer) -
             object_diameter=wish.object_diameter,
             intensity_field=wish.intensity_field,
             intensity_sample=_sample(volume),
-            foreground=wish.thresholds.foreground,
-            seed=wish.thresholds.seed,
-            margin=wish.thresholds.margin,
             min_object_size=wish.thresholds.min_object_size,
             watcher=watcher,
+            **(_moved(wish.thresholds) if fixed is None else {}),
         )
         labels = open_volume(result.path).read(box)
     return Segmentation(
@@ -136,8 +145,14 @@ def segment_part(source: LayerSource, box: Box, wish: Wish, watcher: Observer) -
             *([] if found is None else [f"scale: {found.sentence}"]),
             *(in_words_of_panel(w, source.name) for w in result.summary["warnings"]),
         ),
-        kept=_kept(recording, volume, model, wish, box),
+        kept=None if recording is None else _kept(recording, volume, model, wish, box),
+        fixed=fixed,
     )
+
+
+def _moved(thresholds: ClusteringSettings) -> dict[str, Any]:
+    """Options of `segment` that only EmbedSeg has."""
+    return {name: getattr(thresholds, name) for name in ("foreground", "seed", "margin")}
 
 
 def _found_scale(volume: Volume, model: Model, wish: Wish) -> ScaleChoice | None:
@@ -151,7 +166,8 @@ def _found_scale(volume: Volume, model: Model, wish: Wish) -> ScaleChoice | None
         seed=one.seed,
         margin=one.margin,
     )
-    return choose_scale(volume, model, thresholds=thresholds)
+    network = segmenter_of(model).network_to_scale()
+    return choose_scale(volume, network, thresholds=thresholds)
 
 
 def _recording(volume: Volume, model: Model, wish: Wish, device: str) -> Recording:

@@ -7,21 +7,33 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from embedseg_large.network.erfnet import BranchedERFNet
+from embedseg_large.errors import UsageError
+from embedseg_large.network.erfnet import MOST_CHANNELS, BranchedERFNet
 from embedseg_large.network.forest import FOREST, Forest, forest_shapes
 from embedseg_large.network.inference import InferenceNetwork
 from embedseg_large.network.lanes import in_order
 from embedseg_large.network.memory import Memory
-from embedseg_large.network.settings import EMBEDSEG, ModelSettings
+from embedseg_large.network.settings import EMBEDSEG, ERFNET, ModelSettings
 from embedseg_large.network.unet import UNet, UNetInference
 
 Forward = Callable[[Tensor, Memory], Tensor]
 
 
 def new_network(settings: ModelSettings) -> BranchedERFNet | UNet:
-    """Return a network for the fields of a model, with random weights."""
+    """Return a network for the fields of a model, with random weights.
+
+    Raises
+    ------
+    UsageError
+        If the backbone cannot take that many image channels.
+    """
     if settings.backbone == "unet":
         return UNet(settings.ndim, settings.channels, settings.heads)
+    if settings.channels > MOST_CHANNELS:
+        raise UsageError(
+            f"the backbone {ERFNET} takes at most {MOST_CHANNELS} image channels, not "
+            f"{settings.channels}; choose channels, or use the backbone unet"
+        )
     heads = None if settings.method == EMBEDSEG else settings.heads
     return BranchedERFNet(settings.ndim, settings.channels, heads)
 

@@ -24,16 +24,21 @@ from embedseg_large.network.layers import (
     conv_transpose,
 )
 
+FILTERS = 16
+"""Channels behind the first layer."""
+MOST_CHANNELS = FILTERS - 1
+"""Most image channels: the first layer hands each of them on, and adds at least one."""
+
 
 class Encoder(nn.Module):
     """Three halvings; dilated residual layers at the coarsest scale see far."""
 
     def __init__(self, ndim: int, in_channels: int, *, is_original: bool = True) -> None:
         super().__init__()
-        self.initial_block = Downsampler(ndim, in_channels, 16)
+        self.initial_block = Downsampler(ndim, in_channels, FILTERS)
         self.layers = nn.ModuleList(
             [
-                Downsampler(ndim, 16, 64),
+                Downsampler(ndim, FILTERS, 64),
                 *(NonBottleneck1D(ndim, 64, dropout=0.03, dilation=1) for _ in range(5)),
                 Downsampler(ndim, 64, 128),
                 *(
@@ -85,7 +90,7 @@ class BranchedERFNet(nn.Module):
     ndim
         Number of spatial axes, 2 or 3.
     in_channels
-        Number of image channels.
+        Number of image channels, at most `MOST_CHANNELS`.
     heads
         Channels of each decoder, for another method; None: those of EmbedSeg.
     """

@@ -339,10 +339,25 @@ class Model:
     ) -> NDArray[np.float16]:
         """Predict in the stored form; see `embedseg_large.embedding.quantise`.
 
+        Parameters
+        ----------
+        image, quiet
+            As for `predict_raw`.
+        tta
+            Test-time augmentation, see `tta_mode`; default: the model's own.
+
+        Returns
+        -------
+        float16 ``(2·ndim + 1, *spatial)``, finite: offsets z, y, x in voxels, natural logarithms of
+        the sigmas z, y, x in voxels, and the logit of the seediness; of a 2D model without z.
+
         Raises
         ------
         UsageError
-            If the model's method is not EmbedSeg; see `embedseg_large.methods`.
+            If the model's method is not EmbedSeg (see `embedseg_large.methods`), and as for
+            `predict_raw`.
+        ModelError, RunError
+            As for `predict_raw`.
         """
         if self.settings.method != EMBEDSEG:
             raise UsageError(
@@ -364,7 +379,24 @@ class Model:
     def predict(self, image: NDArray[np.floating], tta: bool | int | str = True) -> Embedding:
         """Predict the embedding of an image, rounded as when a whole volume is segmented.
 
-        Parameters and exceptions as for `predict_raw`.
+        Parameters
+        ----------
+        image
+            As for `predict_raw`.
+        tta
+            Test-time augmentation, see `tta_mode`; default: the model's own, whereas `predict_raw`
+            makes one pass.
+
+        Returns
+        -------
+        Embedding
+            float32 offsets and sigmas ``(ndim, *spatial)`` in voxels, z, y, x, and the seediness
+            ``(*spatial)`` between 0 and 1.
+
+        Raises
+        ------
+        UsageError, ModelError, RunError
+            As for `predict_stored`.
         """
         return dequantise(self.predict_stored(image, tta))
 

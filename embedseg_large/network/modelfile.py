@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from embedseg_large.network.settings import EMBEDSEG, ModelSettings
 SUFFIX = ".safetensors"
 KEY = "embedseg_large"
 VERSION = 1
+INTEGERS = ("num_batches_tracked", "classes")
+"""Ends of the names of tensors that hold integers: of batch normalisation, and of a forest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,44 +79,69 @@ def write_model_file(stored: StoredModel, path: Path, dtype: str = "float32") ->
     _replace(path, safetensors.torch.save(tensors, {KEY: json.dumps(header)}))
 
 
-def read_model_file(path: Path) -> StoredModel:
+def read_model_file(path: Path, where: str | None = None) -> StoredModel:
     """Read what `write_model_file` wrote; weights come as float32.
+
+    Parameters
+    ----------
+    path
+        The file.
+    where
+        Its name in messages; default: the path.
 
     Raises
     ------
     ModelError
         If the file is not a safetensors file, is of another kind or version, or is inconsistent.
     """
+    where = where or str(path)
     what = "no model file that this program saved"
     todo = "of an exported model (.onnx, .pt, .zip) give the file it was made from"
     with (
-        foreign(path, what, todo=todo, kind=ModelError),
+        foreign(where, what, todo=todo, kind=ModelError),
         safetensors.safe_open(path, framework="pt") as file,
     ):
         header = (file.metadata() or {}).get(KEY)
         if header is None:
             raise ModelError(
-                f"{path} holds tensors, but was not saved by embedseg_large; pass a model file"
+                f"{where} holds tensors, but was not saved by embedseg_large; pass a model file"
             )
-        settings, card = _parse(header, path)
+        settings, card = _parse(header, where)
         names = list(file.keys())
         kind = "EmbedSeg" if settings.method == EMBEDSEG else settings.backbone
         what = f"a {settings.ndim}D {kind} network with {settings.channels} image channels"
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-        check_shapes(shapes, shapes_of(settings), path, what)  # before the tensors take memory
-        weights = {name: as_weights(file.get_tensor(name)) for name in names}
+        with _of_file(where):
+            wanted = shapes_of(settings)
+        check_shapes(shapes, wanted, where, what)  # before the tensors take memory
+        weights = as_weights({name: file.get_tensor(name) for name in names}, where)
     return StoredModel(weights=weights, settings=settings, card=card)
 
 
-def as_weights(tensor: Tensor) -> Tensor:
-    """Return a tensor of a file as float32, unless it is one of integers."""
-    return tensor.float() if tensor.is_floating_point() else tensor
+def as_weights(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return the tensors of a file as float32; those that count or name something stay integers.
+
+    Their shapes must have been checked: a tensor of a file may repeat one number 10^12 times.
+
+    Raises
+    ------
+    ModelError
+        If a tensor is sparse, or holds something else than numbers a network computes with.
+    """
+    for name, tensor in tensors.items():
+        is_number = tensor.is_floating_point() or name.endswith(INTEGERS)
+        if tensor.layout is not torch.strided or not is_number:
+            raise ModelError(
+                f"{where}: tensor {name} holds {tensor.dtype}, {tensor.layout}; "
+                "weights are plain floating-point numbers: save it again"
+            )
+    return {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
 
 
 def check_shapes(
     shapes: Mapping[str, tuple[int, ...]],
     wanted: Mapping[str, tuple[int, ...]],
-    path: Path,
+    where: str,
     what: str,
 ) -> None:
     """Raise a ModelError unless the tensors are those of the network, by name and shape."""
@@ -126,27 +154,34 @@ def check_shapes(
             problem = f"is {shapes[name]} instead of {wanted[name]}"
         else:
             continue
-        raise ModelError(f"{path}: tensor {name} {problem}; it is not {what}")
+        raise ModelError(f"{where}: tensor {name} {problem}; it is not {what}")
 
 
-def _parse(header: str, path: Path) -> tuple[ModelSettings, dict[str, Any]]:
+def _parse(header: str, where: str) -> tuple[ModelSettings, dict[str, Any]]:
     """Return the settings and the card from the JSON header."""
-    with foreign(path, "its header cannot be used", todo="save it again", kind=ModelError):
+    with foreign(where, "its header cannot be used", todo="save it again", kind=ModelError):
         values = parse_json(header)
         if values["version"] != VERSION:
             raise ModelError(
-                f"{path} has version {values['version']} of the model format, this release reads "
+                f"{where} has version {values['version']} of the model format, this release reads "
                 f"version {VERSION}; use the release that wrote it, or a newer one"
             )
-        return settings_of(values["settings"], path), dict(values["card"])
+        return _settings_of(values["settings"], where), dict(values["card"])
 
 
-def settings_of(values: Any, path: Path) -> ModelSettings:
+def _settings_of(values: Any, where: str) -> ModelSettings:
     """Read the settings of a file; an invalid value is reported as an error of the file."""
-    try:
+    with _of_file(where):
         return ModelSettings.from_dict(values)
+
+
+@contextmanager
+def _of_file(where: str) -> Iterator[None]:
+    """Report an invalid value as an error of the file that holds it."""
+    try:
+        yield
     except UsageError as error:
-        raise ModelError(f"{path}: {error}") from error
+        raise ModelError(f"{where}: {error}") from error
 
 
 def _narrow(tensor: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 from embedseg_large.documents import parse_json, read_document
 from embedseg_large.errors import ModelError, UsageError, foreign
 from embedseg_large.network.backbones import original_shapes
+from embedseg_large.network.erfnet import MOST_CHANNELS
 from embedseg_large.network.modelfile import StoredModel, as_weights, check_shapes
 from embedseg_large.network.settings import ModelSettings
 from embedseg_large.network.torchfile import read_torch_file
@@ -63,31 +64,36 @@ def read_original_folder(
         If a given property does not have one number per axis.
     """
     file = weights_file(folder)
-    weights = _read_weights(file)
-    if _FIRST not in weights:
+    tensors = _read_tensors(file)
+    if _FIRST not in tensors:
         raise ModelError(f"{file}: tensor {_FIRST} is missing; it is not an EmbedSeg checkpoint")
-    shape = weights[_FIRST].shape
+    shape = tensors[_FIRST].shape
     ndim, channels = len(shape) - 2, shape[1] if len(shape) > 1 else 0
     if ndim not in (2, 3):
         raise ModelError(f"{file}: tensor {_FIRST} is {tuple(shape)}; it must have 4 or 5 axes")
-    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if not 1 <= channels <= MOST_CHANNELS:
+        raise ModelError(
+            f"{file}: tensor {_FIRST} is {tuple(shape)}; an EmbedSeg network has 1 to "
+            f"{MOST_CHANNELS} image channels"
+        )
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     what = f"a {ndim}D EmbedSeg network with {channels} image channels"
-    check_shapes(shapes, original_shapes(ndim, channels), file, what)
+    check_shapes(shapes, original_shapes(ndim, channels), str(file), what)
+    weights = as_weights(tensors, str(file))
     path = folder / PROPERTIES_FILE
     properties = _read_properties(path) | _of_each_axis(given or {}, "zyx"[-ndim:])
     settings = _settings(properties, ndim, channels, path)
     return StoredModel(weights=weights, settings=settings, card={"origin": "EmbedSeg checkpoint"})
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of the network, float32, without executing anything from the file."""
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of the network as they are, without executing anything from the file."""
     content = read_torch_file(path)
     weights = content.get("model_state_dict") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
         raise ModelError(f"{path} has no tensors under model_state_dict; it is not a checkpoint")
     # the original wraps its network in DataParallel, which adds a prefix
-    named_tensors = {str(name).removeprefix("module."): t for name, t in weights.items()}
-    return {name: as_weights(tensor) for name, tensor in named_tensors.items()}
+    return {str(name).removeprefix("module."): t for name, t in weights.items()}
 
 
 def _read_properties(path: Path) -> dict[str, Any]:

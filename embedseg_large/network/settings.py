@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from embedseg_large.embedding import raw_fields
 from embedseg_large.errors import UsageError
-from embedseg_large.fields import Field, direction_obstacle, heads
+from embedseg_large.fields import Field, check_fields, direction_obstacle, heads
 from embedseg_large.symmetry import MODES, obstacle
 
 EMBEDSEG = "embedseg"
@@ -145,6 +145,7 @@ class ModelSettings:
                 f"method is {self.method} with {len(self.fields)} fields; all methods but "
                 f"{EMBEDSEG} list theirs"
             )
+        check_fields(self.fields, self.ndim)
         if self.backbone not in (*BACKBONES, WITHOUT_NETWORK):
             raise UsageError(f"backbone is {self.backbone!r}; use {' or '.join(BACKBONES)}")
         for name in ("pitch", "extent", "tile", "reach"):

@@ -22,6 +22,8 @@ class ModelCard:
     name: str
     """Value for `segment --model`; "..." for a model without a known name."""
     facts: tuple[Fact, ...]
+    method: str | None = None
+    """Its method; None if the model is not known."""
 
 
 def card_of(made: Mapping[str, Any], model: str | os.PathLike[str] | None = None) -> ModelCard:
@@ -49,7 +51,8 @@ def card_of(made: Mapping[str, Any], model: str | os.PathLike[str] | None = None
     for name in bundled_models() if model is None else [os.fspath(model)]:
         found = load_model(name)
         if found.fingerprint == made.get("model"):
-            return ModelCard(name=name, facts=(*_facts(found), fingerprint))
+            facts = (*_facts(found), fingerprint)
+            return ModelCard(name=name, facts=facts, method=found.settings.method)
     if model is not None:
         raise UsageError(f"{os.fspath(model)} is not the model that made these labels")
     return ModelCard(name="...", facts=(fingerprint,))

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
-from embedseg_large.pictures import Labels, Panel, grey_of
+from embedseg_large.pictures import Panel, fullest, grey_of
 from embedseg_large.reporting.drawing import Inks, Picture, grey_pixels, overlay, picture
 from embedseg_large.reporting.subject import ReportSubject
 from embedseg_large.storage.tables import Table
 from embedseg_large.viewing.scene import Range
+from embedseg_large.volumes.intensity import PERCENTILES
 
 OUTLIER = 3.5
 """Modified z-score beyond which a size is unusual."""
@@ -31,8 +32,6 @@ _LINE = 90
 """Grey of the gap between panels."""
 _VIEW = 1.9
 """Edge of the field of view of a card, in largest extents of the instance."""
-_BRIGHTEST = 99.8
-"""Percentile that is white on a card."""
 _LEAST_CONTRAST = 0.25
 """Minimum contrast of a card, as a fraction of the whole volume's, so that noise does not look like
 nuclei."""
@@ -203,7 +202,7 @@ def _picture(row: int, subject: ReportSubject, table: Table, inks: Inks) -> Pict
     image = _padded(subject, image_level, box)
     greys, lines = [], []
     for axis in range(max(1, box.ndim - 1)):  # 3D: z and y; 2D: the image itself
-        at = _fullest_of(labels, label, axis)
+        at = fullest(labels == label, axis)
         grey, line = (v if box.ndim == 2 else v.take(at, axis) for v in (image, labels))
         panel = _panel(grey.shape, subject.steps, axis)
         greys.append(grey_pixels(grey_of(grey, panel, *_contrast(subject, grey))))
@@ -214,7 +213,7 @@ def _picture(row: int, subject: ReportSubject, table: Table, inks: Inks) -> Pict
 def _contrast(subject: ReportSubject, plane: NDArray[Any]) -> Range:
     """Choose the contrast of a card, within limits, so that bright instances show detail."""
     low, high = subject.contrast
-    brightest = float(np.percentile(plane.astype(np.float32, copy=False), _BRIGHTEST))
+    brightest = float(np.percentile(plane.astype(np.float32, copy=False), PERCENTILES[1]))
     return low, max(brightest, low + _LEAST_CONTRAST * (high - low))
 
 
@@ -238,13 +237,6 @@ def _padded(subject: ReportSubject, volume: Any, box: Box) -> NDArray[Any]:
     whole: NDArray[Any] = np.zeros(box.shape, volume.dtype)
     whole[inside.slices_in(box)] = subject.read(volume, inside)
     return whole
-
-
-def _fullest_of(labels: Labels, label: int, axis: int) -> int:
-    """The plane in which an instance is largest; the middle one if it is outside the crop."""
-    others = tuple(d for d in range(labels.ndim) if d != axis)
-    counts = np.count_nonzero(labels == label, axis=others)
-    return int(counts.argmax()) if counts.any() else labels.shape[axis] // 2
 
 
 def _panel(shape: tuple[int, ...], steps: tuple[float, ...], axis: int) -> Panel:

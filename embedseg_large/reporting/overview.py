@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import floor, log10, prod
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
-from embedseg_large.pictures import Labels, Panel, grey_of
+from embedseg_large.pictures import Labels, Panel, fullest, grey_of, round_length
 from embedseg_large.reporting.drawing import Inks, Picture, grey_pixels, overlay, picture
 from embedseg_large.reporting.subject import ReportSubject
+from embedseg_large.volumes.intensity import PERCENTILES
 from embedseg_large.volumes.volume import Volume
 
 MOST_VOXELS = 2**25
@@ -34,8 +35,6 @@ _PIXELS_PER_VOXEL = 8
 """Maximum magnification: more would not show more."""
 _CLOSEUP = 9
 """Edge of a close-up, in diameters of a typical instance."""
-_BRIGHTEST = 99.8
-"""Percentile of a projection that is shown white: projections are brighter than planes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,12 +170,6 @@ def middle(shape: Sequence[int], most: int) -> Box:
     return Box(start, tuple(a + m for a, m in zip(start, lengths, strict=True)))
 
 
-def round_length(most: float) -> float:
-    """The largest of 1, 2 or 5 times a power of ten that is not longer."""
-    power = 10.0 ** floor(log10(most))
-    return max(k * power for k in (1, 2, 5) if k * power <= most)
-
-
 def _panels(sight: _Sight) -> dict[int, Panel]:
     """Compute the size of the panel of each axis; 0 for axes that a 2D image lacks."""
     sides = [n * s for n, s in zip(sight.box.shape, sight.steps, strict=True)]
@@ -205,7 +198,7 @@ def _lines(labels: Labels, panel: Panel, inks: Inks, sight: _Sight) -> NDArray[n
 def _slices(sight: _Sight, subject: ReportSubject, inks: Inks) -> Iterator[Pane]:
     for axis, panel in _panels(sight).items():
         flat = sight.box.ndim == 2
-        at = 0 if flat else _fullest(sight.labels, axis)
+        at = 0 if flat else fullest(sight.labels, axis)
         image, labels = (
             v if flat else _turned(v.take(at, axis), axis) for v in (sight.image, sight.labels)
         )
@@ -227,7 +220,8 @@ def _projections(sight: _Sight, subject: ReportSubject, inks: Inks) -> Iterator[
     for axis, panel in _panels(sight).items():
         brightest = _turned(sight.image.max(axis), axis)
         first = _turned(first_seen(sight.labels, axis), axis)
-        low, high = subject.contrast[0], float(np.percentile(brightest, _BRIGHTEST))
+        # a range of its own: projections are brighter than planes
+        low, high = subject.contrast[0], float(np.percentile(brightest, PERCENTILES[1]))
         grey = grey_of(brightest, panel, low, max(high, subject.contrast[1]))
         letter = "zyx"[axis]
         alt = f"Maximum projection along {letter} with outlines of the nearest instances"
@@ -250,13 +244,6 @@ def _view(
 def _turned(plane: NDArray[Any], axis: int) -> NDArray[Any]:
     """Orient a plane like its panel: y down, and z to the right in that of x."""
     return plane.T if axis == 2 else plane
-
-
-def _fullest(labels: Labels, axis: int) -> int:
-    """Index of the plane with the most labelled voxels; the middle one if there are none."""
-    others = tuple(d for d in range(labels.ndim) if d != axis)
-    counts = np.count_nonzero(labels, axis=others)
-    return int(counts.argmax()) if counts.any() else labels.shape[axis] // 2
 
 
 def first_seen(labels: Labels, axis: int) -> Labels:

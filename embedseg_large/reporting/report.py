@@ -136,7 +136,7 @@ def report(
         settings=facts.settings_of(subject.made),
         versions=facts.versions_of(subject.made),
         card=card,
-        command=command(subject.made, card.name) if card else "",
+        command=command(subject.made, card.name, card.method) if card else "",
         version=version("embedseg-large"),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )

@@ -51,7 +51,7 @@ class TaskRunner:
             if self.journal is not None:
                 self.journal.flush()
         if work.failures:
-            raise failure(work.failures, noted=self.journal is not None)
+            raise failure(work.failures, noted=self.journal is not None, is_all=True)
 
 
 @dataclass(slots=True)
@@ -106,22 +106,30 @@ class _Noted:
             raise outcome.error
         self.failures.append((task, outcome))
         if len(self.failures) >= max(MANY, self._done):
-            raise failure(self.failures, noted=self.journal is not None)
+            raise failure(self.failures, noted=self.journal is not None, is_all=False)
 
 
-def failure(failures: list[tuple[Task, Failed]], *, noted: bool) -> EmbedSegError:
-    """One error that summarises all, of their class if they share one."""
+def failure(failures: list[tuple[Task, Failed]], *, noted: bool, is_all: bool) -> EmbedSegError:
+    """One error that summarises all, of their class if they share one.
+
+    Parameters
+    ----------
+    failures
+        What failed.
+    noted
+        Whether the same command resumes.
+    is_all
+        Whether all other tasks are finished, rather than given up.
+    """
     kinds = {type(failed.error) for _, failed in failures}
     kind = kinds.pop() if len(kinds) == 1 else RunError
     told = [_told(task, failed) for task, failed in failures[:_SHOWN]]
     if len(failures) > _SHOWN:
         told.append(f"and {len(failures) - _SHOWN} more")
-    advice = (
-        ". All other tasks are finished. Fix the cause and rerun the same command to resume"
-        if noted
-        else ""
-    )
-    return kind("; ".join(told) + advice)
+    if noted:
+        rest = "All other tasks are finished" if is_all else "So many failures end a run"
+        told[-1] += f". {rest}. Fix the cause and rerun the same command to resume"
+    return kind("; ".join(told))
 
 
 def _told(task: Task, failed: Failed) -> str:

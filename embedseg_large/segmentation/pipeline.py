@@ -76,11 +76,6 @@ class TimepointResult:
         return self.n_instances == 0 and is_blank(self.job.volume)
 
     @property
-    def disputed(self) -> NDArray[np.uint64]:
-        """Names of the instances on which tiles disagreed at first."""
-        return np.array([*self.state.repaired, *self.state.joined], np.uint64)
-
-    @property
     def skipped(self) -> dict[str, int]:
         """Tiles that were not predicted, by reason."""
         counts = {name: int((self.predictions == code).sum()) for name, code in _SKIPPED.items()}

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 LEAST_OBJECTS = 5
 """Minimum number of objects for a statement about their sizes."""
+LISTED_MOST = 10_000
+"""Maximum number of instances that a seam report lists of each kind, because every viewer of the
+labels reads the list. `embedseg_large.labels.instances` tells all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +88,9 @@ class SeamReport:
     joined by overlap, or, with an external segmenter, matched by overlap or taken from the tile
     that owns them. The promise that labels do not depend on tiles holds for runs without any."""
     repaired_objects: tuple[TracedObject, ...]
+    """The first `LISTED_MOST` of the repaired instances, ascending by label."""
     joined_objects: tuple[TracedObject, ...]
+    """The first `LISTED_MOST` of the joined instances, ascending by label."""
     strict: StrictAim | None = None
     """None if `strict` was not requested."""
     matched: int = 0
@@ -162,7 +167,8 @@ def merged(reports: Sequence[SeamReport]) -> SeamReport:
     for name in SeamReport.__slots__:
         first, *rest = (getattr(report, name) for report in reports)
         if name not in ("strict", "promise"):
-            totals[name] = sum(rest, first)
+            total = sum(rest, first)
+            totals[name] = total[:LISTED_MOST] if isinstance(total, tuple) else total
     strict = None if reports[0].strict is None else _aim(totals)
     return SeamReport(**totals, strict=strict, promise=reports[0].promise)
 
@@ -173,8 +179,7 @@ def _aim(seams: dict[str, Any]) -> StrictAim:
 
 def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
     """Describe the result of CHECK, in final labels."""
-    repaired = _traced(job, numbering, state.repaired)
-    joined = _traced(job, numbering, state.joined)
+    repaired, joined = len(state.repaired), len(state.joined)
     total = int(numbering.before[-1])
     exact = int(np.count_nonzero(state.proven))
     aim = StrictAim(aim=state.tiles, reached=exact)
@@ -188,12 +193,12 @@ def seam_report(job: Job, state: SeamState, numbering: Numbering) -> SeamReport:
         tiles_exact=exact,
         edge_unproven=state.unproven_edge,
         certified=state.certified,
-        agreed=total - state.certified - len(repaired) - len(joined),
-        repaired=len(repaired),
-        joined=len(joined),
+        agreed=total - state.certified - repaired - joined,
+        repaired=repaired,
+        joined=joined,
         matched=state.matched,
-        repaired_objects=repaired,
-        joined_objects=joined,
+        repaired_objects=_traced(job, numbering, state.repaired[:LISTED_MOST]),
+        joined_objects=_traced(job, numbering, state.joined[:LISTED_MOST]),
         strict=strict,
         promise=job.traits.promise,
     )
@@ -220,6 +225,8 @@ class SizeScale:
     """Mean extent of the model's training objects; None if the model does not state it."""
     found_diameter: float | None
     """Median extent of objects of this run; None if too few were found."""
+    stated: str | None
+    """The size of objects that the user stated; None: none."""
 
     @property
     def ratio(self) -> float | None:
@@ -244,11 +251,18 @@ class SizeScale:
         """The scale as values that JSON can hold."""
         values = {"model_diameter": self.model_diameter, "found_diameter": self.found_diameter}
         rounded = {k: None if v is None else round(v, 2) for k, v in values.items()}
-        return {"level": self.level, "automatic_level": self.is_automatic} | rounded
+        stated = {} if self.stated is None else {"stated": self.stated}
+        return {"level": self.level, "automatic_level": self.is_automatic} | rounded | stated
 
 
 def scale_of(
-    level: int, zoom: float, known: float | None, extents: Sequence[float], *, is_automatic: bool
+    level: int,
+    zoom: float,
+    known: float | None,
+    extents: Sequence[float],
+    *,
+    is_automatic: bool,
+    stated: str | None = None,
 ) -> SizeScale:
     """Compare the sizes of found objects with those that a model knows.
 
@@ -264,6 +278,8 @@ def scale_of(
         Extents of some objects along y and x, in voxels of the grid; see `extents_of`.
     is_automatic
         Whether the level was chosen by voxel sizes.
+    stated
+        The size of objects that the user stated.
     """
     enough = len(extents) >= LEAST_OBJECTS
     return SizeScale(
@@ -271,6 +287,7 @@ def scale_of(
         is_automatic=is_automatic,
         model_diameter=None if known is None else known / zoom,
         found_diameter=float(np.median(extents)) / zoom if enough else None,
+        stated=stated,
     )
 
 

@@ -261,6 +261,8 @@ def run_request(
     }
     if request.settings.cleaning():
         summary["cleaning"] = sum((f.cleaning for f in found), CleanReport()).as_dict()
+    if request.segmenter.traits.method is not None:
+        summary["method"] = request.segmenter.traits.method
     if request.is_series:
         summary["timepoints"] = {f.job.timepoint: f.n_instances for f in found}
     if request.keep:
@@ -319,6 +321,7 @@ def _scale(request: Request, found: Sequence[TimepointResult]) -> SizeScale:
         request.segmenter.object_diameter,
         [extent for one in found for extent in one.extents],
         is_automatic=request.level_is_automatic,
+        stated=request.stated_size,
     )
 
 
@@ -337,7 +340,7 @@ def _beginning(request: Request, run: Run) -> RunBegun:
 def _find_all(request: Request, run: Run, runner: TaskRunner) -> list[TimepointResult]:
     """Run all stages but the last, for one timepoint after the other."""
     found: list[TimepointResult] = []
-    each = request.intensity.per_timepoint
+    each = request.intensity.per_timepoint or request.saved_in is not None
     common = None if each else find_intensity(request, runner)
     evened = None if each else find_fields(request, runner)
     for at in timepoints_of(request):
@@ -410,9 +413,9 @@ def _write_all(
         runner.progress.plan({Stage.FINISH: shards * len(found)})
         for one in found:
             write_labels(one, pending, runner.within(one.section))
-        instances = pending.instances(most, request.segmenter.traits.columns)
+        instances = pending.instances(most, (*request.segmenter.traits.columns, "seam"))
         run.check()
         instances.create()
         for one in found:
-            write_instances(one.job, one.numbering, one.disputed, instances)
+            write_instances(one.job, one.numbering, one.state, instances)
     return pending, instances

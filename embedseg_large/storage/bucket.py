@@ -97,7 +97,7 @@ class RemoteFolder:
     def write(self, name: str, data: bytes, *, durable: bool = False) -> None:  # noqa: ARG002
         """Write an object; stores make it visible as a whole, and durable."""
         with self._writing(name) as store:
-            store.put(self._key(name), data)
+            again(self.retries, lambda: store.put(self._key(name), data))
 
     def create(self, name: str, data: bytes, *, durable: bool = False) -> bool:  # noqa: ARG002
         """Write an object if there is none."""
@@ -190,7 +190,7 @@ class RemoteFolder:
         """List what is directly in the folder; names of folders end with a slash."""
         skip = len(self.key) + 1 if self.key else 0
         with reading(self.path):
-            found = self._store.list_with_delimiter(self.key or None)
+            found = again(self.retries, lambda: self._store.list_with_delimiter(self.key or None))
         objects = [about["path"] for about in found["objects"]]
         return sorted(
             key[skip:] for key in (*objects, *(f"{p}/" for p in found["common_prefixes"]))
@@ -199,7 +199,7 @@ class RemoteFolder:
     def copy(self, name: str, to: str) -> None:
         """Copy an object to another name in this folder; its bytes stay in the store."""
         with self._writing(to) as store:
-            store.copy(self._key(name), self._key(to))
+            again(self.retries, lambda: store.copy(self._key(name), self._key(to)))
 
     def parent(self) -> RemoteFolder | None:
         """Return the folder that this one lies in; None for the bucket itself."""
@@ -281,13 +281,22 @@ class RemoteFolder:
             yield [about["path"] for about in abouts]
 
     def _lists(self, start: str) -> Iterator[Sequence[ObjectMeta]]:
+        """List objects, a thousand at a time; after a failure go on behind the last one."""
+        last, pauses = None, self.retries.pauses()
         with reading(self.path):
-            yield from self._store.list(start or None, chunk_size=_LISTED)
+            while True:
+                try:
+                    for page in self._store.list(start or None, offset=last, chunk_size=_LISTED):
+                        yield page
+                        last, pauses = page[-1]["path"], self.retries.pauses()
+                    return
+                except failures() as error:
+                    pause_or_raise(pauses, error)
 
     def _delete(self, keys: list[str]) -> None:
         with self._writing() as store:
             try:
-                store.delete(keys)
+                again(self.retries, lambda: store.delete(keys))
             except FileNotFoundError:  # some stores stop at the first missing one
                 for key in keys if len(keys) > 1 else ():
                     self._delete([key])

@@ -16,7 +16,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from embedseg_large.documents import read_document
-from embedseg_large.errors import OutputError, PlaceError, RunError, UnreachableError, cause
+from embedseg_large.errors import (
+    EmbedSegError,
+    OutputError,
+    PlaceError,
+    RunError,
+    UnreachableError,
+    cause,
+)
 from embedseg_large.files import PART, make_folder, sync, whole
 from embedseg_large.storage.folder import checked_name
 
@@ -64,11 +71,14 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = False) -> Iterat
     Raises
     ------
     OutputError
-        If the body or the renaming ends in an `OSError`; the previous file then stays.
+        If the body or the renaming ends in an `OSError` that is not one of the package's own; the
+        previous file then stays.
     """
     try:
         with whole(Path(path), durable=durable) as begun:
             yield begun
+    except EmbedSegError:  # such as an input that cannot be read, which is an OSError, too
+        raise
     except OSError as error:
         why = error.strerror or error
         raise OutputError(f"{path}: cannot be written ({why}); name another place") from error
@@ -88,7 +98,7 @@ def output_errors(where: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except OutputError:
+    except EmbedSegError:
         raise
     except OSError as error:
         if error.errno in _FULL:
@@ -258,12 +268,8 @@ class LocalFolder:
     def read(self, name: str, most: int = sys.maxsize) -> bytes:
         """Read a file."""
         file = self._file(name)
-        try:
+        with _reading(file):
             return read_document(file, most)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise FileNotFoundError(f"{file}: there is no such file") from error
-        except (OSError, ValueError) as error:
-            raise UnreachableError(f"{file}: cannot be read ({cause(error)})") from error
 
     def read_all(self, names: Iterable[str]) -> Iterator[bytes]:
         """Read files one after the other."""
@@ -293,7 +299,9 @@ class LocalFolder:
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of that name."""
-        return self._file(name).is_file()
+        file = self._file(name)
+        with _reading(file):
+            return file.is_file()
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """List the files below ``prefix/``; one folder at a time is held in memory."""
@@ -309,10 +317,11 @@ class LocalFolder:
     def remove_all(self, last: str | None = None, check: Callable[[], None] = lambda: None) -> None:
         """Delete the folder."""
         if last is not None and self.exists(last):
-            for entry in list(os.scandir(self.path)):
-                if entry.name != last:
-                    check()
-                    _remove(Path(entry.path))
+            with output_errors(self.path):
+                entries = [e.path for e in os.scandir(self.path) if e.name != last]
+            for entry in entries:
+                check()
+                _remove(Path(entry))
         check()
         shutil.rmtree(self.path, ignore_errors=True)  # a late task may still be writing
         with output_errors(self.path):
@@ -402,11 +411,23 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn errors of the body into an `UnreachableError`, except for missing files."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"{path}: there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise UnreachableError(f"{path}: cannot be read ({cause(error)})") from error
+
+
 def _files(folder: Path, prefix: str) -> Iterator[str]:
     """List files in the order of their whole names, in which "a-b" comes before "a/b"."""
     try:
-        entries = {e.name + "/" * e.is_dir(): e for e in os.scandir(folder)}
-    except (FileNotFoundError, NotADirectoryError):
+        with _reading(folder):
+            entries = {e.name + "/" * e.is_dir() for e in os.scandir(folder)}
+    except FileNotFoundError:
         return
     for name in sorted(entries):
         if name.endswith("/"):

@@ -61,6 +61,11 @@ class ZarrGroup:
             return 3
         return 2 if self.folder.exists(".zgroup") else None
 
+    def is_array(self) -> bool:
+        """Whether there is an array instead of a group."""
+        is_new = self.document("zarr.json").get("node_type") == "array"
+        return is_new or self.folder.exists(".zarray")
+
     def attributes(self) -> Document:
         """Read its attributes; empty if there is no group."""
         denied = None

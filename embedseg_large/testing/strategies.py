@@ -68,12 +68,6 @@ def shapes(
 
 
 @st.composite
-def tile_shapes(draw: st.DrawFn, ndim: int, stride: int = 8, most: int = 3) -> tuple[int, ...]:
-    """Shapes of tiles: from one to `most` strides along each axis."""
-    return tuple(stride * draw(st.integers(1, most)) for _ in range(ndim))
-
-
-@st.composite
 def cuts(draw: st.DrawFn, shape: tuple[int, ...]) -> list[Box]:
     """Boxes that cover a volume without overlap, in any order."""
     step = tuple(draw(st.integers(1, n)) for n in shape)

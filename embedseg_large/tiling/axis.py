@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 STRIDE = 8
-"""The network halves its input three times."""
+"""The network halves its input three times; `network.settings` has the same, which knows no tiles,
+and a test compares them."""
 
 
 def round_up(value: int, multiple: int) -> int:

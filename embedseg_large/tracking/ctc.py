@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from embedseg_large.tracking.lineage import Lineage, rows_of
 from embedseg_large.volumes.volume import Volume
 
 _TABLE = "res_track.txt"
+_MASK = re.compile(r"mask\d{3,}\.tif")
 _BIG = 1 << 31  # bytes from which a file is a BigTIFF
 
 
@@ -58,7 +60,7 @@ def write_ctc(
     Parameters
     ----------
     folder
-        Created if it does not exist; older files of this kind in it are removed.
+        Created if it does not exist; older files of this kind in it are replaced or removed.
     labels
         All timepoints, without a channel axis.
     time, label
@@ -77,18 +79,28 @@ def write_ctc(
     digits = max(3, len(str(labels.n_timepoints - 1)))
     with output_errors(folder):
         make_folders(folder)
-        for file in _files(folder):
-            file.unlink()
+        (folder / _TABLE).unlink(missing_ok=True)
+    written = set()
     for t in range(labels.n_timepoints):
         now = slice(*np.searchsorted(time, (t, t + 1)))
         mask = _mask(labels, t, label[now], lineage.track[now].astype(dtype))
-        _write_mask(folder / f"mask{t:0{digits}}.tif", labels, mask, dtype)
+        file = folder / f"mask{t:0{digits}}.tif"
+        _write_mask(file, labels, mask, dtype)
+        written.add(file)
+    with output_errors(folder):
+        for file in set(_masks(folder)) - written:
+            file.unlink()
     with whole_file(folder / _TABLE) as begun:  # last: it marks the masks as complete
         np.savetxt(begun, rows_of(time, lineage), fmt="%d")
 
 
 def _files(folder: Path) -> list[Path]:
-    return [*folder.glob("mask*.tif"), *folder.glob(_TABLE)]
+    return [*_masks(folder), *folder.glob(_TABLE)]
+
+
+def _masks(folder: Path) -> list[Path]:
+    """The masks of all timepoints; files of similar names are somebody's own."""
+    return [file for file in folder.glob("mask*.tif") if _MASK.fullmatch(file.name)]
 
 
 def _mask(

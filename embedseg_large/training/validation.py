@@ -133,7 +133,10 @@ class Segmented:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Average precision, AP = TP / (TP + FP + FN), pooled over the objects of a set of images."""
+    """Average precision, AP = TP / (TP + FP + FN), pooled over the objects of a set of images.
+
+    It is 1 for a set with neither objects nor instances.
+    """
 
     by_seed: dict[float, dict[float, float]]
     """AP at each IoU threshold, for each threshold of seediness; the mean of several sets."""

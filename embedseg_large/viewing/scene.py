@@ -22,12 +22,12 @@ from embedseg_large.labels.published import (
 from embedseg_large.storage.connection import joined
 from embedseg_large.storage.group import ZarrGroup, ngff_content
 from embedseg_large.storage.open import folder_at
+from embedseg_large.volumes.intensity import PERCENTILES
 from embedseg_large.volumes.volume import Volume, open_volume
 
-PERCENTILES = (1.0, 99.8)
-"""Percentiles of the coarsest level, used if no display range is recorded."""
 MOST_VOXELS = 2**25
-"""Maximum number of voxels read for these percentiles."""
+"""Maximum number of voxels of the coarsest level that are read for their percentiles, which are
+used if no display range is recorded."""
 
 Range = tuple[float, float]
 """Intensities displayed as black and white."""

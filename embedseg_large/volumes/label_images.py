@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import VolumeError
 from embedseg_large.fields import UNANNOTATED
+from embedseg_large.geometry import Box
 from embedseg_large.volumes.look import equal_neighbours, places, voxels_at
 from embedseg_large.volumes.volume import Volume
 
@@ -181,6 +182,23 @@ def _pieces(mask: NDArray[np.bool_], ndim: int) -> int:
 
     found, _ = ndimage.label(mask.reshape(mask.shape[-ndim:]), np.ones((3,) * ndim))
     return int(np.count_nonzero(np.bincount(found.ravel())[1:] >= _SPECK))
+
+
+def read_labels(volume: Volume, timepoint: int, box: Box) -> NDArray[Any]:
+    """Read a box of labels; unannotated voxels are background.
+
+    Parameters
+    ----------
+    volume
+        Without a channel axis.
+    timepoint
+        The timepoint, if there is a time axis.
+    box
+        In voxels, inside the volume.
+    """
+    voxels = volume.read(box, timepoint if "t" in volume.axes else None)
+    unknown = unannotated(voxels)
+    return voxels if unknown is None else np.where(unknown, 0, voxels)
 
 
 def unannotated(labels: NDArray[Any], ignore: int = UNANNOTATED) -> NDArray[np.bool_] | None:

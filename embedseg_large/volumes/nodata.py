@@ -76,7 +76,8 @@ class NoData:
         """Accepted by `parse`."""
         if self.value is None:
             return "auto" if self.blank else "none"
-        return f"{self.value:g}"
+        brief = f"{self.value:g}"
+        return brief if float(brief) == self.value else repr(self.value)
 
 
 _PIECE = 2**26

@@ -14,6 +14,7 @@ from embedseg_large.errors import UsageError
 from embedseg_large.fields import (
     Field,
     channel_count,
+    check_fields,
     direction_obstacle,
     heads,
     turn_fields,
@@ -114,6 +115,41 @@ def test_the_settings_of_a_model_survive_json(name: str, ndim: int) -> None:
 def test_a_field_that_does_not_fit_its_kind_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="field 'x'"):
         Field(name="x", **wrong)  # type: ignore[arg-type]
+
+
+def scalars(*heads: int) -> tuple[Field, ...]:
+    return tuple(
+        Field(name=f"at {number}", kind="scalar", head=head) for number, head in enumerate(heads)
+    )
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("name", FIELD_METHODS)
+def test_a_network_can_predict_the_fields_of_every_method(name: str, ndim: int) -> None:
+    check_fields(method_of(name, ndim).fields, ndim)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        (scalars(3_000_000), "fields are of heads 3000000; heads count from 0"),
+        (scalars(1), "fields are of heads 1;"),
+        (scalars(0, 2), "fields are of heads 0, 2;"),
+        (scalars(1, 0), "fields are of heads 1, 0;"),
+        (scalars(-1, 0), "fields are of heads -1, 0;"),
+        (scalars(*range(300)), r"fields are of heads 0, 1, .*, 9 \.\.\.; .* to at most 15"),
+        ((Field(name="x", kind="scalar", count=10**12),), "fields have 1000000000000 channels"),
+        (
+            (Field(name="x", kind="vector", axes=(0, 1, 2)),),
+            "field 'x' has 3 axes; the model has 2",
+        ),
+        ((Field(name="x", kind="rays", directions=((1,),)),), "field 'x' has 1 axes"),
+        ((replace(EDGES, directions=((0, 1), (0, 1, 1))),), "field 'edges' has 3 axes"),
+    ],
+)
+def test_fields_that_no_network_predicts_are_refused(fields: tuple[Field, ...], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        check_fields(fields, 2)
 
 
 def test_turning_an_offset_composes() -> None:

@@ -14,9 +14,8 @@ from embedseg_large.cli.options import Json, Overwrite
 from embedseg_large.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from embedseg_large.network.settings import Thresholds
     from embedseg_large.training.tuning.tune import Tuned
 
 
@@ -30,7 +29,8 @@ class TuneFlags:
         str | None,
         typer.Option(
             metavar="MODES",
-            help="Test-time augmentations: none,4,8,16,48. Default: none and the model's default.",
+            help="Test-time augmentations: none,4,8,16,48. Default: none and the model's default. "
+            "Of models of other methods: one, as their thresholds are the same for all.",
         ),
     ] = None
     keep_largest_piece: Annotated[
@@ -51,7 +51,8 @@ class TuneFlags:
         str | None,
         typer.Option(
             metavar="C",
-            help="Channel of the images, a number or name. Default: 0, or all of the model's.",
+            help="Channel of the images, by number or name; or all. Default: 0, or all of the "
+            "model's.",
         ),
     ] = None
 
@@ -84,6 +85,8 @@ def tune(
     For one pass and for each augmentation, the pair of a grid with the highest mean AP over IoU 0.5
     to 0.9 is chosen; within 0.005 of it, the one with the lowest seed. The model written to --out
     has the same weights, and `segment` uses these thresholds by default.
+
+    For models of other methods, their own thresholds are found, the same for all augmentations.
     """
     if len(images) != len(masks):
         raise UsageError(
@@ -101,7 +104,7 @@ def tune(
         tta=None if choice.tta is None else [mode.strip() for mode in choice.tta.split(",")],
         keep_largest_piece=choice.keep_largest_piece,
         fill_holes=choice.fill_holes,
-        pairing={} if choice.channel is None else {"channel": choice.channel},
+        pairing=_pairing(choice.channel),
         watcher=lambda text: None if as_json else typer.echo(text, err=True),
     )
     if out is not None:
@@ -113,6 +116,13 @@ def tune(
     _show(found)
     if out is not None:
         typer.echo(f"model: {out}")
+
+
+def _pairing(channel: str | None) -> dict[str, str | None]:
+    """The channel to use, unless it is the default; None: all."""
+    if channel is None:
+        return {}
+    return {"channel": None if channel == "all" else channel}
 
 
 def _check(out: Path, overwrite: bool) -> None:
@@ -128,15 +138,14 @@ def _show(found: Sequence[Tuned]) -> None:
         rows.append(_row(one.mode, "the model's", one.before, one.ap_before))
         rows.append(_row("", "best", one.after, one.ap_after))
     limits = [f"AP {iou:g}" for iou in found[0].ap_after]
-    print_table(["TTA", "thresholds", "seed", "margin", *limits, "mean"], rows)
+    print_table(["TTA", "thresholds", *found[0].after, *limits, "mean"], rows)
 
 
-def _row(mode: str, words: str, at: Thresholds, ap: dict[float, float]) -> list[str]:
+def _row(mode: str, words: str, at: Mapping[str, float], ap: dict[float, float]) -> list[str]:
     mean = sum(ap.values()) / len(ap)
     return [
         mode,
         words,
-        f"{at.seed:g}",
-        f"{at.margin:g}",
+        *(f"{value:g}" for value in at.values()),
         *(f"{v:.3f}" for v in [*ap.values(), mean]),
     ]

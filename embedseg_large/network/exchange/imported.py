@@ -10,13 +10,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-from embedseg_large.errors import ModelError
+from embedseg_large.errors import ModelError, foreign
 from embedseg_large.network.exchange.portable import check_target
 from embedseg_large.network.exchange.rdf import OWN
 from embedseg_large.network.modelfile import StoredModel, read_model_file, write_model_file
 from embedseg_large.network.original import read_original_folder, weights_file
 
 UNKNOWN_LICENCE = "unknown; ask the author before you publish or sell anything made with it"
+
+MOST_UNPACKED = 20
+"""Most bytes from one byte of a package. Weights give little more than one; a file of zeros, of
+which a small package can fill a disk, a thousand."""
 
 
 def import_model(
@@ -81,14 +85,29 @@ def import_model(
 
 def _from_package(path: Path) -> StoredModel:
     """Read our own model file in a package."""
+    where = f"{OWN} in {path}"
+    todo = "download the package again, or ask its author"
+    with (
+        foreign(where, "cannot be unpacked", todo=todo, kind=ModelError),
+        TemporaryDirectory() as folder,
+    ):
+        return read_model_file(_unpacked(path, Path(folder)), where)
+
+
+def _unpacked(path: Path, folder: Path) -> Path:
+    """Unpack our own model file, unless it would be far larger than weights can be packed."""
     try:
-        with ZipFile(path) as archive, TemporaryDirectory() as folder:
-            return read_model_file(Path(archive.extract(OWN, folder)))
+        with ZipFile(path) as archive:
+            member = archive.getinfo(OWN)
     except (BadZipFile, KeyError) as error:
         raise ModelError(
             f"{path} is neither the folder of an EmbedSeg checkpoint nor a package that "
             "embedseg-large exported"
         ) from error
+    if member.file_size > MOST_UNPACKED * member.compress_size:
+        raise ValueError(f"{member.compress_size} bytes would become {member.file_size}")
+    with ZipFile(path) as archive:
+        return Path(archive.extract(member, folder))
 
 
 def _card(folder: Path, out: Path) -> dict[str, Any]:

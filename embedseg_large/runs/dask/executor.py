@@ -37,6 +37,8 @@ BUNDLES_PER_THREAD = 2
 """Tasks in flight per thread of a worker: one runs, one waits."""
 END_SECONDS = 60
 """Seconds that running tasks may take to finish after their run has failed."""
+END_PAUSE = 0.5
+"""Seconds between two questions to all workers, of which there may be hundreds."""
 
 Outcomes: TypeAlias = list[Done | Failed]
 Result = TypeVar("Result")
@@ -145,12 +147,22 @@ class DaskExecutor:
         with suppress(*LOST):
             self._client.cancel(list(running))
             deadline = time.monotonic() + END_SECONDS
-            while time.monotonic() < deadline and keys & self._active():
-                time.sleep(0.05)
+            while (left := deadline - time.monotonic()) > 0 and keys & self._active(left):
+                time.sleep(min(END_PAUSE, left))
 
-    def _active(self) -> set[str]:
-        """Keys of the tasks that workers are computing at this moment."""
-        found = self._client.run(lambda dask_worker: list(dask_worker.active_threads.values()))
+    def _active(self, seconds: float) -> set[str]:
+        """Keys of the tasks that workers are computing; none if one does not answer in time."""
+
+        def active(dask_worker: Any) -> list[str]:
+            return list(dask_worker.active_threads.values())
+
+        async def ask() -> Any:
+            return await self._client.run(active)
+
+        try:
+            found = self._client.sync(ask, callback_timeout=seconds)
+        except TimeoutError:
+            return set()
         return {key for keys in found.values() for key in keys}
 
     def _fill(self, work: TaskQueue, flight: _Flight) -> None:

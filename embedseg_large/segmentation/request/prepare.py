@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from embedseg_large.errors import ModelError, UsageError
 from embedseg_large.labels.target import label_target
+from embedseg_large.options import is_whole
 from embedseg_large.runs.paths import predictions_path, scratch_path
 from embedseg_large.runs.record import RUN_FILE, name_of_run
 from embedseg_large.segmentation.input_options import InputOptions
@@ -113,10 +114,17 @@ def prepare(volume: Any, model: AnyModel, labels: str, options: SegmentOptions) 
         keep=options.keep_predictions,
         saved_in=_path(options.from_predictions),
         scale=scale,
+        stated_size=_stated(options),
         level_is_automatic=options.level is None and image.level > 0 and image is not volume,
     )
     _check_predictions(request, kept_in)
     return request
+
+
+def _stated(options: SegmentOptions) -> str | None:
+    """The size of objects that the user stated, as text."""
+    size = options.object_diameter
+    return None if size is None or size == AUTO else str(size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +299,7 @@ def open_image(volume: Any, options: InputOptions) -> Volume:
     options
         Which part of it, and its properties.
     """
-    timepoint = options.timepoint if isinstance(options.timepoint, int | None) else None
+    timepoint = options.timepoint if is_whole(options.timepoint) else None
     chosen: dict[str, Any] = {
         "timepoint": timepoint,
         "axes": options.axes,
@@ -361,10 +369,10 @@ def check_fit(volume: Volume, network: Network | Segmenter) -> None:
 def _timepoints(volume: Volume, asked: int | Sequence[int] | None) -> tuple[int | None, ...]:
     """The selected timepoints; just None if there is nothing to select."""
     if "t" not in volume.axes:
-        if isinstance(asked, int | None):
+        if asked is None or is_whole(asked):
             return (None,)
         raise UsageError("there is no time axis to choose several timepoints from")
-    if isinstance(asked, int | None):
+    if asked is None or is_whole(asked):
         return tuple(range(volume.n_timepoints))
     wrong = [t for t in asked if not 0 <= t < volume.n_timepoints]
     if wrong or not asked or len(set(asked)) != len(asked):

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
 from embedseg_large.labels.pending import LabelTarget
-from embedseg_large.runs.facts import Facts, token, without_secrets
+from embedseg_large.runs.facts import Facts, token
 from embedseg_large.runs.run_folder import Run
 from embedseg_large.segmentation.intensity_field import IntensityField
 from embedseg_large.segmentation.scratch.scratch import Scratch
 from embedseg_large.segmentation.segmenters.protocol import Segmenter
 from embedseg_large.segmentation.settings import SegmentSettings
 from embedseg_large.segmentation.stages.job import Foreground
+from embedseg_large.storage.connection import shown
 from embedseg_large.storage.folder import Folder
 from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.volumes.intensity import IntensityRange
@@ -69,6 +70,8 @@ class Request:
     """Folder with predictions of an earlier run, used instead of the network."""
     scale: Mapping[str, Any] | None
     """How the scale was found automatically, see `ScaleChoice.as_dict`; None: it was not."""
+    stated_size: str | None
+    """The size of objects that the user stated, ``7,15`` or ``12um``; None: none."""
     level_is_automatic: bool
     """Whether a coarser level was chosen, by voxel sizes."""
 
@@ -185,7 +188,7 @@ def facts_of_predictions(request: Request, volume: Volume) -> Facts:
 
 def _volume(volume: Volume, grid: Sequence[int]) -> Facts:
     about = ("level", "channel", "timepoint")
-    path = None if volume.path is None else without_secrets(volume.path)
+    path = None if volume.path is None else shown(volume.path)
     return {name: getattr(volume, name) for name in about} | {
         "path": path,
         "shape": list(volume.spatial_shape),
@@ -209,7 +212,7 @@ def _region(request: Request) -> Facts:
 def _foreground(where: Foreground) -> Facts:
     mask = where.mask
     return {
-        "mask": None if mask is None else without_secrets(mask.path or ""),
+        "mask": None if mask is None else shown(mask.path or ""),
         "mask content": None if mask is None else content_of(mask),
         "dark_below": None if where.coarse is None else where.dark,
     }

@@ -168,5 +168,6 @@ def segmenter_of(network: Network) -> NetworkSegmenter:
         columns=("seediness", "certified"),
         channels=len(method.stored(nothing)),
         promise=method.promise.value,
+        method=method.name,
     )
     return MethodSegmenter(network, traits, method=method)

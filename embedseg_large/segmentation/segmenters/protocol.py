@@ -70,6 +70,8 @@ class Traits:
     promise: str = "exact"
     """What the seam report promises for the labels, see
     `embedseg_large.methods.protocol.Promise`."""
+    method: str | None = None
+    """Method of one of our networks; None: EmbedSeg, or no network of ours."""
 
     @property
     def predicts(self) -> bool:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from embedseg_large.geometry import Box
-from embedseg_large.labels.instances import InstanceTable
+from embedseg_large.labels.instances import DTYPES, SEAMS, InstanceTable
 from embedseg_large.labels.pending import PendingLabels
 from embedseg_large.segmentation.scratch.versions import EMPTY, TileVersions
+from embedseg_large.segmentation.seams import SeamState
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.stitching.join import Joins
 from embedseg_large.stitching.relabel import Ranking, occurring, rename
@@ -116,15 +117,13 @@ def downsample(job: Job, pending: PendingLabels, level: int, box: Box) -> int:
     return box.size
 
 
-def write_instances(
-    job: Job, numbering: Numbering, disputed: NDArray[np.uint64], table: InstanceTable
-) -> None:
+def write_instances(job: Job, numbering: Numbering, seams: SeamState, table: InstanceTable) -> None:
     """FINISH: write the rows of one timepoint. Repeating it gives the same result.
 
     Parameters
     ----------
-    disputed
-        Names of instances on which tiles disagreed at first: none of them counts as certified.
+    seams
+        Says on which instances tiles disagreed at first: none of them counts as certified.
 
     Raises
     ------
@@ -136,8 +135,14 @@ def write_instances(
     @lru_cache(maxsize=1)  # a layer may end in the next piece
     def layer(number: int) -> Columns:
         roster = job.scratch.read_layer(number, int(numbering.versions[number]))
-        certified = roster.sure & ~np.isin(roster.ids, disputed)
-        return {"seediness": roster.seediness, "certified": certified}
+        seam = np.zeros(roster.ids.size, DTYPES["seam"])
+        for kind, names in (("repaired", seams.repaired), ("joined", seams.joined)):
+            seam[np.isin(roster.ids, np.array(names, np.uint64))] = SEAMS.index(kind)
+        return {
+            "seediness": roster.seediness,
+            "certified": roster.sure & (seam == 0),
+            "seam": seam,
+        }
 
     for start, stop in table.pieces(int(before[-1])):
         parts = []

@@ -219,7 +219,7 @@ class CropDataset(Dataset[Sample]):
 
 
 class EpochSampler(Sampler[Key]):
-    """Keys of one epoch, or of the rest of it.
+    """Keys of one epoch, or of the beginning of it.
 
     Parameters
     ----------
@@ -236,8 +236,6 @@ class EpochSampler(Sampler[Key]):
 
     epoch: int
     """The epoch that the next iteration goes through; set it before each."""
-    start: int
-    """Samples (of this process) of that epoch to leave out, when training is resumed in it."""
     stop: int | None
     """Samples (of this process) after which the epoch ends; None: all of them."""
 
@@ -245,13 +243,12 @@ class EpochSampler(Sampler[Key]):
         if not 0 <= rank < world <= length:
             raise UsageError(f"{length} samples per epoch for process {rank} of {world}; use fewer")
         self.epoch = 0
-        self.start = 0
         self.stop = None
         self._samples = range(rank, length - length % world, world)
 
     def __len__(self) -> int:
-        return len(self._samples[self.start : self.stop])
+        return len(self._samples[: self.stop])
 
     def __iter__(self) -> Iterator[Key]:
         epoch = self.epoch
-        return ((epoch, i) for i in self._samples[self.start : self.stop])
+        return ((epoch, i) for i in self._samples[: self.stop])

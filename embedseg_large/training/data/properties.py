@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 
 from embedseg_large.errors import UsageError
-from embedseg_large.network.settings import ModelSettings
+from embedseg_large.network.settings import STRIDE, ModelSettings
 from embedseg_large.training.data.intensities import quantiles_of
 from embedseg_large.training.data.objects import ObjectTable, Scan, scan
 from embedseg_large.training.data.pieces import piece_extents
 from embedseg_large.training.data.sources import Pair
 from embedseg_large.volumes.intensity import IntensityRange, intensity_ranges
-
-STRIDE = 8
-"""Edges of crops are multiples of it: the network halves three times."""
 
 LEAST_CROP = {2: (256, 256), 3: (32, 64, 64)}
 """Smallest crop if the images allow it, so that a crop shows many objects with their neighbours."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,29 +35,34 @@ TOLERANCE = 0.005
 KEPT = 0.99
 """Fraction of the instances found by one pass that a test-time augmentation must find, too."""
 
-Counts = Mapping[Thresholds, NDArray[np.int64]]
-"""(IOUS, 3) true positives, false positives and false negatives, for each pair of thresholds."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
-    """Results of each pair of thresholds."""
+class Tally(Generic[T]):
+    """How well instances match the truth, for each setting that was tried."""
 
-    sets: tuple[Counts, ...]
-    """Counts of each set of images, summed over its images."""
+    sets: tuple[Mapping[T, NDArray[np.int64]], ...]
+    """For each set of images and each setting: ``(IOUS, 3)`` true positives, false positives and
+    false negatives, summed over the images."""
 
-    def ap(self, at: Thresholds) -> dict[float, float]:
+    def ap(self, at: T) -> dict[float, float]:
         """AP at each IoU threshold, mean over the sets."""
         each = np.mean([ap_of(counts[at]) for counts in self.sets], axis=0)
         return dict(zip(IOUS, each.tolist(), strict=True))
 
-    def score(self, at: Thresholds) -> float:
+    def score(self, at: T) -> float:
         """The criterion."""
         return float(np.mean(list(self.ap(at).values())))
 
-    def found(self, at: Thresholds) -> tuple[int, ...]:
+    def found(self, at: T) -> tuple[int, ...]:
         """Return the number of instances found in each set."""
         return tuple(int(counts[at][0, :2].sum()) for counts in self.sets)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep(Tally[Thresholds]):
+    """Results of each pair of thresholds."""
 
     @property
     def best(self) -> Thresholds:
@@ -116,7 +122,7 @@ def _summed(
     tried: Sequence[Thresholds],
     settings: ClusteringSettings,
     cleaning: CleanSettings | None,
-) -> Counts:
+) -> Mapping[Thresholds, NDArray[np.int64]]:
     total = {at: np.zeros((len(IOUS), 3), np.int64) for at in tried}
     for stored, truth in examples:
         for at in tried:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,19 @@ from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.errors import UsageError
 from embedseg_large.evaluation.contingency import Layers
 from embedseg_large.geometry import Box
+from embedseg_large.methods.registry import check_usable
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
-from embedseg_large.network.settings import Thresholds
+from embedseg_large.network.settings import EMBEDSEG, ModelSettings, Thresholds
 from embedseg_large.training.data.resample import nearest
 from embedseg_large.training.data.sources import Pair, find_pairs
-from embedseg_large.training.tuning.thresholds import sweep
+from embedseg_large.training.tuning.knobs import named, own_setting, sweep_knobs
+from embedseg_large.training.tuning.thresholds import Tally, sweep
 from embedseg_large.training.validation import Example
 from embedseg_large.training.whole import whole_stored
 from embedseg_large.volumes.intensity import intensity_ranges
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +36,10 @@ class Tuned:
 
     mode: str
     """none, 4, 8, 16 or 48."""
-    before: Thresholds
-    """The model's thresholds."""
-    after: Thresholds
-    """The best thresholds."""
+    before: Mapping[str, float]
+    """The model's thresholds by name: ``seed`` and ``margin``, or the knobs of another method."""
+    after: Mapping[str, float]
+    """The best thresholds, likewise."""
     ap_before: dict[float, float]
     """AP before, at each IoU threshold, mean over the sets of images."""
     ap_after: dict[float, float]
@@ -46,8 +50,8 @@ class Tuned:
     def as_dict(self) -> dict[str, Any]:
         """The result as values that JSON can hold."""
         return {
-            "before": self.before._asdict() | {"ap": _by_text(self.ap_before)},
-            "after": self.after._asdict() | {"ap": _by_text(self.ap_after)},
+            "before": dict(self.before) | {"ap": _by_text(self.ap_before)},
+            "after": dict(self.after) | {"ap": _by_text(self.ap_after)},
             "found": list(self.found),
         }
 
@@ -64,6 +68,8 @@ def tune(
 ) -> tuple[Model, list[Tuned]]:
     """Find a model's seed and margin, for one pass and for test-time augmentations.
 
+    Models of other methods have knobs in their place, the same for all augmentations.
+
     Parameters
     ----------
     model
@@ -73,7 +79,8 @@ def tune(
         size.
     tta
         Augmentations, besides one pass; default: what the model uses by default. None of them may
-        find fewer instances than one pass, see `embedseg_large.training.tuning.thresholds`.
+        find fewer instances than one pass, see `embedseg_large.training.tuning.thresholds`. For
+        another method: the one with which the knobs are found.
     keep_largest_piece, fill_holes
         Whether instances are cleaned, now and by default in the written model; None: the model's
         setting.
@@ -93,32 +100,104 @@ def tune(
         If the images or the augmentations cannot be used; raised before any computation.
     """
     loaded = load_model(model) if isinstance(model, str | os.PathLike) else model
+    check_usable(loaded.settings.method)
+    modes = _modes(loaded, tta)
     channel = {"channel": None} if loaded.channels > 1 else {}
     options = {"ndim": loaded.ndim, **channel, **(pairing or {})}
     panel = [find_pairs(images, masks, **options) for images, masks in sets]
     for pair in (pair for pairs in panel for pair in pairs):
         _check_channels(pair, loaded)
         pair.check_mask()
-    modes = list(dict.fromkeys(loaded.tta_mode(m) for m in ("none", *(tta or (True,)))))
-    settings = _cleaned(loaded, keep_largest_piece, fill_holes)
-    found: list[Tuned] = []
-    for mode in modes:  # one pass first: no augmentation may find fewer
-        least = found[0].found if found else None
-        found.append(_tuned(loaded, panel, mode, settings, watcher, least))
-    best = {one.mode: one.after for one in found}
+    cleaning = _cleaned(loaded, keep_largest_piece, fill_holes)
+    if loaded.settings.method == EMBEDSEG:
+        settings, found = _with_thresholds(loaded, panel, modes, cleaning, watcher)
+    else:
+        settings, found = _with_knobs(loaded, panel, modes, cleaning, watcher)
     names = [[pair.name for pair in pairs] for pairs in panel]
     told = {"images": names, "tta": {one.mode: one.as_dict() for one in found}}
     tuned = Model(
         loaded.weights,
-        replace(
-            loaded.settings.with_thresholds(best),
-            keep_largest_piece=settings.keep_largest_piece,
-            fill_holes=settings.fill_holes,
-        ),
+        replace(settings, **asdict(cleaning)),
         card=loaded.card | {"thresholds_from": told},
         device=loaded.device,
     )
     return tuned, found
+
+
+def _modes(model: Model, tta: Sequence[str] | None) -> list[str]:
+    """Return the augmentations to find thresholds for: one pass first.
+
+    Raises
+    ------
+    UsageError
+        If the model cannot use one, or has no thresholds of its own for each of several.
+    """
+    asked = list(dict.fromkeys(model.tta_mode(mode) for mode in tta or (True,)))
+    if model.settings.method == EMBEDSEG:
+        return list(dict.fromkeys(["none", *asked]))
+    if len(asked) > 1:
+        raise UsageError(
+            f"test-time augmentations {', '.join(asked)}: models of the method "
+            f"{model.settings.method} have the same thresholds for all; pass one of them"
+        )
+    return asked
+
+
+def _with_thresholds(
+    model: Model,
+    panel: Sequence[Sequence[Pair]],
+    modes: Sequence[str],
+    cleaning: CleanSettings,
+    watcher: Callable[[str], None],
+) -> tuple[ModelSettings, list[Tuned]]:
+    """Find seed and margin of EmbedSeg for each augmentation."""
+    found: list[Tuned] = []
+    best: dict[str, Thresholds] = {}
+    for mode in modes:  # one pass first: no augmentation may find fewer
+        sets = [_predicted(model, pairs, mode, watcher) for pairs in panel]
+        rule = ClusteringSettings(min_object_size=model.min_object_size, reach=model.reach)
+        before = model.thresholds_of(mode)
+        swept = sweep(sets, rule, cleaning, more=[before])
+        best[mode] = swept.best_with(found[0].found) if found else swept.best
+        found.append(
+            _compared(mode, swept, before, best[mode], before._asdict(), best[mode]._asdict())
+        )
+    return model.settings.with_thresholds(best), found
+
+
+def _with_knobs(
+    model: Model,
+    panel: Sequence[Sequence[Pair]],
+    modes: Sequence[str],
+    cleaning: CleanSettings,
+    watcher: Callable[[str], None],
+) -> tuple[ModelSettings, list[Tuned]]:
+    """Find the knobs of another method, for all augmentations."""
+    [mode] = modes
+    sets = [_examples(pairs, mode, watcher) for pairs in panel]
+    swept = sweep_knobs(model, sets, mode, cleaning)
+    before, after = own_setting(model, swept.method), swept.best
+    told = (dict(named(swept.method, at)) for at in (before, after))
+    settings = replace(model.settings, knobs=named(swept.method, after))
+    return settings, [_compared(mode, swept, before, after, *told)]
+
+
+def _compared(
+    mode: str,
+    swept: Tally[T],
+    before: T,
+    after: T,
+    named_before: Mapping[str, float],
+    named_after: Mapping[str, float],
+) -> Tuned:
+    return Tuned(
+        mode=mode,
+        before=named_before,
+        after=named_after,
+        ap_before=swept.ap(before),
+        ap_after=swept.ap(after),
+        found=swept.found(after),
+    )
 
 
 def tuned_on(model: Model, examples: Sequence[Example]) -> Model:
@@ -179,36 +258,20 @@ def _cleaned(model: Model, pieces: bool | None, holes: bool | None) -> CleanSett
     )
 
 
-def _tuned(
-    model: Model,
-    panel: Sequence[Sequence[Pair]],
-    mode: str,
-    cleaning: CleanSettings,
-    watcher: Callable[[str], None],
-    least: tuple[int, ...] | None,
-) -> Tuned:
-    sets = [_predicted(model, pairs, mode, watcher) for pairs in panel]
-    rule = ClusteringSettings(min_object_size=model.min_object_size, reach=model.reach)
-    before = model.thresholds_of(mode)
-    swept = sweep(sets, rule, cleaning, more=[before])
-    after = swept.best if least is None else swept.best_with(least)
-    return Tuned(
-        mode=mode,
-        before=before,
-        after=after,
-        ap_before=swept.ap(before),
-        ap_after=swept.ap(after),
-        found=swept.found(after),
-    )
+def _examples(
+    pairs: Sequence[Pair], mode: str, watcher: Callable[[str], None]
+) -> Iterator[Example]:
+    """Announce and yield each image, one at a time."""
+    for pair in pairs:
+        watcher(f"{pair.name}, test-time augmentation {mode}")
+        yield Example.whole(pair, intensity_ranges(pair.image))
 
 
 def _predicted(
     model: Model, pairs: Sequence[Pair], mode: str, watcher: Callable[[str], None]
 ) -> Iterator[tuple[NDArray[np.float16], Layers]]:
     """Predictions and truth of each image, one at a time."""
-    for pair in pairs:
-        watcher(f"{pair.name}, test-time augmentation {mode}")
-        example = Example.whole(pair, intensity_ranges(pair.image))
+    for example in _examples(pairs, mode, watcher):
         yield whole_stored(model, example.image(), mode), example.layers()
 
 

@@ -298,6 +298,26 @@ def test_a_plate_gets_its_labels_inside_and_is_resumed(tmp_path: Path, version: 
     assert len(list(csv.DictReader(Path(again.table).read_text().splitlines()))) == 3
 
 
+def test_images_of_one_plane_and_of_several_are_segmented_as_they_are_alone(
+    tmp_path: Path,
+) -> None:
+    path, images = tmp_path / "p.ome.zarr", {"0": cells(1)[None], "1": cells(2, (9, 60, 70))}
+    write_plate(path, {("B", "3", field): image for field, image in images.items()}, axes="zyx")
+    es.segment_images(path, tta=False)
+    for field, image in images.items():
+        write_image(tmp_path / f"{field}.ome.zarr", image)
+        alone = es.segment(tmp_path / f"{field}.ome.zarr", tta=False)
+        found = es.open_volume(path / "B" / "3" / field / "labels" / "nuclei")
+        np.testing.assert_array_equal(found.data, alone.labels)
+
+
+def test_defaults_that_are_stated_are_no_other_settings(folder: Path, tmp_path: Path) -> None:
+    given = {"out": tmp_path / "masks", "object_diameter": 10}
+    es.segment_images(folder, "classical", **given)
+    again = es.segment_images(folder, "classical", channel="0", separation=0.25, **given)
+    assert set(statuses(again).values()) == {"finished before"}
+
+
 def test_labels_of_a_plate_that_are_there_are_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "p.ome.zarr"
     write_plate(path, {("B", "03", "0"): cells(1)})

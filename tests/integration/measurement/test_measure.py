@@ -109,6 +109,17 @@ def test_labels_in_a_store_are_measured_with_its_image(
     assert "30 rows" in repr(table)
 
 
+def test_unannotated_voxels_are_in_no_parent() -> None:
+    cells = np.zeros((8, 8), np.int32)
+    cells[2:6, 2:6], cells[0] = 1, -1
+    tissue = np.full((8, 8), 7, np.int16)
+    tissue[:, :3] = -1
+    table = es.measure(cells, within=tissue)
+    assert table["label"].tolist() == [1]
+    assert table["parent"].tolist() == [7]
+    assert table["parent_overlap"].tolist() == [0.75]
+
+
 def test_the_seam_report_is_a_column(store: Path) -> None:
     table = es.measure(store, labels="nuclei")
     told = dict(zip(table["label"].tolist(), table["seam"].tolist(), strict=True))

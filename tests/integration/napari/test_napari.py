@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import pytest
 from numpy.typing import NDArray
 
 from embedseg_large.data import load_demo
+from embedseg_large.methods.protocol import ObjectScale
+from embedseg_large.methods.three_class import ThreeClass
+from embedseg_large.network.backbones import new_network
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import Thresholds
@@ -289,6 +293,25 @@ def test_the_file_of_a_model_is_offered_and_chosen(panel: Any, tmp_path: Path) -
     tab.file.value = mine
     assert tab.model.value == str(mine)
     assert tab.status.text() == ""
+
+
+def test_a_model_of_another_method_has_no_sliders_of_embedseg(panel: Any, tmp_path: Path) -> None:
+    bundled, fields = load_model("nuclei-2d"), ThreeClass(ObjectScale(ndim=2, extent=(9, 9))).fields
+    settings = replace(bundled.settings, method="three-class", backbone="unet", fields=fields)
+    Model(new_network(settings).state_dict(), settings).save(tmp_path / "three.safetensors")
+    tab = panel.segmenting
+    tab.auto.value = True
+    tab.add_model(tmp_path / "three.safetensors")
+    assert tab.model.current_choice.endswith("three.safetensors (three-class)")
+    assert tab.status.text() == "thresholds of three-class are set in training"
+    sliders = (tab.seed, tab.foreground, tab.margin)
+    assert all(slider.native.isHidden() for slider in sliders)
+    assert not tab.size.native.isHidden()
+    assert (tab.auto.value, tab.auto.enabled) == (False, False)
+    tab.model.value = "nuclei-2d"
+    assert tab.status.text() == ""
+    assert not any(slider.native.isHidden() for slider in sliders)
+    assert tab.auto.enabled
 
 
 def test_cancel_ends_a_run_without_a_layer(viewer: Any, panel: Any, crop: Any) -> None:

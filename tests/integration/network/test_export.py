@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
 import pytest
@@ -246,6 +248,63 @@ def test_torchscript_gives_the_models_channels(
         assert_same(network(torch.from_numpy(image[None]))[0].numpy(), model.predict_raw(image))
     told = json.loads(notes[NOTES])
     assert ModelSettings.from_dict(json.loads(told["settings"])) == model.settings
+
+
+# Packages from elsewhere ------------------------------------------------------------------------
+
+
+def packed(path: Path, content: bytes, how: int = ZIP_DEFLATED) -> Path:
+    """A package that holds only what is imported."""
+    with ZipFile(path, "w", how) as archive:
+        archive.writestr("model.safetensors", content)
+    return path
+
+
+def refused(package: Path) -> str:
+    """The message with which a package is refused."""
+    out = package.with_name("out.safetensors")
+    code, told, error = run("import", package, out)
+    assert (code, told, out.exists()) == (2, "", False)
+    [message] = error.splitlines()
+    assert f"model.safetensors in {package}" in message
+    return message
+
+
+def test_a_package_that_unpacks_to_far_more_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ZipFile, "extract", lambda *_: pytest.fail("unpacked"))
+    package = packed(tmp_path / "a.zip", bytes(10**7))
+    assert re.search(r"cannot be unpacked .*\d bytes would become 10000000", refused(package))
+
+
+def test_a_package_with_a_password_is_refused_in_one_line(tmp_path: Path) -> None:
+    package = packed(tmp_path / "a.zip", b"weights")
+    content = bytearray(package.read_bytes())
+    for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        content[content.index(mark) + flags] |= 1  # encrypted
+    package.write_bytes(content)
+    assert "is encrypted" in refused(package)
+
+
+@pytest.mark.parametrize("how", [ZIP_STORED, ZIP_DEFLATED])
+def test_a_damaged_package_is_refused_in_one_line(tmp_path: Path, how: int) -> None:
+    noise = np.random.default_rng(0).bytes(5000)
+    package = packed(tmp_path / "a.zip", noise, how)
+    content = bytearray(package.read_bytes())
+    content[60:120] = bytes(60)
+    package.write_bytes(content)
+    assert "cannot be unpacked" in refused(package)
+
+
+def test_a_member_that_is_no_model_is_named_in_its_package(tmp_path: Path) -> None:
+    message = refused(packed(tmp_path / "a.zip", b"weights"))
+    assert "no model file that this program saved" in message
+    model = untrained(2)
+    model.settings = replace(model.settings, channels=3)
+    model.save(tmp_path / "model")
+    message = refused(packed(tmp_path / "a.zip", (tmp_path / "model").read_bytes()))
+    assert "it is not a 2D EmbedSeg network with 3 image channels" in message
 
 
 # Checkpoints of the original --------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -343,6 +344,28 @@ def test_a_holder_without_a_sign_of_life_is_dead(tmp_path: Path) -> None:
         assert lock.number == 8
         lock.check_now()
     assert not list(folder.names())
+
+
+def test_a_disk_that_fails_for_a_moment_costs_a_holder_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embedseg_large.storage.open import folder_at
+
+    folder, failed = folder_at(str(tmp_path / "lock")), threading.Event()
+    scan = os.scandir
+
+    def fails_once(path: Any) -> Any:
+        if threading.current_thread() is lock._heart and not failed.is_set():
+            failed.set()
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return scan(path)
+
+    lock = Lock(folder, {}, beat=0.05)
+    monkeypatch.setattr(os, "scandir", fails_once)
+    with lock.held():
+        assert failed.wait(10)
+        with pytest.raises(UsageError, match="another run"), Lock(folder, {}, beat=0.5).held():
+            pass
 
 
 def test_a_client_that_slept_within_a_beat_does_not_take_its_lock_back(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from embedseg_large.errors import MetadataError
 from embedseg_large.geometry import Box
 from embedseg_large.labels import instances
 from embedseg_large.labels.target import label_target
+from embedseg_large.segmentation import report
 from embedseg_large.testing.objects import Flaws
 from embedseg_large.testing.oracle import OracleNetwork
 from embedseg_large.testing.synthetic import synthetic_embryo
@@ -79,6 +80,19 @@ def test_the_table_of_a_run_is_that_of_the_untiled_volume(
     assert not (table["certified"] & (table["seam"] != "")).any()
 
 
+def test_the_seam_report_lists_a_few_and_the_table_tells_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "LISTED_MOST", 2)
+    truth = embryo()
+    series = put(tmp_path / "embryo.ome.zarr", np.stack([truth, truth]), "tzyx")
+    seams = es.segment(series, oracle(truth), halo=(6, 6, 6), **TILES).seams
+    assert len(seams.repaired_objects) == 2 < seams.repaired
+    table = es.measure(series, labels="nuclei")
+    for kind in ("repaired", "joined"):
+        assert np.count_nonzero(table["seam"] == kind) == getattr(seams, kind)
+
+
 @pytest.mark.parametrize("version", ["0.4", "0.5", "0.6"])
 def test_validators_accept_a_store_with_it(
     tmp_path: Path, version: Literal["0.4", "0.5", "0.6"], check_ngff: CheckNGFF
@@ -122,7 +136,7 @@ def test_a_series_has_a_row_for_each_timepoint(
 def test_tiles_leave_no_trace_but_in_what_they_could_prove(tmp_path: Path) -> None:
     truth = embryo()
     small = tables(es.segment(truth, oracle(truth), output=tmp_path / "small.zarr", **TILES))
-    assert len(small) == 5
+    assert len(small) == 6
     one_tile = TILES | {"cluster_tile": (64, 64, 64)}
     whole = tables(es.segment(truth, oracle(truth), output=tmp_path / "whole.zarr", **one_tile))
     assert {name for name in small if whole[name] != small[name]} == {"certified/c/0"}

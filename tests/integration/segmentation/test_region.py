@@ -243,6 +243,18 @@ def test_kept_predictions_of_the_whole_serve_a_region(tmp_path: Path) -> None:
         run(labels, network, tmp_path / "c.zarr", keep_predictions=True, region=region)
 
 
+def test_kept_predictions_bring_their_intensities_and_the_image_is_not_read_for_them(
+    tmp_path: Path,
+) -> None:
+    image = (synthetic_embryo((64, 64), density=0.5, diameter=14) > 0).astype(np.uint16)
+    whole = es.segment(image, tta=False, output=tmp_path / "whole.zarr", keep_predictions=True)
+    assert "statistics" in whole.summary["stages"]
+    kept = whole.summary["predictions"]
+    again = es.segment(image, tta=False, output=tmp_path / "b.zarr", from_predictions=kept)
+    assert "statistics" not in again.summary["stages"]
+    np.testing.assert_array_equal(again.labels, whole.labels)
+
+
 def test_a_region_in_a_volume_of_a_million_tiles_costs_what_it_costs(tmp_path: Path) -> None:
     labels = np.zeros((20, 20, 20), np.uint16)
     labels[4:15, 4:15, 4:15] = 1

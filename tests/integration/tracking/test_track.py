@@ -242,6 +242,11 @@ def test_tracks_are_replaced_only_if_that_is_asked(store: Path, tmp_path: Path) 
     with pytest.raises(UsageError, match=r"nuclei\.geff exists; replace it with --overwrite"):
         es.track(store)
     es.track(store, overwrite=True)
+    (tmp_path / "RES" / "mask_manual.tif").write_text("somebody's")
+    (tmp_path / "RES" / "mask999.tif").write_text("of a longer series")
+    es.track(store, overwrite=True, ctc=tmp_path / "RES")
+    assert (tmp_path / "RES" / "mask_manual.tif").read_text() == "somebody's"
+    assert not (tmp_path / "RES" / "mask999.tif").exists()
     with pytest.raises(UsageError, match="Cell Tracking Challenge; choose another folder"):
         es.track(np.ones((2, 8, 8), np.uint8), axes="tyx", max_distance=1, ctc=tmp_path / "RES")
 

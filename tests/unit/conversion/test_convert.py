@@ -167,6 +167,18 @@ def test_what_is_there_is_replaced_only_if_asked(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
 
 
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_what_is_in_an_image_beside_its_levels_is_never_removed(
+    tmp_path: Path, version: str
+) -> None:
+    place = tmp_path / "a.zarr"
+    write_image(place, random_image(8, 8), ngff_version=version)
+    write_image(place / "labels" / "cells", random_image(8, 8), ngff_version=version)
+    with pytest.raises(UsageError, match=r"a\.zarr holds more than an image \(labels\)"):
+        write_image(place, random_image(9, 9), overwrite=True)
+    assert voxels_of(place / "labels" / "cells").shape == (8, 8)
+
+
 def test_a_folder_that_is_no_group_is_never_removed(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     with pytest.raises(UsageError, match="not a zarr group"):

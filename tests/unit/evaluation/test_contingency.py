@@ -33,6 +33,18 @@ def test_ids_beyond_63_bits_on_both_sides_stay_apart() -> None:
     assert table.counts.tolist() == [1, 1, 1, 2]
 
 
+@pytest.mark.parametrize("others", [[0, 0], [0, 1], [1, 1], [2**64 - 1, 2**32]])
+@pytest.mark.parametrize("largest", [2**32, 2**63, 2**64 - 2, 2**64 - 1])
+def test_ids_of_any_size_meet_background_and_small_ids(largest: int, others: list[int]) -> None:
+    big, small = np.array([largest, 0], np.uint64), np.array(others, np.uint64)
+    wanted = sorted(zip(small.tolist(), big.tolist(), strict=True))
+    table = Contingency.of(small, big)
+    assert list(zip(table.prediction_ids.tolist(), table.truth_ids.tolist(), strict=True)) == wanted
+    turned = Contingency.of(big, small)
+    assert sorted(turned.truth_ids.tolist()) == sorted(small.tolist())
+    assert sorted(turned.prediction_ids.tolist()) == [0, largest]
+
+
 def test_a_table_of_big_ids_adds_to_one_of_small_ids() -> None:
     small = np.array([3, 0], np.int8)
     big = np.array([2**64 - 1, 0], np.uint64)

@@ -196,6 +196,15 @@ def test_a_file_with_unnamed_axes_may_be_a_stack(tmp_path: Path) -> None:
         es.evaluate(tmp_path / "masks.tif", tmp_path / "masks.tif")
 
 
+@pytest.mark.parametrize("ignore", [255, 7])
+def test_the_ignore_label_is_a_value_of_true_masks_only(ignore: int) -> None:
+    prediction, truth = np.zeros((2, 2, *SHAPE), np.uint8)
+    prediction[0, 2:6, 2:6] = truth[0, 2:6, 2:6] = 255
+    prediction[1, 7:9, 7:9] = truth[1, 7:9, 7:9] = 7
+    (found,) = es.evaluate(prediction, truth, (0.5,), overlapping=True, ignore=ignore)
+    assert (found.tp, found.fp, found.fn) == (1, 0, 0)
+
+
 def test_empty_planes_are_reported_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
     truth = np.zeros((3, *SHAPE), np.uint8)
     truth[1, 2:5, 2:5] = 255

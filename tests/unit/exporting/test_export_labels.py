@@ -17,8 +17,13 @@ from typer.testing import CliRunner
 import embedseg_large as es
 from embedseg_large.cli.app import app
 from embedseg_large.conversion.plan import write_image
-from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
-from embedseg_large.exporting import label_tiff
+from embedseg_large.errors import (
+    CorruptChunkError,
+    UsageError,
+    VolumeError,
+    VolumeNotFoundError,
+)
+from embedseg_large.exporting import label_tiff, meshes
 from embedseg_large.testing.synthetic import synthetic_embryo
 
 Labels = NDArray[Any]
@@ -242,6 +247,27 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(
         es.export_labels(embryo, tmp_path / "a.tif")
     assert (tmp_path / "a.tif").read_text() == "precious"
     np.testing.assert_array_equal(exported(embryo, tmp_path / "a.tif", overwrite=True), embryo)
+
+
+def test_files_of_instances_are_checked_before_the_first_is_written(
+    tmp_path: Path, embryo: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = tmp_path / f"cell{embryo.max()}.obj"
+    last.write_text("precious")
+    with pytest.raises(UsageError, match=rf"{last.name} exists.*--overwrite"):
+        es.export_labels(embryo, tmp_path / "cell{label}.obj")
+    assert list(tmp_path.iterdir()) == [last]
+    monkeypatch.delattr(meshes, "sum_regions")  # no voxel is read
+    with pytest.raises(UsageError, match="cells; create it first"):
+        es.export_labels(embryo, tmp_path / "cells" / "{label:05d}.obj")
+
+
+def test_labels_that_cannot_be_read_are_no_fault_of_the_file_to_write(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.ome.zarr", np.ones((8, 8), np.uint16), labels=True)
+    (tmp_path / "a.ome.zarr" / "0" / "c" / "0" / "0").write_bytes(b"damaged")
+    with pytest.raises(CorruptChunkError, match="chunk cannot be decoded"):
+        es.export_labels(tmp_path / "a.ome.zarr", tmp_path / "a.tif")
+    assert not (tmp_path / "a.tif").exists()
 
 
 def test_meshes_of_a_plane_are_refused(tmp_path: Path) -> None:

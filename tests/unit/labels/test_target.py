@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from embedseg_large.errors import LabelsExistError, OutputError, RunError, Usage
 from embedseg_large.geometry import Box
 from embedseg_large.labels.pending import LabelTarget, PendingLabels
 from embedseg_large.labels.target import label_target
+from embedseg_large.storage import disk
 from embedseg_large.volumes.volume import Volume, open_volume
 
 VERSIONS = ["0.4", "0.5", "0.6"]
@@ -482,6 +484,34 @@ def test_labels_of_a_run_that_somebody_painted_in_are_kept(
     write_labels(label_target(open_volume(image), "nuclei", overwrite=True), seed=2)
     assert (stored(image, "nuclei.bak") == 7).all()
     check_ngff(image, version)
+
+
+def test_damaged_labels_are_kept_and_do_not_stop_new_ones(image: Path) -> None:
+    write_labels(label_target(open_volume(image), "nuclei"), seed=1)
+    shutil.rmtree(image / "labels" / "nuclei" / "0")
+    write_labels(label_target(open_volume(image), "nuclei", overwrite=True), seed=2)
+    assert names_listed(image) == ["nuclei", "nuclei.bak"]
+    assert not (image / "labels" / "nuclei.bak" / "0").exists()
+
+
+def test_the_lock_is_not_held_while_older_labels_are_removed(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_labels(label_target(open_volume(image), "nuclei"), seed=1)
+    other, seen = label_target(open_volume(image), "others"), []
+    remove = shutil.rmtree
+
+    def slowly(path: Any, *more: Any, **options: Any) -> None:
+        if not seen:
+            seen.append(path)
+            write_labels(other, seed=3)
+        remove(path, *more, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", slowly)
+    monkeypatch.setattr(disk, "LOCK_SECONDS", 1.0)
+    write_labels(label_target(open_volume(image), "nuclei", overwrite=True), seed=2)
+    assert seen[0].endswith(".gone")
+    assert names_listed(image) == ["nuclei", "others"]
 
 
 def test_the_true_labels_of_the_demo_are_kept(tmp_path: Path) -> None:

@@ -25,7 +25,9 @@ from embedseg_large.volumes.volume import open_volume
 
 
 def test_objects_of_another_size_are_for_the_box_that_finds_the_scale() -> None:
-    scale = SizeScale(level=0, is_automatic=False, model_diameter=40.0, found_diameter=15.0)
+    scale = SizeScale(
+        level=0, is_automatic=False, model_diameter=40.0, found_diameter=15.0, stated=None
+    )
     assert scale.warning is not None
     assert in_words_of_panel(scale.warning).endswith(
         "check whether they are pieces or clumps; find the scale compares scales on a sample"
@@ -53,7 +55,7 @@ def test_a_constant_image_is_called_by_the_name_of_its_layer() -> None:
 def test_what_failed_on_the_way_is_to_be_tried_again() -> None:
     task = Task(stage="statistics", make=lambda: Call(len, ()))
     failed = Failed(IntensityError("the array: voxel (5, 6, 7) is nan; replace it"))
-    said = in_words_of_panel(str(failure([(task, failed)], noted=True)), "embryo")
+    said = in_words_of_panel(str(failure([(task, failed)], noted=True, is_all=True)), "embryo")
     assert said == "statistics: embryo: voxel (5, 6, 7) is nan; replace it; then try again"
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from embedseg_large.errors import ModelError, UsageError
@@ -78,17 +80,43 @@ def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
         load_model(tmp_path / "model")
 
 
+@pytest.mark.parametrize("backbone", [*BACKBONES, "forest"])
+@pytest.mark.parametrize("wrong", [{"head": 3_000_000}, {"kind": "scalar", "count": 10**12}])
+def test_a_small_file_cannot_demand_a_huge_network(
+    tmp_path: Path, backbone: str, wrong: dict[str, object]
+) -> None:
+    settings = settings_of(2, backbone).as_dict()
+    settings["fields"] = [{"name": "x", "kind": "scalar"} | wrong]
+    header = json.dumps({"version": 1, "settings": settings, "card": {}})
+    path = tmp_path / "model"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path, {"embedseg_large": header})
+    with pytest.raises(ModelError, match="fields"):
+        load_model(path)
+
+
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
         ({"backbone": "vgg"}, "backbone is 'vgg'; use erfnet or unet"),
         ({"method": "embedseg"}, "method is embedseg with 2 fields"),
         ({"fields": ()}, "method is flows with 0 fields"),
+        ({"fields": FIELDS[1:]}, "fields are of heads 1;"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(wrong: dict[str, object], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         replace(settings_of(2, "unet"), **wrong)  # type: ignore[arg-type]
+
+
+def test_more_channels_than_erfnet_can_take_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"at most 15 image channels, not 16; .* use the backbone"):
+        new_network(settings_of(2, "erfnet", channels=16))
+    assert new_network(settings_of(2, "unet", channels=16)).encoder
+    model = model_of(2, "unet", channels=16)
+    model.settings = replace(model.settings, backbone="erfnet")
+    model.save(tmp_path / "model")
+    with pytest.raises(ModelError, match=f"{tmp_path / 'model'}: the backbone erfnet takes"):
+        load_model(tmp_path / "model")
 
 
 def test_augmentation_averages_fields_as_they_turn() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import runpy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from embedseg_large.clustering.settings import ClusteringSettings
 from embedseg_large.errors import ModelError, OutputError, UsageError
@@ -258,6 +260,8 @@ def test_a_damaged_checkpoint_is_refused(folder: Path) -> None:
         ("decoders.2.output_conv.bias", torch.zeros(3), "is not part of the network"),
         ("encoder.initial_block.conv.weight", None, "it is not an EmbedSeg checkpoint"),
         ("encoder.initial_block.conv.weight", torch.zeros(2), "must have 4 or 5 axes"),
+        ("encoder.initial_block.conv.weight", torch.zeros(1, 40, 3, 3), "has 1 to 15 image ch"),
+        ("encoder.initial_block.conv.weight", torch.zeros(16, 0, 3, 3), "has 1 to 15 image ch"),
     ],
 )
 def test_tensors_of_another_network_are_named(
@@ -268,6 +272,37 @@ def test_tensors_of_another_network_are_named(
     torch.save({"model_state_dict": state}, folder / "best_iou_model.pth")
     with pytest.raises(ModelError, match=message):
         load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["decoders.1.output_conv.bias", "anything"])
+def test_a_tensor_that_repeats_one_number_takes_no_memory(
+    folder: Path, model: Model, name: str
+) -> None:
+    huge = torch.zeros(1, dtype=torch.float16).expand(2**50)
+    content = {"model_state_dict": {**model.weights, name: huge}}
+    torch.save(content, folder / "best_iou_model.pth")
+    with pytest.raises(ModelError, match=f"{name} is"):
+        load_model(folder)
+
+
+def complex_of(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.complex64)
+
+
+@pytest.mark.parametrize("turned", [Tensor.long, Tensor.bool, Tensor.to_sparse, complex_of])
+def test_tensors_that_are_no_weights_are_refused(
+    folder: Path, model: Model, tmp_path: Path, turned: Callable[[Tensor], Tensor]
+) -> None:
+    name = "encoder.initial_block.conv.weight"
+    weights = {**model.weights, name: turned(model.weights[name])}
+    torch.save({"model_state_dict": weights}, folder / "best_iou_model.pth")
+    with pytest.raises(ModelError, match=f"tensor {name} holds torch"):
+        load_model(folder)
+    if weights[name].layout is torch.strided:  # safetensors stores no other
+        header = json.dumps({"version": 1, "settings": model.settings.as_dict(), "card": {}})
+        safetensors.torch.save_file(weights, tmp_path / "model", {"embedseg_large": header})
+        with pytest.raises(ModelError, match=f"tensor {name} holds torch"):
+            load_model(tmp_path / "model")
 
 
 @pytest.mark.parametrize(

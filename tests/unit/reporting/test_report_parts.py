@@ -15,7 +15,7 @@ from embedseg_large.cli.app import app
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.network.checkpoint import load_model
-from embedseg_large.pictures import Panel
+from embedseg_large.pictures import Panel, round_length
 from embedseg_large.reporting import facts
 from embedseg_large.reporting.again import command
 from embedseg_large.reporting.card import card_of
@@ -23,7 +23,7 @@ from embedseg_large.reporting.charts import HEIGHT, WIDTH, heat_map, histogram, 
 from embedseg_large.reporting.drawing import Inks, overlay
 from embedseg_large.reporting.facts import Fact
 from embedseg_large.reporting.gallery import find_groups
-from embedseg_large.reporting.overview import first_seen, middle, round_length
+from embedseg_large.reporting.overview import first_seen, middle
 from embedseg_large.reporting.tasktimes import read_times
 from embedseg_large.storage.tables import Table
 
@@ -163,7 +163,60 @@ def test_the_command_says_all_that_was_asked_for() -> None:
     assert options["--object-diameter"] == "30.5"
     assert options["--dark-below"] == "150"
     assert options["--max-halo"] == "100,120,124"
+    assert options["--timepoint"] == "0"
     assert given[-1] == "--strict"
+
+
+def options_of(made: dict[str, Any], method: str | None = None) -> list[str]:
+    return shlex.split(command(made, "m", method).replace("\\\n", " "))[3:]
+
+
+@pytest.mark.parametrize("by", ["record", "card"])
+def test_the_command_of_another_method_has_no_thresholds_of_embedseg(by: str) -> None:
+    method = "three-class"
+    given = options_of(MADE | {"method": method}) if by == "record" else options_of(MADE, method)
+    assert not {"--seed", "--margin", "--foreground"} & set(given)
+    assert {"--seed", "--margin", "--foreground"} <= set(options_of(MADE, "embedseg"))
+
+
+def test_the_command_states_what_was_stated_about_the_image() -> None:
+    said = {"axes": "tzyx", "voxel_size": [2, 0.123456789, 0.5], "series": 1, "allow_missing": True}
+    volume = MADE["volume"] | {"opening": said, "nodata": "-32768"}
+    text = " ".join(options_of(MADE | {"volume": volume}))
+    assert "--axes tzyx --series 1 --voxel-size 2,0.123456789,0.5 --allow-missing" in text
+    assert "--nodata=-32768" in text
+    assert "--timepoint 0" in text
+
+
+@pytest.mark.parametrize(
+    ("grid", "least", "wanted"),
+    [([100, 100, 100], 32, "32"), ([50, 50, 50], 5, "40"), ([200, 200, 200], 80, "10")],
+)
+def test_the_smallest_object_is_in_voxels_of_the_image(
+    grid: list[int], least: int, wanted: str
+) -> None:
+    made = MADE | {
+        "volume": MADE["volume"] | {"grid": grid},
+        "settings": MADE["settings"] | {"min_object_size": least},
+    }
+    given = options_of(made)
+    assert given[given.index("--min-object-size") + 1] == wanted
+
+
+def test_a_size_that_only_the_model_can_have_is_left_to_it() -> None:
+    made = MADE | {"volume": MADE["volume"] | {"grid": [200, 200, 200]}}
+    made["settings"] = MADE["settings"] | {"min_object_size": 33}
+    assert "--min-object-size" not in options_of(made)
+
+
+def test_a_scale_that_was_found_is_stated() -> None:
+    found = {"chosen": 12.345678, "depth": None, "model_diameter": 20.0}
+    given = options_of(MADE | {"object_diameter": found})
+    assert given[given.index("--object-diameter") + 1] == "12.345678"
+
+
+def test_of_all_channels_there_is_no_command() -> None:
+    assert command(MADE | {"volume": MADE["volume"] | {"channel": None}}, "m") == ""
 
 
 def test_the_command_has_options_that_segment_has() -> None:

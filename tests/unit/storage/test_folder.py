@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import threading
 from pathlib import Path
 
 import pytest
 
-from embedseg_large.errors import OutputError, RunError, UsageError
+from embedseg_large.errors import OutputError, RunError, UnreachableError, UsageError
 from embedseg_large.storage.connection import Address, Retries, is_remote
 from embedseg_large.storage.disk import LocalFolder
 from embedseg_large.storage.failures import reason
@@ -34,6 +36,22 @@ def test_an_object_that_is_not_there_is_named(folder: LocalFolder) -> None:
         with pytest.raises(FileNotFoundError, match=f"{name}: there is no such file"):
             folder.read(name)
     folder.remove("b")
+
+
+def test_a_disk_that_fails_for_a_moment_is_unreachable(
+    folder: LocalFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write("a", b"")
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "scandir", fails)
+    monkeypatch.setattr(Path, "stat", fails)
+    monkeypatch.setattr(Path, "open", fails)
+    for use in (lambda: list(folder.names()), lambda: folder.exists("a"), lambda: folder.read("a")):
+        with pytest.raises(UnreachableError, match=r"run.*: cannot be read .*Stale file handle"):
+            use()
 
 
 def test_objects_are_read_in_the_order_of_the_names(folder: LocalFolder) -> None:

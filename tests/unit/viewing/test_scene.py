@@ -23,6 +23,7 @@ from embedseg_large.labels.target import label_target
 from embedseg_large.viewing import napari_window, neuroglancer, scene
 from embedseg_large.viewing.planes import Planes, Wanted
 from embedseg_large.viewing.scene import open_scene
+from embedseg_large.volumes.intensity import PERCENTILES
 from embedseg_large.volumes.volume import open_volume
 
 SHAPE = (24, 300, 40)
@@ -115,7 +116,7 @@ def test_else_the_contrast_is_what_the_image_says_or_percentiles(tmp_path: Path)
     assert open_scene(str(tmp_path / "a.zarr")).contrast[1] == (10, 5970)  # of the coarse level
     write_image(tmp_path / "b.zarr", two, "czyx")
     low, high = open_scene(str(tmp_path / "b.zarr")).contrast[1]
-    assert (low, high) == pytest.approx(np.percentile(two[1], scene.PERCENTILES))
+    assert (low, high) == pytest.approx(np.percentile(two[1], PERCENTILES))
 
 
 def test_the_contrast_of_a_large_level_is_that_of_a_plane(

@@ -97,6 +97,11 @@ def test_a_missing_chunk_of_any_size_and_fill_value_holds_no_data(tmp_path: Path
             np.testing.assert_array_equal(absent(volume, box), expected[box.slices])
 
 
+@pytest.mark.parametrize("value", [65535, 16777215, 0.1, float(2**53 - 1), -1.5e-300, 1e300])
+def test_a_value_is_recorded_with_all_its_digits(value: float) -> None:
+    assert NoData.parse(str(NoData.parse(value))).value == value
+
+
 def test_a_blank_plane_holds_no_data_and_a_dark_part_of_one_does() -> None:
     image = np.ones((2, 6, 40, 40), np.uint8)
     image[0, 2] = image[1, 1:4] = 0
@@ -142,7 +147,7 @@ def test_zero_is_a_value_of_a_boolean_image() -> None:
     assert not absent(open_volume(np.zeros((4, 8, 8), np.bool_))).any()
 
 
-@pytest.mark.parametrize("text", ["auto", "none", "nan", "65535"])
+@pytest.mark.parametrize("text", ["auto", "none", "nan", "65535", "-3.4028234663852886e+38"])
 def test_what_is_said_of_no_data_can_be_said_again(text: str) -> None:
     assert str(NoData.parse(text)) == text
 
