@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from embedseg_large.comparison.contender import Contender, Say
 from embedseg_large.comparison.contenders import choose
-from embedseg_large.comparison.division import Division, divide, truth_of
+from embedseg_large.comparison.division import Division, contents, divide, truth_of
 from embedseg_large.comparison.options import CompareOptions
 from embedseg_large.comparison.page import write_page
 from embedseg_large.comparison.place import ComparisonPlace
@@ -29,11 +30,15 @@ from embedseg_large.comparison.result import Comparison, Standing, Trial
 from embedseg_large.comparison.scoring import judge
 from embedseg_large.comparison.table import columns_of
 from embedseg_large.comparison.tiles import check_tiles
+from embedseg_large.errors import RunError
 from embedseg_large.options import takes
 from embedseg_large.storage.disk import whole_file
 from embedseg_large.storage.tables import write_table
 from embedseg_large.training.data.sources import Pair, check_masks, find_pairs
 from embedseg_large.volumes.folders import is_path
+
+VERSION = version("embedseg-large")
+"""Version of the program, which decides what a method learns and finds."""
 
 
 @takes(CompareOptions)
@@ -74,6 +79,8 @@ def compare(
         If the images or options cannot be used; nothing has been computed then.
     OutputError
         If the page cannot be written.
+    RunError
+        If every method fails; otherwise those that fail are left out, see `Comparison.failed`.
     """
     chosen = CompareOptions.of(options, "compare")
     place, say = ComparisonPlace(Path(out)), watcher or (_silent)
@@ -83,15 +90,15 @@ def compare(
     check_masks(pairs)
     division = divide(pairs, chosen.split_seed)
     settings = chosen.deciding()
-    place.begin(settings | {"images": division.facts()}, overwrite=chosen.overwrite)
+    facts = {"images": division.facts(), "content": contents(pairs), "version": VERSION}
+    place.begin(settings | facts, overwrite=chosen.overwrite)
     drawn = _richest(division.held_out)
-    standings = [
-        _standing(contender, chosen, division, drawn, place, say) for contender in contenders
-    ]
+    standings, failed = _standings(contenders, chosen, division, drawn, place, say)
     found = Comparison(
         path=os.fspath(place.page),
         standings=tuple(sorted(standings, key=lambda one: -one.ap)),
         skipped=skipped,
+        failed=failed,
         division=division.facts(),
         settings=settings,
         folder=os.fspath(place.folder),
@@ -107,6 +114,28 @@ def compare(
 def _silent(text: str) -> None:
     """Ignore progress."""
     del text
+
+
+def _standings(
+    contenders: Sequence[Contender],
+    options: CompareOptions,
+    division: Division,
+    drawn: int,
+    place: ComparisonPlace,
+    say: Say,
+) -> tuple[list[Standing], dict[str, str]]:
+    """Train and score all methods; of those that fail, return why by name."""
+    standings: list[Standing] = []
+    failed: dict[str, str] = {}
+    for contender in contenders:
+        try:
+            standings.append(_standing(contender, options, division, drawn, place, say))
+        except RunError as error:
+            say(f"{contender.name}: failed, {error}")
+            failed[contender.name] = str(error)
+    if not standings:
+        raise RunError("; ".join(f"{name}: {why}" for name, why in failed.items()))
+    return standings, failed
 
 
 def _standing(
@@ -146,6 +175,7 @@ def _trial(
         seed=seed,
         steps=fitted.steps,
         fit_seconds=fitted.seconds,
+        tune_seconds=fitted.tuning,
         knobs=fitted.knobs,
         scores=judged.scores,
         boundary=judged.boundary,

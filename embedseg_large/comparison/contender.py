@@ -36,7 +36,9 @@ class Fitted:
     steps: int | None
     """Number of optimiser steps; None if not applicable."""
     seconds: float
-    """Time to learn or tune, without validation."""
+    """Time to learn, without validation and tuning."""
+    tuning: float
+    """Time to choose thresholds on the tuning part."""
     knobs: dict[str, float]
     """Thresholds chosen on the tuning part."""
     predicts: bool

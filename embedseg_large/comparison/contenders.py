@@ -12,8 +12,10 @@ from embedseg_large.comparison.networks import NetworkContender
 from embedseg_large.comparison.options import ALL, CompareOptions
 from embedseg_large.errors import UsageError
 from embedseg_large.methods.registry import NAMES, check_usable
+from embedseg_large.network.device import checked_device
 from embedseg_large.network.forest import FOREST
 from embedseg_large.segmentation.request.classical import CLASSICAL
+from embedseg_large.training.data.properties import check_crop
 from embedseg_large.training.data.sources import Pair
 from embedseg_large.training.objective import check_overlaps
 from embedseg_large.training.settings import TrainSettings
@@ -43,9 +45,10 @@ def choose(
     Raises
     ------
     UsageError
-        If a named method does not exist or cannot take part.
+        If a named method does not exist or cannot take part, or networks cannot learn in this way.
     """
     names = _names(options.methods)
+    _check_learning(options, pairs)
     found: list[Contender] = []
     skipped: dict[str, str] = {}
     for name in names:
@@ -72,15 +75,22 @@ def _names(methods: Sequence[str] | str) -> list[str]:
     return names
 
 
-def _network(name: str, options: CompareOptions, pairs: Sequence[Pair]) -> Contender:
-    settings = TrainSettings(
-        method=name,
+def _check_learning(options: CompareOptions, pairs: Sequence[Pair]) -> None:
+    """Refuse what no network can use, before it is recorded as a fact of the comparison."""
+    TrainSettings(
         backbone=options.backbone,
         batch=options.batch,
         learning_rate=options.learning_rate,
         threads=options.threads,
     )
-    check_overlaps(settings, pairs)
+    if options.crop is not None:
+        check_crop(options.crop, pairs[0].ndim)
+    if options.device is not None:
+        checked_device(options.device)
+
+
+def _network(name: str, options: CompareOptions, pairs: Sequence[Pair]) -> Contender:
+    check_overlaps(TrainSettings(method=name), pairs)
     return NetworkContender(name=name, options=options)
 
 

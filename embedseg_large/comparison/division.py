@@ -21,6 +21,7 @@ import numpy as np
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.training.data.sources import Pair
+from embedseg_large.volumes.content import content_of
 from embedseg_large.volumes.volume import Volume, open_volume
 
 SHARE = 0.2
@@ -150,6 +151,14 @@ def truth_of(pair: Pair, box: Box | None = None) -> Any:
     if not pair.stacked:
         return layers[0]
     return np.stack([layer for layer in layers if (layer > 0).any()] or layers[:1])
+
+
+def contents(pairs: Sequence[Pair]) -> dict[str, list[int | str]]:
+    """Return what changes with images and masks, by name, as values that JSON can hold."""
+    found: dict[str, list[int | str]] = {}
+    for pair in pairs:  # of images listed one by one, several may have the same name
+        found.setdefault(pair.name, []).extend((content_of(pair.image), content_of(pair.mask)))
+    return found
 
 
 def _has_objects(pair: Pair) -> bool:

@@ -30,7 +30,9 @@ from embedseg_large.network.device import default_device
 from embedseg_large.network.model import Model
 from embedseg_large.training.data.sources import Pair
 from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
+from embedseg_large.training.settings import RECIPES
 from embedseg_large.training.train import is_resumable, train
+from embedseg_large.training.whole import whole_raw
 from embedseg_large.volumes.intensity import intensity_ranges
 
 ROUNDS = 5
@@ -39,15 +41,13 @@ WARM, MEASURED = 3, 8
 """Steps before the time per step is measured, and measured steps."""
 FEWEST = 10
 """Minimum number of steps of a training, for any budget."""
-RECIPE: dict[str, Any] = {
-    "accumulate": 1,
-    "schedule": "cosine",
-    "warmup": 300,
-    "clip": 5.0,
-    "average_steps": 1000,
-    "pictures_every": 0,
+LEARNING: dict[str, Any] = {
+    name: RECIPES["robust"][name]
+    for name in ("accumulate", "schedule", "warmup", "clip", "average_steps")
 }
-"""Settings of short trainings, see `embedseg_large.training.settings`."""
+"""Settings of the robust recipe that suit short trainings."""
+RECIPE = LEARNING | {"pictures_every": 0}
+"""Settings of the trainings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +69,19 @@ class NetworkContender:
     def fit(self, division: Division, seed: int, folder: Path, say: Say) -> Fitted:
         """Train, or resume a training; thresholds are tuned at its end."""
         out = folder / f"{self.name}-{seed}.safetensors"
-        clock = Clock.open(folder / f"{self.name}-{seed}.clock.json", self.timer)
-        if clock.steps == 0:
-            clock.steps = self._steps(division, say)
+        clock = self._clock(folder, seed)
+        if clock.steps == 0:  # measured for the first seed alone: all seeds learn equally long
+            clock.steps = self._clock(folder, 0).steps or self._steps(division, say)
             clock.save()
         if not out.exists():
             say(f"{self.name}, seed {seed}: training, {clock.steps:,} steps")
             self._train(division, seed, out, clock)
+            clock.stop()
         model = load_model(out, self.options.device or default_device())
         return fitted(model, out.name, clock, tta=self.tta)
+
+    def _clock(self, folder: Path, seed: int) -> Clock:
+        return Clock.open(folder / f"{self.name}-{seed}.clock.json", self.timer)
 
     def _steps(self, division: Division, say: Say) -> int:
         """Return the number of steps that the budget allows."""
@@ -151,7 +155,10 @@ class Probe(TrainWatcher):
 
 
 class Clock(TrainWatcher):
-    """Adds up the time of the steps of a training, also of one that was resumed."""
+    """Adds up the time of the steps of a training, also of one that was resumed.
+
+    Then measures the time in which thresholds are chosen, until it is stopped.
+    """
 
     def __init__(
         self,
@@ -160,8 +167,9 @@ class Clock(TrainWatcher):
         *,
         steps: int = 0,
         seconds: float = 0.0,
+        tuning: float = 0.0,
     ) -> None:
-        self.path, self.steps, self.seconds = path, steps, seconds
+        self.path, self.steps, self.seconds, self.tuning = path, steps, seconds, tuning
         self._timer, self._last = timer, 0.0
 
     @classmethod
@@ -172,8 +180,9 @@ class Clock(TrainWatcher):
 
     def save(self) -> None:
         """Store the number of steps, and the time so far."""
+        values = {"steps": self.steps, "seconds": self.seconds, "tuning": self.tuning}
         with whole(self.path) as begun:
-            begun.write_text(json.dumps({"steps": self.steps, "seconds": self.seconds}))
+            begun.write_text(json.dumps(values))
 
     def begin(self, start: TrainStart) -> None:  # noqa: ARG002
         """Start measuring."""
@@ -190,6 +199,15 @@ class Clock(TrainWatcher):
         self.save()
         self._last = self._timer()
 
+    def end(self) -> None:
+        """Start measuring the time after the last step."""
+        self._last = self._timer()
+
+    def stop(self) -> None:
+        """Store that time."""
+        self.tuning = self._timer() - self._last
+        self.save()
+
 
 def fitted(model: Model, name: str, clock: Clock, *, tta: bool = True) -> Fitted:
     """Return a trained model as a fitted method."""
@@ -198,6 +216,7 @@ def fitted(model: Model, name: str, clock: Clock, *, tta: bool = True) -> Fitted
         find=partial(labels_of, model, tta=tta),
         steps=clock.steps,
         seconds=clock.seconds,
+        tuning=clock.tuning,
         knobs=dict(decoder_of(model, tta=tta)[1]),
         predicts=True,
         bytes_per_voxel=model.bytes_per_voxel,
@@ -219,7 +238,7 @@ def labels_of(model: Model, pair: Pair, *, tta: bool = True) -> NDArray[np.uint3
     """Segment an image in memory, as `segment` does with a single tile."""
     method, knobs = decoder_of(model, tta=tta)
     image = normalised(pair, intensity_ranges)
-    stored = method.stored(model.predict_raw(image, tta=tta))
+    stored = method.stored(whole_raw(model, image, tta))
     nothing_beyond = ((False, False),) * 3
     return method.decode(stored, nothing_beyond, knobs).labels
 

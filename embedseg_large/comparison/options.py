@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from embedseg_large.errors import UsageError
 from embedseg_large.options import Flag, Options
+from embedseg_large.training.options import CropSizeOptions, DeviceOptions, FindOptions
+from embedseg_large.training.recipe_options import RecipeOptions
 
 ALL = "all"
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
@@ -58,24 +60,21 @@ class FairOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearningOptions(Options):
+class LearningOptions(DeviceOptions, CropSizeOptions):
     """How networks learn: the same for all methods."""
 
     heading: ClassVar[str | None] = "Learning (the same for all methods)"
 
-    backbone: Annotated[str, Flag("Network: erfnet or unet.", shows_default=True)] = "erfnet"
+    backbone: Annotated[str, Flag("Network: erfnet or unet.", shows_default=True)] = (
+        RecipeOptions.backbone
+    )
     """Network of all methods: erfnet or unet."""
-    crop: Annotated[
-        Sequence[int] | None,
-        Flag("Voxels of a crop, multiples of 8. Default: from the objects.", form="sizes"),
-    ] = None
-    """Shape of a crop; default: from the objects."""
-    batch: Annotated[int, Flag("Crops per step.", shows_default=True)] = 2
+    batch: Annotated[int, Flag("Crops per step.", shows_default=True)] = RecipeOptions.batch
     """Crops per step; default 2."""
-    learning_rate: Annotated[float, Flag("Maximum learning rate.", shows_default=True)] = 5e-4
+    learning_rate: Annotated[float, Flag("Maximum learning rate.", shows_default=True)] = (
+        RecipeOptions.learning_rate
+    )
     """Maximum learning rate; default 0.0005."""
-    device: Annotated[str | None, Flag("cpu or cuda. Default: cuda if available.")] = None
-    """cpu or cuda; default: cuda if available."""
     threads: Annotated[int | None, Flag("Threads of torch on the CPU. Default: one per core.")] = (
         None
     )
@@ -83,57 +82,23 @@ class LearningOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnnotatedOptions(Options):
+class AnnotatedOptions(FindOptions):
     """The images and their annotations."""
-
-    heading: ClassVar[str | None] = "Data"
-
-    labels: Annotated[
-        str | None, Flag("Instead of --masks: name of the labels inside each OME-Zarr image.")
-    ] = None
-    """Instead of masks: name of the label group inside each OME-Zarr image."""
-    ndim: Annotated[int | None, Flag("2 or 3: refuse images with another number of axes.")] = None
-    """2 or 3, to check the images."""
-    channel: Annotated[
-        int | str | None,
-        Flag("Channel of the images, by number or name; or all.", form="text", metavar="C"),
-    ] = 0
-    """Channel of the images, by number or name; ``all`` or None: all of them."""
-    axes: Annotated[str | None, Flag("Letters of the axes, if the images have none: zyx.")] = None
-    """Letters of the axes of files that do not name them."""
-    voxel_size: Annotated[
-        Sequence[float] | None,
-        Flag(
-            "Voxel size in µm, if missing or wrong in the images.", form="numbers", metavar="Z,Y,X"
-        ),
-    ] = None
-    """Voxel size in µm along (z,) y, x; overrides the metadata."""
-    ignore_label: Annotated[
-        int,
-        Flag("Mask value of unannotated voxels; negative values always are.", shows_default=True),
-    ] = -1
-    """Mask value of unannotated voxels; negative values are always unannotated."""
 
     def chosen(self) -> dict[str, Any]:
         """Return what is not left at its default, as values that JSON can hold."""
-        own = {field.name: field.default for field in fields(AnnotatedOptions)}
-        values = {name: getattr(self, name) for name in own}
+        found = AnnotatedOptions(**FindOptions.among(vars(self))).given()
+        if "nodata" in found:  # also NaN, which would equal no other
+            found["nodata"] = str(found["nodata"])
         return {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in values.items()
-            if value != own[name]
+            for name, value in found.items()
         }
 
     def pairing(self) -> dict[str, Any]:
         """Return arguments of `embedseg_large.training.data.sources.find_pairs`."""
-        return {
-            "labels": self.labels,
-            "ndim": self.ndim,
-            "channel": None if self.channel == "all" else self.channel,
-            "axes": self.axes,
-            "voxel_size": self.voxel_size,
-            "ignore": self.ignore_label,
-        }
+        channel = None if self.channel == "all" else self.channel
+        return FindOptions.among(vars(self)) | {"channel": channel}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,23 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.comparison.networks import RECIPE, ROUNDS
-from embedseg_large.comparison.options import CompareOptions
+from embedseg_large.comparison.networks import LEARNING, ROUNDS
+from embedseg_large.comparison.options import AnnotatedOptions, CompareOptions
 from embedseg_large.comparison.place import ComparisonPlace
 from embedseg_large.comparison.result import Comparison, Standing, TileCheck, Trial, deviation
-from embedseg_large.evaluation.evaluate import THRESHOLDS
 from embedseg_large.geometry import Box
+from embedseg_large.options import Flag
 from embedseg_large.pictures import Panel, grey_of, matched_colours, numbered, palette
 from embedseg_large.reporting.drawing import Inks, Picture, grey_pixels, overlay, picture
 from embedseg_large.reporting.facts import BY, Fact
 from embedseg_large.reporting.page import render, seconds
 from embedseg_large.storage.disk import whole_file
 from embedseg_large.training.data.sources import Pair
+from embedseg_large.training.tuning.thresholds import IOUS
 from embedseg_large.volumes.intensity import intensity_ranges
 
 PANEL = 440
@@ -93,7 +94,7 @@ def write_page(
         verdict=_verdict(found),
         warnings=_warnings(found),
         facts=_facts(found),
-        ious=[f"{iou:g}" for iou in THRESHOLDS[4:]],
+        ious=[f"{iou:g}" for iou in IOUS],
         scores=_score_rows(found.standings),
         kinds=list(_KINDS.values()),
         errors=[_error_row(s) for s in found.standings],
@@ -137,6 +138,7 @@ def _verdict(found: Comparison) -> str:
 
 def _warnings(found: Comparison) -> list[str]:
     texts = [f"{name} did not take part: {why}." for name, why in found.skipped.items()]
+    texts += [f"{name} failed: {why}." for name, why in found.failed.items()]
     count = sum(found.winner.trials[0].errors.get(kind, 0) for kind in ("split", "merged", "miss"))
     count += found.winner.trials[0].errors.get("true_positive", 0)
     if count < 50:
@@ -201,7 +203,7 @@ def _tile_words(tiles: TileCheck | None) -> str:
 def _score_rows(standings: Sequence[Standing]) -> list[dict[str, Any]]:
     """Scores of each method, coloured from the worst to the best."""
     columns = [_numbers([s.ap for s in standings], [s.spread for s in standings])]
-    for iou in THRESHOLDS[4:]:
+    for iou in IOUS:
         columns.append(_numbers([s.mean(iou, "ap") for s in standings]))
     columns.append(_numbers([s.mean(0.5, "pq") for s in standings]))
     columns.append(
@@ -242,6 +244,7 @@ def _cost_row(standing: Standing) -> dict[str, str]:
         "method": standing.method,
         "steps": "" if best.steps is None else f"{best.steps:,}",
         "fit": seconds(float(np.mean(fits))) + ("" if spread is None else f" ± {spread:.2g}"),
+        "tune": seconds(float(np.mean([trial.tune_seconds for trial in standing.trials]))),
         "predict": "" if rate is None else _rate(rate),
         "decode": "" if tiles is None else _rate(tiles.decode_rate),
         "whole": f"{1e6 * best.seconds / best.voxels:.3g} s",
@@ -286,10 +289,7 @@ def _command(standing: Standing, options: CompareOptions, sources: tuple[Any, An
     where = f"--masks {shlex.quote(str(masks))}" if masks else f"--labels {options.labels}"
     crop = "" if options.crop is None else f" --crop {','.join(map(str, options.crop))}"
     where += "".join(f" {flag}" for flag in _flags(options.chosen()))
-    more = "".join(
-        f" --{name.replace('_', '-')} {RECIPE[name]}"
-        for name in ("accumulate", "schedule", "warmup", "clip", "average_steps")
-    )
+    more = "".join(f" --{name.replace('_', '-')} {value}" for name, value in LEARNING.items())
     return (
         f"embedseg-large train --images {shlex.quote(str(images))} \\\n"
         f"    {where} \\\n"
@@ -303,11 +303,17 @@ def _command(standing: Standing, options: CompareOptions, sources: tuple[Any, An
 
 def _flags(chosen: Mapping[str, Any]) -> Iterator[str]:
     """Options of the data for the command line; those of no effect in training are left out."""
+    hints = get_type_hints(AnnotatedOptions, include_extras=True)
     for name, value in chosen.items():
         if name in ("labels", "ndim"):
             continue
+        (stated,) = (each for each in hints[name].__metadata__ if isinstance(each, Flag))
+        flag = stated.name or f"--{name.replace('_', '-')}"
         text = ",".join(map(str, value)) if isinstance(value, list) else value
-        yield f"--{name.replace('_', '-')} {shlex.quote('all' if text is None else str(text))}"
+        if value is True:
+            yield flag
+        else:
+            yield f"{flag} {shlex.quote('all' if text is None else str(text))}"
 
 
 # Pictures ---------------------------------------------------------------------------------------

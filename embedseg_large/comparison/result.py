@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
-"""Their mean AP ranks methods, as in training."""
+from embedseg_large.training.tuning.thresholds import IOUS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +73,9 @@ class Trial:
     steps: int | None
     """Number of optimiser steps; None if not applicable."""
     fit_seconds: float
-    """Time to learn or tune, without validation."""
+    """Time to learn, without validation and tuning."""
+    tune_seconds: float
+    """Time to choose thresholds on the validation part."""
     knobs: dict[str, float]
     """Thresholds that were chosen on the validation part."""
     scores: list[dict[str, float]]
@@ -98,7 +99,7 @@ class Trial:
 
     @property
     def ap(self) -> float:
-        """Mean AP over `IOUS`."""
+        """Mean AP over `IOUS`, which ranks methods, as in training."""
         return float(np.mean([s["ap"] for s in self.scores if s["threshold"] in IOUS]))
 
     def at(self, threshold: float) -> dict[str, float]:
@@ -167,6 +168,8 @@ class Comparison:
     """Methods, best first."""
     skipped: dict[str, str]
     """Methods that could not take part, and why."""
+    failed: dict[str, str]
+    """Methods whose training or segmentation failed, and why."""
     division: dict[str, list[str]]
     """Images of each part."""
     settings: dict[str, Any]
@@ -194,6 +197,7 @@ class Comparison:
             "winner": self.winner.method,
             "methods": methods,
             "skipped": self.skipped,
+            "failed": self.failed,
             "division": self.division,
             "settings": self.settings,
             "folder": self.folder,

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.comparison.result import IOUS, Comparison, Trial
+from embedseg_large.comparison.result import Comparison, Trial
+from embedseg_large.training.tuning.thresholds import IOUS
 
 
 def columns_of(found: Comparison) -> dict[str, NDArray[Any]]:
@@ -23,6 +24,7 @@ def _row(trial: Trial) -> dict[str, Any]:
         "seed": trial.seed,
         "steps": trial.steps or 0,
         "fit_seconds": round(trial.fit_seconds, 1),
+        "tune_seconds": round(trial.tune_seconds, 1),
         "mean_ap": round(trial.ap, 4),
         **{f"ap_{iou:g}": round(trial.at(iou)["ap"], 4) for iou in IOUS},
         "pq_0.5": round(trial.at(0.5)["pq"], 4),

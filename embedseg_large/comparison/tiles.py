@@ -17,6 +17,7 @@ from embedseg_large.comparison.division import middle_of
 from embedseg_large.comparison.result import Cut, TileCheck
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.scores import scores
+from embedseg_large.network.model import Model
 from embedseg_large.segmentation.report import SegmentResult
 from embedseg_large.segmentation.segment import segment
 from embedseg_large.training.data.sources import Pair
@@ -45,9 +46,15 @@ def check_tiles(fitted: Fitted, pair: Pair, folder: Path) -> TileCheck:
     with TemporaryDirectory(dir=folder) as place, _quiet():
         store = Path(place, "labels.ome.zarr")
 
+        # as it was scored, on the device that was chosen
+        engine = fitted.engine
+        where: dict[str, Any] = (
+            {"device": engine.device, "dtype": engine.dtype} if isinstance(engine, Model) else {}
+        )
+
         def run(name: str, tile: tuple[int, ...], **options: Any) -> SegmentResult:
             return segment(
-                seen.image, fitted.engine, name, output=store, cluster_tile=tile, **options
+                seen.image, engine, name, output=store, cluster_tile=tile, **where, **options
             )
 
         whole = run("whole", seen.shape, keep_predictions=fitted.predicts)

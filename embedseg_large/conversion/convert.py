@@ -40,6 +40,7 @@ from embedseg_large.runs.tasks import Call, Each, Task
 from embedseg_large.storage.connection import shown
 from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at
+from embedseg_large.volumes.content import content_of
 from embedseg_large.volumes.multiscale import check_local
 from embedseg_large.volumes.volume import Volume
 
@@ -216,7 +217,7 @@ def _facts(plan: Conversion) -> Facts:
     volume = plan.volume
     return {
         "source": None if volume.path is None else shown(volume.path),
-        "content of the source": _content(volume),
+        "content of the source": content_of(volume),
         "axes": volume.stored_axes,
         "shape": list(volume.stored_shape),
         "dtype": str(volume.dtype),
@@ -233,21 +234,8 @@ def _facts(plan: Conversion) -> Facts:
     }
 
 
-def _content(volume: Volume) -> int | str:
-    """Return what changes with the source: sizes and times of files, or voxels in memory.
-
-    For a source in a bucket: its state when it was opened.
-    """
-    if volume.path is None:
-        from dask.base import tokenize
-
-        return str(tokenize(volume.storage.array))
-    stamped = tuple(slice(None) for _ in volume.stored_shape)
-    return volume.storage.digest or volume.storage.stamp(stamped)
-
-
 def _check_unchanged(volume: Volume, facts: Facts) -> None:
-    if _content(volume) != facts["content of the source"]:
+    if content_of(volume) != facts["content of the source"]:
         raise UsageError(
             f"{volume.name}: changed while it was converted; start over with --overwrite"
         )

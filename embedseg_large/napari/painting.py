@@ -227,7 +227,7 @@ def _saved(
                 watcher=watcher,
             )
         except CancelledError:
-            best = best_so_far(here, start)
+            best = best_so_far(here)
             if best is None:
                 raise
             tuned = best

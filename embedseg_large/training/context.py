@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.scores import scores
-from embedseg_large.fields import channel_count
 from embedseg_large.geometry import Box
 from embedseg_large.network.model import Model
 from embedseg_large.tiling.axis import STRIDE
 from embedseg_large.tiling.grid import Grid
 from embedseg_large.training.decoding import MethodDecoder
+from embedseg_large.training.validation import Example
+from embedseg_large.training.whole import tiled_raw
 
 CONTEXTS = (8, 16, 24, 32)
 """Contexts that are tried, in voxels."""
@@ -46,7 +47,7 @@ def measure_context(model: Model, image: NDArray[np.float32]) -> int | None:
     model
         The trained model.
     image
-        Normalised, ``(channels, *spatial)``, with objects.
+        Normalised, ``(channels, *spatial)``, with objects; see `middle_of`.
 
     Returns
     -------
@@ -54,15 +55,14 @@ def measure_context(model: Model, image: NDArray[np.float32]) -> int | None:
         Voxels on each side: the smallest of `CONTEXTS` beyond which labels hardly change. None if
         the image is a single tile, or nothing is found.
     """
-    part = middle(image, LARGEST[model.ndim])
-    shape = part.shape[1:]
+    shape = image.shape[1:]
     core = tuple(min(c, n) for c, n in zip(CORE[model.ndim], shape, strict=True))
-    wanted = _labels(model, model.predict_raw(part))
+    wanted = _labels(model, model.predict_raw(image))
     if shape == core or not wanted.any():
         return None
     agreed: dict[int, float] = {}
     for context in CONTEXTS:
-        raw = tiled_raw(model, part, Grid(shape, core, (context,) * model.ndim))
+        raw = tiled_raw(model, image, Grid(shape, core, (context,) * model.ndim))
         agreed[context] = agreement(_labels(model, raw), wanted)
         if agreed[context] >= 1 - TOLERANCE:
             break
@@ -70,26 +70,23 @@ def measure_context(model: Model, image: NDArray[np.float32]) -> int | None:
     return min(context for context, ap in agreed.items() if ap >= best - TOLERANCE)
 
 
-def middle(image: NDArray[np.float32], largest: Sequence[int]) -> NDArray[np.float32]:
-    """Crop an image to its centre; its edges are multiples of the network's stride."""
+def middle_of(model: Model, example: Example) -> NDArray[np.float32]:
+    """Read the middle of an image on the model's grid: ``(channels, *spatial)``."""
+    grid = example.resampling(model)
+    box = middle(grid.target)
+    return grid.image(example.image(grid.needed(box)), box)
+
+
+def middle(shape: Sequence[int]) -> Box:
+    """Return the centre of a shape, at most `LARGEST`; edges are multiples of the stride.
+
+    An axis shorter than the stride is kept: every tile covers it, so all are padded alike.
+    """
     edges = [
-        max(min(n, e) // STRIDE * STRIDE, 1) for n, e in zip(image.shape[1:], largest, strict=True)
+        min(n, e) // STRIDE * STRIDE or n for n, e in zip(shape, LARGEST[len(shape)], strict=True)
     ]
-    starts = [(n - e) // 2 for n, e in zip(image.shape[1:], edges, strict=True)]
-    box = Box(tuple(starts), tuple(a + e for a, e in zip(starts, edges, strict=True)))
-    return np.ascontiguousarray(image[(slice(None), *box.slices)])
-
-
-def tiled_raw(model: Model, image: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
-    """Raw channels of an image, each core predicted from itself and its context."""
-    raw = np.empty((channel_count(model.settings.channel_fields), *grid.shape), np.float32)
-    for index in grid:
-        tile = grid.tile(index)
-        region = model.predict_raw(np.ascontiguousarray(image[(slice(None), *tile.region.slices)]))
-        raw[(slice(None), *tile.core.slices)] = region[
-            (slice(None), *tile.core.slices_in(tile.region))
-        ]
-    return raw
+    starts = [(n - e) // 2 for n, e in zip(shape, edges, strict=True)]
+    return Box(tuple(starts), tuple(a + e for a, e in zip(starts, edges, strict=True)))
 
 
 def agreement(found: NDArray[np.integer], wanted: NDArray[np.integer]) -> float:

@@ -9,8 +9,8 @@ Masks may be complete, or strokes: voxels with the ignore label are not used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Container, Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -21,12 +21,25 @@ from embedseg_large.geometry import Box
 from embedseg_large.methods.of_model import scale_of
 from embedseg_large.methods.registry import field_method
 from embedseg_large.methods.three_class import BACKGROUND, INTERIOR
-from embedseg_large.network.forest import CLASSES, CONTEXT, FOREST, SAMPLES, check_forest, features
+from embedseg_large.network.forest import (
+    CLASSES,
+    CONTEXT,
+    FOREST,
+    SAMPLES,
+    check_forest,
+    feature_count,
+    features,
+)
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import ModelSettings
+from embedseg_large.options import Options
+from embedseg_large.training.data.augment import AugmentSettings
+from embedseg_large.training.data.objects import PART, parts
 from embedseg_large.training.data.properties import measure
-from embedseg_large.training.data.sources import Labels, Pair
+from embedseg_large.training.data.sources import Pair
 from embedseg_large.training.objective import model_settings
+from embedseg_large.training.options import DEFAULT_RECIPE, DeviceOptions
+from embedseg_large.training.recipe_options import HardwareOptions
 from embedseg_large.training.request import TrainRequest
 from embedseg_large.training.settings import TrainSettings
 from embedseg_large.training.tuning.knobs import with_tuned_knobs
@@ -37,6 +50,12 @@ DECODE = "three-class"
 """The method whose classes are learned, and which decodes them into instances."""
 MOST_VOXELS = 2**25
 """Maximum size of the region learned from; of larger annotated regions, the middle is used."""
+USED = {
+    *("method", "seed", "pairing", "ndim", "reviewed"),
+    *(field.name for field in (*fields(HardwareOptions), *fields(DeviceOptions))),
+    *("validation", "validation_images", "validation_masks", "tune_thresholds"),
+}
+"""Options that a forest uses, or that ask for what it does anyway."""
 PER_IMAGE = 4000
 """Maximum number of voxels of each class from one image."""
 
@@ -54,10 +73,8 @@ def train_forest(request: TrainRequest, examples: Sequence[Example]) -> Model:
     Raises
     ------
     UsageError
-        If objects or background are not annotated, a library is missing, or an option is not
-        supported.
+        If objects or background are not annotated, or a library is missing.
     """
-    _refuse_useless(request)
     model = fit_forest(request.sources.pairs, request.settings.seed)
     if examples:
         model = with_tuned_knobs(model, examples)
@@ -65,21 +82,33 @@ def train_forest(request: TrainRequest, examples: Sequence[Example]) -> Model:
     return model
 
 
-def _refuse_useless(request: TrainRequest) -> None:
-    asked = request.options
-    given = {
-        "start": request.start,
-        "resume": asked.resume,
-        "synthetic": asked.synthetic,
-        "also": asked.also,
-        "panel": asked.panel,
-    }
-    useless = [name for name, value in given.items() if value]
+def refuse_useless(request: TrainRequest, augment: AugmentSettings | None) -> None:
+    """Refuse options of which a forest makes no use.
+
+    Raises
+    ------
+    UsageError
+        Names them.
+    """
+    stated = {"start": request.start, "augment": augment}
+    useless = [name for name, value in stated.items() if value is not None]
+    useless += _changed(request.options, but=USED)
+    if request.options.recipe == DEFAULT_RECIPE:  # another one, which is refused, changes more
+        useless += _changed(request.settings, but=USED)
     if useless:
         raise UsageError(
             f"{', '.join(useless)}: not supported by the method {FOREST}, which learns in "
             "seconds from one set of images; leave it out"
         )
+
+
+def _changed(options: Options, but: Container[str]) -> list[str]:
+    """Name the options that are not what they are by default, apart from some."""
+    return [
+        field.name
+        for field in fields(options)
+        if field.name not in but and getattr(options, field.name) != field.default
+    ]
 
 
 def fit_forest(pairs: Sequence[Pair], seed: int) -> Model:
@@ -107,25 +136,45 @@ def _drawn(
     pair: Pair, settings: ModelSettings, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
     """Return features ``(n, features)`` and classes ``(n,)`` of voxels of an image."""
-    whole = Box.whole(pair.shape)
-    labels = pair.labels_of(pair.mask.read(pair.mask_box(whole)))
-    box = _annotated(labels)
-    image = pair.normalised(box, pair.image.read(box), intensity_ranges(pair.image))
+    box = _annotated(pair)
+    labels = pair.labels_of(pair.mask.read(pair.mask_box(box)))
     method = field_method(DECODE, scale_of(settings))
-    classes = method.targets(labels[box.slices])["classes"].reshape(-1)
+    classes = method.targets(labels)["classes"].reshape(-1)
     places = [np.flatnonzero(classes == number) for number in range(CLASSES)]
     at = np.concatenate([rng.permutation(each)[:PER_IMAGE] for each in places])
-    seen = features(image)
-    return seen.reshape(-1, seen.shape[-1])[at], classes[at]
+    return _features_at(pair, box, np.stack(np.unravel_index(at, box.shape), axis=-1)), classes[at]
 
 
-def _annotated(labels: Labels) -> Box:
+def _features_at(pair: Pair, box: Box, places: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Return the features ``(n, features)`` of a few voxels of a box, part by part.
+
+    Filters see no farther than `CONTEXT`, so they are those of the whole box, bit for bit.
+    """
+    found = np.empty((len(places), feature_count(pair.ndim, pair.channels)), np.float32)
+    ranges = intensity_ranges(pair.image)
+    for part in Box.whole(box.shape).split(PART[pair.ndim]):
+        inside = ((places >= part.start) & (places < part.stop)).all(axis=1)
+        if inside.any():
+            seen = part.grow((CONTEXT,) * pair.ndim).clip(box.shape)
+            here = seen.shift(box.start)
+            values = features(pair.normalised(here, pair.image.read(here), ranges))
+            found[inside] = values[tuple((places[inside] - seen.start).T)]
+    return found
+
+
+def _annotated(pair: Pair) -> Box:
     """Return the box around all annotated voxels, or its middle if it is too large."""
-    known = np.argwhere(labels >= 0)
-    if not len(known):
-        return Box.whole(labels.shape)
-    start, stop = known.min(axis=0), known.max(axis=0) + 1
-    factor = min(1.0, (MOST_VOXELS / float(np.prod(stop - start))) ** (1 / labels.ndim))
+    known = [np.zeros(length, bool) for length in pair.shape]
+    for origin, labels in parts(pair, Box.whole(pair.shape)):
+        for axis, (first, seen) in enumerate(zip(origin, known, strict=True)):
+            others = tuple(other for other in range(pair.ndim) if other != axis)
+            seen[first : first + labels.shape[axis]] |= (labels >= 0).any(axis=others)
+    if not known[0].any():
+        return Box.whole(pair.shape)
+    ends = [np.flatnonzero(seen)[[0, -1]] for seen in known]
+    start, last = np.array(ends).T
+    stop = last + 1
+    factor = min(1.0, (MOST_VOXELS / float(np.prod(stop - start))) ** (1 / pair.ndim))
     size = np.maximum(1, (factor * (stop - start)).astype(int))
     first = (start + stop - size) // 2
     return Box(tuple(first.tolist()), tuple((first + size).tolist()))

@@ -17,7 +17,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from math import ceil
+from itertools import islice
+from math import ceil, isfinite
 from typing import Any, cast
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
+from embedseg_large.errors import RunError
 from embedseg_large.network.backbones import new_network
 from embedseg_large.network.model import Model
 from embedseg_large.training.average import averaged
@@ -162,6 +164,10 @@ class Learner:
         return averaged(self.network, steps) if steps else None
 
     @property
+    def _encoder(self) -> nn.Module:
+        return self.network.get_submodule("encoder")
+
+    @property
     def terms(self) -> tuple[str, ...]:
         """Names of the terms of the loss, the total first."""
         return self._objective.terms
@@ -217,7 +223,13 @@ class Learner:
         return torch.zeros(0) if errors is None else torch.from_numpy(errors.copy())
 
     def learn(self, epoch: int, tell: Tell | None = None) -> EpochMeans:
-        """Go once through the crops of an epoch, counted from 0."""
+        """Go once through the crops of an epoch, counted from 0.
+
+        Raises
+        ------
+        RunError
+            If the loss or the weights are not finite any more.
+        """
         torch.set_num_threads(self.threads)  # in case other code in this process changed it
         frozen = self._settings.first_frozen
         if epoch == frozen and self._settings.frozen_share != 1:
@@ -225,11 +237,14 @@ class Learner:
         self.network.train()
         if epoch >= frozen:
             freeze(self.network)
+        if self._settings.freeze_encoder:  # its weights alone would not keep what it computes
+            self._encoder.eval()
         loader = self._loader(epoch)
         step = epoch * self._schedule.epoch_steps
         names = self._objective.terms
         sums = torch.zeros(len(names) + 2, dtype=torch.float64, device=self._device)
         watched = _Watched.of(self._crops) if self._settings.hard_share else None
+        keys = iter(self._order)
         # numpy's BLAS, used for crops, keeps its threads spinning on the cores torch needs next
         with threadpool_limits(1, user_api="blas"):
             for done, batch in enumerate(loader, start=1):
@@ -240,7 +255,7 @@ class Learner:
                     step += 1
                 sums += _numbers(found, names)
                 if watched is not None:
-                    watched.add(self._keys_of(done), found)
+                    watched.add(list(islice(keys, self._settings.batch)), found)
                 if tell is not None:
                     tell(done, len(loader), float(found.terms["total"].detach()))
         if watched is not None:
@@ -248,6 +263,8 @@ class Learner:
         *totals, overlap, instances = self._processes.summed(sums).tolist()
         batches = len(loader) * self._processes.world
         loss = {name: total / batches for name, total in zip(names, totals, strict=True)}
+        if not all(map(isfinite, loss.values())) or not self._is_finite:
+            raise diverged(epoch + 1, self.rate)
         return EpochMeans(loss, overlap / max(1, instances))
 
     def _recalibrate(self, epoch: int) -> None:
@@ -261,13 +278,14 @@ class Learner:
         logger.info("measuring the statistics of batch normalisation on %d crops", crops)
         with threadpool_limits(1, user_api="blas"), self._autocast():
             images = (self._image(batch.to(self._device)) for batch in loader)
-            recalibrate(self.network, images, self._processes)
+            still = self._encoder if self._settings.freeze_encoder else None
+            recalibrate(self.network, images, self._processes, still=still)
         self._average = self._new_average()
 
-    def _keys_of(self, number: int) -> list[Key]:
-        """Return the keys of a batch, counted from 1."""
-        batch = self._settings.batch
-        return list(self._order)[(number - 1) * batch : number * batch]
+    @property
+    def _is_finite(self) -> bool:
+        """Whether no weight is infinite or NaN, which the last step may have made it."""
+        return all(bool(torch.isfinite(p).all()) for p in self.network.parameters())
 
     def _loader(self, epoch: int, crops: int | None = None) -> DataLoader[AnyBatch]:
         """Load the crops of an epoch in this process, or the first ones."""
@@ -320,6 +338,14 @@ class Learner:
         self._optimiser.zero_grad(set_to_none=True)
         if self._average is not None:
             self._average.update_parameters(self.network)
+
+
+def diverged(epoch: int, rate: float) -> RunError:
+    """Return the error of a training whose loss, weights or predictions are not finite."""
+    return RunError(
+        f"the training diverged in epoch {epoch}, at a learning rate of {rate:g}: loss or weights "
+        "are infinite or NaN; train again with a lower --learning-rate, or with --clip 5"
+    )
 
 
 class _Watched:

@@ -38,7 +38,11 @@ def freeze(network: nn.Module) -> None:
 
 @torch.no_grad()
 def recalibrate(
-    network: nn.Module, images: Iterable[Tensor], processes: Processes | None = None
+    network: nn.Module,
+    images: Iterable[Tensor],
+    processes: Processes | None = None,
+    *,
+    still: nn.Module | None = None,
 ) -> None:
     """Replace the running statistics by the mean and variance over all voxels of many crops.
 
@@ -55,9 +59,12 @@ def recalibrate(
     processes
         The processes that train together; each passes the same number of batches, and all get the
         statistics over all of them.
+    still
+        A part of the network whose statistics are kept; None: none are.
     """
     network.eval()
-    moments = [_Moments(layer) for layer in _layers(network)]
+    kept = [] if still is None else _layers(still)
+    moments = [_Moments(layer) for layer in _layers(network) if layer not in kept]
     for each in moments:
         each.layer.reset_running_stats()
         each.layer.train()

@@ -159,15 +159,12 @@ def objective_of(settings: ModelSettings, properties: Properties) -> Objective:
 def model_settings(
     properties: Properties, settings: TrainSettings, start: Model | None
 ) -> ModelSettings:
-    """Return the settings of a new model.
-
-    A fine-tuned model keeps the units of its fields.
-    """
+    """Return the settings of a new model, or of one that is fine-tuned."""
     plain = properties.model_settings()
+    if start is not None:
+        return _fine_tuned(start.settings, plain)
     if settings.method == EMBEDSEG:
         return replace(plain, backbone=settings.backbone)
-    if start is not None:
-        plain = replace(plain, extent=start.extent, voxel_size=start.voxel_size)
     method = field_method(settings.method, scale_of(plain))
     return replace(
         plain,
@@ -175,6 +172,29 @@ def model_settings(
         backbone=settings.backbone,
         fields=method.fields,
         halo=method.halo,
+    )
+
+
+def _fine_tuned(start: ModelSettings, new: ModelSettings) -> ModelSettings:
+    """Return the settings to start from, with what was measured on the data.
+
+    Sizes grow, but do not shrink: the model must still segment what it was first trained on. Other
+    methods than EmbedSeg keep them, because their fields are in these units.
+    """
+    settings = replace(
+        start,
+        min_object_size=new.min_object_size,
+        object_diameter=new.object_diameter,
+        object_depth=new.object_depth,
+    )
+    if start.method != EMBEDSEG:
+        return settings
+    return replace(
+        settings,
+        voxel_size=new.voxel_size,
+        extent=tuple(map(max, start.extent, new.extent)),
+        halo=tuple(map(max, start.halo, new.halo)),
+        reach=tuple(map(max, start.reach, new.reach)),
     )
 
 

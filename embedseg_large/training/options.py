@@ -92,7 +92,7 @@ class PairingOptions(LabelsOption):
 class FindOptions(PairingOptions):
     """What `find_pairs` takes by name."""
 
-    ndim: int | None = None
+    ndim: Annotated[int | None, Flag("2 or 3: refuse images with another number of axes.")] = None
     """Expected number of spatial axes, 2 or 3; None: any."""
 
 
@@ -221,8 +221,8 @@ class ValidationOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CropOptions(Options):
-    """Size and centre of crops."""
+class CropSizeOptions(Options):
+    """Size of crops."""
 
     heading: ClassVar[str | None] = "Crops"
 
@@ -234,6 +234,12 @@ class CropOptions(Options):
         ),
     ] = None
     """Shape of a crop; default: from the objects."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropOptions(CropSizeOptions):
+    """Size and centre of crops."""
+
     center: Annotated[
         CenterMethod,
         Flag(

@@ -99,7 +99,10 @@ class LengthOptions(Options):
     ] = None
     """Shape of a crop in that part; None: unchanged."""
     late_ranges: Annotated[
-        float, Flag("Factor on the ranges of augmentation in that part. Default: 0.5.")
+        float,
+        Flag(
+            "Factor on the ranges of augmentation in that part. Default: 1 (paper), 0.5 (robust)."
+        ),
     ] = 1.0
     """Factor on the ranges of augmentation in that part; 0 to 1."""
     late_synthetic_share: Annotated[
@@ -167,7 +170,9 @@ class OptimiserOptions(Options):
     freeze_encoder: Annotated[
         bool, Flag("With --from: train only the decoders; for very few objects.")
     ] = False
-    """Whether only the decoders are trained; for fine-tuning on very few objects."""
+    """Whether only the decoders are trained; for fine-tuning on very few objects. The encoder
+    computes what it does in inference: its statistics are kept, and nothing in it is dropped
+    out."""
     seed: Annotated[int, Flag("Seed of all random numbers.", min=0, shows_default=True)] = 0
     """Seed of weights, crops, augmentation and dropout."""
 

@@ -21,6 +21,8 @@ class TrainStart:
 
     data: Properties
     """Values derived from the training data."""
+    halo: tuple[int, ...]
+    """Halo of the model's clustering tiles, in voxels."""
     validation: tuple[str, ...]
     """Names of the validation images."""
     settings: TrainSettings
@@ -39,7 +41,6 @@ class TrainStart:
     def facts(self) -> dict[str, str]:
         """Return the facts that a user should check before the first epoch."""
         data, s = self.data, self.settings
-        model = data.model_settings()
         step = s.batch * s.accumulate * self.processes
         held = f"{len(self.validation)} to validate on" if self.validation else "none to validate"
         counted = "measured" if self.sources else "to train on"
@@ -51,7 +52,7 @@ class TrainStart:
             f"{data.mean_object_size:,.0f} voxels large",
             "instances": f"have more than {data.min_object_size:,} voxels",
             "largest object": f"{_product(data.extent_largest)} voxels, so the halo of tiles is "
-            f"{_product(model.halo)}",
+            f"{_product(self.halo)}",
             "voxel size": "unknown"
             if data.voxel_size is None
             else f"{_product(data.voxel_size)} µm",

@@ -24,7 +24,7 @@ from embedseg_large.training.data.mixed import (
     open_annotated,
 )
 from embedseg_large.training.data.panel import PanelSet, check_panel, read_panel
-from embedseg_large.training.data.properties import common_voxel_size
+from embedseg_large.training.data.properties import check_crop, common_voxel_size
 from embedseg_large.training.data.reviewed import reviewed_pairs
 from embedseg_large.training.data.sets import TrainingSet, read_sets
 from embedseg_large.training.data.sources import Pair, check_masks, find_pairs
@@ -110,11 +110,15 @@ def read_request(
         held_out = 0.0 if panel else HELD_OUT
     learnt, held = _validation(asked, annotated, pairing, held_out, settings.seed, bool(panel))
     check_alike(sources.kind, [pair for _, pair in held])
+    validates = bool(held or panel or (drawn is not None and held_out))
+    _check_useful(asked, settings, given, model, validates=validates)
     _check_model(sources.kind, settings, model)
     check_overlaps(settings, [*pairs, *(pair for _, pair in held)])
     check_panel(panel, model)
     opened = [(each, each.pairs(sources.kind[0])) for each in panel]
     _check_mixed(settings, sources)
+    if asked.crop is not None:
+        check_crop(asked.crop, sources.kind[0])
     for training in learnt:
         check_masks(training.pairs, training.called)
     check_masks([pair for _, pair in held])
@@ -296,6 +300,40 @@ def _check_model(kind: tuple[int, int], settings: TrainSettings, model: Model | 
             raise ModelError(
                 f"the model to start from has the {name} {theirs}, not {ours}; leave out "
                 f"--{name}, or start from another one"
+            )
+
+
+def _check_useful(
+    asked: TaskOptions,
+    settings: TrainSettings,
+    given: Mapping[str, Any],
+    model: Model | None,
+    *,
+    validates: bool,
+) -> None:
+    """Refuse options that have no effect without another one, or beside it."""
+    if asked.validation_images is None and asked.validation_masks is not None:
+        raise UsageError("validation_masks is given without validation_images; pass the images too")
+    if asked.validation_images is not None and asked.validation:
+        raise UsageError(
+            f"validation is {asked.validation} and validation_images is given; images to validate "
+            "on are either held out or stated, leave out one of them"
+        )
+    if settings.freeze_encoder and model is None:
+        raise UsageError(
+            "freeze_encoder is given without a model to start from; random weights must be "
+            "learned, leave it out or pass --from a model"
+        )
+    if "epoch_steps" in given and settings.steps is None:
+        raise UsageError(
+            "epoch_steps is given without steps; an epoch then shows every object once, pass "
+            "steps or leave it out"
+        )
+    for name in ("tune_thresholds", "patience"):
+        if not validates and given.get(name):
+            raise UsageError(
+                f"{name} is given without images to validate on; hold some out (validation), or "
+                "pass validation_images or a panel"
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 from embedseg_large.errors import UsageError
@@ -64,10 +64,10 @@ class TrainSettings(RecipeOptions):
         shares = ("empty_share", "hard_share", "late_share", "late_ranges", "synthetic_ranges")
         for name in (*shares, "late_synthetic_share"):
             self._check(name, least=0, most=1)
-        if self.learning_rate <= 0:
-            raise UsageError(f"learning_rate is {self.learning_rate}; it must be positive")
-        if self.clip is not None and self.clip <= 0:
-            raise UsageError(f"clip is {self.clip}; it must be positive")
+        for name in ("learning_rate", "clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < inf:
+                raise UsageError(f"{name} is {value}; it must be positive")
         choices = (("dtype", DTYPES), ("schedule", SCHEDULES), ("batch_norm", BATCH_NORMS))
         for name, known in choices:
             if getattr(self, name) not in known:
@@ -97,10 +97,10 @@ class TrainSettings(RecipeOptions):
                 "frozen, or leave it out"
             )
 
-    def _check(self, name: str, *, least: float, most: float = float("inf")) -> None:
+    def _check(self, name: str, *, least: float, most: float = inf) -> None:
         value = getattr(self, name)
-        if value is not None and not least <= value <= most:
-            limit = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
+        if value is not None and not (least <= value <= most and value < inf):
+            limit = f"at least {least}" if most == inf else f"from {least} to {most}"
             raise UsageError(f"{name} is {value}; it must be {limit}")
 
     @classmethod

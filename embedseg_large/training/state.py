@@ -17,6 +17,9 @@ from embedseg_large.network.torchfile import read_torch_file
 VERSION = 2
 """Version of the format; version 1 was not recorded."""
 
+LATER = ("center", "validation")
+"""Facts that older states of this version do not record; those are resumed with any."""
+
 STATE = "last.pt"
 """File of the state in the folder of a training run."""
 
@@ -84,10 +87,12 @@ def load_state(path: Path, facts: str, processes: int = 1) -> TrainState:
         _check_version(path, content)
         state = TrainState(**content)
         _check_types(state)
-        different = difference(json.loads(state.facts), json.loads(facts))
-    if state.facts != facts:
+        known, now = json.loads(state.facts), json.loads(facts)
+        unknown = [name for name in LATER if name not in known]
+        different = difference(known, {n: now[n] for n in now if n not in unknown})
+    if different:
         raise ModelError(
-            f"{path} was made with {different or 'others'}; resume with the same data and "
+            f"{path} was made with {different}; resume with the same data and "
             "settings, or choose another out"
         )
     if state.processes != processes:

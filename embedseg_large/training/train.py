@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ from embedseg_large.network.forest import FOREST
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import EMBEDSEG
 from embedseg_large.options import takes
-from embedseg_large.training.context import measure_context
+from embedseg_large.training.context import measure_context, middle_of
 from embedseg_large.training.data.augment import AugmentSettings
 from embedseg_large.training.data.dataset import CropDataset, Late
 from embedseg_large.training.data.mixed import MixedSources
 from embedseg_large.training.data.properties import Properties, measure
 from embedseg_large.training.data.sources import Pair
-from embedseg_large.training.forest import train_forest
+from embedseg_large.training.forest import refuse_useless, train_forest
 from embedseg_large.training.options import TrainOptions
 from embedseg_large.training.record import LogWatcher, TrainWatcher
 from embedseg_large.training.request import TrainRequest, folder_of, read_request
@@ -58,7 +59,8 @@ def train(
         File of the model. The folder ``OUT.training`` holds the log, the best model so far,
         pictures, and the state to resume from.
     start
-        A model to fine-tune; its pitch and crop units are kept.
+        A model to fine-tune. Its settings are kept; sizes of objects, and with validation the seed,
+        are those of the new data, but extent, halo and reach never shrink.
     augment
         Augmentation of crops; default: rotations and flips, or `AugmentSettings.robust` with the
         robust recipe.
@@ -80,12 +82,15 @@ def train(
         If `out` cannot be written.
     ModelError
         If there is nothing to resume, or `start` does not match the data.
+    RunError
+        If the training diverges; the state and the best model of earlier epochs remain.
     """
     watchers: list[TrainWatcher] = [LogWatcher() if watcher is None else watcher]
     if options.get("tensorboard") is not None:
         watchers.append(TensorBoardWatcher(options["tensorboard"]))
     request = read_request(images, masks, Path(out), start, options)
     if request.settings.method == FOREST:
+        refuse_useless(request, augment)
         return train_forest(request, _examples(request))
     with request.processes.together():
         crops = _crops(request, augment)
@@ -96,6 +101,7 @@ def train(
             whole,
             request.settings,
             request.folder,
+            center=request.options.center,
             start=request.start,
             pictured=excerpts,
             processes=request.processes,
@@ -105,7 +111,8 @@ def train(
             trainer.resume()
         best = trainer.run()
     if request.processes.first:
-        best = _with_context(best, whole or excerpts, request.start)
+        if request.start is None:  # else it was measured when that model was trained
+            best = _with_context(best, whole or excerpts)
         if whole and request.options.tune_thresholds:
             is_ours = request.settings.method == EMBEDSEG
             best = tuned_on(best, whole) if is_ours else with_tuned_knobs(best, whole)
@@ -118,15 +125,13 @@ def is_resumable(out: str | os.PathLike[str]) -> bool:
     return (folder_of(Path(out)) / STATE).exists()
 
 
-def best_so_far(out: str | os.PathLike[str], start: Model) -> Model | None:
+def best_so_far(out: str | os.PathLike[str]) -> Model | None:
     """Load the best model of a fine-tuning that was stopped early.
 
     Parameters
     ----------
     out
         As for `train`.
-    start
-        The model that was fine-tuned.
 
     Returns
     -------
@@ -134,7 +139,7 @@ def best_so_far(out: str | os.PathLike[str], start: Model) -> Model | None:
         None if no epoch was finished.
     """
     best = folder_of(Path(out)) / BEST
-    return _with_context(load_model(best), (), start) if best.exists() else None
+    return load_model(best) if best.exists() else None
 
 
 def _crops(request: TrainRequest, augment: AugmentSettings | None) -> CropDataset:
@@ -154,8 +159,10 @@ def _crops(request: TrainRequest, augment: AugmentSettings | None) -> CropDatase
         properties = replace(properties, min_object_size=smallest)
     elif sources.drawn is not None and not sources.annotated and properties.voxel_size is None:
         properties = replace(properties, pitch=sources.drawn.pitch_of(properties.pitch))
+    # fields of other methods are learned from labels alone
+    center = request.options.center if settings.method == EMBEDSEG else None
     return CropDataset(
-        sources.mixture(properties, request.options.center, settings),
+        sources.mixture(properties, center, settings),
         properties,
         augment=augment,
         seed=settings.seed,
@@ -202,16 +209,10 @@ def _excerpts(pairs: Sequence[Pair], properties: Properties) -> list[Example]:
     return [Example.excerpt(pairs, properties, i) for i in range(len(pairs[:ROWS]))]
 
 
-def _with_context(model: Model, examples: Sequence[Example], start: Model | None) -> Model:
-    """Set the measured context of a model; if not measured, a fine-tuned one keeps its own."""
-    settings = model.settings
-    if start is None:
-        largest = max(examples, key=lambda example: example.box.size)
-        needed = measure_context(model, largest.image())
-        context = model.context if needed is None else (needed,) * model.ndim
-        settings = replace(settings, context=context)
-    else:
-        settings = replace(settings, context=start.context)
-        if "validation" not in model.card:
-            settings = replace(settings, seed=start.seed, knobs=start.settings.knobs)
+def _with_context(model: Model, examples: Sequence[Example]) -> Model:
+    """Set the measured context of a new model."""
+    largest = max(examples, key=lambda example: prod(example.resampling(model).target))
+    needed = measure_context(model, middle_of(model, largest))
+    context = model.context if needed is None else (needed,) * model.ndim
+    settings = replace(model.settings, context=context)
     return Model(model.weights, settings, card=model.card, device=model.device)

@@ -22,8 +22,9 @@ from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
 from embedseg_large.training.data.dataset import CropDataset
 from embedseg_large.training.decoding import MethodDecoder
-from embedseg_large.training.learner import EpochMeans, Learner, Tell
+from embedseg_large.training.learner import EpochMeans, Learner, Tell, diverged
 from embedseg_large.training.objective import model_settings
+from embedseg_large.training.options import CenterMethod
 from embedseg_large.training.processes import Processes
 from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
 from embedseg_large.training.settings import TrainSettings
@@ -56,6 +57,8 @@ class Trainer:
         How to train.
     folder
         Folder for the state, the log, the pictures and the best model.
+    center
+        How the centres of objects were chosen.
     start
         A model to start from; None: from scratch.
     pictured
@@ -73,6 +76,7 @@ class Trainer:
         settings: TrainSettings,
         folder: Path,
         *,
+        center: CenterMethod = "medoid",
         start: Model | None = None,
         pictured: Sequence[Example] = (),
         processes: Processes | None = None,
@@ -87,7 +91,7 @@ class Trainer:
         self.learner = Learner(crops, settings, start, self._processes)
         self._start = start
         self._epoch, self._best, self._waiting = 0, -1.0, 0
-        self._facts = _facts(crops, settings, start)
+        self._facts = _facts(crops, center, validation, settings, start)
 
     @property
     def best_path(self) -> Path:
@@ -111,7 +115,13 @@ class Trainer:
             self.learner.restore(fields, state.random_of(us.rank))
 
     def run(self) -> Model:
-        """Train to the end, and return the best model."""
+        """Train to the end, and return the best model.
+
+        Raises
+        ------
+        RunError
+            If the training diverges; the state is that of the epoch before.
+        """
         self._begin()
         patience = self.settings.patience
         while self._epoch < self.settings.n_epochs:
@@ -126,6 +136,7 @@ class Trainer:
     def _begin(self) -> None:
         start = TrainStart(
             data=self._crops.properties,
+            halo=model_settings(self._crops.properties, self.settings, self._start).halo,
             sources=self._crops.mixture.described(),
             validation=tuple(example.pair.name for example in self._validation),
             settings=self.settings,
@@ -159,7 +170,10 @@ class Trainer:
     def _conclude(self, means: EpochMeans, random: Tensor) -> None:
         """Validate the network, and write the results."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        found, pictures = self._look()
+        try:
+            found, pictures = self._look()
+        except ModelError as error:  # the weights are finite, but too large for predictions
+            raise diverged(self._epoch, self.learner.rate) from error
         record = EpochRecord(
             epoch=self._epoch,
             steps=self.learner.steps_done(self._epoch),
@@ -287,9 +301,17 @@ def _title(epoch: int, name: str, found: Validation | None) -> str:
     return f"{about}    AP at IoU {scores}"
 
 
-def _facts(crops: CropDataset, settings: TrainSettings, start: Model | None) -> str:
-    """Return what determines the course of the training, as JSON."""
+def _facts(
+    crops: CropDataset,
+    center: CenterMethod,
+    validation: Sequence[Example],
+    settings: TrainSettings,
+    start: Model | None,
+) -> str:
+    """Return what determines the course of the training and its best model, as JSON."""
     facts = {
+        "center": center,
+        "validation": [example.described() for example in validation],
         "settings": settings.deciding(),
         "data": crops.properties.as_dict(),
         "sources": crops.mixture.facts(),

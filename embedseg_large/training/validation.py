@@ -16,9 +16,8 @@ from embedseg_large.tiling.resampling import ObjectSize, Resampling
 from embedseg_large.training.data.properties import Properties
 from embedseg_large.training.data.sources import Labels, Pair, flat
 from embedseg_large.training.decoding import MethodDecoder
+from embedseg_large.training.tuning.thresholds import IOUS, ap_of
 from embedseg_large.volumes.intensity import IntensityRange
-
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 SEED_TOLERANCE = 0.01
 """Loss of AP at IoU 0.5 that is accepted for a lower threshold."""
@@ -64,6 +63,13 @@ class Example:
         """The whole image."""
         return cls(pair, ranges, Box.whole(pair.shape), set, diameter)
 
+    def described(self) -> str:
+        """Name the image, its set, its shape and the stated diameter."""
+        about = [self.set, self.pair.name, "x".join(map(str, self.box.shape))]
+        if self.diameter is not None:
+            about.append(f"diameter {self.diameter:g}")
+        return " ".join(filter(None, about))
+
     def resampling(self, model: Model) -> Resampling:
         """Return the grid on which a model segments the image."""
         if self.diameter is None or model.object_diameter is None:
@@ -83,9 +89,10 @@ class Example:
         box = Box(tuple(start.tolist()), tuple((start + size).tolist()))
         return cls(pair, properties.ranges[i], box)
 
-    def image(self) -> NDArray[np.float32]:
-        """Read the image, normalised: ``(channels, *spatial)``."""
-        return self.pair.normalised(self.box, self.pair.image.read(self.box), self.ranges)
+    def image(self, part: Box | None = None) -> NDArray[np.float32]:
+        """Read the image or a part of it, normalised: ``(channels, *spatial)``."""
+        box = self.box if part is None else part.shift(self.box.start)
+        return self.pair.normalised(box, self.pair.image.read(box), self.ranges)
 
     def truth(self) -> Labels:
         """Read the mask: ``(*spatial)``, -1 unannotated; of overlapping objects, the last wins."""
@@ -120,7 +127,7 @@ class Segmented:
     seeds: NDArray[np.float32]
     labels: NDArray[np.uint32]
     scores: dict[float, list[Score]]
-    """Scores at each of `THRESHOLDS`, for each of `MethodDecoder.values`; the truth must be
+    """Scores at each of `IOUS`, for each of `MethodDecoder.values`; the truth must be
     known."""
 
 
@@ -140,9 +147,7 @@ class Validation:
     def of_sets(cls, by_set: Mapping[str, dict[float, dict[float, float]]]) -> Validation:
         """Return the mean over sets with equal weight."""
         mean = {
-            seed: {
-                iou: float(np.mean([s[seed][iou] for s in by_set.values()])) for iou in THRESHOLDS
-            }
+            seed: {iou: float(np.mean([s[seed][iou] for s in by_set.values()])) for iou in IOUS}
             for seed in next(iter(by_set.values()))
         }
         return cls(mean, by_set)
@@ -159,7 +164,7 @@ class Validation:
         The lowest value with an AP at IoU 0.5 hardly below the best: on images unlike the training
         data a network is less certain, and a high threshold loses objects that it does find.
         """
-        first = {seed: ap[THRESHOLDS[0]] for seed, ap in self.by_seed.items()}
+        first = {seed: ap[IOUS[0]] for seed, ap in self.by_seed.items()}
         best = max(first.values())
         return min(seed for seed, ap in first.items() if ap >= best - SEED_TOLERANCE)
 
@@ -185,7 +190,7 @@ def segment_example(model: Model, example: Example, *, tta: bool = False) -> Seg
     found = {v: grid.labels(decoder.labels(predictions, v), source) for v in decoder.values}
     seeds = grid.labels(decoder.seediness(predictions), source)
     scored = {
-        seed: scores(Contingency.of_annotated(labels, layers), THRESHOLDS)
+        seed: scores(Contingency.of_annotated(labels, layers), IOUS)
         for seed, labels in found.items()
     }
     shown = found[decoder.drawn]
@@ -228,10 +233,5 @@ def validate(
 
 def _pooled_ap(images: Sequence[list[Score]]) -> dict[float, float]:
     """AP at each IoU threshold, from the scores of each image."""
-    return {each[0].threshold: _pooled(each) for each in zip(*images, strict=True)}
-
-
-def _pooled(each: Sequence[Score]) -> float:
-    tp = sum(s.tp for s in each)
-    objects = tp + sum(s.fp + s.fn for s in each)
-    return tp / objects if objects else 1.0
+    counts = np.sum([[(s.tp, s.fp, s.fn) for s in image] for image in images], axis=0)
+    return dict(zip(IOUS, ap_of(counts).tolist(), strict=True))

@@ -110,14 +110,14 @@ class MixedSources:
         return (*((1 - synthetic) * each.share for each in self.annotated), synthetic)
 
     def mixture(
-        self, properties: Properties, center: CenterMethod, sampling: SamplingOptions
+        self, properties: Properties, center: CenterMethod | None, sampling: SamplingOptions
     ) -> Mixture:
-        """Combine the sources, annotated images first."""
+        """Combine the sources, annotated images first; centres are found if a method is given."""
         sources: list[CropSource] = list(self._sources(properties, center, sampling))
         return Mixture((*sources, *(() if self.drawn is None else (self.drawn,))), self.shares)
 
     def _sources(
-        self, properties: Properties, center: CenterMethod, sampling: SamplingOptions
+        self, properties: Properties, center: CenterMethod | None, sampling: SamplingOptions
     ) -> Iterator[AnnotatedSource]:
         """Divide the memory of the cache, and find the centres of the objects."""
         objects, first = properties.objects, 0
@@ -125,10 +125,12 @@ class MixedSources:
         for each in self.annotated:
             numbers = range(first, first + len(each.pairs))
             own = slice(objects.rows_of(numbers[0]).start, objects.rows_of(numbers[-1]).stop)
+            mine = objects.part(own).renumbered(first)
+            unknown = np.full(mine.starts.shape, np.nan)
             yield AnnotatedSource(
                 each.pairs,
                 properties,
-                find_centers(each.pairs, objects.part(own).renumbered(first), center),
+                unknown if center is None else find_centers(each.pairs, mine, center),
                 cache_bytes=memory // len(self.annotated),
                 hard_share=sampling.hard_share if first == 0 else 0.0,
                 small_objects=sampling.small_objects,

@@ -21,7 +21,8 @@ from embedseg_large.geometry import Box
 from embedseg_large.training.data.sources import Labels, Pair
 from embedseg_large.volumes.intensity import tiles
 
-_PART = {2: (512, 512), 3: (64, 128, 128)}  # voxels processed at once; arrays stay in the cache
+PART = {2: (512, 512), 3: (64, 128, 128)}
+"""Voxels processed at once; arrays stay in the cache."""
 
 Int64 = NDArray[np.int64]
 
@@ -107,7 +108,7 @@ def scan(pair: Pair) -> Scan:
         If there is no object, or none has two voxels; the message begins with the mask's name.
     """
     shares, counts = [], np.zeros(2, np.int64)
-    for origin, labels in _parts(pair, Box.whole(pair.shape)):
+    for origin, labels in parts(pair, Box.whole(pair.shape)):
         plane = labels.max(axis=0) if pair.stacked else labels
         counts += (np.count_nonzero(plane > 0), np.count_nonzero(plane == 0))
         shares.append(_shares(labels, origin))
@@ -133,7 +134,7 @@ def voxels_of(pair: Pair, number: int, box: Box) -> Int64:
     int64 ``(n, ndim)``: their coordinates (z,) y, x in raster order.
     """
     found = [np.zeros((0, pair.ndim), np.int64)]
-    for origin, labels in _parts(pair, box):
+    for origin, labels in parts(pair, box):
         inside = labels == number
         found.append(np.argwhere(inside.any(axis=0) if pair.stacked else inside) + origin)
     voxels = np.concatenate(found)
@@ -153,7 +154,7 @@ def _check(objects: ObjectTable, pair: Pair) -> None:
         )
 
 
-def _parts(pair: Pair, within: Box) -> Iterator[tuple[tuple[int, ...], Labels]]:
+def parts(pair: Pair, within: Box) -> Iterator[tuple[tuple[int, ...], Labels]]:
     """Yield origin and labels of small parts of a mask, covering a box of the image once."""
     wanted = pair.mask_box(within)
     for tile in _tiles(pair):
@@ -161,7 +162,7 @@ def _parts(pair: Pair, within: Box) -> Iterator[tuple[tuple[int, ...], Labels]]:
         if not here.size:
             continue
         voxels = pair.mask.read(here)
-        for part in here.split((*here.shape[: -pair.ndim], *_PART[pair.ndim])):
+        for part in here.split((*here.shape[: -pair.ndim], *PART[pair.ndim])):
             labels = pair.labels_of(voxels[part.slices_in(here)])
             yield part.start[-pair.ndim :], labels
 
@@ -170,7 +171,7 @@ def _tiles(pair: Pair) -> Iterable[Box]:
     """Cut a mask into boxes to read; of a stack, all planes at once."""
     if pair.mask.ndim == pair.ndim:
         return tiles(pair.mask)
-    return [pair.mask_box(box) for box in Box.whole(pair.shape).split(_PART[pair.ndim])]
+    return [pair.mask_box(box) for box in Box.whole(pair.shape).split(PART[pair.ndim])]
 
 
 def _shares(labels: Labels, origin: Sequence[int]) -> tuple[Int64, ...]:

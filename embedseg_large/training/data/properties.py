@@ -134,8 +134,7 @@ def measure(
     mean, sd = extents.mean(axis=0), extents.std(axis=0)
     voxel_size = common_voxel_size(pairs)
     shape = tuple(crop or crop_shape(mean, sd, np.max([p.shape for p in pairs], axis=0)))
-    if len(shape) != ndim or any(n < STRIDE or n % STRIDE for n in shape):
-        raise UsageError(f"crop is {shape}; pass {ndim} multiples of {STRIDE}")
+    check_crop(shape, ndim)
     return Properties(
         ndim=ndim,
         channels=pairs[0].channels,
@@ -155,6 +154,18 @@ def measure(
         ranges=tuple(intensity_ranges(pair.image) for pair in pairs),
         tables=tuple(quantiles_of(pair.image) for pair in pairs) if quantiles else None,
     )
+
+
+def check_crop(shape: Sequence[int], ndim: int) -> None:
+    """Refuse a shape of crops that the network cannot take.
+
+    Raises
+    ------
+    UsageError
+        If it does not have one positive multiple of 8 per axis.
+    """
+    if len(shape) != ndim or any(n < STRIDE or n % STRIDE for n in shape):
+        raise UsageError(f"crop is {tuple(shape)}; pass {ndim} multiples of {STRIDE}")
 
 
 def smallest_object(objects: ObjectTable) -> int:

@@ -16,6 +16,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -80,7 +81,7 @@ class ImageSet:
     def require_positive(self, name: str) -> None:
         """Refuse a stated number that is not positive."""
         value = getattr(self, name)
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < inf:
             raise UsageError(f"{self.called}: {name} is {value}; it must be positive")
 
     def pairs(self, ndim: int | None) -> list[Pair]:

@@ -24,6 +24,7 @@ from embedseg_large.training.data.sources import Pair, find_pairs
 from embedseg_large.training.tuning.knobs import named, own_setting, sweep_knobs
 from embedseg_large.training.tuning.thresholds import Tally, sweep
 from embedseg_large.training.validation import Example
+from embedseg_large.training.whole import whole_stored
 from embedseg_large.volumes.intensity import intensity_ranges
 
 T = TypeVar("T")
@@ -240,7 +241,7 @@ def _stored(
         if not grid.is_identity:
             image = grid.image(image, Box.whole(grid.target))
             truth = [nearest(layer, grid.target) for layer in truth]
-        yield model.predict_stored(image, mode), truth
+        yield whole_stored(model, image, mode), truth
 
 
 def is_rounded(model: Model) -> bool:
@@ -271,7 +272,7 @@ def _predicted(
 ) -> Iterator[tuple[NDArray[np.float16], Layers]]:
     """Predictions and truth of each image, one at a time."""
     for example in _examples(pairs, mode, watcher):
-        yield model.predict_stored(example.image(), mode), example.layers()
+        yield whole_stored(model, example.image(), mode), example.layers()
 
 
 def _check_channels(pair: Pair, model: Model) -> None:

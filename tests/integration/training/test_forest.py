@@ -16,8 +16,14 @@ from typer.testing import CliRunner
 import embedseg_large as es
 from embedseg_large.cli.app import app
 from embedseg_large.errors import ModelError, UsageError
+from embedseg_large.geometry import Box
 from embedseg_large.network.forest import CONTEXT, FOREST, features
 from embedseg_large.testing.synthetic import render, synthetic_embryo
+from embedseg_large.training import forest
+from embedseg_large.training.data import objects
+from embedseg_large.training.data.augment import AugmentSettings
+from embedseg_large.training.data.sources import find_pairs
+from embedseg_large.volumes.intensity import intensity_ranges
 
 SHAPE = {2: (88, 96), 3: (24, 24, 88)}
 TILE = {2: (32, 32), 3: (24, 24, 16)}
@@ -68,6 +74,27 @@ def test_filters_see_no_farther_than_the_context() -> None:
     np.testing.assert_array_equal(features(image)[40:], part)
 
 
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_voxels_are_drawn_part_by_part_as_from_the_whole(
+    ndim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, labels = example(ndim, 0)
+    annotated = np.full_like(labels, -1)
+    middle = (slice(3, -2),) * ndim
+    annotated[middle] = strokes(labels)[middle]
+    (pair,) = find_pairs([image], [annotated])
+    box = forest._annotated(pair)
+    places = np.argwhere(annotated >= 0)
+    assert box == Box(tuple(places.min(axis=0)), tuple(places.max(axis=0) + 1))
+    at = np.random.default_rng(0).integers(0, box.shape, (50, ndim))
+    part = (24, 16, 8)[-ndim:]
+    monkeypatch.setattr(forest, "PART", {ndim: part})
+    monkeypatch.setattr(objects, "PART", {ndim: part})
+    assert forest._annotated(pair) == box
+    whole = features(pair.normalised(box, pair.image.read(box), intensity_ranges(pair.image)))
+    np.testing.assert_array_equal(forest._features_at(pair, box, at), whole[tuple(at.T)])
+
+
 def test_strokes_are_enough(tmp_path: Path) -> None:
     image, labels = example(2, 0)
     model = es.train(
@@ -112,9 +139,25 @@ def test_the_command_trains_a_forest(tmp_path: Path) -> None:
     assert json.loads(told.output)["backbone"] == FOREST
 
 
-def test_what_a_forest_has_no_use_for_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="synthetic: not supported by the method forest"):
-        trained(2, tmp_path / "m", synthetic=2)
+@pytest.mark.parametrize(
+    "useless",
+    [
+        {"synthetic": 2},
+        {"epochs": 3},
+        {"steps": 100},
+        {"crop": (32, 32)},
+        {"center": "centroid"},
+        {"backbone": "unet"},
+        {"recipe": "robust"},
+        {"augment": AugmentSettings.robust()},
+        {"epochs": 3, "learning_rate": 1e-3},
+    ],
+)
+def test_what_a_forest_has_no_use_for_is_refused(tmp_path: Path, useless: dict[str, Any]) -> None:
+    named = ", ".join(useless)
+    with pytest.raises(UsageError, match=f"{named}: not supported by the method forest"):
+        trained(2, tmp_path / "m", **useless)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_with_other_samples_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import embedseg_large as es
 from embedseg_large.cli.app import app
-from embedseg_large.errors import EmbedSegError, OutputError, UsageError
+from embedseg_large.errors import EmbedSegError, ModelError, OutputError, RunError, UsageError
 from embedseg_large.testing.synthetic import render, synthetic_embryo
 from embedseg_large.testing.tiers import slowly
 from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
@@ -252,13 +252,10 @@ def test_fine_tuning_starts_where_the_model_was(folders: tuple[Path, Path], tmp_
         watcher=log,
         **SETTINGS,
     )
-    encoders = [
-        {n: t for n, t in weights(m).items() if n.startswith("encoder") and "running" not in n}
-        for m in (start, tuned)
-    ]
-    changed = [n for n, t in encoders[0].items() if not torch.equal(t, encoders[1][n])]
-    assert all(name.endswith("num_batches_tracked") for name in changed)
-    assert not same(start, tuned)
+    first, second = weights(start), weights(tuned)
+    changed = [name for name in first if not torch.equal(first[name], second[name])]
+    assert changed
+    assert not [name for name in changed if name.startswith("encoder")]
 
 
 def test_a_model_to_start_from_keeps_its_statistics_if_they_are_frozen(
@@ -271,6 +268,11 @@ def test_a_model_to_start_from_keeps_its_statistics_if_they_are_frozen(
     tuned = es.train(*folders, out=tmp_path / "tuned", watcher=log, **settings)
     assert "of the model to start from" in log.starts[0].facts()["batch norm"]
     assert tuned.card["training"]["frozen_share"] == 1
+    known = es.load_model("nuclei-2d")
+    assert tuned.margin == known.margin
+    assert [own.mode for own in tuned.settings.thresholds] == ["4", "8"]
+    assert tuned.reach == known.reach
+    assert log.starts[0].facts()["largest object"].endswith("halo of tiles is 126 x 105")
     same = {name for name, tensor in weights(tuned).items() if torch.equal(tensor, start[name])}
     assert {name for name in start if "running" in name} <= same
     assert not {name for name in start if name.endswith("bn.bias")} & same
@@ -300,6 +302,26 @@ def test_a_few_large_examples_do_not_make_a_tuned_model_drop_smaller_objects(
     assert tuned.min_object_size == start.min_object_size
 
 
+@pytest.mark.parametrize("predicts", [True, False])
+def test_a_training_that_diverges_ends_with_a_line_and_keeps_no_state_of_it(
+    folders: tuple[Path, Path], tmp_path: Path, predicts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"crop": (64, 64), "validation": 0.34, "pictures_every": 0}
+    settings |= {"batch": 1, "accumulate": 1}
+    if predicts:
+        settings |= {"steps": 4, "learning_rate": 1e30}
+    else:
+        monkeypatch.setattr("embedseg_large.training.trainer.validate", overflow)
+        settings |= {"steps": 1, "learning_rate": 10}
+    with pytest.raises(RunError, match=r"diverged in epoch 1, .* 1(0|e\+30): .* --learning-rate"):
+        es.train(*folders, out=tmp_path / "m", **settings)
+    assert not list(tmp_path.glob("m.training/*"))
+
+
+def overflow(*_: object, **__: object) -> None:
+    raise ModelError("the network returns infinities or NaN in float32")
+
+
 def refused(*arguments: object) -> str:
     result = CliRunner().invoke(app, ["train", *(str(a) for a in arguments)])
     assert result.exit_code == 2, result.output
@@ -315,13 +337,23 @@ def test_trainings_are_not_overwritten_and_only_resumed_with_the_same_settings(
                "--batch", 2, "--epoch-crops", 8, "--device", "cpu")  # fmt: skip
     assert "delete" in refused(*command)
     assert "epochs 1 (now 7)" in refused(*command, "--resume", "--epochs", 7)
+    settings = ("--accumulate", 2, "--validation", 0.34, "--epochs", 1)
+    centers = refused(*command, "--resume", *settings, "--center", "centroid")
+    assert 'center "medoid" (now "centroid")' in centers
+    panel = ("--panel", f"a={folders[0]},{folders[1]},most=1,object_diameter=9")
+    assert 'validation ["2 96x96"] (now ["held out 2 96x96", "a 0 96x96 diame' in refused(
+        *command, "--resume", *settings, *panel
+    )
     state = tmp_path / "m.training" / "last.pt"
     kept = torch.load(state, weights_only=True)
     torch.save({name: kept[name] for name in kept if name != "version"}, state)
     assert "in format 1" in refused(*command, "--resume")
     torch.save(kept | {"processes": 2}, state)
-    settings = ("--accumulate", 2, "--validation", 0.34, "--epochs", 1)
     assert "resume with 2" in refused(*command, "--resume", *settings)
+    facts = json.loads(kept["facts"])
+    older = {name: facts[name] for name in facts if name not in ("center", "validation")}
+    torch.save(kept | {"facts": json.dumps(older)}, state)
+    es.train(*folders, out=out, resume=True, **SETTINGS | {"epochs": 1})
     state.unlink()
     assert "m exists" in refused(*command)  # a model is not replaced
     other = ("--images", folders[0], "--masks", folders[1], "--out", tmp_path / "n")
@@ -389,9 +421,20 @@ class Unread:
         raise AssertionError("a voxel was read")
 
 
+VALIDATED = {name: [Unread(64, 64)] for name in ("validation_images", "validation_masks")}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"crop": (30, 32)}, "pass 2 multiples of 8"),
+        ({"validation_masks": [Unread(64, 64)]}, "validation_masks is given without"),
+        ({**VALIDATED, "validation": 0.3}, "validation is 0.3 and validation_images is given"),
+        ({"freeze_encoder": True}, "freeze_encoder is given without a model to start from"),
+        ({"epoch_steps": 9}, "epoch_steps is given without steps"),
+        ({"epoch_steps": 9, "recipe": "robust", "epochs": 2}, "epoch_steps is given without"),
+        ({"tune_thresholds": True, "validation": 0}, "tune_thresholds is given without images"),
+        ({"patience": 3, "validation": 0}, "patience is given without images to validate on"),
         ({"out": "absent/m"}, "absent is not a folder"),
         ({"out": "taken"}, "is a folder"),
         ({"resume": True}, "no training to resume"),

@@ -122,6 +122,23 @@ def test_a_model_of_a_method_is_described_tuned_and_not_mixed_up(
         es.train(*flat, out=out, backbone="unet", resume=True, **options)
 
 
+def test_centres_that_a_method_does_not_use_are_not_searched(
+    flat: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"crop": (32, 32), **SHORT, "epochs": 1, "epoch_crops": 2}
+    mixed = "embedseg_large.training.data.mixed.find_centers"
+    with monkeypatch.context() as patched:
+        patched.setattr(mixed, lambda *_: pytest.fail("searched"))
+        es.train(*flat, out=tmp_path / "a", method="two-class", **options)
+    monkeypatch.setattr(mixed, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        es.train(*flat, out=tmp_path / "b", **options)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_masks_that_overlap_are_for_embedseg_alone(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()

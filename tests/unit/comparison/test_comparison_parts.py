@@ -14,13 +14,14 @@ from embedseg_large.comparison import contenders, networks, page
 from embedseg_large.comparison.contender import Fitted
 from embedseg_large.comparison.contenders import EVERY, choose
 from embedseg_large.comparison.division import divide, middle_of, truth_of
-from embedseg_large.comparison.networks import Clock, EnoughError, Probe
+from embedseg_large.comparison.networks import Clock, EnoughError, NetworkContender, Probe
 from embedseg_large.comparison.options import CompareOptions, seconds_of
 from embedseg_large.comparison.place import ComparisonPlace
 from embedseg_large.comparison.result import Comparison, Cut, Standing, TileCheck, Trial
 from embedseg_large.comparison.scoring import judge
 from embedseg_large.errors import UsageError
 from embedseg_large.training.data.sources import Pair, find_pairs
+from embedseg_large.training.options import FindOptions
 
 
 def pairs(count: int, shape: tuple[int, ...] = (10, 30)) -> list[Pair]:
@@ -40,6 +41,7 @@ def trial(**changed: Any) -> Trial:
         "seed": 0,
         "steps": 10,
         "fit_seconds": 1.0,
+        "tune_seconds": 0.5,
         "knobs": {"foreground": 0.5},
         "scores": scores,
         "boundary": {"ap": 0.5},
@@ -111,6 +113,7 @@ def fitted_by(find: Callable[[Pair], Any]) -> Fitted:
         find=find,
         steps=None,
         seconds=0.0,
+        tuning=0.0,
         knobs={},
         predicts=False,
         bytes_per_voxel=1.0,
@@ -160,11 +163,62 @@ def test_the_time_of_a_step_is_that_after_the_first_ones() -> None:
 
 
 def test_the_time_of_a_resumed_training_adds_up(tmp_path: Path) -> None:
-    first = Clock(tmp_path / "clock.json", steps=5, seconds=3.5)
-    first.save()
+    times = iter([20.0, 22.5])
+    first = Clock(tmp_path / "clock.json", times.__next__, steps=5, seconds=3.5)
+    first.end()
+    first.stop()
     again = Clock.open(tmp_path / "clock.json")
-    assert (again.steps, again.seconds) == (5, 3.5)
+    assert (again.steps, again.seconds, again.tuning) == (5, 3.5, 2.5)
     assert Clock.open(tmp_path / "none.json").steps == 0
+
+
+def test_the_time_of_a_step_is_measured_once_for_all_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([40, 50])
+    learnt: list[tuple[int, int]] = []
+
+    def train(*of: Any) -> None:
+        _, _, seed, _, clock = of
+        learnt.append((seed, clock.steps))
+
+    monkeypatch.setattr(NetworkContender, "_steps", lambda *_: next(measured))
+    monkeypatch.setattr(NetworkContender, "_train", train)
+    monkeypatch.setattr(networks, "load_model", lambda *_: None)
+    monkeypatch.setattr(networks, "fitted", lambda *_, **__: None)
+    contender = NetworkContender(name="flows", options=CompareOptions(device="cpu"))
+    for seed in range(3):
+        contender.fit(divide(pairs(5)), seed, tmp_path, lambda _: None)
+    assert learnt == [(0, 40), (1, 40), (2, 40)]
+
+
+def test_the_recipe_is_the_robust_one_where_that_suits_short_trainings() -> None:
+    assert networks.RECIPE == {
+        "accumulate": 1,
+        "schedule": "cosine",
+        "warmup": 300,
+        "clip": 5.0,
+        "average_steps": 1000,
+        "pictures_every": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"crop": (30, 32)}, r"crop is \(30, 32\); pass 2 multiples of 8"),
+        ({"crop": (32, 32, 32)}, "pass 2 multiples of 8"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"backbone": "resnet"}, "backbone is 'resnet'"),
+        ({"device": "tpu"}, "cpu, cuda or mps"),
+    ],
+)
+@pytest.mark.parametrize("methods", ["all", "classical"])
+def test_what_no_network_can_use_is_refused_and_no_reason_to_leave_all_of_them_out(
+    wrong: dict[str, Any], message: str, methods: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        choose(CompareOptions(methods=methods, **wrong), pairs(3))
 
 
 def test_all_methods_take_part_or_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,28 +254,47 @@ def test_no_method_is_best_if_none_finds_anything() -> None:
     some = compared(Standing(method="flows", trials=(trial(),)))
     nothing = compared(Standing(method="flows", trials=(trial(scores=none),)))
     assert page._verdict(some).startswith("flows has the highest mean AP, 0.300")
+    assert "a failed: the training diverged." in page._warnings(some)
     assert page._verdict(nothing).startswith("No method found an object")
 
 
 def compared(*standings: Standing) -> Comparison:
     return Comparison(
-        path="page.html", standings=standings, skipped={}, division={}, settings={}, folder="x"
+        path="page.html",
+        standings=standings,
+        skipped={},
+        failed={"a": "the training diverged"},
+        division={},
+        settings={},
+        folder="x",
     )
 
 
 def test_the_command_to_train_for_longer_opens_the_same_data() -> None:
-    options = CompareOptions(axes="zyx", channel="all", voxel_size=(2, 0.5, 0.5), ignore_label=9)
+    options = CompareOptions(axes="zyx", channel="all", voxel_size=(2, 0.5, 0.5), ignore=9)
     standing = Standing(method="flows", trials=(trial(),))
     command = page._command(standing, options, ("my images", "masks"))
     assert "--images 'my images' \\\n    --masks masks" in command
     assert "--axes zyx --voxel-size 2,0.5,0.5 --ignore-label 9" in command
     assert "--channel all" in command
+    options = CompareOptions(timepoint=3, level=1, nodata=float("nan"), allow_missing=True)
+    command = page._command(standing, options, ("my images", "masks"))
+    assert "--timepoint 3 --level 1 --nodata nan --allow-missing " in command
 
 
 def test_another_channel_is_another_comparison() -> None:
     usual = CompareOptions().deciding()
     assert "channel" not in usual
     assert CompareOptions(channel=1).deciding() == usual | {"channel": 1}
+    nodata = CompareOptions(nodata=float("nan")).deciding()
+    assert nodata == json.loads(json.dumps(usual | {"nodata": "nan"}))
+
+
+def test_images_are_opened_as_stated() -> None:
+    usual = CompareOptions().pairing()
+    assert usual == vars(FindOptions())
+    options = CompareOptions(channel="all", level=2, nodata=0, ignore=7)
+    assert options.pairing() == usual | {"channel": None, "level": 2, "nodata": 0, "ignore": 7}
 
 
 def test_a_result_survives_json() -> None:

@@ -105,6 +105,16 @@ def test_recalibrating_is_repeatable_and_changes_nothing_else(network: nn.Module
     assert not any(module.training for module in network.modules())
 
 
+@every_network
+def test_a_part_that_stands_still_keeps_its_statistics(network: nn.Module) -> None:
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    recalibrate(network, images(network), still=network.get_submodule("encoder"))
+    after = network.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert not {name for name in changed if name.startswith("encoder")}
+
+
 def test_several_processes_get_the_statistics_over_the_crops_of_all(network: nn.Module) -> None:
     class Twins(Processes):
         """Two processes, of which the other one has seen the same."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -75,6 +76,13 @@ def test_a_state_without_the_setting_is_that_of_batch_statistics() -> None:
         ({"schedule": "linear"}, "use polynomial or cosine"),
         ({"dtype": "float8"}, "use auto, float32, bfloat16 or float16"),
         ({"clip": 0.0}, "clip is 0.0"),
+        ({"clip": nan}, "clip is nan"),
+        ({"learning_rate": nan}, "learning_rate is nan"),
+        ({"learning_rate": inf}, "learning_rate is inf"),
+        ({"weight_decay": inf}, "weight_decay is inf"),
+        ({"weight_decay": nan}, "weight_decay is nan"),
+        ({"small_objects": inf}, "small_objects is inf"),
+        ({"hard_share": nan}, "hard_share is nan"),
         ({"late_share": 1.5}, "late_share is 1.5; it must be from 0 to 1"),
         ({"late_crop": (12, 8)}, "late_crop is"),
         ({"late_crop": (8, 8)}, "late_share is 0"),

@@ -42,6 +42,7 @@ def test_numbers_and_pictures_are_written(tmp_path: Path) -> None:
     mask[3:9, 3:9] = 1
     start = TrainStart(
         data=measure(find_pairs([mask.astype(np.float32)], [mask])),
+        halo=(6, 6),
         validation=(),
         terms=("total",),
         settings=TrainSettings(),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from embedseg_large.training.validation import THRESHOLDS, Validation
+from embedseg_large.training.tuning.thresholds import IOUS
+from embedseg_large.training.validation import Validation
 
 
 def validation(first: dict[float, float]) -> Validation:
-    return Validation({s: dict.fromkeys(THRESHOLDS, ap / 2) | {0.5: ap} for s, ap in first.items()})
+    return Validation({s: dict.fromkeys(IOUS, ap / 2) | {0.5: ap} for s, ap in first.items()})
 
 
 @pytest.mark.parametrize(

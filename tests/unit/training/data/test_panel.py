@@ -10,9 +10,10 @@ import pytest
 import tifffile
 
 from embedseg_large.errors import UsageError
+from embedseg_large.methods.embedseg import SEED_KNOB
 from embedseg_large.training.data.panel import PanelSet, read_panel
-from embedseg_large.training.decoding import SEEDS
-from embedseg_large.training.validation import THRESHOLDS, Example, Validation
+from embedseg_large.training.tuning.thresholds import IOUS
+from embedseg_large.training.validation import Example, Validation
 
 
 def test_a_set_is_a_name_and_where_its_images_and_masks_are() -> None:
@@ -45,6 +46,8 @@ def test_a_file_says_the_same(tmp_path: Path) -> None:
         (["a=i,m,diameter=3"], "did you mean object_diameter"),
         (["a=i,m,most=few"], "most 'few' is not a number"),
         (["a=i,m,object_diameter=0"], "must be positive"),
+        (["a=i,m,object_diameter=inf"], "must be positive"),
+        (["a=i,m,object_diameter=nan"], "must be positive"),
         (["a=i,m", "a=j,n"], "are called 'a'"),
         (["absent.yaml"], "absent.yaml"),
         ({"a": {"masks": "m"}}, "no images"),
@@ -57,7 +60,7 @@ def test_what_is_no_panel_is_refused_in_one_line(stated: Any, message: str) -> N
 
 
 def by_seed(best: float, ap: float) -> dict[float, dict[float, float]]:
-    return {s: dict.fromkeys(THRESHOLDS, ap if s == best else 0.0) for s in SEEDS}
+    return {s: dict.fromkeys(IOUS, ap if s == best else 0.0) for s in SEED_KNOB.values}
 
 
 def test_sets_count_alike_whatever_their_size() -> None:
@@ -65,8 +68,8 @@ def test_sets_count_alike_whatever_their_size() -> None:
     assert found.seed == 0.7
     assert found.score == pytest.approx(0.7)
     assert found.sets == {
-        "few": dict.fromkeys(THRESHOLDS, 0.9),
-        "many": dict.fromkeys(THRESHOLDS, 0.5),
+        "few": dict.fromkeys(IOUS, 0.9),
+        "many": dict.fromkeys(IOUS, 0.5),
     }
 
 

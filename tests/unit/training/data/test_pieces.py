@@ -161,7 +161,7 @@ def test_voxels_of_an_object_are_found_however_the_mask_is_read(
 ) -> None:
     mask = rng.integers(0, 3, (20, 31, 17)).astype(np.int32)
     mask[:3] = mask[:, 29:] = mask[:, :, :5] = 0
-    monkeypatch.setattr(objects_module, "_PART", {3: (4, 8, 8)})
+    monkeypatch.setattr(objects_module, "PART", {3: (4, 8, 8)})
     monkeypatch.setattr("embedseg_large.volumes.intensity.TILE_BYTES", 2000)
     pair = pair_of(mask)
     for row, number in enumerate((1, 2)):
