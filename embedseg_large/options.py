@@ -19,16 +19,14 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from functools import cache
 from os import PathLike
 from types import NoneType, UnionType
 from typing import (
     Any,
     ClassVar,
-    TypeGuard,
     TypeVar,
     Union,
     get_args,
@@ -83,7 +81,7 @@ class Options:
             alike = get_close_matches(name, known, n=1)
             advice = f"; did you mean {alike[0]!r}?" if alike else ""
             raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}{advice}")
-        for name, kinds in _kinds(cls).items():
+        for name, kinds in _kinds_of(cls).items():
             if name in given and not any(_fits(given[name], kind) for kind in kinds):
                 words = " or ".join(dict.fromkeys(_WORDS[kind] for kind in kinds))
                 raise UsageError(f"{name} is {given[name]!r}; pass {words}")
@@ -113,13 +111,16 @@ _WORDS: Mapping[Any, str] = {
 """Types that are checked, in words."""
 
 
-def is_whole(value: Any) -> TypeGuard[int]:
-    """Whether a value is a whole number, such as an int or one of numpy."""
+def several(value: int | Iterable[int]) -> tuple[int, ...]:
+    """Return one whole number or several, of Python or numpy, as a tuple."""
+    return tuple(map(int, value)) if isinstance(value, Iterable) else (int(value),)
+
+
+def _is_whole(value: Any) -> bool:
     return hasattr(value, "__index__") and not hasattr(value, "__len__")  # an array of one has both
 
 
-@cache
-def _kinds(options: type[Options]) -> Mapping[str, tuple[Any, ...]]:
+def _kinds_of(options: type[Options]) -> Mapping[str, tuple[Any, ...]]:
     """The types that options take, by name; of those that take others, too, nothing is said."""
     found = {name: _alternatives(hint) for name, hint in get_type_hints(options).items()}
     return {name: kinds for name, kinds in found.items() if set(kinds) <= set(_WORDS)}
@@ -136,9 +137,9 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind in (Sequence, tuple):
         return hasattr(value, "__iter__") and not isinstance(value, str | bytes)
     if kind is int:
-        return is_whole(value)
+        return _is_whole(value)
     if kind is float:
-        return is_whole(value) or hasattr(value, "__float__")
+        return _is_whole(value) or hasattr(value, "__float__")
     return isinstance(value, kind)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from embedseg_large.errors import UsageError
 from embedseg_large.exporting.options import Drawing
 from embedseg_large.geometry import Box
-from embedseg_large.options import is_whole
+from embedseg_large.options import several
 from embedseg_large.storage.disk import whole_file
 from embedseg_large.volumes.volume import Volume
 
@@ -239,7 +239,7 @@ def timepoints_of(labels: Volume, asked: int | Sequence[int] | None) -> tuple[in
         return (None,)
     if asked is None:
         return tuple(range(labels.n_timepoints))
-    chosen = (asked,) if is_whole(asked) else tuple(asked)
+    chosen = several(asked)
     wrong = [t for t in chosen if not 0 <= t < labels.n_timepoints]
     if wrong or not chosen:
         raise UsageError(

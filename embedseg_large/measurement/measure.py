@@ -34,7 +34,7 @@ from embedseg_large.measurement.options import MeasureOptions, SubjectOptions
 from embedseg_large.measurement.regions import Regions, cells_of
 from embedseg_large.measurement.shapes import columns_of
 from embedseg_large.measurement.within import open_parents, parents_of
-from embedseg_large.options import is_whole, takes
+from embedseg_large.options import several, takes
 from embedseg_large.runs.blockwise import EDGE, sum_over
 from embedseg_large.runs.dask.backend import readers_of
 from embedseg_large.runs.tasks import Call, Runner
@@ -345,7 +345,7 @@ def _open_channels(
         )
     chosen: Iterable[int | str] = range(whole.n_channels)
     if asked is not None:
-        chosen = (asked,) if isinstance(asked, str) or is_whole(asked) else asked
+        chosen = asked if isinstance(asked, Sequence) and not isinstance(asked, str) else (asked,)
     return tuple(_opened(source, c, level, options, labels) for c in chosen)
 
 
@@ -386,4 +386,4 @@ def _timepoints(subject: Subject, asked: int | Sequence[int] | None) -> Iterable
 def _each(asked: int | Sequence[int] | None, every: range) -> Sequence[int]:
     if asked is None:
         return every
-    return (asked,) if is_whole(asked) else tuple(asked)
+    return several(asked)

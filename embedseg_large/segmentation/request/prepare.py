@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any, TypeAlias
 
 from embedseg_large.errors import ModelError, UsageError
 from embedseg_large.labels.target import label_target
-from embedseg_large.options import is_whole
+from embedseg_large.options import several
 from embedseg_large.runs.paths import predictions_path, scratch_path
 from embedseg_large.runs.record import RUN_FILE, name_of_run
 from embedseg_large.segmentation.input_options import InputOptions
@@ -299,7 +299,7 @@ def open_image(volume: Any, options: InputOptions) -> Volume:
     options
         Which part of it, and its properties.
     """
-    timepoint = options.timepoint if is_whole(options.timepoint) else None
+    timepoint = None if isinstance(options.timepoint, Iterable) else options.timepoint
     chosen: dict[str, Any] = {
         "timepoint": timepoint,
         "axes": options.axes,
@@ -369,18 +369,19 @@ def check_fit(volume: Volume, network: Network | Segmenter) -> None:
 def _timepoints(volume: Volume, asked: int | Sequence[int] | None) -> tuple[int | None, ...]:
     """The selected timepoints; just None if there is nothing to select."""
     if "t" not in volume.axes:
-        if asked is None or is_whole(asked):
+        if not isinstance(asked, Iterable):
             return (None,)
         raise UsageError("there is no time axis to choose several timepoints from")
-    if asked is None or is_whole(asked):
+    if not isinstance(asked, Iterable):
         return tuple(range(volume.n_timepoints))
-    wrong = [t for t in asked if not 0 <= t < volume.n_timepoints]
-    if wrong or not asked or len(set(asked)) != len(asked):
+    times = several(asked)
+    wrong = [t for t in times if not 0 <= t < volume.n_timepoints]
+    if wrong or not times or len(set(times)) != len(times):
         raise UsageError(
-            f"timepoint {','.join(map(str, asked))}; choose different ones from 0 to "
+            f"timepoint {','.join(map(str, times))}; choose different ones from 0 to "
             f"{volume.n_timepoints - 1}"
         )
-    return tuple(asked)
+    return times
 
 
 def _given_range(given: Sequence[float] | None, channels: int) -> tuple[IntensityRange, ...] | None:

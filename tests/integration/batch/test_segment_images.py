@@ -312,7 +312,7 @@ def test_images_of_one_plane_and_of_several_are_segmented_as_they_are_alone(
 
 
 def test_defaults_that_are_stated_are_no_other_settings(folder: Path, tmp_path: Path) -> None:
-    given = {"out": tmp_path / "masks", "object_diameter": 10}
+    given: dict[str, Any] = {"out": tmp_path / "masks", "object_diameter": 10}
     es.segment_images(folder, "classical", **given)
     again = es.segment_images(folder, "classical", channel="0", separation=0.25, **given)
     assert set(statuses(again).values()) == {"finished before"}

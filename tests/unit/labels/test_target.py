@@ -498,7 +498,8 @@ def test_the_lock_is_not_held_while_older_labels_are_removed(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_labels(label_target(open_volume(image), "nuclei"), seed=1)
-    other, seen = label_target(open_volume(image), "others"), []
+    other = label_target(open_volume(image), "others")
+    seen: list[Any] = []
     remove = shutil.rmtree
 
     def slowly(path: Any, *more: Any, **options: Any) -> None:
