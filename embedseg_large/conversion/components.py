@@ -24,8 +24,8 @@ MOST_VALUES = 64
 def components(volume: Volume) -> Volume:
     """Number the connected pieces of a mask.
 
-    Pieces touch by faces (in 2D by edges); two values never form one piece. Numbers ascend with
-    the first voxel of a piece in raster order, from 1 in every timepoint.
+    Pieces touch by faces (in 2D by edges); two values never form one piece. Numbers ascend from 1
+    in every timepoint: first by value, then with the first voxel of a piece in raster order.
 
     Parameters
     ----------

@@ -79,7 +79,10 @@ class DiskLabels:
         return str(self._folder / f".{name}-{run}"), ""
 
     def begin(self, draft: Draft) -> None:
-        """Create the hidden group and its arrays."""
+        """Remove what another run started under this name, and create the hidden arrays."""
+        for other in self._hidden(draft.name, ""):
+            if other != Path(draft.store.path):
+                LocalFolder(str(other)).remove_all()
         if self.zarr_format() is None:
             ZarrGroup.at(self.store).write(draft.store.zarr_format, {})
         is_new = not Path(draft.store.path).exists()
@@ -133,7 +136,11 @@ class DiskLabels:
 
     def _asides(self, name: str) -> Iterator[Path]:
         """Find older labels that a publication moved aside, or has begun to remove."""
-        pattern = re.compile(rf"\.{re.escape(name)}-[0-9a-f]{{8}}({_OLD}|{_GONE})")
+        yield from self._hidden(name, f"({_OLD}|{_GONE})")
+
+    def _hidden(self, name: str, end: str) -> Iterator[Path]:
+        """Find the hidden folders of runs for labels of a name."""
+        pattern = re.compile(rf"\.{re.escape(name)}-[0-9a-f]{{8}}{end}")
         if self._folder.is_dir():
             yield from (p for p in sorted(self._folder.iterdir()) if pattern.fullmatch(p.name))
 

@@ -32,8 +32,6 @@ from embedseg_large.volumes.multiscale import (
     ngff_attributes,
 )
 
-_LABEL_AXES = "tzyx"
-
 
 @dataclass(frozen=True, kw_only=True)
 class LabelTarget:

@@ -225,7 +225,6 @@ def level_of_shape(image: Volume, labels: Volume, axes: str, todo: str) -> int:
     if labels.spatial_shape not in shapes:
         known = ", ".join(str(shape) for shape in shapes if shape)
         raise VolumeError(
-            f"{labels.name} has shape {labels.spatial_shape}, the image {image.name} {known}; "
-            f"{todo}"
+            f"{labels.name} has shape {labels.spatial_shape}, {image.name} {known}; {todo}"
         )
     return shapes.index(labels.spatial_shape)

@@ -48,6 +48,8 @@ def columns_of(
         Number of each channel of `regions.intensities`.
     part
         The part of the volume that has labels; None: all of it.
+    origin
+        Position of the centre of the first voxel in µm along (z,) y, x; None: 0.
 
     Returns
     -------
@@ -56,7 +58,7 @@ def columns_of(
     voxels, volume_um3
         Size; in 2D ``pixels`` and ``area_um2``.
     z, y, x, z_um, y_um, x_um
-        Centroid; 0 is the centre of the volume's first voxel.
+        Centroid: in voxels from the centre of the volume's first voxel, and in µm from `origin`.
     z_start, ..., z_stop, ..., z_start_um, ..., z_stop_um, ...
         Bounding box, half open; in µm from edge to edge of its voxels.
     surface_um2, sphericity

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.geometry import Box
-from embedseg_large.labels.published import label_names
+from embedseg_large.labels.published import label_names, level_of_shape
 from embedseg_large.runs.blockwise import EDGE, sum_over
 from embedseg_large.runs.tasks import Call, Runner
 from embedseg_large.storage.connection import joined
@@ -55,15 +55,13 @@ def open_parents(within: Any, place: Any, labels: Volume, axes: str | None = Non
         )
     whole = open_volume(source, channel=None, axes=axes)
     check_label_type(whole)
-    at = [whole.stored_axes.index(axis) for axis in whole.spatial_axes]
-    shapes = [level.shape and tuple(level.shape[i] for i in at) for level in whole.levels]
-    if labels.spatial_shape not in shapes or whole.n_timepoints != labels.n_timepoints:
+    todo = "pass labels of the same image"
+    if whole.n_timepoints != labels.n_timepoints:
         raise VolumeError(
-            f"{labels.name} has shape {labels.spatial_shape} and {labels.n_timepoints} timepoints, "
-            f"{whole.name} {', '.join(map(str, filter(None, shapes)))} and {whole.n_timepoints}; "
-            "pass labels of the same image"
+            f"{labels.name} has {labels.n_timepoints} timepoints, {whole.name} "
+            f"{whole.n_timepoints}; {todo}"
         )
-    level = shapes.index(labels.spatial_shape)
+    level = level_of_shape(whole, labels, whole.spatial_axes, todo)
     return open_volume(source, channel=None, axes=axes, level=level) if level else whole
 
 

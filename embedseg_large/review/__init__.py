@@ -10,7 +10,7 @@
     table       measurements of the instances of the source
     place       where labels, review and copy are
     identity    whether the labels have changed since the review began
-    opens the labels of a timepoint, its log and its voxels
+    opening     opens the labels of a timepoint, its log and its voxels
     review      a review of one label volume: all of the above in one place
     published   the finished copy, ``labels/NAME_reviewed``
     annotation  training masks: only reviewed regions are annotated

@@ -17,14 +17,11 @@ from embedseg_large.runs.runner import SerialExecutor, TaskRunner
 from embedseg_large.runs.tasks import Call, Each, Task
 from embedseg_large.segmentation.intensity_field import IntensityField, intensity_fields
 from embedseg_large.segmentation.request.request import Request, Timepoint
-from embedseg_large.segmentation.stages.job import Foreground
+from embedseg_large.segmentation.stages.job import USUAL_DIAMETER, Foreground
 from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.volumes.histogram import Histogram
 from embedseg_large.volumes.intensity import IntensityRange, intensity_ranges, otsu_ranges
 from embedseg_large.volumes.volume import Volume
-
-_USUAL_DIAMETER = 20.0
-"""Diameter of an object in voxels of the grid, if the model does not state it."""
 
 
 def find_intensity(
@@ -88,7 +85,7 @@ def find_fields(
     if known is not None:
         return tuple(IntensityField.from_dict(values) for values in known[1])
     volume = request.volume if at is None else at.volume
-    width = request.segmenter.object_diameter or _USUAL_DIAMETER
+    width = request.segmenter.object_diameter or USUAL_DIAMETER
     found = intensity_fields(
         volume,
         request.intensity.field,

@@ -34,7 +34,7 @@ def open_array(
     Parameters
     ----------
     path
-        Local path, or a URL as in `objects.folder_at`.
+        Local path, or a URL as in `embedseg_large.storage.open.folder_at`.
     mode
         ``"r"``, or ``"r+"`` to write as well.
     zarr_format

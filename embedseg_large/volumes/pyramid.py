@@ -165,7 +165,7 @@ def mean_pool(image: npt.NDArray[_Scalar], factors: Sequence[int]) -> npt.NDArra
     ----------
     image
         Any numeric dtype, any number of axes. An incomplete last cell is padded with its last
-        voxels.
+        voxels. Of booleans, a cell is true if any voxel is.
     factors
         Voxels to average along each axis.
 

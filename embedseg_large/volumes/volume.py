@@ -380,7 +380,7 @@ def open_volume(source: Any, **options: Any) -> Volume:
     Parameters
     ----------
     source
-        Path or URL of an OME-Zarr image (NGFF 0.1 to 0.5), of one of its label groups
+        Path or URL of an OME-Zarr image (NGFF 0.1 to 0.6), of one of its label groups
         (``image.ome.zarr/labels/NAME``) or of a plain zarr array; path of a TIFF, of a PNG, or of a
         file that `bioio` reads; or a zarr, dask or numpy array. Of several multiscales or scenes,
         the first is used.

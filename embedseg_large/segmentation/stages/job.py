@@ -34,7 +34,7 @@ from embedseg_large.volumes.volume import Volume, open_volume
 
 _VOXELS_PER_DIAMETER = 4
 """Minimum width of an object, in voxels, on the level that is checked for darkness."""
-_USUAL_DIAMETER = 20.0
+USUAL_DIAMETER = 20.0
 """Diameter of an object in voxels, if the model does not state it."""
 
 
@@ -156,7 +156,7 @@ def _coarse(volume: Volume, network: KnownSizes) -> Volume:
             f"{volume.name}: there is no coarser level in which to look for dark tiles; pass a "
             "mask instead, or convert the image with a pyramid"
         )
-    widest = (network.object_diameter or _USUAL_DIAMETER) / _VOXELS_PER_DIAMETER
+    widest = (network.object_diameter or USUAL_DIAMETER) / _VOXELS_PER_DIAMETER
     chosen = _of_all_times(volume, volume.level + 1)
     for level in range(volume.level + 2, len(volume.levels)):
         found = _of_all_times(volume, level)

@@ -486,6 +486,14 @@ def test_labels_of_a_run_that_somebody_painted_in_are_kept(
     check_ngff(image, version)
 
 
+def test_what_another_run_left_half_written_is_removed(image: Path) -> None:
+    label_target(open_volume(image), "nuclei").create(np.uint32, run="0a1b2c3d")
+    label_target(open_volume(image), "nuclei.bak").create(np.uint32, run="0a1b2c3d")
+    write_labels(label_target(open_volume(image), "nuclei"), seed=2)
+    left = [p.name for p in (image / "labels").iterdir() if "-" in p.name]
+    assert [name.rpartition("-")[0] for name in left] == [".nuclei.bak"]
+
+
 def test_damaged_labels_are_kept_and_do_not_stop_new_ones(image: Path) -> None:
     write_labels(label_target(open_volume(image), "nuclei"), seed=1)
     shutil.rmtree(image / "labels" / "nuclei" / "0")
