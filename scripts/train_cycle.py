@@ -3,7 +3,7 @@ r"""Train a bundled model further, for one cycle of warm-up and cosine.
 ::
 
     python scripts/train_cycle.py nuclei-3d --data DATA --out FOLDER \
-        --first 27100 --last 40000
+        --first 40000 --last 50000
 
 Unlike `train_bundled.py`, which trains from the first to the last step with one recipe, a cycle
 starts from weights that are good, with frozen batch normalisation, and mixes more sources of crops:
