@@ -129,7 +129,8 @@ def _kinds_of(options: type[Options]) -> Mapping[str, tuple[Any, ...]]:
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     if get_origin(hint) in (Union, UnionType):
         return tuple(kind for part in get_args(hint) for kind in _alternatives(part))
-    return (get_origin(hint) or hint,)
+    of_scalars = set(get_args(hint)) <= {int, float, str, ...}
+    return (get_origin(hint) if get_args(hint) and of_scalars else hint,)
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -6,6 +6,7 @@ Source and licence are in NOTICE, its making in scripts/make_demo_volume.py.
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -70,6 +71,8 @@ def copy_demo(out: str | os.PathLike[str], *, overwrite: bool = False) -> DemoSt
         If it cannot be written.
     """
     demo = load_demo()
+    if overwrite and Path(out, "zarr.json").is_file():
+        shutil.rmtree(Path(out, "labels"), ignore_errors=True)  # or `write_image` keeps the image
     write_image(
         out,
         demo.image,

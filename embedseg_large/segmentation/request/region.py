@@ -35,9 +35,9 @@ def region_of(asked: Sequence[Range] | None, shape: Sequence[int]) -> Box | None
     """
     if asked is None:
         return None
-    if isinstance(asked, str):
+    if isinstance(asked, str | int | float):
         raise UsageError(
-            f"the region is the text {asked!r}; pass slices, such as [slice(0, 64), slice(0, 64)]"
+            f"the region is {asked!r}; pass slices, such as [slice(0, 64), slice(0, 64)]"
         )
     if len(asked) != len(shape):
         raise UsageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,13 +164,14 @@ def test_a_mistyped_option_of_segment_is_named_with_the_right_one() -> None:
         es.segment(np.zeros((8, 8, 8)), sed=0.5)
 
 
-def test_a_region_as_text_is_refused_in_words(tmp_path: Path) -> None:
+@pytest.mark.parametrize("region", ["0:4,0:4,0:4", 5])
+def test_a_region_that_is_no_list_is_refused_in_words(tmp_path: Path, region: Any) -> None:
     with pytest.raises(UsageError, match="pass slices"):
         es.segment(
             np.zeros((8, 8, 8)),
             axes="zyx",
             output=tmp_path / "out.zarr",
-            region="0:4,0:4,0:4",
+            region=region,
         )
 
 
