@@ -53,6 +53,7 @@ from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.storage.connection import shown
 from embedseg_large.storage.open import folder_at
 from embedseg_large.storage.tables import write_table
+from embedseg_large.volumes.content import content_of
 from embedseg_large.volumes.folders import is_path
 from embedseg_large.volumes.volume import Volume, open_volume
 
@@ -279,9 +280,8 @@ def _about(one: OpenedImage) -> Facts:
     volume = one.volume
     if volume is None:
         return {}
-    stored = volume.storage
-    written = stored.digest or stored.stamp(tuple(slice(None) for _ in stored.shape))
-    return {"shape": list(stored.shape), "dtype": str(volume.dtype), "files": written}
+    shape = list(volume.storage.shape)
+    return {"shape": shape, "dtype": str(volume.dtype), "files": content_of(volume)}
 
 
 # The work ---------------------------------------------------------------------------------------

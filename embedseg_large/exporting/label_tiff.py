@@ -22,6 +22,7 @@ from embedseg_large.exporting.options import Drawing
 from embedseg_large.geometry import Box
 from embedseg_large.options import several
 from embedseg_large.storage.disk import whole_file
+from embedseg_large.volumes.label_images import read_labels
 from embedseg_large.volumes.volume import Volume
 
 _SLAB_BYTES = 1 << 28
@@ -147,18 +148,12 @@ def slabs(volume: Volume, timepoint: int | None, rows: int) -> Iterator[Slab]:
         deep = (volume.chunks or (1,) * volume.ndim)[0] if volume.ndim == 3 else 1
         steps = (min(deep, _SLAB_BYTES // plane),)[: volume.ndim - 2]
         for box in Box.whole(shape).split((*(max(1, s) for s in steps), *shape[-2:])):
-            yield Slab(_read(volume, box, timepoint), (slice(None),) * volume.ndim, box.start)
+            yield Slab(read_labels(volume, timepoint, box), (slice(None),) * volume.ndim, box.start)
         return
     high = max(rows, _SLAB_BYTES // (shape[-1] * itemsize) // rows * rows)
     for box in Box.whole(shape).split((*(1,) * (volume.ndim - 2), high, shape[-1])):
         wide = box.grow((*(0,) * (volume.ndim - 2), 1, 0)).clip(shape)
-        yield Slab(_read(volume, wide, timepoint), box.slices_in(wide), wide.start)
-
-
-def _read(volume: Volume, box: Box, timepoint: int | None) -> NDArray[Any]:
-    """Read labels; negative ones, of unannotated voxels, as background."""
-    labels = volume.read(box, timepoint)
-    return np.maximum(labels, 0) if labels.dtype.kind == "i" else labels
+        yield Slab(read_labels(volume, timepoint, wide), box.slices_in(wide), wide.start)
 
 
 def outlined(labels: NDArray[Any]) -> NDArray[np.bool_]:
@@ -263,5 +258,5 @@ def planes(volume: Volume, timepoint: int | None) -> Iterator[tuple[int, NDArray
     for start in range(0, depth, deep):
         lead = () if volume.ndim == 2 else (start,)
         ends = () if volume.ndim == 2 else (min(start + deep, depth),)
-        read = _read(volume, Box((*lead, 0, 0), (*ends, *shape[-2:])), timepoint)
+        read = read_labels(volume, timepoint, Box((*lead, 0, 0), (*ends, *shape[-2:])))
         yield from enumerate(read.reshape(-1, *shape[-2:]), start)

@@ -345,7 +345,7 @@ def _open_channels(
         )
     chosen: Iterable[int | str] = range(whole.n_channels)
     if asked is not None:
-        chosen = asked if isinstance(asked, Sequence) and not isinstance(asked, str) else (asked,)
+        chosen = asked if isinstance(asked, Iterable) and not isinstance(asked, str) else (asked,)
     return tuple(_opened(source, c, level, options, labels) for c in chosen)
 
 

@@ -191,8 +191,7 @@ class Kept:
     ) -> NDArray[np.uint32]:
         """Clean the same instances as a run on that part: complete ones with their seed in it."""
         shape = self.resampling.target
-        faces = [(a > 0, b < n) for a, b, n in zip(wanted.start, wanted.stop, shape, strict=True)]
-        left = cut_by(labels, faces, seeds.size)
+        left = cut_by(labels, wanted.open_faces(shape), seeds.size)
         at = np.unravel_index(seeds, self.box.shape)
         for axis, own in enumerate(wanted.slices_in(self.box)):
             left[1:] |= (at[axis] < own.start) | (at[axis] >= own.stop)

@@ -14,7 +14,8 @@ _WORDS = (
     (r"choose with --channel", "choose another model"),
     (r"write somewhere else with --output", "let TMPDIR name another folder"),
     (
-        r"\. All other tasks are finished\. Fix the cause and rerun the same command to resume",
+        r"\. (All other tasks are finished|So many failures end a run)\. "
+        r"Fix the cause and rerun the same command to resume",
         "; then try again",
     ),
     (r"finished work is kept: rerun the same command to resume", "try again"),

@@ -67,6 +67,11 @@ class TileResult:
         )
 
 
+def numbered(voxels: NDArray[np.uint64], names: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """Return local labels: the position, from 1, of the name of each voxel among all, ascending."""
+    return np.where(voxels > 0, np.searchsorted(names, voxels) + 1, 0).astype(np.uint32)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
     """Where a clustered region lies; all boxes in the volume."""

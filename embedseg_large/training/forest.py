@@ -9,7 +9,7 @@ Masks may be complete, or strokes: voxels with the ignore label are not used.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 
 import numpy as np
@@ -32,7 +32,6 @@ from embedseg_large.network.forest import (
 )
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import ModelSettings
-from embedseg_large.options import Options
 from embedseg_large.training.data.augment import AugmentSettings
 from embedseg_large.training.data.objects import PART, parts
 from embedseg_large.training.data.properties import measure
@@ -92,23 +91,15 @@ def refuse_useless(request: TrainRequest, augment: AugmentSettings | None) -> No
     """
     stated = {"start": request.start, "augment": augment}
     useless = [name for name, value in stated.items() if value is not None]
-    useless += _changed(request.options, but=USED)
+    changed = list(request.options.given())
     if request.options.recipe == DEFAULT_RECIPE:  # another one, which is refused, changes more
-        useless += _changed(request.settings, but=USED)
+        changed += request.settings.given()
+    useless += [name for name in changed if name not in USED]
     if useless:
         raise UsageError(
             f"{', '.join(useless)}: not supported by the method {FOREST}, which learns in "
             "seconds from one set of images; leave it out"
         )
-
-
-def _changed(options: Options, but: Container[str]) -> list[str]:
-    """Name the options that are not what they are by default, apart from some."""
-    return [
-        field.name
-        for field in fields(options)
-        if field.name not in but and getattr(options, field.name) != field.default
-    ]
 
 
 def fit_forest(pairs: Sequence[Pair], seed: int) -> Model:

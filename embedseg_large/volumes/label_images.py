@@ -184,7 +184,7 @@ def _pieces(mask: NDArray[np.bool_], ndim: int) -> int:
     return int(np.count_nonzero(np.bincount(found.ravel())[1:] >= _SPECK))
 
 
-def read_labels(volume: Volume, timepoint: int, box: Box) -> NDArray[Any]:
+def read_labels(volume: Volume, timepoint: int | None, box: Box) -> NDArray[Any]:
     """Read a box of labels; unannotated voxels are background.
 
     Parameters
@@ -192,7 +192,7 @@ def read_labels(volume: Volume, timepoint: int, box: Box) -> NDArray[Any]:
     volume
         Without a channel axis.
     timepoint
-        The timepoint, if there is a time axis.
+        The timepoint; None or any number if there is no time axis.
     box
         In voxels, inside the volume.
     """

@@ -47,6 +47,13 @@ def test_paths_and_values_of_numpy_are_taken() -> None:
     assert SegmentOptions.of(given, "segment").level == 1
 
 
+@pytest.mark.parametrize("channel", [1, np.int64(1), [1], np.array([1])])
+def test_channels_to_measure_may_be_any_whole_numbers(channel: Any) -> None:
+    image = np.stack([np.zeros((8, 8), np.uint8), np.full((8, 8), 5, np.uint8)])
+    asked = {"image": image, "image_axes": "cyx", "channel": channel}
+    assert es.measure(np.ones((8, 8), np.uint8), **asked)["intensity_mean_1"].tolist() == [5]
+
+
 @pytest.mark.parametrize("timepoint", [1, np.int64(1), [1], (np.int32(1),), np.array([1])])
 def test_a_timepoint_may_be_any_whole_number(timepoint: Any, tmp_path: Path) -> None:
     labels = np.zeros((2, 8, 8), np.uint16)

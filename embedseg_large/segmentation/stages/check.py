@@ -108,7 +108,7 @@ def account(job: Job, layer: int, results: TileVersions) -> Accounted:
     """
     grid = job.clustering()
     numbers = (grid.number(name.tile) for name in results)
-    entries = Entries.joined(job.scratch.read_entries(iter(results), numbers))
+    entries = Entries.joined(job.scratch.read_entries(results, numbers))
     tallied = tally(entries, job.layers, layer, _ownerless(job, entries.ids))
     return Accounted(
         layer,

@@ -27,7 +27,7 @@ from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.match import whole_view
 from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.stitching.ownership import Claims, claim, turn
-from embedseg_large.stitching.tile_result import TileResult
+from embedseg_large.stitching.tile_result import TileResult, numbered
 from embedseg_large.tiling.grid import Grid, Index
 
 CORE, WHOLE, CUT = "core", "whole", "cut"
@@ -259,7 +259,7 @@ def _added(job: Job, before: TileVersion, found: Claims) -> TileResult:
     owned[at] |= table.owned
     added, counts = np.unique(new[new > 0], return_counts=True)
     sizes[np.searchsorted(names, added)] += counts
-    numbers = np.where(ids > 0, np.searchsorted(names, ids) + 1, 0).astype(np.uint32)
+    numbers = numbered(ids, names)
     return TileResult.plain(numbers, names, sizes, owned)
 
 
@@ -312,7 +312,7 @@ def settle_tile(job: Job, index: Index, claims: TileVersions) -> int:
     (entries,) = job.scratch.read_entries([name], [0])
     given = entries.select(entries.owned)
     names = np.union1d(ids[ids > 0], given.ids)
-    labels = np.where(ids > 0, np.searchsorted(names, ids) + 1, 0).astype(np.uint32)
+    labels = numbered(ids, names)
     sizes = np.zeros(names.size, np.int64)
     at = np.searchsorted(names, given.ids)
     sizes[at] = given.sizes

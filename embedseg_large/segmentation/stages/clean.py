@@ -27,7 +27,7 @@ from embedseg_large.segmentation.seams import SeamState
 from embedseg_large.segmentation.stages.job import Job
 from embedseg_large.segmentation.stages.predict import read_normalised
 from embedseg_large.segmentation.steps import LedgerKind, Stage
-from embedseg_large.stitching.tile_result import TileResult
+from embedseg_large.stitching.tile_result import TileResult, numbered
 from embedseg_large.tiling.grid import Index
 
 Names = NDArray[np.uint64]
@@ -269,8 +269,8 @@ def apply_changes(job: Job, own: TileVersion, changes: TileVersions) -> Applied:
     if np.array_equal(ids, before):
         return Applied(own.version, 0, [])
     names = np.unique(ids[ids > 0])
-    labels = np.where(ids > 0, np.searchsorted(names, ids) + 1, 0).astype(np.uint32)
-    version = job.scratch.write_result(own.tile, own.level, TileResult.plain(labels, names))
+    changed = TileResult.plain(numbered(ids, names), names)
+    version = job.scratch.write_result(own.tile, own.level, changed)
     return Applied(version, int(filled.size), np.unique(filled).tolist())
 
 

@@ -131,13 +131,17 @@ def write_instances(job: Job, numbering: Numbering, seams: SeamState, table: Ins
         If they cannot be written.
     """
     before = numbering.before
+    disputed = [
+        (SEAMS.index(kind), np.array(names, np.uint64))
+        for kind, names in (("repaired", seams.repaired), ("joined", seams.joined))
+    ]
 
     @lru_cache(maxsize=1)  # a layer may end in the next piece
     def layer(number: int) -> Columns:
         roster = job.scratch.read_layer(number, int(numbering.versions[number]))
         seam = np.zeros(roster.ids.size, DTYPES["seam"])
-        for kind, names in (("repaired", seams.repaired), ("joined", seams.joined)):
-            seam[np.isin(roster.ids, np.array(names, np.uint64))] = SEAMS.index(kind)
+        for code, names in disputed:
+            seam[np.isin(roster.ids, names)] = code
         return {
             "seediness": roster.seediness,
             "certified": roster.sure & (seam == 0),

@@ -52,10 +52,11 @@ def test_a_constant_image_is_called_by_the_name_of_its_layer() -> None:
     assert said.endswith("check the channel")
 
 
-def test_what_failed_on_the_way_is_to_be_tried_again() -> None:
+@pytest.mark.parametrize("is_all", [True, False])
+def test_what_failed_on_the_way_is_to_be_tried_again(is_all: bool) -> None:
     task = Task(stage="statistics", make=lambda: Call(len, ()))
     failed = Failed(IntensityError("the array: voxel (5, 6, 7) is nan; replace it"))
-    said = in_words_of_panel(str(failure([(task, failed)], noted=True, is_all=True)), "embryo")
+    said = in_words_of_panel(str(failure([(task, failed)], noted=True, is_all=is_all)), "embryo")
     assert said == "statistics: embryo: voxel (5, 6, 7) is nan; replace it; then try again"
 
 
