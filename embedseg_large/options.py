@@ -111,6 +111,12 @@ _WORDS: Mapping[Any, str] = {
 """Types that are checked, in words."""
 
 
+def in_digits(value: float) -> str:
+    """Write a number as a command line takes it: briefly, and without changing it."""
+    brief = f"{value:g}"
+    return brief if float(brief) == value else repr(value)
+
+
 def several(value: int | Iterable[int]) -> tuple[int, ...]:
     """Return one whole number or several, of Python or numpy, as a tuple."""
     return tuple(map(int, value)) if isinstance(value, Iterable) else (int(value),)

@@ -219,18 +219,22 @@ class _OutputFiles:
 
     def check_place(self, timepoint: int | None) -> None:
         """Refuse a name before anything is read; those of instances are not known yet."""
-        if "label" in self.fields:
-            check_file(self.path(timepoint))
-        else:
+        if "label" not in self.fields:
             self.check(timepoint)
+        elif self.path(timepoint).parent == self.path(timepoint, 1).parent:
+            check_file(self.path(timepoint))
 
     def check(self, timepoint: int | None, label: int = 0) -> Path:
         """The path of a file that may be written."""
         path = self.path(timepoint, label)
         check_file(path)
+        self.check_free(path)
+        return path
+
+    def check_free(self, path: Path) -> None:
+        """Refuse a file that is there and may not be replaced."""
         if path.exists() and not self.overwrite:
             raise UsageError(f"{path} exists; choose another name, or replace it with --overwrite")
-        return path
 
     def begun(self, timepoint: int | None, label: int = 0) -> Path:
         """The path of a file that is about to be written."""
@@ -284,7 +288,7 @@ class _Export:
         if "label" not in self.files.fields:
             return write(found, self.files.begun(timepoint), _ascii_unit(self.volume))
         for label in boxes:
-            self.files.check(timepoint, label)
+            self.files.check_free(self.files.path(timepoint, label))
         count = 0
         for mesh in found:
             place = self.files.begun(timepoint, mesh.label)

@@ -24,7 +24,13 @@ from embedseg_large.napari.background import Background, attempt
 from embedseg_large.napari.form import Form, message_line
 from embedseg_large.napari.live import Live
 from embedseg_large.napari.model_choice import ModelChoice
-from embedseg_large.napari.segmenting import Segmentation, Wish, fixed_thresholds, segment_part
+from embedseg_large.napari.segmenting import (
+    THRESHOLDS,
+    Segmentation,
+    Wish,
+    fixed_thresholds,
+    segment_part,
+)
 from embedseg_large.napari.selection import (
     LayerSource,
     box_in_view,
@@ -38,8 +44,6 @@ from embedseg_large.segmentation.intensity_field import MODES
 from embedseg_large.segmentation.request.scale_choice import AUTO
 
 WHOLE, VIEW, SHAPES = "the whole layer", "what is in view", "drawn shapes"
-_THRESHOLDS = ("seed", "foreground", "margin")
-"""Rows that only EmbedSeg has."""
 _SIZES = 20
 """The slider of the minimum size extends to this multiple of the model's value."""
 _MOST_PLANES = 10**6
@@ -244,7 +248,7 @@ class SegmentPanel:
     def _show_thresholds(self) -> None:
         """Show only what the model lets the user choose, and why the rest is missing."""
         fixed = fixed_thresholds(self._models.model)
-        for row in _THRESHOLDS:
+        for row in THRESHOLDS:
             self._form.show(row, visible=fixed is None)
         self.auto.enabled = fixed is None  # scales are compared by their embeddings
         if fixed is not None:

@@ -37,6 +37,8 @@ MOST_VOXELS = 2**30
 """Maximum voxels of a region: its labels take 4 GiB, and must be editable."""
 _SAMPLED = 2**28
 """Number of voxels read for the percentiles; in a larger layer, they are spread over it."""
+THRESHOLDS = ("seed", "foreground", "margin")
+"""Thresholds that only EmbedSeg has, and that its sliders move."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +154,7 @@ def segment_part(source: LayerSource, box: Box, wish: Wish, watcher: Observer) -
 
 def _moved(thresholds: ClusteringSettings) -> dict[str, Any]:
     """Options of `segment` that only EmbedSeg has."""
-    return {name: getattr(thresholds, name) for name in ("foreground", "seed", "margin")}
+    return {name: getattr(thresholds, name) for name in THRESHOLDS}
 
 
 def _found_scale(volume: Volume, model: Model, wish: Wish) -> ScaleChoice | None:

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from embedseg_large.network.settings import EMBEDSEG
+from embedseg_large.options import in_digits
 from embedseg_large.segmentation.request.scale_choice import stated_of
 
 _SIZES = ("tile", "context", "cluster_tile", "halo", "max_halo")
@@ -85,7 +86,7 @@ def _opening(volume: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if said.get(name) is not None:
             yield _flag(name), str(said[name])
     if said.get("voxel_size"):
-        yield "--voxel-size", ",".join(map(_number, said["voxel_size"]))
+        yield "--voxel-size", ",".join(map(in_digits, said["voxel_size"]))
     if said.get("allow_missing"):
         yield "--allow-missing", ""
     if volume.get("nodata", "auto") != "auto":
@@ -118,7 +119,7 @@ def _intensity(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if isinstance(found[0], list):
         yield "--intensity-per-timepoint", ""
     elif isinstance(found[0], Mapping) and found[0].get("percentiles") is None:
-        yield "--intensity-range", ",".join(_number(found[0][name]) for name in ("low", "high"))
+        yield "--intensity-range", ",".join(in_digits(found[0][name]) for name in ("low", "high"))
     elif isinstance(found[0], Mapping) and found[0].get("sampled") is not None:
         yield "--intensity-sample", str(found[0]["sampled"])
     if "intensity_field" in made:
@@ -151,9 +152,3 @@ def _smallest(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     stated = round(least / times)
     if round(stated * times) == least:
         yield "--min-object-size", str(stated)
-
-
-def _number(value: float) -> str:
-    """Write a number briefly, without changing it."""
-    brief = f"{value:g}"
-    return brief if float(brief) == value else repr(value)

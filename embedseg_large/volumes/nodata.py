@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
+from embedseg_large.options import in_digits
 
 Mask = NDArray[np.bool_]
 
@@ -76,8 +77,7 @@ class NoData:
         """Accepted by `parse`."""
         if self.value is None:
             return "auto" if self.blank else "none"
-        brief = f"{self.value:g}"
-        return brief if float(brief) == self.value else repr(self.value)
+        return in_digits(self.value)
 
 
 _PIECE = 2**26

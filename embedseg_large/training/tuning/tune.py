@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -21,13 +21,16 @@ from embedseg_large.network.model import Model
 from embedseg_large.network.settings import EMBEDSEG, ModelSettings, Thresholds
 from embedseg_large.training.data.resample import nearest
 from embedseg_large.training.data.sources import Pair, find_pairs
-from embedseg_large.training.tuning.knobs import named, own_setting, sweep_knobs
-from embedseg_large.training.tuning.thresholds import Tally, sweep
+from embedseg_large.training.tuning.knobs import Setting, named, own_setting, sweep_knobs
+from embedseg_large.training.tuning.thresholds import Sweep, Tally, sweep
 from embedseg_large.training.validation import Example
 from embedseg_large.training.whole import whole_stored
 from embedseg_large.volumes.intensity import intensity_ranges
 
 T = TypeVar("T")
+
+Look = Callable[[str], Sequence[Iterable[Example]]]
+"""Called with an augmentation; returns the sets of images to score it on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +112,10 @@ def tune(
         _check_channels(pair, loaded)
         pair.check_mask()
     cleaning = _cleaned(loaded, keep_largest_piece, fill_holes)
-    if loaded.settings.method == EMBEDSEG:
-        settings, found = _with_thresholds(loaded, panel, modes, cleaning, watcher)
-    else:
-        settings, found = _with_knobs(loaded, panel, modes, cleaning, watcher)
+    tuned_by = _with_thresholds if loaded.settings.method == EMBEDSEG else _with_knobs
+    settings, found = tuned_by(
+        loaded, modes, cleaning, lambda mode: [_examples(pairs, mode, watcher) for pairs in panel]
+    )
     names = [[pair.name for pair in pairs] for pairs in panel]
     told = {"images": names, "tta": {one.mode: one.as_dict() for one in found}}
     tuned = Model(
@@ -144,60 +147,60 @@ def _modes(model: Model, tta: Sequence[str] | None) -> list[str]:
 
 
 def _with_thresholds(
-    model: Model,
-    panel: Sequence[Sequence[Pair]],
-    modes: Sequence[str],
-    cleaning: CleanSettings,
-    watcher: Callable[[str], None],
+    model: Model, modes: Sequence[str], cleaning: CleanSettings, look: Look
 ) -> tuple[ModelSettings, list[Tuned]]:
     """Find seed and margin of EmbedSeg for each augmentation."""
     found: list[Tuned] = []
     best: dict[str, Thresholds] = {}
-    for mode in modes:  # one pass first: no augmentation may find fewer
-        sets = [_predicted(model, pairs, mode, watcher) for pairs in panel]
-        rule = ClusteringSettings(min_object_size=model.min_object_size, reach=model.reach)
-        before = model.thresholds_of(mode)
-        swept = sweep(sets, rule, cleaning, more=[before])
-        best[mode] = swept.best_with(found[0].found) if found else swept.best
-        found.append(
-            _compared(mode, swept, before, best[mode], before._asdict(), best[mode]._asdict())
-        )
+    for mode, swept, after in _swept(model, modes, cleaning, look):
+        best[mode] = after
+        found.append(_compared(mode, swept, model.thresholds_of(mode), after, Thresholds._asdict))
     return model.settings.with_thresholds(best), found
 
 
 def _with_knobs(
-    model: Model,
-    panel: Sequence[Sequence[Pair]],
-    modes: Sequence[str],
-    cleaning: CleanSettings,
-    watcher: Callable[[str], None],
+    model: Model, modes: Sequence[str], cleaning: CleanSettings, look: Look
 ) -> tuple[ModelSettings, list[Tuned]]:
     """Find the knobs of another method, for all augmentations."""
     [mode] = modes
-    sets = [_examples(pairs, mode, watcher) for pairs in panel]
-    swept = sweep_knobs(model, sets, mode, cleaning)
+    swept = sweep_knobs(model, look(mode), mode, cleaning)
     before, after = own_setting(model, swept.method), swept.best
-    told = (dict(named(swept.method, at)) for at in (before, after))
     settings = replace(model.settings, knobs=named(swept.method, after))
-    return settings, [_compared(mode, swept, before, after, *told)]
+
+    def told(at: Setting) -> dict[str, float]:
+        return dict(named(swept.method, at))
+
+    return settings, [_compared(mode, swept, before, after, told)]
 
 
 def _compared(
-    mode: str,
-    swept: Tally[T],
-    before: T,
-    after: T,
-    named_before: Mapping[str, float],
-    named_after: Mapping[str, float],
+    mode: str, swept: Tally[T], before: T, after: T, told: Callable[[T], Mapping[str, float]]
 ) -> Tuned:
     return Tuned(
         mode=mode,
-        before=named_before,
-        after=named_after,
+        before=told(before),
+        after=told(after),
         ap_before=swept.ap(before),
         ap_after=swept.ap(after),
         found=swept.found(after),
     )
+
+
+def _swept(
+    model: Model, modes: Iterable[str], cleaning: CleanSettings, look: Look
+) -> Iterator[tuple[str, Sweep, Thresholds]]:
+    """Yield the best seed and margin of each augmentation, of which the first is one pass.
+
+    None of the others may find fewer instances.
+    """
+    rule = ClusteringSettings(min_object_size=model.min_object_size, reach=model.reach)
+    least: tuple[int, ...] | None = None
+    for mode in modes:
+        sets = [_stored(model, examples, mode) for examples in look(mode)]
+        swept = sweep(sets, rule, cleaning, more=[model.thresholds_of(mode)])
+        best = swept.best if least is None else swept.best_with(least)
+        least = least or swept.found(best)
+        yield mode, swept, best
 
 
 def tuned_on(model: Model, examples: Sequence[Example]) -> Model:
@@ -218,22 +221,14 @@ def tuned_on(model: Model, examples: Sequence[Example]) -> Model:
     for example in examples:
         sets.setdefault(example.set, []).append(example)
     modes = dict.fromkeys(model.tta_mode(tta) for tta in ("none", True))
-    cleaning = _cleaned(model, None, None)
-    rule = ClusteringSettings(min_object_size=model.min_object_size, reach=model.reach)
-    best: dict[str, Thresholds] = {}
-    least: tuple[int, ...] = (0,) * len(sets)
-    for mode in modes:
-        found = [_stored(model, several, mode) for several in sets.values()]
-        swept = sweep(found, rule, cleaning, more=[model.thresholds_of(mode)])
-        best[mode] = swept.best_with(least)
-        if mode == "none":
-            least = swept.found(best[mode])
+    swept = _swept(model, modes, _cleaned(model, None, None), lambda _: list(sets.values()))
+    best = {mode: thresholds for mode, _, thresholds in swept}
     settings = model.settings.with_thresholds(best)
     return Model(model.weights, settings, card=model.card, device=model.device)
 
 
 def _stored(
-    model: Model, examples: Sequence[Example], mode: str
+    model: Model, examples: Iterable[Example], mode: str
 ) -> Iterator[tuple[NDArray[np.float16], Layers]]:
     """Predictions and truth of each example, both on the model's grid."""
     for example in examples:
@@ -265,14 +260,6 @@ def _examples(
     for pair in pairs:
         watcher(f"{pair.name}, test-time augmentation {mode}")
         yield Example.whole(pair, intensity_ranges(pair.image))
-
-
-def _predicted(
-    model: Model, pairs: Sequence[Pair], mode: str, watcher: Callable[[str], None]
-) -> Iterator[tuple[NDArray[np.float16], Layers]]:
-    """Predictions and truth of each image, one at a time."""
-    for example in _examples(pairs, mode, watcher):
-        yield whole_stored(model, example.image(), mode), example.layers()
 
 
 def _check_channels(pair: Pair, model: Model) -> None:
