@@ -37,9 +37,6 @@ from embedseg_large.storage.tables import write_table
 from embedseg_large.training.data.sources import Pair, check_masks, find_pairs
 from embedseg_large.volumes.folders import is_path
 
-VERSION = version("embedseg-large")
-"""Version of the program, which decides what a method learns and finds."""
-
 
 @takes(CompareOptions)
 def compare(
@@ -90,7 +87,11 @@ def compare(
     check_masks(pairs)
     division = divide(pairs, chosen.split_seed)
     settings = chosen.deciding()
-    facts = {"images": division.facts(), "content": contents(pairs), "version": VERSION}
+    facts = {
+        "images": division.facts(),
+        "content": contents(pairs),
+        "version": version("embedseg-large"),
+    }
     place.begin(settings | facts, overwrite=chosen.overwrite)
     drawn = _richest(division.held_out)
     standings, failed = _standings(contenders, chosen, division, drawn, place, say)
