@@ -10,12 +10,13 @@ import pytest
 PACKAGE = "embedseg_large"
 ROOT = Path(__file__).parents[1] / PACKAGE
 VALUES = {"documents", "errors", "files", "geometry", "symmetry", "fields", "embedding"}
-VALUES |= {"options"}
+VALUES |= {"extras", "options"}
 BELOW = {"clustering", "labels", "methods", "network", "runs"}
 BELOW |= {"stitching", "storage", "tiling", "volumes"}
 """All that a segmentation is made of."""
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "extras": {"errors"},
     "documents": set(),
     "files": set(),
     "geometry": set(),

@@ -10,6 +10,7 @@ from typing import Any
 
 from embedseg_large.cli.console import print_facts, print_table
 from embedseg_large.cli.units import readable_bytes
+from embedseg_large.extras import install
 
 PACKAGES = ("numpy", "numba", "zarr", "dask", "distributed")
 """Packages whose versions are shown, apart from torch."""
@@ -63,7 +64,7 @@ def print_system(facts: dict[str, Any]) -> None:
 
 
 def _advice(extra: str, missing: list[str]) -> str:
-    return f'pip install "embedseg-large[{extra}]" ({", ".join(missing)})'
+    return f"{install(extra)} ({', '.join(missing)})"
 
 
 def _missing() -> dict[str, list[str]]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from embedseg_large.errors import UsageError
+from embedseg_large.extras import extra
 
 SPLITS = ("shape", "intensity")
 """Where touching objects are separated: at their narrowest, or at their darkest place."""
@@ -175,10 +176,8 @@ def _distances(foreground: NDArray[np.bool_], diameter: Sequence[float]) -> NDAr
 
 
 def _imported() -> Any:
-    try:
+    with extra("classical", "the classical method"):
         from skimage.segmentation import watershed as flood
-    except ModuleNotFoundError:
-        raise missing_extra() from None
     return flood
 
 
@@ -191,10 +190,3 @@ def check_installed() -> None:
         The message includes the command that installs it.
     """
     _imported()
-
-
-def missing_extra() -> UsageError:
-    """The message for a user without scikit-image."""
-    return UsageError(
-        'the classical method needs scikit-image; pip install "embedseg-large[classical]"'
-    )

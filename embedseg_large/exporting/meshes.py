@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from embedseg_large.errors import UsageError
+from embedseg_large.extras import extra
 from embedseg_large.geometry import Box
 from embedseg_large.measurement.measure import Subject, sum_regions
 from embedseg_large.storage.disk import whole_file
 from embedseg_large.volumes.volume import Volume
 
-_INSTALL = "pip install 'embedseg-large[meshes]'"
 _FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 """Facet of a binary STL."""
 
@@ -53,10 +53,8 @@ def check_meshes(path: Path, labels: Volume) -> None:
         raise UsageError(
             f"{labels.name} is 2D; meshes need 3D labels: write ROIs ({path.stem}.zip)"
         )
-    try:
+    with extra("meshes", f"{path}: a mesh"):
         import_module("skimage")
-    except ImportError:
-        raise UsageError(f"{path}: meshes need scikit-image: {_INSTALL}") from None
 
 
 def boxes_of(

@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from embedseg_large.errors import UsageError
 from embedseg_large.exporting.label_tiff import only, planes
+from embedseg_large.extras import extra
 from embedseg_large.storage.disk import whole_file
 from embedseg_large.volumes.volume import Volume
 
-_INSTALL = "pip install 'embedseg-large[rois]'"
 _MOVE, _LINE, _CLOSE = 0, 1, 4
 """Steps of the outline of a composite ROI."""
 
@@ -39,10 +38,8 @@ def check_rois(path: Path) -> None:
         If roifile or scikit-image is missing.
     """
     for name in ("roifile", "skimage"):
-        try:
+        with extra("rois", f"{path}: a list of ROIs"):
             import_module(name)
-        except ImportError:
-            raise UsageError(f"{path}: ROIs need {name}: {_INSTALL}") from None
 
 
 def write_rois(

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.clustering.cluster import Clustering, OpenFaces
-from embedseg_large.errors import UsageError
+from embedseg_large.extras import extra
 from embedseg_large.fields import UNANNOTATED, Field, Offset, shifted_slices
 from embedseg_large.methods.naming import unproven
 from embedseg_large.methods.protocol import (
@@ -159,11 +159,7 @@ def mutex_watershed() -> Callable[..., NDArray[Any]]:
     UsageError
         If it is not installed.
     """
-    try:
+    with extra("affinities", "the method affinities"):
         from bioimage_cpp.segmentation import mutex_watershed as cut
-    except ModuleNotFoundError:
-        raise UsageError(
-            'the method affinities needs bioimage-cpp; pip install "embedseg-large[affinities]"'
-        ) from None
     function: Callable[..., NDArray[Any]] = cut
     return function

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedseg_large.errors import UsageError
+from embedseg_large.extras import extra
 from embedseg_large.network.memory import Memory
 from embedseg_large.network.settings import WITHOUT_NETWORK
 
@@ -57,14 +57,8 @@ def check_forest() -> None:
     UsageError
         The message includes the command that installs them.
     """
-    try:
-        import skimage.feature  # noqa: F401
+    with extra("forest", "the method forest"):
         import sklearn.ensemble  # noqa: F401
-    except ModuleNotFoundError:
-        raise UsageError(
-            "the method forest needs scikit-learn and scikit-image; pip install "
-            '"embedseg-large[forest]"'
-        ) from None
 
 
 def features(image: NDArray[np.float32]) -> NDArray[np.float32]:

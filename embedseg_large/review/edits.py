@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
+from embedseg_large.extras import extra
 from embedseg_large.geometry import Box
 
 Point = tuple[int, ...]
@@ -306,12 +307,8 @@ def _by_nearest(
 
 
 def _watershed() -> Any:
-    try:
+    with extra("review", "splitting instances"):
         from skimage.segmentation import watershed
-    except ModuleNotFoundError:
-        raise UsageError(
-            'to split instances, scikit-image is needed; pip install "embedseg-large[review]"'
-        ) from None
     return watershed
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import UsageError
+from embedseg_large.extras import extra
 
 REGION, INSTANCE = "region", "instance_id"
 """Columns of obs that SpatialData requires: name of the labels, and label within them."""
@@ -112,9 +112,5 @@ def _positions(columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64] | Non
 
 
 def _anndata(path: object) -> Any:
-    try:
+    with extra("anndata", f"{path}: AnnData", instead="write .csv"):
         return import_module("anndata")
-    except ImportError:
-        raise UsageError(
-            f"{path}: AnnData needs anndata: pip install 'embedseg-large[anndata]', or write .csv"
-        ) from None

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from embedseg_large.errors import PlaceError, RunError, UsageError
+from embedseg_large.extras import extra
 from embedseg_large.storage.failures import failures, is_transient
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ READ_ONLY = ("http", "https")
 _VARIABLES = ("AWS_", "AZURE_", "GOOGLE_")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 _CONNECT = 5.0
-_INSTALL = 'pip install "embedseg-large[s3]"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +195,8 @@ def _first_process() -> int:
 @lru_cache(maxsize=32)
 def _connected(root: str, retries: Retries, variables: frozenset[tuple[str, str]]) -> ObjectStore:
     """Connect; the environment is part of the key, because obstore reads it once."""
-    try:
+    with extra("s3", f"{Address.of(root).public}: an object store"):
         from obstore.store import HTTPStore, from_url
-    except ImportError as error:
-        raise UsageError(
-            f"{Address.of(root).public}: object stores need an additional package; run {_INSTALL}"
-        ) from error
     plain = any("ENDPOINT" in name and end.startswith("http://") for name, end in variables)
     client = _client(retries, allow_http=plain or root.startswith("http://"))
     if root.startswith(READ_ONLY):  # never guessed to be a bucket, which would require credentials

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
+from embedseg_large.extras import extra
 from embedseg_large.storage.anndata_tables import anndata_of, check_anndata, write_h5ad
 from embedseg_large.storage.disk import check_file, whole_file
 
@@ -165,9 +166,5 @@ def _write_parquet(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _pyarrow(path: str | os.PathLike[str]) -> Any:
-    try:
+    with extra("tables", f"{path}: Parquet", instead="write .csv"):
         return import_module("pyarrow")
-    except ImportError:
-        raise UsageError(
-            f"{path}: Parquet needs pyarrow: pip install 'embedseg-large[tables]', or write .csv"
-        ) from None

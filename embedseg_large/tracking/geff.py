@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
+from embedseg_large.extras import install
 from embedseg_large.storage.consolidated import refresh_on_disk
 from embedseg_large.storage.disk import check_writable, output_errors, replaced
 from embedseg_large.storage.group import ZarrGroup
@@ -51,8 +52,8 @@ def check_geff(store: Path, labels: str, *, overwrite: bool) -> bool:
     """
     if find_spec("geff") is None:
         logger.warning(
-            "tracks go into the table only; pip install 'embedseg-large[track]' writes them as "
-            "GEFF, too"
+            "tracks go into the table only; %s (pip 26 or newer) writes them as GEFF, too",
+            install("track"),
         )
         return False
     place = place_of_geff(store, labels)

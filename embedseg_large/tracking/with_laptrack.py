@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 
 from embedseg_large.errors import UsageError
+from embedseg_large.extras import extra
 from embedseg_large.tracking.linking import LEFT_OUT, Links, LinkSettings, Points
 
 _BYTES = 16
@@ -29,12 +30,8 @@ def check_laptrack() -> Any:
     UsageError
         If it is not installed.
     """
-    try:
+    with extra("track", "--tracker laptrack", instead="use --tracker lap"):
         return import_module("laptrack")
-    except ImportError:
-        raise UsageError(
-            "laptrack is not installed: pip install 'embedseg-large[track]', or use --tracker lap"
-        ) from None
 
 
 def link(points: Sequence[Points], settings: LinkSettings) -> Links:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from embedseg_large.errors import UsageError
+from embedseg_large.extras import extra
 from embedseg_large.training.record import EpochRecord, TrainStart, TrainWatcher
 
 
@@ -26,11 +26,8 @@ class TensorBoardWatcher(TrainWatcher):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        if find_spec("tensorboard") is None:
-            raise UsageError(
-                "TensorBoard is not installed; pip install 'embedseg_large[tensorboard]', or train "
-                "without it"
-            )
+        with extra("tensorboard", "TensorBoard's log", instead="train without it"):
+            import_module("tensorboard")
         self._folder = Path(folder)
         self._writer: Any = None
 

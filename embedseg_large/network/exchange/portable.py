@@ -17,6 +17,7 @@ import torch
 
 from embedseg_large.embedding import raw_layout
 from embedseg_large.errors import UsageError
+from embedseg_large.extras import extra
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import EMBEDSEG, ERFNET, ModelSettings
@@ -114,12 +115,8 @@ def need(packages: Sequence[str], purpose: str) -> None:
         If one is not installed; the message has the command that installs it.
     """
     for name in packages:
-        try:
+        with extra("export", purpose):
             import_module(name)
-        except ModuleNotFoundError as error:
-            raise UsageError(
-                f'{purpose} needs {error.name}; pip install "embedseg-large[export]"'
-            ) from None
 
 
 def check_target(path: Path, overwrite: bool) -> None:

@@ -21,6 +21,7 @@ import dask
 from distributed import Adaptive, Client, LocalCluster
 
 from embedseg_large.errors import RunError, UsageError, cause
+from embedseg_large.extras import extra
 from embedseg_large.runs.dask.cluster_file import (
     Adapt,
     ClusterSettings,
@@ -188,12 +189,8 @@ def _local(settings: LocalSettings, device: str) -> LocalCluster:
 
 def _cuda(settings: CudaSettings) -> AbstractContextManager[Any]:
     """One process per GPU; dask-cuda sets CUDA_VISIBLE_DEVICES for each."""
-    try:
+    with extra("cuda", f"{settings.file}: kind cuda"):
         from dask_cuda import LocalCUDACluster
-    except ImportError as error:
-        raise UsageError(
-            f'{settings.file}: kind cuda needs dask-cuda; pip install "embedseg-large[cuda]"'
-        ) from error
     memory = {} if settings.memory is None else {"memory_limit": settings.memory}
     try:
         with interrupts_ignored():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from embedseg_large.errors import RunError, UsageError
+from embedseg_large.extras import extra
 from embedseg_large.runs.dask.cluster_file import SlurmSettings
 from embedseg_large.runs.dask.malloc import prologue_of_job
 
@@ -143,12 +144,8 @@ def _worker_arguments(settings: SlurmSettings) -> list[str]:
 
 
 def _job_script(settings: SlurmSettings) -> str:
-    try:
+    with extra("slurm", f"{settings.file}: kind slurm"):
         from dask_jobqueue.slurm import SLURMJob
-    except ImportError as error:
-        raise UsageError(
-            f'{settings.file}: kind slurm needs dask-jobqueue; pip install "embedseg-large[slurm]"'
-        ) from error
     job = SLURMJob("tcp://scheduler:8786", name=JOB_NAME, **cluster_options(settings))
     return str(job.job_script())
 

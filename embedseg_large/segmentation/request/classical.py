@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from math import ceil, pi, prod
 from typing import Any
 
 from embedseg_large.clustering.classical import (
     ENHANCED,
     check_rule,
-    missing_extra,
     radius,
     watershed,
 )
 from embedseg_large.errors import UsageError
+from embedseg_large.extras import extra
 from embedseg_large.segmentation.options import ObjectOptions
 from embedseg_large.segmentation.request.scale import stated_size
 from embedseg_large.segmentation.segmenters.protocol import Intensity
@@ -114,7 +114,5 @@ def _ball(ndim: int) -> float:
 
 
 def _version() -> str:
-    try:
+    with extra("classical", "the classical method"):
         return version("scikit-image")
-    except PackageNotFoundError:
-        raise missing_extra() from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from embedseg_large.errors import VolumeError, foreign
+from embedseg_large.extras import install
 from embedseg_large.volumes.axes import CANONICAL, OTHER, SPATIAL
 from embedseg_large.volumes.header import Header, Level, pick_image, pick_level
 from embedseg_large.volumes.stored_array import StoredArray, wrap_array
@@ -130,7 +131,7 @@ def _channel_names(image: Any, count: int) -> tuple[str, ...]:
 
 def _image(path: str) -> Any:
     suffix = Path(path).suffix
-    command = f'pip install "embedseg-large[bioio]" {READERS.get(suffix, "bioio-bioformats")}'
+    command = f"{install('bioio')} {READERS.get(suffix, 'bioio-bioformats')}"
     hint = _HINTS.get(suffix.lower())
     if hint is not None and suffix.lower() != ".ims":
         raise VolumeError(f"{path}: neither a zarr store nor a TIFF; {hint}")

@@ -418,7 +418,7 @@ def test_places_that_cannot_be_written_are_refused_before_the_work(
     assert "name the labels" in fails(store / "labels" / "nuclei", "--into-store")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     said = fails(*named, "--out", tmp_path / "table.parquet")
-    assert "pip install 'embedseg-large[tables]'" in said
+    assert 'pip install "embedseg-large[tables]"' in said
 
 
 def test_arrays_in_memory_are_not_for_workers(client: Any) -> None:

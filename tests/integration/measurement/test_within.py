@@ -159,4 +159,4 @@ def test_an_absent_anndata_is_told_before_any_work(
     words = ["measure", str(tmp_path / "nowhere.tif"), "--out", str(tmp_path / "a.h5ad")]
     run = CliRunner().invoke(app, words)
     assert run.exit_code == 2
-    assert "pip install 'embedseg-large[anndata]'" in run.stderr
+    assert 'pip install "embedseg-large[anndata]"' in run.stderr

@@ -196,7 +196,7 @@ def test_what_a_bucket_refuses_is_explained(
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setenv("AWS_REGION", "elsewhere")
     for needs in (lambda: run.read("a"), lambda: run.write("a", b""), lambda: open_volume(IMAGE)):
-        with pytest.raises(UsageError, match=r'run pip install "embedseg-large\[s3\]"'):
+        with pytest.raises(UsageError, match=r'needs obstore; pip install "embedseg-large\[s3\]"'):
             needs()
 
 

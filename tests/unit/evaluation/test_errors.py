@@ -213,7 +213,7 @@ def test_without_pyarrow_parquet_is_refused_with_the_command_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UsageError, match=r"pip install 'embedseg-large\[tables\]'"):
+    with pytest.raises(UsageError, match=r'pip install "embedseg-large\[tables\]"'):
         check_table_path("errors.parquet")
 
 
