@@ -10,8 +10,8 @@ from embedseg_large.options import Flag, Options
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputOptions(Options):
-    """Which part of the image, and its properties."""
+class FileOptions(Options):
+    """Which image of a file, and what the file does not say."""
 
     heading: ClassVar[str | None] = "Input"
 
@@ -21,6 +21,16 @@ class InputOptions(Options):
     ] = 0
     """Channel of a multi-channel image, by number or name; default 0. None: all, for a model of
     several."""
+    axes: Annotated[
+        str | None,
+        Flag("Letters of the axes, if the file has none: zyx."),
+    ] = None
+    """Letters of the axes of a file that does not name them."""
+    voxel_size: Annotated[
+        Sequence[float] | None,
+        Flag("Voxel size in µm, if the file has none.", form="numbers", metavar="Z,Y,X"),
+    ] = None
+    """Voxel size in µm along (z,) y, x, if the file has none."""
     series: Annotated[
         int | None,
         Flag(
@@ -34,6 +44,12 @@ class InputOptions(Options):
         Flag("Read missing files, and missing planes of a TIFF, as zeros."),
     ] = False
     """Whether missing files, and missing planes of a TIFF, are read as zeros; default: no."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions(FileOptions):
+    """Which part of the image, and its properties."""
+
     timepoint: Annotated[
         int | Sequence[int] | None,
         Flag(
@@ -61,16 +77,6 @@ class InputOptions(Options):
     ] = None
     """Part of the volume, for a preview: a slice or a pair for each of (z,) y, x, in voxels of that
     level. It gets the labels that the whole would get there, up to their numbers; the rest is 0."""
-    axes: Annotated[
-        str | None,
-        Flag("Letters of the axes, if the file has none: zyx."),
-    ] = None
-    """Letters of the axes of a file that does not name them."""
-    voxel_size: Annotated[
-        Sequence[float] | None,
-        Flag("Voxel size in µm, if the file has none.", form="numbers", metavar="Z,Y,X"),
-    ] = None
-    """Voxel size in µm along (z,) y, x, if the file has none."""
     nodata: Annotated[
         str | float | None,
         Flag(
@@ -152,7 +158,7 @@ class InputOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuggestOptions(Options):
+class SuggestOptions(FileOptions):
     """Keyword options of `suggest_diameter`."""
 
     region: Annotated[
@@ -160,25 +166,9 @@ class SuggestOptions(Options):
         Flag("Where to sample. Default: the brightest places.", form="ranges"),
     ] = None
     """Where to look, see `segment`; default: the brightest places."""
-    channel: Annotated[
-        int | str | None,
-        Flag("Channel, by number or name.", form="text", metavar="C", shows_default=True),
-    ] = 0
-    """As for `open_volume`."""
     timepoint: Annotated[int | None, Flag("Timepoint. Default: the first.")] = None
     """As for `open_volume`; default: of a series the first timepoint that is not empty."""
     level: Annotated[int | None, Flag("Pyramid level to which voxel counts refer. Default: 0.")] = (
         None
     )
     """Level to look at, and of whose voxels sizes are; default: the finest."""
-    axes: Annotated[str | None, Flag("Letters of the axes, if the file has none: zyx.")] = None
-    """As for `open_volume`."""
-    voxel_size: Annotated[
-        Sequence[float] | None,
-        Flag("Voxel size in µm, if the file has none.", form="numbers", metavar="Z,Y,X"),
-    ] = None
-    """As for `open_volume`."""
-    allow_missing: Annotated[
-        bool, Flag("Read missing files, and missing planes of a TIFF, as zeros.")
-    ] = False
-    """As for `open_volume`."""

@@ -10,6 +10,7 @@ import typer
 from embedseg_large.cli.console import print_facts, print_json, print_table, reported
 from embedseg_large.cli.groups import grouped
 from embedseg_large.cli.options import Json
+from embedseg_large.options import in_digits
 from embedseg_large.segmentation.input_options import SuggestOptions
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ def _command(store: str, given: dict[str, Any], found: Suggestion) -> str:
         if value is True:
             words.append(f"--{name.replace('_', '-')}")
         elif value is not None and value is not False and (name, value) != ("channel", "0"):
-            text = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+            text = ",".join(map(in_digits, value)) if isinstance(value, tuple) else str(value)
             words += [f"--{name.replace('_', '-')}", text]
     if found.diameter is not None:
         size = found.diameter
-        words += ["--object-diameter", size if isinstance(size, str) else f"{size:g}"]
+        words += ["--object-diameter", size if isinstance(size, str) else in_digits(size)]
     return shlex.join(words)

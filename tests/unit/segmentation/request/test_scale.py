@@ -207,6 +207,30 @@ def test_suggest_states_the_depth_in_the_command(
     assert "--object-diameter 7,15.25" in done.stdout
 
 
+def test_suggest_looks_at_the_series_that_is_named_and_repeats_what_it_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tifffile
+
+    seen = []
+    chosen = ScaleChoice(diameter=None, model_diameter=24.0, trials=(), places=())
+
+    def choose(image: Any, *_: Any, **__: Any) -> ScaleChoice:
+        seen.append(image.shape)
+        return chosen
+
+    monkeypatch.setattr(suggesting, "choose_scale", choose)
+    with tifffile.TiffWriter(tmp_path / "two.tif") as file:
+        file.write(np.zeros((64, 64), np.uint8))
+        file.write(np.zeros((32, 48), np.uint8))
+    command = ["suggest", str(tmp_path / "two.tif"), "--series", "1", "--axes", "yx"]
+    told = CliRunner().invoke(app, [*command, "--voxel-size", "0.1624998,0.5", "--json"])
+    assert told.exit_code == 0, told.output
+    assert seen == [(32, 48)]
+    again = json.loads(told.stdout)["command"]
+    assert again.endswith("two.tif --axes yx --voxel-size 0.1624998,0.5 --series 1")
+
+
 def trial(diameter: float | None, **found: float) -> ScaleTrial:
     return ScaleTrial(diameter=diameter, objects=9, found=20.0, **found)
 
