@@ -31,7 +31,7 @@ from embedseg_large.segmentation.request.request import (
     IntensityChoice,
     Request,
     Timepoint,
-    content_of,
+    image_hash,
     section_of,
 )
 from embedseg_large.segmentation.request.scale import nearest_level, resampling_for
@@ -217,9 +217,9 @@ def _automatic_scale(asked: _Asked, options: SegmentOptions) -> dict[str, Any]:
     key = key_of(
         network.fingerprint,
         [image.level, image.channel, image.timepoint, image.spatial_shape, image.voxel_size],
-        [content_of(image), image.storage.digest],
+        [image_hash(image), image.storage.digest],
         [asdict(thresholds), options.intensity_range, timepoints],
-        None if mask is None else [mask.path, content_of(mask)],
+        None if mask is None else [mask.path, image_hash(mask)],
     )
     found = recorded(folder_at(asked.place), RUN_FILE, key)
     if found is not None:

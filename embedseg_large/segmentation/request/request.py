@@ -196,7 +196,7 @@ def _volume(volume: Volume, grid: Sequence[int]) -> Facts:
         "dtype": str(volume.dtype),
         "nodata": str(volume.nodata),
         **({"image": volume.image} if volume.image else {}),
-        "content": content_of(volume),
+        "content": image_hash(volume),
         "files": volume.storage.digest,
         **({"opening": said} if (said := volume.opening.said()) else {}),
     }
@@ -213,12 +213,12 @@ def _foreground(where: Foreground) -> Facts:
     mask = where.mask
     return {
         "mask": None if mask is None else shown(mask.path or ""),
-        "mask content": None if mask is None else content_of(mask),
+        "mask content": None if mask is None else image_hash(mask),
         "dark_below": None if where.coarse is None else where.dark,
     }
 
 
-def content_of(volume: Volume) -> str:
+def image_hash(volume: Volume) -> str:
     """Return a hash that changes with the image: of voxels in memory, or of the file's metadata."""
     from dask.base import tokenize
 
