@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import count as numbers_from
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,9 @@ from embedseg_large.synthesis.volume import draw_volume
 
 SETTINGS = "settings.yaml"
 """File of all settings, which ``--settings`` and ``--synthetic-settings`` read."""
+
+_KINDS = ("images", "masks")
+"""Folders of the volumes."""
 
 Tell = Callable[[int, int], None]
 """Called after each volume with the number written and the total."""
@@ -50,7 +55,7 @@ def synthesise(
     seed
         Seed of all random numbers.
     overwrite
-        Whether to replace existing volumes.
+        Whether to replace existing volumes and settings. Other files in the folders remain.
     tell
         Called with the progress.
 
@@ -61,7 +66,7 @@ def synthesise(
     Raises
     ------
     UsageError
-        If a setting is wrong, or volumes already exist.
+        If a setting is wrong, or volumes or settings already exist.
     OutputError
         If the files cannot be written.
     """
@@ -72,19 +77,22 @@ def synthesise(
     chosen = read_settings(settings, ndim=ndim)
     folder = _folder(Path(out), overwrite)
     try:
-        for kind in ("images", "masks"):
+        for kind in _KINDS:
             (folder / kind).mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(chosen.as_dict(), sort_keys=False, default_flow_style=None)
-        (folder / SETTINGS).write_text(text)
+        with whole(folder / SETTINGS) as begun:
+            begun.write_text(text)
         for number in range(count):
             drawn = draw_volume(chosen, seed, number)
-            _write(folder / "images" / f"{number:04d}.tif", drawn.image)
-            _write(folder / "masks" / f"{number:04d}.tif", _narrow(drawn.labels))
+            _write(folder / "images" / _name(number), drawn.image)
+            _write(folder / "masks" / _name(number), _narrow(drawn.labels))
             if tell is not None:
                 tell(number + 1, count)
+        for kind in _KINDS:
+            _remove_older(folder / kind, count)
     except OSError as error:
         raise OutputError(f"{folder}: {error.strerror or error}") from error
-    return [folder / "images" / f"{number:04d}.tif" for number in range(count)]
+    return [folder / "images" / _name(number) for number in range(count)]
 
 
 def _folder(out: Path, overwrite: bool) -> Path:
@@ -93,14 +101,28 @@ def _folder(out: Path, overwrite: bool) -> Path:
         raise PlaceError(f"{out}: there is no folder {out.absolute().parent}; create it first")
     if out.exists() and not out.is_dir():
         raise PlaceError(f"{out} is a file; name a folder")
-    kinds = [out / kind for kind in ("images", "masks")]
-    taken = [kind for kind in kinds if kind.exists() and any(kind.iterdir())]
+    kinds = [out / kind for kind in _KINDS]
+    taken = [f"{kind} is not empty" for kind in kinds if kind.exists() and any(kind.iterdir())]
+    if os.path.lexists(out / SETTINGS):
+        taken.append(f"{out / SETTINGS} exists")
     if taken and not overwrite:
-        raise UsageError(f"{taken[0]} is not empty; choose another folder, or pass --overwrite")
-    for kind in taken:  # fewer volumes must not leave some of the old ones
-        for old in kind.glob("[0-9][0-9][0-9][0-9]*.tif"):
-            old.unlink()
+        raise UsageError(f"{taken[0]}; choose another folder, or pass --overwrite")
     return out
+
+
+def _name(number: int) -> str:
+    return f"{number:04d}.tif"
+
+
+def _remove_older(folder: Path, count: int) -> None:
+    """Remove the volumes that an earlier, longer series has beyond the new ones.
+
+    They continue the numbers without a gap; any other file, such as ``20240512.tif``, is somebody's
+    own. The last one is removed first, so that a kill in between leaves no gap.
+    """
+    files = (folder / _name(number) for number in numbers_from(count))
+    for file in reversed(list(takewhile(Path.is_file, files))):
+        file.unlink()
 
 
 def _narrow(labels: NDArray[np.int32]) -> NDArray[np.unsignedinteger]:

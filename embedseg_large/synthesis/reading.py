@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from embedseg_large.documents import read_yaml
@@ -73,7 +72,7 @@ def _values(stated: Mapping[str, Any] | str | os.PathLike[str] | None) -> tuple[
     text = os.fspath(stated)
     if not text.strip():
         raise UsageError("settings are empty; leave them out, or state some: diameter=12:30")
-    if "=" in text and not Path(text).exists():
+    if "=" in text and not os.path.exists(text):  # unlike Path.exists, of any length
         return "", dict(_word(word) for word in text.split(","))
     return f"{text}: ", _content(text)
 

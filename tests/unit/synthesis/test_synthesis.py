@@ -276,3 +276,65 @@ def test_a_place_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "f").touch()
     with pytest.raises(EmbedSegError, match="is a file"):
         es.synthesise(tmp_path / "f", 1)
+
+
+def test_fewer_volumes_replace_more_and_no_file_of_the_user(tmp_path: Path) -> None:
+    es.synthesise(tmp_path, 3, settings=FLAT)
+    own = [tmp_path / kind / name for kind in ("images", "masks") for name in OWN]
+    for file in own:
+        file.write_bytes(b"mine")
+    es.synthesise(tmp_path, 1, settings=FLAT, overwrite=True)
+    assert [file.read_bytes() for file in own] == [b"mine"] * len(own)
+    for kind in ("images", "masks"):
+        assert sorted(path.name for path in (tmp_path / kind).iterdir()) == ["0000.tif", *OWN]
+
+
+OWN = ["0007.tif", "20240512.tif", "20240512_embryo.tif"]
+"""Names like those of volumes, of which the first two do not continue their numbers."""
+
+
+def test_older_volumes_stay_until_the_new_ones_are_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    es.synthesise(tmp_path, 2, settings=FLAT)
+
+    def full(*_: object) -> SyntheticVolume:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("embedseg_large.synthesis.files.draw_volume", full)
+    with pytest.raises(EmbedSegError, match="No space left"):
+        es.synthesise(tmp_path, 1, settings=FLAT, seed=1, overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["0000.tif", "0001.tif"]
+
+
+def test_settings_of_the_user_are_replaced_only_if_that_is_asked(tmp_path: Path) -> None:
+    own = tmp_path / "settings.yaml"
+    own.write_text("mine: 1\n")
+    with pytest.raises(UsageError, match="settings.yaml exists; .* --overwrite"):
+        es.synthesise(tmp_path, 1, settings=FLAT)
+    assert own.read_text() == "mine: 1\n"
+    assert list(tmp_path.iterdir()) == [own]
+    es.synthesise(tmp_path, 1, settings=FLAT, overwrite=True)
+    assert read_settings(own) == FLAT
+
+
+def test_settings_that_cannot_be_written_leave_the_older_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    es.synthesise(tmp_path, 1, settings=FLAT)
+
+    def half(path: Path, text: str) -> None:
+        path.write_bytes(text[:3].encode())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(EmbedSegError, match="No space left"):
+        es.synthesise(tmp_path, 1, settings=SMALL, overwrite=True)
+    assert read_settings(tmp_path / "settings.yaml") == FLAT
+    assert [path for path in tmp_path.iterdir() if path.suffix == ".part"] == []
+
+
+def test_the_short_form_may_be_longer_than_the_name_of_a_file() -> None:
+    wide = ",".join(f"{name}=0.2" for name in ("nucleoli", "haze", "debris")) + ",haze=0.200" * 40
+    assert len(wide) > 255
+    assert read_settings(wide).haze == 0.2
