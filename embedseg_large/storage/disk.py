@@ -27,6 +27,9 @@ from embedseg_large.errors import (
 from embedseg_large.files import PART, make_folder, sync, whole
 from embedseg_large.storage.folder import checked_name
 
+_FILE_PART = re.compile(rf"-[0-9a-f]{{8}}{re.escape(PART)}$")
+"""Suffix of the name that `embedseg_large.files.whole` gives an incomplete file."""
+
 _CHUNK_PART = re.compile(r"\.[0-9a-f]{32}\.partial$")
 """Suffix of a chunk's file name until zarr has written it completely."""
 
@@ -390,8 +393,9 @@ class LocalFolder:
 def sweep(folder: Path) -> None:
     """Delete partial files of killed processes; only while no other process writes there."""
     with suppress(OSError):
-        for file in folder.glob(f".*-????????{PART}"):
-            file.unlink(missing_ok=True)
+        for file in folder.glob(f".*{PART}"):
+            if _FILE_PART.search(file.name):
+                file.unlink(missing_ok=True)
 
 
 def _sweep_below(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 from embedseg_large.errors import OutputError, PlaceError, RunError, UnreachableError, UsageError
-from embedseg_large.storage.disk import _CHUNK_PART, check_file, replaced, whole_file
+from embedseg_large.storage.disk import _CHUNK_PART, check_file, replaced, sweep, whole_file
 from embedseg_large.storage.group import ZarrGroup
 from embedseg_large.storage.open import folder_at
 
@@ -111,3 +111,11 @@ def test_a_file_larger_than_it_may_be_is_not_read(tmp_path: Path) -> None:
     assert folder.read("zarr.json", 5) == b"12345"
     with pytest.raises(UnreachableError, match=r"zarr\.json: .*MiB, more than .* MiB"):
         folder.read("zarr.json", 4)
+
+
+def test_only_incomplete_files_of_this_program_are_swept(tmp_path: Path) -> None:
+    own = [".movie-download.part", ".movie.part", "movie-0a1b2c3d.part"]
+    for name in (*own, ".zarr.json-0a1b2c3d.part"):
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(own)
