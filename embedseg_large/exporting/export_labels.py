@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError, VolumeNotFoundError
+from embedseg_large.exporting.boxes import boxes_of
 from embedseg_large.exporting.label_tiff import (
     LabelTiff,
     dtype_for,
@@ -20,12 +21,19 @@ from embedseg_large.exporting.label_tiff import (
     slabs,
     timepoints_of,
 )
-from embedseg_large.exporting.meshes import boxes_of, check_meshes, meshes_of, write_obj, write_stl
+from embedseg_large.exporting.meshes import (
+    check_boxes,
+    check_meshes,
+    meshes_of,
+    write_obj,
+    write_stl,
+)
 from embedseg_large.exporting.options import Drawing, ExportOptions
 from embedseg_large.exporting.rois import check_rois, write_rois
 from embedseg_large.geometry import Box
 from embedseg_large.labels.published import other_labels, place_of_labels
 from embedseg_large.options import takes
+from embedseg_large.storage.connection import joined, shown
 from embedseg_large.storage.disk import check_file
 from embedseg_large.volumes.label_images import check_label_type
 from embedseg_large.volumes.pieces import check_count
@@ -71,9 +79,9 @@ class ExportedLabels:
 
 @takes(ExportOptions)
 def export_labels(labels: Any, out: str | os.PathLike[str], **options: Any) -> ExportedLabels:
-    """Write labels for other programs, in bounded memory.
+    """Write labels for other programs, with a few planes, or the box of one instance, in memory.
 
-    Negative labels, which mark unannotated voxels, count as background.
+    Meshes also take about 20 bytes of memory per instance. Negative labels, which mark unannotated voxels, count as background.
 
     Parameters
     ----------
@@ -139,7 +147,9 @@ def _format(name: str) -> Format:
 def _open(labels: Any, asked: ExportOptions) -> Volume:
     place = labels
     if isinstance(labels, str | os.PathLike):
-        place = place_of_labels(os.fspath(labels), None)
+        source = os.fspath(labels)
+        one_of_them = f"pass one of them, such as {shown(joined(source, 'labels/NAME'))}"
+        place = place_of_labels(source, None, one_of_them)
     try:
         found = open_volume(
             place, channel=None, level=asked.level, axes=asked.axes, voxel_size=asked.voxel_size
@@ -282,12 +292,13 @@ class _Export:
         """Write the meshes of a timepoint."""
         (timepoint,) = times
         boxes = boxes_of(self.volume, timepoint, self.keep)
+        check_boxes(self.volume, boxes)
         found = meshes_of(self.volume, timepoint, boxes, self.smooth)
         path = self.files.path(timepoint)
         write = write_obj if path.suffix.lower() == ".obj" else write_stl
         if "label" not in self.files.fields:
             return write(found, self.files.begun(timepoint), _ascii_unit(self.volume))
-        for label in boxes:
+        for label in map(int, boxes.labels):
             self.files.check_free(self.files.path(timepoint, label))
         count = 0
         for mesh in found:

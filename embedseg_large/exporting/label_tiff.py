@@ -9,7 +9,7 @@ that may grow beyond 4 GiB are BigTIFFs.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,16 +95,11 @@ class LabelTiff:
     @property
     def _rows(self) -> int:
         """Rows of a strip."""
-        height, width = self.labels.spatial_shape[-2:]
-        return int(min(height, max(1, _STRIP_BYTES // (width * self.dtype.itemsize))))
+        return strip_rows(self.labels, self.dtype)
 
     def _strips(self) -> Iterator[bytes]:
         for timepoint in self.timepoints:
-            for rows in slabs(self.labels, timepoint, self._rows):
-                drawn = self._drawn(rows.labels)[rows.kept]
-                for plane in drawn.reshape(-1, *drawn.shape[-2:]):
-                    for start in range(0, len(plane), self._rows):
-                        yield zlib.compress(plane[start : start + self._rows].tobytes(), _LEVEL)
+            yield from strips(self.labels, timepoint, self._rows, self._drawn)
 
     def _drawn(self, labels: NDArray[Any]) -> NDArray[Any]:
         """What is written of labels."""
@@ -113,6 +108,42 @@ class LabelTiff:
             return chosen.astype(self.dtype)
         shown = chosen != 0 if self.draw == "mask" else outlined(chosen)
         return shown.astype(np.uint8) * np.uint8(255)
+
+
+def strip_rows(labels: Volume, dtype: np.dtype[Any]) -> int:
+    """Number of rows of a strip of a TIFF that holds a plane of labels in a dtype."""
+    height, width = labels.spatial_shape[-2:]
+    return int(min(height, max(1, _STRIP_BYTES // (width * dtype.itemsize))))
+
+
+def strips(
+    labels: Volume,
+    timepoint: int | None,
+    rows: int,
+    drawn: Callable[[NDArray[Any]], NDArray[Any]],
+) -> Iterator[bytes]:
+    """Compress the strips of a TIFF, with a few planes, or rows of a large plane, in memory.
+
+    Parameters
+    ----------
+    labels
+        Without a channel axis.
+    timepoint
+        The timepoint; None if there is only one.
+    rows
+        Number of rows of a strip; fewer at the end of a plane.
+    drawn
+        Returns the voxels of the file, in its dtype, for labels of a `Slab`.
+
+    Yields
+    ------
+    In the order of z, then y, as `tifffile` takes them with ``compression="zlib"``.
+    """
+    for slab in slabs(labels, timepoint, rows):
+        kept = drawn(slab.labels)[slab.kept]
+        for plane in kept.reshape(-1, *kept.shape[-2:]):
+            for start in range(0, len(plane), rows):
+                yield zlib.compress(plane[start : start + rows].tobytes(), _LEVEL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,18 +276,13 @@ def timepoints_of(labels: Volume, asked: int | Sequence[int] | None) -> tuple[in
 
 
 def planes(volume: Volume, timepoint: int | None) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Read labels plane by plane, as many at a time as memory allows.
+    """Read labels plane by plane, as many at a time as memory allows; at least one, of any size.
 
     Yields
     ------
     z, and the labels (y, x).
     """
-    shape = volume.spatial_shape
-    plane = shape[-2] * shape[-1] * volume.dtype.itemsize
-    deep = 1 if volume.ndim == 2 else min((volume.chunks or (1,))[0], max(1, _SLAB_BYTES // plane))
-    depth = 1 if volume.ndim == 2 else shape[0]
-    for start in range(0, depth, deep):
-        lead = () if volume.ndim == 2 else (start,)
-        ends = () if volume.ndim == 2 else (min(start + deep, depth),)
-        read = read_labels(volume, timepoint, Box((*lead, 0, 0), (*ends, *shape[-2:])))
-        yield from enumerate(read.reshape(-1, *shape[-2:]), start)
+    height, width = volume.spatial_shape[-2:]
+    for slab in slabs(volume, timepoint, height):
+        first = slab.start[0] if volume.ndim == 3 else 0
+        yield from enumerate(slab.labels.reshape(-1, height, width), first)

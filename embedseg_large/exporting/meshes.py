@@ -8,7 +8,7 @@ no names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from io import BufferedWriter
@@ -16,18 +16,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from embedseg_large.errors import UsageError
+from embedseg_large.exporting.boxes import Boxes
 from embedseg_large.extras import extra
 from embedseg_large.geometry import Box
-from embedseg_large.measurement.measure import Subject, sum_regions
 from embedseg_large.storage.disk import whole_file
 from embedseg_large.volumes.volume import Volume
 
 _FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 """Facet of a binary STL."""
+
+
+_VERTEX = "v %.9g %.9g %.9g"
+"""Line of an OBJ. Fewer digits would merge the vertices of a voxel far from the origin."""
+
+_MOST_FACETS = 2**32 - 1
+"""Number of facets of a binary STL, which counts them in 32 bits."""
+
+_BYTES = 16
+"""Memory per voxel of a bounding box: labels and their mask, then the mask as float32 and two more
+of these for its smoothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,38 +69,32 @@ def check_meshes(path: Path, labels: Volume) -> None:
         import_module("skimage")
 
 
-def boxes_of(
-    labels: Volume, timepoint: int | None, keep: NDArray[np.uint64] | None = None
-) -> dict[int, Box]:
-    """Find where instances are.
+def check_boxes(labels: Volume, boxes: Boxes) -> None:
+    """Refuse an instance whose surface cannot be found in the available memory.
 
-    Parameters
-    ----------
-    labels
-        3D, without a channel axis; read once.
-    timepoint
-        The timepoint; None if there is only one.
-    keep
-        Labels of the requested instances; None: all.
-
-    Returns
-    -------
-    Bounding boxes in voxels by label, ascending.
+    Raises
+    ------
+    UsageError
+        If the largest box takes more memory than is available.
     """
-    subject = Subject(labels=labels, channels=(), voxel_size=labels.voxel_size)
-    regions = sum_regions(subject, timepoint or 0)
-    corners = (tuple(map(tuple, ends.tolist())) for ends in (regions.low, regions.high))
-    found = zip(regions.ids.tolist(), *corners, strict=True)
-    chosen = None if keep is None else set(keep.tolist())
-    return {
-        label: Box(low, high) for label, low, high in found if chosen is None or label in chosen
-    }
+    if not len(boxes):
+        return
+    (label, box), free = boxes.largest(), psutil.virtual_memory().available
+    if box.size * _BYTES > free:
+        raise UsageError(
+            f"{labels.name}: the mesh of instance {label} takes about "
+            f"{box.size * _BYTES / 2**30:,.1f} GiB, for its bounding box of "
+            f"{' x '.join(f'{n:,}' for n in box.shape)} voxels, and {free / 2**30:,.1f} GiB are "
+            "available; choose a coarser --level, or other --instances"
+        )
 
 
 def meshes_of(
-    labels: Volume, timepoint: int | None, boxes: Mapping[int, Box], smooth: float = 0.0
+    labels: Volume, timepoint: int | None, boxes: Boxes, smooth: float = 0.0
 ) -> Iterator[Mesh]:
     """Find the surfaces of instances, one after the other.
+
+    A bounding box at a time is in memory, with `_BYTES` per voxel; see `check_boxes`.
 
     Parameters
     ----------
@@ -97,7 +103,7 @@ def meshes_of(
     timepoint
         The timepoint; None if there is only one.
     boxes
-        The instances, as `boxes_of` finds them.
+        The instances, as `embedseg_large.exporting.boxes.boxes_of` finds them.
     smooth
         Standard deviation in voxels of a Gaussian that smooths the steps of voxels; 0: none.
 
@@ -105,7 +111,7 @@ def meshes_of(
     ------
     In the order of the boxes.
     """
-    for label, box in boxes.items():
+    for label, box in boxes:
         yield _mesh(labels, timepoint, label, box, smooth)
 
 
@@ -140,7 +146,7 @@ def write_obj(meshes: Iterator[Mesh], path: Path, unit: str) -> int:
         file.write(f"# one object per instance; x y z in {unit}\n")
         for mesh in meshes:
             file.write(f"o label_{mesh.label}\n")
-            np.savetxt(file, mesh.vertices, "v %.6g %.6g %.6g")
+            np.savetxt(file, mesh.vertices, _VERTEX)
             np.savetxt(file, mesh.faces + first, "f %d %d %d")
             count, first = count + 1, first + len(mesh.vertices)
     return count
@@ -157,16 +163,28 @@ def write_stl(meshes: Iterator[Mesh], path: Path, unit: str) -> int:
     ------
     OutputError
         If it cannot be written.
+    UsageError
+        If there are more facets than an STL can count.
     """
     count = facets = 0
     with whole_file(path) as begun, begun.open("wb") as file:
         _write_head(file, unit, 0)
         for mesh in meshes:
+            facets += len(mesh.faces)
+            _check_facets(path, facets)
             file.write(_facets(mesh).tobytes())
-            count, facets = count + 1, facets + len(mesh.faces)
+            count += 1
         file.seek(0)
         _write_head(file, unit, facets)
     return count
+
+
+def _check_facets(path: Path, facets: int) -> None:
+    if facets > _MOST_FACETS:
+        raise UsageError(
+            f"{path}: an STL holds at most {_MOST_FACETS:,} facets; write one file per instance, "
+            "with {label} in the name, or .obj, or some of the instances with --instances"
+        )
 
 
 def _write_head(file: BufferedWriter, unit: str, facets: int) -> None:

@@ -48,7 +48,9 @@ def write_rois(
     path: Path,
     keep: NDArray[np.uint64] | None = None,
 ) -> int:
-    """Write a file that ImageJ's ROI Manager opens; a plane at a time is in memory.
+    """Write a file that ImageJ's ROI Manager opens.
+
+    A whole plane, of any size, is in memory, since an outline may run anywhere in it.
 
     Parameters
     ----------

@@ -26,7 +26,9 @@ _OPENING = ("axes", "voxel_size", "series", "allow_missing")
 """Recorded options with which an image was opened."""
 
 
-def place_of_labels(source: str, name: str | None) -> str:
+def place_of_labels(
+    source: str, name: str | None, choose: str = "choose with labels= (--labels)"
+) -> str:
     """Path or URL of labels.
 
     Parameters
@@ -35,6 +37,8 @@ def place_of_labels(source: str, name: str | None) -> str:
         Path or URL of an OME-Zarr image with labels inside, or of the labels themselves.
     name
         Name of the labels in the image; None: the only ones.
+    choose
+        How the user can name one of several labels.
 
     Returns
     -------
@@ -53,8 +57,7 @@ def place_of_labels(source: str, name: str | None) -> str:
     names = label_names(source)
     if len(names) > 1:
         raise UsageError(
-            f"{shown(source)} has several labels; choose with labels= (--labels): "
-            f"{', '.join(names)}"
+            f"{shown(source)} has several labels; {choose}: {', '.join(names)}"
         )
     return joined(source, f"labels/{names[0]}") if names else source
 

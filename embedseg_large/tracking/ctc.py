@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
-from embedseg_large.exporting.label_tiff import dtype_for, planes
+from embedseg_large.exporting.label_tiff import dtype_for, strip_rows, strips
 from embedseg_large.files import make_folders
 from embedseg_large.storage.disk import check_writable, output_errors, whole_file
 from embedseg_large.tracking.lineage import Lineage, rows_of
@@ -55,7 +55,7 @@ def write_ctc(
     label: NDArray[np.uint64],
     lineage: Lineage,
 ) -> None:
-    """Write the files; masks in bounded memory, a few planes at a time.
+    """Write the files; masks in bounded memory, a few planes, or rows of a large plane, at a time.
 
     Parameters
     ----------
@@ -83,9 +83,9 @@ def write_ctc(
     written = set()
     for t in range(labels.n_timepoints):
         now = slice(*np.searchsorted(time, (t, t + 1)))
-        mask = _mask(labels, t, label[now], lineage.track[now].astype(dtype))
+        renumber = _renumbered(label[now], lineage.track[now].astype(dtype))
         file = folder / f"mask{t:0{digits}}.tif"
-        _write_mask(file, labels, mask, dtype)
+        _write_mask(file, labels, t, renumber, dtype)
         written.add(file)
     with output_errors(folder):
         for file in set(_masks(folder)) - written:
@@ -103,27 +103,37 @@ def _masks(folder: Path) -> list[Path]:
     return [file for file in folder.glob("mask*.tif") if _MASK.fullmatch(file.name)]
 
 
-def _mask(
-    labels: Volume, timepoint: int, label: NDArray[np.uint64], track: NDArray[Any]
-) -> Callable[[], Iterator[NDArray[Any]]]:
-    """Return the planes of a timepoint, with track numbers instead of labels."""
+def _renumbered(
+    label: NDArray[np.uint64], track: NDArray[Any]
+) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Return what replaces the labels of a timepoint with the numbers of their tracks."""
     numbers = np.concatenate([np.zeros(1, track.dtype), track])
 
-    def drawn() -> Iterator[NDArray[Any]]:
-        for _, plane in planes(labels, timepoint if "t" in labels.axes else None):
-            at = np.searchsorted(label, plane.astype(np.uint64))
-            known = label[np.minimum(at, len(label) - 1)] == plane if len(label) else False
-            yield numbers[np.where(known, at + 1, 0)]
+    def renumber(labels: NDArray[Any]) -> NDArray[Any]:
+        at = np.searchsorted(label, labels.astype(np.uint64))
+        known = label[np.minimum(at, len(label) - 1)] == labels if len(label) else False
+        return numbers[np.where(known, at + 1, 0)]
 
-    return drawn
+    return renumber
 
 
 def _write_mask(
-    file: Path, labels: Volume, mask: Callable[[], Iterator[NDArray[Any]]], dtype: np.dtype[Any]
+    file: Path,
+    labels: Volume,
+    timepoint: int,
+    renumber: Callable[[NDArray[Any]], NDArray[Any]],
+    dtype: np.dtype[Any],
 ) -> None:
     import tifffile
 
-    shape = labels.spatial_shape
+    shape, rows = labels.spatial_shape, strip_rows(labels, dtype)
     big = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize > _BIG
     with whole_file(file) as begun, tifffile.TiffWriter(begun, bigtiff=big) as tiff:
-        tiff.write(mask(), shape=shape, dtype=dtype, photometric="minisblack", compression="zlib")
+        tiff.write(
+            strips(labels, timepoint if "t" in labels.axes else None, rows, renumber),
+            shape=shape,
+            dtype=dtype,
+            photometric="minisblack",
+            compression="zlib",
+            rowsperstrip=rows,
+        )

@@ -19,6 +19,7 @@ import embedseg_large as es
 from embedseg_large.cli.app import app
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.errors import UsageError, VolumeError
+from embedseg_large.exporting import label_tiff
 from embedseg_large.labels.target import label_target
 from embedseg_large.volumes.volume import open_volume
 
@@ -148,6 +149,23 @@ def test_divisions_are_found_and_the_challenge_gives_full_marks(
     assert {name: scores[name] for name in names[1:]} == pytest.approx(
         dict.fromkeys(names[1:], 1.0)
     )
+
+
+def test_masks_of_tracks_do_not_depend_on_the_rows_that_are_read_at_a_time(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    es.track(store, ctc=tmp_path / "whole")
+    monkeypatch.setattr(label_tiff, "_SLAB_BYTES", 1)
+    monkeypatch.setattr(label_tiff, "_STRIP_BYTES", 300)
+    es.track(store, ctc=tmp_path / "rows", overwrite=True)
+    names = sorted(path.name for path in (tmp_path / "whole").glob("mask*.tif"))
+    assert len(names) == TIMES
+    for name in names:
+        whole, rows = (tifffile.imread(tmp_path / kind / name) for kind in ("whole", "rows"))
+        assert whole.any()
+        with tifffile.TiffFile(tmp_path / "rows" / name) as file:
+            assert len(file.pages[0].dataoffsets) > 1
+        np.testing.assert_array_equal(rows, whole)
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.6"])

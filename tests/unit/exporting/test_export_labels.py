@@ -12,6 +12,7 @@ import tifffile
 import trimesh
 from matplotlib.path import Path as Outline
 from numpy.typing import NDArray
+from scipy import ndimage
 from typer.testing import CliRunner
 
 import embedseg_large as es
@@ -23,7 +24,9 @@ from embedseg_large.errors import (
     VolumeError,
     VolumeNotFoundError,
 )
-from embedseg_large.exporting import label_tiff, meshes
+from embedseg_large.exporting import boxes, export_labels, label_tiff, meshes
+from embedseg_large.exporting.boxes import Boxes, boxes_of
+from embedseg_large.geometry import Box
 from embedseg_large.testing.synthetic import synthetic_embryo
 
 Labels = NDArray[Any]
@@ -158,6 +161,19 @@ def test_a_roi_holds_exactly_the_pixels_of_an_instance_in_a_plane(
     assert written.count == len(rois)
 
 
+def test_rois_do_not_depend_on_the_planes_that_are_read_at_a_time(
+    tmp_path: Path, embryo: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / "a.ome.zarr", embryo, chunks=(8, 16, 16))
+    found = []
+    for limit in (1, 1 << 28):
+        monkeypatch.setattr(label_tiff, "_SLAB_BYTES", limit)
+        es.export_labels(tmp_path / "a.ome.zarr", tmp_path / "a.zip", overwrite=True)
+        found.append([roi.tobytes() for roi in read_rois(tmp_path / "a.zip")])
+    assert found[0] == found[1]
+    assert found[0]
+
+
 def test_holes_and_pieces_are_one_composite_roi(tmp_path: Path) -> None:
     labels = np.zeros((12, 14), np.uint16)
     labels[1:8, 1:8], labels[3:5, 3:6], labels[9:11, 9:13] = 7, 0, 7
@@ -199,6 +215,78 @@ def test_an_obj_names_every_instance(tmp_path: Path, embryo: Labels) -> None:
     ]
     assert names == [f"label_{label}" for label in np.unique(embryo)[1:]]
     assert written.unit == "voxels"
+
+
+def test_the_surface_of_a_voxel_is_as_exact_far_from_the_origin(tmp_path: Path) -> None:
+    labels = np.zeros((3, 3, 150_003), np.uint8)
+    labels[1, 1, [1, 150_000]] = 1, 2
+    es.export_labels(labels, tmp_path / "{label}.obj", voxel_size=(1.0, 0.1, 0.1))
+    near, far = (trimesh.load_mesh(tmp_path / f"{label}.obj") for label in (1, 2))
+    assert near.is_watertight
+    assert far.is_watertight
+    assert far.volume == pytest.approx(near.volume)
+    moved = far.vertices - near.vertices - (149_999 * 0.1, 0, 0)
+    np.testing.assert_allclose(moved, 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("keep", [None, [4, 7, 12], [99_999]])
+def test_boxes_of_instances_do_not_depend_on_the_pieces_that_are_read(
+    embryo: Labels, monkeypatch: pytest.MonkeyPatch, keep: list[int] | None
+) -> None:
+    monkeypatch.setattr(boxes, "box_shape", lambda _: (5, 9, 13))
+    monkeypatch.setattr(boxes, "_MERGED", 3)
+    chosen = None if keep is None else np.array(keep, np.uint64)
+    found = boxes_of(es.open_volume(embryo), None, chosen)
+    places = ndimage.find_objects(embryo)
+    there = range(1, len(places) + 1) if keep is None else [k for k in keep if k <= len(places)]
+    assert [(label, box.slices) for label, box in found] == [(k, places[k - 1]) for k in there]
+
+
+def test_labels_of_64_bits_and_of_voxels_that_nobody_annotated_have_their_boxes() -> None:
+    large = np.array([[[2**64 - 1, 2**64 - 2], [0, 2**64 - 1]]], np.uint64)
+    found = list(boxes_of(es.open_volume(large, axes="zyx"), None))
+    assert found == [(2**64 - 2, Box((0, 0, 1), (1, 1, 2))), (2**64 - 1, Box.whole((1, 2, 2)))]
+    unknown = np.array([[[-1, -1], [3, -1]]], np.int16)
+    only = boxes_of(es.open_volume(unknown, axes="zyx"), None)
+    assert list(only) == [(3, Box((0, 1, 0), (1, 2, 1)))]
+
+
+def test_a_box_takes_20_bytes_and_instances_that_are_not_written_take_none() -> None:
+    labels = np.arange(1, 20_001, dtype=np.uint32).reshape(20, 20, 50)
+    found = boxes_of(es.open_volume(labels, axes="zyx"), None)
+    sizes = (found.labels.nbytes, found.low.nbytes, found.high.nbytes)
+    assert sum(sizes) <= 20 * len(found) == 20 * labels.size
+    five = boxes_of(es.open_volume(labels, axes="zyx"), None, np.arange(1, 6, dtype=np.uint64))
+    assert len(five) == 5
+
+
+def test_a_box_that_exceeds_the_memory_is_refused_before_a_mesh_is_written(
+    tmp_path: Path, embryo: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = embryo.copy()
+    wide[0, 0, 0] = wide[-1, -1, -1] = 77_777
+    monkeypatch.setattr(meshes, "_BYTES", 1 << 40)
+    with pytest.raises(UsageError, match="instance 77777 .* 16 x 40 x 44 voxels.*coarser --level"):
+        es.export_labels(wide, tmp_path / "{label}.obj")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_largest_box_is_that_with_the_most_voxels() -> None:
+    low = np.zeros((3, 3), np.uint8)
+    high = np.array([[1, 1, 9], [200, 200, 2], [5, 5, 5]], np.uint8)
+    found = Boxes(np.array([1, 2, 3], np.uint64), low, high)
+    assert found.largest() == (2, Box.whole((200, 200, 2)))
+
+
+def test_more_facets_than_an_stl_can_count_are_refused(
+    tmp_path: Path, embryo: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.stl").write_text("precious")
+    monkeypatch.setattr(meshes, "_MOST_FACETS", 2_000)
+    with pytest.raises(UsageError, match=r"at most 2,000 facets; .*\{label\}.*--instances"):
+        es.export_labels(embryo, tmp_path / "a.stl", overwrite=True)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
+    es.export_labels(embryo, tmp_path / "{label}.stl", instances=[1, 4])
 
 
 def test_smoothing_takes_the_steps_away(tmp_path: Path) -> None:
@@ -257,7 +345,7 @@ def test_files_of_instances_are_checked_before_the_first_is_written(
     with pytest.raises(UsageError, match=rf"{last.name} exists.*--overwrite"):
         es.export_labels(embryo, tmp_path / "cell{label}.obj")
     assert list(tmp_path.iterdir()) == [last]
-    monkeypatch.delattr(meshes, "sum_regions")  # no voxel is read
+    monkeypatch.delattr(export_labels, "boxes_of")  # no voxel is read
     with pytest.raises(UsageError, match="cells; create it first"):
         es.export_labels(embryo, tmp_path / "cells" / "{label:05d}.obj")
 
@@ -284,6 +372,20 @@ def test_the_command_names_labels_that_are_there(tmp_path: Path) -> None:
     write_image(tmp_path / "a.ome.zarr", np.ones((8, 8), np.uint16))
     with pytest.raises(VolumeNotFoundError, match="cells"):
         es.export_labels(tmp_path / "a.ome.zarr" / "labels" / "cells", tmp_path / "a.tif")
+
+
+def test_of_several_labels_one_is_named_by_its_path(tmp_path: Path) -> None:
+    store = tmp_path / "a.ome.zarr"
+    write_image(store, np.ones((8, 8), np.uint16))
+    for name in ("cells", "nuclei"):
+        write_image(store / "labels" / name, np.ones((8, 8), np.uint16), labels=True)
+    (store / "labels" / "zarr.json").write_text(
+        '{"zarr_format": 3, "node_type": "group", '
+        '"attributes": {"ome": {"version": "0.5", "labels": ["cells", "nuclei"]}}}'
+    )
+    told = r"several labels; pass one of them, such as .*/a\.ome\.zarr/labels/NAME: cells, nuclei"
+    with pytest.raises(UsageError, match=told):
+        es.export_labels(store, tmp_path / "a.tif")
 
 
 def test_the_command_says_what_it_wrote(tmp_path: Path, embryo: Labels) -> None:
