@@ -24,7 +24,7 @@ from embedseg_large.evaluation.scores import Score, score_of_counts, scores
 from embedseg_large.geometry import Box
 from embedseg_large.options import takes
 from embedseg_large.runs.dask.backend import readers_of
-from embedseg_large.storage.tables import check_table_path, stacked, write_table
+from embedseg_large.storage.tables import TABULAR, check_table_path, stacked, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,8 @@ def evaluate(
     Parameters
     ----------
     prediction, truth
-        Integer labels of the same shape, 0 for background: arrays, or paths of label groups
+        Integer labels of the same shape, 0 for background (and so is what is negative in a
+        prediction; in the truth it is not annotated): arrays, or paths of label groups
         (``STORE/labels/NAME``), TIFFs or zarr arrays, which are read box by box. For many images,
         pass two lists of these, or two folders of files with the same stems. If `segment` made the
         labels of a region, only that region is compared, with a warning. Objects of a 2D image
@@ -163,7 +164,7 @@ def evaluate_images(
     check_localisation(asked.localisation, asked.boundary_width)
     scores(Contingency.empty(), thresholds)  # refuse invalid thresholds before hours of reading
     if asked.errors is not None:
-        check_table_path(asked.errors)
+        check_table_path(asked.errors, TABULAR)
     wanted = count_errors or asked.errors is not None
     width = asked.boundary_width if asked.localisation == "boundary" else None
     images, tables = [], []
@@ -177,6 +178,8 @@ def evaluate_images(
             overlapping=asked.overlapping,
         )
     )
+    for ndim in {len(pair.shape) for pair in pairs} if width is not None else ():
+        check_localisation(asked.localisation, asked.boundary_width, ndim)
     volumes = [volume for pair in pairs for volume in (pair.prediction, pair.truth)]
     with readers_of([volume.path for volume in volumes], asked) as able:
         for pair in pairs:

@@ -30,13 +30,24 @@ from embedseg_large.evaluation.options import Localisation
 from embedseg_large.evaluation.scores import Score, score_of_counts, scores
 
 
-def check_localisation(localisation: str, width: int) -> None:
-    """Refuse an unknown measure, or a shell without voxels.
+WIDEST = {2: 4096, 3: 128}
+"""Maximum width of a shell in voxels, by ndim: a box with such margins has about 2**27 voxels."""
+
+
+def check_localisation(localisation: str, width: int, ndim: int = 2) -> None:
+    """Refuse an unknown measure, or a shell that has no voxels or whose margins fill the memory.
+
+    Parameters
+    ----------
+    localisation, width
+        As in `embedseg_large.evaluation.options.MatchingOptions`.
+    ndim
+        Number of axes of the image; 2, which has the larger limit, while it is not known.
 
     Raises
     ------
     UsageError
-        In both cases.
+        In all three cases.
     """
     known = get_args(Localisation)
     if localisation not in known:
@@ -44,6 +55,11 @@ def check_localisation(localisation: str, width: int) -> None:
     if width < 1:
         raise UsageError(
             f"boundary width {width} is not positive; pass a number of voxels, such as 2"
+        )
+    if width > WIDEST[ndim]:
+        raise UsageError(
+            f"boundary width {width:,} is too large; pass at most {WIDEST[ndim]:,} voxels for a "
+            f"{ndim}D image, or compare whole masks with --localisation iou"
         )
 
 

@@ -35,7 +35,8 @@ class MatchingOptions(Options):
     boundary_width: Annotated[int, Flag("Thickness of a boundary in voxels. Default: 2.")] = (
         BOUNDARY_WIDTH
     )
-    """Thickness of the shell that boundary IoU compares, in voxels along every axis."""
+    """Thickness of the shell that boundary IoU compares, in voxels along every axis; at most 4096
+    in 2D and 128 in 3D."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,8 @@ class LabelOptions(Options):
         ),
     ] = -1
     """Value of unannotated true voxels, as for `train`; negative values are always unannotated.
-    They are ignored, and so are the parts of predicted objects that lie in them."""
+    They are ignored, and so are the parts of predicted objects that lie in them. Negative voxels of
+    a prediction are background."""
 
 
 @dataclass(frozen=True, kw_only=True)

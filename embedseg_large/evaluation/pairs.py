@@ -16,7 +16,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.labels.published import label_names, labelled_part
 from embedseg_large.storage.connection import joined
 from embedseg_large.volumes.folders import is_folder_of_images, name_of, pair_by_stem
-from embedseg_large.volumes.label_images import check_label_type, check_label_voxels
+from embedseg_large.volumes.label_images import check_label_type, check_label_voxels, read_labels
 from embedseg_large.volumes.label_stacks import box_in, check_planes, n_planes, numbered
 from embedseg_large.volumes.volume import Volume, open_volume
 
@@ -76,11 +76,16 @@ class LabelPair:
         return _image_shape(self.truth, self.stacked[1])
 
     def read(self, box: Box) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
-        """Read the predicted and the true labels of a box: of a stack, a layer for each object."""
+        """Read the predicted and the true labels of a box: of a stack, a layer for each object.
+
+        What is negative in the prediction, which has no unannotated voxels, is background.
+        """
+        predicted = read_labels(self.prediction, None, box_in(self.prediction, box))
+        true = self.truth.read(box_in(self.truth, box))
         predicted_stack, true_stack = self.stacked
         return (
-            _layers(self.prediction, box, UNANNOTATED, is_stack=predicted_stack),
-            _layers(self.truth, box, self.ignore, is_stack=true_stack),
+            _layers(predicted, self.prediction.name, UNANNOTATED, is_stack=predicted_stack),
+            _layers(true, self.truth.name, self.ignore, is_stack=true_stack),
         )
 
     def _check_stacks(self) -> None:
@@ -115,10 +120,10 @@ _OVERLAPPING = (
 )
 
 
-def _layers(volume: Volume, box: Box, ignore: int, *, is_stack: bool) -> list[NDArray[Any]]:
-    if not is_stack:
-        return [volume.read(box)]
-    return list(numbered(volume.read(box_in(volume, box)), volume.name, ignore))
+def _layers(
+    voxels: NDArray[Any], where: str, ignore: int, *, is_stack: bool
+) -> list[NDArray[Any]]:
+    return list(numbered(voxels, where, ignore)) if is_stack else [voxels]
 
 
 def _image_shape(volume: Volume, is_stack: bool) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.errors import UsageError
 from embedseg_large.extras import extra
 
 REGION, INSTANCE = "region", "instance_id"
@@ -54,7 +55,7 @@ def anndata_of(columns: Mapping[str, NDArray[Any]], region: str) -> Any:
     Raises
     ------
     UsageError
-        If anndata is missing.
+        If anndata is missing, or a label exceeds 63 bits.
     """
     anndata, pandas = _anndata("the table"), import_module("pandas")
     features = [n for n, values in columns.items() if _is_feature(n, values)]
@@ -65,7 +66,7 @@ def anndata_of(columns: Mapping[str, NDArray[Any]], region: str) -> Any:
     about = {n: values for n, values in columns.items() if n not in features}
     obs = pandas.DataFrame(about, index=_names(columns, rows))
     obs[REGION] = pandas.Categorical([region] * rows, categories=[region])
-    obs[INSTANCE] = columns.get("label", np.arange(1, rows + 1)).astype(np.int64)
+    obs[INSTANCE] = _instances(columns, rows)
     table = anndata.AnnData(X=x, obs=obs, var=pandas.DataFrame(index=features))
     if (spatial := _positions(columns)) is not None:
         table.obsm["spatial"] = spatial
@@ -91,6 +92,18 @@ def _is_feature(name: str, values: NDArray[Any]) -> bool:
 
 
 _ENDS = ("start", "stop", "start_um", "stop_um")
+
+
+def _instances(columns: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.int64]:
+    """Labels within their volume, as SpatialData matches them."""
+    labels = columns.get("label", np.arange(1, rows + 1))
+    largest = int(labels.max(initial=0))
+    if largest > np.iinfo(np.int64).max:
+        raise UsageError(
+            f"the label {largest} is larger than {np.iinfo(np.int64).max}, the largest that an "
+            "AnnData can hold; write .csv or .parquet"
+        )
+    return labels.astype(np.int64)
 
 
 def _names(columns: Mapping[str, NDArray[Any]], rows: int) -> list[str]:

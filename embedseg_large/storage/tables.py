@@ -22,6 +22,13 @@ _ROWS = 10_000  # rows written at a time; as Python numbers they take ten times 
 _DIGITS = 7  # digits of a number in CSV, which people read; Parquet has all of them
 
 
+TABULAR = (".csv", ".parquet")
+"""Suffixes of formats for any table."""
+
+ENDINGS = (*TABULAR, ".h5ad")
+"""Suffixes of formats for a table of instances."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
     """Columns of equal length, in memory."""
@@ -96,21 +103,29 @@ def _write_as(
     write_table(path, columns, region)
 
 
-def check_table_path(path: str | os.PathLike[str]) -> None:
+def check_table_path(path: str | os.PathLike[str], endings: Sequence[str] = ENDINGS) -> None:
     """Refuse an unwritable table before computing it.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    endings
+        Suffixes of the formats that can hold the table, two or more.
 
     Raises
     ------
     UsageError
-        If the suffix is not .csv, .parquet or .h5ad, the package that writes it is not installed,
-        or there is no such folder.
+        If it has another suffix, the package that writes it is not installed, or there is no such
+        folder.
     OutputError
         If no file can be created there.
     """
     file = Path(path)
-    if file.suffix not in (".csv", ".parquet", ".h5ad"):
+    if file.suffix not in endings:
         raise UsageError(
-            f"{path}: tables are written as .csv, .parquet or .h5ad; use one of these suffixes"
+            f"{path}: such a table is written as {', '.join(endings[:-1])} or {endings[-1]}; use "
+            "one of these suffixes"
         )
     if file.suffix == ".parquet":
         _pyarrow(path)
@@ -130,7 +145,8 @@ def write_table(
     Raises
     ------
     UsageError, OutputError
-        As for `check_table_path`; also OutputError if writing fails.
+        As for `check_table_path`; also OutputError if writing fails, and UsageError if an AnnData
+        cannot hold a label.
     """
     check_table_path(path)
     file = Path(path)

@@ -185,12 +185,12 @@ def _pieces(mask: NDArray[np.bool_], ndim: int) -> int:
 
 
 def read_labels(volume: Volume, timepoint: int | None, box: Box) -> NDArray[Any]:
-    """Read a box of labels; unannotated voxels are background.
+    """Read a box of labels; negative voxels, which are not annotated, are background.
 
     Parameters
     ----------
     volume
-        Without a channel axis.
+        Without a channel axis, or a stack of masks.
     timepoint
         The timepoint; None or any number if there is no time axis.
     box

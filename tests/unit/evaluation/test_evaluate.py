@@ -160,7 +160,9 @@ def test_a_folder_without_images_is_refused(folders: tuple[Path, Path], tmp_path
         ({"thresholds": (1.5,)}, UsageError),
         ({"localisation": "dice"}, UsageError),
         ({"boundary_width": 0}, UsageError),
+        ({"boundary_width": 20_000}, UsageError),
         ({"errors": "errors.xlsx"}, UsageError),
+        ({"errors": "errors.h5ad"}, UsageError),
         ({"errors": "/nowhere/errors.csv"}, OutputError),
     ],
 )
@@ -173,6 +175,29 @@ def test_wrong_options_are_refused_before_a_voxel_is_read(
     monkeypatch.setattr(compare, "_read", read)
     with pytest.raises(error):
         es.evaluate(ONE, TWO, **options)
+
+
+def test_margins_that_fill_the_memory_are_refused_before_a_voxel_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    volume = np.zeros((3, 4, 5), np.uint8)
+    es.evaluate(volume, volume, localisation="iou", boundary_width=129)
+    monkeypatch.delattr(compare, "_read")
+    with pytest.raises(UsageError, match="at most 128 voxels for a 3D image") as caught:
+        es.evaluate(volume, volume, localisation="boundary", boundary_width=129)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("localisation", ["iou", "boundary"])
+def test_what_is_negative_in_a_prediction_is_background(localisation: Localisation) -> None:
+    prediction = np.where(BAD > 0, -1, ONE.astype(np.int16))
+    found = evaluate_images(
+        prediction, TWO, localisation=localisation, count_errors=True, boundary_width=1
+    )
+    expected = evaluate_images(
+        ONE, TWO, localisation=localisation, count_errors=True, boundary_width=1
+    )
+    assert found == expected
 
 
 def test_errors_of_all_images_are_one_table(folders: tuple[Path, Path], tmp_path: Path) -> None:

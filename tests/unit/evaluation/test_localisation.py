@@ -170,6 +170,10 @@ def test_what_is_no_measure_is_refused() -> None:
         check_localisation("dice", 2)
     with pytest.raises(UsageError, match="width 0"):
         check_localisation("boundary", 0)
+    check_localisation("boundary", 4096)
+    check_localisation("boundary", 128, ndim=3)
+    with pytest.raises(UsageError, match="at most 4,096 voxels for a 2D image"):
+        check_localisation("boundary", 4097)
 
 
 def test_a_box_grown_by_the_width_is_all_that_is_read() -> None:

@@ -170,6 +170,15 @@ def test_unannotated_voxels_of_a_mask_count_for_no_object() -> None:
     assert (found.tp, found.fp, found.fn) == (1, 0, 1)
 
 
+def test_what_is_negative_in_a_predicted_mask_is_outside_of_this_object_alone() -> None:
+    masks = np.zeros((2, *SHAPE), np.int16)
+    masks[0, 1:5, 1:5] = masks[1, 3:9, 3:9] = 1
+    predicted = masks.copy()
+    predicted[1, 1:3, 1:3] = -1
+    (found,) = es.evaluate(predicted, masks, (1.0,), overlapping=True)
+    assert (found.tp, found.fp, found.fn) == (2, 0, 0)
+
+
 def test_masks_of_another_image_are_refused() -> None:
     with pytest.raises(VolumeError, match=r"\(12, 13\), the truth of \(12, 14\)"):
         es.evaluate(np.ones((12, 13), np.uint8), np.ones((2, *SHAPE), np.uint8))
