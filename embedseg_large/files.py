@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,21 @@ PART = ".part"
 
 _UNKNOWN = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 """Error codes of file systems that cannot sync a folder."""
+
+
+_URL = re.compile("[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+"""Beginning of a URL; a drive of Windows has a single letter."""
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether an output is named by a URL, which as a path would be a folder called ``s3:``.
+
+    Parameters
+    ----------
+    path
+        As the user wrote it, or as a `Path`, which has removed one of the slashes.
+    """
+    return _URL.match(os.fspath(path)) is not None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from embedseg_large.batch.ledger import BatchLedger
 from embedseg_large.batch.masks import ENDINGS
 from embedseg_large.batch.options import MaskFormat
 from embedseg_large.errors import PlaceError, UsageError
+from embedseg_large.files import is_url
 from embedseg_large.storage.connection import is_remote
 from embedseg_large.storage.disk import check_writable
 from embedseg_large.volumes.folders import is_path, stem
@@ -36,8 +37,10 @@ class BatchPlace:
     def out(self) -> Path:
         """Folder of the table, the sheet and the records."""
         if self.given is not None:
-            if is_remote(os.fspath(self.given)):
-                raise UsageError(f"{self.given}: masks are written to a folder of this machine")
+            if is_url(self.given):
+                raise UsageError(
+                    f"{self.given}: masks are written to a folder of this machine, not to a URL"
+                )
             return Path(self.given).absolute()
         if not is_path(self.source) or is_remote(os.fspath(self.source)):
             raise UsageError("choose a folder for the masks and the table with --out")

@@ -29,7 +29,6 @@ from embedseg_large.evaluation.matching import Overlaps, matches
 from embedseg_large.evaluation.options import Localisation
 from embedseg_large.evaluation.scores import Score, score_of_counts, scores
 
-
 WIDEST = {2: 4096, 3: 128}
 """Maximum width of a shell in voxels, by ndim: a box with such margins has about 2**27 voxels."""
 

@@ -120,9 +120,7 @@ _OVERLAPPING = (
 )
 
 
-def _layers(
-    voxels: NDArray[Any], where: str, ignore: int, *, is_stack: bool
-) -> list[NDArray[Any]]:
+def _layers(voxels: NDArray[Any], where: str, ignore: int, *, is_stack: bool) -> list[NDArray[Any]]:
     return list(numbered(voxels, where, ignore)) if is_stack else [voxels]
 
 

@@ -34,7 +34,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.labels.published import other_labels, place_of_labels
 from embedseg_large.options import takes
 from embedseg_large.storage.connection import joined, shown
-from embedseg_large.storage.disk import check_file
+from embedseg_large.storage.disk import check_file, refuse_url
 from embedseg_large.volumes.label_images import check_label_type
 from embedseg_large.volumes.pieces import check_count
 from embedseg_large.volumes.volume import Volume, open_volume
@@ -81,7 +81,8 @@ class ExportedLabels:
 def export_labels(labels: Any, out: str | os.PathLike[str], **options: Any) -> ExportedLabels:
     """Write labels for other programs, with a few planes, or the box of one instance, in memory.
 
-    Meshes also take about 20 bytes of memory per instance. Negative labels, which mark unannotated voxels, count as background.
+    Meshes also take about 20 bytes of memory per instance. Negative labels, which mark unannotated
+    voxels, count as background.
 
     Parameters
     ----------
@@ -109,6 +110,7 @@ def export_labels(labels: Any, out: str | os.PathLike[str], **options: Any) -> E
         If a file cannot be written.
     """
     asked, name = ExportOptions.of(options, "export_labels"), os.fspath(out)
+    refuse_url(name)
     kind = _format(name)
     volume = _open(labels, asked)
     times = timepoints_of(volume, asked.timepoint)

@@ -56,9 +56,7 @@ def place_of_labels(
         return joined(source, f"labels/{name}")
     names = label_names(source)
     if len(names) > 1:
-        raise UsageError(
-            f"{shown(source)} has several labels; {choose}: {', '.join(names)}"
-        )
+        raise UsageError(f"{shown(source)} has several labels; {choose}: {', '.join(names)}")
     return joined(source, f"labels/{names[0]}") if names else source
 
 

@@ -24,7 +24,7 @@ from embedseg_large.errors import (
     UnreachableError,
     cause,
 )
-from embedseg_large.files import PART, make_folder, sync, whole
+from embedseg_large.files import PART, is_url, make_folder, sync, whole
 from embedseg_large.storage.folder import checked_name
 
 _FILE_PART = re.compile(rf"-[0-9a-f]{{8}}{re.escape(PART)}$")
@@ -34,21 +34,37 @@ _CHUNK_PART = re.compile(r"\.[0-9a-f]{32}\.partial$")
 """Suffix of a chunk's file name until zarr has written it completely."""
 
 
+def refuse_url(path: str | os.PathLike[str]) -> None:
+    """Refuse a URL for what is written to a disk only, instead of creating a folder ``s3:``.
+
+    Raises
+    ------
+    PlaceError
+        If the path, as the user passed it, is a URL.
+    """
+    if is_url(path):
+        raise PlaceError(
+            f"{os.fspath(path)}: this is written to a local disk only, not to a URL; choose a "
+            "path, and copy the result there"
+        )
+
+
 def check_file(path: str | os.PathLike[str]) -> None:
     """Refuse a file that could not be written after hours of work, leaving nothing behind.
 
     Parameters
     ----------
     path
-        Local path. An existing file may be replaced.
+        Local path, as the user passed it. An existing file may be replaced.
 
     Raises
     ------
     PlaceError
-        If there is no folder for it, a folder in its place, or no permission.
+        If it is a URL, there is no folder for it, a folder in its place, or no permission.
     OutputError
         If the disk is full or broken.
     """
+    refuse_url(path)
     file = Path(path)
     if not file.parent.is_dir():
         raise PlaceError(f"{path}: there is no folder {file.parent}; create it first")

@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from embedseg_large.errors import OutputError, PlaceError, UsageError
-from embedseg_large.files import whole
+from embedseg_large.files import is_url, whole
 from embedseg_large.synthesis.reading import Stated, read_settings
 from embedseg_large.synthesis.volume import draw_volume
 
@@ -96,7 +96,9 @@ def synthesise(
 
 
 def _folder(out: Path, overwrite: bool) -> Path:
-    """Refuse a folder that is not writable or not empty."""
+    """Refuse a place that is no local folder, or is not empty."""
+    if is_url(out):
+        raise PlaceError(f"{out}: volumes are written to a local folder only, not to a URL")
     if not out.absolute().parent.is_dir():
         raise PlaceError(f"{out}: there is no folder {out.absolute().parent}; create it first")
     if out.exists() and not out.is_dir():

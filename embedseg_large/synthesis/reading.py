@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from embedseg_large.documents import read_yaml
@@ -72,9 +73,17 @@ def _values(stated: Mapping[str, Any] | str | os.PathLike[str] | None) -> tuple[
     text = os.fspath(stated)
     if not text.strip():
         raise UsageError("settings are empty; leave them out, or state some: diameter=12:30")
-    if "=" in text and not os.path.exists(text):  # unlike Path.exists, of any length
+    if "=" in text and not _is_there(text):
         return "", dict(_word(word) for word in text.split(","))
     return f"{text}: ", _content(text)
+
+
+def _is_there(text: str) -> bool:
+    """Whether a text is the path of a file; one that is too long for a path is not."""
+    try:
+        return Path(text).exists()
+    except OSError:
+        return False
 
 
 def _word(word: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from embedseg_large.errors import UsageError
 from embedseg_large.exporting.label_tiff import dtype_for, strip_rows, strips
 from embedseg_large.files import make_folders
-from embedseg_large.storage.disk import check_writable, output_errors, whole_file
+from embedseg_large.storage.disk import check_writable, output_errors, refuse_url, whole_file
 from embedseg_large.tracking.lineage import Lineage, rows_of
 from embedseg_large.volumes.volume import Volume
 
@@ -34,10 +34,11 @@ def check_ctc(folder: Path, *, overwrite: bool) -> None:
     Raises
     ------
     UsageError
-        If it is a file, or has tracks that may not be overwritten.
+        If it is a URL or a file, or has tracks that may not be overwritten.
     OutputError
         If it is not writable.
     """
+    refuse_url(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: this is a file; choose a folder for the tracks with --ctc")
     if _files(folder) and not overwrite:

@@ -16,6 +16,7 @@ from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.device import training_dtype
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import STRIDE
+from embedseg_large.storage.disk import refuse_url
 from embedseg_large.synthesis import read_settings
 from embedseg_large.training.data.mixed import (
     AnnotatedSet,
@@ -213,6 +214,7 @@ def _open_synthetic(
 
 def check_place(out: Path, resume: bool) -> None:
     """Refuse an output that cannot be written, is taken, or has nothing to resume."""
+    refuse_url(out)
     parent = out.absolute().parent
     if not parent.is_dir():
         raise UsageError(f"{parent} is not a folder; create it, or choose another out")

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import PlaceError, RunError, UsageError
+from embedseg_large.files import is_url
 from embedseg_large.geometry import Box
 from embedseg_large.storage.arrays import create_array, open_array
 from embedseg_large.storage.connection import is_remote, joined, shown
@@ -446,10 +447,10 @@ def check_local(place: str) -> Path:
         If it is a URL.
     """
     check_store_name(place)
-    if is_remote(place):
+    if is_url(place):
         raise PlaceError(
-            f"{shown(place)}: images cannot be written to object stores; use a local folder, and "
-            "copy it there"
+            f"{place}: images cannot be written to object stores or other URLs; use a local "
+            "folder, and copy it there"
         )
     return Path(place).absolute()
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import zarr
 from numpy.typing import NDArray
@@ -66,6 +67,42 @@ def test_a_place_that_cannot_be_written_is_a_mistake_too(store: Path) -> None:
     assert "web servers are read only" in fails("segment", store, "--scratch", web)
     assert "cannot be written" in fails("segment", store, "--scratch", "/proc/x")
     assert "object stores" in fails("convert", store, "s3://bucket/x.zarr")
+
+
+LOCAL_ONLY = [
+    "export-labels series.tif s3://bucket/a.tif --timepoint 0",
+    "export-labels series.tif s3://bucket/{label}/a.obj",
+    "measure series.tif --out s3://bucket/a.csv",
+    "track series.tif --ctc s3://bucket/res",
+    "track series.tif --ctc file:///res",
+    "track series.tif --out s3://bucket/a.csv",
+    "evaluate images/a.tif images/a.tif --errors s3://bucket/a.csv",
+    "report images/a.tif --out s3://bucket/a.html",
+    "synthesise s3://bucket/drawn --count 1",
+    "train --images images --masks images --out s3://bucket/a.safetensors",
+    "compare --images images --masks images --out s3://bucket/a.html",
+    "convert series.tif s3://bucket/a.ome.zarr",
+    "demo --out s3://bucket/demo",
+    "segment images --model nuclei-2d --out s3://bucket/masks",
+    "import images s3://bucket/a.safetensors",
+    "tune nuclei-2d --images images --masks images --out s3://bucket/a.safetensors",
+    "review images/a.tif --log s3://bucket/a.txt",
+]
+"""Commands whose output is written to a disk only."""
+
+
+@pytest.mark.parametrize("command", LOCAL_ONLY)
+def test_a_url_is_refused_where_only_a_disk_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    labels = np.zeros((2, 16, 16), np.uint16)
+    labels[:, 2:6, 2:6], labels[:, 9:14, 9:14] = 1, 2
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(tmp_path / "images" / "a.tif", labels[0])
+    tifffile.imwrite(tmp_path / "series.tif", labels, metadata={"axes": "TYX"})
+    monkeypatch.chdir(tmp_path)
+    assert "URL" in fails(*command.split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "series.tif"]
 
 
 @pytest.mark.parametrize(("number", "mistaken"), [(errno.EROFS, True), (errno.ENOSPC, False)])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import embedseg_large as es
-from embedseg_large.files import make_folders, sync, whole
+from embedseg_large.files import is_url, make_folders, sync, whole
 from embedseg_large.runs import journal
 from embedseg_large.storage.disk import LocalFolder
 from embedseg_large.testing.oracle import OracleNetwork
@@ -131,3 +131,14 @@ def test_what_a_journal_says_is_done_outlasts_a_loss_of_power(
     assert ("name", f"{folder}/zarr.json") in disk.calls[:published]
     documents = [c for c in disk.calls if c[0] == "name" and c[1].endswith("/zarr.json")]
     assert {path for _, path in documents} <= disk.kept
+
+
+@pytest.mark.parametrize("text", ["s3://bucket/x", "file:///tmp/x", "HTTPS://a.b/c", "az://c"])
+def test_a_url_is_one_also_after_pathlib_has_taken_a_slash(text: str) -> None:
+    assert is_url(text)
+    assert is_url(Path(text))
+
+
+@pytest.mark.parametrize("text", ["x.tif", "/tmp/s3:/x", "C:/x", "a:b/c", "a/s3://b", "", "."])
+def test_a_path_is_no_url(text: str) -> None:
+    assert not is_url(text)

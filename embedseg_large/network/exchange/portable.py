@@ -18,6 +18,7 @@ import torch
 from embedseg_large.embedding import raw_layout
 from embedseg_large.errors import UsageError
 from embedseg_large.extras import extra
+from embedseg_large.files import is_url
 from embedseg_large.network.erfnet import BranchedERFNet
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import EMBEDSEG, ERFNET, ModelSettings
@@ -125,8 +126,10 @@ def check_target(path: Path, overwrite: bool) -> None:
     Raises
     ------
     UsageError
-        If it exists and must not be replaced, is a folder, or its folder does not exist.
+        If it exists and must not be replaced, is a folder or a URL, or its folder does not exist.
     """
+    if is_url(path):
+        raise UsageError(f"{path}: models are written to a local disk only, not to a URL")
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file in it")
     if not path.absolute().parent.is_dir():

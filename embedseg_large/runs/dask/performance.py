@@ -13,6 +13,7 @@ from distributed import Client
 from distributed import performance_report as dask_report
 
 from embedseg_large.errors import UsageError
+from embedseg_large.storage.disk import check_file
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def performance_report(client: Client, path: str | os.PathLike[str]) -> Iterator
     Raises
     ------
     UsageError
-        If the report cannot be made: the scheduler has no bokeh, or the folder does not exist.
+        If the report cannot be made: the scheduler has no bokeh, or no file can be written there.
         Nothing has been computed then. Later problems are warnings.
     """
     _check(client, Path(path))
@@ -39,8 +40,7 @@ def performance_report(client: Client, path: str | os.PathLike[str]) -> Iterator
 
 
 def _check(client: Client, path: Path) -> None:
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.parent}; create it first")
+    check_file(path)
     try:
         client.run_on_scheduler(version, "bokeh")
     except ModuleNotFoundError:

@@ -266,7 +266,7 @@ def test_a_box_that_exceeds_the_memory_is_refused_before_a_mesh_is_written(
     wide = embryo.copy()
     wide[0, 0, 0] = wide[-1, -1, -1] = 77_777
     monkeypatch.setattr(meshes, "_BYTES", 1 << 40)
-    with pytest.raises(UsageError, match="instance 77777 .* 16 x 40 x 44 voxels.*coarser --level"):
+    with pytest.raises(UsageError, match=r"instance 77777 .* 16 x 40 x 44 voxels.*coarser --level"):
         es.export_labels(wide, tmp_path / "{label}.obj")
     assert not list(tmp_path.iterdir())
 

@@ -310,7 +310,7 @@ def test_older_volumes_stay_until_the_new_ones_are_complete(
 def test_settings_of_the_user_are_replaced_only_if_that_is_asked(tmp_path: Path) -> None:
     own = tmp_path / "settings.yaml"
     own.write_text("mine: 1\n")
-    with pytest.raises(UsageError, match="settings.yaml exists; .* --overwrite"):
+    with pytest.raises(UsageError, match=r"settings\.yaml exists; .* --overwrite"):
         es.synthesise(tmp_path, 1, settings=FLAT)
     assert own.read_text() == "mine: 1\n"
     assert list(tmp_path.iterdir()) == [own]
