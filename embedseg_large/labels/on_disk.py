@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedseg_large.errors import OutputError
+from embedseg_large.labels.edited import dated, now_at, was_edited
 from embedseg_large.labels.folder import (
     Draft,
     is_of_run,
@@ -32,12 +33,9 @@ from embedseg_large.storage.disk import (
 )
 from embedseg_large.storage.group import Document, ZarrGroup
 from embedseg_large.volumes.multiscale import ZARR_FORMATS
-from embedseg_large.volumes.volume import Volume
 
 _OLD, _GONE = ".old", ".gone"
 """Ends of hidden names of older labels: moved aside, and about to be removed."""
-_SLACK_SECONDS = 5.0
-"""Maximum difference between clocks of machines that write to one disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,8 @@ class DiskLabels:
     def publish(self, draft: Draft, attributes: Document, *, overwrite: bool) -> None:
         """Rename the hidden group, list its name, then remove or keep the older labels."""
         pending, version = Path(draft.store.path), draft.store.ngff_version
-        ZarrGroup.at(pending).describe(draft.store.zarr_format, attributes)
+        about = dated(attributes, now_at(pending))
+        ZarrGroup.at(pending).describe(draft.store.zarr_format, about)
         aside = pending.with_name(f"{pending.name}{_OLD}")
         with locked(self._folder):
             self._check_free(draft.name, overwrite)
@@ -190,12 +189,4 @@ class DiskLabels:
 def _can_be_made_again(labels: Path) -> bool:
     """Whether labels can be discarded: a run made them, and they have not been edited since."""
     found = repeatable(ZarrGroup.at(labels))
-    return found is not None and not _was_painted_in(labels, found)
-
-
-def _was_painted_in(labels: Path, volume: Volume) -> bool:
-    """Whether a file of voxels is younger than the description, which a run writes last."""
-    described = max(p.stat().st_mtime for p in labels.iterdir() if p.is_file())
-    folders = (labels / level.path for level in volume.levels)
-    files = (p for folder in folders for p in folder.rglob("*") if p.is_file())
-    return any(p.stat().st_mtime > described + _SLACK_SECONDS for p in files)
+    return found is not None and not was_edited(labels, found)

@@ -211,6 +211,7 @@ _PARTS: Mapping[str, Any] = {
     "run": str,
     "labels": str,
     "made": str,
+    "published": Number,
     "model": str,
     "segmenter": str | None,
     "method": str,

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import MetadataError, PlaceError, UsageError, foreign
+from embedseg_large.labels.edited import dated, published_at
 from embedseg_large.labels.pending import PROVENANCE
 from embedseg_large.labels.published import provenance_of
 from embedseg_large.storage.connection import is_remote, joined, refuse_web, shown
@@ -57,7 +58,8 @@ def check_store(store: str, labels: str) -> None:
     refuse_web(store, "write the table with --out")
     _format(store)
     if not is_remote(store):
-        _check_mode(Path(store), Path(store, "labels", labels))
+        local = Path(folder_at(store).path)
+        _check_mode(local, local / "labels" / labels)
     folder_at(store).check_writable()
     about = ZarrGroup.at(joined(store, f"tables/{labels}")).attributes()
     if about and PROVENANCE not in about:
@@ -117,11 +119,10 @@ def write_label_table(
     timepoints = np.unique(columns["timepoint"])
     if columns["label"].size <= PROPERTIES_MOST and timepoints.size <= 1:
         rows = _rows(columns, [name for name in properties if name in columns])
-        group = root.below("labels").below(labels)
-        ZarrGroup(group).update(zarr_format, lambda old: _with_properties(old, rows))
+        _put_properties(store, labels, zarr_format, rows)
     if not is_remote(store):
         for changed in ("tables", f"labels/{labels}"):
-            refresh_on_disk(Path(store, changed))
+            refresh_on_disk(Path(root.path, changed))
     return joined(store, f"tables/{labels}/table.{backend}")
 
 
@@ -211,6 +212,18 @@ def _packed(columns: Mapping[str, NDArray[Any]], ending: str) -> bytes:
         file = Path(folder, f"table.{ending}")
         write_table(file, columns)
         return file.read_bytes()
+
+
+def _put_properties(store: str, labels: str, zarr_format: int, rows: list[Document]) -> None:
+    """Add properties to the description of labels, which still says when they were published."""
+    group = ZarrGroup.at(joined(store, f"labels/{labels}"))
+    published = None if is_remote(store) else published_at(Path(group.folder.path))
+
+    def changed(old: Document) -> Document:
+        new = _with_properties(old, rows)
+        return new if published is None else dated(new, published)
+
+    group.update(zarr_format, changed)
 
 
 def _listed(attributes: Document, name: str) -> Document:

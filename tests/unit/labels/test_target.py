@@ -23,8 +23,10 @@ from embedseg_large.data import copy_demo
 from embedseg_large.errors import LabelsExistError, OutputError, RunError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.pending import LabelTarget, PendingLabels
+from embedseg_large.labels.tables import write_label_table
 from embedseg_large.labels.target import label_target
 from embedseg_large.storage import disk
+from embedseg_large.storage.group import ZarrGroup
 from embedseg_large.volumes.volume import Volume, open_volume
 
 VERSIONS = ["0.4", "0.5", "0.6"]
@@ -358,7 +360,9 @@ def test_provenance_is_kept_outside_the_standard_metadata(image: Path) -> None:
     write_labels(label_target(open_volume(image), "nuclei"), model="m", seams={"joined": 0})
     attributes = dict(zarr.open_group(str(image / "labels" / "nuclei"), mode="r").attrs)
     made = {"token": "0", "model": "m", "seams": {"joined": 0}}
-    assert attributes["embedseg_large"] == made
+    stored = dict(attributes["embedseg_large"])
+    assert abs(stored.pop("published") - time.time()) < 60
+    assert stored == made
 
 
 def test_a_label_that_does_not_fit_is_an_error(image: Path) -> None:
@@ -484,6 +488,49 @@ def test_labels_of_a_run_that_somebody_painted_in_are_kept(
     write_labels(label_target(open_volume(image), "nuclei", overwrite=True), seed=2)
     assert (stored(image, "nuclei.bak") == 7).all()
     check_ngff(image, version)
+
+
+def moved_back(labels: Path, seconds: float) -> None:
+    """Make the time of labels, and of their publication, that of some time ago."""
+    attributes = ZarrGroup.at(labels).attributes()
+    attributes["embedseg_large"]["published"] -= seconds
+    ZarrGroup.at(labels).write(3 if "ome" in attributes else 2, attributes)
+    for path in labels.rglob("*"):
+        os.utime(path, (time.time() - seconds,) * 2)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.parametrize("is_painted", [False, True])
+def test_measurements_do_not_hide_what_was_painted(
+    image: Path, is_painted: bool, is_old: bool
+) -> None:
+    write_labels(label_target(open_volume(image), "nuclei"), seed=1)
+    labels = image / "labels" / "nuclei"
+    moved_back(labels, 1000)
+    if is_old:  # of a version that recorded no time
+        attributes = ZarrGroup.at(labels).attributes()
+        del attributes["embedseg_large"]["published"]
+        ZarrGroup.at(labels).write(3 if "ome" in attributes else 2, attributes)
+        for file in labels.glob("*"):
+            os.utime(file, (time.time() - 1000,) * 2)
+    if is_painted:
+        zarr.open_array(str(labels / "0"), mode="r+")[...] = 7
+    columns = {"label": np.arange(1, 4), "timepoint": np.zeros(3, np.int64)}
+    for _ in range(2):
+        write_label_table(str(image), "nuclei", columns, ["label"])
+    assert max(p.stat().st_mtime for p in labels.iterdir() if p.is_file()) > time.time() - 100
+    write_labels(label_target(open_volume(image), "nuclei", overwrite=True), seed=2)
+    assert names_listed(image) == ["nuclei", *(["nuclei.bak"] if is_painted else [])]
+
+
+def test_labels_copied_without_their_times_are_kept(image: Path) -> None:
+    write_labels(label_target(open_volume(image), "nuclei"), seed=1)
+    labels = image / "labels" / "nuclei"
+    moved_back(labels, 1000)
+    for path in labels.rglob("*"):
+        os.utime(path)
+    write_labels(label_target(open_volume(image), "nuclei", overwrite=True), seed=2)
+    assert names_listed(image) == ["nuclei", "nuclei.bak"]
 
 
 def test_what_another_run_left_half_written_is_removed(image: Path) -> None:
