@@ -20,7 +20,8 @@ from embedseg_large.evaluation.errors import Found, Positions
 from embedseg_large.evaluation.localisation import shell
 from embedseg_large.evaluation.pairs import LabelPair
 from embedseg_large.geometry import Box
-from embedseg_large.runs.blockwise import EDGE, sum_over
+from embedseg_large.runs.blockwise import sum_over
+from embedseg_large.runs.boxes import box_shape
 from embedseg_large.runs.tasks import Call, Runner
 from embedseg_large.volumes.label_images import unannotated
 from embedseg_large.volumes.pieces import pieces
@@ -68,7 +69,7 @@ def compare(
         If the voxels are not integers, or cannot be decoded.
     """
     ndim = len(pair.shape)
-    boxes = pieces(pair.compared, (EDGE[ndim],) * ndim, pair.prediction.name)
+    boxes = pieces(pair.compared, box_shape(pair.shape, pair.chunks), pair.prediction.name)
     zero = Compared(Contingency.empty(), Found.empty(ndim) if errors else None)
     call = partial(_call, pair, shell_width, errors)
     return sum_over(boxes, call, zero, stage="compare", workers=workers)

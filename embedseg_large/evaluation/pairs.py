@@ -75,6 +75,12 @@ class LabelPair:
         """Voxels of the image along (z,) y, x."""
         return _image_shape(self.truth, self.stacked[1])
 
+    @property
+    def chunks(self) -> list[tuple[int, ...] | None]:
+        """Chunks of the prediction and the truth along (z,) y, x; None: in memory."""
+        each = (self.prediction.chunks, self.truth.chunks)
+        return [None if chunk is None else chunk[-len(self.shape) :] for chunk in each]
+
     def read(self, box: Box) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
         """Read the predicted and the true labels of a box: of a stack, a layer for each object.
 

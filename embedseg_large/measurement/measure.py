@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,8 @@ from embedseg_large.measurement.regions import Regions, cells_of
 from embedseg_large.measurement.shapes import columns_of
 from embedseg_large.measurement.within import open_parents, parents_of
 from embedseg_large.options import several, takes
-from embedseg_large.runs.blockwise import EDGE, sum_over
+from embedseg_large.runs.blockwise import sum_over
+from embedseg_large.runs.boxes import box_shape
 from embedseg_large.runs.dask.backend import readers_of
 from embedseg_large.runs.tasks import Call, Runner
 from embedseg_large.storage.connection import shown
@@ -181,21 +181,11 @@ def sum_regions(subject: Subject, timepoint: int, workers: Runner | None = None)
         Process the boxes; None: this process.
     """
     whole = Box.whole(subject.labels.spatial_shape)
-    boxes = pieces(whole, box_shape(subject), subject.labels.name)
+    chunks = [volume.chunks for volume in (subject.labels, *subject.channels)]
+    boxes = pieces(whole, box_shape(whole.shape, chunks), subject.labels.name)
     zero = Regions.empty([channel.dtype for channel in subject.channels])
     call = partial(_call, subject, timepoint)
     return sum_over(boxes, call, zero, stage="measure", workers=workers)
-
-
-def box_shape(subject: Subject) -> tuple[int, ...]:
-    """Shape of the boxes: whole chunks of labels and image, so that few are read twice."""
-    ndim, length = subject.labels.ndim, EDGE[subject.labels.ndim]
-    volumes = (subject.labels, *subject.channels)
-    chunks = np.max([(1,) * ndim, *(v.chunks for v in volumes if v.chunks is not None)], axis=0)
-    first, *rest = np.minimum(chunks, subject.labels.spatial_shape).tolist()
-    edges = [max(length // chunk, 1) * chunk for chunk in rest]
-    planes = length**ndim // prod(edges)
-    return (max(min(planes, length) // first, 1) * first, *edges)
 
 
 def _call(subject: Subject, timepoint: int, box: Box) -> Call:

@@ -18,7 +18,8 @@ from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.geometry import Box
 from embedseg_large.labels.published import label_names, level_of_shape
-from embedseg_large.runs.blockwise import EDGE, sum_over
+from embedseg_large.runs.blockwise import sum_over
+from embedseg_large.runs.boxes import box_shape
 from embedseg_large.runs.tasks import Call, Runner
 from embedseg_large.storage.connection import joined
 from embedseg_large.volumes.label_images import check_label_type, read_labels
@@ -107,7 +108,7 @@ def parents_of(
 def _shared(labels: Volume, parents: Volume, timepoint: int, workers: Runner | None) -> Contingency:
     """Count the voxels that instances of the two volumes share."""
     whole = Box.whole(labels.spatial_shape)
-    boxes = pieces(whole, (EDGE[labels.ndim],) * labels.ndim, labels.name)
+    boxes = pieces(whole, box_shape(whole.shape, [labels.chunks, parents.chunks]), labels.name)
     call = partial(_call, labels, parents, timepoint)
     return sum_over(boxes, call, Contingency.empty(), stage="relate", workers=workers)
 

@@ -9,9 +9,6 @@ from typing import Any, Generic, Protocol, TypeVar
 from embedseg_large.geometry import Box
 from embedseg_large.runs.tasks import Call, Each, Runner, Task
 
-EDGE = {2: 4096, 3: 256}
-"""Edge of the boxes that are read at a time, in voxels, by ndim."""
-
 
 class Addable(Protocol):
     """A value that can be added to others of its kind, in any order."""

@@ -16,7 +16,7 @@ import embedseg_large as es
 from embedseg_large.cli.app import app
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.errors import CorruptChunkError, UsageError
-from embedseg_large.runs import blockwise
+from embedseg_large.runs import boxes
 from embedseg_large.testing.synthetic import synthetic_embryo
 
 
@@ -25,7 +25,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Predicted and true labels that differ, cut into several boxes."""
     truth = synthetic_embryo((40, 60, 60), n_objects=40, diameter=10, seed=1).astype(np.uint16)
     prediction = np.roll(truth, 2, axis=2)
-    monkeypatch.setitem(blockwise.EDGE, 3, 32)
+    monkeypatch.setitem(boxes.EDGE, 3, 32)
     for name, labels in (("prediction", prediction), ("truth", truth)):
         write_image(tmp_path / name, labels, "zyx", ngff_version="0.4", chunks=(20, 30, 30))
     return tmp_path / "prediction" / "0", tmp_path / "truth" / "0"

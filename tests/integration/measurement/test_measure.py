@@ -20,10 +20,12 @@ import embedseg_large as es
 from embedseg_large.cli.app import app
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
+from embedseg_large.evaluation import compare
 from embedseg_large.labels.tables import PROPERTIES_MOST, write_label_table
 from embedseg_large.labels.target import label_target
 from embedseg_large.measurement import measure as engine
-from embedseg_large.measurement.options import SubjectOptions
+from embedseg_large.measurement import within
+from embedseg_large.runs.boxes import EDGE, box_shape
 from embedseg_large.storage.group import ZarrGroup, ngff_content
 from embedseg_large.testing.synthetic import synthetic_embryo
 
@@ -131,20 +133,34 @@ def test_boxes_and_workers_leave_no_trace(
     store: Path, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = es.measure(store, labels="nuclei")
-    monkeypatch.setattr(engine, "box_shape", lambda _: (13, 17, 20))
+    monkeypatch.setattr(engine, "box_shape", lambda *_: (13, 17, 20))
     assert same(es.measure(store, labels="nuclei"), whole)
     assert same(es.measure(store, labels="nuclei", client=client), whole)
 
 
-def test_boxes_are_whole_chunks_of_labels_and_image(tmp_path: Path) -> None:
-    planes = zarr.create_array(
-        tmp_path / "planes", shape=(300, 600, 500), chunks=(1, 600, 500), dtype="u2"
+@pytest.mark.parametrize("command", ["measure", "within", "evaluate"])
+def test_boxes_follow_the_chunks_of_all_volumes(
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (
+        zarr.create_array(tmp_path / str(k), shape=(12, 24, 24), chunks=chunks, dtype="u2")
+        for k, chunks in enumerate([(1, 24, 24), (4, 8, 8)])
     )
-    labels = zarr.create_array(
-        tmp_path / "labels", shape=(300, 600, 500), chunks=(32, 64, 64), dtype="u4"
-    )
-    box = engine.box_shape(engine.find_subject(labels, None, SubjectOptions(image=planes)))
-    assert box == (32, 600, 500)
+    one[:, 4:9], other[:, 4:8] = 3, 5
+    seen: list[tuple[int, ...]] = []
+
+    def noted(*about: Any) -> tuple[int, ...]:
+        seen.append(box_shape(*about))
+        return seen[-1]
+
+    for module in (engine, within, compare):
+        monkeypatch.setattr(module, "box_shape", noted)
+    monkeypatch.setitem(EDGE, 3, 16)
+    if command == "evaluate":
+        es.evaluate(one, other)
+    else:
+        es.measure(one, **{"image" if command == "measure" else command: other})
+    assert seen[-1] == (4, 24, 24)
 
 
 @pytest.mark.parametrize("kind", ["array", "tiff"])

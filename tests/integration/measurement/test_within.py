@@ -17,7 +17,7 @@ from embedseg_large.cli.app import app
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.labels.target import label_target
-from embedseg_large.measurement import within
+from embedseg_large.runs import boxes
 from embedseg_large.testing.synthetic import synthetic_embryo
 
 Labels = NDArray[Any]
@@ -60,7 +60,7 @@ def publish(store: Path, name: str, labels: Labels) -> None:
 def test_the_parent_is_the_instance_that_holds_most_voxels(
     nuclei: Labels, tissues: Labels, monkeypatch: pytest.MonkeyPatch, edge: int
 ) -> None:
-    monkeypatch.setattr(within, "EDGE", {3: edge})
+    monkeypatch.setitem(boxes.EDGE, 3, edge)
     table = es.measure(nuclei, within=tissues)
     expected = [by_hand(label, nuclei, tissues) for label in table["label"]]
     assert len({parent for parent, _ in expected}) == 3
