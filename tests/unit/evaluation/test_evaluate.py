@@ -23,6 +23,7 @@ from embedseg_large.evaluation.evaluate import THRESHOLDS, evaluate_images, eval
 from embedseg_large.evaluation.localisation import localised_scores, shell
 from embedseg_large.evaluation.options import Localisation
 from embedseg_large.evaluation.scores import scores
+from embedseg_large.runs import boxes
 from embedseg_large.testing import synthetic_embryo
 from embedseg_large.testing.strategies import label_pairs
 
@@ -58,7 +59,8 @@ def run_json(*arguments: object) -> dict[str, Any]:
 
 def read_in_boxes(patch: pytest.MonkeyPatch, edge: int) -> None:
     """Read boxes of that edge."""
-    patch.setattr(compare, "EDGE", {2: edge, 3: edge})
+    for ndim in (2, 3):
+        patch.setitem(boxes.EDGE, ndim, edge)
 
 
 def take_any_labels(patch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 import embedseg_large as es
 from embedseg_large.cli.app import app
 from embedseg_large.errors import MetadataError, VolumeError
-from embedseg_large.evaluation import compare
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.evaluate import evaluate_images
 from embedseg_large.evaluation.scores import scores
@@ -122,7 +121,8 @@ def test_files_of_masks_are_scored_in_any_boxes(
         tifffile.imwrite(folder / f"{name}.tif", masks, photometric="minisblack")
     wanted = [by_force(prediction, truth, t)[0] for t in THRESHOLDS]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "EDGE", {2: edge, 3: edge})
+        for ndim in (2, 3):
+            patch.setitem(boxes.EDGE, ndim, edge)
         p, t = folder / "prediction.tif", folder / "truth.tif"
         found = evaluate_images(p, t, THRESHOLDS, overlapping=True, count_errors=True)
     assert [score.tp for score in found.scores] == wanted
