@@ -169,19 +169,19 @@ def _starts(
 ) -> Links:
     """Link earlier instances to those without a predecessor."""
     where = np.concatenate(points) if points else np.empty((0, 0))
-    time = np.repeat(np.arange(len(points)), np.diff(first))
     child = np.full(len(where), -1)
     child[links[:, 0]] = links[:, 1]
-    is_start = np.ones(len(where), bool)
-    is_start[links[:, 1]] = False
+    is_start, is_end = np.ones((2, len(where)), bool)
+    is_start[links[:, 1]], is_end[links[:, 0]] = False, False
+    is_mother = ~is_end
     pairs = []
     for t in range(1, len(points)):
-        starts = np.flatnonzero(is_start & (time == t))
+        starts = _at(t, first, is_start)
         for before in range(2, min(settings.gap + 1, t) + 1):
-            ends = np.flatnonzero((child < 0) & (time == t - before))
+            ends = _at(t - before, first, is_end)
             pairs.append(_between(where, starts, ends, settings.reach))
         if settings.division_reach is not None:
-            mothers = np.flatnonzero((child >= 0) & (time == t - 1))
+            mothers = _at(t - 1, first, is_mother)
             near = _between(where, starts, mothers, settings.division_reach)
             pairs.append(_daughters(where, child, near))
     if not pairs:
@@ -193,6 +193,11 @@ def _starts(
     )
     farthest = max(settings.reach, settings.division_reach or 0)
     return _assign(every, LEFT_OUT * farthest**2)[:, ::-1]
+
+
+def _at(t: int, first: NDArray[np.int64], chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Number the chosen instances of a timepoint; the others are not looked at."""
+    return first[t] + np.flatnonzero(chosen[first[t] : first[t + 1]])
 
 
 def _between(

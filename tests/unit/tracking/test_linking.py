@@ -79,6 +79,22 @@ def test_a_mother_lies_between_its_daughters() -> None:
     assert link(divided, settings(division=None)).tolist() == [[0, 1]]
 
 
+def test_the_work_for_a_timepoint_does_not_grow_with_the_length_of_the_series(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_at: list[int] = []
+    find = np.flatnonzero
+
+    def counted(values: NDArray[np.bool_]) -> NDArray[np.intp]:
+        looked_at.append(len(values))
+        return find(values)
+
+    monkeypatch.setattr(linking.np, "flatnonzero", counted)
+    points = [np.array([[0.0, 0.0], [0.0, 99.0]])] * 50
+    assert len(link(points, settings(division=8))) == 98
+    assert max(looked_at) == 2
+
+
 def test_only_one_gap_is_bridged() -> None:
     seen, unseen = np.array([[5.0, 5.0]]), np.empty((0, 2))
     assert link([seen, unseen, seen], settings(gap=1)).tolist() == [[0, 1]]
