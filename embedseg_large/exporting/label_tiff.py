@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from embedseg_large.errors import UsageError
 from embedseg_large.exporting.options import Drawing
 from embedseg_large.geometry import Box
-from embedseg_large.options import several
 from embedseg_large.storage.disk import whole_file
 from embedseg_large.volumes.label_images import read_labels
+from embedseg_large.volumes.timepoints import chosen_timepoints
 from embedseg_large.volumes.volume import Volume
 
 _SLAB_BYTES = 1 << 28
@@ -252,27 +252,15 @@ def _resolution(labels: Volume) -> dict[str, Any]:
 
 
 def timepoints_of(labels: Volume, asked: int | Sequence[int] | None) -> tuple[int | None, ...]:
-    """Return the timepoints to write; just None if the volume has no time axis.
+    """Return the timepoints to write, in order; just None if the volume has no time axis.
 
     Raises
     ------
     UsageError
         If one does not exist.
     """
-    if "t" not in labels.axes:
-        if asked not in (None, 0, (0,)):
-            raise UsageError(f"{labels.name}: the only timepoint is 0, not {asked}")
-        return (None,)
-    if asked is None:
-        return tuple(range(labels.n_timepoints))
-    chosen = several(asked)
-    wrong = [t for t in chosen if not 0 <= t < labels.n_timepoints]
-    if wrong or not chosen:
-        raise UsageError(
-            f"{labels.name}: no timepoint {', '.join(map(str, wrong))}; there are "
-            f"{labels.n_timepoints}, from 0"
-        )
-    return chosen
+    chosen = chosen_timepoints(labels, asked)
+    return chosen if "t" in labels.axes else (None,)
 
 
 def planes(volume: Volume, timepoint: int | None) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -33,7 +33,7 @@ from embedseg_large.measurement.options import MeasureOptions, SubjectOptions
 from embedseg_large.measurement.regions import Regions, cells_of
 from embedseg_large.measurement.shapes import columns_of
 from embedseg_large.measurement.within import open_parents, parents_of
-from embedseg_large.options import several, takes
+from embedseg_large.options import takes
 from embedseg_large.runs.blockwise import sum_over
 from embedseg_large.runs.boxes import box_shape
 from embedseg_large.runs.dask.backend import readers_of
@@ -47,6 +47,7 @@ from embedseg_large.volumes.label_images import (
     read_labels,
 )
 from embedseg_large.volumes.pieces import pieces
+from embedseg_large.volumes.timepoints import chosen_timepoints
 from embedseg_large.volumes.volume import Volume, open_volume
 
 logger = logging.getLogger(__name__)
@@ -68,11 +69,6 @@ class Subject:
     """One channel each, of the same shape; none: shapes only."""
     voxel_size: tuple[float, ...] | None
     """Voxel size in µm."""
-
-    @property
-    def timepoints(self) -> range:
-        """All timepoints."""
-        return range(self.labels.n_timepoints)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +125,7 @@ def measure(source: Any, labels: str | None = None, **options: Any) -> Table:
     asked, place = MeasureOptions.of(options, "measure"), _place(source, labels)
     store, name = _check_store(source, place, asked.level) if asked.into_store else ("", "")
     subject = find_subject(source, labels, asked)
-    timepoints, within = _timepoints(subject, asked.timepoint), asked.within
+    timepoints, within = chosen_timepoints(subject.labels, asked.timepoint), asked.within
     parents = None if within is None else open_parents(within, place, subject.labels, asked.axes)
     told = _told(subject.labels)
     if asked.into_store:
@@ -362,18 +358,3 @@ def _voxel_size(
             f"{channels[0].name} {of_image}; choose with voxel_size= (--voxel-size)"
         )
     return labels.voxel_size
-
-
-def _timepoints(subject: Subject, asked: int | Sequence[int] | None) -> Iterable[int]:
-    chosen = _each(asked, subject.timepoints)
-    if not chosen or not set(chosen) <= set(subject.timepoints):
-        raise UsageError(
-            f"timepoint {asked}: {subject.labels.name} has {len(subject.timepoints)}, from 0"
-        )
-    return chosen
-
-
-def _each(asked: int | Sequence[int] | None, every: range) -> Sequence[int]:
-    if asked is None:
-        return every
-    return several(asked)

@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 from embedseg_large.errors import ModelError, UsageError
 from embedseg_large.labels.target import label_target
-from embedseg_large.options import several
 from embedseg_large.runs.paths import predictions_path, scratch_path
 from embedseg_large.runs.record import RUN_FILE, name_of_run
 from embedseg_large.segmentation.input_options import InputOptions
@@ -45,6 +44,7 @@ from embedseg_large.segmentation.stages.job import Foreground, foreground_of
 from embedseg_large.storage.connection import joined
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.intensity import IntensityRange
+from embedseg_large.volumes.timepoints import chosen_timepoints
 from embedseg_large.volumes.volume import Volume, open_volume
 
 logger = logging.getLogger(__name__)
@@ -367,21 +367,13 @@ def check_fit(volume: Volume, network: Network | Segmenter) -> None:
 
 
 def _timepoints(volume: Volume, asked: int | Sequence[int] | None) -> tuple[int | None, ...]:
-    """The selected timepoints; just None if there is nothing to select."""
+    """The selected timepoints, in order; just None if there is nothing to select."""
     if "t" not in volume.axes:
         if not isinstance(asked, Iterable):
             return (None,)
         raise UsageError("there is no time axis to choose several timepoints from")
-    if not isinstance(asked, Iterable):
-        return tuple(range(volume.n_timepoints))
-    times = several(asked)
-    wrong = [t for t in times if not 0 <= t < volume.n_timepoints]
-    if wrong or not times or len(set(times)) != len(times):
-        raise UsageError(
-            f"timepoint {','.join(map(str, times))}; choose different ones from 0 to "
-            f"{volume.n_timepoints - 1}"
-        )
-    return times
+    # a single one was selected when the image was opened
+    return chosen_timepoints(volume, asked if isinstance(asked, Iterable) else None)
 
 
 def _given_range(given: Sequence[float] | None, channels: int) -> tuple[IntensityRange, ...] | None:

@@ -94,12 +94,13 @@ def test_chosen_timepoints_leave_the_others_empty(
 ) -> None:
     options: dict[str, Any] = {"axes": "tzyx", "intensity_range": (0, 1)}
     out = tmp_path / "out.zarr"
-    result = es.segment(np.stack(frames), network, output=out, timepoint=(2, 0), **options)
+    result = es.segment(np.stack(frames), network, output=out, timepoint=(2, 0, 2), **options)
+    assert list(result.summary["timepoints"]) == [0, 2]
     labels = np.asarray(result.labels)
     assert labels[0].any()
     assert not labels[1].any()
     assert labels[2].any()
-    for wrong in ((0, 3), (1, 1), ()):
+    for wrong in ((0, 3), (-1,), ()):
         with pytest.raises(UsageError, match="timepoint"):
             es.segment(np.stack(frames), network, output=out, timepoint=wrong, **options)
 

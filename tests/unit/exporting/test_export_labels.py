@@ -131,6 +131,10 @@ def test_a_series_is_one_file_or_one_per_timepoint(tmp_path: Path, embryo: Label
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "t01.tif"), series[1])
     last = exported(tmp_path / "a.ome.zarr", tmp_path / "last.tif", timepoint=1)
     np.testing.assert_array_equal(last, series[1])
+    places = tmp_path / "a.ome.zarr", tmp_path / "dup_{t}.tif"
+    assert len(es.export_labels(*places, timepoint=[0, 0]).files) == 1
+    both = exported(places[0], tmp_path / "both.tif", timepoint=[1, 0, 1])
+    np.testing.assert_array_equal(both, series)
 
 
 # ROIs -------------------------------------------------------------------------------------------
@@ -315,7 +319,8 @@ def test_smoothing_takes_the_steps_away(tmp_path: Path) -> None:
         ("a.stl", {"smooth": -1.0}, "use 0 to 10"),
         ("a.tif", {"instances": [1, 99_999]}, "no instance 99999"),
         ("a.tif", {"instances": [0]}, "1 or more"),
-        ("a.tif", {"timepoint": 3}, "the only timepoint"),
+        ("a.tif", {"timepoint": 3}, "no timepoint 3; there are 1, from 0"),
+        ("a.tif", {"timepoint": ()}, "no timepoint is chosen"),
         ("nowhere/a.tif", {}, "create it first"),
     ],
 )
