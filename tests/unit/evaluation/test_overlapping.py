@@ -27,6 +27,7 @@ Masks = NDArray[np.uint8]
 
 SHAPE = (12, 14)
 THRESHOLDS = (0.2, 0.4, 0.5, 0.75, 1.0)
+from embedseg_large.runs import boxes
 
 
 @st.composite
