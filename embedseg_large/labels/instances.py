@@ -149,6 +149,26 @@ class KnownInstances:
         """The table of labels, if their provenance names one."""
         return cls(labels, provenance[KEY]) if KEY in provenance else None
 
+    def check(self, timepoints: int) -> None:
+        """Open every column, before work whose result needs them.
+
+        Parameters
+        ----------
+        timepoints
+            Number of timepoints of the labels.
+
+        Raises
+        ------
+        MetadataError
+            As for `rows`.
+        """
+        for name in self._columns:
+            self._array(name, timepoints - 1)
+
+    @property
+    def _columns(self) -> list[str]:
+        return [name for name in self.entry["columns"] if name in DTYPES]
+
     def rows(self, labels: NDArray[np.integer], timepoint: int = 0) -> dict[str, NDArray[Any]]:
         """Look labels up.
 
@@ -166,11 +186,13 @@ class KnownInstances:
         Raises
         ------
         MetadataError
-            If there is no such column, although the provenance names it.
+            If there is no such column, although the provenance names it, or it has another shape
+            or type.
         """
-        return {n: self._column(n, labels, timepoint) for n in self.entry["columns"] if n in DTYPES}
+        return {name: self._column(name, labels, timepoint) for name in self._columns}
 
-    def _column(self, name: str, labels: NDArray[np.integer], timepoint: int) -> NDArray[Any]:
+    def _array(self, name: str, timepoint: int) -> StoredArray:
+        """Open a column that has a timepoint."""
         place = joined(self.labels, f"{self.entry['path']}/{name}")
         try:
             array = _opened(place)
@@ -179,11 +201,20 @@ class KnownInstances:
                 f"{shown(place)}: missing, although the labels refer to it; copy the "
                 "labels with all their files"
             ) from error
-        row = (timepoint,) if array.ndim == 2 else ()
-        if array.ndim > 2 or (row and timepoint >= array.shape[0]):
+        is_series = array.ndim == 2
+        if array.ndim not in (1, 2) or (is_series and timepoint >= array.shape[0]):
             raise MetadataError(
                 f"{shown(place)}: a shape of {array.shape}; restore it, or segment again"
             )
+        if not np.can_cast(array.dtype, DTYPES[name], "same_kind"):
+            raise MetadataError(
+                f"{shown(place)}: values of type {array.dtype}; restore it, or segment again"
+            )
+        return array
+
+    def _column(self, name: str, labels: NDArray[np.integer], timepoint: int) -> NDArray[Any]:
+        array = self._array(name, timepoint)
+        row = (timepoint,) if array.ndim == 2 else ()
         dtype = np.dtype(DTYPES[name])
         column = np.full(labels.size, np.nan if dtype.kind == "f" else False, dtype)
         rows = np.where(labels <= array.shape[-1], labels, 0).astype(np.int64) - 1

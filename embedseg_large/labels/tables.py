@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,30 +27,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import MetadataError, PlaceError, UsageError, foreign
+from embedseg_large.extras import extra
 from embedseg_large.labels.edited import dated, published_at
 from embedseg_large.labels.pending import PROVENANCE
 from embedseg_large.labels.published import provenance_of
 from embedseg_large.storage.connection import is_remote, joined, refuse_web, shown
 from embedseg_large.storage.consolidated import refresh_on_disk
-from embedseg_large.storage.group import Document, ZarrGroup
+from embedseg_large.storage.group import Document, ZarrGroup, ngff_content
 from embedseg_large.storage.open import folder_at
+from embedseg_large.storage.parquet import read_parquet
 from embedseg_large.storage.tables import write_table
 
 PROPERTIES_MOST = 20_000
 """Maximum number of instances for which properties are written: readers parse all of them as JSON
 whenever the labels are opened."""
 _DIGITS = 6
+_CORRECT = "correct it, or write the table with --out"
 
 
-def check_store(store: str, labels: str) -> None:
+def check_store(store: str, labels: str, *, properties: bool = False) -> None:
     """Refuse a store to which no table of labels can be written, before hours of measuring.
+
+    Parameters
+    ----------
+    store, labels
+        Path or URL of the store, and name of the labels.
+    properties
+        Whether the labels will get properties.
 
     Raises
     ------
     UsageError
         If it is on a web server, or has a table of that name from another program.
     MetadataError
-        If it is not a zarr group.
+        If it is not a zarr group, or what it says of tables or labels cannot be added to.
     PlaceError
         If it is read-only; also for root, who could write anyway.
     """
@@ -67,6 +76,14 @@ def check_store(store: str, labels: str) -> None:
             f"{joined(shown(store), f'tables/{labels}')} belongs to another program; write the "
             "table with --out"
         )
+    names = ZarrGroup.at(joined(store, "tables")).attributes().get("tables", [])
+    if not isinstance(names, list):
+        raise MetadataError(
+            f"{joined(shown(store), 'tables')}: the attribute tables is not a list; {_CORRECT}"
+        )
+    if properties:
+        place = joined(store, f"labels/{labels}")
+        _check_properties(ZarrGroup.at(place).attributes(), shown(place))
 
 
 def write_label_table(
@@ -83,8 +100,8 @@ def write_label_table(
     columns
         Columns of equal length; ``label`` identifies the instance, and ``timepoint`` the timepoint.
     properties
-        Names of columns for ``image-label.properties``. These have no time axis: they are written
-        for at most `PROPERTIES_MOST` instances, all of one timepoint.
+        Names of columns for ``image-label.properties``; none for labels of several timepoints,
+        because properties have no time axis. Not written for more than `PROPERTIES_MOST` instances.
 
     Returns
     -------
@@ -116,8 +133,7 @@ def write_label_table(
     about[PROVENANCE] = {"token": token}  # of these labels, in case others get their name later
     ZarrGroup(table).update(zarr_format, lambda _: about)
     ZarrGroup(tables).update(zarr_format, lambda old: _listed(old, labels))
-    timepoints = np.unique(columns["timepoint"])
-    if columns["label"].size <= PROPERTIES_MOST and timepoints.size <= 1:
+    if properties and columns["label"].size <= PROPERTIES_MOST:
         rows = _rows(columns, [name for name in properties if name in columns])
         _put_properties(store, labels, zarr_format, rows)
     if not is_remote(store):
@@ -163,9 +179,28 @@ def read_label_table(store: str, labels: str) -> StoredTable | None:
     token = provenance_of(joined(store, f"labels/{labels}")).get("token")
     where = f"{joined(shown(store), 'tables')}/{labels}/table.parquet"
     with foreign(where, todo="measure again with --into-store", kind=MetadataError):
-        found = import_module("pyarrow.parquet").read_table(BytesIO(table.read("table.parquet")))
-        columns = {name: found[name].to_numpy() for name in found.column_names}
+        columns = read_parquet(table.read("table.parquet"))
     return StoredTable(columns, token is not None and made.get("token") == token)
+
+
+def unread_columns(store: str, labels: str) -> list[str]:
+    """Name the columns of a table that `read_label_table` does not read: a CSV file.
+
+    Raises
+    ------
+    UsageError
+        If it is a Parquet file, and pyarrow is not installed to look into it.
+    """
+    table = folder_at(joined(store, f"tables/{labels}"))
+    backend = ZarrGroup(table).attributes().get("backend")
+    if backend == "parquet":
+        where = f"{joined(shown(store), 'tables')}/{labels}/table.parquet"
+        with extra("tables", f"{where}: Parquet", instead="replace it with --overwrite"):
+            import_module("pyarrow")
+    if backend != "csv" or not table.exists("table.csv"):
+        return []
+    head = table.read("table.csv").partition(b"\n")[0]
+    return head.decode(errors="replace").strip().split(",")
 
 
 def table_warning(store: str, labels: str, token: str | None) -> str | None:
@@ -231,14 +266,35 @@ def _listed(attributes: Document, name: str) -> Document:
     return attributes | {"tables": [*names, *(() if name in names else (name,))]}
 
 
+def _check_properties(attributes: Document, where: str) -> None:
+    """Refuse a description of labels to which no properties can be added."""
+    label = ngff_content(attributes).get("image-label", {})
+    if not isinstance(label, dict):
+        raise MetadataError(f"{where}: image-label is not a JSON object; {_CORRECT}")
+    rows = label.get("properties", [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise MetadataError(
+            f"{where}: image-label.properties is not a list of JSON objects; {_CORRECT}"
+        )
+
+
 def _with_properties(attributes: Document, rows: list[Document]) -> Document:
-    """Store properties at the place required by the version of the labels."""
+    """Store properties at the place required by the version of the labels.
+
+    Properties of other instances, and what says of no instance, stay as they are.
+    """
     if "ome" in attributes:
         return attributes | {"ome": _with_properties(attributes["ome"], rows)}
     about = attributes.get("image-label", {})
-    known = {row.get("label-value"): row for row in about.get("properties", [])}
-    known |= {row["label-value"]: known.get(row["label-value"], {}) | row for row in rows}
-    return attributes | {"image-label": about | {"properties": list(known.values())}}
+    fresh = {row["label-value"]: row for row in rows}
+    old = [row | fresh.pop(_label_of(row), {}) for row in about.get("properties", [])]
+    return attributes | {"image-label": about | {"properties": [*old, *fresh.values()]}}
+
+
+def _label_of(row: Document) -> int | None:
+    """The instance that a row of properties describes, if it says so."""
+    value = row.get("label-value")
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _rows(columns: Mapping[str, NDArray[Any]], names: Sequence[str]) -> list[Document]:

@@ -128,8 +128,9 @@ def measure(source: Any, labels: str | None = None, **options: Any) -> Table:
     timepoints, within = chosen_timepoints(subject.labels, asked.timepoint), asked.within
     parents = None if within is None else open_parents(within, place, subject.labels, asked.axes)
     told = _told(subject.labels)
+    has_properties = subject.labels.n_timepoints == 1
     if asked.into_store:
-        check_store(store, name)
+        check_store(store, name, properties=has_properties)
     opened = (subject.labels, *subject.channels, *(() if parents is None else (parents,)))
     paths = [volume.path for volume in opened]
     tables = []
@@ -143,8 +144,8 @@ def measure(source: Any, labels: str | None = None, **options: Any) -> Table:
     table = Table(stacked(tables), region=_region(place))
     if not asked.into_store:
         return table
-    shown_first = [column for column in table.columns if column.startswith(_PROPERTIES)]
-    stored = write_label_table(store, name, table.columns, shown_first)
+    named = [column for column in table.columns if column.startswith(_PROPERTIES)]
+    stored = write_label_table(store, name, table.columns, named if has_properties else [])
     return replace(table, stored=stored)
 
 
@@ -234,7 +235,10 @@ def _told(labels: Volume) -> RunFindings:
     if not labels.path or not labels.is_labels:
         return RunFindings(None, None, None)
     made = provenance_of(labels.path)
-    return RunFindings(_traced(made), KnownInstances.of(labels.path, made), labelled_part(labels))
+    known = KnownInstances.of(labels.path, made)
+    if known is not None:
+        known.check(labels.n_timepoints)
+    return RunFindings(_traced(made), known, labelled_part(labels))
 
 
 def _traced(made: dict[str, Any]) -> dict[str, NDArray[Any]] | None:

@@ -329,17 +329,74 @@ def test_without_pyarrow_the_store_gets_a_csv(store: Path, monkeypatch: pytest.M
     assert len(rows) == 1 + len(table)
 
 
-@pytest.mark.parametrize("why", ["many", "series"])
-def test_properties_are_for_few_instances_of_one_time(store: Path, why: str) -> None:
-    count = PROPERTIES_MOST + 1 if why == "many" else 2
-    columns = {
-        "label": np.arange(1, count + 1),
-        "timepoint": np.arange(count) if why == "series" else np.zeros(count, np.int64),
-    }
+def test_properties_are_for_few_instances(store: Path) -> None:
+    count = PROPERTIES_MOST + 1
+    columns = {"label": np.arange(1, count + 1), "timepoint": np.zeros(count, np.int64)}
     written = write_label_table(str(store), "nuclei", columns, ["label"])
     assert Path(written).is_file()
     attributes = ZarrGroup.at(store / "labels" / "nuclei").attributes()
     assert "properties" not in ngff_content(attributes)["image-label"]
+
+
+def test_a_series_has_no_properties_not_even_of_one_timepoint(tmp_path: Path) -> None:
+    store, frames = tmp_path / "series.ome.zarr", np.zeros((2, 8, 16, 16), np.uint32)
+    frames[0, :4, :4, :4], frames[1, :2, :2, :2] = 1, 1
+    write_image(store, frames, "tzyx", SIZE)
+    put_labels(store, frames)
+    es.measure(store, into_store=True, timepoint=1)
+    attributes = ZarrGroup.at(store / "labels" / "nuclei").attributes()
+    assert "properties" not in ngff_content(attributes)["image-label"]
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        ("tables", None, "attribute tables is not a list"),
+        ("tables", "x", "attribute tables is not a list"),
+        ("image-label", None, "image-label is not a JSON object"),
+        ("properties", None, "image-label.properties is not a list of JSON objects"),
+        ("properties", ["x"], "image-label.properties is not a list of JSON objects"),
+    ],
+)
+def test_a_store_that_nothing_can_be_added_to_is_told_before_any_work(
+    store: Path, monkeypatch: pytest.MonkeyPatch, where: str, value: Any, said: str
+) -> None:
+    labels = ZarrGroup.at(store / "labels" / "nuclei")
+    group = ZarrGroup.at(store / "tables") if where == "tables" else labels
+    attributes = group.attributes()
+    content = attributes.get("ome", attributes)
+    (content["image-label"] if where == "properties" else content)[where] = value
+    group.write(labels.zarr_format() or 0, attributes)
+    monkeypatch.setattr(engine, "sum_regions", None)
+    assert said in fails(store, "--labels", "nuclei", "--into-store")
+
+
+def test_properties_that_name_no_instance_stay(store: Path) -> None:
+    group = ZarrGroup.at(store / "labels" / "nuclei")
+    attributes = group.attributes()
+    theirs: list[Any] = [{"class": "a"}, {"class": "b"}, {"label-value": [1]}]
+    ngff_content(attributes)["image-label"]["properties"] = theirs
+    group.write(group.zarr_format() or 0, attributes)
+    table = es.measure(store, labels="nuclei", into_store=True)
+    rows = ngff_content(group.attributes())["image-label"]["properties"]
+    assert rows[:3] == theirs
+    assert [row["label-value"] for row in rows[3:]] == table["label"].tolist()
+
+
+@pytest.mark.parametrize("shape", [(), None, (2, 2, 2)])
+def test_a_damaged_table_of_instances_is_told_before_any_work(
+    store: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...] | None
+) -> None:
+    group = ZarrGroup.at(store / "labels" / "nuclei")
+    attributes = group.attributes()
+    attributes["embedseg_large"]["instances"] = {"path": "instances", "columns": ["seediness"]}
+    group.write(group.zarr_format() or 0, attributes)
+    if shape is not None:
+        place = store / "labels" / "nuclei" / "instances" / "seediness"
+        zarr.create_array(place, shape=shape, dtype="f4", zarr_format=group.zarr_format())
+    monkeypatch.setattr(engine, "sum_regions", None)
+    said = "missing, although" if shape is None else "a shape of"
+    assert said in fails(store, "--labels", "nuclei")
 
 
 def test_the_only_labels_need_no_name(store: Path) -> None:

@@ -22,12 +22,12 @@ from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.evaluation.evaluate import evaluate_images
 from embedseg_large.evaluation.scores import scores
 from embedseg_large.geometry import Box
+from embedseg_large.runs import boxes
 
 Masks = NDArray[np.uint8]
 
 SHAPE = (12, 14)
 THRESHOLDS = (0.2, 0.4, 0.5, 0.75, 1.0)
-from embedseg_large.runs import boxes
 
 
 @st.composite
