@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from embedseg_large.errors import UnreachableError, UsageError, VolumeError
@@ -14,7 +13,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.labels.folder import PROVENANCE as PROVENANCE
 from embedseg_large.labels.folder import is_label_name, provenance_in
 from embedseg_large.labels.provenance import usable
-from embedseg_large.storage.connection import is_remote, joined, shown
+from embedseg_large.storage.connection import is_same_place, joined, shown
 from embedseg_large.storage.failures import is_denied
 from embedseg_large.storage.group import ZarrGroup, ngff_content
 from embedseg_large.storage.open import folder_at
@@ -119,17 +118,11 @@ def _said(made: Mapping[str, Any], image: str, axes: str | None) -> dict[str, An
     about = made.get("volume", {})
     recorded, said = about.get("path"), about.get("opening")
     known: dict[str, Any] = {}
-    if isinstance(said, dict) and isinstance(recorded, str) and _is_same(recorded, image):
+    if isinstance(said, dict) and isinstance(recorded, str) and is_same_place(recorded, image):
         known = {name: value for name, value in said.items() if name in _OPENING}
     if about.get("level"):
         known.pop("voxel_size", None)  # that of another level
     return known if axes is None else known | {"axes": axes}
-
-
-def _is_same(recorded: str, image: str) -> bool:
-    if is_remote(image) or is_remote(recorded):
-        return shown(image) == recorded
-    return Path(image).absolute() == Path(recorded)
 
 
 def labelled_part(labels: Volume) -> Box | None:

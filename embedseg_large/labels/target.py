@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from embedseg_large.errors import MetadataError, UsageError, foreign
 from embedseg_large.labels.folder import LONGEST_NAME, LabelFolder, is_label_name
 from embedseg_large.labels.folder import PROVENANCE as PROVENANCE
 from embedseg_large.labels.pending import LabelTarget, label_folder
-from embedseg_large.storage.connection import is_remote, joined, refuse_web, shown
+from embedseg_large.storage.connection import is_same_place, joined, refuse_web
 from embedseg_large.storage.group import ngff_content, ngff_version
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.axes import SPATIAL, voxel_size_um
@@ -92,7 +91,7 @@ def label_target(
         units=label_units(volume, axes),
         levels=label_levels(volume, axes, _image_levels(folder)),
         overwrite=overwrite,
-        in_image=volume.path is not None and _same(folder.store, volume.path),
+        in_image=volume.path is not None and is_same_place(folder.store, volume.path),
         is_flat=volume.is_flat,
         frame=_frame(volume, folder, version, axes),
     )
@@ -166,18 +165,12 @@ def _image_levels(folder: LabelFolder) -> int | None:
 
 def _frame(volume: Volume, folder: LabelFolder, version: str, axes: str) -> CoordinateFrame | None:
     """Coordinate systems of the image that hold for its labels, too."""
-    is_own = volume.path is not None and _same(folder.store, volume.path)
+    is_own = volume.path is not None and is_same_place(folder.store, volume.path)
     if not (is_own and version == VERSION and _is_as_stored(volume)):
         return None
     kept = [volume.stored_axes.index(a) for a in axes]
     with foreign(volume.name, "its coordinate systems cannot be read", kind=MetadataError):
         return frame_of(ngff_content(folder.attributes())["multiscales"][0], kept, volume.name)
-
-
-def _same(store: str, path: str) -> bool:
-    if is_remote(path) or is_remote(store):
-        return shown(path) == shown(store)
-    return Path(store).resolve() == Path(path).resolve()
 
 
 def label_levels(volume: Volume, axes: str, count: int | None = None) -> tuple[LevelSpec, ...]:

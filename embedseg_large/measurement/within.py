@@ -21,7 +21,7 @@ from embedseg_large.labels.published import label_names, level_of_shape
 from embedseg_large.runs.blockwise import sum_over
 from embedseg_large.runs.boxes import box_shape
 from embedseg_large.runs.tasks import Call, Runner
-from embedseg_large.storage.connection import joined
+from embedseg_large.storage.connection import is_same_place, joined
 from embedseg_large.volumes.label_images import check_label_type, read_labels
 from embedseg_large.volumes.pieces import pieces
 from embedseg_large.volumes.volume import Volume, open_volume
@@ -62,8 +62,13 @@ def open_parents(within: Any, place: Any, labels: Volume, axes: str | None = Non
             f"{labels.name} has {labels.n_timepoints} timepoints, {whole.name} "
             f"{whole.n_timepoints}; {todo}"
         )
+    if labels.ndim == 2:  # a single plane, whose z axis was left out
+        whole = whole.flattened()
     level = level_of_shape(whole, labels, whole.spatial_axes, todo)
-    return open_volume(source, channel=None, axes=axes, level=level) if level else whole
+    if not level:
+        return whole
+    found = open_volume(source, channel=None, axes=axes, level=level)
+    return found.flattened() if labels.ndim == 2 else found
 
 
 def parents_of(
@@ -135,5 +140,5 @@ def _in_same_store(within: Any, place: Any) -> Any:
 
 def _is_same(source: Any, place: Any) -> bool:
     if isinstance(source, str | os.PathLike) and isinstance(place, str | os.PathLike):
-        return os.fspath(source).rstrip("/") == os.fspath(place).rstrip("/")
+        return is_same_place(os.fspath(source), os.fspath(place))
     return source is place

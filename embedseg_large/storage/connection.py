@@ -139,6 +139,26 @@ def shown(path: str) -> str:
     return Address.of(path).public if is_remote(path) else path
 
 
+def is_same_place(one: str, other: str) -> bool:
+    """Whether two paths or URLs are the same place, whatever their form.
+
+    Relative paths, links, ``file://`` and slashes at the end do not count, nor do credentials and
+    queries, which records of a place leave out.
+    """
+    return _canonical(one) == _canonical(other)
+
+
+def _canonical(path: str) -> str:
+    """Return the one form of a path or URL; what names no place, as records may, stays as it is."""
+    try:
+        if is_remote(path):
+            return Address.of(path).public
+        local = unquote(urlsplit(path).path) if path.startswith("file://") else path
+        return os.path.realpath(local)
+    except (UsageError, OSError, ValueError):
+        return path
+
+
 def refuse_web(path: str, way_out: str) -> None:
     """Refuse a place on a web server, which is known to be read-only without asking it.
 

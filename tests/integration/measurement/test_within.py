@@ -117,6 +117,39 @@ def test_instances_have_no_parents_among_themselves(nuclei: Labels) -> None:
         es.measure(nuclei, within=nuclei)
 
 
+@pytest.mark.parametrize("form", ["labels/../labels/nuclei/", "file", "link", "relative"])
+def test_the_measured_labels_are_recognised_in_any_form(
+    tmp_path: Path, nuclei: Labels, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "a.ome.zarr"
+    write_image(store, nuclei, "zyx", SIZE)
+    publish(store, "nuclei", nuclei)
+    (tmp_path / "link").symlink_to(store / "labels" / "nuclei")
+    monkeypatch.chdir(tmp_path)
+    forms = {
+        "file": f"file://{store}/labels/nuclei",
+        "link": str(tmp_path / "link"),
+        "relative": "a.ome.zarr/labels/nuclei",
+    }
+    with pytest.raises(UsageError, match="cannot be measured within themselves"):
+        es.measure(store, "nuclei", within=forms.get(form, f"{store}/{form}"))
+
+
+def test_labels_of_one_plane_have_parents_of_one_plane(
+    tmp_path: Path, nuclei: Labels, tissues: Labels
+) -> None:
+    store = tmp_path / "a.ome.zarr"
+    write_image(store, nuclei[10:11], "zyx", SIZE)
+    publish(store, "nuclei", nuclei[10:11])
+    publish(store, "cells", tissues[10:11])
+    table = es.measure(store, "nuclei", within="cells")
+    expected = [by_hand(label, nuclei[10], tissues[10]) for label in table["label"]]
+    np.testing.assert_array_equal(table["parent"], [parent for parent, _ in expected])
+    assert table["parent"].any()
+    flat = es.measure(store, "nuclei", within=tissues[10])
+    np.testing.assert_array_equal(flat["parent"], table["parent"])
+
+
 def test_anndata_has_features_positions_and_the_words_of_spatialdata(
     tmp_path: Path, nuclei: Labels, tissues: Labels
 ) -> None:
