@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from embedseg_large.errors import UsageError
 from embedseg_large.extras import install
 from embedseg_large.storage.consolidated import refresh_on_disk
-from embedseg_large.storage.disk import check_writable, output_errors, replaced
+from embedseg_large.storage.disk import LocalFolder, check_writable, output_errors, replaced
 from embedseg_large.storage.group import ZarrGroup
 from embedseg_large.tracking.linking import Links
 
@@ -50,17 +50,31 @@ def check_geff(store: Path, labels: str, *, overwrite: bool) -> bool:
     OutputError
         If the store is not writable.
     """
+    place = place_of_geff(store, labels)
+    if place.exists() and not overwrite:
+        raise UsageError(f"{place} exists; replace it with --overwrite")
     if find_spec("geff") is None:
         logger.warning(
             "tracks go into the table only; %s (pip 26 or newer) writes them as GEFF, too",
             install("track"),
         )
         return False
-    place = place_of_geff(store, labels)
-    if place.exists() and not overwrite:
-        raise UsageError(f"{place} exists; replace it with --overwrite")
     check_writable(store)
     return True
+
+
+def remove_geff(store: Path, labels: str) -> None:
+    """Remove older tracks, which the table that is about to be written does not match.
+
+    Raises
+    ------
+    OutputError
+        If they cannot be removed.
+    """
+    place = place_of_geff(store, labels)
+    if place.exists():
+        LocalFolder(str(place)).remove_all()
+        refresh_on_disk(place.parent)
 
 
 def write_geff(

@@ -197,7 +197,8 @@ def _starts(
 
 def _at(t: int, first: NDArray[np.int64], chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Number the chosen instances of a timepoint; the others are not looked at."""
-    return first[t] + np.flatnonzero(chosen[first[t] : first[t + 1]])
+    found: NDArray[np.int64] = first[t] + np.flatnonzero(chosen[first[t] : first[t + 1]])
+    return found
 
 
 def _between(

@@ -14,24 +14,29 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError, VolumeNotFoundError
 from embedseg_large.labels.published import other_labels, place_of_labels
-from embedseg_large.labels.tables import check_store, read_label_table, write_label_table
+from embedseg_large.labels.tables import (
+    StoredTable,
+    check_store,
+    unread_columns,
+    write_label_table,
+)
 from embedseg_large.measurement.measure import measure
 from embedseg_large.options import takes
-from embedseg_large.storage.connection import is_remote, shown
+from embedseg_large.storage.connection import is_remote, joined, shown
 from embedseg_large.storage.tables import Table
 from embedseg_large.tracking import linking, with_laptrack
 from embedseg_large.tracking.ctc import check_ctc, write_ctc
-from embedseg_large.tracking.geff import check_geff, write_geff
+from embedseg_large.tracking.geff import check_geff, remove_geff, write_geff
 from embedseg_large.tracking.lineage import lineage_of
 from embedseg_large.tracking.linking import Links, LinkSettings, neighbour_distance
 from embedseg_large.tracking.options import LinkOptions, TrackOptions
+from embedseg_large.tracking.stored import ADDED, describes, merged, stored_table, untracked
 from embedseg_large.volumes.label_images import check_label_type
 from embedseg_large.volumes.volume import Volume, open_volume
 
 logger = logging.getLogger(__name__)
 
 _TRACKERS = {"lap": linking.link, "laptrack": with_laptrack.link}
-_ADDED = ("track_id", "parent_track_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +122,10 @@ def track(source: Any, labels: str | None = None, **options: Any) -> Tracks:
     writes_geff = place.folder is not None and check_geff(
         place.folder, place.name, overwrite=asked.overwrite
     )
-    table = _table(place, volume, asked)
+    stored = None if place.store is None else stored_table(place.store, place.name, volume)
+    if not asked.overwrite:
+        _refuse_tracked(place, stored)
+    table = _table(place, volume, asked, stored)
     positions = _positions(table.columns, volume.ndim)
     points = np.split(positions, np.searchsorted(table["timepoint"], _rest(volume)))
     settings = _settings(points, asked)
@@ -126,6 +134,8 @@ def track(source: Any, labels: str | None = None, **options: Any) -> Tracks:
     lineage = lineage_of(time, links)
     found = {**table.columns, "track_id": lineage.track, "parent_track_id": lineage.parent}
     written = []
+    if place.folder is not None and not writes_geff:
+        remove_geff(place.folder, place.name)
     if place.store is not None:
         written.append(write_label_table(place.store, place.name, found, ()))
     if writes_geff and place.folder is not None:
@@ -200,34 +210,27 @@ def _rest(volume: Volume) -> NDArray[np.int64]:
     return np.arange(1, volume.n_timepoints)
 
 
-def _table(place: _Place, volume: Volume, asked: TrackOptions) -> Table:
-    """Read the stored table if it belongs to these labels, else measure sizes and positions."""
-    stored = None
-    if place.store is not None and asked.voxel_size is None:
-        stored = read_label_table(place.store, place.name)
-    if stored is not None and stored.is_certain:
-        columns = _untracked(stored.columns)
-        _warn_of_missing(columns, volume)
-        return Table(columns, region=place.name)
-    measured = measure(place.labels, **{name: getattr(asked, name) for name in _MEASURED})
-    if stored is not None and _is_of(columns := _untracked(stored.columns), measured.columns):
-        return Table(columns, region=place.name)
-    return measured
+def _refuse_tracked(place: _Place, stored: StoredTable | None) -> None:
+    """Refuse to replace older tracks, which without GEFF are only in the table."""
+    if place.store is None:
+        return
+    names = list(stored.columns) if stored else unread_columns(place.store, place.name)
+    if ADDED[0] in names:
+        table = joined(shown(place.store), f"tables/{place.name}")
+        raise UsageError(f"{table} has tracks; replace them with --overwrite")
 
 
-def _untracked(columns: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Drop the columns of older tracks, and order rows by timepoint and label."""
-    order = np.lexsort((columns["label"], columns["timepoint"]))
-    return {name: values[order] for name, values in columns.items() if name not in _ADDED}
-
-
-def _is_of(columns: Mapping[str, NDArray[Any]], measured: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether a table, which may know more, describes the instances that were measured."""
-    same = ("timepoint", "label", "voxels", "pixels", "z", "y", "x", "x_um")
-    return all(
-        name not in measured or np.array_equal(columns.get(name, ()), measured[name])
-        for name in same
-    )
+def _table(place: _Place, volume: Volume, asked: TrackOptions, stored: StoredTable | None) -> Table:
+    """Take the stored table if it belongs to these labels, else measure sizes and positions."""
+    known = None if stored is None else untracked(stored.columns)
+    is_certain = stored is not None and stored.is_certain
+    if known is not None and is_certain and asked.voxel_size is None:
+        _warn_of_missing(known, volume)
+        return Table(known, region=place.name)
+    found = measure(place.labels, **{name: getattr(asked, name) for name in _MEASURED})
+    if known is None or not (is_certain or describes(known, found.columns)):
+        return found
+    return Table(merged(found.columns, known), region=place.name)
 
 
 def _warn_of_missing(columns: Mapping[str, NDArray[Any]], volume: Volume) -> None:
@@ -258,10 +261,10 @@ def _positions(columns: Mapping[str, NDArray[Any]], ndim: int) -> NDArray[np.flo
 
 def _settings(points: Sequence[NDArray[np.float64]], asked: LinkOptions) -> LinkSettings:
     reach = asked.max_distance or neighbour_distance(points)
-    if reach is None:
+    if not reach:  # 0: most instances have another one in the same place
         raise UsageError(
-            "no timepoint has two instances, whose distance would limit that of a link; pass "
-            "max_distance= (--max-distance)"
+            "no timepoint has two instances in different places, whose distance would limit that "
+            "of a link; pass max_distance= (--max-distance)"
         )
     division = reach if asked.division_distance is None else asked.division_distance
     return LinkSettings(reach=reach, division_reach=division or None, gap=asked.max_gap)

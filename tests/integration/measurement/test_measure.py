@@ -159,7 +159,8 @@ def test_boxes_follow_the_chunks_of_all_volumes(
     if command == "evaluate":
         es.evaluate(one, other)
     else:
-        es.measure(one, **{"image" if command == "measure" else command: other})
+        options: dict[str, Any] = {"image" if command == "measure" else command: other}
+        es.measure(one, **options)
     assert seen[-1] == (4, 24, 24)
 
 
@@ -393,7 +394,8 @@ def test_a_damaged_table_of_instances_is_told_before_any_work(
     group.write(group.zarr_format() or 0, attributes)
     if shape is not None:
         place = store / "labels" / "nuclei" / "instances" / "seediness"
-        zarr.create_array(place, shape=shape, dtype="f4", zarr_format=group.zarr_format())
+        zarr_format: Any = group.zarr_format()
+        zarr.create_array(place, shape=shape, dtype="f4", zarr_format=zarr_format)
     monkeypatch.setattr(engine, "sum_regions", None)
     said = "missing, although" if shape is None else "a shape of"
     assert said in fails(store, "--labels", "nuclei")

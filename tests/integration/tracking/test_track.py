@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,7 @@ def test_a_table_of_painted_labels_is_used_only_if_it_fits_them(
     other = put(tmp_path / "other.ome.zarr", series[::-1].copy())
     (other / "tables").parent.mkdir(exist_ok=True)
     (place / "tables").rename(other / "tables")
-    assert "intensity_mean_0" not in es.track(other).table.columns
+    assert "intensity_mean_0" not in es.track(other, overwrite=True).table.columns
 
 
 def test_a_table_that_lacks_timepoints_is_reported(
@@ -233,6 +234,105 @@ def test_a_table_that_lacks_timepoints_is_reported(
     with caplog.at_level(logging.WARNING):
         assert len(es.track(store).table) == 18
     assert "the stored table has 2 of 8 timepoints" in caplog.text
+
+
+def edited(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the columns of the stored table."""
+    pa, pq = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+    file = store / "tables" / "nuclei" / "table.parquet"
+    read = pq.read_table(file)
+    columns = {name: read[name].to_numpy() for name in read.column_names}
+    change(columns)
+    pq.write_table(pa.table(columns), file)
+
+
+def assigned(name: str, value: Any) -> Callable[[dict[str, Any]], object]:
+    def change(columns: dict[str, Any]) -> None:
+        columns[name] = np.where(np.arange(len(columns[name])) == 3, value, columns[name])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c.pop("y_um"), "it has no column y_um"),
+        (lambda c: c.pop("label"), "it has no column label"),
+        (lambda c: c.update(label=c["label"].astype(str)), "label does not hold whole numbers"),
+        (assigned("x_um", np.nan), "x_um does not hold finite numbers"),
+        (assigned("timepoint", 99), "timepoints are not all from 0 to 7"),
+        (assigned("timepoint", -1), "timepoints are not all from 0 to 7"),
+        (assigned("label", 0), "labels below 1"),
+        (lambda c: [c.update({n: c[n][[0, *range(len(c[n]))]]}) for n in [*c]], "two rows for one"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_damaged_table_is_reported_and_the_labels_are_measured(
+    store: Path, caplog: pytest.LogCaptureFixture, change: Any, said: str
+) -> None:
+    pytest.importorskip("pyarrow")
+    es.measure(store, into_store=True)
+    if change is None:
+        (store / "tables" / "nuclei" / "table.parquet").write_bytes(b"PAR1 and no more")
+    else:
+        edited(store, change)
+    with caplog.at_level(logging.WARNING):
+        tracks = es.track(store)
+    assert (tracks.n_tracks, tracks.n_divisions) == (15, 3)
+    (line,) = [r.message for r in caplog.records if "measured anew" in r.message]
+    assert said in line
+    assert "\n" not in line
+
+
+def test_another_voxel_size_keeps_the_columns_that_do_not_depend_on_it(store: Path) -> None:
+    pytest.importorskip("pyarrow")
+    before = es.measure(store, into_store=True)
+    rows = np.arange(len(before)) != 5
+    edited(store, lambda c: c.update({name: values[rows] for name, values in c.items()}))
+    table = es.track(store, voxel_size=(4, 1, 1), overwrite=True).table
+    assert list(table.columns) == [*before.columns, "track_id", "parent_track_id"]
+    np.testing.assert_array_equal(table["label"], before["label"])
+    np.testing.assert_allclose(table["x_um"], 2 * before["x_um"])
+    kept = table["intensity_mean_0"]
+    np.testing.assert_array_equal(kept[rows], before["intensity_mean_0"][rows])
+    assert np.isnan(kept[5])
+
+
+@pytest.mark.parametrize("reader", ["geff", "pyarrow"])
+def test_tracks_in_a_table_alone_are_replaced_only_if_that_is_asked(
+    store: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr("embedseg_large.tracking.geff.find_spec", lambda _: None)
+    if reader == "pyarrow":  # not installed: the table is a CSV file
+        monkeypatch.setattr("embedseg_large.labels.tables.find_spec", lambda _: None)
+    es.track(store)
+    with pytest.raises(UsageError, match=r"tables/nuclei has tracks; replace .* --overwrite"):
+        es.track(store)
+    assert es.track(store, overwrite=True).n_tracks == 15
+
+
+def test_without_pyarrow_a_parquet_table_is_not_replaced_unseen(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow")
+    es.measure(store, into_store=True)
+    monkeypatch.setattr("embedseg_large.labels.tables.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"\[tables\].*replace it with --overwrite"):
+        es.track(store)
+
+
+def test_an_older_graph_does_not_stay_beside_a_newer_table(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("geff")
+    es.track(store)
+    monkeypatch.setattr("embedseg_large.tracking.geff.find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"nuclei\.geff exists; replace it with --overwrite"):
+        es.track(store)
+    es.track(store, overwrite=True, max_distance=0.01)
+    assert not (store / "tracks" / "nuclei.geff").exists()
 
 
 def test_distances_are_micrometres_along_every_axis() -> None:
@@ -269,11 +369,20 @@ def test_tracks_are_replaced_only_if_that_is_asked(store: Path, tmp_path: Path) 
         es.track(np.ones((2, 8, 8), np.uint8), axes="tyx", max_distance=1, ctc=tmp_path / "RES")
 
 
+def in_one_place() -> NDArray[np.uint8]:
+    """A ring around a voxel: both have the same centroid."""
+    labels = np.zeros((2, 8, 8), np.uint8)
+    labels[:, 2:5, 2:5] = 1
+    labels[:, 3, 3] = 2
+    return labels
+
+
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
         (np.ones((4, 8, 8), np.uint8), {"axes": "zyx"}, "has one timepoint"),
         (np.ones((2, 8, 8), np.uint8), {}, "no timepoint has two instances.*--max-distance"),
+        (in_one_place(), {}, "two instances in different places.*--max-distance"),
         (np.ones((2, 8, 8), np.uint8), {"max_distance": -1}, "pass a length in µm, above 0"),
         (np.ones((2, 8, 8), np.uint8), {"division_distance": -1}, "or 0 for no divisions"),
         (np.ones((2, 8, 8), np.uint8), {"max_gap": 5}, "use 0 to 1 timepoints"),

@@ -358,7 +358,7 @@ def test_volumes_without_levels_get_some(tmp_path: Path) -> None:
 
 def test_provenance_is_kept_outside_the_standard_metadata(image: Path) -> None:
     write_labels(label_target(open_volume(image), "nuclei"), model="m", seams={"joined": 0})
-    attributes = dict(zarr.open_group(str(image / "labels" / "nuclei"), mode="r").attrs)
+    attributes = ZarrGroup.at(image / "labels" / "nuclei").attributes()
     made = {"token": "0", "model": "m", "seams": {"joined": 0}}
     stored = dict(attributes["embedseg_large"])
     assert abs(stored.pop("published") - time.time()) < 60

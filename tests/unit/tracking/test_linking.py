@@ -89,7 +89,7 @@ def test_the_work_for_a_timepoint_does_not_grow_with_the_length_of_the_series(
         looked_at.append(len(values))
         return find(values)
 
-    monkeypatch.setattr(linking.np, "flatnonzero", counted)
+    monkeypatch.setattr(np, "flatnonzero", counted)
     points = [np.array([[0.0, 0.0], [0.0, 99.0]])] * 50
     assert len(link(points, settings(division=8))) == 98
     assert max(looked_at) == 2
