@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "measurement": VALUES | {"evaluation", "labels", "runs", "storage", "volumes"},
     "review": VALUES | {"labels", "measurement", "runs", "storage", "volumes"},
     "segmentation": VALUES | BELOW | {"conversion"},
-    "exporting": VALUES | {"labels", "measurement", "storage", "volumes"},
+    "exporting": VALUES | {"labels", "measurement", "runs", "storage", "volumes"},
     "tracking": VALUES | {"exporting", "labels", "measurement", "runs", "storage", "volumes"},
     "batch": VALUES
     | {"exporting", "labels", "pictures", "runs", "segmentation", "storage", "volumes"},

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
-from embedseg_large.measurement.measure import Subject, box_shape
+from embedseg_large.runs.boxes import box_shape
 from embedseg_large.volumes.label_images import read_labels
 from embedseg_large.volumes.pieces import pieces
 from embedseg_large.volumes.volume import Volume
@@ -78,11 +78,11 @@ def boxes_of(
     -------
     Bounding boxes in voxels, merged.
     """
-    subject = Subject(labels=labels, channels=(), voxel_size=None)
     dtype = np.min_scalar_type(max(labels.spatial_shape))
     none = np.zeros((0, labels.ndim), dtype)
     found, waiting = Boxes(np.zeros(0, np.uint64), none, none), list[Boxes]()
-    for piece in pieces(Box.whole(labels.spatial_shape), box_shape(subject), labels.name):
+    whole = Box.whole(labels.spatial_shape)
+    for piece in pieces(whole, box_shape(whole.shape, [labels.chunks]), labels.name):
         waiting.append(_runs(read_labels(labels, timepoint, piece), piece, keep, dtype).merged())
         if sum(map(len, waiting)) > max(_MERGED, len(found)):  # so that none is sorted often
             found, waiting = _joined([found, *waiting]).merged(), []

@@ -237,7 +237,7 @@ def test_the_surface_of_a_voxel_is_as_exact_far_from_the_origin(tmp_path: Path) 
 def test_boxes_of_instances_do_not_depend_on_the_pieces_that_are_read(
     embryo: Labels, monkeypatch: pytest.MonkeyPatch, keep: list[int] | None
 ) -> None:
-    monkeypatch.setattr(boxes, "box_shape", lambda _: (5, 9, 13))
+    monkeypatch.setattr(boxes, "box_shape", lambda *_: (5, 9, 13))
     monkeypatch.setattr(boxes, "_MERGED", 3)
     chosen = None if keep is None else np.array(keep, np.uint64)
     found = boxes_of(es.open_volume(embryo), None, chosen)
