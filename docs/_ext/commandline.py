@@ -83,8 +83,11 @@ def _entry(parameter: Any) -> str:
 
 
 def _with_code(text: str) -> str:
-    """Mark options in a text, whose dashes would be taken for punctuation."""
-    return re.sub(r"(?<![\w`-])(--[a-z][a-z-]+)", r"`\1`", text)
+    """Mark options in a text, whose dashes would be taken for punctuation; code stays as it is."""
+    parts = re.split(r"(`[^`]*`)", text)
+    for i in range(0, len(parts), 2):
+        parts[i] = re.sub(r"(?<![\w-])(--[a-z][a-z-]+)", r"`\1`", parts[i])
+    return "".join(parts)
 
 
 def _signature(parameter: Any) -> str:

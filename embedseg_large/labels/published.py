@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +22,7 @@ from embedseg_large.volumes.volume import Volume, open_volume
 
 logger = logging.getLogger(__name__)
 
+_KEPT = re.compile(r"\.bak\d*$")
 _OPENING = ("axes", "voxel_size", "series", "allow_missing")
 """Recorded options with which an image was opened."""
 
@@ -54,9 +56,15 @@ def place_of_labels(
             raise UsageError(f"{name[:80]!r} cannot name labels; pass one of {label_names(source)}")
         return joined(source, f"labels/{name}")
     names = label_names(source)
-    if len(names) > 1:
+    current = without_kept(names)
+    if len(current) > 1:
         raise UsageError(f"{shown(source)} has several labels; {choose}: {', '.join(names)}")
-    return joined(source, f"labels/{names[0]}") if names else source
+    return joined(source, f"labels/{current[0]}") if current else source
+
+
+def without_kept(names: Sequence[str]) -> list[str]:
+    """Drop names of older labels that an overwriting run kept: NAME.bak, beside NAME."""
+    return [n for n in names if not ((old := _KEPT.search(n)) and n[: old.start()] in names)]
 
 
 def other_labels(place: str) -> str:

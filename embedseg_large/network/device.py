@@ -83,12 +83,18 @@ def device_kind(device: str) -> str:
 
 def checked_device(device: str) -> str:
     """Return the device if it is available; raise a UsageError otherwise."""
-    kind = device_kind(device)
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device is {device!r}, but torch finds no CUDA device here; use cpu")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise UsageError(f"device is {device!r}, but torch finds no GPU of Apple here; use cpu")
+    if not is_here(device):
+        name = {"cuda": "CUDA device", "mps": "Apple GPU"}[device_kind(device)]
+        raise UsageError(f"device is {device!r}, but torch finds no {name} here; use cpu")
     return device
+
+
+def is_here(device: str) -> bool:
+    """Whether this machine has such a device."""
+    kind = device_kind(device)
+    if kind == "cuda":
+        return torch.cuda.is_available()
+    return kind == "cpu" or torch.backends.mps.is_available()
 
 
 def lanes_that_fit(most: int, voxels: int, first: float, more: float) -> int:

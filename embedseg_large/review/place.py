@@ -8,7 +8,7 @@ from pathlib import Path
 
 from embedseg_large.errors import UsageError
 from embedseg_large.labels.folder import is_label_name
-from embedseg_large.labels.published import label_names
+from embedseg_large.labels.published import label_names, without_kept
 from embedseg_large.storage.connection import is_remote, joined, shown
 from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at
@@ -86,7 +86,7 @@ def _only(store: str) -> str:
     UsageError
         If there are none or several.
     """
-    names = label_names(store)
+    names = without_kept(label_names(store))
     own = [n for n in names if not (n.endswith(SUFFIX) and n.removesuffix(SUFFIX) in names)]
     if len(own) == 1:
         return own[0]

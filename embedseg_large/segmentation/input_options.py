@@ -28,9 +28,9 @@ class FileOptions(Options):
     """Letters of the axes of a file that does not name them."""
     voxel_size: Annotated[
         Sequence[float] | None,
-        Flag("Voxel size in µm, if the file has none.", form="numbers", metavar="Z,Y,X"),
+        Flag("Voxel size in µm, instead of what the file says.", form="numbers", metavar="Z,Y,X"),
     ] = None
-    """Voxel size in µm along (z,) y, x, if the file has none."""
+    """Voxel size in µm along (z,) y, x, instead of what the file says."""
     series: Annotated[
         int | None,
         Flag(

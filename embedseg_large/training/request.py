@@ -258,7 +258,8 @@ def _check_sources(
                 raise UsageError(f"{name} is given without synthetic; pass the number of volumes")
         if images is None:
             raise UsageError(
-                "nothing to train on; pass images and masks, reviewed=STORE, or synthetic=N"
+                "nothing to train on; pass images and masks (--images, --masks), the store of a "
+                "review (--reviewed), or a number of synthetic volumes (--synthetic)"
             )
     if images is None and (masks is not None or labels is not None):
         raise UsageError("masks or labels are given without images; pass the images too")

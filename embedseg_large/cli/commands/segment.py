@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -185,18 +185,23 @@ def _run_and_report(store: str, model: str | None, options: dict[str, Any]) -> d
 
 
 def _print_estimate(store: str, model: str | None, given: Mapping[str, Any], as_json: bool) -> None:
-    from embedseg_large.runs.dask.backend import chosen, processes_of, starts_here
+    from embedseg_large.runs.dask.backend import chosen, device_on, processes_of, starts_here
     from embedseg_large.segmentation.request.duration import duration_of
     from embedseg_large.segmentation.request.estimate import estimate_of
     from embedseg_large.segmentation.request.prepare import default_model, prepare
     from embedseg_large.segmentation.request.scale import voxel_size_warning
 
     asked = SegmentOptions(**SegmentOptions.among(given))
+    where = chosen(WorkerOptions(**WorkerOptions.among(given)))
+    asked = replace(asked, device=device_on(where, asked.device))
     request = prepare(store, model, given["labels"], asked)
     plan = estimate_of(request)
-    where = chosen(WorkerOptions(**WorkerOptions.among(given)))
     time = duration_of(
-        request, plan, processes=processes_of(where), starts_workers=starts_here(where)
+        request,
+        plan,
+        processes=processes_of(where),
+        starts_workers=starts_here(where),
+        is_elsewhere=where is not None and not starts_here(where),
     )
     if as_json:
         settings = request.settings.as_dict()
@@ -266,8 +271,13 @@ def _prediction(request: Any, plan: Any) -> dict[str, str]:
         return {}
     return {
         "prediction tiles": f"{plan.prediction_tiles} of {_text(request.settings.tile)} voxels",
-        "network input": f"{plan.input_voxels:,} voxels x {request.settings.tta} (TTA)",
+        "network input": f"{plan.input_voxels:,} voxels x {_passes(request)}",
     }
+
+
+def _passes(request: Any) -> str:
+    tta = request.settings.tta
+    return "1 (one pass)" if tta == "none" else f"{tta} (TTA)"
 
 
 def _duration(time: Duration) -> str:

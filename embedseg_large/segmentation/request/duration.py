@@ -34,7 +34,7 @@ from platformdirs import user_cache_path
 
 from embedseg_large.documents import parse_json, read_document
 from embedseg_large.files import whole
-from embedseg_large.network.device import processor_name
+from embedseg_large.network.device import is_here, processor_name
 from embedseg_large.network.model import Model
 from embedseg_large.runs.devices import is_gpu
 from embedseg_large.segmentation.request.estimate import Estimate, tiles_at_once
@@ -94,6 +94,7 @@ def duration_of(
     *,
     processes: int = 1,
     starts_workers: bool = False,
+    is_elsewhere: bool = False,
     cache: Path | None = None,
 ) -> Duration | None:
     """Estimate the duration of a run; measures the network for a few seconds if no rate is stored.
@@ -106,18 +107,23 @@ def duration_of(
         Number of processes that share the work; 1 for this process alone.
     starts_workers
         Whether those processes are started on this machine, which takes seconds.
+    is_elsewhere
+        Whether other machines do the work.
     cache
         Folder of the rates; None: in the user's cache.
 
     Returns
     -------
     Duration
-        None for external segmenters, whose speed is unknown.
+        None for external segmenters, whose speed is unknown, and for work of other machines on a
+        device that this one lacks.
     """
     network = getattr(request.segmenter, "network", None)
     if not request.predicts or not isinstance(network, Model):
         return None
     settings = request.settings
+    if is_elsewhere and not is_here(settings.device):
+        return None
     model = network.to(settings.device, settings.dtype, None if processes == 1 else 1)
     rates = Rates(cache or user_cache_path("embedseg-large"))
     rate = rates.of(model)

@@ -113,6 +113,22 @@ def test_a_dry_run_writes_nothing(demo: DemoStore) -> None:
     assert sorted(demo.image.parent.rglob("*")) == before
 
 
+def test_a_dry_run_for_workers_with_gpus_needs_no_gpu_here(
+    demo: DemoStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    file = tmp_path / "slurm.yaml"
+    file.write_text("kind: slurm\ncores: 4\nmemory: 48GB\ngpus: 1\nworkers: 2\nwalltime: 1:00:00\n")
+    command = ["segment", demo.image, "--labels", "other", "--dry-run"]
+    here = run_json(*command, "--cluster-config", file)  # no --device: that of the workers
+    assert here["settings"]["device"] == "cuda"
+    assert here["time"] is None
+    assert here["plan"]["worker_bytes"] > 1e6
+    refused = CliRunner().invoke(app, [*map(str, command), "--device", "cuda"])
+    assert refused.exit_code == 2
+    assert "torch finds no CUDA device here" in refused.stderr
+
+
 def test_info_tells_about_volumes_and_models(demo: DemoStore) -> None:
     about = run_json("info", demo.image)
     assert about["axes"] == "zyx"

@@ -68,3 +68,23 @@ def test_of_a_list_only_names_of_labels_are_believed(tmp_path: Path) -> None:
 def test_what_is_no_list_holds_no_names(tmp_path: Path, listed: object) -> None:
     ZarrGroup.at(tmp_path / "labels").write(3, {"ome": {"labels": listed}})
     assert label_names(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("listed", "only"),
+    [
+        (["nuclei", "nuclei.bak", "nuclei.bak1"], "labels/nuclei"),
+        (["nuclei.bak"], "labels/nuclei.bak"),
+        (["nuclei.bak", "cells"], None),
+        (["nuclei", "cells"], None),
+    ],
+)
+def test_older_labels_that_were_kept_are_not_among_those_to_choose_from(
+    tmp_path: Path, listed: list[str], only: str | None
+) -> None:
+    ZarrGroup.at(tmp_path / "labels").write(3, {"ome": {"labels": listed}})
+    if only is not None:
+        assert place_of_labels(str(tmp_path), None) == f"{tmp_path}/{only}"
+        return
+    with pytest.raises(UsageError, match="has several labels; choose with"):
+        place_of_labels(str(tmp_path), None)

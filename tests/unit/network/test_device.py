@@ -24,7 +24,7 @@ def apple(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_mps_that_is_not_there_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(UsageError, match=r"^device is 'mps', but torch finds no GPU of Apple here"):
+    with pytest.raises(UsageError, match=r"^device is 'mps', but torch finds no Apple GPU here"):
         device.checked_device("mps")
 
 
