@@ -30,6 +30,11 @@ Steps = dict[str, tuple[float, str | None]]
 
 _MISSING = ("failed to read", "corrupt", "invalid page", "EOF", "truncated")
 """Words in tifffile's warnings about missing data."""
+_UNLISTED = "planes that its metadata list are missing"
+_ENDED = ("invalid page", "ImageJ series")
+"""Words in those about pages after the end of the file."""
+_FALLBACKS = ("uniform", "generic")
+"""Kinds of series that tifffile makes of bare pages if the metadata do not fit them."""
 _SECONDS = {"s": "second", "sec": "second", "ms": "millisecond", "min": "minute", "h": "hour"}
 """Names of time units in NGFF."""
 _NAME = re.compile(r"^<tifffile[^>]*> ")
@@ -175,7 +180,19 @@ def _chosen(file: Any, path: str, asked: int | None) -> int:
 def _check_whole(
     file: Any, number: int, path: str, complaints: list[str], allow_missing: bool
 ) -> None:
-    missing = [*complaints, *_cut_off(file, file.series[number])]
+    """Refuse a file that was cut off, and one that lacks planes unless these may be zeros.
+
+    Raises
+    ------
+    VolumeError
+        If voxels are missing.
+    """
+    series = file.series[number]
+    pages = _pages(series)
+    cut = next(_cut_off(file, series, pages, complaints), None)
+    if cut is not None:  # tifffile reads only planes that are missing as a whole as zeros
+        raise VolumeError(f"{path}: incomplete: {cut}; restore the file")
+    missing = [*complaints, *_absent(pages)]
     if missing and allow_missing:
         logger.warning("%s: incomplete, missing data are read as zeros: %s", path, missing[0])
     elif missing:
@@ -185,26 +202,44 @@ def _check_whole(
         )
 
 
-def _cut_off(file: Any, series: Any) -> Iterator[str]:
-    """Describe the parts of an image that lie beyond the end of the file, or are missing."""
-    size = file.filehandle.size
-    if series.dataoffset is not None and series.dataoffset + series.nbytes > size:
-        yield f"{series.dataoffset + series.nbytes - size:,} bytes are missing at its end"
-        return
+def _pages(series: Any) -> list[Any] | None:
+    """List the pages of an image, None for a missing one; None if the file ends before them."""
     try:
-        pages = list(series.pages)
+        return list(series.pages)
     except IndexError:
-        yield "planes that its metadata list are missing"
+        return None
+
+
+def _cut_off(
+    file: Any, series: Any, pages: list[Any] | None, complaints: list[str]
+) -> Iterator[str]:
+    """Describe the parts of an image that lie beyond the end of the file."""
+    size = file.filehandle.size
+    ended = [c for c in complaints if any(word in c for word in _ENDED)]
+    if ended and series.kind in _FALLBACKS:
+        yield f"planes after its end are missing ({ended[0]})"
+    elif series.dataoffset is not None:  # in one piece, which is read without the pages
+        if series.dataoffset + series.nbytes > size:
+            yield f"{series.dataoffset + series.nbytes - size:,} bytes are missing at its end"
+    elif pages is None:
+        yield _UNLISTED
+    else:
+        last = next((page for page in reversed(pages) if page is not None), None)
+        if last is None or getattr(last, "parent", file) is not file:
+            return
+        ends = [a + n for a, n in zip(last.dataoffsets, last.databytecounts, strict=False)]
+        if ends and max(ends) > size:
+            yield f"{max(ends) - size:,} bytes are missing at its end"
+
+
+def _absent(pages: list[Any] | None) -> Iterator[str]:
+    """Describe the planes without a page."""
+    if pages is None:
+        yield _UNLISTED
         return
     absent = sum(page is None for page in pages)
     if absent:
         yield f"{absent:,} of {len(pages):,} planes are missing"
-    last = next((page for page in reversed(pages) if page is not None), None)
-    if last is None or getattr(last, "parent", file) is not file:
-        return
-    ends = [a + n for a, n in zip(last.dataoffsets, last.databytecounts, strict=False)]
-    if ends and max(ends) > size:
-        yield f"{max(ends) - size:,} bytes are missing at its end"
 
 
 def _members(file: Any, number: int) -> tuple[str, ...]:
