@@ -1,8 +1,8 @@
 """Any image that can be opened becomes an OME-Zarr image with a pyramid, out of core.
 
 1. Level 0 is copied region by region; regions are widened along x and y, because a page of a TIFF
-is always decoded as a whole. 2. Each further level averages the previous one. 3. The group has a
-hidden name until it is complete.
+is always decoded as a whole. 2. Each further level averages the previous one, and its translation
+is that of the centres of the cells. 3. The group has a hidden name until it is complete.
 
 Memory is bounded by the region (about 0.5 GB), not by the image. `write_image` does all of it at
 once; `embedseg_large.conversion.convert` does it on workers, over as many attempts as it takes.
@@ -173,7 +173,7 @@ class Conversion:
             axes=volume.axes,
             units=tuple((stored | known)[a] for a in volume.axes),
             dtype=self.dtype.name,
-            levels=tuple(_levels(volume)),
+            levels=tuple(_levels(volume, self.sampled)),
             chunks=self.chunks,
             content="labels" if self.labels else "image",
         )
@@ -295,7 +295,7 @@ def _members_beside_levels(group: Path) -> list[str]:
     return [p.name for p in folders if not ZarrGroup.at(p).is_array()]
 
 
-def _levels(volume: Volume) -> Iterator[LevelSpec]:
+def _levels(volume: Volume, sampled: bool) -> Iterator[LevelSpec]:
     steps = volume.levels[volume.level].scale or (1.0,) * len(volume.stored_axes)
     scales = dict(zip(volume.stored_axes, steps, strict=True))
     if volume.voxel_size is not None:  # otherwise numbers without a unit, unchanged
@@ -305,21 +305,33 @@ def _levels(volume: Volume) -> Iterator[LevelSpec]:
     yield level
     ones = (1,) * (len(volume.axes) - volume.ndim)
     for factors in halvings(volume.spatial_shape, volume.voxel_size):
-        shape = coarser_shape(level.shape, ones + factors)
-        scale = tuple(s * f for s, f in zip(level.scale, ones + factors, strict=True))
-        level = LevelSpec(shape, scale, shift)
+        level = _coarser_level(level, ones + factors, sampled)
         yield level
+
+
+def _coarser_level(level: LevelSpec, factors: Sequence[int], sampled: bool) -> LevelSpec:
+    """Describe the next level; the mean of a cell lies at its centre, a sample at its start."""
+    shift = level.translation
+    if not sampled:
+        axes = zip(shift or (0.0,) * len(factors), factors, level.scale, strict=True)
+        shift = tuple(start + (f - 1) / 2 * step for start, f, step in axes)
+    shape = coarser_shape(level.shape, factors)
+    scale = tuple(s * f for s, f in zip(level.scale, factors, strict=True))
+    return LevelSpec(shape, scale, shift)
 
 
 def _translation(
     volume: Volume, scales: dict[str, float], steps: Sequence[float]
 ) -> tuple[float, ...] | None:
-    """Return the position of the first voxel, in the written units."""
+    """Return the position of the first voxel, in the written units.
+
+    It stays where it is if the stored step is negative, as in `Volume.origin`.
+    """
     shift = volume.levels[volume.level].translation
     if shift is None:
         return None
     stored = dict(zip(volume.stored_axes, zip(shift, steps, strict=True), strict=True))
-    return tuple(stored[a][0] * scales[a] / stored[a][1] for a in volume.axes)
+    return tuple(stored[a][0] * abs(scales[a] / stored[a][1]) for a in volume.axes)
 
 
 def _copy_shape(store: MultiscaleStore) -> tuple[int, ...]:

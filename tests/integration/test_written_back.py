@@ -91,6 +91,17 @@ def test_the_place_of_an_image_outlives_a_conversion(tmp_path: Path, unit: str |
     assert (level.scale, level.translation) == ((2.0, 0.5, 0.5), (10.0, 20.0, 0.0))
 
 
+@pytest.mark.parametrize("unit", [None, "micrometer"])
+def test_the_place_of_a_flipped_image_is_the_same_after_a_conversion(
+    tmp_path: Path, unit: str | None
+) -> None:
+    before = placed(tmp_path / "a.zarr", unit, factor=-1.0)
+    convert(tmp_path / "a.zarr", tmp_path / "b.zarr")
+    after = open_volume(tmp_path / "b.zarr")
+    assert after.origin == before.origin
+    assert after.levels[0].translation == (-10.0, -20.0, 0.0)
+
+
 def test_labels_have_the_scale_and_the_unit_of_their_image(tmp_path: Path) -> None:
     volume = placed(tmp_path / "a.zarr", "nanometer", 1000.0)
     assert volume.voxel_size == (2.0, 0.5, 0.5)

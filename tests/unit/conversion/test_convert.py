@@ -18,6 +18,7 @@ import embedseg_large as es
 from embedseg_large.conversion.convert import convert
 from embedseg_large.conversion.plan import Place, write_image
 from embedseg_large.errors import OutputError, UsageError
+from embedseg_large.labels.target import label_levels
 from embedseg_large.volumes.volume import open_volume
 
 VERSIONS = ["0.4", "0.5"]
@@ -83,6 +84,40 @@ def test_coarse_levels_are_means_and_become_isotropic(tmp_path: Path) -> None:
     mean = image.reshape(80, 300, 2, 35, 2).mean(axis=(2, 4))
     assert np.array_equal(voxels_of(tmp_path / "a.zarr", 1), np.rint(mean))
     assert [k.scale for k in levels] == [(2.0, 0.5, 0.5), (2.0, 1.0, 1.0), (2.0, 2.0, 1.0)]
+
+
+@pytest.mark.parametrize("version", [*VERSIONS, "0.6"])
+def test_a_spot_has_the_same_place_on_every_level(tmp_path: Path, version: str) -> None:
+    y, x = np.mgrid[:600, :600]
+    spot = np.exp(-((y - 300.0) ** 2 + (x - 250.0) ** 2) / (2 * 30**2)).astype(np.float32)
+    write_image(tmp_path / "a.zarr", spot, "yx", (0.5, 0.5), ngff_version=version)
+    origins = []
+    for level in (0, 1, 2):
+        volume = open_volume(tmp_path / "a.zarr", level=level)
+        assert volume.voxel_size is not None
+        weights = volume.data.compute()
+        centre = [np.average(i, weights=weights) for i in np.indices(weights.shape)]
+        steps = zip(centre, volume.voxel_size, volume.origin, strict=True)
+        assert [c * step + start for c, step, start in steps] == pytest.approx([150.0, 125.0])
+        origins.append(volume.origin)
+    assert origins == [(0, 0), (0.25, 0.25), (0.75, 0.75)]
+    if version in VERSIONS:
+        check_valid(tmp_path / "a.zarr", version)
+
+
+def test_labels_of_a_coarse_level_lie_on_it(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.zarr", random_image(600, 300), "yx", (0.5, 0.5))
+    for level, at in ((0, None), (1, (0.25, 0.25)), (2, (0.75, 0.5))):
+        finest = label_levels(open_volume(tmp_path / "a.zarr", level=level), "yx")[0]
+        assert finest.translation == at
+
+
+def test_samples_lie_where_they_were_taken(tmp_path: Path) -> None:
+    labels = np.kron(np.arange(1, 401, dtype=np.uint16).reshape(20, 20), np.ones((30, 30), np.uint16))
+    write_image(tmp_path / "a.zarr", labels, "yx", labels=True)
+    levels = open_volume(tmp_path / "a.zarr").levels
+    assert [level.translation for level in levels] == [None] * 3
+    assert np.array_equal(voxels_of(tmp_path / "a.zarr", 1), labels[::2, ::2])
 
 
 def test_an_unknown_voxel_size_stays_unknown(tmp_path: Path) -> None:

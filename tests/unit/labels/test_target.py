@@ -341,7 +341,7 @@ def test_positions_of_the_image_are_kept(tmp_path: Path, version: str) -> None:
             ends = {end: scale.pop(end) for end in ("input", "output")}
             steps[:] = [{"type": "sequence", "transformations": [scale, shift], **ends}]
         else:
-            steps.append(shift)
+            steps[1:] = [shift]
     group.attrs.update(attributes)
     write_labels(label_target(open_volume(place), "cells"))
     level = open_volume(place / "labels" / "cells").levels[0]
