@@ -106,16 +106,22 @@ def open_stack(grid: FileGrid, asked: SourceOptions) -> Volume:
     Raises
     ------
     UsageError
-        If files are stacked along an axis that each of them has.
+        If files are stacked along an axis that each of them has, if there is no image of that index
+        in one of them, or if what is missing is to be read as zeros.
     VolumeError
         If a file is not a TIFF, or its shape or type differs from the first.
     """
+    if asked.allow_missing:
+        raise UsageError(
+            f"{grid.folder}: missing files of a folder are not read as zeros; leave out "
+            "--allow-missing, and add the files that are missing"
+        )
     first = grid.path(0)
-    header, member = open_tiff(first, 0)
+    header, member = open_tiff(first, 0, series=asked.series)
     found = header.axes if asked.axes is None else parse_axes(asked.axes, member.shape)
     letters = _without(check_axes(found or "", member.shape, first), member.shape, grid, first)
-    _check_alike(grid.paths, (member.shape, member.dtype))
-    storage = _stacked(grid, member)
+    _check_alike(grid.paths, (member.shape, member.dtype), header.image)
+    storage = _stacked(grid, member, header.image)
     return make_volume(
         _header(header, letters, grid, storage.shape),
         storage,
@@ -136,9 +142,12 @@ def _without(letters: str, shape: Sequence[int], grid: FileGrid, file: str) -> s
     return "".join(OTHER if a not in "yx" and n == 1 else a for a, n in pairs)
 
 
-def _check_alike(paths: Sequence[str], first: tuple[tuple[int, ...], np.dtype[Any]]) -> None:
+def _check_alike(
+    paths: Sequence[str], first: tuple[tuple[int, ...], np.dtype[Any]], image: int
+) -> None:
+    look = partial(tiff_content, image=image)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for path, content in zip(paths, pool.map(tiff_content, paths), strict=True):
+        for path, content in zip(paths, pool.map(look, paths), strict=True):
             if content != first:
                 raise VolumeError(
                     f"{path}: has shape {content[0]} and type {content[1]}, the first file "
@@ -152,7 +161,7 @@ def _header(header: Header, letters: str, grid: FileGrid, shape: tuple[int, ...]
     scale = header.levels[0].scale
     level = Level(path="", shape=shape, scale=None if scale is None else ones + scale)
     units = (None,) * len(grid.axes) + header.units
-    return Header(axes=grid.axes + letters, units=units, levels=(level,))
+    return Header(axes=grid.axes + letters, units=units, levels=(level,), image=header.image)
 
 
 class StackArray:
@@ -164,9 +173,14 @@ class StackArray:
         The files.
     shape, dtype
         Shape and dtype of one file.
+    image
+        Index of the image in each file.
     """
 
-    def __init__(self, grid: FileGrid, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, grid: FileGrid, shape: tuple[int, ...], dtype: np.dtype[Any], image: int
+    ) -> None:
+        self._image = image
         self._paths = grid.paths
         self._counts = grid.counts
         self._last: tuple[str, TiffArray] | None = None
@@ -186,7 +200,7 @@ class StackArray:
     def _file(self, path: str) -> TiffArray:
         last = self._last  # read once: threads share this object
         if last is None or last[0] != path:
-            last = self._last = (path, TiffArray(path, 0))
+            last = self._last = (path, TiffArray(path, 0, self._image))
         return last[1]
 
 
@@ -227,10 +241,10 @@ class StackedFiles(StoredArray):
         return f"{self.grid.path(number)}, from voxel {corner}"
 
 
-def _stacked(grid: FileGrid, member: StoredArray) -> StackedFiles:
+def _stacked(grid: FileGrid, member: StoredArray, image: int) -> StackedFiles:
     ones = (1,) * len(grid.counts)
     return StackedFiles(
-        opener=partial(StackArray, grid, member.shape, member.dtype),
+        opener=partial(StackArray, grid, member.shape, member.dtype, image),
         location=grid.folder,
         shape=(*grid.counts, *member.shape),
         dtype=member.dtype,

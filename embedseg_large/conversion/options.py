@@ -39,13 +39,14 @@ class SourceOptions(Options):
     ] = None
     """Of a folder: ``"t"``, ``"c"`` or ``"z"``, the axis that files in natural order stand for."""
     allow_missing: Annotated[
-        bool, Flag("Read missing files, and missing planes of a TIFF, as zeros.")
+        bool, Flag("Read missing files, and missing planes of a TIFF, as zeros; not for a folder.")
     ] = False
-    """Whether zeros may stand for files and planes of a TIFF that are not there."""
+    """Whether zeros may stand for files and planes of a TIFF that are not there; not for a
+    folder."""
     series: Annotated[
         int | None, Flag("Which of several images in a TIFF. Default: the largest.")
     ] = None
-    """Which of several images in a TIFF; default: the largest."""
+    """Which of several images in a TIFF, or in each file of a folder; default: the largest."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,21 +116,25 @@ def open_tiff(
         return header, replace(wrap_array(opener(), opener, path), members=members)
 
 
-def tiff_content(path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of the largest image in a TIFF.
+def tiff_content(
+    path: str, image: int | None = None
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an image in a TIFF.
 
     Parameters
     ----------
     path
         Absolute path of the file.
+    image
+        Index of the image in the file; None: the largest.
 
     Raises
     ------
-    MetadataError, VolumeError
-        As for `open_tiff`.
+    UsageError, MetadataError, VolumeError
+        As for `open_tiff`; a `UsageError` if there is no image of that index.
     """
     with _complained() as complaints, _opened(path) as file:
-        number = _chosen(file, path, None)
+        number = _chosen(file, path, image)
         _check_whole(file, number, path, complaints, False)
         series = file.series[number]
         return tuple(series.shape), np.dtype(series.dtype).newbyteorder("=")

@@ -133,6 +133,30 @@ def test_a_file_that_is_no_tiff_is_named(tmp_path: Path) -> None:
         open_source(tmp_path, stack="z")
 
 
+def test_the_largest_image_of_each_file_is_stacked_or_the_one_that_is_chosen(
+    tmp_path: Path,
+) -> None:
+    full = image(3, 16, 24)
+    for z, plane in enumerate(full):
+        with tifffile.TiffWriter(tmp_path / f"z{z}.tif") as file:
+            file.write(plane[::2, ::2], metadata=None)  # a thumbnail
+            file.write(plane, metadata=None)
+    volume = open_source(tmp_path, stack="z", axes="yx")
+    np.testing.assert_array_equal(volume.data.compute(), full)
+    small = open_source(tmp_path, stack="z", axes="yx", series=0)
+    np.testing.assert_array_equal(small.data.compute(), full[:, ::2, ::2])
+    assert (volume.image, small.image) == (1, 0)  # a conversion of one is not resumed by the other
+    with pytest.raises(UsageError, match=r"z0\.tif: no image 99, there are 2"):
+        open_source(tmp_path, stack="z", axes="yx", series=99)
+
+
+@pytest.mark.parametrize("how", [{"pattern": "z{z}.tif"}, {"stack": "z"}])
+def test_missing_files_of_a_folder_are_no_zeros(tmp_path: Path, how: dict[str, Any]) -> None:
+    planes(tmp_path, image(3, 6, 8))
+    with pytest.raises(UsageError, match="missing files of a folder are not read as zeros"):
+        open_source(tmp_path, **how, allow_missing=True)
+
+
 def test_files_do_not_stand_for_an_axis_that_they_have(tmp_path: Path) -> None:
     planes(tmp_path, image(2, 4, 6, 8), metadata={"axes": "ZYX"})
     with pytest.raises(UsageError, match=r"z0\.tif: already has 4 along z"):
