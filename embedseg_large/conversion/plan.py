@@ -15,7 +15,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.storage.disk import check_writable, output_errors, replaced
 from embedseg_large.storage.group import ZarrGroup
+from embedseg_large.volumes.label_images import check_label_type
 from embedseg_large.volumes.look import looks_like_labels
 from embedseg_large.volumes.multiscale import (
     LevelSpec,
@@ -114,8 +115,7 @@ class Step:
 
     def places(self) -> Iterator[Place]:
         """All places, always in the same order."""
-        boxes = list(self._boxes())
-        return ((lead, box) for lead in self.store.leads() for box in boxes)
+        return ((lead, box) for lead in self.store.leads() for box in self._boxes())
 
     def count(self) -> int:
         """Number of places."""
@@ -235,10 +235,14 @@ def plan_conversion(
     ------
     UsageError
         If `out` exists, or an argument does not fit the image.
+    VolumeError
+        If it is to be written as labels, but cannot be labels.
     OutputError
         If `out` cannot be written.
     """
     check_version(asked.ngff_version)
+    if asked.labels:
+        check_label_type(volume, may_be_float=True)
     chunks, labels = asked.chunks, asked.labels
     if chunks is not None and (len(chunks) != volume.ndim or min(chunks) < 1):
         raise UsageError(f"chunks {tuple(chunks)} do not match {volume.ndim} spatial axes")
@@ -412,12 +416,26 @@ def _omero(store: MultiscaleStore, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _display_range(store: MultiscaleStore, channel: int) -> dict[str, float]:
-    last = len(store.levels) - 1
-    box = Box.whole(store.spatial_shape(last))
-    leads = [at for at in store.leads() if "c" not in store.axes or at[-1] == channel]
-    values = [store.read(last, box, lead) for lead in leads]
-    low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
+    low, high = _extremes(store, channel)
     dtype = np.dtype(store.dtype)
     limits = np.iinfo(dtype) if np.issubdtype(dtype, np.integer) else None
     bounds = (low, high) if limits is None else (float(limits.min), float(limits.max))
     return {"min": bounds[0], "max": bounds[1], "start": low, "end": high}
+
+
+def _extremes(store: MultiscaleStore, channel: int) -> tuple[float, float]:
+    """Darkest and brightest finite voxel of the coarsest level; 0 and 1 if there is none.
+
+    JSON has no NaN and no infinity.
+    """
+    last = len(store.levels) - 1
+    box = Box.whole(store.spatial_shape(last))
+    low, high = inf, -inf
+    for lead in store.leads():
+        if "c" in store.axes and lead[-1] != channel:
+            continue
+        voxels = store.read(last, box, lead)
+        finite = voxels[np.isfinite(voxels)]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    return (low, high) if low <= high else (0.0, 1.0)

@@ -40,15 +40,22 @@ _SPECK = 8
 logger = logging.getLogger(__name__)
 
 
-def check_label_type(volume: Volume) -> None:
+def check_label_type(volume: Volume, *, may_be_float: bool = False) -> None:
     """Refuse volumes that cannot be labels, without reading voxels.
+
+    Parameters
+    ----------
+    volume
+        The volume.
+    may_be_float
+        Whether labels saved as float are accepted.
 
     Raises
     ------
     VolumeError
         If there are several channels, floats, or a binary mask.
     """
-    if volume.dtype.kind == "f":
+    if volume.dtype.kind == "f" and not may_be_float:
         raise VolumeError(
             f"{volume.name}: voxels are {volume.dtype}; labels are integers, one per object. "
             f"Whole numbers stored as {volume.dtype} become labels with "

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import tracemalloc
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 import embedseg_large as es
 from embedseg_large.conversion.convert import convert
-from embedseg_large.conversion.plan import Place, write_image
-from embedseg_large.errors import OutputError, UsageError
+from embedseg_large.conversion.options import WriteOptions
+from embedseg_large.conversion.plan import Place, plan_conversion, write_image
+from embedseg_large.errors import OutputError, UsageError, VolumeError
 from embedseg_large.labels.target import label_levels
 from embedseg_large.volumes.volume import open_volume
 
@@ -176,6 +178,56 @@ def test_channel_names_come_with_a_display_range(tmp_path: Path, version: str) -
     assert [c["label"] for c in channels] == ["membrane", "nuclei"]
     assert channels[1]["window"] == {"min": 0.0, "max": 65535.0, "start": 90.0, "end": 90.0}
     check_valid(place, version)
+
+
+def window_of(place: Path) -> dict[str, float]:
+    attributes: Any = dict(zarr.open_group(str(place), mode="r").attrs)
+    window: dict[str, float] = attributes["ome"]["omero"]["channels"][0]["window"]
+    return window
+
+
+def test_the_display_range_is_that_of_all_finite_voxels(tmp_path: Path) -> None:
+    image = np.zeros((3, 8, 8), np.float32)
+    image[0, 0], image[1], image[2, 3, 3] = (np.nan, -2, 9)
+    image[2, 4, 4] = np.inf
+    write_image(tmp_path / "a.zarr", image, "tyx", channel_names=["a"])
+    assert window_of(tmp_path / "a.zarr") == {"min": -2, "max": 9, "start": -2, "end": 9}
+    check_valid(tmp_path / "a.zarr", "0.5")
+
+
+def test_an_image_without_finite_voxels_has_a_display_range(tmp_path: Path) -> None:
+    image = np.full((8, 8), np.nan, np.float32)
+    write_image(tmp_path / "a.zarr", image, "yx", channel_names=["a"])
+    assert window_of(tmp_path / "a.zarr") == {"min": 0, "max": 1, "start": 0, "end": 1}
+
+
+@pytest.mark.parametrize(
+    ("axes", "image", "message"),
+    [
+        ("cyx", np.ones((3, 8, 8), np.uint8), "3 channels .*a label image has one"),
+        ("yx", np.ones((8, 8), bool), "a mask, which does not distinguish objects"),
+    ],
+)
+def test_what_cannot_be_labels_is_not_written_as_labels(
+    tmp_path: Path, axes: str, image: NDArray[Any], message: str
+) -> None:
+    with pytest.raises(VolumeError, match=message):
+        write_image(tmp_path / "a.zarr", image, axes, labels=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_places_of_a_step_are_not_held_in_memory(tmp_path: Path) -> None:
+    volume = open_volume(da.zeros((2**12, 2**12, 2**12), dtype=np.uint8, chunks=2**9))
+    plan = plan_conversion(volume, tmp_path / "a.zarr", WriteOptions(chunks=(1, 512, 512)))
+    step = next(plan.steps(plan.store(tmp_path / "a.zarr")))
+    tracemalloc.start()
+    places = step.places()
+    first = next(places)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert step.count() == 2**8
+    assert first[1].start == (0, 0, 0)
+    assert most < 2**14
 
 
 def test_arguments_that_do_not_fit_are_refused(tmp_path: Path) -> None:
