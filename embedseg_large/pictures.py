@@ -123,10 +123,10 @@ def orthogonal_slices(
     rows = _rows(truth, labels)
     layout = _arrange(views, len(rows), bool(title))
     canvas = Canvas.blank(layout.width, layout.height)
-    low, high = np.percentile(image.astype(np.float32, copy=False), _PERCENTILES)
+    low, high = display_range(image, _PERCENTILES)
     for view, column in zip(views, layout.panels, strict=True):
         for row, panel in zip(rows, column, strict=True):
-            grey = grey_of(view.of(image), panel, float(low), float(high))
+            grey = grey_of(view.of(image), panel, low, high)
             canvas.show(_composed(grey, row, view, panel), panel)
     _write_words(canvas, views, rows, layout, title)
     _scale_bar(canvas, layout, "px" if voxel_size is None else "µm")
@@ -200,6 +200,29 @@ def _arrange(views: list[_View], rows: int, titled: bool) -> _Layout:
 # Pixels -----------------------------------------------------------------------------------------
 
 
+def display_range(voxels: NDArray[Any], percentiles: tuple[float, float]) -> tuple[float, float]:
+    """Return the intensities to show as black and white: percentiles of the finite voxels.
+
+    Parameters
+    ----------
+    voxels
+        Numbers of any real type and shape.
+    percentiles
+        Lower and upper one, 0 to 100.
+
+    Returns
+    -------
+    The second is larger than the first; 0 and 1 if no voxel is finite as float32.
+    """
+    with np.errstate(over="ignore"):
+        values = voxels.astype(np.float32, copy=False)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.percentile(finite, percentiles))
+    return low, max(high, low + 1e-6)
+
+
 def grey_of(
     plane: NDArray[Any], panel: Panel, low: float, high: float, gamma: float = _GAMMA
 ) -> Rgb:
@@ -209,6 +232,7 @@ def grey_of(
     ----------
     plane
         Any numbers ``(rows, columns)``; interpolated if the panel is larger, otherwise smoothed.
+        NaN is black; it would spread over the picture.
     panel
         Where it is shown.
     low, high
@@ -221,6 +245,7 @@ def grey_of(
     float32 ``(height, width, 3)`` of the panel, from 0 to 1.
     """
     values = plane.astype(np.float32)
+    np.nan_to_num(values, copy=False, nan=low, posinf=high, neginf=low)
     per_pixel = [n / m for n, m in zip(plane.shape, (panel.height, panel.width), strict=True)]
     if max(per_pixel) > 1:
         values = ndimage.gaussian_filter(values, [max(0.0, (r - 1) / 2) for r in per_pixel])

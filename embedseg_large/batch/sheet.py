@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
-from embedseg_large.pictures import Canvas, Panel, grey_of, numbered, painted, palette
+from embedseg_large.pictures import (
+    Canvas,
+    Panel,
+    display_range,
+    grey_of,
+    numbered,
+    painted,
+    palette,
+)
 from embedseg_large.storage.disk import whole_file
 from embedseg_large.volumes.intensity import PERCENTILES
 from embedseg_large.volumes.volume import Volume, open_volume
@@ -59,9 +67,9 @@ def draw_view(image: Volume, labels: str) -> Pixels:
     grey = _plane(_level_near(image), where)
     scale = EDGE / max(plane.shape)
     panel = Panel(0, 0, *(max(1, round(n * scale)) for n in plane.shape[::-1]))
-    low, high = np.percentile(grey, PERCENTILES) if grey.size else (0, 1)
+    low, high = display_range(grey, PERCENTILES)
     ids, numbers = numbered(plane)
-    shaded = grey_of(grey if grey.size else np.zeros((1, 1)), panel, float(low), float(high))
+    shaded = grey_of(grey if grey.size else np.zeros((1, 1)), panel, low, high)
     return (painted(shaded, numbers, palette(ids.size), panel) * 255).astype(np.uint8)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from embedseg_large.errors import EmbedSegError
 from embedseg_large.geometry import Box
+from embedseg_large.pictures import display_range
 from embedseg_large.review.annotation import image_of
 from embedseg_large.review.doubt import Doubtful
 from embedseg_large.review.edits import Edit, Paint
@@ -67,8 +68,7 @@ def _contrast(review: Review, image: Volume) -> tuple[float, float]:
     box = Box.whole(tuple(min(n, MOST) for n in review.voxels.shape))
     if len(review.queue):
         box = surroundings(review, review.queue[0].box)
-    low, high = np.percentile(image.read(box), PERCENTILES).tolist()
-    return low, max(high, low + 1e-6)
+    return display_range(image.read(box), PERCENTILES)
 
 
 def surroundings(review: Review, box: Box) -> Box:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
-from embedseg_large.pictures import Panel, fullest, grey_of
+from embedseg_large.pictures import Panel, display_range, fullest, grey_of
 from embedseg_large.reporting.drawing import Inks, Picture, grey_pixels, overlay, picture
 from embedseg_large.reporting.subject import ReportSubject
 from embedseg_large.storage.tables import Table
@@ -213,7 +213,7 @@ def _picture(row: int, subject: ReportSubject, table: Table, inks: Inks) -> Pict
 def _contrast(subject: ReportSubject, plane: NDArray[Any]) -> Range:
     """Choose the contrast of a card, within limits, so that bright instances show detail."""
     low, high = subject.contrast
-    brightest = float(np.percentile(plane.astype(np.float32, copy=False), PERCENTILES[1]))
+    brightest = display_range(plane, PERCENTILES)[1]
     return low, max(brightest, low + _LEAST_CONTRAST * (high - low))
 
 

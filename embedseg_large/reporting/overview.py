@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
-from embedseg_large.pictures import Labels, Panel, fullest, grey_of, round_length
+from embedseg_large.pictures import Labels, Panel, display_range, fullest, grey_of, round_length
 from embedseg_large.reporting.drawing import Inks, Picture, grey_pixels, overlay, picture
 from embedseg_large.reporting.subject import ReportSubject
 from embedseg_large.volumes.intensity import PERCENTILES
@@ -125,7 +125,8 @@ def closeup(
     start = (cells[counts.argmax()] * edge).astype(int)
     stop = start + edge.astype(int)
     box = Box(tuple(start.tolist()), tuple(stop.tolist())).clip(subject.shape)
-    return _drawn(subject, inks, diameter, pairs[0], box)
+    part = middle(box.shape, MOST_VOXELS).shift(box.start)  # large instances: not all of it
+    return _drawn(subject, inks, diameter, pairs[0], part)
 
 
 def _drawn(
@@ -218,10 +219,10 @@ def _slices(sight: _Sight, subject: ReportSubject, inks: Inks) -> Iterator[Pane]
 
 def _projections(sight: _Sight, subject: ReportSubject, inks: Inks) -> Iterator[Pane]:
     for axis, panel in _panels(sight).items():
-        brightest = _turned(sight.image.max(axis), axis)
+        brightest = _turned(np.fmax.reduce(sight.image, axis), axis)  # NaN only where all are
         first = _turned(first_seen(sight.labels, axis), axis)
         # a range of its own: projections are brighter than planes
-        low, high = subject.contrast[0], float(np.percentile(brightest, PERCENTILES[1]))
+        low, high = subject.contrast[0], display_range(brightest, PERCENTILES)[1]
         grey = grey_of(brightest, panel, low, max(high, subject.contrast[1]))
         letter = "zyx"[axis]
         alt = f"Maximum projection along {letter} with outlines of the nearest instances"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -50,18 +51,18 @@ class Planes:
     Raises
     ------
     VolumeError
-        If the coarsest level is too large to be held in memory.
+        If the coarsest level of the image or of labels is too large to be held in memory.
     """
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
         self._volume = scene.image.level_of(LEVEL_VOXELS)
-        if Box.whole(self._volume.spatial_shape).size > TOO_MANY_VOXELS:
-            raise VolumeError(
-                f"{self._volume.name}: no level is small enough to display; embedseg-large "
-                "convert makes an image with a pyramid"
-            )
-        self._labels = {layer.name: layer for layer in scene.labels}
+        self._labels = {
+            layer.name: _level_for(layer, self._volume.spatial_shape) for layer in scene.labels
+        }
+        for volume in (self._volume, *self._labels.values()):
+            _check_size(volume)
+        self._reading = Lock()  # a browser asks for several planes at once; one read serves all
         self._image = lru_cache(KEPT)(self._read_image)
         self._objects = lru_cache(KEPT)(self._read_objects)
 
@@ -113,12 +114,14 @@ class Planes:
         """Draw a plane as an array ``(height, width, 3)``, from 0 to 1."""
         self._check(wanted)
         panel = self.panel(wanted.axis)
-        image = self._image(wanted.timepoint, wanted.channel)
+        with self._reading:
+            image = self._image(wanted.timepoint, wanted.channel)
         plane = self._cut(image, wanted, self.shape)
         grey = grey_of(plane, panel, *self._scene.contrast[wanted.channel])
         if not wanted.labels:
             return grey
-        objects, colours = self._objects(wanted.labels, wanted.timepoint)
+        with self._reading:
+            objects, colours = self._objects(wanted.labels, wanted.timepoint)
         cut = self._cut(objects, wanted, self.shape)
         if wanted.style == "filled":
             return painted(grey, cut, colours, panel)
@@ -156,9 +159,17 @@ class Planes:
 
     def _read_objects(self, name: str, timepoint: int) -> tuple[NDArray[np.intp], Rgb]:
         """Return the labels, numbered from 1, and a colour for each."""
-        layer = self._labels[name]
-        ids, objects = numbered(_read(_level_for(layer, self.shape), timepoint))
+        ids, objects = numbered(_read(self._labels[name], timepoint))
         return objects, palette(ids.size)
+
+
+def _check_size(volume: Volume) -> None:
+    """Refuse a level that is too large to be held in memory."""
+    if Box.whole(volume.spatial_shape).size > TOO_MANY_VOXELS:
+        raise VolumeError(
+            f"{volume.name}: no level is small enough to display; embedseg-large "
+            "convert makes an image with a pyramid"
+        )
 
 
 def _read(volume: Volume, timepoint: int) -> NDArray[Any]:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-import numpy as np
-
 from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.published import (
@@ -19,6 +17,7 @@ from embedseg_large.labels.published import (
     place_of_labels,
     provenance_of,
 )
+from embedseg_large.pictures import display_range
 from embedseg_large.storage.connection import joined
 from embedseg_large.storage.group import ZarrGroup, ngff_content
 from embedseg_large.storage.open import folder_at
@@ -223,7 +222,4 @@ def _measured(image: Layer, channel: int) -> Range:
         middle = whole.shape[0] // 2
         whole = Box((middle, *whole.start[1:]), (middle + 1, *whole.stop[1:]))
     one = replace(level, channel=channel)
-    voxels = one.read(whole, None if one.timepoint is not None else 0)
-    finite = voxels[np.isfinite(voxels)]
-    low, high = np.percentile(finite.astype(np.float32, copy=False), PERCENTILES)
-    return float(low), float(max(high, low + 1e-6))
+    return display_range(one.read(whole, None if one.timepoint is not None else 0), PERCENTILES)

@@ -1,5 +1,6 @@
 """Pictures show what is there, in the right place, at the right scale."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,14 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
-from embedseg_large.pictures import HEIGHT, WIDTH, orthogonal_slices
+from embedseg_large.pictures import (
+    HEIGHT,
+    WIDTH,
+    Panel,
+    display_range,
+    grey_of,
+    orthogonal_slices,
+)
 from embedseg_large.testing import render, synthetic_embryo
 
 
@@ -114,3 +122,32 @@ def test_shapes_that_differ_are_refused(tmp_path: Path) -> None:
         orthogonal_slices(image, image[1:].astype(int), image.astype(int), None, tmp_path / "p")
     with pytest.raises(UsageError, match="4 axes"):
         orthogonal_slices(image[None], None, image[None].astype(int), None, tmp_path / "p")
+
+
+def test_the_display_range_is_that_of_the_finite_voxels() -> None:
+    voxels = np.array([np.nan, -np.inf, np.inf, 1e300, *range(101)])
+    assert display_range(voxels, (10, 90)) == (10, 90)
+    assert display_range(np.array([True, False]), (0, 100)) == (0, 1)
+    assert display_range(np.full(3, np.nan), (1, 99)) == (0, 1)
+    assert display_range(np.zeros(0, np.uint8), (1, 99)) == (0, 1)
+    low, high = display_range(np.full(3, 7), (1, 99))
+    assert low == 7 < high
+
+
+def test_voxels_that_are_no_number_are_black_and_nothing_else_is() -> None:
+    plane = np.full((40, 40), 10, np.float32)
+    plane[:5], plane[20, 20] = np.nan, np.inf
+    shades = grey_of(plane, Panel(0, 0, 20, 20), 0, 10)  # smoothed
+    assert shades[0, 0, 0] < 0.05
+    assert shades[10:].min() == pytest.approx(1)
+
+
+def test_an_image_with_nan_has_a_picture(tmp_path: Path, labels: NDArray[np.uint32]) -> None:
+    image = np.where(labels > 0, 100, 10).astype(np.float32)
+    image[:2, :3] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        orthogonal_slices(image, None, labels, None, tmp_path / "nan.png")
+    orthogonal_slices(np.nan_to_num(image, nan=10), None, labels, None, tmp_path / "no.png")
+    nan, no = (imread(tmp_path / f"{name}.png")[..., :3] for name in ("nan", "no"))
+    assert np.mean(np.abs(nan - no) > 0.02) < 0.02

@@ -116,9 +116,7 @@ def open_tiff(
         return header, replace(wrap_array(opener(), opener, path), members=members)
 
 
-def tiff_content(
-    path: str, image: int | None = None
-) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def tiff_content(path: str, image: int | None = None) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and type of an image in a TIFF.
 
     Parameters

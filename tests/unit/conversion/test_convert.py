@@ -115,7 +115,9 @@ def test_labels_of_a_coarse_level_lie_on_it(tmp_path: Path) -> None:
 
 
 def test_samples_lie_where_they_were_taken(tmp_path: Path) -> None:
-    labels = np.kron(np.arange(1, 401, dtype=np.uint16).reshape(20, 20), np.ones((30, 30), np.uint16))
+    labels = np.kron(
+        np.arange(1, 401, dtype=np.uint16).reshape(20, 20), np.ones((30, 30), np.uint16)
+    )
     write_image(tmp_path / "a.zarr", labels, "yx", labels=True)
     levels = open_volume(tmp_path / "a.zarr").levels
     assert [level.translation for level in levels] == [None] * 3

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,10 +23,11 @@ from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.target import label_target
 from embedseg_large.viewing import napari_window, neuroglancer, scene
+from embedseg_large.viewing import planes as planes_module
 from embedseg_large.viewing.planes import Planes, Wanted
 from embedseg_large.viewing.scene import open_scene
 from embedseg_large.volumes.intensity import PERCENTILES
-from embedseg_large.volumes.volume import open_volume
+from embedseg_large.volumes.volume import Volume, open_volume
 
 SHAPE = (24, 300, 40)
 
@@ -124,6 +127,11 @@ def test_the_contrast_of_a_large_level_is_that_of_a_plane(
 ) -> None:
     monkeypatch.setattr(scene, "MOST_VOXELS", 100)
     assert open_scene(str(store)).contrast[0] == pytest.approx((25, 2970), abs=20)
+
+
+def test_an_image_without_finite_voxels_has_a_contrast(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.zarr", np.full((4, 8, 8), np.nan, np.float32), "zyx")
+    assert open_scene(str(tmp_path / "a.zarr")).contrast == ((0, 1),)
 
 
 def test_a_link_to_neuroglancer_holds_sources_and_contrast(store: Path) -> None:
@@ -241,6 +249,36 @@ def test_an_image_without_a_small_level_is_not_read(
     monkeypatch.setattr("embedseg_large.viewing.planes.TOO_MANY_VOXELS", 1000)
     with pytest.raises(VolumeError, match="embedseg-large convert makes an image with a pyramid"):
         Planes(open_scene(str(tmp_path / "a.tif")))
+
+
+def test_labels_without_a_small_level_are_not_read(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "mine.tif", labels(), metadata={"axes": "ZYX"})
+    monkeypatch.setattr("embedseg_large.viewing.planes.LEVEL_VOXELS", 150_000)
+    monkeypatch.setattr("embedseg_large.viewing.planes.TOO_MANY_VOXELS", 150_000)
+    with pytest.raises(VolumeError, match=r"mine\.tif: no level is small enough to display"):
+        Planes(open_scene(str(store), str(tmp_path / "mine.tif")))
+
+
+def test_planes_that_are_asked_for_together_are_read_once(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_labels(store, "nuclei")
+    found, reads = open_scene(str(store)), list[str]()
+    read = planes_module._read
+
+    def slowly(volume: Volume, timepoint: int) -> NDArray[Any]:
+        reads.append(volume.name)
+        time.sleep(0.1)
+        return read(volume, timepoint)
+
+    monkeypatch.setattr(planes_module, "_read", slowly)
+    planes = Planes(found)
+    with ThreadPoolExecutor(3) as pool:
+        wanted = [Wanted(axis=axis, index=5, labels="nuclei") for axis in "zyx"]
+        assert len(list(pool.map(planes.png, wanted))) == 3
+    assert len(reads) == len(set(reads)) == 2
 
 
 class Viewer:
