@@ -20,10 +20,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import count
+from pathlib import Path
 from typing import Any, Literal
 
 from embedseg_large.errors import MetadataError, UnreachableError, UsageError
-from embedseg_large.storage.connection import joined, shown
+from embedseg_large.storage.connection import is_remote, joined, shown
 from embedseg_large.storage.group import Document, ZarrGroup, ngff_content
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.header import is_inside
@@ -94,8 +95,7 @@ def container_at(path: str) -> Container | None:
         return Container(path=path, kind="plate", images=tuple(_of_plate(path, content["plate"])))
     if isinstance(content.get("well"), dict):
         fields = _fields(path, content["well"])
-        images = [ContainedImage(name=_safe(f), path=joined(path, f), field=f) for f in fields]
-        return Container(path=path, kind="well", images=tuple(images))
+        return Container(path=path, kind="well", images=tuple(_of_fields_in(path, fields)))
     if _LAYOUT in content and not content.get("multiscales"):
         return Container(path=path, kind="series", images=tuple(_series(path)))
     return None
@@ -179,12 +179,23 @@ def _of_well(path: str, name: str, inside: str) -> Iterator[ContainedImage]:
         why = f"the plate lists the well {inside}, which is not there"
         yield ContainedImage(name=_safe(name), path=path, well=name, missing=why)
         return
-    for field in _fields(path, about):
+    yield from _of_fields_in(path, _fields(path, about), name)
+
+
+def _of_fields_in(path: str, fields: Sequence[str], well: str = "") -> Iterator[ContainedImage]:
+    """Yield the images of a well.
+
+    Missing ones are found on disks only: in a bucket, each would take a request.
+    """
+    for field in fields:
+        place = joined(path, field)
+        is_there = is_remote(path) or Path(place).exists()
         yield ContainedImage(
-            name=_safe(f"{name}_{field}"),
-            path=joined(path, field),
-            well=name,
+            name=_safe(f"{well}_{field}" if well else field),
+            path=place,
+            well=well,
             field=field,
+            missing="" if is_there else f"the well lists the field {field}, but {place} is missing",
         )
 
 
@@ -272,7 +283,7 @@ def _of_fields(
     wrong = [field for field in fields if field not in there]
     if wrong:
         raise UsageError(f"{where}: no field {', '.join(wrong)}; there are {_some(there)}")
-    return tuple(image for image in images if image.field in fields or image.missing)
+    return tuple(image for image in images if image.field in fields or not image.field)
 
 
 def _safe(name: str) -> str:

@@ -71,7 +71,7 @@ def _above(path: str) -> str:
                 return ""
             from embedseg_large.volumes.formats import ome_zarr
 
-            return ome_zarr.described_group(str(parent))
+            return ome_zarr.described_group(str(parent), path)
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -90,6 +91,17 @@ def test_a_plate_is_segmented_and_measured_as_by_the_server(plate: Path, tmp_pat
         assert (table.dataframe["intensity_mean_0"] > 800).all()
     wells = ngio.open_ome_zarr_plate(str(plate)).images_paths()
     assert sorted(wells) == ["B/03/0", "B/03/1"]
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, None), ({"min_object_size": 0}, 0)])
+def test_the_minimum_size_is_the_models_unless_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, int], expected: int | None
+) -> None:
+    said = list[dict[str, Any]]()
+    monkeypatch.setattr("embedseg_large.segment", lambda *_, **options: said.append(options))
+    monkeypatch.syspath_prepend(str(PACKAGE.parent))
+    importlib.import_module("embedseg_large_fractal.segment").segment(zarr_url="a.zarr", **given)
+    assert said[0].get("min_object_size") == expected
 
 
 def test_a_mistake_of_the_user_ends_the_task_with_one_line(plate: Path, tmp_path: Path) -> None:

@@ -312,14 +312,23 @@ def _shape(group: Any, path: str) -> tuple[int, ...] | None:
         return None
 
 
-def described_group(path: str) -> str:
-    """Description of a group, for a message about something missing in it."""
+def described_group(path: str, wanted: str) -> str:
+    """Description of a group, for a message about something missing in it.
+
+    Parameters
+    ----------
+    path
+        The group.
+    wanted
+        Path of what is missing, to which no hint should lead.
+    """
     with suppress(VolumeError, OSError):
         group = open_group(path)
         attributes = group.attrs.asdict()
         ome = attributes.get("ome") or attributes
         if isinstance(ome, dict) and not ome.get("multiscales"):
-            return f"; {path} exists: {_what_else(group, ome, path)}"
+            told = _what_else(group, ome, path)
+            return f"; {path} exists" + ("" if told.endswith(f" {wanted}") else f": {told}")
     return ""
 
 

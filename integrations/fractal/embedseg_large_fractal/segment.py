@@ -19,7 +19,7 @@ def segment(
     channel: str = "0",
     level: int = 0,
     object_diameter: str | None = None,
-    min_object_size: int = 0,
+    min_object_size: int | None = None,
     tta: str = "none",
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -34,16 +34,17 @@ def segment(
         level: Resolution level to segment; 0 is the finest.
         object_diameter: Typical diameter of the objects: 20 (pixels) or 12um. Required by the
             classical method; otherwise the scale of the model is adapted to it.
-        min_object_size: Minimum number of voxels of an object.
+        min_object_size: Minimum number of voxels of an object. Default: the model's.
         tta: Test-time augmentation: none, 4, 8, 16 or 48.
         overwrite: Whether to replace existing labels of that name.
     """
     options: dict[str, Any] = {
         "channel": int(channel) if channel.isdecimal() else channel,
         "level": level,
-        "min_object_size": min_object_size,
         "overwrite": overwrite,
     }
+    if min_object_size is not None:
+        options["min_object_size"] = min_object_size
     if object_diameter is not None:
         options["object_diameter"] = object_diameter
     if model != "classical":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,21 @@ def test_a_well_that_the_plate_lists_and_that_is_not_there_is_told(tmp_path: Pat
     assert container is not None
     assert [image.well for image in container.missing] == ["C11"]
     assert "well C/11, which is not there" in container.missing[0].missing
+
+
+@pytest.mark.parametrize("part", ["", "B/03"])
+def test_a_field_that_its_well_lists_and_that_is_not_there_is_told(
+    tmp_path: Path, part: str
+) -> None:
+    shutil.rmtree(plate(tmp_path / "p.zarr") / "B" / "03" / "1")
+    place = tmp_path / "p.zarr" / part
+    container = container_at(str(place))
+    assert container is not None
+    assert [image.field for image in container.missing] == ["1"]
+    assert re.search(r"lists the field 1, but .*03/1 is missing", container.missing[0].missing)
+    assert {image.field for image in chosen_images(container, fields=["0"])} == {"0"}
+    told = CliRunner().invoke(app, ["info", str(place), "--json"])
+    assert json.loads(told.stdout)["n_images"] == len(container.images) - 1
 
 
 def test_a_well_alone_is_a_container(tmp_path: Path) -> None:

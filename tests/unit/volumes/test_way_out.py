@@ -20,7 +20,7 @@ from embedseg_large.volumes.volume import open_volume
 
 def group(folder: Path, **attributes: Any) -> Path:
     """A group of zarr v2."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / ".zgroup").write_text('{"zarr_format": 2}')
     (folder / ".zattrs").write_text(json.dumps(attributes))
     return folder
@@ -67,6 +67,14 @@ def test_a_place_in_a_plate_that_is_not_there_leads_to_one_that_is(tmp_path: Pat
     plate = group(tmp_path / "p.zarr", plate={"wells": [{"path": "B/03"}]})
     with pytest.raises(VolumeNotFoundError, match=r"p.zarr exists: .* such as .*p.zarr/B/03/0"):
         open_volume(plate / "C" / "11" / "0")
+
+
+def test_a_missing_image_that_its_well_lists_does_not_lead_to_itself(tmp_path: Path) -> None:
+    well = group(tmp_path / "p.zarr" / "B" / "03", well={"images": [{"path": "0"}]})
+    with pytest.raises(VolumeNotFoundError, match=r"03/0: there is no .*03 exists$"):
+        open_volume(well / "0")
+    with pytest.raises(VolumeNotFoundError, match=r"open one of its images: .*03/0$"):
+        open_volume(well / "1")
 
 
 def test_folders_that_are_no_store_say_what_to_do(tmp_path: Path) -> None:
