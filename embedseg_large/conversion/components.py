@@ -17,6 +17,8 @@ from embedseg_large.volumes.volume import Volume
 
 MOST_VOXELS = 2**31
 """Maximum voxels of a mask, which is held in memory."""
+_FRAME_BYTES, _RESULT_BYTES = 17, 8
+"""Memory per voxel: of one timepoint while its pieces are numbered, and of the result of all."""
 MOST_VALUES = 64
 """Maximum classes of a mask; with more, it is a label image, or an image."""
 
@@ -39,7 +41,7 @@ def components(volume: Volume) -> Volume:
     Raises
     ------
     UsageError
-        If it has several channels, or is too large.
+        If it has several channels, or is too large, for the memory that is available, too.
     """
     if volume.n_channels > 1:
         raise UsageError(
@@ -50,10 +52,26 @@ def components(volume: Volume) -> Volume:
             f"{volume.name}: {volume.stored_shape} voxels are too many to number in memory; "
             "segment the image instead, or number parts of the mask"
         )
+    _check_memory(volume)
     opener = partial(_numbered, volume)
     shape = volume.stored_shape
     storage = wrap_array(_Declared(shape), opener, volume.storage.location)
     return replace(volume, storage=storage)
+
+
+def _check_memory(volume: Volume) -> None:
+    """Refuse a mask for which the available memory is too small."""
+    from psutil import virtual_memory
+
+    frame = (_FRAME_BYTES + 2 * volume.dtype.itemsize) * prod(volume.spatial_shape)
+    needed = frame + _RESULT_BYTES * prod(volume.stored_shape)
+    available = virtual_memory().available
+    if needed > available:
+        raise UsageError(
+            f"{volume.name}: numbering the pieces of {volume.stored_shape} voxels takes "
+            f"{needed / 2**30:,.1f} GiB of memory, and {available / 2**30:,.1f} GiB are available; "
+            "number parts of the mask, or use a larger machine"
+        )
 
 
 class _Declared:
@@ -94,6 +112,7 @@ def _pieces(mask: NDArray[Any], volume: Volume) -> NDArray[np.uint32]:
     count = 0
     for value in values:
         found, more = ndimage.label(mask == value)
-        labels += np.where(found > 0, found + count, 0).astype(np.uint32)
+        found[found > 0] += count
+        np.add(labels, found, out=labels, casting="unsafe")  # without a copy: numbers are >= 0
         count += more
     return labels

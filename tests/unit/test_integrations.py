@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import runpy
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -144,3 +146,38 @@ def test_extras_of_the_containers_exist() -> None:
 )
 def test_descriptions_are_yaml(name: str) -> None:
     assert isinstance(yaml.safe_load(text_of(name)), dict)
+
+
+def test_masks_of_a_snakemake_job_that_fails_are_no_output_that_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = list[str]()
+
+    def shell(_: str) -> None:
+        frame = inspect.currentframe()
+        assert frame is not None
+        assert frame.f_back is not None
+        commands.append(frame.f_back.f_globals["command"])  # Snakemake formats it likewise
+        if len(commands) == 1:
+            raise RuntimeError
+
+    module = ModuleType("snakemake.shell")
+    module.shell = shell  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "snakemake", ModuleType("snakemake"))
+    monkeypatch.setitem(sys.modules, "snakemake.shell", module)
+
+    class Params(dict[str, str]):
+        masks = str(tmp_path / "masks")
+
+    done = tmp_path / "masks.done"
+    job = SimpleNamespace(
+        input=["images"], output=[str(done)], params=Params(), log_fmt_shell=lambda **_: ""
+    )
+    wrapper = str(FOLDER / "snakemake" / "wrapper.py")
+    with pytest.raises(RuntimeError):
+        runpy.run_path(wrapper, {"snakemake": job})
+    assert not done.exists()
+    runpy.run_path(wrapper, {"snakemake": job})
+    assert done.exists()
+    assert commands == [f"embedseg-large segment images --out {tmp_path / 'masks'}"] * 2
+    assert "directory(" not in text_of("snakemake/Snakefile")

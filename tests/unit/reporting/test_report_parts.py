@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ from embedseg_large.reporting.charts import HEIGHT, WIDTH, heat_map, histogram, 
 from embedseg_large.reporting.drawing import Inks, overlay
 from embedseg_large.reporting.facts import Fact
 from embedseg_large.reporting.gallery import find_groups
-from embedseg_large.reporting.overview import first_seen, middle
+from embedseg_large.reporting.overview import closeup, first_seen, middle, overview
+from embedseg_large.reporting.subject import ReportSubject
 from embedseg_large.reporting.tasktimes import read_times
 from embedseg_large.storage.tables import Table
+from embedseg_large.viewing.scene import Layer
+from embedseg_large.volumes.volume import open_volume
 
 SEAMS: dict[str, Any] = {
     "faces": 4,
@@ -286,6 +290,41 @@ def test_the_middle_of_a_volume_is_no_larger_than_asked_for() -> None:
     part = middle((100, 100, 100), 1000)
     assert part.size <= 1000
     assert part == Box((45, 45, 45), (55, 55, 55))
+
+
+def subject_of(image: NDArray[Any], labels: NDArray[Any]) -> ReportSubject:
+    """Labels and an image of one level, in memory."""
+    return ReportSubject(
+        name="nuclei",
+        labels=Layer(name="nuclei", levels=(open_volume(labels),)),
+        image=(open_volume(image),),
+        contrast=(0.0, 1.0),
+        channel=0,
+        timepoint=0,
+        voxel_size=None,
+        made={},
+    )
+
+
+def test_a_close_up_of_large_instances_shows_the_middle_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labels = np.ones((40, 40, 40), np.uint8)
+    monkeypatch.setattr("embedseg_large.reporting.overview.MOST_VOXELS", 1000)
+    subject, inks = subject_of(labels, labels), Inks.of(np.array([1], np.uint64))
+    found = closeup(subject, inks, 10.0, np.array([[20.0, 20.0, 20.0]]))
+    assert found is not None
+    assert found.where == "z 15:25, y 15:25, x 15:25"
+
+
+def test_an_image_with_nan_is_projected_without_warnings() -> None:
+    image = np.full((6, 30, 30), np.nan, np.float32)
+    image[2, :20] = 1
+    labels = (np.nan_to_num(image) > 0).astype(np.uint8)
+    subject, inks = subject_of(image, labels), Inks.of(np.array([1], np.uint64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert overview(subject, inks, 10.0) is not None
 
 
 @pytest.mark.parametrize(("most", "length"), [(4.9, 2.0), (5.0, 5.0), (123.0, 100.0), (0.3, 0.2)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,17 @@ def test_the_pieces_of_a_mask_become_labels(tmp_path: Path, axes: str) -> None:
         found = volume.data[t].compute() if "t" in volume.axes else volume.data.compute()
         assert es.evaluate(found, labels, [0.99])[0].ap == 1
     assert volume.is_labels
+
+
+def test_a_mask_that_does_not_fit_into_memory_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**20))
+    mask = np.zeros((40, 64, 64), np.uint8)
+    with pytest.raises(UsageError, match=r"of \(40, 64, 64\) voxels takes 0\.0 GiB of memory, and"):
+        convert(mask, tmp_path / "a.ome.zarr", components=True)
+    assert list(tmp_path.iterdir()) == []
+    convert(mask[:2], tmp_path / "a.ome.zarr", components=True)
 
 
 def test_classes_that_touch_are_different_objects(tmp_path: Path) -> None:
