@@ -10,11 +10,12 @@ import pytest
 PACKAGE = "embedseg_large"
 ROOT = Path(__file__).parents[1] / PACKAGE
 VALUES = {"documents", "errors", "files", "geometry", "symmetry", "fields", "embedding"}
-VALUES |= {"extras", "options"}
+VALUES |= {"contrast", "extras", "options"}
 BELOW = {"clustering", "labels", "methods", "network", "runs"}
 BELOW |= {"stitching", "storage", "tiling", "volumes"}
 """All that a segmentation is made of."""
 MAY_IMPORT: dict[str, set[str]] = {
+    "contrast": set(),
     "errors": set(),
     "extras": {"errors"},
     "documents": set(),

@@ -11,16 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.contrast import display_range
 from embedseg_large.geometry import Box
-from embedseg_large.pictures import (
-    Canvas,
-    Panel,
-    display_range,
-    grey_of,
-    numbered,
-    painted,
-    palette,
-)
+from embedseg_large.pictures import Canvas, Panel, grey_of, numbered, painted, palette
 from embedseg_large.storage.disk import whole_file
 from embedseg_large.volumes.intensity import PERCENTILES
 from embedseg_large.volumes.volume import Volume, open_volume

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from embedseg_large.contrast import display_range
 from embedseg_large.errors import EmbedSegError
 from embedseg_large.geometry import Box
-from embedseg_large.pictures import display_range
 from embedseg_large.review.annotation import image_of
 from embedseg_large.review.doubt import Doubtful
 from embedseg_large.review.edits import Edit, Paint

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.contrast import display_range
 from embedseg_large.geometry import Box
-from embedseg_large.pictures import Panel, display_range, fullest, grey_of
+from embedseg_large.pictures import Panel, fullest, grey_of
 from embedseg_large.reporting.drawing import Inks, Picture, grey_pixels, overlay, picture
 from embedseg_large.reporting.subject import ReportSubject
 from embedseg_large.storage.tables import Table

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
+from embedseg_large.contrast import display_range
 from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.published import (
@@ -17,7 +18,6 @@ from embedseg_large.labels.published import (
     place_of_labels,
     provenance_of,
 )
-from embedseg_large.pictures import display_range
 from embedseg_large.storage.connection import joined
 from embedseg_large.storage.group import ZarrGroup, ngff_content
 from embedseg_large.storage.open import folder_at

@@ -8,12 +8,12 @@ import pytest
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
+from embedseg_large.contrast import display_range
 from embedseg_large.errors import UsageError
 from embedseg_large.pictures import (
     HEIGHT,
     WIDTH,
     Panel,
-    display_range,
     grey_of,
     orthogonal_slices,
 )
