@@ -149,11 +149,25 @@ class Log:
         about = step.as_dict() if isinstance(step, Decision) else {step.kind: step.step}
         data = json.dumps({"step": number, "at": now} | about, separators=(",", ":"))
         if not self.folder.create(_name(number), data.encode(), durable=True):
-            raise RunError(
-                f"{self.folder.path}: another program has added a decision to this review; "
-                "open it again, this one was not made"
-            )
+            raise self._overtaken()
         self._take(step)
+
+    def check_latest(self) -> None:
+        """Check that nobody has written a step since this log was loaded.
+
+        Raises
+        ------
+        RunError
+            If another program has.
+        """
+        if self.folder.exists(_name(len(self.steps))):
+            raise self._overtaken()
+
+    def _overtaken(self) -> RunError:
+        return RunError(
+            f"{self.folder.path}: another program has added a decision to this review; "
+            "open it again, this one was not made"
+        )
 
     def _read(self, about: Mapping[str, Any]) -> Step:
         if "undo" in about:

@@ -28,7 +28,7 @@ from embedseg_large.review.edits import (
     numbered_edits,
 )
 from embedseg_large.review.identity import about, check_same, digest_of, read_about
-from embedseg_large.review.log import Decision, Log, Reversal, made_by
+from embedseg_large.review.log import Decision, Log, Reversal, Step, made_by
 from embedseg_large.review.opening import load_log, open_labels, table_name, voxels_at
 from embedseg_large.review.options import ReviewOptions
 from embedseg_large.review.place import ABOUT, ReviewPlace, find_place
@@ -58,6 +58,8 @@ class Review:
     _table: Columns | None
     _workers: Mapping[str, Any]
     """Options of `WorkerOptions`."""
+    _is_behind: bool = False
+    """Whether the chunks of the last step could not all be written."""
 
     @property
     def source(self) -> Volume:
@@ -163,10 +165,9 @@ class Review:
         OutputError, RunError
             If it cannot be written, or another program has changed the review.
         """
+        self._catch_up()
         decision = self._decision(edit)
-        self._begin()
-        self.log.append(decision)
-        self.voxels.put(decision.change)
+        self._step(decision)
         return decision
 
     def apply_script(self, text: str, where: str = "the script") -> int:
@@ -232,12 +233,25 @@ class Review:
     def _reverse(self, kind: Literal["undo", "redo"], numbers: list[int]) -> Edit | None:
         if not numbers:
             return None
-        self._begin()
+        self._catch_up()
         number = numbers[-1]
-        decision = self.log.decision(number)
-        self.log.append(Reversal(kind, number))
+        self._step(Reversal(kind, number))
+        return self.log.decision(number).edit
+
+    def _step(self, step: Step) -> None:
+        """Write a step to the log, then the chunks that it changes."""
+        self._begin()
+        self.log.append(step)
+        self._is_behind = True
         self.voxels.put(self.log.last_change())
-        return decision.edit
+        self._is_behind = False
+
+    def _catch_up(self) -> None:
+        """Write the chunks of a step whose writing failed: later steps build on them."""
+        if self._is_behind:
+            self.log.check_latest()
+            self.voxels.follow(self.log)
+            self._is_behind = False
 
     def _decision(self, edit: Edit) -> Decision:
         """Compute an edit; raise if there is any reason to refuse it."""

@@ -11,7 +11,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
@@ -27,6 +28,8 @@ from embedseg_large.storage.connection import shown
 from embedseg_large.storage.disk import output_errors
 from embedseg_large.storage.open import folder_at
 from embedseg_large.volumes.volume import Volume
+
+logger = logging.getLogger(__name__)
 
 _CHUNK = {2: 512, 3: 64}
 """Edge of a chunk, by ndim."""
@@ -92,42 +95,76 @@ class ReviewedVoxels:
         OutputError
             If they cannot be written.
         """
-        self._put(change, only_missing=False)
-
-    def _put(self, change: LabelChange, *, only_missing: bool) -> None:
         for cell in change.cells(self.chunk):
             here = cell.clip(self.shape)
             labels = self.read(here)
             change.put_into(labels, here)
-            if not (only_missing and self._holds(here, labels)):
-                self._create()
-                with output_errors(shown(self.place)):
-                    self._array("r+")[self._at(here)] = labels
-            self.cells.add(cell.start)
-
-    def _holds(self, box: Box, labels: NDArray[Any]) -> bool:
-        return np.array_equal(self._array("r")[self._at(box)], labels)
+            self._write(here, labels)
 
     def follow(self, log: Log) -> None:
-        """Determine which chunks the steps of a log have written.
+        """Make the chunks agree with the steps of a log.
 
-        Chunks of the last step are compared, and written if the process was killed before it could.
-        If the array is missing, all decisions are replayed.
+        Chunks of the last step are compared, and written if the process was killed, or the disk was
+        full, before it could. Chunks without a file are computed again: the array may have been
+        deleted, or computing it may have been interrupted. Each is written once, with all decisions
+        in force, so that one that exists is never of an earlier time.
 
         Raises
         ------
         OutputError
             If they cannot be written.
         """
-        if not self._is_there():
-            for decision in log.decisions():
-                self.put(decision.change)
-            return
-        for step in log.steps[:-1]:
+        touched = self._touched(log)
+        lost = touched.keys() - self._stored(touched)
+        last = {c.start for c in log.last_change().cells(self.chunk)} if log.steps else set()
+        n_written = sum(self._settle(start, touched[start]) for start in sorted(lost | last))
+        self.cells.update(touched)
+        if n_written:
+            logger.info("%s: wrote %d chunks again", shown(self.place), n_written)
+
+    def _touched(self, log: Log) -> dict[tuple[int, ...], list[LabelChange]]:
+        """Map the first voxel of each chunk that was ever changed to its changes in force."""
+        touched: dict[tuple[int, ...], list[LabelChange]] = {}
+        in_force = set(log.active)
+        for number, step in enumerate(log.steps):
             if isinstance(step, Decision):
-                self.cells.update(cell.start for cell in step.change.cells(self.chunk))
-        if log.steps:
-            self._put(log.last_change(), only_missing=True)
+                for cell in step.change.cells(self.chunk):
+                    changes = touched.setdefault(cell.start, [])
+                    if number in in_force:
+                        changes.append(step.change)
+        return touched
+
+    def _stored(self, starts: Collection[tuple[int, ...]]) -> set[tuple[int, ...]]:
+        """Return those of the chunks that have a file; one of background only has none."""
+        if not starts or not self._is_there():
+            return set()
+        key, folder = self._array("r").metadata.encode_chunk_key, folder_at(self.place)
+        lead = () if self.timepoints is None else (self.source.timepoint or 0,)
+        names = {
+            start: key((*lead, *(a // n for a, n in zip(start, self.chunk, strict=True))))
+            for start in starts
+        }
+        if self.place.startswith(("http://", "https://")):  # a web server lists nothing
+            return {start for start, name in names.items() if folder.exists(name)}
+        found = set(folder.names())
+        return {start for start, name in names.items() if name in found}
+
+    def _settle(self, start: tuple[int, ...], changes: Iterable[LabelChange]) -> bool:
+        """Compute a chunk from the source; write it if it differs, and return whether it did."""
+        here = self._cell(start).clip(self.shape)
+        labels = self.source.read(here).astype(self.dtype)
+        for change in changes:
+            change.put_into(labels, here)
+        if self._is_there() and np.array_equal(self._array("r")[self._at(here)], labels):
+            return False
+        self._write(here, labels)
+        return True
+
+    def _write(self, box: Box, labels: NDArray[Any]) -> None:
+        self._create()
+        with output_errors(shown(self.place)):
+            self._array("r+")[self._at(box)] = labels
+        self.cells.add(box.start)
 
     def _mine(self, box: Box) -> Iterator[Box]:
         if not box.size:
@@ -138,9 +175,11 @@ class ReviewedVoxels:
             yield from (cell for cell in lattice.split(self.chunk) if cell.start in self.cells)
             return
         for start in sorted(self.cells):
-            cell = Box(start, tuple(a + n for a, n in zip(start, self.chunk, strict=True)))
-            if cell.intersect(box).size:
+            if (cell := self._cell(start)).intersect(box).size:
                 yield cell
+
+    def _cell(self, start: tuple[int, ...]) -> Box:
+        return Box(start, tuple(a + n for a, n in zip(start, self.chunk, strict=True)))
 
     def _at(self, box: Box) -> tuple[int | slice, ...]:
         lead = () if self.timepoints is None else (self.source.timepoint or 0,)

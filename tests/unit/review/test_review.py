@@ -14,7 +14,7 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from embedseg_large.errors import MetadataError, RunError, UsageError
+from embedseg_large.errors import MetadataError, OutputError, RunError, UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.review import voxels as voxels_module
 from embedseg_large.review.edits import Accept, Delete, Edit, Merge, Paint, Split, flooded
@@ -433,6 +433,101 @@ def test_lost_voxels_are_made_again_from_the_log(source: Path) -> None:
     before = now(review)
     shutil.rmtree(source.parents[1] / "reviews" / "cells_reviewed" / "voxels")
     assert np.array_equal(now(open_review(source)), before)
+
+
+@pytest.mark.parametrize("n_written", [0, 1, 3])
+def test_voxels_whose_making_was_interrupted_are_complete_after_the_next_opening(
+    n_written: int, source: Path, cells: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    review, deleted = open_review(source), np.unique(cells[cells > 0])[:5]
+    for label in deleted.tolist():
+        review.delete(label)
+    shutil.rmtree(source.parents[1] / "reviews" / "cells_reviewed" / "voxels")
+    opened, count = ReviewedVoxels._array, iter(range(99))
+
+    def die(self: ReviewedVoxels, mode: Literal["r", "r+"]) -> Any:
+        if mode == "r+" and next(count) == n_written:
+            raise KilledError
+        return opened(self, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReviewedVoxels, "_array", die)
+        with pytest.raises(KilledError):
+            open_review(source)
+    again = open_review(source)
+    expected = np.where(np.isin(cells, deleted), 0, cells)
+    assert np.array_equal(now(again), expected)
+    assert np.array_equal(open_volume(again.publish()).data.compute(), expected)
+
+
+def test_a_lost_chunk_is_made_again_and_this_is_logged(
+    source: Path, cells: Labels, caplog: pytest.LogCaptureFixture
+) -> None:
+    review = open_review(source)
+    for label in (3, 7, 9):
+        review.delete(label)
+    before = now(review)
+    folder = source.parents[1] / "reviews" / "cells_reviewed" / "voxels" / "c"
+    next(p for p in sorted(folder.rglob("*")) if p.is_file()).unlink()
+    with caplog.at_level("INFO"):
+        again = open_review(source)
+    assert np.array_equal(now(again), before)
+    assert "voxels: wrote 1 chunks again" in caplog.text
+
+
+def test_a_chunk_of_background_is_not_written_again_and_again(
+    write_labels: WriteLabels, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = np.zeros((20, 20, 20), np.uint32)
+    labels[2:6, 2:6, 2:6] = 1
+    labels[17:, 17:, 17:] = 2
+    source = write_labels(labels)
+    open_review(source).delete(1)
+    open_review(source).delete(2)
+    with caplog.at_level("INFO"):
+        assert not now(open_review(source)).any()
+    assert "again" not in caplog.text
+
+
+@pytest.mark.parametrize("later", ["delete", "undo"])
+def test_after_a_full_disk_the_session_goes_on_with_the_voxels_of_its_decisions(
+    later: str, source: Path, cells: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    review, opened = open_review(source), ReviewedVoxels._array
+    review.delete(3)
+
+    def full(self: ReviewedVoxels, mode: Literal["r", "r+"]) -> Any:
+        if mode == "r+":
+            raise OSError(28, "No space left on device")
+        return opened(self, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReviewedVoxels, "_array", full)
+        with pytest.raises(OutputError, match="the disk is full"):
+            review.delete(7)
+    review.delete(9) if later == "delete" else review.undo()
+    gone = [3, 7, 9] if later == "delete" else [3]
+    expected = np.where(np.isin(cells, gone), 0, cells)
+    assert np.array_equal(now(review), expected)
+    assert np.array_equal(now(open_review(source)), expected)
+
+
+def test_after_a_full_disk_voxels_of_another_program_are_not_overwritten(
+    source: Path, cells: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    review = open_review(source)
+
+    def full(self: ReviewedVoxels, change: object) -> None:
+        raise OutputError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReviewedVoxels, "put", full)
+        with pytest.raises(OutputError):
+            review.delete(7)
+    open_review(source).undo()
+    with pytest.raises(RunError, match="open it again"):
+        review.delete(9)
+    assert np.array_equal(now(open_review(source)), cells)
 
 
 # Labels that changed -----------------------------------------------------------------------------
