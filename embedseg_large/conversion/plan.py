@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf, prod
 from pathlib import Path
@@ -249,7 +249,7 @@ def plan_conversion(
     names = _checked_names(asked.channel_names, volume)
     planned = Conversion(
         volume=volume,
-        final=_free_place(os.fspath(out), overwrite=asked.overwrite, is_ours=is_ours),
+        final=free_place(os.fspath(out), overwrite=asked.overwrite, is_ours=is_ours),
         ngff_version=asked.ngff_version,
         chunks=None if chunks is None else tuple(chunks),
         channel_names=names,
@@ -275,14 +275,36 @@ def _checked_names(names: Sequence[str] | None, volume: Volume) -> tuple[str, ..
     return tuple(names or volume.channel_names)
 
 
-def _free_place(out: str, *, overwrite: bool, is_ours: bool) -> Path:
-    """Check that the folder can be created, or replaced losing nothing but an image."""
+def free_place(
+    out: str, *, overwrite: bool, is_ours: bool = False, also: Collection[str] = ()
+) -> Path:
+    """Check that the folder can be created, or replaced losing nothing but an image.
+
+    Parameters
+    ----------
+    out
+        Local path of the image.
+    overwrite
+        Whether an existing image may be replaced.
+    is_ours
+        Whether the existing image is known to be one that may be replaced.
+    also
+        Names of members beside the levels that may be lost as well.
+
+    Raises
+    ------
+    UsageError
+        If `out` exists and is not to be replaced.
+    OutputError
+        If it cannot be written.
+    """
     final = check_local(out)
     if final.exists() and not (overwrite or is_ours):
         raise UsageError(f"{final} exists; choose another path, or replace it with --overwrite")
     if final.exists() and ZarrGroup.at(final).zarr_format() is None:
         raise UsageError(f"{final} is not a zarr group and is not replaced; choose another path")
-    if not is_ours and (members := _members_beside_levels(final)):
+    members = [name for name in _members_beside_levels(final) if name not in also]
+    if members and not is_ours:
         raise UsageError(
             f"{final} holds more than an image ({', '.join(members[:5])}) and is not replaced; "
             "choose another path, or move that elsewhere"

@@ -9,6 +9,7 @@ import tifffile
 
 from embedseg_large.data import VOXEL_SIZE, copy_demo, load_demo
 from embedseg_large.errors import UsageError
+from embedseg_large.review.review import open_review
 from embedseg_large.volumes.volume import open_volume
 
 FOLDER = Path(str(files("embedseg_large.data")))
@@ -54,3 +55,27 @@ def test_a_copy_is_replaced_only_when_asked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists"):
         copy_demo(tmp_path / "embryo.ome.zarr")
     copy_demo(tmp_path / "embryo.ome.zarr", overwrite=True)
+
+
+def test_what_is_not_replaced_keeps_its_labels(tmp_path: Path) -> None:
+    store = copy_demo(tmp_path / "embryo.ome.zarr")
+    open_review(store.truth).delete(7)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    with pytest.raises(UsageError, match=r"holds more than an image \(reviews\)"):
+        copy_demo(store.image, overwrite=True)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_the_older_copy_remains_until_the_new_one_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = copy_demo(tmp_path / "embryo.ome.zarr")
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("embedseg_large.data.label_target", die)
+    with pytest.raises(KeyboardInterrupt):
+        copy_demo(store.image, overwrite=True)
+    assert np.array_equal(np.asarray(open_volume(store.truth).data), load_demo().truth)
+    assert [path.name for path in tmp_path.iterdir()] == ["embryo.ome.zarr"]
