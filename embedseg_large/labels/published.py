@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from embedseg_large.errors import UnreachableError, UsageError, VolumeError
+from embedseg_large.errors import MetadataError, UnreachableError, UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.folder import PROVENANCE as PROVENANCE
 from embedseg_large.labels.folder import is_label_name, provenance_in
@@ -18,6 +18,7 @@ from embedseg_large.storage.connection import is_same_place, joined, shown
 from embedseg_large.storage.failures import is_denied
 from embedseg_large.storage.group import ZarrGroup, ngff_content
 from embedseg_large.storage.open import folder_at
+from embedseg_large.volumes.folders import stem
 from embedseg_large.volumes.volume import Volume, open_volume
 
 logger = logging.getLogger(__name__)
@@ -67,10 +68,44 @@ def without_kept(names: Sequence[str]) -> list[str]:
     return [n for n in names if not ((old := _KEPT.search(n)) and n[: old.start()] in names)]
 
 
+def split_place(path: str) -> tuple[str, str] | None:
+    """Split ``STORE/labels/NAME`` into the store and the name.
+
+    Parameters
+    ----------
+    path
+        Path or URL of anything; need not exist.
+
+    Returns
+    -------
+    (store, name) or None
+        None if that is no label group: an image may lie in an ordinary folder named ``labels``.
+    """
+    path = path.rstrip("/")
+    store, inside, name = path.rpartition("/labels/")
+    if not inside or not is_label_name(name):
+        return None
+    if _is_group(joined(store, "labels")) or _is_group(store):
+        return store, name
+    is_image = stem(name) != name or label_names(path)  # some stores have no group documents
+    return None if is_image else (store, name)
+
+
+def _is_group(path: str) -> bool:
+    try:
+        return ZarrGroup.at(path).zarr_format() is not None
+    except UnreachableError as error:
+        if is_denied(error):  # a bucket without list permission says so of missing objects
+            return False
+        raise
+    except MetadataError:  # damaged, but a group: it is reported where it is opened
+        return True
+
+
 def other_labels(place: str) -> str:
     """List the labels that exist instead of those at a path; empty if it is not in a store."""
-    store, inside, name = place.rpartition("/labels/")
-    names = label_names(store) if inside else []
+    store, name = split_place(place) or ("", "")
+    names = label_names(store) if store else []
     return "" if not names or name in names else f"; existing labels: {', '.join(names)}"
 
 
@@ -91,9 +126,8 @@ def place_of_image(labels: str, made: Mapping[str, Any], axes: str | None = None
     str or None
         None if neither can be opened.
     """
-    store, inside, _ = labels.rpartition("/labels/")
-    own = [store] if inside else []
-    for path in (*own, made.get("volume", {}).get("path")):
+    own = split_place(labels)
+    for path in (*(own[:1] if own else ()), made.get("volume", {}).get("path")):
         if path:
             with suppress(VolumeError, UsageError):  # axes may belong to the other one
                 open_volume(path, channel=None, **_said(made, path, axes))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
+from embedseg_large.labels.published import split_place
 from embedseg_large.napari.background import Background, attempt
 from embedseg_large.napari.form import Form, message_line
 from embedseg_large.napari.proofreading import (
@@ -118,7 +119,7 @@ class ReviewPanel:
             return
         for layer in self._viewer.layers:
             path = str(getattr(layer.source, "path", None) or "")
-            if "/labels/" in Path(path).as_posix():
+            if split_place(Path(path).as_posix()) is not None:
                 self.labels.value = path
 
     def begin(self) -> None:

@@ -11,6 +11,7 @@ import base64
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,9 @@ class LabelChange:
     @classmethod
     def between(cls, box: Box, before: NDArray[Any], after: NDArray[Any]) -> LabelChange:
         """Compare the old and new labels of a box; both have its shape."""
-        old, new = before.reshape(-1).astype(np.int64), after.reshape(-1).astype(np.int64)
+        old, new = before.reshape(-1), after.reshape(-1)
         places = np.flatnonzero(old != new)
-        old, new = old[places], new[places]
+        old, new = old[places].astype(np.int64), new[places].astype(np.int64)
         ends = (np.diff(places) != 1) | (np.diff(old) != 0) | (np.diff(new) != 0)
         first = np.concatenate([[0], np.flatnonzero(ends) + 1])[: places.size]
         lengths = np.diff(first, append=places.size)
@@ -64,26 +65,41 @@ class LabelChange:
 
     def cells(self, chunk: Sequence[int]) -> Iterator[Box]:
         """Iterate over the chunks of a lattice that contain changed voxels, in raster order."""
-        changed = self._changed()
-        for cell in self.box.rounded_out(chunk).split(chunk):
-            if changed[cell.intersect(self.box).slices_in(self.box)].any():
-                yield cell
+        lattice = self.box.rounded_out(chunk)
+        for slab in lattice.split((chunk[0], *lattice.stop[1:])):
+            voxels, _ = self._changed(slab)
+            corners = np.unique(voxels // np.asarray(chunk), axis=0) * np.asarray(chunk)
+            for corner in corners.tolist():
+                yield Box(tuple(corner), tuple(a + n for a, n in zip(corner, chunk, strict=True)))
 
     def put_into(self, voxels: NDArray[Any], box: Box) -> None:
         """Write the new labels into an array with the labels of another box, in place."""
-        here = box.intersect(self.box)
-        if not here.size:
-            return
-        changed, labels = self._changed(), np.zeros(self.box.size, np.int64)
-        labels[_places(self.runs)] = np.repeat(self.runs[:, 3], self.runs[:, 1])
-        inside = here.slices_in(self.box)
-        part = voxels[here.slices_in(box)]
-        part[changed[inside]] = labels.reshape(self.box.shape)[inside][changed[inside]]
+        changed, labels = self._changed(box)
+        voxels[tuple((changed - np.asarray(box.start)).T)] = labels
 
-    def _changed(self) -> NDArray[np.bool_]:
-        changed = np.zeros(self.box.size, bool)
-        changed[_places(self.runs)] = True
-        return changed.reshape(self.box.shape)
+    def _changed(self, part: Box) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Find the changed voxels in a part of the volume.
+
+        The memory is that of the changes in its planes, whatever the size of the box.
+
+        Returns
+        -------
+        voxels, labels
+            (n, ndim) coordinates in the volume, ascending; and (n,) their new labels.
+        """
+        here = part.intersect(self.box)
+        if not here.size:
+            return np.zeros((0, part.ndim), np.int64), np.zeros(0, np.int64)
+        plane = prod(self.box.shape[1:])
+        first, last = ((z - self.box.start[0]) * plane for z in (here.start[0], here.stop[0]))
+        starts = np.maximum(self.runs[:, 0], first)
+        lengths = np.minimum(self.runs[:, 0] + self.runs[:, 1], last) - starts
+        met = lengths > 0
+        places = _places(starts[met], lengths[met])
+        voxels = np.stack(np.unravel_index(places, self.box.shape), axis=1) + self.box.start
+        labels = np.repeat(self.runs[met, 3], lengths[met])
+        inside = ((voxels >= here.start) & (voxels < here.stop)).all(axis=1)
+        return voxels[inside], labels[inside]
 
     def packed(self) -> str:
         """Return the runs as text."""
@@ -105,9 +121,8 @@ class LabelChange:
         return cls(box, np.frombuffer(data, "<i8").astype(np.int64).reshape(-1, 4))
 
 
-def _places(runs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the raster indices of all voxels of the runs."""
-    starts, lengths = runs[:, 0], runs[:, 1]
+def _places(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the raster indices of all voxels of runs."""
     before = np.cumsum(lengths) - lengths
     places: NDArray[np.int64] = np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)
     return places

@@ -8,6 +8,7 @@ the same step: the second one is refused, and must reopen the review.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -95,6 +96,11 @@ class Log:
     """Numbers of the decisions in force, oldest first."""
     undone: list[int] = field(default_factory=list)
     """Numbers of the undone decisions that can be redone; the next one to redo comes last."""
+    forms: dict[int, list[Box | None]] = field(default_factory=dict)
+    """Boxes around each instance after each decision in force that refers to it, oldest first;
+    None if it no longer exists."""
+    decided: Counter[int] = field(default_factory=Counter)
+    """Number of decisions in force about each label."""
 
     def load(self) -> Log:
         """Read all steps.
@@ -181,6 +187,7 @@ class Log:
         if isinstance(step, Decision):
             self.active.append(len(self.steps))
             self.undone.clear()
+            self._enter(step)
         else:
             source, target = (
                 (self.active, self.undone) if step.kind == "undo" else (self.undone, self.active)
@@ -188,7 +195,26 @@ class Log:
             if not source or source[-1] != step.step:
                 raise ValueError(f"cannot {step.kind} decision {step.step} here")
             target.append(source.pop())
+            change = self._leave if step.kind == "undo" else self._enter
+            change(self.decision(step.step))
         self.steps.append(step)
+
+    def _enter(self, decision: Decision) -> None:
+        """Count a decision that comes into force."""
+        for label, box in decision.instances.items():
+            self.forms.setdefault(label, []).append(box)
+        self.decided.update(decision.decided)
+
+    def _leave(self, decision: Decision) -> None:
+        """Uncount the last decision in force."""
+        for label in decision.instances:
+            self.forms[label].pop()
+            if not self.forms[label]:
+                del self.forms[label]
+        for label in decision.decided:
+            self.decided[label] -= 1
+            if not self.decided[label]:
+                del self.decided[label]
 
 
 def _names(folder: Folder) -> list[str]:

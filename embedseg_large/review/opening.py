@@ -9,7 +9,7 @@ from embedseg_large.review.log import Log
 from embedseg_large.review.place import ReviewPlace
 from embedseg_large.review.voxels import ReviewedVoxels
 from embedseg_large.storage.connection import joined
-from embedseg_large.volumes.label_images import check_label_type
+from embedseg_large.volumes.label_images import check_label_type, check_label_voxels
 from embedseg_large.volumes.volume import Volume, open_volume
 
 
@@ -30,7 +30,10 @@ def open_labels(place: ReviewPlace, timepoint: int | None) -> Volume:
     check_label_type(found)
     if found.timepoint is None:
         raise UsageError(f"{found.name}: {found.n_timepoints} timepoints; choose one (--timepoint)")
-    return found.flattened()
+    found = found.flattened()
+    if not found.is_labels:  # written by another program, or an image by mistake
+        check_label_voxels(found, strict=False)
+    return found
 
 
 def voxels_at(place: ReviewPlace, source: Volume) -> ReviewedVoxels:

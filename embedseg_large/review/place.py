@@ -8,7 +8,7 @@ from pathlib import Path
 
 from embedseg_large.errors import UsageError
 from embedseg_large.labels.folder import is_label_name
-from embedseg_large.labels.published import label_names, without_kept
+from embedseg_large.labels.published import label_names, split_place, without_kept
 from embedseg_large.storage.connection import is_remote, joined, shown
 from embedseg_large.storage.folder import Folder
 from embedseg_large.storage.open import folder_at
@@ -62,9 +62,7 @@ def find_place(labels: str | os.PathLike[str], name: str | None) -> ReviewPlace:
     path = os.fspath(labels).rstrip("/")
     if not is_remote(path):
         path = str(Path(path).absolute())
-    store, inside, own = path.rpartition("/labels/")
-    if not inside:
-        store, own = path, _only(path)
+    store, own = split_place(path) or (path, _only(path))
     is_result = own.endswith(SUFFIX) and folder_at(joined(store, f"{REVIEWS}/{own}")).exists(ABOUT)
     if is_result and name in (None, own):
         own, name = own.removesuffix(SUFFIX), own

@@ -43,6 +43,12 @@ if TYPE_CHECKING:
     import dask.array as da
 
 
+_MOST_VOXELS = 1 << 28
+"""Maximum number of voxels in the box of an instance that is edited: about 3 GB."""
+_MOST_PAINTED = 1 << 25
+"""Maximum number of voxels in the box around painted voxels, which may be far apart."""
+
+
 @dataclass(kw_only=True, eq=False)
 class Review:
     """Decisions about the instances of a label volume; each can be undone.
@@ -86,20 +92,19 @@ class Review:
     @property
     def decided(self) -> set[int]:
         """Labels of the reviewed instances, both of the source and new ones."""
-        return {label for d in self.log.decisions() for label in d.decided}
+        return set(self.log.decided)
 
     @property
     def left(self) -> list[int]:
         """Positions in the queue of the instances without a decision, in order."""
         labels = self.queue.columns["label"][self.queue.order]
-        gone = {n for n, box in self._changed_boxes().items() if box is None}
+        gone = {label for label, forms in self.log.forms.items() if forms[-1] is None}
         return np.flatnonzero(~np.isin(labels, sorted(self.decided | gone))).tolist()
 
     @property
     def free(self) -> int:
         """The next free label, larger than all labels of the source and of decisions in force."""
-        made = (label for d in self.log.decisions() for label in d.instances)
-        return 1 + max(int(self.columns["label"].max(initial=0)), *made, 0)
+        return 1 + max(int(self.columns["label"].max(initial=0)), max(self.log.forms, default=0))
 
     @property
     def data(self) -> da.Array:
@@ -120,16 +125,12 @@ class Review:
         UsageError
             If there is no such instance.
         """
-        changed = self._changed_boxes()
-        box = changed[label] if label in changed else box_in(self.columns, label)
+        forms = self.log.forms.get(label)
+        box = forms[-1] if forms else box_in(self.columns, label)
         if box is None:
-            more = "any more" if label in changed else f"in {shown(self.place.source)}"
+            more = "any more" if forms else f"in {shown(self.place.source)}"
             raise UsageError(f"there is no instance {label} {more}")
         return box
-
-    def _changed_boxes(self) -> dict[int, Box | None]:
-        """Map each reviewed instance to a box around it, or to None if it no longer exists."""
-        return {n: box for d in self.log.decisions() for n, box in d.instances.items()}
 
     def read(self, box: Box) -> NDArray[Any]:
         """Read the current labels of a box."""
@@ -265,6 +266,7 @@ class Review:
         box = edit.box(self.box_of)
         if not whole.contains(box):
             raise UsageError(f"{box} is not inside the volume {self.voxels.shape}")
+        _check_size(edit, box)
         before = self.read(box)
         spacing = self.source.voxel_size or (1.0,) * box.ndim
         after = edit.apply(before, EditScene(box, free, spacing))
@@ -352,6 +354,18 @@ def open_review(labels: str | os.PathLike[str], **options: Any) -> Review:
     table = read_columns(place.folder, table_name(source), Box.whole(source.spatial_shape))
     workers = WorkerOptions.among(vars(asked))
     return Review(place=place, log=log, voxels=voxels, _table=table, _workers=workers)
+
+
+def _check_size(edit: Edit, box: Box) -> None:
+    """Refuse an edit whose box would fill the memory."""
+    is_paint = isinstance(edit, Paint)
+    most = _MOST_PAINTED if is_paint else _MOST_VOXELS
+    if box.size > most:
+        todo = "paint it in several parts" if is_paint else "edit it in another program"
+        verb = str(edit).partition(" ")[0]
+        raise UsageError(
+            f"{verb} refers to a box of {box.size:,} voxels {box}, the most are {most:,}; {todo}"
+        )
 
 
 def _around(one: Box, other: Box) -> Box:

@@ -80,3 +80,16 @@ def test_runs_that_do_not_fit_are_refused(runs: list[list[int]]) -> None:
 def test_text_that_is_no_change_is_refused(text: str) -> None:
     with pytest.raises((ValueError, zlib.error)):
         LabelChange.unpacked(BOX, text)
+
+
+def test_a_change_in_a_box_of_a_tebivoxel_takes_the_memory_of_its_voxels() -> None:
+    box = Box((0, 0, 0), (10_000, 10_000, 10_000))
+    far = LabelChange(box, np.array([[0, 2, 0, 7], [10**12 - 3, 3, 0, 9]]))
+    assert [cell.start for cell in far.cells((64, 64, 64))] == [
+        (0, 0, 0),
+        (9984, 9984, 9984),
+    ]
+    here = Box((9999, 9999, 9996), (10_000, 10_000, 10_000))
+    voxels = np.zeros((1, 1, 4), np.int64)
+    far.put_into(voxels, here)
+    assert voxels.tolist() == [[[0, 9, 9, 9]]]

@@ -14,8 +14,10 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from embedseg_large.errors import MetadataError, OutputError, RunError, UsageError
+from embedseg_large.conversion.plan import write_image
+from embedseg_large.errors import MetadataError, OutputError, RunError, UsageError, VolumeError
 from embedseg_large.geometry import Box
+from embedseg_large.review import review as review_module
 from embedseg_large.review import voxels as voxels_module
 from embedseg_large.review.edits import Accept, Delete, Edit, Merge, Paint, Split, flooded
 from embedseg_large.review.review import Review, open_review
@@ -319,6 +321,27 @@ def test_an_edit_in_a_volume_of_a_tebivoxel_takes_the_memory_of_an_instance(
     assert not review.read(Box((8000, 8000, 16000), (8010, 8010, 16010))).any()
 
 
+def test_voxels_far_apart_are_not_painted_at_once(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    review = open_review(source)
+    monkeypatch.setattr(review_module, "_MOST_PAINTED", 1000)
+    review.paint(0, np.array([[3, 4, 5], [12, 13, 14]]))
+    with pytest.raises(UsageError, match=r"paint refers to a box of 1,100 voxels .*in several"):
+        review.paint(0, np.array([[3, 4, 5], [12, 13, 15]]))
+    assert len(review.decisions) == 1
+
+
+def test_an_instance_too_large_for_the_memory_is_not_edited(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    review = open_review(source)
+    monkeypatch.setattr(review_module, "_MOST_VOXELS", review.box_of(7).size - 1)
+    with pytest.raises(UsageError, match="delete refers to a box of .*; edit it in another"):
+        review.delete(7)
+    assert review.decisions == []
+
+
 def test_labels_of_bytes_get_labels_beyond_255(write_labels: WriteLabels, cells: Labels) -> None:
     small = np.where(cells > 0, 255 - cells, 0).astype(np.uint8)
     review = open_review(write_labels(small))
@@ -604,6 +627,35 @@ def test_a_review_is_found_by_store_labels_or_result(source: Path) -> None:
     open_review(source).accept(1)
     for place in (store, f"{store}/", source, store / "labels" / "cells_reviewed"):
         assert open_review(place).script() == "accept 1\n"
+
+
+@pytest.mark.parametrize("below", ["labels", "labels/embryos"])
+def test_in_a_folder_named_labels_the_labels_of_a_store_are_reviewed_and_not_its_image(
+    below: str, write_labels: WriteLabels, cells: Labels, tmp_path: Path
+) -> None:
+    (tmp_path / below).mkdir(parents=True)
+    source = write_labels(cells, store=f"{below}/embryo.ome.zarr")
+    store = source.parents[1]
+    for place in (store, f"{store}/", source):
+        review = open_review(place)
+        assert review.place.source == str(source)
+        assert np.array_equal(now(review), cells)
+
+
+def test_an_image_in_a_folder_named_labels_has_no_labels_to_review(tmp_path: Path) -> None:
+    image = tmp_path / "labels" / "embryo.ome.zarr"
+    image.parent.mkdir()
+    write_image(image, np.zeros((8, 8), np.uint16))
+    with pytest.raises(UsageError, match="has no labels inside; name one"):
+        open_review(image)
+
+
+def test_noise_that_is_listed_as_labels_is_refused(source: Path) -> None:
+    noise = np.random.default_rng(0).integers(1, 4000, (24, 40, 44)).astype(np.uint32)
+    shutil.rmtree(source)
+    write_image(source, noise)
+    with pytest.raises(VolumeError, match="image"):
+        open_review(source)
 
 
 @pytest.mark.parametrize("name", ["cells", "", "../x", ".hidden", "a/b"])
