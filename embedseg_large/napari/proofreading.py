@@ -59,8 +59,9 @@ def open_for_review(labels: str, timepoint: int = 0) -> Opened:
 
 
 def _coarser(image: Volume) -> list[Any]:
-    """Return lazy arrays of the coarser levels of an image."""
-    return [image.at_level(k).data for k in range(image.level + 1, len(image.levels))]
+    """Return lazy arrays of the coarser levels of an image, of those that have an array."""
+    there = [k for k, level in enumerate(image.levels) if level.shape is not None]
+    return [image.at_level(k).data for k in there if k > image.level]
 
 
 def _contrast(review: Review, image: Volume) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +86,18 @@ def test_the_label_of_a_voxel_is_that_of_now(review: Review) -> None:
     assert label_at(review, voxel) == first.label
     review.delete(first.label)
     assert label_at(review, voxel) == 0
+
+
+def test_an_image_without_one_of_its_coarse_levels_is_shown(tmp_path: Path) -> None:
+    store = copy_demo(tmp_path / "embryo.ome.zarr")
+    n_levels = len(open_for_review(str(store.truth)).levels)
+    document = store.image / "zarr.json"
+    about = json.loads(document.read_text())
+    datasets = about["attributes"]["ome"]["multiscales"][0]["datasets"]
+    gone = copy.deepcopy(datasets[-1]) | {"path": "gone"}
+    gone["coordinateTransformations"][0]["scale"] = [16.0, 16.0, 16.0]
+    datasets.append(gone)
+    document.write_text(json.dumps(about))
+    opened = open_for_review(str(store.truth))
+    assert opened.image is not None
+    assert len(opened.levels) == n_levels
