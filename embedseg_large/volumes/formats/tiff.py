@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from math import inf, prod
+from os.path import abspath, dirname, normpath
+from pathlib import Path
 from threading import get_ident
 from typing import Any
 from xml.etree import ElementTree
@@ -189,6 +191,7 @@ def _check_whole(
     VolumeError
         If voxels are missing.
     """
+    _check_members(file, number, path)
     series = file.series[number]
     pages = _pages(series)
     cut = next(_cut_off(file, series, pages, complaints), None)
@@ -251,6 +254,23 @@ def _members(file: Any, number: int) -> tuple[str, ...]:
     own = file.filehandle.path
     parents = (getattr(page, "parent", None) for page in file.series[number].pages)
     return tuple(sorted({p.filehandle.path for p in parents if p is not None} - {own}))
+
+
+def _check_members(file: Any, number: int, path: str) -> None:
+    """Refuse metadata that read files of other folders: they are untrusted.
+
+    Raises
+    ------
+    MetadataError
+        If a file is not in the folder of the TIFF, or below it.
+    """
+    folder = dirname(abspath(path))
+    for member in _members(file, number):
+        if not Path(normpath(member)).is_relative_to(folder):
+            raise MetadataError(
+                f"{path}: its metadata name a file outside of its folder ({normpath(member)}); "
+                "move the files of the set into one folder, and correct their names in the metadata"
+            )
 
 
 @contextmanager

@@ -53,6 +53,17 @@ def test_a_lost_member_of_a_set_is_named(tmp_path: Path) -> None:
     assert [int(frame.max()) for frame in found] == [1, 0, 3]
 
 
+@pytest.mark.parametrize("opening", [{}, {"allow_missing": True}])
+def test_files_of_other_folders_are_not_read(tmp_path: Path, opening: dict[str, Any]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "theirs").mkdir()
+    names = ["../mine/a.ome.tif", "../theirs/b.ome.tif"]
+    for t, name in enumerate(names):
+        member(tmp_path / "mine" / name, t, names)
+    with pytest.raises(MetadataError, match=r"name a file outside of its folder \(.*theirs/b"):
+        open_volume(tmp_path / "mine" / "a.ome.tif", **opening)
+
+
 def test_training_and_evaluation_read_a_set_with_a_lost_member_only_when_told(
     tmp_path: Path,
 ) -> None:
