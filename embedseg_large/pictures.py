@@ -412,6 +412,7 @@ class Canvas:
     def write(self, left: float, middle: float, text: str, size: float, **more: Any) -> None:
         """Write a line, vertically centred."""
         style = {"color": _INK, "fontsize": size, "va": "center", "family": "DejaVu Sans", **more}
+        style["parse_math"] = False  # a file name may have a $
         self.figure.text(left / self.width, 1 - middle / self.height, text, **style)
 
     def write_over(self, left: float, middle: float, text: str, **more: Any) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +22,8 @@ from embedseg_large.volumes.folders import (
     stem,
 )
 from embedseg_large.volumes.volume import Volume, open_volume
+
+logger = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """A folder, a container, an image, or a list of images."""
@@ -122,6 +126,8 @@ def list_images(source: Source, selection: Selection) -> list[BatchImage]:
 def open_images(images: Sequence[BatchImage], where: str, **options: Any) -> list[OpenedImage]:
     """Open all images; refuse a batch of which none can be opened, or whose axes differ.
 
+    Files that belong to an earlier image of several files are left out.
+
     Parameters
     ----------
     images
@@ -138,7 +144,7 @@ def open_images(images: Sequence[BatchImage], where: str, **options: Any) -> lis
     VolumeError
         If no image can be opened.
     """
-    opened = [_opened(image, options) for image in images]
+    opened = _without_members([_opened(image, options) for image in images])
     if all(one.volume is None for one in opened):
         count = f"{where}: none of the {len(opened)} images can be opened. The first: "
         raise VolumeError(f"{count if len(opened) > 1 else ''}{opened[0].problem}")
@@ -194,6 +200,19 @@ def _opened(image: BatchImage, options: dict[str, Any]) -> OpenedImage:
     except EmbedSegError as error:
         return OpenedImage(image=image, volume=None, problem=str(error))
     return OpenedImage(image=image, volume=volume)
+
+
+def _without_members(opened: Sequence[OpenedImage]) -> list[OpenedImage]:
+    """Leave out files whose voxels an earlier image has already: each opens as the whole set."""
+    kept, known = list[OpenedImage](), set[str]()
+    for one in opened:
+        if realpath(one.image.path) in known:
+            logger.info("%s: a file of an earlier image", one.image.path)
+            continue
+        kept.append(one)
+        if one.volume is not None:
+            known.update(realpath(member) for member in one.volume.storage.members)
+    return kept
 
 
 def _some(names: Sequence[str]) -> str:

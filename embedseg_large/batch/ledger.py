@@ -59,6 +59,11 @@ class BatchLedger:
             return {}
         return record if isinstance(record, dict) else {}
 
+    def names(self) -> list[str]:
+        """List the images with a record, sorted."""
+        files = self.folder.glob("[!.]*.json")
+        return sorted(path.name.removesuffix(".json") for path in files)
+
     def state(self, name: str, mask: Path, facts: Facts) -> tuple[State, str]:
         """Determine the state of an image.
 

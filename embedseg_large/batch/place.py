@@ -15,8 +15,11 @@ from embedseg_large.errors import PlaceError, UsageError
 from embedseg_large.files import is_url
 from embedseg_large.storage.connection import is_remote
 from embedseg_large.storage.disk import check_writable
+from embedseg_large.storage.group import DOCUMENTS
 from embedseg_large.volumes.folders import is_path, stem
 from embedseg_large.volumes.multiscale import ZARR_FORMATS
+
+TABLE, SHEET = "images.csv", "contact_sheet.jpg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,8 @@ class BatchPlace:
 
 
 def check_place(opened: Sequence[OpenedImage], place: BatchPlace) -> None:
-    """Refuse an output that cannot hold the masks, or holds the images."""
-    if place.out.exists() and not place.out.is_dir():
-        raise PlaceError(f"{place.out}: this is a file; choose a folder for the masks with --out")
-    if place.out.suffix in (".tif", ".tiff", ".zarr", ".png") and not place.out.exists():
-        raise UsageError(f"{place.out}: choose a folder for the masks, not an image")
+    """Refuse an output that cannot hold the masks, holds the images, or holds other results."""
+    _check_folder(place)
     if place.is_in_stores:
         for one in opened:
             if one.volume is not None and one.volume.ngff_version not in ZARR_FORMATS:
@@ -72,9 +72,37 @@ def check_place(opened: Sequence[OpenedImage], place: BatchPlace) -> None:
                     f"{one.volume.name} cannot hold labels: only OME-Zarr 0.4, 0.5 "
                     "and 0.6 can; choose a folder for the masks with --out"
                 )
-    for one in opened:
-        if Path(one.image.path).absolute() == place.mask(one.image):
-            raise UsageError(
-                f"{place.out}: the masks would replace the images; choose another folder with --out"
-            )
+    elif place.out.resolve() in {Path(one.image.path).resolve().parent for one in opened}:
+        raise UsageError(
+            f"{place.out}: this folder holds the images: the masks would replace the images, or "
+            "be taken for images later; choose another folder with --out"
+        )
+    _check_results(place)
     check_writable(place.out)
+
+
+def _check_folder(place: BatchPlace) -> None:
+    if place.given is not None and not os.fspath(place.given):
+        raise UsageError("the folder for the masks has no name; choose one with --out")
+    if place.out.exists() and not place.out.is_dir():
+        raise PlaceError(f"{place.out}: this is a file; choose a folder for the masks with --out")
+    if place.out.suffix in (".tif", ".tiff", ".zarr", ".png") and not place.out.exists():
+        raise UsageError(f"{place.out}: choose a folder for the masks, not an image")
+    stores = (p for p in (place.out, *place.out.parents) if any((p / n).exists() for n in DOCUMENTS))
+    if (store := next(stores, None)) is not None:
+        todo = "choose a folder elsewhere with --out"
+        if place.is_in_stores:
+            todo = f"{todo}, or pass the plate and choose --wells"
+        raise UsageError(f"{place.out} is inside the zarr store {store}; {todo}")
+
+
+def _check_results(place: BatchPlace) -> None:
+    """Refuse to replace a table or a sheet in a folder without records of a batch."""
+    if place.ledger.folder.exists():
+        return
+    for path in (place.out / TABLE, place.out / SHEET):
+        if path.exists():
+            raise UsageError(
+                f"{path} exists, and was not written by this command; choose another folder with "
+                "--out, or rename it"
+            )

@@ -99,7 +99,8 @@ def caption_of(result: ImageResult) -> str:
     return f"{result.name} · {told}"
 
 
-def title_of(results: Sequence[ImageResult], labels: str) -> str:
-    """Title above all views."""
+def title_of(results: Sequence[ImageResult], labels: str, n_shown: int) -> str:
+    """Title above the views; `n_shown` of the images have one."""
     found = sum(result.n_instances or 0 for result in results)
-    return f"{labels}: {found:,} instances in {len(results):,} images"
+    title = f"{labels}: {found:,} instances in {len(results):,} images"
+    return title if n_shown == len(results) else f"{title} · {n_shown} of them"

@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
@@ -35,9 +35,9 @@ from embedseg_large.batch.images import (
 from embedseg_large.batch.ledger import State
 from embedseg_large.batch.masks import ENDINGS, move_labels, set_aside, write_tiff_mask
 from embedseg_large.batch.options import BatchCall, MaskFormat
-from embedseg_large.batch.place import BatchPlace, check_place
+from embedseg_large.batch.place import SHEET, TABLE, BatchPlace, check_place
 from embedseg_large.batch.results import BatchResult, ImageResult, caption_of, table_of, title_of
-from embedseg_large.batch.sheet import Thumbnail, draw_sheet, draw_view
+from embedseg_large.batch.sheet import Thumbnail, draw_sheet, draw_view, evenly
 from embedseg_large.errors import EmbedSegError, ModelError, UsageError, cause
 from embedseg_large.options import takes
 from embedseg_large.runs.dask.backend import chosen, client_of, device_on
@@ -59,13 +59,11 @@ from embedseg_large.volumes.volume import Volume, open_volume
 
 logger = logging.getLogger(__name__)
 
-TABLE, SHEET = "images.csv", "contact_sheet.jpg"
-
 _OF_ONE = ("output", "mask", "keep_predictions", "from_predictions", "scratch")
 """Options that apply to a single image, or that a batch sets itself."""
 _DEFAULTS = {field.name: str(field.default) for field in fields(SegmentOptions)}
 """Default of each option, as text: the command line passes some of them, numbers as text."""
-_OF_OPENING = ("channel", "axes", "voxel_size", "nodata")
+_OF_OPENING = ("channel", "axes", "voxel_size", "nodata", "allow_missing")
 
 
 class BatchWatcher(Protocol):
@@ -254,7 +252,10 @@ def _plan(
         ndim = min(models) if one.volume is None else one.volume.flattened().ndim
         network, facts = models[ndim]
         mask, of_image = place.mask(one.image), facts | {"image": _about(one)}
-        state, different = place.ledger.state(one.image.name, mask, of_image)
+        state: State = "todo"  # an image that cannot be opened fails, whatever its mask
+        different = ""
+        if one.volume is not None:
+            state, different = place.ledger.state(one.image.name, mask, of_image)
         others += [f"{mask} had {different}"] if state == "other" else []
         foreign += [str(mask)] if state == "foreign" else []
         jobs.append(_Job(opened=one, network=network, facts=of_image, state=state))
@@ -334,19 +335,32 @@ class _Batch:
         return result
 
     def conclude(self, results: Sequence[ImageResult]) -> tuple[Path, str | None]:
-        """Write the table and the contact sheet of all results so far."""
+        """Write the table and the contact sheet of all results so far, and of earlier runs."""
         table, sheet = self.place.out / TABLE, self.place.out / SHEET
         with suppress(OSError):  # it holds the files of a failed image
             self.place.ledger.work.rmdir()
         if not results:
             return table, None
         self.place.out.mkdir(parents=True, exist_ok=True)
-        write_table(table, table_of(results))
-        views = [Thumbnail(caption_of(r), self._picture(r)) for r in results]
+        rows = [*results, *self._earlier({result.name for result in results})]
+        write_table(table, table_of(rows))
+        shown_rows = [rows[at] for at in evenly(len(rows))]
+        views = [Thumbnail(caption_of(r), self._picture(r)) for r in shown_rows]
         if all(view.pixels is None for view in views):
             return table, None
-        draw_sheet(views, sheet, title_of(results, self.labels))
+        draw_sheet(views, sheet, title_of(rows, self.labels, len(views)))
         return table, str(sheet)
+
+    def _earlier(self, names: Collection[str]) -> Iterator[ImageResult]:
+        """Results of the images that were finished before, except those with these names."""
+        for name in self.place.ledger.names():
+            record = self.place.ledger.read(name)
+            if name in names or "n_instances" not in record:
+                continue
+            path = str(record.get("image", ""))  # missing in records of earlier versions
+            image = BatchImage(name=name, path=path)
+            if (path or not self.place.is_in_stores) and self.place.mask(image).exists():
+                yield self._known(image)
 
     def _picture(self, result: ImageResult) -> Any:
         return None if result.status == "failed" else self.place.ledger.picture(result.name)
@@ -375,11 +389,12 @@ class _Batch:
         of_series = made.summary.get("timepoints", {}).values()
         largest = max(of_series, default=made.n_instances)
         seconds = round(time.perf_counter() - began, 3)
-        picture = draw_view(_one_channel(volume), made.path)
+        picture = draw_view(_one_channel(_anew(volume)), made.path)
         if not self.place.is_in_stores:
             self._publish(made.path, mask, largest)
             shutil.rmtree(work, ignore_errors=True)
         about = {
+            "image": shown(image.path),
             "n_instances": made.n_instances,
             "joined": made.seams.joined,
             "shape": list(made.labels.shape) if self.place.is_in_stores else _shape(mask),
@@ -414,6 +429,11 @@ class _Batch:
 
     def _failed(self, image: BatchImage, error: str) -> ImageResult:
         return ImageResult(name=image.name, image=shown(image.path), status="failed", error=error)
+
+
+def _anew(volume: Volume) -> Volume:
+    """Open an image again: one that was read keeps its file open, or its voxels in memory."""
+    return volume.at_level(volume.level)
 
 
 def _one_channel(volume: Volume) -> Volume:

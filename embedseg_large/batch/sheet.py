@@ -66,13 +66,19 @@ def draw_view(image: Volume, labels: str) -> Pixels:
     return (painted(shaded, numbers, palette(ids.size), panel) * 255).astype(np.uint8)
 
 
+def evenly(count: int) -> list[int]:
+    """Choose the images to show: positions among `count`, at most `MOST`."""
+    positions: list[int] = np.linspace(0, count - 1, min(count, MOST)).astype(int).tolist()
+    return positions
+
+
 def draw_sheet(views: Sequence[Thumbnail], path: str | os.PathLike[str], title: str) -> None:
     """Write the picture of a batch.
 
     Parameters
     ----------
     views
-        Thumbnail of each image, at least one.
+        Thumbnails, at least one and at most `MOST`.
     path
         JPEG to write.
     title
@@ -83,17 +89,14 @@ def draw_sheet(views: Sequence[Thumbnail], path: str | os.PathLike[str], title: 
     OutputError
         If it cannot be written.
     """
-    if len(views) > MOST:
-        title = f"{title} · {MOST} of them"
-    shown = [views[at] for at in np.linspace(0, len(views) - 1, min(len(views), MOST)).astype(int)]
-    across = max(1, min(len(shown), ceil(sqrt(1.5 * len(shown)))))
-    down = ceil(len(shown) / across)
+    across = max(1, min(len(views), ceil(sqrt(1.5 * len(views)))))
+    down = ceil(len(views) / across)
     canvas = Canvas.blank(
         max(2 * _MARGIN + across * (EDGE + _GAP) - _GAP, 900),
         3 * _MARGIN + 24 + down * (EDGE + _HEAD + _GAP),
     )
     canvas.write(_MARGIN, _MARGIN + 8, title, 9, weight="bold")
-    for number, view in enumerate(shown):
+    for number, view in enumerate(views):
         row, column = divmod(number, across)
         left = _MARGIN + column * (EDGE + _GAP)
         top = 2 * _MARGIN + 24 + row * (EDGE + _HEAD + _GAP)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 from imagecodecs import png_encode
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 import embedseg_large as es
-from embedseg_large.batch.segment_images import SHEET, TABLE
+from embedseg_large.batch import sheet as sheet_module
+from embedseg_large.batch.ledger import BatchLedger
+from embedseg_large.batch.place import SHEET, TABLE
 from embedseg_large.cli.app import app
 from embedseg_large.conversion.plan import write_image
 from embedseg_large.errors import LabelsExistError, UsageError, VolumeError
@@ -352,3 +355,144 @@ def test_options_of_folders_are_refused_of_one_image(folder: Path) -> None:
     run = CliRunner().invoke(app, ["segment", str(folder / "c.ome.zarr"), "--wells", "B03"])
     assert run.exit_code == 2
     assert "is one image; leave out --wells" in run.stderr
+
+
+def rows(out: Path) -> dict[str, str]:
+    """State of each image in the table."""
+    table = (out / TABLE).read_text().splitlines()
+    return {row["name"]: row["status"] for row in csv.DictReader(table)}
+
+
+def test_images_are_not_kept_open(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for seed in range(4):
+        write_tiff(tmp_path / "images" / f"{seed}.tif", cells(seed, (24, 24)))
+    still_open: list[str] = []
+
+    class Watcher:
+        def begins(self, *_: object) -> None: ...
+
+        def ended(self, *_: object) -> None:
+            paths = [Path(file.path) for file in psutil.Process().open_files()]
+            still_open.extend(p.name for p in paths if p.parent == tmp_path / "images")
+
+    es.segment_images(tmp_path / "images", own(), out=tmp_path / "masks", watcher=Watcher())
+    assert still_open == []
+
+
+def test_an_image_that_was_finished_and_cannot_be_read_any_more_does_not_stop_the_others(
+    folder: Path, tmp_path: Path
+) -> None:
+    es.segment_images(folder, own(), out=tmp_path / "masks", pattern="[ab].*")
+    (folder / "b.png").write_bytes(b"no image at all")
+    result = es.segment_images(folder, own(), out=tmp_path / "masks")
+    assert statuses(result) == {"a": "finished before", "b": "failed", "c": "done"}
+    assert (tmp_path / "masks" / "b.tif").exists()
+
+
+def set_of_files(folder: Path, voxels: Labels) -> list[Path]:
+    """An OME-TIFF of one file per plane."""
+    names = [f"set_Z{z}.ome.tif" for z in range(len(voxels))]
+    data = "".join(
+        f'<TiffData FirstZ="{z}" IFD="0" PlaneCount="1">'
+        f'<UUID FileName="{name}">urn:uuid:{z:08d}-0000-0000-0000-000000000000</UUID></TiffData>'
+        for z, name in enumerate(names)
+    )
+    for z, name in enumerate(names):
+        description = (
+            '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="urn:uuid:{z:08d}-0000-0000-0000-000000000000"><Image ID="Image:0">'
+            '<Pixels ID="Pixels:0" DimensionOrder="XYZTC" Type="uint16" '
+            f'SizeX="{voxels.shape[2]}" SizeY="{voxels.shape[1]}" SizeZ="{len(voxels)}" '
+            f'SizeC="1" SizeT="1">{data}</Pixels></Image></OME>'
+        )
+        tifffile.imwrite(folder / name, voxels[z], description=description, metadata=None)
+    return [folder / name for name in names]
+
+
+def test_an_image_of_several_files_is_segmented_once(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    labels = cells(1, (6, 40, 44))
+    set_of_files(tmp_path / "images", labels)
+    write_tiff(tmp_path / "images" / "other.tif", labels, "ZYX")
+    result = es.segment_images(tmp_path / "images", own(3), out=tmp_path / "masks")
+    assert statuses(result) == {"other": "done", "set_Z0": "done"}
+    assert same_objects(tifffile.imread(tmp_path / "masks" / "set_Z0.tif"), labels)
+
+
+def test_names_with_two_dollars_are_written_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    write_tiff(tmp_path / "images" / "a$_{b$.tif", cells(1))
+    result = es.segment_images(tmp_path / "images", own(), out=tmp_path / "masks")
+    assert statuses(result) == {"a$_{b$": "done"}
+    assert (tmp_path / "masks" / SHEET).exists()
+
+
+def test_missing_planes_are_read_as_zeros_in_many_images_too(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    labels = cells(1, (6, 40, 44))
+    set_of_files(tmp_path / "images", labels)[3].unlink()
+    with pytest.raises(VolumeError, match="--allow-missing"):
+        es.segment_images(tmp_path / "images", own(3), out=tmp_path / "masks")
+    result = es.segment_images(
+        tmp_path / "images", own(3), out=tmp_path / "masks", allow_missing=True
+    )
+    assert statuses(result) == {"set_Z0": "done"}
+    assert not tifffile.imread(tmp_path / "masks" / "set_Z0.tif")[3].any()
+
+
+@pytest.mark.parametrize("inside", ["", "masks"])
+def test_masks_are_not_written_into_a_store(folder: Path, inside: str) -> None:
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UsageError, match=r"is inside the zarr store .*c\.ome\.zarr; choose a"):
+        es.segment_images(folder, own(), out=folder / "c.ome.zarr" / inside)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_the_table_of_a_well_is_not_written_into_the_plate(tmp_path: Path) -> None:
+    path = tmp_path / "p.ome.zarr"
+    write_plate(path, {("B", "03", "0"): cells(1)})
+    with pytest.raises(UsageError, match="pass the plate and choose --wells"):
+        es.segment_images(path / "B" / "03", own())
+    assert not (path / "B" / "03-nuclei").exists()
+
+
+def test_a_folder_without_a_name_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match="has no name; choose one with --out"):
+        es.segment_images(folder, own(), out="")
+
+
+@pytest.mark.parametrize("name", [TABLE, SHEET])
+def test_a_table_that_somebody_else_wrote_is_kept(folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / name).write_text("mine")
+    with pytest.raises(UsageError, match=f"{name} exists, and was not written by this command"):
+        es.segment_images(folder, own(), out=tmp_path / "masks", overwrite=True)
+    assert [p.name for p in (tmp_path / "masks").iterdir()] == [name]
+    assert (tmp_path / "masks" / name).read_text() == "mine"
+
+
+def test_the_table_has_the_images_of_earlier_selections(folder: Path, tmp_path: Path) -> None:
+    es.segment_images(folder, own(), out=tmp_path / "masks", pattern="[ab].*")
+    result = es.segment_images(folder, own(), out=tmp_path / "masks", pattern="c.*")
+    assert statuses(result) == {"c": "done"}
+    earlier = dict.fromkeys("ab", "finished before")
+    assert rows(tmp_path / "masks") == {"c": "done"} | earlier
+    (tmp_path / "masks" / "a.tif").unlink()
+    es.segment_images(folder, own(), out=tmp_path / "masks", pattern="c.*")
+    assert rows(tmp_path / "masks") == dict.fromkeys("bc", "finished before")
+
+
+def test_only_the_pictures_that_are_shown_are_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def picture(self: BatchLedger, name: str) -> NDArray[np.uint8]:
+        read.append(name)
+        return np.zeros((32, 32, 3), np.uint8)
+
+    monkeypatch.setattr(BatchLedger, "picture", picture)
+    monkeypatch.setattr(sheet_module, "MOST", 2)
+    es.segment_images(folder, own(), out=tmp_path / "masks")
+    assert read == ["a", "c"]
