@@ -88,7 +88,9 @@ def _check_folder(place: BatchPlace) -> None:
         raise PlaceError(f"{place.out}: this is a file; choose a folder for the masks with --out")
     if place.out.suffix in (".tif", ".tiff", ".zarr", ".png") and not place.out.exists():
         raise UsageError(f"{place.out}: choose a folder for the masks, not an image")
-    stores = (p for p in (place.out, *place.out.parents) if any((p / n).exists() for n in DOCUMENTS))
+    stores = (
+        p for p in (place.out, *place.out.parents) if any((p / n).exists() for n in DOCUMENTS)
+    )
     if (store := next(stores, None)) is not None:
         todo = "choose a folder elsewhere with --out"
         if place.is_in_stores:

@@ -104,7 +104,7 @@ def draw_sheet(views: Sequence[Thumbnail], path: str | os.PathLike[str], title: 
         if view.pixels is not None:
             height, width = view.pixels.shape[:2]
             place = Panel(left, top + _HEAD, min(width, EDGE), min(height, EDGE))
-            canvas.show(view.pixels[:EDGE, :EDGE] / np.float32(255), place)
+            canvas.show((view.pixels[:EDGE, :EDGE] / 255).astype(np.float32), place)
     with whole_file(path) as begun:
         canvas.save(begun, format="jpeg")
 

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf, prod
 from pathlib import Path
@@ -249,7 +250,7 @@ def plan_conversion(
     names = _checked_names(asked.channel_names, volume)
     planned = Conversion(
         volume=volume,
-        final=free_place(os.fspath(out), overwrite=asked.overwrite, is_ours=is_ours),
+        final=_free_place(os.fspath(out), overwrite=asked.overwrite, is_ours=is_ours),
         ngff_version=asked.ngff_version,
         chunks=None if chunks is None else tuple(chunks),
         channel_names=names,
@@ -275,10 +276,11 @@ def _checked_names(names: Sequence[str] | None, volume: Volume) -> tuple[str, ..
     return tuple(names or volume.channel_names)
 
 
-def free_place(
-    out: str, *, overwrite: bool, is_ours: bool = False, also: Collection[str] = ()
-) -> Path:
-    """Check that the folder can be created, or replaced losing nothing but an image.
+@contextmanager
+def new_store(
+    out: str | os.PathLike[str], *, overwrite: bool, also: Collection[str] = ()
+) -> Iterator[Path]:
+    """Fill a folder under a hidden name; it gets its own name, and replaces an older one, at last.
 
     Parameters
     ----------
@@ -286,18 +288,38 @@ def free_place(
         Local path of the image.
     overwrite
         Whether an existing image may be replaced.
-    is_ours
-        Whether the existing image is known to be one that may be replaced.
     also
-        Names of members beside the levels that may be lost as well.
+        Names of members beside its levels that may be lost with it, such as ``"labels"``.
+
+    Yields
+    ------
+    Path to write to, where nothing exists.
 
     Raises
     ------
     UsageError
-        If `out` exists and is not to be replaced.
+        Before anything is written, if `out` exists and is not to be replaced.
     OutputError
-        If it cannot be written.
+        If it cannot be written; the older image then remains.
     """
+    final = _free_place(os.fspath(out), overwrite=overwrite, also=also)
+    hidden = final.with_name(f".{final.name}-{secrets.token_hex(4)}")
+    try:
+        with output_errors(hidden):
+            hidden.mkdir(parents=True)
+        yield hidden / final.name
+        aside = hidden.with_name(f"{hidden.name}.old")  # not in `hidden`: it is kept if all fails
+        with replaced(hidden / final.name, final, aside):
+            pass
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _free_place(
+    out: str, *, overwrite: bool, is_ours: bool = False, also: Collection[str] = ()
+) -> Path:
+    """Check that the folder can be created, or replaced losing nothing but an image."""
     final = check_local(out)
     if final.exists() and not (overwrite or is_ours):
         raise UsageError(f"{final} exists; choose another path, or replace it with --overwrite")

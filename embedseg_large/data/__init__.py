@@ -6,8 +6,6 @@ Source and licence are in NOTICE, its making in scripts/make_demo_volume.py.
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -17,9 +15,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from embedseg_large.conversion.plan import free_place, write_image
+from embedseg_large.conversion.plan import new_store, write_image
 from embedseg_large.labels.target import label_target
-from embedseg_large.storage.disk import output_errors, replaced
 from embedseg_large.volumes.volume import open_volume
 
 _SOURCE = "painted by hand; IDR idr0062, image 6001240, Blin et al. 2019, CC BY 4.0"
@@ -72,24 +69,14 @@ def copy_demo(out: str | os.PathLike[str], *, overwrite: bool = False) -> DemoSt
     OutputError
         If it cannot be written.
     """
-    final = free_place(os.fspath(out), overwrite=overwrite, also=("labels",))
-    hidden = final.with_name(f".{final.name}-{secrets.token_hex(4)}")
-    try:
-        with output_errors(hidden):
-            hidden.mkdir(parents=True)
-        _write(hidden / final.name, load_demo())
-        with replaced(hidden / final.name, final, hidden / "old"):
-            pass
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+    with new_store(out, overwrite=overwrite, also=("labels",)) as store:
+        _write(store, load_demo())
     return DemoStore(Path(out), Path(out, "labels", "truth"))
 
 
 def _write(store: Path, demo: Demo) -> None:
     """Write the image and its truth into a folder that does not exist."""
-    write_image(
-        store, demo.image, axes="zyx", voxel_size=demo.voxel_size, channel_names=["DAPI"]
-    )
+    write_image(store, demo.image, axes="zyx", voxel_size=demo.voxel_size, channel_names=["DAPI"])
     pending = label_target(open_volume(store), "truth").create(np.uint32)
     for level in range(pending.n_levels):
         for box in pending.regions(level):

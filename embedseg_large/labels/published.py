@@ -127,7 +127,8 @@ def place_of_image(labels: str, made: Mapping[str, Any], axes: str | None = None
         None if neither can be opened.
     """
     own = split_place(labels)
-    for path in (*(own[:1] if own else ()), made.get("volume", {}).get("path")):
+    around = None if own is None else own[0]
+    for path in (around, made.get("volume", {}).get("path")):
         if path:
             with suppress(VolumeError, UsageError):  # axes may belong to the other one
                 open_volume(path, channel=None, **_said(made, path, axes))

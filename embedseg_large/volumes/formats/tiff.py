@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from math import inf, prod
-from os.path import abspath, dirname, normpath
+from os.path import normpath
 from pathlib import Path
 from threading import get_ident
 from typing import Any
@@ -264,7 +264,7 @@ def _check_members(file: Any, number: int, path: str) -> None:
     MetadataError
         If a file is not in the folder of the TIFF, or below it.
     """
-    folder = dirname(abspath(path))
+    folder = Path(path).parent
     for member in _members(file, number):
         if not Path(normpath(member)).is_relative_to(folder):
             raise MetadataError(

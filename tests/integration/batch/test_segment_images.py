@@ -488,7 +488,7 @@ def test_only_the_pictures_that_are_shown_are_read(
 ) -> None:
     read: list[str] = []
 
-    def picture(self: BatchLedger, name: str) -> NDArray[np.uint8]:
+    def picture(_: BatchLedger, name: str) -> NDArray[np.uint8]:
         read.append(name)
         return np.zeros((32, 32, 3), np.uint8)
 

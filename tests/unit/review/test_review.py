@@ -337,7 +337,7 @@ def test_an_instance_too_large_for_the_memory_is_not_edited(
 ) -> None:
     review = open_review(source)
     monkeypatch.setattr(review_module, "_MOST_VOXELS", review.box_of(7).size - 1)
-    with pytest.raises(UsageError, match="delete refers to a box of .*; edit it in another"):
+    with pytest.raises(UsageError, match=r"delete refers to a box of .*; edit it in another"):
         review.delete(7)
     assert review.decisions == []
 
@@ -484,7 +484,7 @@ def test_voxels_whose_making_was_interrupted_are_complete_after_the_next_opening
 
 
 def test_a_lost_chunk_is_made_again_and_this_is_logged(
-    source: Path, cells: Labels, caplog: pytest.LogCaptureFixture
+    source: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     review = open_review(source)
     for label in (3, 7, 9):
@@ -540,7 +540,7 @@ def test_after_a_full_disk_voxels_of_another_program_are_not_overwritten(
 ) -> None:
     review = open_review(source)
 
-    def full(self: ReviewedVoxels, change: object) -> None:
+    def full(*_: object) -> None:
         raise OutputError("the disk is full")
 
     with monkeypatch.context() as patch:
