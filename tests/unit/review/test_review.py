@@ -492,7 +492,7 @@ def test_a_lost_chunk_is_made_again_and_this_is_logged(
     before = now(review)
     folder = source.parents[1] / "reviews" / "cells_reviewed" / "voxels" / "c"
     next(p for p in sorted(folder.rglob("*")) if p.is_file()).unlink()
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "embedseg_large"):
         again = open_review(source)
     assert np.array_equal(now(again), before)
     assert "voxels: wrote 1 chunks again" in caplog.text
@@ -507,7 +507,7 @@ def test_a_chunk_of_background_is_not_written_again_and_again(
     source = write_labels(labels)
     open_review(source).delete(1)
     open_review(source).delete(2)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "embedseg_large"):
         assert not now(open_review(source)).any()
     assert "again" not in caplog.text
 
