@@ -423,7 +423,7 @@ def test_the_bundled_model_for_images_finds_a_bright_disc() -> None:
     y, x = np.indices((64, 64)) - np.array([32, 30]).reshape(2, 1, 1)
     disc = (y**2 + x**2 < 11**2).astype(np.float32)
     model = load_model("nuclei-2d")
-    assert (model.ndim, model.seed, model.tta_mode(True)) == (2, 0.9, "8")
+    assert (model.ndim, model.seed, model.tta_mode(True)) == (2, 0.85, "8")
     embedding = model.predict(disc, tta=False)
     assert embedding.seeds[32, 30] > model.seed
     assert embedding.seeds[0, 0] < 0.5
