@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.evaluation.contingency import Contingency
 from embedseg_large.geometry import Box
-from embedseg_large.labels.published import label_names, level_of_shape
+from embedseg_large.labels.published import label_names, level_of_shape, split_place
 from embedseg_large.runs.blockwise import sum_over
 from embedseg_large.runs.boxes import box_shape
 from embedseg_large.runs.tasks import Call, Runner
@@ -131,10 +131,10 @@ def _in_same_store(within: Any, place: Any) -> Any:
     """Return the location of labels given by name in the store."""
     if not isinstance(within, str) or not isinstance(place, str | os.PathLike):
         return within
-    store, inside, _ = os.fspath(place).rpartition("/labels/")
+    around = split_place(os.fspath(place))
     name = within.removeprefix("labels/").rstrip("/")
-    if inside and "/" not in name and name in label_names(store):
-        return joined(store, f"labels/{name}")
+    if around is not None and "/" not in name and name in label_names(around[0]):
+        return joined(around[0], f"labels/{name}")
     return within
 
 

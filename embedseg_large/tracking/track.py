@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedseg_large.errors import UsageError, VolumeNotFoundError
-from embedseg_large.labels.published import other_labels, place_of_labels
+from embedseg_large.labels.published import other_labels, place_of_labels, split_place
 from embedseg_large.labels.tables import (
     StoredTable,
     check_store,
@@ -162,8 +162,8 @@ def _placed(source: Any, name: str | None) -> _Place:
             raise UsageError("an array has no labels inside; leave out labels=")
         return _Place(source, None, "labels")
     found = place_of_labels(os.fspath(source), name)
-    store, inside, own = found.rstrip("/").rpartition("/labels/")
-    return _Place(found, store if inside else None, own)
+    store, own = split_place(found) or (None, found.rstrip("/"))
+    return _Place(found, store, own)
 
 
 def _opened(place: _Place, asked: TrackOptions) -> Volume:

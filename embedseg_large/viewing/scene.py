@@ -17,6 +17,7 @@ from embedseg_large.labels.published import (
     place_of_image,
     place_of_labels,
     provenance_of,
+    split_place,
 )
 from embedseg_large.storage.connection import joined
 from embedseg_large.storage.group import ZarrGroup, ngff_content
@@ -112,7 +113,7 @@ def open_scene(
             raise UsageError(f"{store}: this is a label volume itself; leave out --labels")
         assert opened.path is not None
         elsewhere = opened.path
-        store, _, labels = elsewhere.partition("/labels/")
+        store, labels = split_place(elsewhere) or (elsewhere, "")
     image = open_layer(store, "image", channel, **image_options(elsewhere, store, axes))
     found = tuple(_labels(image, labels))
     return Scene(image=image, labels=found, contrast=tuple(contrasts(image, found)))
@@ -131,14 +132,14 @@ def open_layer(path: str, name: str, channel: int | str | None = None, **options
 
 def _image_elsewhere(store: str, labels: str | None) -> tuple[str, str] | None:
     """Open labels in a store without an image, and the image recorded by their run."""
-    inside = "/labels/" in store
-    root = store.partition("/labels/")[0]
     with suppress(VolumeError, UsageError):
+        own = split_place(store)
+        root = store if own is None else own[0]
         folder_at(root).check_reachable()
         if ngff_content(ZarrGroup.at(root).attributes()).get("multiscales"):
             return None
-        place = store if inside else place_of_labels(store, labels)
-        image = place_of_image(place, provenance_of(place)) if place != store or inside else None
+        place = store if own else place_of_labels(store, labels)
+        image = place_of_image(place, provenance_of(place)) if place != store or own else None
         return None if image is None else (place, image)
     return None
 

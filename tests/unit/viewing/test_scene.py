@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from embedseg_large.conversion.convert import convert
 from embedseg_large.conversion.plan import write_image
+from embedseg_large.data import copy_demo
 from embedseg_large.errors import UsageError, VolumeError, VolumeNotFoundError
 from embedseg_large.geometry import Box
 from embedseg_large.labels.target import label_target
@@ -369,3 +370,12 @@ def test_boxes_of_a_level_hold_what_was_asked(store: Path) -> None:
     assert layer.level_of(150_000) is layer.levels[1]
     assert layer.level_of(1) is layer.levels[1]
     assert Box.whole(layer.levels[1].spatial_shape).size == 144_000
+
+
+def test_a_store_in_a_folder_named_labels_is_shown_with_its_own_labels(tmp_path: Path) -> None:
+    store = tmp_path / "labels" / "embryo.ome.zarr"
+    store.parent.mkdir()
+    copy_demo(store)
+    scene = open_scene(str(store / "labels" / "truth"))
+    assert scene.image.path == str(store)
+    assert [layer.name for layer in scene.labels] == ["truth"]
