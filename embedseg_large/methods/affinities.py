@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FAR = (0.25, 0.5)
-"""Lengths of the far offsets, as multiples of the largest extent."""
+"""Lengths of the far offsets, as multiples of a typical width: between small objects that touch
+there must be pairs that keep them apart."""
 
 APART_KNOB = Knob(
     name="apart",
@@ -68,10 +69,9 @@ class Affinities:
         """
         ndim, spacing = self.scale.ndim, self.scale.spacing
         axes = [tuple(int(d == axis) for d in range(ndim)) for axis in range(ndim)]
-        largest = max(e * s for e, s in zip(self.scale.extent, spacing, strict=True))
         found = dict.fromkeys(axes)
         for share in FAR:
-            steps = [max(2, round(share * largest / s)) for s in spacing]
+            steps = [max(2, round(share * self.scale.typical / s)) for s in spacing]
             ways = list(axes)
             if ndim == 2:
                 ways += [(1, 1), (1, -1)]

@@ -278,8 +278,11 @@ def _flow_in(own: NDArray[np.bool_]) -> NDArray[np.float32]:
     middle = np.pad(most_central(own).reshape(shape), 1)
     heat = _heat(np.pad(own.reshape(shape), 1), middle, 2 * sum(own.shape))
     slopes = np.stack(_slopes(np.log1p(heat)))[AXES - own.ndim :]
+    # far from the middle of a long object heat is so small that squares of it would be 0
+    largest = np.abs(slopes).max(axis=0)
+    slopes /= np.where(largest > 0, largest, 1)
     length = np.sqrt((slopes**2).sum(axis=0))
-    unit: NDArray[Any] = slopes / np.maximum(length, 1e-20)
+    unit: NDArray[Any] = slopes / np.where(length > 0, length, 1)
     unit[:, middle] = 0
     inner = unit[:, 1:-1, 1:-1, 1:-1]
     return inner.reshape(own.ndim, *own.shape).astype(np.float32)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WAVES = (1.5, 3.0)
-"""Wavelengths, as multiples of the largest extent."""
+"""Wavelengths, as multiples of a typical width: neighbours must differ in phase."""
 
 WAVE_WEIGHT = 5.0
 """Weight of the waves' squared error relative to the cross-entropy of the foreground."""
@@ -80,8 +80,7 @@ class Harmonic:
     def frequencies(self) -> NDArray[np.float64]:
         """``(waves, ndim)`` radians per voxel; equal along axes with equal voxel size."""
         spacing = np.array(self.scale.spacing)
-        largest = (np.array(self.scale.extent) * spacing).max()
-        lengths = largest * np.array(WAVES)[:, np.newaxis]
+        lengths = self.scale.typical * np.array(WAVES)[:, np.newaxis]
         return np.asarray(2 * np.pi * spacing / lengths)
 
     @property

@@ -13,6 +13,7 @@ def scale_of(settings: ModelSettings) -> ObjectScale:
     return ObjectScale(
         ndim=settings.ndim,
         extent=settings.extent,
+        width=settings.width,
         voxel_size=settings.voxel_size,
         min_object_size=settings.min_object_size,
     )

@@ -80,6 +80,9 @@ class ObjectScale:
     extent: tuple[int, ...]
     """Largest extent of an object, in voxels."""
 
+    width: float | None = None
+    """Width (y, x) of a typical object, in voxels; None: that of the largest."""
+
     voxel_size: tuple[float, ...] | None = None
     """Voxel size in µm; None if unknown: then the voxels are assumed to be isotropic."""
 
@@ -92,6 +95,16 @@ class ObjectScale:
         if self.voxel_size is None:
             return (1.0,) * self.ndim
         return tuple(size / min(self.voxel_size) for size in self.voxel_size)
+
+    @property
+    def largest(self) -> float:
+        """Longest edge of the largest object, in voxels of the finest axis."""
+        return max(e * s for e, s in zip(self.extent, self.spacing, strict=True))
+
+    @property
+    def typical(self) -> float:
+        """Width of a typical object, in voxels of the finest axis: the unit of lengths."""
+        return self.largest if self.width is None else self.width * self.spacing[-1]
 
 
 class Method(Protocol):

@@ -76,7 +76,7 @@ class StarDist:
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """Distances as fractions of half the largest extent; then the logit of the probability."""
+        """Distances in units of a typical radius; then the logit of the probability."""
         return (
             Field(name="distances", kind="rays", directions=directions(self.scale.ndim)),
             Field(name="probability", kind="scalar", head=1),
@@ -84,13 +84,21 @@ class StarDist:
 
     @property
     def unit(self) -> float:
-        """Unit of the distances: half the largest extent, in voxels of the finest axis."""
-        return max(e * s for e, s in zip(self.scale.extent, self.scale.spacing, strict=True)) / 2
+        """Unit of the distances: half a typical width, in voxels of the finest axis.
+
+        Distances are then about 1, like the other numbers that a network learns.
+        """
+        return self.scale.typical / 2
+
+    @property
+    def longest(self) -> float:
+        """Maximum distance along a ray, in voxels of the finest axis."""
+        return REACH * self.scale.largest
 
     @property
     def reach(self) -> tuple[int, ...]:
         """Maximum distance of a shape from the voxel that describes it, along each axis."""
-        return farthest(2 * REACH * self.unit, self.scale.spacing)
+        return farthest(self.longest, self.scale.spacing)
 
     @property
     def halo(self) -> tuple[int, ...]:
@@ -137,7 +145,7 @@ class StarDist:
         logits = stored[-1].astype(np.float32)
         places = _candidates(logits, logit(value_of(SCORE_KNOB, knobs)))
         lengths = stored[:-1].reshape(len(stored) - 1, -1)[:, places].T.astype(np.float32)
-        lengths = np.clip(lengths * np.float32(self.unit), LEAST_LENGTH, 2 * REACH * self.unit)
+        lengths = np.clip(lengths * np.float32(self.unit), LEAST_LENGTH, self.longest)
         # two shapes meet at most two reaches apart; a maximum depends on its neighbours
         rivals = near_open_faces(logits.shape, [2 * r + 1 for r in self.reach], open_faces)
         painted = paint(

@@ -127,6 +127,10 @@ class ModelSettings:
     object_depth: float | None = None
     """Mean extent of the training objects along z, in voxels; None if unknown, and in 2D."""
 
+    width: float | None = None
+    """For methods other than EmbedSeg: width of a typical object of the first training, in voxels.
+    Their lengths are in this unit, so fine-tuning keeps it. None: that of the largest object."""
+
     knobs: tuple[tuple[str, float], ...] = ()
     """For methods other than EmbedSeg: the best thresholds found by validation, by name; missing
     ones have the method's defaults."""
@@ -157,6 +161,8 @@ class ModelSettings:
                 raise UsageError(f"{name} is {getattr(self, name)}; use multiples of {STRIDE}")
         if self.voxel_size is not None:
             self._check("voxel_size", above_zero=True)
+        if self.width is not None and not (isfinite(self.width) and self.width > 0):
+            raise UsageError(f"width is {self.width}; it must be positive")
 
     def _check_thresholds(self) -> None:
         """Refuse unusable thresholds, and modes that do not exist or occur twice."""
@@ -279,6 +285,8 @@ class ModelSettings:
         later = {"margin", "thresholds", "keep_largest_piece", "fill_holes", "object_depth"}
         if self.method == EMBEDSEG:
             later |= {"method", "fields", "knobs"}
+        if self.width is None:
+            later |= {"width"}
         if self.backbone == ERFNET:
             later |= {"backbone"}
         return {k: v for k, v in self.as_dict().items() if k not in later}

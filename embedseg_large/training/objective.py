@@ -165,6 +165,7 @@ def model_settings(
         return _fine_tuned(start.settings, plain)
     if settings.method == EMBEDSEG:
         return replace(plain, backbone=settings.backbone)
+    plain = replace(plain, width=plain.object_diameter)
     method = field_method(settings.method, scale_of(plain))
     return replace(
         plain,

@@ -137,13 +137,13 @@ class OptimiserOptions(Options):
         Flag(
             "Statistics that batch normalisation uses in training: batch, those of each batch, or "
             "frozen, fixed ones as in inference: with --from from the start, else in the last part "
-            "of the training. Default: batch (paper), frozen (robust)."
+            "of the training. Default: frozen (robust, or with --from), else batch."
         ),
     ] = "batch"
     """Statistics that batch normalisation uses in training: ``batch``, those of each batch, or
     ``frozen``, fixed ones, as in inference; then training and inference compute the same. A model
-    to start from keeps its statistics; random weights are trained with those of batches first. See
-    `embedseg_large.training.normalisation`."""
+    to start from keeps its statistics, and is trained with them unless ``batch`` is stated; random
+    weights are trained with those of batches first. See `embedseg_large.training.normalisation`."""
     frozen_share: Annotated[
         float | None,
         Flag(

@@ -158,10 +158,8 @@ def folder_of(out: Path) -> Path:
 
 
 def _settings(model: Model | None, asked: TaskOptions, given: Mapping[str, Any]) -> TrainSettings:
-    """Combine the settings of recipe and user; a fine-tuned model sets method and backbone."""
-    own = {}
-    if model is not None:
-        own = {"method": model.settings.method, "backbone": model.settings.backbone}
+    """Combine the settings of recipe and user; a fine-tuned model sets some of them."""
+    own = {} if model is None else _settings_of(model)
     theirs = TaskOptions.among(given)
     stated = {name: value for name, value in given.items() if name not in theirs}
     settings = TrainSettings.of_recipe(asked.recipe, **own | stated)
@@ -169,6 +167,19 @@ def _settings(model: Model | None, asked: TaskOptions, given: Mapping[str, Any])
         share = FROZEN_SHARE if model is None else 1.0  # a model has statistics to keep
         return replace(settings, frozen_share=share)
     return settings
+
+
+def _settings_of(model: Model) -> dict[str, Any]:
+    """Settings that suit a model to start from, whatever the recipe.
+
+    Its statistics are those of inference. A few batches cannot replace them: with those of batches,
+    30 steps took AP at IoU 0.7 from 1 to .35 (docs/design/training.md).
+    """
+    return {
+        "method": model.settings.method,
+        "backbone": model.settings.backbone,
+        "batch_norm": "frozen",
+    }
 
 
 def _validation(

@@ -258,15 +258,17 @@ def test_fine_tuning_starts_where_the_model_was(folders: tuple[Path, Path], tmp_
     assert not [name for name in changed if name.startswith("encoder")]
 
 
-def test_a_model_to_start_from_keeps_its_statistics_if_they_are_frozen(
-    folders: tuple[Path, Path], tmp_path: Path
+@pytest.mark.parametrize("recipe", ["paper", "robust"])
+def test_a_model_to_start_from_keeps_its_statistics_unless_others_are_asked_for(
+    folders: tuple[Path, Path], tmp_path: Path, recipe: str
 ) -> None:
-    settings: dict[str, Any] = {"steps": 4, "epoch_steps": 2, "recipe": "robust"}
+    settings: dict[str, Any] = {"steps": 4, "epoch_steps": 2, "recipe": recipe, "accumulate": 1}
     settings |= {"start": "nuclei-2d", "crop": (64, 64), "pictures_every": 0, "validation": 0.34}
     start = weights(es.load_model("nuclei-2d"))
     log = Log()
     tuned = es.train(*folders, out=tmp_path / "tuned", watcher=log, **settings)
     assert "of the model to start from" in log.starts[0].facts()["batch norm"]
+    assert tuned.card["training"]["batch_norm"] == "frozen"
     assert tuned.card["training"]["frozen_share"] == 1
     known = es.load_model("nuclei-2d")
     assert tuned.margin == known.margin
