@@ -45,7 +45,8 @@ def ceiling(method: FieldMethod, pairs: Sequence[Pair]) -> list[float]:
     """AP at each IoU, pooled over images."""
     each = []
     for pair in pairs:
-        labels = np.asarray(pair.labels_of(pair.mask.read(pair.mask_box(Box.whole(pair.shape))))).astype(np.int32)
+        box = pair.mask_box(Box.whole(pair.shape))
+        labels = pair.labels_of(pair.mask.read(box)).astype(np.int32)
         raw = method.ideal(method.targets(labels))
         faces = ((False, False),) * labels.ndim
         found = method.decode(method.stored(raw), faces, {}).labels
