@@ -202,29 +202,38 @@ class Resampling:
                 voxels = voxels.take(nearest_voxels(a, b, n_in, n_out) - start, axis=axis)
         return voxels
 
+    @property
+    def back(self) -> Resampling:
+        """The way back."""
+        return Resampling(self.target, self.source)
+
     def covering(self, box: Box) -> Box:
-        """Return the voxels of the target that contain the centres of a box of the source."""
-        index = self._nearest(box)
-        return Box(tuple(int(i[0]) for i in index), tuple(int(i[-1]) + 1 for i in index))
+        """Return the voxels of the target that the labels of a box of the source depend on."""
+        return self.back.needed(box)
 
     def labels(self, labels: NDArray[Any], box: Box) -> NDArray[Any]:
-        """Map labels back to a box of the source, by nearest neighbour.
+        """Map labels back to a box of the source, by vote: see `embedseg_large.tiling.voting`.
 
         Parameters
         ----------
         labels
-            Any dtype, ``covering(box).shape``.
+            Integers, ``covering(box).shape``; for the whole source, those of the whole target.
         box
             Of the source.
         """
-        for axis, index in enumerate(self._nearest(box)):
-            if self.source[axis] != self.target[axis]:
-                labels = labels.take(index - index[0], axis=axis)
-        return labels
+        from embedseg_large.tiling.voting import Taps, vote
 
-    def _nearest(self, box: Box) -> list[NDArray[np.intp]]:
-        spans = zip(box.start, box.stop, self.source, self.target, strict=True)
-        return [nearest_voxels(a, b, n_out, n_in) for a, b, n_in, n_out in spans]
+        first = self.covering(box).start
+        taps: list[Taps | None] = []
+        for axis, (a, b, n_in, n_out) in enumerate(
+            zip(box.start, box.stop, self.target, self.source, strict=True)
+        ):
+            if n_in == n_out:
+                taps.append(None)
+            else:
+                weights = linear_weights(n_in, n_out, a, b)[1]
+                taps.append(Taps.of(weights, nearest_voxels(a, b, n_in, n_out) - first[axis]))
+        return vote(labels, taps)
 
 
 def _along(image: NDArray[np.float32], weights: csr_array, axis: int) -> NDArray[np.float32]:

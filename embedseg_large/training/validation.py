@@ -188,7 +188,7 @@ def segment_example(model: Model, example: Example, *, tta: bool = False) -> Seg
     seen = image if grid.is_identity else grid.image(image, target)
     predictions = decoder.predictions(model, seen, tta)
     found = {v: grid.labels(decoder.labels(predictions, v), source) for v in decoder.values}
-    seeds = grid.labels(decoder.seediness(predictions), source)
+    seeds = grid.back.image(decoder.seediness(predictions)[np.newaxis], source)[0]
     scored = {
         seed: scores(Contingency.of_annotated(labels, layers), IOUS)
         for seed, labels in found.items()

@@ -27,7 +27,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.training.data.augment import View, source_shape, turn_points, unturned_shape
 from embedseg_large.training.data.centers import center
 from embedseg_large.training.data.objects import ObjectTable
-from embedseg_large.training.data.resample import filtered, linear_weights, nearest
+from embedseg_large.training.data.resample import filtered, linear_weights, voted
 from embedseg_large.training.data.sources import Labels, Pair
 from embedseg_large.training.data.targets import Sample
 from embedseg_large.training.options import CenterMethod
@@ -276,7 +276,7 @@ def _labels(
     """Translate, pad and magnify the labels."""
     labels = pair.labels_of(voxels)
     labels = np.pad(labels, _missing(labels, padded), constant_values=UNANNOTATED)
-    return nearest(labels, shape)
+    return voted(labels, shape)
 
 
 def _missing(array: NDArray[Any], shape: Sequence[int]) -> list[tuple[int, int]]:

@@ -348,7 +348,8 @@ def coarse_weights(n: int, step: float, offset: float, *, repeats: bool) -> Weig
     offset
         Position of the first kept plane, in steps, 0 to 1.
     repeats
-        Whether the others repeat the nearest kept plane; otherwise they are interpolated linearly.
+        Whether the others repeat the nearest kept plane, of two equally near ones the earlier or
+        the later, by the offset; otherwise they are interpolated linearly.
 
     Returns
     -------
@@ -358,7 +359,8 @@ def coarse_weights(n: int, step: float, offset: float, *, repeats: bool) -> Weig
     planes = np.arange(n)
     weights = np.stack([np.interp(planes, kept, row) for row in np.eye(len(kept))], axis=1)
     if repeats:
-        weights = np.eye(len(kept))[np.abs(planes[:, None] - kept).argmin(axis=1)]
+        earlier = 1e-3 if offset < 0.5 else -1e-3  # always the earlier one would displace images
+        weights = np.eye(len(kept))[np.abs(planes[:, None] - kept - earlier).argmin(axis=1)]
     full = np.zeros((n, n), np.float32)
     full[:, kept] = weights
     return full

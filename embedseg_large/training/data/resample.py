@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedseg_large.geometry import Box
 from embedseg_large.tiling import resampling
+from embedseg_large.tiling.resampling import Resampling
 
 Weights = NDArray[np.float32]
 
@@ -63,22 +65,24 @@ def filtered(image: NDArray[np.float32], weights: Sequence[Weights | None]) -> N
     return image
 
 
-def nearest(labels: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
-    """Resample by nearest neighbour, on the same grid as `linear_weights`.
+def voted(labels: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
+    """Resample labels by the weights of `linear_weights`: see `embedseg_large.tiling.voting`.
 
     Parameters
     ----------
     labels
-        Any dtype, ``(..., *spatial)``.
+        Integers ``(..., *spatial)``.
     shape
         The new number of voxels along each spatial axis.
     """
-    first = labels.ndim - len(shape)
-    for axis, n in enumerate(shape, start=first):
-        if labels.shape[axis] != n:
-            index = resampling.nearest_voxels(0, n, labels.shape[axis], n)
-            labels = labels.take(index, axis=axis)
-    return labels
+    before = labels.shape[labels.ndim - len(shape) :]
+    if before == tuple(shape):
+        return labels
+    there, box = Resampling(tuple(shape), before), Box.whole(tuple(shape))
+    layers = labels.reshape(-1, *before)
+    return np.stack([there.labels(layer, box) for layer in layers]).reshape(
+        *labels.shape[: labels.ndim - len(shape)], *shape
+    )
 
 
 def _normalised(weights: NDArray[np.float64]) -> Weights:

@@ -19,7 +19,7 @@ from embedseg_large.methods.registry import check_usable
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
 from embedseg_large.network.settings import EMBEDSEG, ModelSettings, Thresholds
-from embedseg_large.training.data.resample import nearest
+from embedseg_large.training.data.resample import voted
 from embedseg_large.training.data.sources import Pair, find_pairs
 from embedseg_large.training.tuning.knobs import Setting, named, own_setting, sweep_knobs
 from embedseg_large.training.tuning.thresholds import Sweep, Tally, sweep
@@ -235,7 +235,7 @@ def _stored(
         grid, image, truth = example.resampling(model), example.image(), example.layers()
         if not grid.is_identity:
             image = grid.image(image, Box.whole(grid.target))
-            truth = [nearest(layer, grid.target) for layer in truth]
+            truth = [voted(layer, grid.target) for layer in truth]
         yield whole_stored(model, image, mode), truth
 
 

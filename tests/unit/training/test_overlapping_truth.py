@@ -1,7 +1,10 @@
-"""Validation and thresholds where true objects overlap: they are compared by their full masks."""
+"""Validation and thresholds: full masks where true objects overlap, and the grid of the image."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from embedseg_large.network.backbones import new_network
 from embedseg_large.network.model import Model
@@ -34,3 +37,25 @@ def test_validation_scores_full_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     each = {score.threshold: score.tp for score in found.scores[0.5]}
     assert (each[0.7], each[0.8]) == (2, 1)
     np.testing.assert_array_equal(found.truth, pair.flat_labels())
+
+
+@pytest.mark.parametrize("diameter", [20, 8, 20 / 3, 5])
+def test_what_is_right_on_the_models_grid_is_right_in_the_image(
+    monkeypatch: pytest.MonkeyPatch, diameter: float
+) -> None:
+    y, x = np.indices((120, 120))
+    truth = np.zeros((120, 120), np.uint8)
+    for number, (i, j) in enumerate(np.ndindex(6, 6), 1):
+        truth[(y - 20 * i - 9.7) ** 2 + (x - 20 * j - 10.2) ** 2 < 4**2] = number
+    (pair,) = find_pairs([(truth > 0).astype(np.float32)], [truth])
+    settings = replace(measure([pair]).model_settings(), object_diameter=20)
+    model = Model(new_network(settings).state_dict(), settings)
+    monkeypatch.setattr(MethodDecoder, "predictions", lambda _decoder, _model, seen, _tta: seen[0])
+    monkeypatch.setattr(
+        MethodDecoder, "labels", lambda _decoder, seen, _: ndimage.label(seen > 0.5)[0]
+    )
+    monkeypatch.setattr(MethodDecoder, "seediness", lambda _decoder, seen: seen)
+    example = Example.whole(pair, intensity_ranges(pair.image), diameter=diameter)
+    found = segment_example(model, example)
+    assert {score.threshold: score.ap for score in found.scores[0.5]}[0.9] >= 0.95
+    np.testing.assert_allclose(found.seeds, truth > 0, atol=0.75)  # a linear filter, there and back

@@ -136,13 +136,13 @@ def test_flat_objects_are_given_the_depth_that_a_model_knows() -> None:
     volume = es.open_volume(balls(KNOWN / STEP**2))
     choice = choose_scale(volume, network_of_depth())
     assert choice.diameter is None
-    assert choice.depth == pytest.approx(KNOWN / STEP, abs=0.01)
+    assert choice.depth == pytest.approx(KNOWN / STEP**2, abs=0.01)
     assert choice.stated == f"{choice.depth:g},12"
-    assert choice.sentence == "as if objects were 12 voxels wide and 8.28 deep"
+    assert choice.sentence == "as if objects were 12 voxels wide and 5.71 deep"
     zoom = resampling_for(volume, network_of_depth(), choice.stated).zoom
-    assert zoom == pytest.approx((STEP, 1, 1), rel=0.02)
+    assert zoom == pytest.approx((STEP**2, 1, 1), rel=0.02)
     rows = table_of(choice.as_dict())[1]
-    assert [row[1] for row in rows if row[0]] == ["8.28,12"]
+    assert [row[1] for row in rows if row[0]] == ["5.71,12"]
     assert is_choice(choice.as_dict())
     assert choice == choose_scale(volume, network_of_depth())
 

@@ -16,6 +16,7 @@ from embedseg_large.training.data.intensities import (
     QUANTILES,
     Change,
     IntensitySettings,
+    coarse_weights,
     distort,
     drawn_ranges,
 )
@@ -23,7 +24,7 @@ from embedseg_large.training.data.resample import (
     filtered,
     gaussian_weights,
     linear_weights,
-    nearest,
+    voted,
 )
 from embedseg_large.volumes.intensity import IntensityRange
 
@@ -316,7 +317,16 @@ def test_no_weight_is_subnormal() -> None:
 def test_labels_are_resampled_without_new_values_on_the_grid_of_the_image() -> None:
     labels = np.zeros((1, 30, 40), np.int32)
     labels[0, 10:20, 20:30] = 5
-    grown = nearest(labels, (60, 20))
+    grown = voted(labels, (60, 20))
     assert set(np.unique(grown)) == {0, 5}
     _, y, x = np.nonzero(grown)
     assert (y.min(), y.max() + 1, x.min(), x.max() + 1) == (20, 40, 10, 15)
+
+
+def test_repeated_planes_do_not_displace_an_image() -> None:
+    rng, planes = np.random.default_rng(0), np.arange(24, dtype=np.float32)
+    moved = [
+        np.mean(coarse_weights(24, step, offset, repeats=True) @ planes - planes)
+        for step, offset in zip(rng.uniform(1.5, 4, 2000), rng.random(2000), strict=True)
+    ]
+    assert abs(np.mean(moved)) < 0.05

@@ -1,0 +1,123 @@
+"""Labels on another grid: each voxel takes the label that has most of its weight.
+
+The weights are those of the linear filter with which an image is resampled, so labels stay where
+the image is. By nearest neighbour, outlines would be displaced by up to half a voxel of the coarser
+grid, at random in each voxel, and all in the same direction where the grids differ by a factor of
+two. Of equal weights, the voxel that contains the centre decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+AXES = 3
+
+
+class Taps(NamedTuple):
+    """The voxels before, and their weights, that each voxel after depends on, along one axis."""
+
+    voxels: NDArray[np.int64]
+    """``(after, taps)``; those without weight repeat one with weight."""
+    weight: NDArray[np.float32]
+    """``(after, taps)``."""
+    nearest: NDArray[np.int64]
+    """``(after,)``: the voxel before that contains the centre."""
+
+    @classmethod
+    def of(cls, weights: csr_array, nearest: NDArray[np.intp]) -> Taps:
+        """From weights that have equally many entries in each row."""
+        shape = len(nearest), -1
+        index = weights.indices.astype(np.int64).reshape(shape)
+        return cls(index, weights.data.reshape(shape), nearest.astype(np.int64))
+
+    @classmethod
+    def identity(cls, n: int) -> Taps:
+        """Of an axis that stays as it is."""
+        index = np.arange(n)
+        return cls(index[:, np.newaxis], np.ones((n, 1), np.float32), index)
+
+
+def vote(labels: NDArray[Any], taps: Sequence[Taps | None]) -> NDArray[Any]:
+    """Resample labels.
+
+    Parameters
+    ----------
+    labels
+        Integers ``(*spatial)``; every value counts, also 0 and negative ones.
+    taps
+        For each axis; None leaves it unchanged.
+
+    Returns
+    -------
+    ndarray
+        Of the same dtype.
+    """
+    low = high = labels
+    for axis, one in enumerate(taps):
+        if one is not None:
+            low = _least(np.minimum, low, one.voxels, axis)
+            high = _least(np.maximum, high, one.voxels, axis)
+    found: NDArray[Any] = np.array(low)
+    mixed = np.flatnonzero(low != high)
+    if mixed.size:
+        missing = AXES - labels.ndim
+        every = [None] * missing + list(taps)
+        shape = (1,) * missing + labels.shape
+        z, y, x = (t or Taps.identity(n) for t, n in zip(every, shape, strict=True))
+        _count(labels.reshape(shape), z, y, x, mixed, found.reshape(-1))
+    return found
+
+
+def _least(
+    function: np.ufunc, labels: NDArray[Any], index: NDArray[np.int64], axis: int
+) -> NDArray[Any]:
+    """The smallest (or largest) label among the taps along an axis."""
+    found = labels.take(index[:, 0], axis=axis)
+    for column in index.T[1:]:
+        function(found, labels.take(column, axis=axis), out=found)
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def _count(
+    labels: NDArray[Any],
+    z: Taps,
+    y: Taps,
+    x: Taps,
+    mixed: NDArray[np.int64],
+    found: NDArray[Any],
+) -> None:  # pragma: no cover - compiled
+    """Count the weights at some voxels after, in a fixed order: nothing else affects a voxel."""
+    most = 1 + z.voxels.shape[1] * y.voxels.shape[1] * x.voxels.shape[1]
+    names, sums = np.empty(most, labels.dtype), np.empty(most, np.float32)
+    width, height = len(x.nearest), len(y.nearest)
+    for at in mixed:
+        i, j, k = at // (height * width), at // width % height, at % width
+        names[0], sums[0], n = labels[z.nearest[i], y.nearest[j], x.nearest[k]], np.float32(0), 1
+        for a in range(z.voxels.shape[1]):
+            for b in range(y.voxels.shape[1]):
+                part = z.weight[i, a] * y.weight[j, b]
+                if part == 0:
+                    continue
+                for c in range(x.voxels.shape[1]):
+                    weight = part * x.weight[k, c]
+                    if weight == 0:
+                        continue
+                    name = labels[z.voxels[i, a], y.voxels[j, b], x.voxels[k, c]]
+                    own = 0
+                    while own < n and names[own] != name:
+                        own += 1
+                    if own == n:
+                        names[n], sums[n], n = name, np.float32(0), n + 1
+                    sums[own] += weight
+        best = 0
+        for own in range(1, n):
+            if sums[own] > sums[best] * np.float32(1 + 1e-5):  # sums are rounded
+                best = own
+        found[at] = names[best]
