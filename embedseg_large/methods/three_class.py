@@ -105,10 +105,15 @@ class ThreeClass:
         return np.where(classes == every, 5, -5).astype(np.float32)
 
     def stored(self, raw: NDArray[np.floating]) -> NDArray[np.float16]:
-        """Return the logits of interior versus the rest, and of foreground versus background."""
+        """Return the logits of interior versus the rest, and of foreground versus background.
+
+        The loss has multiplied the odds of the boundary by its weight. For foreground this is
+        undone; interiors stay cautious, so that they do not touch.
+        """
         background, interior, edge = np.asarray(raw, np.float32)
         inner = interior - np.logaddexp(background, edge)
-        return as_float16(np.stack([inner, np.logaddexp(interior, edge) - background]))
+        fair = edge - np.float32(np.log(BOUNDARY_WEIGHT))
+        return as_float16(np.stack([inner, np.logaddexp(interior, fair) - background]))
 
     def decode(
         self, stored: NDArray[np.float16], open_faces: OpenFaces, knobs: Knobs

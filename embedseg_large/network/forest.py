@@ -46,7 +46,8 @@ def feature_count(ndim: int, channels: int) -> int:
 
 def forest_shapes(ndim: int, channels: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a forest's tensors by name."""
-    return {"samples": (SAMPLES, feature_count(ndim, channels)), "classes": (SAMPLES,)}
+    table = (SAMPLES, feature_count(ndim, channels))
+    return {"samples": table, "classes": (SAMPLES,), "odds": (CLASSES,)}
 
 
 def check_forest() -> None:
@@ -84,18 +85,21 @@ def features(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class Forest:
-    """A forest in the form of a network: raw channels are log-probabilities of the classes.
+    """A forest in the form of a network: raw channels are log-probabilities, up to a constant.
 
     Parameters
     ----------
     weights
-        ``samples`` float32 ``(SAMPLES, features)`` and ``classes`` ``(SAMPLES,)`` from 0.
+        ``samples`` float32 ``(SAMPLES, features)``; ``classes`` ``(SAMPLES,)`` from 0; ``odds``
+        float32 ``(CLASSES,)``: factor on the probability of each class, because samples are drawn
+        equally often from all classes, and voxels of an image are not.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         check_forest()
         self._samples = np.ascontiguousarray(weights["samples"].numpy(), np.float32)
         self._classes = np.ascontiguousarray(weights["classes"].numpy(), np.int64)
+        self._odds = np.maximum(weights["odds"].numpy().astype(np.float32), LEAST)
 
     def __call__(self, images: Tensor, _: Memory | None = None) -> Tensor:
         """Map ``(n, channels, *spatial)`` to float32 ``(n, CLASSES, *spatial)``."""
@@ -107,7 +111,8 @@ class Forest:
         seen = features(np.asarray(image, np.float32))
         chances = np.zeros((CLASSES, seen[..., 0].size), np.float32)
         chances[trees.classes_] = trees.predict_proba(seen.reshape(-1, seen.shape[-1])).T
-        return np.log(np.maximum(chances, LEAST)).reshape(CLASSES, *image.shape[1:])
+        raw = np.log(np.maximum(chances, LEAST)) + np.log(self._odds)[:, np.newaxis]
+        return raw.reshape(CLASSES, *image.shape[1:])
 
 
 @lru_cache(maxsize=4)

@@ -20,7 +20,7 @@ from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.methods.of_model import scale_of
 from embedseg_large.methods.registry import field_method
-from embedseg_large.methods.three_class import BACKGROUND, INTERIOR
+from embedseg_large.methods.three_class import BACKGROUND, BOUNDARY, BOUNDARY_WEIGHT, INTERIOR
 from embedseg_large.network.forest import (
     CLASSES,
     CONTEXT,
@@ -113,11 +113,12 @@ def fit_forest(pairs: Sequence[Pair], seed: int) -> Model:
     )
     rng = np.random.default_rng(seed)
     drawn = [_drawn(pair, settings, rng) for pair in pairs]
-    samples, classes = (np.concatenate(part) for part in zip(*drawn, strict=True))
+    samples, classes = (np.concatenate([part[n] for part in drawn]) for n in (0, 1))
     at = _balanced(classes, rng)
     weights = {
         "samples": torch.from_numpy(samples[at]),
         "classes": torch.from_numpy(classes[at].astype(np.int64)),
+        "odds": torch.from_numpy(_odds(np.sum([part[2] for part in drawn], axis=0))),
     }
     data = properties.as_dict()
     return Model(weights, settings, card={"training": {"method": FOREST}, "data": data})
@@ -125,15 +126,23 @@ def fit_forest(pairs: Sequence[Pair], seed: int) -> Model:
 
 def _drawn(
     pair: Pair, settings: ModelSettings, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
-    """Return features ``(n, features)`` and classes ``(n,)`` of voxels of an image."""
+) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.int64]]:
+    """Draw voxels of an image.
+
+    Returns
+    -------
+    Features ``(n, features)``; classes ``(n,)``; and the number of voxels of each class, and of
+    those that are not annotated, ``(CLASSES + 1,)``.
+    """
     box = _annotated(pair)
     labels = pair.labels_of(pair.mask.read(pair.mask_box(box)))
     method = field_method(DECODE, scale_of(settings))
     classes = method.targets(labels)["classes"].reshape(-1)
     places = [np.flatnonzero(classes == number) for number in range(CLASSES)]
     at = np.concatenate([rng.permutation(each)[:PER_IMAGE] for each in places])
-    return _features_at(pair, box, np.stack(np.unravel_index(at, box.shape), axis=-1)), classes[at]
+    seen = _features_at(pair, box, np.stack(np.unravel_index(at, box.shape), axis=-1))
+    counts = [each.size for each in places]
+    return seen, classes[at], np.array([*counts, classes.size - sum(counts)])
 
 
 def _features_at(pair: Pair, box: Box, places: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -169,6 +178,23 @@ def _annotated(pair: Pair) -> Box:
     size = np.maximum(1, (factor * (stop - start)).astype(int))
     first = (start + stop - size) // 2
     return Box(tuple(first.tolist()), tuple((first + size).tolist()))
+
+
+def _odds(counts: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Return how often classes occur, relative to the samples, which are equally many of each.
+
+    Where most voxels are not annotated, the strokes of a user say nothing about it: then all
+    classes count alike. The boundary counts more, as in the loss of networks.
+
+    Parameters
+    ----------
+    counts
+        ``(CLASSES + 1,)``: voxels of each class, and those that are not annotated.
+    """
+    *known, unknown = counts.tolist()
+    shares = np.array(known) / sum(known) if sum(known) > unknown else np.full(CLASSES, 1 / CLASSES)
+    shares[BOUNDARY] *= BOUNDARY_WEIGHT
+    return shares.astype(np.float32)
 
 
 def _balanced(classes: NDArray[np.int8], rng: np.random.Generator) -> NDArray[np.intp]:

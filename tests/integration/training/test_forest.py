@@ -17,6 +17,7 @@ import embedseg_large as es
 from embedseg_large.cli.app import app
 from embedseg_large.errors import ModelError, UsageError
 from embedseg_large.geometry import Box
+from embedseg_large.methods.of_model import method_of
 from embedseg_large.network.forest import CONTEXT, FOREST, features
 from embedseg_large.testing.synthetic import render, synthetic_embryo
 from embedseg_large.training import forest
@@ -179,3 +180,19 @@ def test_without_the_library_there_is_a_line_to_install_it(
     monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
     with pytest.raises(UsageError, match=r'pip install "embedseg-large\[forest\]"'):
         trained(2, tmp_path / "m")
+
+
+@pytest.mark.parametrize(("every", "wanted"), [(1, 11200 / 26000), (4, 2.0)])
+def test_probabilities_are_those_of_the_annotated_voxels(every: int, wanted: float) -> None:
+    """An object that cannot be seen: what remains is how often there is foreground."""
+    mask = np.full((96, 400), -1, np.int32)
+    mask[::every] = 0
+    mask[20:76:every, 100:300] = 1
+    image = np.full(mask.shape, 100, np.uint16)
+    image[:, :8], image[:, 8:12] = 0, 200
+    model = forest.fit_forest(find_pairs([image], [mask]), 0)
+    method = method_of(model.settings)
+    assert method is not None
+    raw = model.predict_raw(np.full((1, 64, 64), 0.5, np.float32))
+    odds = np.exp(method.stored(raw)[1].astype(float))
+    assert np.median(odds) == pytest.approx(wanted, rel=0.15)

@@ -16,6 +16,7 @@ from embedseg_large.methods.flows import flow_of
 from embedseg_large.methods.protocol import FieldMethod, ObjectScale
 from embedseg_large.methods.registry import FIELD_METHODS, field_method
 from embedseg_large.methods.stardist import StarDist
+from embedseg_large.methods.three_class import BOUNDARY_WEIGHT
 
 Labels = NDArray[np.int32]
 
@@ -76,3 +77,10 @@ def test_lengths_that_a_network_learns_are_about_1_for_typical_objects() -> None
     at_middles = raw[:-1, 24:84:8, 114:174:8]
     assert 0.5 < at_middles.mean() < 2
     assert method.reach == StarDist(ObjectScale(ndim=2, extent=(96, 96))).reach
+
+
+def test_the_weight_of_the_boundary_in_the_loss_is_no_foreground() -> None:
+    method = field_method("three-class", ObjectScale(ndim=2, extent=(9, 9)))
+    learned = np.log([0.6, 0.3, BOUNDARY_WEIGHT * 0.1])  # what the weighted loss is smallest for
+    foreground = method.stored(learned.reshape(3, 1, 1))[1]
+    assert float(foreground.item()) == pytest.approx(np.log(0.4 / 0.6), abs=1e-3)
