@@ -24,6 +24,9 @@ from embedseg_large.geometry import Box
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+_PART = (16, 256, 256)
+"""Voxels whose labels are computed at once."""
+
 
 def nearest_voxels(start: int, stop: int, n_in: int, n_out: int) -> NDArray[np.intp]:
     """Return the voxel of an axis of `n_in` that contains the centre of each of `n_out` voxels.
@@ -221,18 +224,26 @@ class Resampling:
         box
             Of the source.
         """
-        from embedseg_large.tiling.voting import Taps, vote
+        if self.is_identity:
+            return labels
+        seen = self.covering(box)
+        found = np.empty(box.shape, labels.dtype)
+        for part in box.split(_PART[-len(box.shape) :]):  # a vote needs several copies of its part
+            needed = self.covering(part)
+            found[part.slices_in(box)] = self._voted(labels[needed.slices_in(seen)], part, needed)
+        return found
 
-        first = self.covering(box).start
+    def _voted(self, labels: NDArray[Any], box: Box, covering: Box) -> NDArray[Any]:
+        from embedseg_large.tiling.voting import Taps, vote  # imports numba, slow for --help
+
         taps: list[Taps | None] = []
-        for axis, (a, b, n_in, n_out) in enumerate(
-            zip(box.start, box.stop, self.target, self.source, strict=True)
-        ):
+        axes = zip(box.start, box.stop, self.target, self.source, covering.start, strict=True)
+        for a, b, n_in, n_out, first in axes:
             if n_in == n_out:
                 taps.append(None)
             else:
                 weights = linear_weights(n_in, n_out, a, b)[1]
-                taps.append(Taps.of(weights, nearest_voxels(a, b, n_in, n_out) - first[axis]))
+                taps.append(Taps.of(weights, nearest_voxels(a, b, n_in, n_out) - first))
         return vote(labels, taps)
 
 
