@@ -81,7 +81,7 @@ class ObjectScale:
     """Largest extent of an object, in voxels."""
 
     width: float | None = None
-    """Width (y, x) of a typical object, in voxels; None: that of the largest."""
+    """Width (y, x) of a typical object, in voxels; None: the longest edge of the largest."""
 
     voxel_size: tuple[float, ...] | None = None
     """Voxel size in µm; None if unknown: then the voxels are assumed to be isotropic."""

@@ -180,11 +180,11 @@ class Kept:
         size = round(thresholds.min_object_size * prod(self.resampling.zoom))
         settings = replace(thresholds, min_object_size=size, reach=self.reach)
         found = cluster_points(points_of_stored(self.stored, settings), settings, _CLOSED)
-        wanted = self.resampling.covering(self.region)
+        wanted = self.resampling.centers(self.region)
         inside = found.labels.reshape(self.box.shape)[wanted.slices_in(self.box)]
         if self.cleaning:
             inside = self._cleaned(inside, found.seeds, wanted)
-        return self.resampling.labels(self._numbered(inside, found.seeds), self.region)
+        return self.resampling.labels(self._numbered(inside, found.seeds), self.region, wanted)
 
     def _cleaned(
         self, labels: NDArray[np.uint32], seeds: NDArray[np.int64], wanted: Box

@@ -16,6 +16,8 @@ EMBEDSEG = "embedseg"
 """The method of the paper, the default for model files that name none."""
 ERFNET = "erfnet"
 """Its backbone, also the default."""
+REVISED = {"three-class": 2}
+"""Methods whose stored predictions changed their meaning, and how often it has been set."""
 STRIDE = 8
 """Sizes and origins of network inputs are multiples of this many voxels."""
 BACKBONES = (ERFNET, "unet")
@@ -129,7 +131,8 @@ class ModelSettings:
 
     width: float | None = None
     """For methods other than EmbedSeg: width of a typical object of the first training, in voxels.
-    Their lengths are in this unit, so fine-tuning keeps it. None: that of the largest object."""
+    Their lengths are in this unit, so fine-tuning keeps it. None: the unit is the longest edge of
+    the largest object."""
 
     knobs: tuple[tuple[str, float], ...] = ()
     """For methods other than EmbedSeg: the best thresholds found by validation, by name; missing
@@ -161,8 +164,9 @@ class ModelSettings:
                 raise UsageError(f"{name} is {getattr(self, name)}; use multiples of {STRIDE}")
         if self.voxel_size is not None:
             self._check("voxel_size", above_zero=True)
-        if self.width is not None and not (isfinite(self.width) and self.width > 0):
-            raise UsageError(f"width is {self.width}; it must be positive")
+        largest = max(self.extent)
+        if self.width is not None and not 1 <= self.width <= largest:
+            raise UsageError(f"width is {self.width}; it must be from 1 to {largest}, the extent")
 
     def _check_thresholds(self) -> None:
         """Refuse unusable thresholds, and modes that do not exist or occur twice."""
@@ -289,7 +293,10 @@ class ModelSettings:
             later |= {"width"}
         if self.backbone == ERFNET:
             later |= {"backbone"}
-        return {k: v for k, v in self.as_dict().items() if k not in later}
+        values = {k: v for k, v in self.as_dict().items() if k not in later}
+        if self.method in REVISED:
+            values["revision"] = REVISED[self.method]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelSettings:

@@ -210,23 +210,37 @@ class Resampling:
         """The way back."""
         return Resampling(self.target, self.source)
 
+    def centers(self, box: Box) -> Box:
+        """Return the voxels of the target that contain the centres of a box of the source."""
+        spans = zip(box.start, box.stop, self.source, self.target, strict=True)
+        index = [nearest_voxels(a, b, n_out, n_in) for a, b, n_in, n_out in spans]
+        return Box(tuple(int(i[0]) for i in index), tuple(int(i[-1]) + 1 for i in index))
+
     def covering(self, box: Box) -> Box:
         """Return the voxels of the target that the labels of a box of the source depend on."""
         return self.back.needed(box)
 
-    def labels(self, labels: NDArray[Any], box: Box) -> NDArray[Any]:
+    def labels(self, labels: NDArray[Any], box: Box, within: Box | None = None) -> NDArray[Any]:
         """Map labels back to a box of the source, by vote: see `embedseg_large.tiling.voting`.
 
         Parameters
         ----------
         labels
-            Integers, ``covering(box).shape``; for the whole source, those of the whole target.
+            Integers in the machine's byte order, ``covering(box).shape``; for the whole source,
+            those of the whole target.
         box
             Of the source.
+        within
+            The part of the target whose labels are known, with all `centers` of the box; then
+            `labels` are those of ``covering(box).intersect(within)``, and are continued beyond it.
         """
         if self.is_identity:
             return labels
         seen = self.covering(box)
+        if within is not None:
+            known = seen.intersect(within)
+            ends = zip(seen.start, known.start, known.stop, seen.stop, strict=True)
+            labels = np.pad(labels, [(b - a, d - c) for a, b, c, d in ends], mode="edge")
         found = np.empty(box.shape, labels.dtype)
         for part in box.split(_PART[-len(box.shape) :]):  # a vote needs several copies of its part
             needed = self.covering(part)

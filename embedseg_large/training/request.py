@@ -173,7 +173,7 @@ def _settings_of(model: Model) -> dict[str, Any]:
     """Settings that suit a model to start from, whatever the recipe.
 
     Its statistics are those of inference. A few batches cannot replace them: with those of batches,
-    30 steps took AP at IoU 0.7 from 1 to .35 (docs/design/training.md).
+    30 steps took AP at IoU 0.7 from 1 to .36 (docs/design/training.md).
     """
     return {
         "method": model.settings.method,

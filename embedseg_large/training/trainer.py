@@ -20,6 +20,7 @@ from embedseg_large.errors import ModelError, foreign
 from embedseg_large.methods.of_model import method_of
 from embedseg_large.network.checkpoint import load_model
 from embedseg_large.network.model import Model
+from embedseg_large.network.settings import EMBEDSEG
 from embedseg_large.training.data.dataset import CropDataset
 from embedseg_large.training.decoding import MethodDecoder
 from embedseg_large.training.learner import EpochMeans, Learner, Tell, diverged
@@ -309,7 +310,7 @@ def _facts(
     start: Model | None,
 ) -> str:
     """Return what determines the course of the training and its best model, as JSON."""
-    facts = {
+    facts: dict[str, Any] = {
         "center": center,
         "validation": [example.described() for example in validation],
         "settings": settings.deciding(),
@@ -318,4 +319,6 @@ def _facts(
         "augment": repr(crops.augment),
         "start": None if start is None else start.fingerprint,
     }
+    if start is None and settings.method != EMBEDSEG:  # the unit of what is learned
+        facts["width"] = model_settings(crops.properties, settings, None).width
     return json.dumps(facts, sort_keys=True)

@@ -83,7 +83,7 @@ class Request:
     @property
     def part(self) -> Box | None:
         """The part of that grid for which labels are requested; None: all of it."""
-        return None if self.region is None else self.resampling.covering(self.region)
+        return None if self.region is None else self.resampling.centers(self.region)
 
     @property
     def predicts(self) -> bool:
@@ -133,7 +133,7 @@ def section_of(timepoint: int | None) -> str:
     return "" if timepoint is None else f"t{timepoint:05d}"
 
 
-FORMATS = {"predictions": 2, "scratch": 2}
+FORMATS = {"predictions": 2, "scratch": 3}
 """Versions of the file formats of a run: predictions, which may outlive it, and everything else in
 its scratch folder. Increase one with every change to these files: then a run started by an older
 program is refused instead of misread.

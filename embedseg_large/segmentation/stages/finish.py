@@ -108,7 +108,7 @@ def _labels_within(
         final = np.zeros(names.size, dtype=dtype)
         final[used] = ranking.labels(numbering.joins.apply(names[used]))
         rename(piece, final, labels[common.slices_in(covering)])
-    return labels if job.resampling.is_identity else job.resampling.labels(labels, box)
+    return job.resampling.labels(labels, box, job.part)
 
 
 def downsample(job: Job, pending: PendingLabels, level: int, box: Box) -> int:

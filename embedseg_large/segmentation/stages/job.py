@@ -217,7 +217,7 @@ class Job:
     @cached_property
     def part(self) -> Box | None:
         """The part of the grid for which labels are requested; None: all of it."""
-        return None if self.region is None else self.on_grid(self.region)
+        return None if self.region is None else self.resampling.centers(self.region)
 
     def clustering(self, level: int = 0) -> Grid:
         """Tiles of CLUSTER at a level: core and halo."""
@@ -229,8 +229,12 @@ class Job:
         return self.clustering().seen()
 
     def on_grid(self, box: Box) -> Box:
-        """Return the part of the grid that determines the labels of a box of the volume."""
-        return self.resampling.covering(box)
+        """Return the part of the grid that determines the labels of a box of the volume.
+
+        At the edge of a region it ends with the region: labels beyond are not computed.
+        """
+        covering = self.resampling.covering(box)
+        return covering if self.part is None else covering.intersect(self.part)
 
     def in_volume(self, voxel: Sequence[int]) -> tuple[int, ...]:
         """Return the voxel of the volume that contains the centre of a voxel of the grid."""

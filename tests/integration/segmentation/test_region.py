@@ -182,6 +182,27 @@ def test_a_region_of_a_resampled_volume(tmp_path: Path) -> None:
     assert not found.any()
 
 
+@pytest.mark.parametrize("columns", [(0, 40), (0, 39), (52, 96)])
+def test_only_instances_in_a_region_of_a_resampled_volume_are_counted(
+    tmp_path: Path, columns: tuple[int, int]
+) -> None:
+    known = np.zeros((24, 24, 48), np.uint16)
+    for number, first in enumerate((6, 20, 34), 1):  # the second one begins at column 40 or 41
+        known[8:14, 8:14, first : first + 6] = number
+    network = KnowsItsGrid.like(OracleNetwork.of(known, tile=(24,) * 3), known=known)
+    image = np.kron(known > 0, np.ones((2, 2, 2))).astype(np.uint8) * 200
+    box = Box((0, 0, columns[0]), (48, 48, columns[1]))
+    result = run(
+        image,
+        network,
+        tmp_path / "a.zarr",
+        object_diameter=2 * network.object_diameter,
+        region=ranges(box),
+    )
+    assert result.n_instances == 1
+    assert np.unique(np.asarray(result.labels)).tolist() == [0, 1]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KnowsItsGrid(OracleNetwork):
     """Answers by place alone: what it knows are the labels on the model's grid."""
