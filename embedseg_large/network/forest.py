@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from embedseg_large.errors import ModelError
 from embedseg_large.extras import extra
 from embedseg_large.network.memory import Memory
 from embedseg_large.network.settings import WITHOUT_NETWORK
@@ -93,13 +94,23 @@ class Forest:
         ``samples`` float32 ``(SAMPLES, features)``; ``classes`` ``(SAMPLES,)`` from 0; ``odds``
         float32 ``(CLASSES,)``: factor on the probability of each class, because samples are drawn
         equally often from all classes, and voxels of an image are not.
+
+    Raises
+    ------
+    ModelError
+        If a file says what no forest can be grown from.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         check_forest()
         self._samples = np.ascontiguousarray(weights["samples"].numpy(), np.float32)
         self._classes = np.ascontiguousarray(weights["classes"].numpy(), np.int64)
-        self._odds = np.maximum(weights["odds"].numpy().astype(np.float32), LEAST)
+        odds = weights["odds"].numpy().astype(np.float32)
+        if not (np.isfinite(self._samples).all() and np.isfinite(odds).all()):
+            raise ModelError("the forest has samples or odds that are not finite; train it again")
+        if self._classes.min() < 0 or self._classes.max() >= CLASSES:
+            raise ModelError(f"the forest has classes beyond 0 to {CLASSES - 1}; train it again")
+        self._odds = np.maximum(odds, LEAST)
 
     def __call__(self, images: Tensor, _: Memory | None = None) -> Tensor:
         """Map ``(n, channels, *spatial)`` to float32 ``(n, CLASSES, *spatial)``."""

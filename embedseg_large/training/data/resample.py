@@ -79,10 +79,11 @@ def voted(labels: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
     if before == tuple(shape):
         return labels
     there, box = Resampling(tuple(shape), before), Box.whole(tuple(shape))
-    layers = labels.reshape(-1, *before)
-    return np.stack([there.labels(layer, box) for layer in layers]).reshape(
-        *labels.shape[: labels.ndim - len(shape)], *shape
-    )
+    leading = labels.shape[: labels.ndim - len(shape)]
+    found = np.empty((*leading, *shape), labels.dtype)
+    for at in np.ndindex(leading):
+        found[at] = there.labels(labels[at], box)
+    return found
 
 
 def _normalised(weights: NDArray[np.float64]) -> Weights:

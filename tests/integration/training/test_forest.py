@@ -196,3 +196,22 @@ def test_probabilities_are_those_of_the_annotated_voxels(every: int, wanted: flo
     raw = model.predict_raw(np.full((1, 64, 64), 0.5, np.float32))
     odds = np.exp(method.stored(raw)[1].astype(float))
     assert np.median(odds) == pytest.approx(wanted, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wrong"),
+    [("odds", np.nan, "not finite"), ("samples", np.inf, "not finite"), ("classes", 7, "0 to 2")],
+)
+def test_a_file_from_which_no_forest_can_be_grown_is_refused(
+    tmp_path: Path, name: str, value: float, wrong: str
+) -> None:
+    import safetensors.torch
+
+    forest.fit_forest(find_pairs(*([part] for part in example(2, 0))), 0).save(tmp_path / "m")
+    with safetensors.safe_open(tmp_path / "m", framework="pt") as file:
+        header = file.metadata()
+    tensors = safetensors.torch.load_file(tmp_path / "m")
+    tensors[name].view(-1)[2] = value
+    safetensors.torch.save_file(tensors, tmp_path / "wrong", header)
+    with pytest.raises(ModelError, match=wrong):
+        es.load_model(tmp_path / "wrong")
