@@ -81,10 +81,7 @@ def magnified(image: NDArray[Any], labels: NDArray[Any], zoom: float) -> Pair:
     """Resample an image and its labels."""
     grid = Resampling.by(image.shape, (zoom,) * image.ndim)
     whole = Box.whole(grid.target)
-    back = Resampling(grid.target, grid.source)
-    return grid.image(image[None].astype(np.float32), whole)[0], back.labels(
-        labels[back.covering(whole).slices], whole
-    )
+    return grid.image(image[None].astype(np.float32), whole)[0], grid.back.labels(labels, whole)
 
 
 def middle(image: NDArray[Any]) -> NDArray[Any]:

@@ -282,7 +282,7 @@ def _flow_in(own: NDArray[np.bool_]) -> NDArray[np.float32]:
     largest = np.abs(slopes).max(axis=0)
     slopes /= np.where(largest > 0, largest, 1)
     length = np.sqrt((slopes**2).sum(axis=0))
-    unit: NDArray[Any] = slopes / np.where(length > 0, length, 1)
+    unit: NDArray[Any] = slopes / np.maximum(length, 1)
     unit[:, middle] = 0
     inner = unit[:, 1:-1, 1:-1, 1:-1]
     return inner.reshape(own.ndim, *own.shape).astype(np.float32)

@@ -17,7 +17,7 @@ EMBEDSEG = "embedseg"
 ERFNET = "erfnet"
 """Its backbone, also the default."""
 REVISED = {"three-class": 2}
-"""Methods whose stored predictions changed their meaning, and how often it has been set."""
+"""Methods whose stored predictions changed their meaning: its version, 1 in all others."""
 STRIDE = 8
 """Sizes and origins of network inputs are multiples of this many voxels."""
 BACKBONES = (ERFNET, "unet")

@@ -24,6 +24,8 @@ from embedseg_large.geometry import Box
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+    from embedseg_large.tiling.voting import Taps
+
 _PART = (16, 256, 256)
 """Voxels whose labels are computed at once."""
 
@@ -236,29 +238,32 @@ class Resampling:
         """
         if self.is_identity:
             return labels
-        seen = self.covering(box)
+        from embedseg_large.tiling.voting import vote  # imports numba, slow for --help
+
+        spans = zip(box.start, box.stop, self.target, self.source, strict=True)
+        taps = [_taps(*span) for span in spans]
+        seen = Box(*zip(*(one.span for one in taps), strict=True))
         if within is not None:
             known = seen.intersect(within)
             ends = zip(seen.start, known.start, known.stop, seen.stop, strict=True)
             labels = np.pad(labels, [(b - a, d - c) for a, b, c, d in ends], mode="edge")
         found = np.empty(box.shape, labels.dtype)
         for part in box.split(_PART[-len(box.shape) :]):  # a vote needs several copies of its part
-            needed = self.covering(part)
-            found[part.slices_in(box)] = self._voted(labels[needed.slices_in(seen)], part, needed)
+            at = part.slices_in(box)
+            rows = [one.rows(own) for one, own in zip(taps, at, strict=True)]
+            needed = Box(*zip(*(one.span for one in rows), strict=True))
+            found[at] = vote(labels[needed.slices_in(seen)], rows)
         return found
 
-    def _voted(self, labels: NDArray[Any], box: Box, covering: Box) -> NDArray[Any]:
-        from embedseg_large.tiling.voting import Taps, vote  # imports numba, slow for --help
 
-        taps: list[Taps | None] = []
-        axes = zip(box.start, box.stop, self.target, self.source, covering.start, strict=True)
-        for a, b, n_in, n_out, first in axes:
-            if n_in == n_out:
-                taps.append(None)
-            else:
-                weights = linear_weights(n_in, n_out, a, b)[1]
-                taps.append(Taps.of(weights, nearest_voxels(a, b, n_in, n_out) - first))
-        return vote(labels, taps)
+def _taps(start: int, stop: int, n_in: int, n_out: int) -> Taps:
+    """Return what labels of a range of `n_out` voxels depend on, along an axis of `n_in`."""
+    from embedseg_large.tiling.voting import Taps
+
+    if n_in == n_out:
+        return Taps.unchanged(start, stop)
+    first, weights = linear_weights(n_in, n_out, start, stop)
+    return Taps.of(first, weights, nearest_voxels(start, stop, n_in, n_out))
 
 
 def _along(image: NDArray[np.float32], weights: csr_array, axis: int) -> NDArray[np.float32]:

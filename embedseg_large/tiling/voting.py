@@ -23,63 +23,78 @@ class Taps(NamedTuple):
     """The voxels before, and their weights, that each voxel after depends on, along one axis."""
 
     voxels: NDArray[np.int64]
-    """``(after, taps)``; those without weight repeat one with weight."""
+    """``(after, taps)``; those without weight repeat one with weight. One tap: the axis stays."""
     weight: NDArray[np.float32]
     """``(after, taps)``."""
     nearest: NDArray[np.int64]
     """``(after,)``: the voxel before that contains the centre."""
 
     @classmethod
-    def of(cls, weights: csr_array, nearest: NDArray[np.intp]) -> Taps:
-        """From weights that have equally many entries in each row."""
+    def of(cls, first: int, weights: csr_array, nearest: NDArray[np.intp]) -> Taps:
+        """From weights of the voxels from `first` on, equally many in each row."""
         shape = len(nearest), -1
-        index = weights.indices.astype(np.int64).reshape(shape)
-        return cls(index, weights.data.reshape(shape), nearest.astype(np.int64))
+        voxels = weights.indices.astype(np.int64).reshape(shape) + first
+        return cls(voxels, weights.data.reshape(shape), nearest.astype(np.int64))
 
     @classmethod
-    def identity(cls, n: int) -> Taps:
-        """Of an axis that stays as it is."""
-        index = np.arange(n)
-        return cls(index[:, np.newaxis], np.ones((n, 1), np.float32), index)
+    def unchanged(cls, start: int, stop: int) -> Taps:
+        """Those of a range of voxels of an axis that stays as it is."""
+        same = np.arange(start, stop)
+        return cls(same[:, np.newaxis], np.ones((len(same), 1), np.float32), same)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Half-open range of the voxels before."""
+        return int(self.voxels.min()), int(self.voxels.max()) + 1
+
+    def rows(self, own: slice) -> Taps:
+        """Those of some of the voxels after."""
+        return Taps(self.voxels[own], self.weight[own], self.nearest[own])
+
+    def from_its_start(self) -> Taps:
+        """The same, for an array that begins with the first voxel before."""
+        first = self.span[0]
+        return Taps(self.voxels - first, self.weight, self.nearest - first)
 
 
-def vote(labels: NDArray[Any], taps: Sequence[Taps | None]) -> NDArray[Any]:
+def vote(labels: NDArray[Any], taps: Sequence[Taps]) -> NDArray[Any]:
     """Resample labels.
 
     Parameters
     ----------
     labels
-        Integers ``(*spatial)``; every value counts, also 0 and negative ones.
+        Integers ``(*spatial)``, those of the `Taps.span` of each axis; every value counts, also 0
+        and negative ones.
     taps
-        For each axis; None leaves it unchanged.
+        For each axis.
 
     Returns
     -------
     ndarray
         Of the same dtype.
     """
+    own = [one.from_its_start() for one in taps]
     low = high = labels
-    for axis, one in enumerate(taps):
-        if one is not None:
-            low = _least(np.minimum, low, one.voxels, axis)
-            high = _least(np.maximum, high, one.voxels, axis)
+    for axis, one in enumerate(own):
+        if one.voxels.shape[1] > 1:
+            low = _extremes(np.minimum, low, one.voxels, axis)
+            high = _extremes(np.maximum, high, one.voxels, axis)
     found: NDArray[Any] = np.array(low)
     mixed = np.flatnonzero(low != high)
     if mixed.size:
         missing = AXES - labels.ndim
-        every = [None] * missing + list(taps)
-        shape = (1,) * missing + labels.shape
-        z, y, x = (t or Taps.identity(n) for t, n in zip(every, shape, strict=True))
-        _count(labels.reshape(shape), z, y, x, mixed, found.reshape(-1))
+        z, y, x = [Taps.unchanged(0, 1)] * missing + own
+        full = labels.reshape((1,) * missing + labels.shape)
+        _count(full, z, y, x, mixed, found.reshape(-1))
     return found
 
 
-def _least(
-    function: np.ufunc, labels: NDArray[Any], index: NDArray[np.int64], axis: int
+def _extremes(
+    function: np.ufunc, labels: NDArray[Any], voxels: NDArray[np.int64], axis: int
 ) -> NDArray[Any]:
-    """The smallest (or largest) label among the taps along an axis."""
-    found = labels.take(index[:, 0], axis=axis)
-    for column in index.T[1:]:
+    """The smallest or largest label among the taps along an axis."""
+    found = labels.take(voxels[:, 0], axis=axis)
+    for column in voxels.T[1:]:
         function(found, labels.take(column, axis=axis), out=found)
     return found
 

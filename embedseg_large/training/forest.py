@@ -112,13 +112,13 @@ def fit_forest(pairs: Sequence[Pair], seed: int) -> Model:
         context=(CONTEXT,) * properties.ndim,
     )
     rng = np.random.default_rng(seed)
-    drawn = [_drawn(pair, settings, rng) for pair in pairs]
-    samples, classes = (np.concatenate([part[n] for part in drawn]) for n in (0, 1))
+    drawn, of_each, counts = zip(*(_drawn(pair, settings, rng) for pair in pairs), strict=True)
+    samples, classes = np.concatenate(drawn), np.concatenate(of_each)
     at = _balanced(classes, rng)
     weights = {
         "samples": torch.from_numpy(samples[at]),
         "classes": torch.from_numpy(classes[at].astype(np.int64)),
-        "odds": torch.from_numpy(_odds(np.sum([part[2] for part in drawn], axis=0))),
+        "odds": torch.from_numpy(_odds(np.sum(counts, axis=0))),
     }
     data = properties.as_dict()
     return Model(weights, settings, card={"training": {"method": FOREST}, "data": data})

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
 from embedseg_large.tiling import resampling
-from embedseg_large.tiling.resampling import Resampling
 
 Weights = NDArray[np.float32]
 
@@ -78,7 +77,7 @@ def voted(labels: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
     before = labels.shape[labels.ndim - len(shape) :]
     if before == tuple(shape):
         return labels
-    there, box = Resampling(tuple(shape), before), Box.whole(tuple(shape))
+    there, box = resampling.Resampling(tuple(shape), before), Box.whole(shape)
     leading = labels.shape[: labels.ndim - len(shape)]
     found = np.empty((*leading, *shape), labels.dtype)
     for at in np.ndindex(leading):
