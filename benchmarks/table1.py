@@ -204,12 +204,16 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
-def jobs(names: str | None) -> Iterator[tuple[Entry, DataSet]]:
+def jobs(methods: str | None, sets: str | None) -> Iterator[tuple[Entry, DataSet]]:
     """Yield all trainings: of each method, one per data set, so that early tables are useful."""
-    wanted = None if names is None else names.split(",")
     for entry, data in product(ENTRIES, DATA_SETS):
-        if wanted is None or data.folder in wanted:
+        if is_wanted(entry.name, methods) and is_wanted(data.folder, sets):
             yield entry, data
+
+
+def is_wanted(name: str, names: str | None) -> bool:
+    """Whether a name is in a list separated by commas; without a list, all are."""
+    return names is None or name in names.split(",")
 
 
 def main() -> None:
@@ -219,12 +223,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of results")
     parser.add_argument("--minutes", type=float, default=12, help="processor time of a training")
     parser.add_argument("--sets", help="folders of data sets, separated by commas; default: all")
+    parser.add_argument("--methods", help="names in the table, separated by commas; default: all")
     parser.add_argument("--most", type=int, help="use the first images only, for a trial")
     parser.add_argument("--seed", type=int, default=0, help="of the division")
     args = parser.parse_args()
     divisions: dict[str, Division] = {}
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for entry, data in jobs(args.sets):
+    for entry, data in jobs(args.methods, args.sets):
         if data.name not in divisions:
             place = args.data / data.folder / "train"
             pairs = find_pairs(str(place / "images"), str(place / "masks"))[: args.most]
