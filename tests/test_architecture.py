@@ -10,7 +10,7 @@ import pytest
 PACKAGE = "embedseg_large"
 ROOT = Path(__file__).parents[1] / PACKAGE
 VALUES = {"documents", "errors", "files", "geometry", "symmetry", "fields", "embedding"}
-VALUES |= {"contrast", "extras", "options"}
+VALUES |= {"contrast", "extras", "options", "voting"}
 BELOW = {"clustering", "labels", "methods", "network", "runs"}
 BELOW |= {"stitching", "storage", "tiling", "volumes"}
 """All that a segmentation is made of."""
@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fields": {"errors", "symmetry"},
     "embedding": {"errors", "fields", "symmetry"},
     "options": {"errors"},
+    "voting": set(),
     "models": set(),
     "storage": VALUES,
     "tiling": VALUES,

@@ -24,7 +24,7 @@ from embedseg_large.geometry import Box
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-    from embedseg_large.tiling.voting import Taps
+    from embedseg_large.voting import Taps
 
 _PART = (16, 256, 256)
 """Voxels whose labels are computed at once."""
@@ -223,7 +223,7 @@ class Resampling:
         return self.back.needed(box)
 
     def labels(self, labels: NDArray[Any], box: Box, within: Box | None = None) -> NDArray[Any]:
-        """Map labels back to a box of the source, by vote: see `embedseg_large.tiling.voting`.
+        """Map labels back to a box of the source, by vote: see `embedseg_large.voting`.
 
         Parameters
         ----------
@@ -238,7 +238,7 @@ class Resampling:
         """
         if self.is_identity:
             return labels
-        from embedseg_large.tiling.voting import vote  # imports numba, slow for --help
+        from embedseg_large.voting import vote  # imports numba, slow for --help
 
         spans = zip(box.start, box.stop, self.target, self.source, strict=True)
         taps = [_taps(*span) for span in spans]
@@ -258,7 +258,7 @@ class Resampling:
 
 def _taps(start: int, stop: int, n_in: int, n_out: int) -> Taps:
     """Return what labels of a range of `n_out` voxels depend on, along an axis of `n_in`."""
-    from embedseg_large.tiling.voting import Taps
+    from embedseg_large.voting import Taps
 
     if n_in == n_out:
         return Taps.unchanged(start, stop)

@@ -34,8 +34,10 @@ from embedseg_large.volumes.coordinate_systems import VERSION as WITH_SYSTEMS
 from embedseg_large.volumes.coordinate_systems import CoordinateFrame, with_systems
 from embedseg_large.volumes.pyramid import (
     axis_factor,
+    cell_source,
+    is_central,
     mean_pool,
-    mean_source,
+    mode_pool,
     nearest_source,
     pick,
 )
@@ -241,10 +243,12 @@ class MultiscaleStore:
     def sample(
         self, level: int, box: Box, lead: tuple[int, ...] = (), finer: Reader | None = None
     ) -> None:
-        """Compute a region of a level by nearest neighbour from the finer one, and write it.
+        """Compute labels of a region of a level from those of the finer one, and write them.
 
-        The rule is that of `pyramid.source_indices`; the factors come from the scales if these
-        explain the shapes. Reads at most 256³ (2048²) voxels of the finer level at once.
+        They lie where the metadata place the level's voxels. Along an axis on which these are the
+        centres of cells, the most frequent label of a cell (`pyramid.mode_pool`); along others, the
+        voxel of `pyramid.source_indices`. The factors come from the scales if these explain the
+        shapes. Reads at most 256³ (2048²) voxels of the finer level at once.
 
         Parameters
         ----------
@@ -253,19 +257,36 @@ class MultiscaleStore:
         finer
             Function that returns voxels of the finer level, if faster than reading them.
         """
-        factors = self.factors(level)
-        shape = self.spatial_shape(level - 1)
+        factors, cells = self.factors(level), self._cells(level)
         look = finer or partial(self.read, level - 1, lead=lead)
 
-        def nearest(piece: Box) -> NDArray[Any]:
-            source, indices = nearest_source(piece, factors, shape)
-            return pick(look(source), indices)
+        def sampled(piece: Box) -> NDArray[Any]:
+            source, indices = self._sampled(level, piece)
+            return mode_pool(pick(look(source), indices), cells)
 
-        self.write(level, box, self._reduced(box, factors, nearest), lead)
+        self.write(level, box, self._reduced(box, factors, sampled), lead)
 
     def source(self, level: int, box: Box) -> Box:
         """Find the region of the finer level that `sample` reads for a box of a level."""
-        return nearest_source(box, self.factors(level), self.spatial_shape(level - 1))[0]
+        return self._sampled(level, box)[0]
+
+    def _sampled(self, level: int, box: Box) -> tuple[Box, tuple[NDArray[np.intp], ...]]:
+        """The region that `sample` reads, and the voxels of it that it uses along each axis."""
+        cells, fine = self._cells(level), self.spatial_shape(level - 1)
+        axes = zip(cells, fine, self.spatial_shape(level), strict=True)
+        needed = cell_source(box, cells, [a if n > 1 else b for n, a, b in axes])
+        steps = [f / n for f, n in zip(self.factors(level), cells, strict=True)]
+        return nearest_source(needed, steps, fine)
+
+    def _cells(self, level: int) -> tuple[int, ...]:
+        """Voxels of the finer level in a cell; 1 along axes on which a level is sampled."""
+        fine, coarse = (self.levels[k] for k in (level - 1, level))
+        zeros = (0.0,) * len(self.axes)
+        starts = zip(fine.translation or zeros, coarse.translation or zeros, strict=True)
+        axes = zip(starts, fine.scale, strict=True)
+        offsets = [(b - a) / step if step else 0.0 for (a, b), step in axes][-self.ndim :]
+        pairs = zip(self.factors(level), offsets, strict=True)
+        return tuple(round(f) if is_central(f, offset) else 1 for f, offset in pairs)
 
     def average(self, level: int, box: Box, lead: tuple[int, ...] = ()) -> None:
         """Compute a region of a level as means of the finer one (whole factors), and write it."""
@@ -273,7 +294,7 @@ class MultiscaleStore:
         shape = self.spatial_shape(level - 1)
 
         def mean(piece: Box) -> NDArray[Any]:
-            source = mean_source(piece, factors, shape)
+            source = cell_source(piece, factors, shape)
             return mean_pool(self.read(level - 1, source, lead), factors)
 
         self.write(level, box, self._reduced(box, factors, mean), lead)

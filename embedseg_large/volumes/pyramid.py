@@ -1,8 +1,10 @@
 """The arithmetic of resolution pyramids, one axis at a time where possible; no input or output.
 
 Level ``k + 1`` is computed from level ``k``. A *factor* is the number of voxels of the finer level
-that one voxel of the coarser level spans along an axis. Labels are sampled (the mean of two labels
-would be a third one), intensities are averaged.
+that one voxel of the coarser level spans along an axis, its *cell*. Intensities are averaged.
+Labels (the mean of two would be a third one) follow the positions in the metadata: where the
+coarser level has its voxels at the centres of cells, the most frequent label of each, otherwise one
+voxel of it.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ SMALLEST_HALVED_AXIS = 64
 """Axes of this many voxels or fewer are not halved: thin volumes keep their planes."""
 
 _RATIO_TOLERANCE = 1e-3  # stored scales are often rounded to three or four digits
+_POSITION_TOLERANCE = 0.01  # in voxels; stored translations are rounded like scales
 
 
 def halvings(
@@ -151,8 +154,23 @@ def pick(
     return voxels
 
 
-def mean_source(target: Box, factors: Sequence[int], fine_shape: Sequence[int]) -> Box:
-    """Find the region of the finer level that `target` averages, for whole factors."""
+def is_central(factor: float, offset: float) -> bool:
+    """Whether voxels of the coarser level lie at the centres of their cells, of several voxels.
+
+    Parameters
+    ----------
+    factor
+        From `axis_factor`.
+    offset
+        Distance from the first voxel of the finer level to that of the coarser one, in voxels of
+        the finer level: 0 for a pyramid of samples.
+    """
+    whole = factor > 1 and factor == round(factor)
+    return whole and abs(offset - (factor - 1) / 2) <= _POSITION_TOLERANCE
+
+
+def cell_source(target: Box, factors: Sequence[int], fine_shape: Sequence[int]) -> Box:
+    """Find the region of the finer level with the cells of `target`, for whole factors."""
     start = tuple(a * f for a, f in zip(target.start, factors, strict=True))
     stop = (b * f for b, f in zip(target.stop, factors, strict=True))
     return Box(start, tuple(min(b, n) for b, n in zip(stop, fine_shape, strict=True)))
@@ -183,6 +201,29 @@ def mean_pool(image: npt.NDArray[_Scalar], factors: Sequence[int]) -> npt.NDArra
     if np.issubdtype(image.dtype, np.integer):
         np.rint(total, out=total)
     return total.astype(image.dtype)
+
+
+def mode_pool(labels: npt.NDArray[_Scalar], factors: Sequence[int]) -> npt.NDArray[_Scalar]:
+    """Take the most frequent label of each cell of ``factors`` voxels.
+
+    Parameters
+    ----------
+    labels
+        Integers, 2D or 3D. An incomplete last cell counts the voxels that it has.
+    factors
+        Voxels of a cell along each axis. Of labels that are equally frequent, the voxel before the
+        centre decides, as in `source_indices`; if it has none of them, the first in raster order.
+
+    Returns
+    -------
+    ndarray
+        Shape ``ceil(labels.shape / factors)``, dtype of `labels`.
+    """
+    if max(factors) == 1:
+        return labels
+    from embedseg_large.voting import Taps, vote  # imports numba, slow for --help
+
+    return vote(labels, [Taps.cells(*axis) for axis in zip(factors, labels.shape, strict=True)])
 
 
 def _sum_dtype(dtype: np.dtype[Any]) -> type[np.floating[Any]]:

@@ -65,7 +65,7 @@ def filtered(image: NDArray[np.float32], weights: Sequence[Weights | None]) -> N
 
 
 def voted(labels: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
-    """Resample labels by the weights of `linear_weights`: see `embedseg_large.tiling.voting`.
+    """Resample labels by the weights of `linear_weights`: see `embedseg_large.voting`.
 
     Parameters
     ----------

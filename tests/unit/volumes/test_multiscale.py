@@ -26,6 +26,7 @@ from embedseg_large.volumes.multiscale import (
     layout,
     ngff_attributes,
 )
+from embedseg_large.volumes.pyramid import mode_pool
 
 
 def store_in(folder: Path, version: str = "0.5", **more: Any) -> MultiscaleStore:
@@ -175,16 +176,40 @@ def test_labels_are_sampled_and_intensities_averaged(tmp_path: Path) -> None:
     assert np.array_equal(store.read(1, box, (0,)), np.rint(mean))
 
 
-def test_reducing_piece_by_piece_leaves_no_trace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("start", [None, (0.0, 2.0, 3.0, 4.0)])
+def test_labels_of_levels_whose_voxels_are_cells_lie_where_the_cells_lie(
+    start: tuple[float, ...] | None, tmp_path: Path
 ) -> None:
-    store = store_in(tmp_path)
+    first = start or (0.0,) * 4
+    levels = (
+        LevelSpec((1, 12, 41, 30), (1.0, 2.0, 0.5, 0.5), start),
+        LevelSpec((1, 12, 21, 15), (1.0, 2.0, 1.0, 1.0), (*first[:2], first[2] + 0.25, first[3])),
+    )
+    store = store_in(tmp_path, levels=levels)  # along y the centres of cells, along x their starts
+    store.create()
+    labels = np.random.default_rng(0).integers(0, 4, (12, 41, 30), dtype=np.uint16)
+    store.write(0, Box.whole(labels.shape), labels, (0,))
+    box = Box.whole((12, 21, 15))
+    store.sample(1, box, (0,))
+    np.testing.assert_array_equal(store.read(1, box, (0,)), mode_pool(labels[..., ::2], (1, 2, 1)))
+    part = Box((8, 16, 0), (12, 21, 8))
+    assert store.source(1, part) == Box((8, 32, 0), (12, 41, 15))
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.25])
+def test_reducing_piece_by_piece_leaves_no_trace(
+    offset: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine, coarse = store_in(tmp_path).levels
+    moved = replace(coarse, translation=(0.0, 0.0, offset, offset))
+    store = store_in(tmp_path, levels=(fine, moved))
     store.create()
     image = np.random.default_rng(0).integers(0, 1000, (40, 50, 60), dtype=np.uint16)
     store.write(0, Box.whole(image.shape), image, (0,))
     monkeypatch.setattr("embedseg_large.volumes.multiscale._PIECE", {3: 14})
     store.sample(1, Box.whole((40, 25, 30)), (0,))
-    assert np.array_equal(store.read(1, Box.whole((40, 25, 30)), (0,)), image[:, ::2, ::2])
+    expected = mode_pool(image, (1, 2, 2)) if offset else image[:, ::2, ::2]
+    assert np.array_equal(store.read(1, Box.whole((40, 25, 30)), (0,)), expected)
 
 
 def test_casts_never_wrap_around() -> None:

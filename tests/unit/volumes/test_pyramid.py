@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from embedseg_large.geometry import Box
 from embedseg_large.volumes.pyramid import (
     axis_factor,
+    cell_source,
     coarser_shape,
     halvings,
+    is_central,
     mean_pool,
-    mean_source,
+    mode_pool,
     nearest_source,
     pick,
     source_indices,
@@ -105,8 +110,8 @@ def test_nearest_source_reads_no_more_than_it_needs() -> None:
     assert [i.tolist() for i in indices] == [[0, 2], [0, 3, 6]]
 
 
-def test_mean_source_is_clipped_to_the_volume() -> None:
-    assert mean_source(Box((2, 1), (4, 3)), (2, 1), (7, 3)) == Box((4, 1), (7, 3))
+def test_cell_source_is_clipped_to_the_volume() -> None:
+    assert cell_source(Box((2, 1), (4, 3)), (2, 1), (7, 3)) == Box((4, 1), (7, 3))
 
 
 def test_means_keep_the_dtype_and_round_half_to_even() -> None:
@@ -130,3 +135,45 @@ def test_voxels_are_picked_at_the_crossings_of_indices(index: list[int]) -> None
     voxels = np.arange(36).reshape(6, 6)
     indices = (np.array(index, np.intp), np.array([1, 3, 5], np.intp))
     np.testing.assert_array_equal(pick(voxels, indices), voxels[np.ix_(*indices)])
+
+
+def plain_mode(labels: NDArray[Any], factors: Sequence[int]) -> NDArray[Any]:
+    """The definition of `mode_pool`, cell by cell."""
+    found = np.empty([-(-n // f) for n, f in zip(labels.shape, factors, strict=True)], labels.dtype)
+    for at in np.ndindex(found.shape):
+        axes = zip(at, factors, labels.shape, strict=True)
+        cell = labels[tuple(slice(i * f, min((i + 1) * f, n)) for i, f, n in axes)]
+        middle = cell[
+            tuple(min((f - 1) // 2, n - 1) for f, n in zip(factors, cell.shape, strict=True))
+        ]
+        order = [middle, *cell.ravel()]
+        found[at] = max(dict.fromkeys(order), key=cell.ravel().tolist().count)
+    return found
+
+
+@given(st.integers(0, 10**6))
+def test_a_cell_takes_its_most_frequent_label(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ndim = int(rng.integers(2, 4))
+    factors = tuple(rng.integers(1, 4, ndim).tolist())
+    labels = rng.integers(-1, 3, rng.integers(1, 8, ndim)).astype(np.int32)
+    np.testing.assert_array_equal(mode_pool(labels, factors), plain_mode(labels, factors))
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset", "central"),
+    [
+        (2, 0.5, True),
+        (3, 1.0, True),
+        (4, 1.5, True),
+        (2, 0.496, True),  # a rounded scale
+        (2, 0.0, False),
+        (2, 0.25, False),
+        (2.5, 0.75, False),
+        (1, 0.0, False),
+    ],
+)
+def test_voxels_at_the_centres_of_cells_are_recognised(
+    factor: float, offset: float, central: bool
+) -> None:
+    assert is_central(factor, offset) is central

@@ -37,6 +37,15 @@ class Taps(NamedTuple):
         return cls(voxels, weights.data.reshape(shape), nearest.astype(np.int64))
 
     @classmethod
+    def cells(cls, factor: int, size: int) -> Taps:
+        """Those of cells of `factor` voxels of an axis of `size`; the last may be incomplete."""
+        cells = -(-size // factor)
+        voxels = np.arange(cells * factor).reshape(cells, factor)
+        inside = (voxels < size).astype(np.float32)
+        last = np.minimum(voxels, size - 1)
+        return cls(last, inside, last[:, (factor - 1) // 2])
+
+    @classmethod
     def unchanged(cls, start: int, stop: int) -> Taps:
         """Those of a range of voxels of an axis that stays as it is."""
         same = np.arange(start, stop)
