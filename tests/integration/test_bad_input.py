@@ -226,6 +226,8 @@ def test_a_model_file_of_another_kind(store: Path, tmp_path: Path) -> None:
     save_file({"weight": np.zeros(3, np.float32)}, tmp_path / "other.safetensors")
     assert "other.safetensors" in fails("segment", store, "--model", tmp_path / "other.safetensors")
     assert "nuclei-3d" in fails("segment", store, "--model", "no-such-model")
+    (tmp_path / "bad.safetensors").write_bytes(bytes(range(200)))
+    assert "no model file" in fails("info", tmp_path / "bad.safetensors")
 
 
 def test_workers_and_scheduler_exclude_each_other(store: Path) -> None:

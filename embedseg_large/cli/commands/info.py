@@ -135,9 +135,11 @@ def _check_name(thing: str) -> None:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file starts like safetensors: 8 bytes of length, then a JSON object."""
+    """Whether a file has the name of safetensors, or its start: a length, then a JSON object."""
+    if path.suffix == ".safetensors":
+        return True
     if not path.is_file():
-        return path.suffix == ".safetensors"
+        return False
     try:
         with path.open("rb") as file:
             return file.read(9)[8:] == b"{"

@@ -37,6 +37,7 @@ _HINTS = {
     ".npz": "in Python: open_volume(numpy.load(FILE)[NAME]); or save it as TIFF",
     ".h5": "in Python: open_volume(h5py.File(FILE)[NAME]); or export it as OME-Zarr or TIFF",
     ".n5": "write it as OME-Zarr, such as with Fiji",
+    ".safetensors": "it is a model: pass it with --model, and an image here",
     ".ims": "install bioio and bioio-bioformats, or export it as OME-TIFF from Imaris",
 }
 """Advice for files that neither we nor the usual readers of bioio open."""

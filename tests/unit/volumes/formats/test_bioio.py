@@ -149,6 +149,7 @@ def test_channels_have_the_names_that_bioio_says(
         ("a.h5", "h5py.File"),
         ("a.ims", "OME-TIFF"),
         ("a.jpg", "bioio-imageio"),
+        ("a.safetensors", "--model"),
     ],
 )
 def test_other_formats_come_with_a_way_out(tmp_path: Path, name: str, way_out: str) -> None:
