@@ -27,7 +27,7 @@ class Taps(NamedTuple):
     weight: NDArray[np.float32]
     """``(after, taps)``."""
     nearest: NDArray[np.int64]
-    """``(after,)``: the voxel before that contains the centre."""
+    """``(after,)``: the voxel before that contains the centre, or one of two that touch it."""
 
     @classmethod
     def of(cls, first: int, weights: csr_array, nearest: NDArray[np.intp]) -> Taps:
@@ -37,13 +37,19 @@ class Taps(NamedTuple):
         return cls(voxels, weights.data.reshape(shape), nearest.astype(np.int64))
 
     @classmethod
-    def cells(cls, factor: int, size: int) -> Taps:
-        """Those of cells of `factor` voxels of an axis of `size`; the last may be incomplete."""
+    def cells(cls, factor: int, size: int, first: int = 0) -> Taps:
+        """Those of cells of `factor` voxels of an axis of `size`; the last may be incomplete.
+
+        `first` is the number of the first cell. The centre of a cell of an even number of voxels is
+        between two of them: `nearest` is the former one in even cells, the latter one in odd cells.
+        Always the same one would displace labels, because a straight outline often halves cells.
+        """
         cells = -(-size // factor)
         voxels = np.arange(cells * factor).reshape(cells, factor)
         inside = (voxels < size).astype(np.float32)
         last = np.minimum(voxels, size - 1)
-        return cls(last, inside, last[:, (factor - 1) // 2])
+        middle = (factor - 1 + (np.arange(cells) + first) % 2) // 2
+        return cls(last, inside, last[np.arange(cells), middle])
 
     @classmethod
     def unchanged(cls, start: int, stop: int) -> Taps:

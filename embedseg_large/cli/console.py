@@ -92,7 +92,7 @@ def stderr_console(**options: Any) -> Console:
     Rich also trusts the environment, which claims so for notebooks and batch jobs that are not
     terminals.
     """
-    return Console(stderr=True, force_terminal=sys.stderr.isatty(), **options)
+    return Console(stderr=True, emoji=False, force_terminal=sys.stderr.isatty(), **options)
 
 
 def stop_on_sigterm() -> None:
@@ -200,7 +200,7 @@ def _cell(text: str) -> Text:
 
 def _print(table: Table) -> None:
     """Print a table and an empty line; numbers and paths may exceed the width but are never cut."""
-    console = Console(force_terminal=sys.stdout.isatty())
+    console = Console(emoji=False, force_terminal=sys.stdout.isatty())
     console.width = max(console.width, 100) if console.is_terminal else 1000
     with console.capture() as captured:
         console.print(table)

@@ -14,6 +14,7 @@ assignment of a voxel that several seeds reach at the same time may depend on mo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations_with_replacement
 from math import ceil, sqrt
 from typing import Any
 
@@ -40,7 +41,9 @@ FARTHEST = 1.0
 ENHANCED = 0.2
 """Default threshold of speckles and tubes, in parts of the contrast of the image."""
 _TRUNCATE = 4.0
-"""Deviations at which filters of scipy and scikit-image end."""
+"""Deviations at which filters of scipy end."""
+_LEAST_SIGMA = 0.65
+"""In voxels: the derivative of a narrower sampled Gaussian vanishes."""
 
 
 def watershed(
@@ -122,25 +125,43 @@ def enhanced(
             image, [SMOOTHING * d for d in diameter]
         )
         return smooth
-    sigma = _sigma(diameter, enhance)
+    # derivatives per axis in its own unit, so that filters are as flat as the objects
+    sigma, axes = _sigma(diameter, enhance), range(image.ndim)
     if enhance == "tubes":
-        from skimage import filters
-
-        library: Any = filters  # has no annotations
-        tubes: NDArray[np.float32] = library.sato(image, [min(sigma)], black_ridges=False)
-        return tubes
+        return _tubes(image, sigma)
     if enhance == "edges":
-        edges: NDArray[np.float32] = ndimage.gaussian_gradient_magnitude(image, sigma)
-        edges *= np.float32(min(diameter) / 4)
-        edges += ndimage.gaussian_filter(image, sigma)
+        slopes = [np.float32(diameter[axis] / 4) * _derivative(image, sigma, axis) for axis in axes]
+        edges: NDArray[np.float32] = np.sqrt(np.sum(np.square(slopes), axis=0, dtype=np.float32))
+        edges += ndimage.gaussian_filter(image, [SMOOTHING * d for d in diameter])
         return edges
-    # derivatives per axis in its own unit, so that the filter is as flat as the objects
-    parts = [
-        np.float32(-(s**2)) * ndimage.gaussian_filter(image, sigma, order=_second(axis, image.ndim))
-        for axis, s in enumerate(sigma)
+    bent = [
+        np.float32(-(sigma[axis] ** 2)) * _derivative(image, sigma, axis, axis) for axis in axes
     ]
-    balls: NDArray[np.float32] = np.sum(parts, axis=0, dtype=np.float32)
+    balls: NDArray[np.float32] = np.sum(bent, axis=0, dtype=np.float32)
     return balls
+
+
+def _tubes(image: NDArray[np.float32], sigma: Sequence[float]) -> NDArray[np.float32]:
+    """Sato's filter: the geometric mean of all curvatures but that along the tube."""
+    from skimage import feature
+
+    library: Any = feature  # has no annotations
+    bent = [
+        np.float32(-sigma[a] * sigma[b]) * _derivative(image, sigma, a, b)
+        for a, b in combinations_with_replacement(range(image.ndim), 2)
+    ]
+    across = library.hessian_matrix_eigvals(bent)[:-1]  # in descending order
+    tubes: NDArray[np.float32] = np.prod(np.maximum(across, 0), axis=0, dtype=np.float32)
+    return tubes ** np.float32(1 / len(across))
+
+
+def _derivative(
+    image: NDArray[np.float32], sigma: Sequence[float], *axes: int
+) -> NDArray[np.float32]:
+    """Derivative along some axes, which may repeat, of the smoothed image."""
+    order = [axes.count(axis) for axis in range(image.ndim)]
+    found: NDArray[np.float32] = ndimage.gaussian_filter(image, sigma, order=order)
+    return found
 
 
 def radius(diameter: Sequence[float], enhance: str) -> tuple[int, ...]:
@@ -153,15 +174,9 @@ def radius(diameter: Sequence[float], enhance: str) -> tuple[int, ...]:
 def _sigma(diameter: Sequence[float], enhance: str) -> list[float]:
     """Deviation of a filter along each axis, in voxels: that with the largest response."""
     if enhance == "edges":
-        return [SMOOTHING * d for d in diameter]
+        return [max(_LEAST_SIGMA, SMOOTHING * d) for d in diameter]
     crossed = len(diameter) if enhance == "speckles" else len(diameter) - 1
-    own = [d / (2 * sqrt(crossed)) for d in diameter]
-    return own if enhance == "speckles" else [min(own)] * len(own)
-
-
-def _second(axis: int, ndim: int) -> tuple[int, ...]:
-    """Order of a second derivative along an axis."""
-    return tuple(2 * int(d == axis) for d in range(ndim))
+    return [d / (2 * sqrt(crossed)) for d in diameter]
 
 
 def _distances(foreground: NDArray[np.bool_], diameter: Sequence[float]) -> NDArray[np.float32]:

@@ -119,14 +119,22 @@ def _mesh(labels: Volume, timepoint: int | None, label: int, box: Box, smooth: f
     marching_cubes: Any = import_module("skimage.measure").marching_cubes
     margin = 1 + int(np.ceil(3 * smooth))
     mask = np.pad(labels.read(box, timepoint) == label, margin).astype(np.float32)
+    level = 0.5
     if smooth:
-        blurred = ndimage.gaussian_filter(mask, smooth)
-        mask = blurred if blurred.max() > 0.5 else mask  # a stepped surface is better than none
-    corners, faces, *_ = marching_cubes(mask, 0.5, gradient_direction="descent")
+        count = int(mask.sum())
+        mask = ndimage.gaussian_filter(mask, smooth)
+        level = _level_of(mask, count)
+    corners, faces, *_ = marching_cubes(mask, level, gradient_direction="descent")
     steps = np.array(labels.voxel_size or (1.0, 1.0, 1.0))
-    places = (corners + np.array(box.start) - margin) * steps
+    places = np.array(labels.origin) + (corners + np.array(box.start) - margin) * steps
     # Facets wind outwards in x, y, z: scikit-image winds them inwards in the order of its axes.
     return Mesh(label, places[:, ::-1].astype(np.float64), faces.astype(np.int64))
+
+
+def _level_of(values: NDArray[np.float32], count: int) -> float:
+    """The value that `count` voxels exceed: at 0.5, smoothing would shrink small objects."""
+    ordered = np.partition(values.ravel(), (values.size - count - 1, values.size - count))
+    return float(ordered[values.size - count - 1 : values.size - count + 1].mean())
 
 
 def write_obj(meshes: Iterator[Mesh], path: Path, unit: str) -> int:

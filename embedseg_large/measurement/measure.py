@@ -69,6 +69,8 @@ class Subject:
     """One channel each, of the same shape; none: shapes only."""
     voxel_size: tuple[float, ...] | None
     """Voxel size in µm."""
+    origin: tuple[float, ...]
+    """Centre of the first voxel, in the same unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +216,7 @@ def _columns(
     """All columns of a timepoint."""
     channels = [channel.channel or 0 for channel in subject.channels]
     shape = subject.labels.spatial_shape
-    columns = columns_of(
-        regions, shape, subject.voxel_size, channels, told.part, subject.labels.origin
-    )
+    columns = columns_of(regions, shape, subject.voxel_size, channels, told.part, subject.origin)
     label = columns.pop("label")
     columns = {"label": label, "timepoint": np.full(label.size, timepoint)} | columns
     known = told.known.rows(label, timepoint) if told.known else {}
@@ -271,7 +271,8 @@ def find_subject(source: Any, labels: str | None, asked: SubjectOptions) -> Subj
     if not channels and asked.channel is not None:
         raise UsageError("there is no image to take a channel from; pass one with image= (--image)")
     size = _voxel_size(found, channels, asked.voxel_size)
-    return Subject(labels=found, channels=channels, voxel_size=size)
+    placed = found if found.voxel_size is not None or not channels else channels[0]
+    return Subject(labels=found, channels=channels, voxel_size=size, origin=placed.origin)
 
 
 def _place(source: Any, name: str | None) -> Any:

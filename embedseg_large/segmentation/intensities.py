@@ -19,8 +19,14 @@ from embedseg_large.segmentation.intensity_field import IntensityField, intensit
 from embedseg_large.segmentation.request.request import Request, Timepoint
 from embedseg_large.segmentation.stages.job import USUAL_DIAMETER, Foreground
 from embedseg_large.segmentation.steps import LedgerKind, Stage
+from embedseg_large.tiling.resampling import ObjectSize
 from embedseg_large.volumes.histogram import Histogram
-from embedseg_large.volumes.intensity import IntensityRange, intensity_ranges, otsu_ranges
+from embedseg_large.volumes.intensity import (
+    IntensityRange,
+    darkest_ranges,
+    intensity_ranges,
+    otsu_ranges,
+)
 from embedseg_large.volumes.volume import Volume
 
 
@@ -42,9 +48,14 @@ def find_intensity(
     in_files = volume.path is not None and (mask is None or mask.path is not None)
     if isinstance(runner.executor, SerialExecutor) or in_files:
         run_on = partial(_map, runner)
-    ranges = otsu_ranges if request.intensity.by_otsu else intensity_ranges
+    choice = request.intensity
+    ranges: Any = otsu_ranges if choice.by_otsu else intensity_ranges
+    if choice.threshold is not None:
+        ranges = partial(darkest_ranges, high=choice.threshold)
     inside = None if mask is None else partial(_inside, request.foreground, volume)
-    found = ranges(volume, sample=request.intensity.sample, inside=inside, map=run_on)
+    found: tuple[IntensityRange, ...] = ranges(
+        volume, sample=request.intensity.sample, inside=inside, map=run_on
+    )
     journal.note(LedgerKind.STATISTICS.part(), 0, (0, [asdict(r) for r in found]))
     journal.flush()
     return found
@@ -85,17 +96,27 @@ def find_fields(
     if known is not None:
         return tuple(IntensityField.from_dict(values) for values in known[1])
     volume = request.volume if at is None else at.volume
-    width = request.segmenter.object_diameter or USUAL_DIAMETER
     found = intensity_fields(
         volume,
         request.intensity.field,
-        [width / zoom for zoom in request.resampling.zoom],
+        _diameters(request, volume),
         request.timepoints if volume.timepoint is None else (None,),
         request.foreground.inside,
     )
     journal.note(LedgerKind.FIELD.part(), 0, (0, [one.as_dict() for one in found]))
     journal.flush()
     return found
+
+
+def _diameters(request: Request, volume: Volume) -> list[float]:
+    """Approximate the diameter of objects along (z,) y, x, in voxels of the volume."""
+    own, zoom = request.segmenter, request.resampling.zoom
+    grid = own.voxel_size
+    if volume.voxel_size is not None:
+        grid = tuple(step / z for step, z in zip(volume.voxel_size, zoom, strict=True))
+    size = ObjectSize(own.object_diameter or USUAL_DIAMETER, own.object_depth, grid)
+    known = (*(size.likely_depth,) * (volume.ndim - 2), size.width, size.width)
+    return [length / z for length, z in zip(known, zoom, strict=True)]
 
 
 def _map(

@@ -43,22 +43,27 @@ class Band:
     weights: NDArray[np.float32]
 
 
-def gaussian_band(n: int, sigma: float) -> Band:
-    """Return a Gaussian; at the edges, only voxels inside the image count."""
+def gaussian_band(n: int, sigma: float, last: float = 1.0) -> Band:
+    """Return a Gaussian; at the edges, only what is inside the image counts.
+
+    `last` is the part of the last voxel that is inside.
+    """
     radius = max(1, ceil(_RADIUS * sigma))
     taps = min(2 * radius + 1, n)
     first = np.clip(np.arange(n) - radius, 0, n - taps)
     away = first[:, None] + np.arange(taps) - np.arange(n)[:, None]
     weights = np.exp(-0.5 * (away / sigma) ** 2) * (np.abs(away) <= radius)
-    return Band(first, (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
+    inside = np.append(np.ones(n - 1), last)[first[:, None] + np.arange(taps)]
+    total = (weights * inside).sum(axis=1, keepdims=True)
+    return Band(first, (weights / total).astype(np.float32))
 
 
 def mean_band(n: int, size: int) -> Band:
-    """Return the means of blocks of `size` voxels; the last ones may overlap."""
-    count = ceil(n / size)
-    taps = min(size, n)
-    first = np.minimum(np.arange(count) * size, n - taps)
-    return Band(first, np.full((count, taps), 1 / taps, np.float32))
+    """Return the means of blocks of `size` voxels, at most `n`; beyond the end is 0."""
+    start = np.arange(0, n, size)
+    first = np.minimum(start, n - size)
+    inside = first[:, None] + np.arange(size) >= start[:, None]
+    return Band(first, inside.astype(np.float32) / np.float32(size))
 
 
 def spline_band(n: int, step: float, start: float, samples: int) -> Band:
@@ -90,13 +95,11 @@ def spline_band(n: int, step: float, start: float, samples: int) -> Band:
     return Band(first, weights.astype(np.float32))
 
 
-def linear_band(n: int, samples: int, step: float) -> Band:
-    """Return linear interpolation between samples `step` voxels apart, the first at voxel 0."""
-    if samples == 1:
-        return Band(np.zeros(n, np.int64), np.ones((n, 1), np.float32))
-    at = np.minimum(np.arange(n) / step, samples - 1)
-    first = np.minimum(at.astype(np.int64), samples - 2)
-    t = (at - first).astype(np.float32)
+def linear_band(at: NDArray[np.int64]) -> Band:
+    """Return linear interpolation between samples at some voxels: at least the two ends."""
+    voxels = np.arange(at[-1] + 1)
+    first = np.minimum(np.searchsorted(at, voxels, "right") - 1, len(at) - 2)
+    t = ((voxels - at[first]) / np.diff(at)[first]).astype(np.float32)
     return Band(first, np.stack([1 - t, t], axis=1))
 
 
@@ -127,7 +130,8 @@ def blurred(image: Image, sigmas: Sequence[float]) -> Image:
         if size > 1:  # subtract the blur of the means and the splines
             image = filtered(image, axis, mean_band(shape[axis], size))
             rest = (sigma / size) ** 2 - 1 / 12 - _SPLINE**2
-            image = filtered(image, axis, gaussian_band(image.shape[axis], sqrt(rest)))
+            last = 1 - (-shape[axis] % size) / size
+            image = filtered(image, axis, gaussian_band(image.shape[axis], sqrt(rest), last))
         elif size == 1:
             image = filtered(image, axis, gaussian_band(shape[axis], sigma))
     for axis, size in enumerate(sizes):

@@ -13,7 +13,7 @@ from embedseg_large.synthesis.filters import (
     smooth_noise,
 )
 from embedseg_large.synthesis.look import Specimen
-from embedseg_large.synthesis.settings import SynthesisSettings
+from embedseg_large.synthesis.settings import LEAST_DEPTH, SynthesisSettings
 
 _LOSSLESS = 1e6  # number of photons beyond which shot noise does not matter
 _COUNTED = 30.0  # number of photons up to which their discreteness is visible
@@ -40,7 +40,9 @@ def project(
     return image
 
 
-def record(settings: SynthesisSettings, image: Image, rng: np.random.Generator) -> Image:
+def record(
+    settings: SynthesisSettings, scene: Specimen, image: Image, rng: np.random.Generator
+) -> Image:
     """Turn light into numbers: photons, noise, stripes, and processing."""
     image = np.maximum(image / max(_percentile(image, 99.8), 1e-6), 0)
     image += np.float32(rng.uniform(*settings.offset) * (rng.random() < 0.6))
@@ -53,8 +55,8 @@ def record(settings: SynthesisSettings, image: Image, rng: np.random.Generator) 
         image = blurred(image, (sigma * rng.integers(2), sigma, sigma))
     if rng.random() < settings.interpolation and image.shape[0] > 8:
         step = int(rng.integers(2, 4))
-        planes = image[::step]
-        image = filtered(planes, 0, linear_band(image.shape[0], len(planes), step))
+        if scene.diameter / scene.anisotropy >= LEAST_DEPTH * step:  # or nuclei would vanish
+            image = _interpolated(image, step)
     if rng.random() < 0.3:
         image = np.copysign(np.abs(image) ** np.float32(rng.uniform(*settings.gamma)), image)
     if rng.random() < settings.saturation:
@@ -62,6 +64,12 @@ def record(settings: SynthesisSettings, image: Image, rng: np.random.Generator) 
     if rng.random() < settings.black:
         image = np.maximum(image, np.float32(_percentile(image, rng.uniform(5, 60))))
     return image
+
+
+def _interpolated(image: Image, step: int) -> Image:
+    """Keep each `step`-th plane and the last one, and interpolate between them."""
+    kept = np.unique(np.append(np.arange(0, len(image), step), len(image) - 1))
+    return filtered(image[kept], 0, linear_band(kept))
 
 
 def _percentile(image: Image, percent: float) -> float:

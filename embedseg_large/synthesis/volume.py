@@ -98,7 +98,7 @@ def _draw(
     if not len(scene.condensed):
         return None
     light = shine(settings, scene, streams[2])
-    image = record(settings, project(settings, scene, light, streams[3]), streams[4])
+    image = record(settings, scene, project(settings, scene, light, streams[3]), streams[4])
     facts |= {"objects": len(scene.condensed), "dividing": int(scene.condensed.sum())}
     return SyntheticVolume(
         np.ascontiguousarray(image.reshape(shape), np.float32),

@@ -263,7 +263,19 @@ def _taps(start: int, stop: int, n_in: int, n_out: int) -> Taps:
     if n_in == n_out:
         return Taps.unchanged(start, stop)
     first, weights = linear_weights(n_in, n_out, start, stop)
-    return Taps.of(first, weights, nearest_voxels(start, stop, n_in, n_out))
+    return Taps.of(first, weights, _nearest_in_turn(start, stop, n_in, n_out))
+
+
+def _nearest_in_turn(start: int, stop: int, n_in: int, n_out: int) -> NDArray[np.intp]:
+    """As `nearest_voxels`, but centres on a boundary belong to the later and the earlier in turn.
+
+    Always the later one would displace labels.
+    """
+    at = np.arange(start, stop, dtype=np.intp)
+    on_boundary = (2 * at + 1) * n_in % (2 * n_out) == 0
+    found: NDArray[np.intp] = nearest_voxels(start, stop, n_in, n_out)
+    found[on_boundary & (at % 2 == 1)] -= 1
+    return found
 
 
 def _along(image: NDArray[np.float32], weights: csr_array, axis: int) -> NDArray[np.float32]:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from math import prod
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embedseg_large.errors import UsageError
+from embedseg_large.errors import UsageError, VolumeError
 from embedseg_large.geometry import Box
 from embedseg_large.methods.of_model import scale_of
 from embedseg_large.methods.registry import field_method
@@ -105,6 +106,9 @@ def refuse_useless(request: TrainRequest, augment: AugmentSettings | None) -> No
 def fit_forest(pairs: Sequence[Pair], seed: int) -> Model:
     """Choose the voxels from which a forest is grown."""
     check_forest()
+    for pair in pairs:
+        if min(pair.shape) < 2:
+            raise VolumeError(f"{pair.name}: its shape is {pair.shape}; filters need two voxels")
     properties = measure(pairs)
     settings = replace(
         model_settings(properties, TrainSettings(method=DECODE), None),
@@ -134,7 +138,7 @@ def _drawn(
     Features ``(n, features)``; classes ``(n,)``; and the number of voxels of each class, and of
     those that are not annotated, ``(CLASSES + 1,)``.
     """
-    box = _annotated(pair)
+    box, unknown = _annotated(pair)
     labels = pair.labels_of(pair.mask.read(pair.mask_box(box)))
     method = field_method(DECODE, scale_of(settings))
     classes = method.targets(labels)["classes"].reshape(-1)
@@ -142,7 +146,7 @@ def _drawn(
     at = np.concatenate([rng.permutation(each)[:PER_IMAGE] for each in places])
     seen = _features_at(pair, box, np.stack(np.unravel_index(at, box.shape), axis=-1))
     counts = [each.size for each in places]
-    return seen, classes[at], np.array([*counts, classes.size - sum(counts)])
+    return seen, classes[at], np.array([*counts, classes.size - sum(counts) + unknown])
 
 
 def _features_at(pair: Pair, box: Box, places: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -162,22 +166,26 @@ def _features_at(pair: Pair, box: Box, places: NDArray[np.intp]) -> NDArray[np.f
     return found
 
 
-def _annotated(pair: Pair) -> Box:
-    """Return the box around all annotated voxels, or its middle if it is too large."""
+def _annotated(pair: Pair) -> tuple[Box, int]:
+    """Return the box around all annotated voxels, and the number of voxels outside of it.
+
+    If the box is too large, its middle, and the number in the same proportion.
+    """
     known = [np.zeros(length, bool) for length in pair.shape]
     for origin, labels in parts(pair, Box.whole(pair.shape)):
         for axis, (first, seen) in enumerate(zip(origin, known, strict=True)):
             others = tuple(other for other in range(pair.ndim) if other != axis)
             seen[first : first + labels.shape[axis]] |= (labels >= 0).any(axis=others)
     if not known[0].any():
-        return Box.whole(pair.shape)
+        return Box.whole(pair.shape), 0
     ends = [np.flatnonzero(seen)[[0, -1]] for seen in known]
     start, last = np.array(ends).T
     stop = last + 1
     factor = min(1.0, (MOST_VOXELS / float(np.prod(stop - start))) ** (1 / pair.ndim))
     size = np.maximum(1, (factor * (stop - start)).astype(int))
     first = (start + stop - size) // 2
-    return Box(tuple(first.tolist()), tuple((first + size).tolist()))
+    box = Box(tuple(first.tolist()), tuple((first + size).tolist()))
+    return box, round((prod(pair.shape) / prod((stop - start).tolist()) - 1) * box.size)
 
 
 def _odds(counts: NDArray[np.integer]) -> NDArray[np.float32]:

@@ -351,6 +351,16 @@ def otsu_ranges(
     )
 
 
+def darkest_ranges(volume: Volume, *, high: float, **options: Any) -> tuple[IntensityRange, ...]:
+    """The darkest intensity of each channel, and a given one above it.
+
+    If none is below `high`, `low` is one less. Other parameters and errors are those of
+    `otsu_ranges`.
+    """
+    found = otsu_ranges(volume, **options)
+    return tuple(replace(r, low=r.low if r.low < high else high - 1, high=high) for r in found)
+
+
 def normalise(image: NDArray[Any], intensity: IntensityRange | None = None) -> NDArray[np.float32]:
     """Map the low intensity to 0 and the high one to 1, without clipping.
 

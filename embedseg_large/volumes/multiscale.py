@@ -262,7 +262,7 @@ class MultiscaleStore:
 
         def sampled(piece: Box) -> NDArray[Any]:
             source, indices = self._sampled(level, piece)
-            return mode_pool(pick(look(source), indices), cells)
+            return mode_pool(pick(look(source), indices), cells, piece.start)
 
         self.write(level, box, self._reduced(box, factors, sampled), lead)
 

@@ -203,7 +203,9 @@ def mean_pool(image: npt.NDArray[_Scalar], factors: Sequence[int]) -> npt.NDArra
     return total.astype(image.dtype)
 
 
-def mode_pool(labels: npt.NDArray[_Scalar], factors: Sequence[int]) -> npt.NDArray[_Scalar]:
+def mode_pool(
+    labels: npt.NDArray[_Scalar], factors: Sequence[int], first: Sequence[int] | None = None
+) -> npt.NDArray[_Scalar]:
     """Take the most frequent label of each cell of ``factors`` voxels.
 
     Parameters
@@ -211,8 +213,10 @@ def mode_pool(labels: npt.NDArray[_Scalar], factors: Sequence[int]) -> npt.NDArr
     labels
         Integers, 2D or 3D. An incomplete last cell counts the voxels that it has.
     factors
-        Voxels of a cell along each axis. Of labels that are equally frequent, the voxel before the
-        centre decides, as in `source_indices`; if it has none of them, the first in raster order.
+        Voxels of a cell along each axis. Of labels that are equally frequent, the voxel at the
+        centre decides (`Taps.cells`); if it has none of them, the first in raster order.
+    first
+        Number of the first cell along each axis; default: 0.
 
     Returns
     -------
@@ -223,7 +227,8 @@ def mode_pool(labels: npt.NDArray[_Scalar], factors: Sequence[int]) -> npt.NDArr
         return labels
     from embedseg_large.voting import Taps, vote  # imports numba, slow for --help
 
-    return vote(labels, [Taps.cells(*axis) for axis in zip(factors, labels.shape, strict=True)])
+    axes = zip(factors, labels.shape, first or (0,) * labels.ndim, strict=True)
+    return vote(labels, [Taps.cells(*axis) for axis in axes])
 
 
 def _sum_dtype(dtype: np.dtype[Any]) -> type[np.floating[Any]]:

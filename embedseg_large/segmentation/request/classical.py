@@ -10,6 +10,7 @@ from typing import Any
 
 from embedseg_large.clustering.classical import (
     ENHANCED,
+    SEPARATION,
     check_rule,
     radius,
     watershed,
@@ -66,7 +67,7 @@ def classical(
         name=CLASSICAL,
         version=f"scikit-image {_version()}",
         parameters={"diameter": list(diameters), **_rule(options)},
-        halo=halo_of(diameters, options.enhance),
+        halo=halo_of(diameters, options.enhance, options.separation),
         ndim=volume.ndim,
         intensity=_intensity(options),
         min_object_size=int(_ball(volume.ndim) * prod(LEAST * d for d in diameters)),
@@ -79,10 +80,13 @@ def diameters_of(volume: Volume, diameter: float | str) -> tuple[float, ...]:
     return (*(size.likely_depth,) * (volume.ndim - 2), size.width, size.width)
 
 
-def halo_of(diameter: Sequence[float], enhance: str) -> tuple[int, ...]:
-    """Halo of a tile: one and a half objects, plus what the enhancement needs."""
+def halo_of(
+    diameter: Sequence[float], enhance: str = "none", separation: float = SEPARATION
+) -> tuple[int, ...]:
+    """Halo of a tile: one and a half objects, plus what wide separation and enhancement need."""
+    objects = HALO + max(0.0, separation - SEPARATION)
     return tuple(
-        ceil(HALO * d) + r for d, r in zip(diameter, radius(diameter, enhance), strict=True)
+        ceil(objects * d) + r for d, r in zip(diameter, radius(diameter, enhance), strict=True)
     )
 
 
@@ -101,11 +105,11 @@ def _rule(options: ObjectOptions) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value != usual[name].default}
 
 
-def _intensity(options: ObjectOptions) -> Intensity | tuple[float, float]:
+def _intensity(options: ObjectOptions) -> Intensity | tuple[None, float]:
     """The threshold becomes 1; that of a response is in intensities of the image."""
     if options.threshold is None:
         return "otsu"
-    return "raw" if options.enhance in RESPONSES else (options.threshold - 1, options.threshold)
+    return "raw" if options.enhance in RESPONSES else (None, options.threshold)
 
 
 def _ball(ndim: int) -> float:

@@ -71,7 +71,7 @@ class OwnFunction:
                 "(--object-diameter 20, or 12um), or halo (--halo), at least as large as your "
                 "largest object"
             )
-        return halo_of(diameters_of(image, options.object_diameter), "none")
+        return halo_of(diameters_of(image, options.object_diameter))
 
 
 def own_segmenter(model: Any) -> Any:

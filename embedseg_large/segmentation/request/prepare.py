@@ -246,16 +246,19 @@ def _magnified(options: SegmentOptions, times: float) -> SegmentOptions:
 def _intensity(segmenter: Segmenter, options: SegmentOptions) -> IntensityChoice:
     """Choose the intensities that become 0 and 1: the user's, or else the segmenter's."""
     given, own = options.intensity_range, segmenter.intensity
+    threshold = None
     if given is None and own == "raw":
         given = (0.0, 1.0)
     elif given is None and not isinstance(own, str):
-        given = own
+        low, high = own
+        given, threshold = ((low, high), None) if low is not None else (None, high)
     return IntensityChoice(
         given=_given_range(given, segmenter.channels),
         sample=options.intensity_sample,
         per_timepoint=options.intensity_per_timepoint,
         field=options.intensity_field,
         by_otsu=own == "otsu",
+        threshold=threshold,
     )
 
 

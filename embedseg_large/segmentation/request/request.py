@@ -43,7 +43,9 @@ class IntensityChoice:
     field: str = "none"
     """Prior correction of uneven light: none, depth or smooth."""
     by_otsu: bool = False
-    """Whether Otsu's threshold becomes 1, instead of a percentile."""
+    """Whether the darkest voxel becomes 0 and Otsu's threshold 1, instead of percentiles."""
+    threshold: float | None = None
+    """An intensity that becomes 1, and the darkest voxel 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

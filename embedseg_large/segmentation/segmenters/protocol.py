@@ -116,7 +116,7 @@ class Segmenter(KnownSizes, Protocol):
         """Number of image channels."""
 
     @property
-    def intensity(self) -> Intensity | tuple[float, float]:
+    def intensity(self) -> Intensity | tuple[float | None, float]:
         """The intensities that become 0 and 1, unless the user sets them."""
 
     @property

@@ -95,7 +95,7 @@ class TileSegmenter:
     load: Callable[..., Function] | None = None
     """Instead of a function: called once per worker, as ``load(device, **parameters)``, and returns
     the function, which is called with only the image. For networks, which take long to load."""
-    intensity: Intensity | tuple[float, float] = "percentiles"
+    intensity: Intensity | tuple[float | None, float] = "percentiles"
     """Intensities of the image: ``raw``; or mapped linearly, by the same map in every
     tile, so that percentiles 1 and 99.8 of the volume become 0 and 1 (``percentiles``), or the
     darkest voxel of it and Otsu's threshold (``otsu``), or two intensities that are given here."""
@@ -190,6 +190,16 @@ class TileSegmenter:
             raise UsageError(f"{self.name} makes no predictions that could be kept or read")
         if options.intensity_field != "none" and self.intensity == "raw":
             raise UsageError(f"{self.name} takes raw intensities; leave out --intensity-field")
+        if options.intensity_range is not None and self._knows_intensities:
+            raise UsageError(
+                f"{self.name} has its own threshold, or takes raw intensities; leave out "
+                "--intensity-range"
+            )
+
+    @property
+    def _knows_intensities(self) -> bool:
+        own = self.intensity
+        return own == "raw" or (not isinstance(own, str) and own[0] is None)
 
     def chosen_device(self, asked: str | None) -> str:
         """The requested device, or else the CPU."""

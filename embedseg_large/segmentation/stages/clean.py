@@ -261,16 +261,16 @@ def apply_changes(job: Job, own: TileVersion, changes: TileVersions) -> Applied:
     (result,) = job.scratch.read_results([own])
     labels, names = result.core(core.shape)
     ids = names[labels]
-    before = ids.copy()
-    filled = apply(ids, here)
-    if filled.size:  # but voxels without data belong to no object
+    before, emptied = ids.copy(), ids.copy()
+    emptied.reshape(-1)[here.dropped] = 0
+    if apply(ids, here).size:  # but voxels without data belong to no object
         ids[_without_data(job, core) & (ids != before)] = 0
-        filled = ids[(ids != before) & (ids != 0)]
-    if np.array_equal(ids, before):
-        return Applied(own.version, 0, [])
-    names = np.unique(ids[ids > 0])
-    changed = TileResult.plain(numbered(ids, names), names)
-    version = job.scratch.write_result(own.tile, own.level, changed)
+    filled = ids[(ids != emptied) & (ids != 0)]  # also a dropped piece in a hole of its instance
+    version = own.version
+    if not np.array_equal(ids, before):
+        names = np.unique(ids[ids > 0])
+        changed = TileResult.plain(numbered(ids, names), names)
+        version = job.scratch.write_result(own.tile, own.level, changed)
     return Applied(version, int(filled.size), np.unique(filled).tolist())
 
 

@@ -499,3 +499,18 @@ def test_places_that_cannot_be_written_are_refused_before_the_work(
 def test_arrays_in_memory_are_not_for_workers(client: Any) -> None:
     with pytest.raises(UsageError, match="in this process's memory"):
         es.measure(np.ones((4, 4, 4), np.uint8), client=client)
+
+
+def test_positions_come_from_the_image_if_the_labels_have_no_voxel_size(tmp_path: Path) -> None:
+    labels = np.zeros((6, 20, 20), np.uint16)
+    labels[1:3, 2:9, 3:8] = 5
+    tifffile.imwrite(tmp_path / "labels.tif", labels)
+    write_image(tmp_path / "i.ome.zarr", np.ones_like(labels), voxel_size=(2.0, 0.4, 0.3))
+    document = tmp_path / "i.ome.zarr" / "zarr.json"
+    content = json.loads(document.read_text())
+    for level in content["attributes"]["ome"]["multiscales"][0]["datasets"]:
+        moved = {"type": "translation", "translation": [10.0, 20.0, 30.0]}
+        level["coordinateTransformations"].append(moved)
+    document.write_text(json.dumps(content))
+    table = es.measure(tmp_path / "labels.tif", image=tmp_path / "i.ome.zarr", axes="zyx").columns
+    assert [table[f"{axis}_um"][0] for axis in "zyx"] == pytest.approx([13.0, 22.0, 31.5])

@@ -224,3 +224,19 @@ def test_objects_of_another_segmenter_are_cleaned(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found(result), es.clean(found(plain)))
         assert result.summary["cleaning"]["pieces_dropped"] == 5
         assert result.summary["cleaning"]["voxels_filled"] == 5 * 12
+
+
+def test_a_loose_piece_in_a_hole_of_its_instance_counts_as_dropped_and_as_filled(
+    tmp_path: Path,
+) -> None:
+    y, x = np.indices((40, 40)) - 20
+    away = np.hypot(y, x)
+    labels = ((away < 12) & ~((away < 7) & (away > 3))).astype(np.uint16)
+    segmenter = es.TileSegmenter(rings, name="rings", ndim=2, halo=(16, 16), intensity="raw")
+    result = run(
+        labels, segmenter, tmp_path / "o.zarr", cluster_tile=(16, 16), intensity_range=None, **BOTH
+    )
+    cleaning = result.summary["cleaning"]
+    grown = int((found(result) > 0).sum()) - int((labels > 0).sum())
+    assert cleaning["voxels_dropped"] == (away <= 3).sum()
+    assert cleaning["voxels_filled"] - cleaning["voxels_dropped"] == grown > 0

@@ -253,3 +253,21 @@ def test_the_command_line_says_what_evens_out_the_light(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert "evened out: smooth, gains " in done.stdout
+
+
+@pytest.mark.parametrize(("depth", "slabs"), [(None, 16), (6.0, 16), (12.0, 8)])
+def test_slabs_are_half_as_thick_as_objects_are_deep(
+    depth: float | None, slabs: int, even: NDArray[Any], tmp_path: Path
+) -> None:
+    """Along z objects are 6 planes deep if nothing says otherwise: 12 µm, like along x."""
+
+    def nothing(image: NDArray[np.float32]) -> NDArray[np.int32]:
+        return (image > 1).astype(np.int32)
+
+    about: dict[str, Any] = {"ndim": 3, "halo": (8, 8, 8), "version": "1"}
+    segmenter = es.TileSegmenter(nothing, name="n", object_diameter=12, object_depth=depth, **about)
+    result = es.segment(
+        even, segmenter, output=tmp_path / "o.zarr", voxel_size=(2, 1, 1), intensity_field="depth"
+    )
+    [channel] = result.summary["intensity_field"]["channels"]
+    assert len(channel["gain"]) == slabs

@@ -84,14 +84,15 @@ def test_voxels_are_drawn_part_by_part_as_from_the_whole(
     middle = (slice(3, -2),) * ndim
     annotated[middle] = strokes(labels)[middle]
     (pair,) = find_pairs([image], [annotated])
-    box = forest._annotated(pair)
+    box, outside = forest._annotated(pair)
+    assert outside == labels.size - box.size
     places = np.argwhere(annotated >= 0)
     assert box == Box(tuple(places.min(axis=0)), tuple(places.max(axis=0) + 1))
     at = np.random.default_rng(0).integers(0, box.shape, (50, ndim))
     part = (24, 16, 8)[-ndim:]
     monkeypatch.setattr(forest, "PART", {ndim: part})
     monkeypatch.setattr(objects, "PART", {ndim: part})
-    assert forest._annotated(pair) == box
+    assert forest._annotated(pair) == (box, outside)
     whole = features(pair.normalised(box, pair.image.read(box), intensity_ranges(pair.image)))
     np.testing.assert_array_equal(forest._features_at(pair, box, at), whole[tuple(at.T)])
 

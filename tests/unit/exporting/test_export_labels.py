@@ -303,6 +303,24 @@ def test_smoothing_takes_the_steps_away(tmp_path: Path) -> None:
     assert areas[1] == pytest.approx(4 * np.pi * 81, rel=0.1)
 
 
+@pytest.mark.parametrize("radius", [2.5, 9])
+def test_smoothing_keeps_the_volume(radius: float, tmp_path: Path) -> None:
+    ball = np.sum((np.indices((25, 25, 25)) - 12) ** 2, axis=0) < radius**2
+    es.export_labels(ball.astype(np.uint8), tmp_path / "a.stl", smooth=2)
+    assert trimesh.load_mesh(tmp_path / "a.stl").volume == pytest.approx(ball.sum(), rel=0.15)
+
+
+def test_meshes_of_all_levels_lie_where_measure_has_the_instance(tmp_path: Path) -> None:
+    labels = np.zeros((300, 70, 70), np.uint8)
+    labels[100:120, 20:40, 32:48] = 1
+    write_image(tmp_path / "i.ome.zarr", labels, voxel_size=(2.0, 1.0, 1.0), labels=False)
+    place = str(tmp_path / "i.ome.zarr")
+    for level in (0, 1):
+        es.export_labels(place, tmp_path / f"{level}.stl", level=level)
+        centre = trimesh.load_mesh(tmp_path / f"{level}.stl").center_mass
+        np.testing.assert_allclose(centre, (39.5, 29.5, 219), atol=0.1)
+
+
 # Refusals ---------------------------------------------------------------------------------------
 
 

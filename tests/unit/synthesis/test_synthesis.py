@@ -148,6 +148,41 @@ def test_a_blur_spreads_as_far_as_it_should_and_loses_nothing(sigma: float) -> N
     )
 
 
+@pytest.mark.parametrize("n", [96, 97, 98, 110, 113])
+@pytest.mark.parametrize("sigma", [3.1, 5.0, 10.0])
+def test_a_blur_leaves_light_at_the_far_edge_where_it_is(n: int, sigma: float) -> None:
+    image = np.zeros((1, 1, n), np.float32)
+    image[0, 0, [3, -4]] = 1
+    image = ndimage.gaussian_filter(image, (0, 0, 1))
+    exact, inside = (
+        ndimage.gaussian_filter(a, (0, 0, sigma), mode="constant")
+        for a in (image, np.ones_like(image))
+    )
+    exact /= inside
+    assert np.abs(blurred(image, (0, 0, sigma)) - exact).max() < 0.12 * exact.max()
+
+
+def test_interpolation_hides_no_nucleus() -> None:
+    flat = SynthesisSettings(
+        shape=(32, 64, 64), **{**CLEAN, "diameter": (4, 6), "anisotropy": (1, 1)}
+    )
+    changed = 0
+    for number in range(6):
+        volumes = [
+            draw_volume(replace(flat, interpolation=share), 0, number) for share in (0.0, 1.0)
+        ]
+        labels = volumes[0].labels
+        every = np.arange(1, labels.max() + 1)
+        before, after = (ndimage.maximum(volume.image, labels, every) for volume in volumes)
+        changed += not np.array_equal(volumes[0].image, volumes[1].image)
+        assert (after > 0.25 * before).all()
+    deep = replace(flat, diameter=(20, 24), interpolation=1.0)
+    changed += not np.array_equal(
+        draw_volume(deep, 0, 1).image, draw_volume(replace(deep, interpolation=0.0), 0, 1).image
+    )
+    assert changed  # where nuclei are deep enough, planes are still interpolated
+
+
 def test_smooth_noise_is_smooth_and_of_unit_strength() -> None:
     noise = smooth_noise((20, 60, 60), (2, 6, 6), np.random.default_rng(0))
     assert noise.mean() == pytest.approx(0, abs=1e-3)

@@ -100,3 +100,18 @@ def test_along_z_the_best_known_size_decides(
 ) -> None:
     assert own.zoom_to(other, 3) == pytest.approx(zoom)
     assert own.zoom_to(other, 2) == pytest.approx(zoom[1:])
+
+
+@pytest.mark.parametrize("target", [30, 48, 75, 120, 144])
+def test_labels_stay_where_they_are_on_average(target: int) -> None:
+    rng = np.random.default_rng(0)
+    grid, zoom = Resampling((60, 60), (target, target)), target / 60
+    shifts = []
+    for _ in range(200):
+        centre = target / 2 + rng.uniform(-3, 3, 2) * zoom
+        at = np.indices((target, target)).astype(float)
+        ball = np.hypot(at[0] - centre[0], at[1] - centre[1]) < 9 * zoom
+        back = grid.labels(ball.astype(np.int32), Box.whole((60, 60)))
+        there, here = np.argwhere(ball).mean(axis=0), np.argwhere(back).mean(axis=0)
+        shifts.append(here + 0.5 - (there + 0.5) / zoom)
+    np.testing.assert_allclose(np.mean(shifts, axis=0), 0, atol=0.03)

@@ -143,9 +143,8 @@ def plain_mode(labels: NDArray[Any], factors: Sequence[int]) -> NDArray[Any]:
     for at in np.ndindex(found.shape):
         axes = zip(at, factors, labels.shape, strict=True)
         cell = labels[tuple(slice(i * f, min((i + 1) * f, n)) for i, f, n in axes)]
-        middle = cell[
-            tuple(min((f - 1) // 2, n - 1) for f, n in zip(factors, cell.shape, strict=True))
-        ]
+        sizes = zip(at, factors, cell.shape, strict=True)
+        middle = cell[tuple(min((f - 1 + i % 2) // 2, n - 1) for i, f, n in sizes)]
         order = [middle, *cell.ravel()]
         found[at] = max(dict.fromkeys(order), key=cell.ravel().tolist().count)
     return found
@@ -177,3 +176,16 @@ def test_voxels_at_the_centres_of_cells_are_recognised(
     factor: float, offset: float, central: bool
 ) -> None:
     assert is_central(factor, offset) is central
+
+
+@pytest.mark.parametrize("factors", [(2, 2), (2, 1, 1), (1, 2, 2), (2, 2, 2)])
+def test_modes_do_not_displace_labels(factors: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    shape, steps, shifts = (24,) * len(factors), np.array(factors), []
+    for _ in range(60):
+        centre = 12 + rng.uniform(-2, 2, len(factors))
+        at = np.moveaxis(np.indices(shape), 0, -1) - centre
+        ball = ((at**2).sum(axis=-1) < 64).astype(np.uint16)
+        coarse = np.argwhere(mode_pool(ball, factors)).mean(axis=0)
+        shifts.append(coarse * steps + (steps - 1) / 2 - np.argwhere(ball).mean(axis=0))
+    np.testing.assert_allclose(np.mean(shifts, axis=0), 0, atol=0.06)

@@ -33,6 +33,57 @@ def otsu_of_scikit_image(image: NDArray[Any]) -> float:
     return float(library.threshold_otsu(image))
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("diameter", [(16, 16, 16), (8, 16, 16), (4, 16, 16)])
+def test_tubes_respond_alike_in_voxels_of_any_shape(diameter: tuple[int, ...], axis: int) -> None:
+    shape = (32, 48, 48)
+    away = [(np.arange(n) - n / 2) / (d / 2) for n, d in zip(shape, diameter, strict=True)]
+    away[axis] = np.zeros(shape[axis])
+    squares = np.meshgrid(*(a**2 for a in away), indexing="ij")
+    tube = 1 / (1 + np.exp((np.sqrt(sum(squares)) - 1) * 10))
+    response = enhanced(tube.astype(np.float32), diameter, "tubes")
+    assert response[16, 24, 24] == pytest.approx(0.346, abs=0.005)
+
+
+@pytest.mark.parametrize("diameter", [(6, 6), (8, 16), (16, 8), (40, 40)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_edges_are_slopes_per_quarter_of_an_object_at_any_size(
+    diameter: tuple[int, int], axis: int
+) -> None:
+    image = np.zeros((41, 41), np.float32)
+    image += np.expand_dims(np.arange(41, dtype=np.float32), 1 - axis)
+    slope = enhanced(image, diameter, "edges")[20, 20] - 20
+    assert slope == pytest.approx(diameter[axis] / 4, rel=0.02)
+
+
+def test_a_threshold_sees_voxels_without_data_as_the_darkest(tmp_path: Path) -> None:
+    labels = synthetic_embryo((90, 90), diameter=12)
+    image = render(labels, seed=1).astype(np.float32)
+    image[:, 60:] = np.nan
+    options: dict[str, Any] = {"object_diameter": 12, "enhance": "edges", "nodata": "nan"}
+    usual = es.segment(image, "classical", output=tmp_path / "a.zarr", axes="yx", **options)
+    options["threshold"] = usual.summary["intensity"][0]["high"]
+    same = es.segment(image, "classical", output=tmp_path / "b.zarr", axes="yx", **options)
+    np.testing.assert_array_equal(np.asarray(same.labels), np.asarray(usual.labels))
+    with pytest.raises(UsageError, match="leave out --intensity-range"):
+        es.segment(
+            image, "classical", output=tmp_path / "c.zarr", intensity_range=(0, 9), **options
+        )
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1e5])
+def test_a_threshold_finds_the_same_in_any_unit(scale: float, tmp_path: Path) -> None:
+    image = render(synthetic_embryo((70, 70), diameter=12), seed=1).astype(np.float32)
+    options: dict[str, Any] = {"object_diameter": 12, "axes": "yx"}
+    threshold = float(np.percentile(image, 80))
+    one = es.segment(image, "classical", output=tmp_path / "a.zarr", threshold=threshold, **options)
+    scaled = (image.astype(float) * scale).astype(np.float32)
+    options["threshold"] = threshold * scale
+    two = es.segment(scaled, "classical", output=tmp_path / "b.zarr", **options)
+    assert np.asarray(one.labels).max() > 5
+    assert (np.asarray(one.labels) != np.asarray(two.labels)).sum() <= 3
+
+
 @given(arrays(np.uint8, (4, 5), elements=st.integers(0, 255)))
 def test_otsu_separates_the_classes_that_scikit_image_does(image: NDArray[Any]) -> None:
     if image.min() == image.max():
