@@ -33,6 +33,8 @@ REGION = 256
 """Maximum edge of the region that is shown, in voxels."""
 LONGER = 10
 """Factor on the steps in the command that trains the best network for longer."""
+_UNEQUAL = 0.25
+"""Part by which the time of a training may differ from the budget without a note."""
 _CLOSE = 0.02
 """Difference of mean AP within which methods are not ranked without several seeds."""
 _KINDS = {
@@ -146,6 +148,7 @@ def _warnings(found: Comparison) -> list[str]:
             f"The held-out part has only {count} objects; scores may differ on other images."
         )
     texts += _without_objects([s.best for s in found.standings])
+    texts += _unequal_times(found)
     for standing in found.standings:
         tiles = standing.tiles
         if tiles and not tiles.is_equal:
@@ -164,6 +167,21 @@ def _without_objects(trials: Sequence[Trial]) -> list[str]:
     return [
         f"No object was found by {', '.join(trial.method for trial in none)}{why}; compare with "
         "a larger budget or smaller crops."
+    ]
+
+
+def _unequal_times(found: Comparison) -> list[str]:
+    """A note if the time of a step changed so much that methods did not have the same time."""
+    budget = float(found.settings.get("budget") or 0)
+    trials = [t for s in found.standings for t in s.trials if t.steps is not None and budget]
+    times = {t.method: t.fit_seconds for t in trials if abs(t.fit_seconds / budget - 1) > _UNEQUAL}
+    if not times:
+        return []
+    who = ", ".join(f"{method} {seconds(time)}" for method, time in times.items())
+    return [
+        f"Not the same time: trained for {who} instead of {seconds(budget)}. The steps of a method "
+        "are counted from the time of its first ones; compare on a machine that does nothing else, "
+        "or with --steps."
     ]
 
 

@@ -98,7 +98,8 @@ class TileSegmenter:
     intensity: Intensity | tuple[float | None, float] = "percentiles"
     """Intensities of the image: ``raw``; or mapped linearly, by the same map in every
     tile, so that percentiles 1 and 99.8 of the volume become 0 and 1 (``percentiles``), or the
-    darkest voxel of it and Otsu's threshold (``otsu``), or two intensities that are given here."""
+    darkest voxel of it and Otsu's threshold (``otsu``), or two intensities that are given here; of
+    these, None as the first one is the darkest voxel."""
     min_object_size: int = 0
     """Objects have more voxels than this."""
     object_diameter: float | None = None

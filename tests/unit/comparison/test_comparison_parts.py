@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -268,6 +269,18 @@ def compared(*standings: Standing) -> Comparison:
         settings={},
         folder="x",
     )
+
+
+def test_methods_that_did_not_get_the_same_time_are_named() -> None:
+    standings = [
+        Standing(method=name, trials=(trial(method=name, fit_seconds=time, steps=steps),))
+        for name, time, steps in (("a", 19.0, 50), ("b", 9.6, 68), ("classical", 0.1, None))
+    ]
+    timed = replace(compared(*standings), settings={"steps": None, "budget": 20.0})
+    counted = replace(timed, settings={"steps": 50, "budget": None})
+    [text] = page._unequal_times(timed)
+    assert "trained for b 9.6 s instead of 20 s" in text
+    assert page._unequal_times(counted) == []
 
 
 def test_the_command_to_train_for_longer_opens_the_same_data() -> None:
