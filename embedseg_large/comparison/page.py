@@ -172,8 +172,10 @@ def _without_objects(trials: Sequence[Trial]) -> list[str]:
 
 def _unequal_times(found: Comparison) -> list[str]:
     """A note if the time of a step changed so much that methods did not have the same time."""
-    budget = float(found.settings.get("budget") or 0)
-    trials = [t for s in found.standings for t in s.trials if t.steps is not None and budget]
+    budget = found.settings.get("budget")
+    if budget is None:  # the same number of steps instead
+        return []
+    trials = [t for s in found.standings for t in s.trials if t.steps is not None]
     times = {t.method: t.fit_seconds for t in trials if abs(t.fit_seconds / budget - 1) > _UNEQUAL}
     if not times:
         return []
