@@ -16,7 +16,7 @@ from embedseg_large.geometry import Box
 from embedseg_large.runs.runner import SerialExecutor, TaskRunner
 from embedseg_large.runs.tasks import Call, Each, Task
 from embedseg_large.segmentation.intensity_field import IntensityField, intensity_fields
-from embedseg_large.segmentation.request.request import Request, Timepoint
+from embedseg_large.segmentation.request.request import High, Request, Timepoint
 from embedseg_large.segmentation.stages.job import USUAL_DIAMETER, Foreground
 from embedseg_large.segmentation.steps import LedgerKind, Stage
 from embedseg_large.tiling.resampling import ObjectSize
@@ -48,17 +48,21 @@ def find_intensity(
     in_files = volume.path is not None and (mask is None or mask.path is not None)
     if isinstance(runner.executor, SerialExecutor) or in_files:
         run_on = partial(_map, runner)
-    choice = request.intensity
-    ranges: Any = otsu_ranges if choice.by_otsu else intensity_ranges
-    if choice.threshold is not None:
-        ranges = partial(darkest_ranges, high=choice.threshold)
+    ranges = _finder(request.intensity.high)
     inside = None if mask is None else partial(_inside, request.foreground, volume)
-    found: tuple[IntensityRange, ...] = ranges(
-        volume, sample=request.intensity.sample, inside=inside, map=run_on
-    )
+    found = ranges(volume, sample=request.intensity.sample, inside=inside, map=run_on)
     journal.note(LedgerKind.STATISTICS.part(), 0, (0, [asdict(r) for r in found]))
     journal.flush()
     return found
+
+
+def _finder(high: High) -> Callable[..., tuple[IntensityRange, ...]]:
+    """Return what finds the ranges, see `IntensityChoice.high`."""
+    if high == "percentile":
+        return intensity_ranges
+    if high == "otsu":
+        return otsu_ranges
+    return partial(darkest_ranges, high=high)
 
 
 def find_intensity_at(

@@ -303,8 +303,7 @@ def _blank_warning(found: Sequence[TimepointResult]) -> str | None:
 
 def _range_warnings(request: Request, found: Sequence[TimepointResult]) -> list[str]:
     """Report intensity ranges that may be wrong, once per channel."""
-    choice = request.intensity
-    if choice.by_otsu or choice.threshold is not None or request.volume.dtype.kind == "b":
+    if request.intensity.high != "percentile" or request.volume.dtype.kind == "b":
         return []
     texts = []
     for channel in range(len(found[0].job.intensity)):

@@ -267,98 +267,87 @@ def _outlier(intensity: IntensityRange) -> float | None:
     return None
 
 
-def intensity_ranges(
-    volume: Volume,
-    *,
-    percentiles: tuple[float, float] = PERCENTILES,
-    timepoint: int | None = None,
-    sample: float | None = None,
-    inside: Inside | None = None,
-    map: MapLike = map,
-) -> tuple[IntensityRange, ...]:
+def intensity_ranges(volume: Volume, **options: Any) -> tuple[IntensityRange, ...]:
     """Compute two percentiles of each channel of a volume.
 
     Parameters and errors are those of `intensity_range`; a volume without a channel axis gives
     one range.
     """
-    channels = range(volume.n_channels) if volume.channel is None else [volume.channel]
-    return tuple(
-        intensity_range(
-            replace(volume, channel=channel),
-            percentiles=percentiles,
-            timepoint=timepoint,
-            sample=sample,
-            inside=inside,
-            map=map,
-        )
-        for channel in channels
-    )
+    return tuple(intensity_range(one, **options) for one in _channels(volume))
 
 
-def otsu_range(
-    volume: Volume,
-    *,
-    timepoint: int | None = None,
-    sample: float | None = None,
-    inside: Inside | None = None,
-    map: MapLike = map,
-) -> IntensityRange:
-    """Find the darkest intensity of a single-channel volume, and Otsu's threshold.
+def otsu_ranges(volume: Volume, **options: Any) -> tuple[IntensityRange, ...]:
+    """Find the darkest intensity of each channel, and Otsu's threshold.
 
     The threshold lies in the middle between two neighbouring intensities. It is exact for integers
     of 8 and 16 bits, and to 1 part in 128 for other types. Parameters and errors are those of
-    `intensity_range`.
+    `intensity_range`, without percentiles.
     """
-    _check_arguments(PERCENTILES, sample)
-    items = _items(volume, timepoint, sample)
-    found = reduce(add, map(partial(_summarise_item, volume, None, inside), items))
-    if not found.voxels:
-        raise BlankError(f"{volume.name}: no voxel holds data; check channel, timepoint and level")
-    if len(found.keys) < 2 and found.excluded and volume.nodata.blank:
-        every = replace(volume, nodata=replace(volume.nodata, blank=False))
-        return otsu_range(every, timepoint=timepoint, sample=sample, inside=inside, map=map)
-    if len(found.keys) < 2:
-        raise IntensityError(
-            f"{volume.name}: the image is constant, nothing can be distinguished from background; "
-            "check the channel, the timepoint and the level"
-        )
-    small = is_small(volume.dtype)
-    keys = found.keys if small else (found.keys << np.uint32(16)) + np.uint32(2**15)
-    values = values_of(keys, volume.dtype)
-    high = otsu_threshold(values, found.counts)
-    return IntensityRange(float(values[0]), high, None, found.voxels, found.excluded, sample)
-
-
-def otsu_ranges(
-    volume: Volume,
-    *,
-    timepoint: int | None = None,
-    sample: float | None = None,
-    inside: Inside | None = None,
-    map: MapLike = map,
-) -> tuple[IntensityRange, ...]:
-    """The same for each channel of a volume."""
-    channels = range(volume.n_channels) if volume.channel is None else [volume.channel]
-    return tuple(
-        otsu_range(
-            replace(volume, channel=channel),
-            timepoint=timepoint,
-            sample=sample,
-            inside=inside,
-            map=map,
-        )
-        for channel in channels
-    )
+    return tuple(_otsu_range(one, **options) for one in _channels(volume))
 
 
 def darkest_ranges(volume: Volume, *, high: float, **options: Any) -> tuple[IntensityRange, ...]:
     """The darkest intensity of each channel, and a given one above it.
 
-    If none is below `high`, `low` is one less. Other parameters and errors are those of
-    `otsu_ranges`.
+    If none is below `high`, `low` is less by `high` itself; an image may be constant. Other
+    parameters and errors are those of `otsu_ranges`.
     """
-    found = otsu_ranges(volume, **options)
-    return tuple(replace(r, low=r.low if r.low < high else high - 1, high=high) for r in found)
+    return tuple(_darkest_range(one, high, **options) for one in _channels(volume))
+
+
+def _channels(volume: Volume) -> list[Volume]:
+    """Return each channel of a volume, as a volume without a channel axis."""
+    channels = range(volume.n_channels) if volume.channel is None else [volume.channel]
+    return [replace(volume, channel=channel) for channel in channels]
+
+
+def _otsu_range(volume: Volume, **options: Any) -> IntensityRange:
+    """Find the darkest intensity of one channel, and Otsu's threshold."""
+    found = _counted(volume, **options)
+    if len(found.keys) < 2 and found.excluded and volume.nodata.blank:
+        every = replace(volume, nodata=replace(volume.nodata, blank=False))
+        return _otsu_range(every, **options)
+    if len(found.keys) < 2:
+        raise IntensityError(
+            f"{volume.name}: the image is constant, nothing can be distinguished from background; "
+            "check the channel, the timepoint and the level"
+        )
+    values = _middles(found, volume)
+    high = otsu_threshold(values, found.counts)
+    sample = options.get("sample")
+    return IntensityRange(float(values[0]), high, None, found.voxels, found.excluded, sample)
+
+
+def _darkest_range(volume: Volume, high: float, **options: Any) -> IntensityRange:
+    """Find the darkest intensity of one channel, or one that is below `high`."""
+    found = _counted(volume, **options)
+    darkest = float(_middles(found, volume)[0])
+    low = darkest if darkest < high else high - (abs(high) or 1.0)
+    return IntensityRange(low, high, None, found.voxels, found.excluded, options.get("sample"))
+
+
+def _counted(
+    volume: Volume,
+    *,
+    timepoint: int | None = None,
+    sample: float | None = None,
+    inside: Inside | None = None,
+    map: MapLike = map,
+) -> Histogram:
+    """Count the intensities of one channel, in bins if there are many."""
+    _check_arguments(PERCENTILES, sample)
+    items = _items(volume, timepoint, sample)
+    found = reduce(add, map(partial(_summarise_item, volume, None, inside), items))
+    if not found.voxels:
+        raise BlankError(f"{volume.name}: no voxel holds data; check channel, timepoint and level")
+    return found
+
+
+def _middles(found: Histogram, volume: Volume) -> NDArray[np.float64]:
+    """Return the intensities of a histogram; of bins, their middles."""
+    is_exact = is_small(volume.dtype)
+    keys = found.keys if is_exact else (found.keys << np.uint32(16)) + np.uint32(2**15)
+    return values_of(keys, volume.dtype)
 
 
 def normalise(image: NDArray[Any], intensity: IntensityRange | None = None) -> NDArray[np.float32]:

@@ -27,6 +27,7 @@ from embedseg_large.segmentation.request.classical import CLASSICAL, OF_CLASSICA
 from embedseg_large.segmentation.request.own_function import OwnFunction, own_segmenter
 from embedseg_large.segmentation.request.region import region_of
 from embedseg_large.segmentation.request.request import (
+    High,
     IntensityChoice,
     Request,
     Timepoint,
@@ -246,19 +247,20 @@ def _magnified(options: SegmentOptions, times: float) -> SegmentOptions:
 def _intensity(segmenter: Segmenter, options: SegmentOptions) -> IntensityChoice:
     """Choose the intensities that become 0 and 1: the user's, or else the segmenter's."""
     given, own = options.intensity_range, segmenter.intensity
-    threshold = None
+    high: High = "otsu" if own == "otsu" else "percentile"
     if given is None and own == "raw":
         given = (0.0, 1.0)
     elif given is None and not isinstance(own, str):
-        low, high = own
-        given, threshold = ((low, high), None) if low is not None else (None, high)
+        if own[0] is None:
+            high = own[1]
+        else:
+            given = (own[0], own[1])
     return IntensityChoice(
         given=_given_range(given, segmenter.channels),
         sample=options.intensity_sample,
         per_timepoint=options.intensity_per_timepoint,
         field=options.intensity_field,
-        by_otsu=own == "otsu",
-        threshold=threshold,
+        high=high,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,10 @@ from embedseg_large.tiling.resampling import Resampling
 from embedseg_large.volumes.intensity import IntensityRange
 from embedseg_large.volumes.volume import Volume
 
+High: TypeAlias = Literal["percentile", "otsu"] | float
+"""What becomes 1: a percentile, and another one 0; or Otsu's threshold or a given intensity, and
+the darkest voxel 0."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntensityChoice:
@@ -42,10 +46,8 @@ class IntensityChoice:
     """Whether each timepoint has separate ranges."""
     field: str = "none"
     """Prior correction of uneven light: none, depth or smooth."""
-    by_otsu: bool = False
-    """Whether the darkest voxel becomes 0 and Otsu's threshold 1, instead of percentiles."""
-    threshold: float | None = None
-    """An intensity that becomes 1, and the darkest voxel 0."""
+    high: High = "percentile"
+    """What becomes 1 if no range is given."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,12 +20,12 @@ from embedseg_large.clustering.classical import ENHANCE, enhanced, radius, water
 from embedseg_large.errors import IntensityError, UsageError
 from embedseg_large.testing.synthetic import render, synthetic_embryo
 from embedseg_large.volumes.histogram import otsu_threshold
-from embedseg_large.volumes.intensity import otsu_range
+from embedseg_large.volumes.intensity import otsu_ranges
 
 
 def otsu(image: NDArray[Any]) -> float:
     volume = es.open_volume(image, axes="zyx"[-image.ndim :])
-    return otsu_range(volume).high
+    return otsu_ranges(volume)[0].high
 
 
 def otsu_of_scikit_image(image: NDArray[Any]) -> float:
@@ -82,6 +82,16 @@ def test_a_threshold_finds_the_same_in_any_unit(scale: float, tmp_path: Path) ->
     two = es.segment(scaled, "classical", output=tmp_path / "b.zarr", **options)
     assert np.asarray(one.labels).max() > 5
     assert (np.asarray(one.labels) != np.asarray(two.labels)).sum() <= 3
+
+
+@pytest.mark.parametrize(("value", "found"), [(2e-10, 1), (0.5e-10, 0)])
+def test_a_constant_image_has_one_object_above_a_threshold_and_none_below(
+    value: float, found: int, tmp_path: Path
+) -> None:
+    image = np.full((40, 40), value, np.float32)
+    options: dict[str, Any] = {"object_diameter": 12, "axes": "yx", "threshold": 1e-10}
+    result = es.segment(image, "classical", output=tmp_path / "a.zarr", **options)
+    assert np.unique(np.asarray(result.labels)).tolist() == [found]
 
 
 @given(arrays(np.uint8, (4, 5), elements=st.integers(0, 255)))
