@@ -50,7 +50,7 @@ COLUMNS = (
     "steps",
     "training min",
     "prediction s",
-    "learnt from",
+    "trained on",
 )
 
 

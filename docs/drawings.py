@@ -2,7 +2,8 @@
 
 Figures of the concepts are drawn twice, ``images/NAME-light.svg`` and ``images/NAME-dark.svg``, on
 no background. ``seams`` is the picture of the front page: it segments the embryo of the package, on
-a store in a temporary folder, which takes half a minute. ``synthesis`` shows synthetic volumes.
+a store in a temporary folder, which takes half a minute. ``symptoms`` shows it with bad settings,
+and ``synthesis`` shows synthetic volumes.
 """
 
 from __future__ import annotations
@@ -248,6 +249,31 @@ def seams() -> Figure:
     return figure
 
 
+SYMPTOMS: dict[str, dict[str, Any]] = {
+    "good": {},
+    "missed: seed 0.96": {"seed": 0.96},
+    "split: diameter 6 stated": {"object_diameter": 6},
+    "merged: diameter 36 stated": {"object_diameter": 36},
+    "too thin: margin 0.9": {"margin": 0.9},
+}
+
+
+def symptoms() -> Figure:
+    """A plane of the embryo of the package, segmented well and with four bad settings."""
+    demo = load_demo()
+    plane = (45, slice(15, 105), slice(48, 136))
+    grey = np.clip(demo.image[plane] / np.percentile(demo.image, 99.8), 0, 1) ** 0.75
+    figure, axes = canvas(len(SYMPTOMS), 12, 2.75)
+    figure.patch.set(alpha=1, facecolor="#0b0d12")
+    for ax, (title, options) in zip(axes, SYMPTOMS.items(), strict=True):
+        with TemporaryDirectory() as folder:
+            store = copy_demo(Path(folder) / "embryo.ome.zarr")
+            found = segment(store.image, "nuclei-3d", tta="none", **options).labels.compute()
+        ax.imshow(over(grey, found[plane]), vmin=0, vmax=1)
+        ax.set_title(title, color="#c9d1dc", size=11)
+    return figure
+
+
 def synthesis() -> Figure:
     """Twenty-four synthetic volumes: the fullest plane of each, and the outlines of its labels."""
     settings = SynthesisSettings()
@@ -301,6 +327,8 @@ def main(chosen: Sequence[str]) -> None:
                 FIGURES[name](palette).savefig(path, transparent=True, metadata={"Date": None})
     if "seams" in chosen or not chosen:
         seams().savefig(IMAGES / "seams.png", dpi=150)
+    if "symptoms" in chosen or not chosen:
+        symptoms().savefig(IMAGES / "symptoms.png", dpi=130)
     if "synthesis" in chosen or not chosen:
         drawn = BytesIO()
         synthesis().savefig(drawn, dpi=110)

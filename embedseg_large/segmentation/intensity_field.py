@@ -3,12 +3,12 @@
 Light-sheet and confocal volumes become dimmer with depth, so a single pair of percentiles loses the
 far side. The field compensates for this, identically for every tile:
 
-1. The volume is cut into a few cells: slabs along z (``depth``), or a coarse grid (``smooth``).
+1. The volume is cut into a few blocks: slabs along z (``depth``), or a coarse grid (``smooth``).
 2. In each, the background level and the contrast of bright structures are measured, on a coarse
-   pyramid level if there is one, else on boxes spread over the cell.
-3. A cell without signal is ignored, so that neither noise nor faint haze becomes an object.
+   pyramid level if there is one, else on boxes spread over the block.
+3. A block without signal is ignored, so that neither noise nor faint haze becomes an object.
 4. Logarithms of contrasts are smoothed, weighted by the amount of signal; where there is little,
-   they are drawn towards the rest of the volume. Between cells the field is interpolated linearly,
+   they are drawn towards the rest of the volume. Between blocks the field is interpolated linearly,
    using indices in the whole volume, so that it does not depend on tiles.
 
 A voxel v becomes ``reference + (v - background) * gain``, and is then normalised by the range of
@@ -37,25 +37,25 @@ FieldMode = Literal["none", "depth", "smooth"]
 MODES: tuple[str, ...] = get_args(FieldMode)
 
 MOST_GAIN = 8.0
-"""Maximum factor by which anything is brightened or darkened. A cell whose contrast is below the
+"""Maximum factor by which anything is brightened or darkened. A block whose contrast is below the
 reference by a larger factor is considered empty."""
 SLABS, CELLS = 32, 8
-"""Maximum number of cells along z for ``depth``, and along each axis for ``smooth``."""
+"""Maximum number of blocks along z for ``depth``, and along each axis for ``smooth``."""
 WIDTHS = {"depth": 0.5, "smooth": 2.0}
-"""Minimum width of a cell, in object diameters."""
+"""Minimum width of a block, in object diameters."""
 SAMPLED = 2**25
 """Approximate number of voxels that are sampled."""
 LEAST_WIDTH = 4.0
 """Minimum width of an object in voxels on the pyramid level that is sampled."""
 TIMEPOINTS = 4
 """Number of timepoints of a series that are sampled, evenly spread."""
-_SMOOTHING = 0.5  # deviation of the Gaussian that smooths, in cells
-_PRIOR = 0.02  # weight of the rest of the volume in a cell
+_SMOOTHING = 0.5  # deviation of the Gaussian that smooths, in blocks
+_PRIOR = 0.02  # weight of the rest of the volume in a block
 _NOISE = 8.0  # contrast of a signal, in standard deviations of the noise; noise alone has 4.5
-_BACKGROUND, _BRIGHT = 5.0, 99.8  # percentiles within a cell
+_BACKGROUND, _BRIGHT = 5.0, 99.8  # percentiles within a block
 _REFERENCE = 0.75  # quantile of contrasts, weighted by signal, that keeps its brightness
 _USUAL = 1.2  # contrasts of even volumes differ by this factor: smaller differences are ignored
-_BINS = 256  # of the histogram of a cell
+_BINS = 256  # of the histogram of a block
 _STEP_TO_DEVIATION = 0.6745 * 2**0.5  # median |difference of neighbours| of Gaussian noise
 
 Floats = NDArray[np.float64]
@@ -66,14 +66,14 @@ timepoint; None: all of them."""
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class IntensityField:
-    """Background and gain of one channel, at the centres of equal cells of a volume."""
+    """Background and gain of one channel, at the centres of equal blocks of a volume."""
 
     shape: tuple[int, ...]
     """Voxels of the level that is segmented, (z,) y, x."""
     background: NDArray[np.float32]
-    """``(*cells)`` level of the background."""
+    """``(*blocks)`` level of the background."""
     gain: NDArray[np.float32]
-    """``(*cells)`` factor that equalises contrasts."""
+    """``(*blocks)`` factor that equalises contrasts."""
     reference: float
     """Intensity to which the background is mapped."""
 
@@ -122,7 +122,7 @@ class IntensityField:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brightness:
-    """Measurements of a cell."""
+    """Measurements of a block."""
 
     background: float = 0.0
     contrast: float = 0.0
@@ -173,7 +173,7 @@ def intensity_fields(
     """
     check_mode(mode, volume.ndim)
     seen = _coarse(volume, diameter)
-    cells = cells_of(volume.spatial_shape, mode, diameter)
+    blocks = blocks_of(volume.spatial_shape, mode, diameter)
     spread = np.unique(np.linspace(0, len(timepoints) - 1, TIMEPOINTS).astype(int))
     chosen = [timepoints[i] for i in spread]
     channels = range(volume.n_channels) if volume.channel is None else [volume.channel]
@@ -183,16 +183,16 @@ def intensity_fields(
     ]
     return tuple(
         _field(
-            _measured(replace(seen, channel=c), cells, width, chosen, inside),
-            cells,
+            _measured(replace(seen, channel=c), blocks, width, chosen, inside),
+            blocks,
             volume.spatial_shape,
         )
         for c in channels
     )
 
 
-def cells_of(shape: Sequence[int], mode: str, diameter: Sequence[float]) -> tuple[int, ...]:
-    """Return the number of cells along each axis of a volume."""
+def blocks_of(shape: Sequence[int], mode: str, diameter: Sequence[float]) -> tuple[int, ...]:
+    """Return the number of blocks along each axis of a volume."""
     most = SLABS if mode == "depth" else CELLS
     counts = [
         int(min(most, max(1, n // (WIDTHS[mode] * max(d, 1.0)))))
@@ -224,8 +224,8 @@ def brightness(values: NDArray[Any], noise: float) -> Brightness:
 def described(light: Mapping[str, Any]) -> str:
     """Describe briefly the correction of the light that provenance records."""
     gains = np.array([one["gain"] for one in _each(light["channels"])])
-    cells = " x ".join(map(str, gains.shape[1:]))
-    return f"{light['mode']}, gains {gains.min():.2f} to {gains.max():.2f} on {cells} cells"
+    blocks = " x ".join(map(str, gains.shape[1:]))
+    return f"{light['mode']}, gains {gains.min():.2f} to {gains.max():.2f} on {blocks} blocks"
 
 
 def _each(channels: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
@@ -242,15 +242,15 @@ def _threshold(values: NDArray[Any], low: float, high: float) -> float:
     return otsu_threshold(middles[held], counts[held])
 
 
-def _field(found: list[Brightness], cells: Sequence[int], shape: Sequence[int]) -> IntensityField:
-    """Smooth the measurements of the cells."""
-    background = np.array([b.background for b in found]).reshape(cells)
-    contrast = np.array([b.contrast for b in found]).reshape(cells)
-    signal = np.array([b.signal for b in found]).reshape(cells)
+def _field(found: list[Brightness], blocks: Sequence[int], shape: Sequence[int]) -> IntensityField:
+    """Smooth the measurements of the blocks."""
+    background = np.array([b.background for b in found]).reshape(blocks)
+    contrast = np.array([b.contrast for b in found]).reshape(blocks)
+    signal = np.array([b.signal for b in found]).reshape(blocks)
     reference = _quantile(contrast, signal, _REFERENCE)
     signal[contrast * MOST_GAIN < reference] = 0
     if not signal.any():
-        flat = np.ones(cells, np.float32)
+        flat = np.ones(blocks, np.float32)
         return IntensityField(shape=tuple(shape), background=0 * flat, gain=flat, reference=0.0)
     level = _quantile(background, signal, 0.5)
     logs = np.zeros_like(contrast)
@@ -290,19 +290,19 @@ def _quantile(values: Floats, weights: Floats, quantile: float) -> float:
 
 def _measured(
     volume: Volume,
-    cells: Sequence[int],
+    blocks: Sequence[int],
     diameter: Sequence[float],
     timepoints: Sequence[int | None],
     inside: Inside,
 ) -> list[Brightness]:
-    """Measure each cell; `signal` counts objects, so that one or more suffices."""
+    """Measure each block; `signal` counts objects, so that one or more suffices."""
     whole = Box.whole(volume.spatial_shape)
-    pieces = 4 if list(cells[1:]) == [1] * (len(cells) - 1) and cells[0] > 1 else 2
-    some = prod(cells) * len(timepoints) * pieces ** (volume.ndim - 1)
+    pieces = 4 if list(blocks[1:]) == [1] * (len(blocks) - 1) and blocks[0] > 1 else 2
+    some = prod(blocks) * len(timepoints) * pieces ** (volume.ndim - 1)
     object_size = max(1.0, prod(d / 2 for d in diameter))  # about half of an ellipsoid's box
     found = []
-    for cell in split(whole, cells):
-        one = brightness(*_voxels(volume, cell, pieces, SAMPLED // some, timepoints, inside))
+    for block in split(whole, blocks):
+        one = brightness(*_voxels(volume, block, pieces, SAMPLED // some, timepoints, inside))
         found.append(replace(one, signal=one.signal / object_size))
     return found
 
@@ -319,19 +319,19 @@ def split(box: Box, counts: Sequence[int]) -> Iterator[Box]:
 
 def _voxels(
     volume: Volume,
-    cell: Box,
+    block: Box,
     pieces: int,
     most: int,
     timepoints: Sequence[int | None],
     inside: Inside,
 ) -> tuple[NDArray[Any], float]:
-    """Return the voxels of a cell that hold data and count, and the deviation of their noise."""
-    counts = [min(n, pieces) for n in cell.shape]
+    """Return the voxels of a block that hold data and count, and the deviation of their noise."""
+    counts = [min(n, pieces) for n in block.shape]
     if volume.ndim == 3:
         counts[0] = 1
     values, steps = [], []
     for timepoint in timepoints:
-        for part in split(cell, counts):
+        for part in split(block, counts):
             box = _middle(part, most)
             read = volume.read(box, timepoint)
             held = np.isfinite(read) & ~volume.without_data(box, read, timepoint)

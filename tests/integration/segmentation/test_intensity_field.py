@@ -22,7 +22,7 @@ from embedseg_large.labels.published import provenance_of
 from embedseg_large.segmentation.intensity_field import (
     MOST_GAIN,
     IntensityField,
-    cells_of,
+    blocks_of,
     intensity_fields,
 )
 from embedseg_large.segmentation.options import SegmentOptions
@@ -139,11 +139,11 @@ def test_the_gain_is_bounded_and_nothing_else_changes_an_image_without_signal() 
     assert 1 / MOST_GAIN <= field.gain.min() <= field.gain.max() <= MOST_GAIN
 
 
-def test_cells_are_wider_than_objects() -> None:
-    assert cells_of((400, 2000, 2000), "depth", (10, 20, 20)) == (32, 1, 1)
-    assert cells_of((400, 2000, 2000), "smooth", (10, 20, 20)) == (8, 8, 8)
-    assert cells_of((40, 100, 100), "smooth", (10, 20, 20)) == (2, 2, 2)
-    assert cells_of((3, 10, 10), "depth", (10, 20, 20)) == (1, 1, 1)
+def test_blocks_are_wider_than_objects() -> None:
+    assert blocks_of((400, 2000, 2000), "depth", (10, 20, 20)) == (32, 1, 1)
+    assert blocks_of((400, 2000, 2000), "smooth", (10, 20, 20)) == (8, 8, 8)
+    assert blocks_of((40, 100, 100), "smooth", (10, 20, 20)) == (2, 2, 2)
+    assert blocks_of((3, 10, 10), "depth", (10, 20, 20)) == (1, 1, 1)
 
 
 def job_of(image: NDArray[Any], tmp_path: Path, **options: Any) -> Job:
