@@ -12,14 +12,16 @@ PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 
 HEAD = """# Bundled models
 
-Trained by this package ([scripts/train_bundled.py](../scripts/train_bundled.py)), scored by
+Trained by this package ([scripts/train_bundled.py](../scripts/train_bundled.py) and
+[train_cycle.py](../scripts/train_cycle.py)), scored by
 [scripts/score_models.py](../scripts/score_models.py): whole images, AP = TP / (TP + FP + FN) at
 each IoU, pooled over all objects. No image that is scored was trained on; those that chose the
-weights and the thresholds are named in *split*. This page
+weights and the thresholds are named in *split*. The weights are licensed like the package,
+BSD 3-Clause. [Which model for my image?](guides/which_model.md) This page
 is made from the cards in the models (`embedseg-large info NAME`).
 """
 
-FIELDS = ("summary", "data", "data_licence", "split", "recipe", "limits")
+FIELDS = ("summary", "limits", "data", "data_licence", "split")
 
 
 def section(name: str) -> str:
@@ -34,6 +36,8 @@ def section(name: str) -> str:
         f"- **thresholds**: {thresholds(model)}",
         "",
         *table(model.card["scores"]),
+        "",
+        f"*How it was trained.* {model.card['recipe']}",
     ]
     return "\n".join(lines)
 
