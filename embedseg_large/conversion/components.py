@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedseg_large.errors import UsageError, VolumeError
+from embedseg_large.errors import UsageError
 from embedseg_large.geometry import Box
 from embedseg_large.volumes.stored_array import wrap_array
 from embedseg_large.volumes.volume import Volume
@@ -36,12 +36,13 @@ def components(volume: Volume) -> Volume:
 
     Returns
     -------
-    The same volume as uint32, with its location, computed when it is read.
+    The same volume as uint32, with its location.
 
     Raises
     ------
     UsageError
-        If it has several channels, or is too large, for the memory that is available, too.
+        If it has several channels or more values than a mask, or is too large, also for the memory
+        that is available.
     """
     if volume.n_channels > 1:
         raise UsageError(
@@ -56,6 +57,7 @@ def components(volume: Volume) -> Volume:
     opener = partial(_numbered, volume)
     shape = volume.stored_shape
     storage = wrap_array(_Declared(shape), opener, volume.storage.location)
+    _ = storage.array  # numbered now: what is no mask is refused before anything is written
     return replace(volume, storage=storage)
 
 
@@ -105,8 +107,9 @@ def _pieces(mask: NDArray[Any], volume: Volume) -> NDArray[np.uint32]:
     values = np.unique(mask)
     values = values[values > 0]
     if values.size > MOST_VALUES:
-        raise VolumeError(
-            f"{volume.name}: {values.size:,} values above 0; a mask has few: 1, or one per class"
+        raise UsageError(
+            f"{volume.name}: {values.size:,} values above 0; a mask has few: 1, or one per class. "
+            "If they are labels already, pass --labels instead of --components"
         )
     labels = np.zeros(mask.shape, np.uint32)
     count = 0

@@ -71,7 +71,8 @@ class StoreOptions(Options):
         bool | None,
         Flag(
             "The voxels are labels: coarse levels are sampled, not averaged, and whole "
-            "numbers stored as float become integers. Default: detected."
+            "numbers stored as float become integers. Default: what the source says; integers that "
+            "look like labels are sampled."
         ),
     ] = None
     """Whether the voxels are labels, of which coarse levels are samples, not means. Default: what

@@ -174,6 +174,7 @@ def evaluate_images(
             truths,
             asked.axes,
             asked.ignore,
+            timepoint=asked.timepoint,
             allow_missing=asked.allow_missing,
             overlapping=asked.overlapping,
         )

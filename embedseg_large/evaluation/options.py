@@ -61,6 +61,10 @@ class LabelOptions(Options):
 
     axes: Annotated[str | None, Flag("Letters of the axes, if a file has none: zyx.")] = None
     """Letters of the axes of files that do not name them, such as ``zyx`` for a plain TIFF."""
+    timepoint: Annotated[
+        int | None, Flag("Timepoint to compare, of labels that are a series.", min=0)
+    ] = None
+    """Which timepoint of a series to compare; a side without a time axis is compared as it is."""
     allow_missing: Annotated[
         bool, Flag("Read missing files, and missing planes of a TIFF, as zeros.")
     ] = False

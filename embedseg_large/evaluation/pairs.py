@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any
 
@@ -18,6 +18,7 @@ from embedseg_large.storage.connection import joined
 from embedseg_large.volumes.folders import is_folder_of_images, name_of, pair_by_stem
 from embedseg_large.volumes.label_images import check_label_type, check_label_voxels, read_labels
 from embedseg_large.volumes.label_stacks import box_in, check_planes, n_planes, numbered
+from embedseg_large.volumes.timepoints import chosen_timepoints
 from embedseg_large.volumes.volume import Volume, open_volume
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class LabelPair:
         if "t" in self.prediction.axes:
             raise VolumeError(
                 f"{self.name}: the labels have {self.prediction.n_timepoints} timepoints; "
-                f"compare them one by one{_depth(self.prediction, self.truth)}"
+                f"choose one (--timepoint){_depth(self.prediction, self.truth)}"
             )
 
     @property
@@ -146,6 +147,7 @@ def open_label_pairs(
     axes: str | None = None,
     ignore: int = UNANNOTATED,
     *,
+    timepoint: int | None = None,
     allow_missing: bool = False,
     overlapping: bool = False,
 ) -> list[LabelPair]:
@@ -159,6 +161,8 @@ def open_label_pairs(
         Letters of the axes of files that do not name them.
     ignore
         Value of unannotated true voxels, in addition to negative values.
+    timepoint
+        Which one to compare, of sides with a time axis.
     allow_missing
         Whether missing files and planes of a TIFF are read as zeros.
     overlapping
@@ -189,7 +193,7 @@ def open_label_pairs(
         sources = _by_position(predictions, truths)
     else:
         sources = [(name_of(truths, 0), predictions, truths)]
-    opened = partial(_opened, axes=axes, allow_missing=allow_missing)
+    opened = partial(_opened, axes=axes, timepoint=timepoint, allow_missing=allow_missing)
     return [
         _pair(name, (opened(p), opened(t)), ignore, overlapping=overlapping)
         for name, p, t in sources
@@ -277,7 +281,17 @@ def _by_position(predictions: Sequence[Any], truths: Sequence[Any]) -> list[tupl
     return list(zip(names, predictions, truths, strict=True))
 
 
-def _opened(source: Any, axes: str | None, *, allow_missing: bool) -> _Side:
+def _opened(source: Any, axes: str | None, *, timepoint: int | None, allow_missing: bool) -> _Side:
+    """Open labels, of a series one timepoint."""
+    side = _opened_whole(source, axes, allow_missing=allow_missing)
+    volume = side.volume
+    if timepoint is None or "t" not in volume.axes:
+        return side
+    (chosen,) = chosen_timepoints(volume, timepoint)
+    return replace(side, volume=replace(volume, timepoint=chosen))
+
+
+def _opened_whole(source: Any, axes: str | None, *, allow_missing: bool) -> _Side:
     """Open labels; three axes that a file does not name are those of a stack, or a fault."""
     if isinstance(source, Volume):
         return _Side(source)

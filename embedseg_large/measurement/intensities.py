@@ -119,10 +119,11 @@ class RealIntensities:
         """Join rows that are of one instance."""
         weights = sizes[order].astype(np.float64)
         total = np.maximum(np.add.reduceat(weights, first), 1)
-        means = np.add.reduceat(weights * self.means[order], first) / total
         lengths = np.diff(first, append=order.size)
-        apart = self.means[order] - np.repeat(means, lengths)
-        squares = self.squares[order] + weights * apart * apart
+        with np.errstate(invalid="ignore"):  # of infinite voxels
+            means = np.add.reduceat(weights * self.means[order], first) / total
+            apart = self.means[order] - np.repeat(means, lengths)
+            squares = self.squares[order] + weights * apart * apart
         return RealIntensities(
             means,
             np.add.reduceat(squares, first),

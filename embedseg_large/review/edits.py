@@ -159,8 +159,19 @@ class Paint:
             The new label, see the class.
         voxels
             (n, ndim) coordinates, (z,) y, x.
+
+        Raises
+        ------
+        UsageError
+            If these are not whole numbers of that shape, or there are none.
         """
-        places = np.unique(np.asarray(voxels, np.int64), axis=0)
+        given = np.asarray(voxels)
+        if given.ndim != 2 or given.dtype.kind not in "iu":
+            raise UsageError(
+                f"voxels to paint have shape {given.shape} and type {given.dtype}; pass whole "
+                "numbers, (n, ndim)"
+            )
+        places = np.unique(given.astype(np.int64), axis=0)
         apart = (np.diff(places[:, :-1], axis=0) != 0).any(axis=1) | (np.diff(places[:, -1]) != 1)
         first = np.concatenate([[0], np.flatnonzero(apart) + 1])[: len(places)]
         lengths = np.diff(first, append=len(places))

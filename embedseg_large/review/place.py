@@ -88,5 +88,7 @@ def _only(store: str) -> str:
     own = [n for n in names if not (n.endswith(SUFFIX) and n.removesuffix(SUFFIX) in names)]
     if len(own) == 1:
         return own[0]
+    if not own and not is_remote(store) and not Path(store).exists():
+        raise UsageError(f"{shown(store)}: there is no such file or folder")
     found = f"has several labels: {', '.join(own)}" if own else "has no labels inside"
     raise UsageError(f"{shown(store)} {found}; name one, as STORE/labels/NAME")

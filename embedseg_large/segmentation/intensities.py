@@ -43,7 +43,7 @@ def find_intensity(
     known = journal.find(LedgerKind.STATISTICS.part(), 0)
     if known is not None:
         return tuple(IntensityRange(**values) for values in known[1])
-    mask, volume = request.foreground.mask, request.volume if at is None else at.volume
+    mask, volume = request.foreground.mask, _measured(request, at)
     run_on: Any = map  # if the volume is in this process's memory
     in_files = volume.path is not None and (mask is None or mask.path is not None)
     if isinstance(runner.executor, SerialExecutor) or in_files:
@@ -99,17 +99,22 @@ def find_fields(
     known = journal.find(LedgerKind.FIELD.part(), 0)
     if known is not None:
         return tuple(IntensityField.from_dict(values) for values in known[1])
-    volume = request.volume if at is None else at.volume
+    volume = _measured(request, at)
     found = intensity_fields(
         volume,
         request.intensity.field,
         _diameters(request, volume),
-        request.timepoints if volume.timepoint is None else (None,),
+        volume.timepoints,
         request.foreground.inside,
     )
     journal.note(LedgerKind.FIELD.part(), 0, (0, [one.as_dict() for one in found]))
     journal.flush()
     return found
+
+
+def _measured(request: Request, at: Timepoint | None) -> Volume:
+    """What intensities are measured on: one timepoint, or all, whichever are segmented."""
+    return request.volume.with_time() if at is None else at.volume
 
 
 def _diameters(request: Request, volume: Volume) -> list[float]:

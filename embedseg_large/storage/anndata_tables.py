@@ -4,7 +4,7 @@
 
     X                   (instances, features) float32: sizes, shapes, intensities
     var_names           their names
-    obs                 label, timepoint, parent, flags, texts; instance_id and region
+    obs                 label, timepoint, parent, tracks, flags, texts; instance_id and region
     obsm["spatial"]     (instances, 2 or 3) float64: x, y(, z) of the centroid, in µm where known
     uns["spatialdata_attrs"]   the labels that the rows describe: in a SpatialData object, the table
                                annotates the element of that name without changes
@@ -27,7 +27,7 @@ from embedseg_large.extras import extra
 REGION, INSTANCE = "region", "instance_id"
 """Columns of obs that SpatialData requires: name of the labels, and label within them."""
 
-_IDENTITY = ("label", "timepoint", "parent")
+_IDENTITY = ("label", "timepoint", "parent", "track_id", "parent_track_id")
 """Integers that identify something rather than measure it."""
 
 

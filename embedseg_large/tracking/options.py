@@ -37,13 +37,14 @@ class LinkOptions(Options):
     division_distance: Annotated[
         float | None,
         Flag(
-            "Maximum distance in µm between a mother and each daughter; 0: none divide. "
-            "Default: --max-distance.",
+            "Maximum distance in µm between a mother and her second daughter; 0: none divide. The "
+            "first is linked like any instance, within --max-distance. Default: --max-distance.",
             metavar="UM",
         ),
     ] = None
-    """Maximum distance between a mother and each of its two daughters, in µm; 0: no instance
-    divides. Default: `max_distance`."""
+    """Maximum distance between a mother and the second of her daughters, in µm; 0: no instance
+    divides. The first one is linked like any instance, within `max_distance`. Default:
+    `max_distance`."""
     tracker: Annotated[
         Tracker,
         Flag(

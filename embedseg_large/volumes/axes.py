@@ -109,7 +109,10 @@ def check_axes(axes: str, shape: Sequence[int], where: str) -> str:
         has more than one element.
     """
     if len(axes) != len(shape):
-        raise MetadataError(f"{where}: axes {axes!r} do not match the array's shape {tuple(shape)}")
+        raise MetadataError(
+            f"{where}: axes {axes!r} do not match the array's shape {tuple(shape)}; pass those "
+            "that do (--axes)"
+        )
     if not {"y", "x"} <= set(axes):
         raise MetadataError(f"{where}: axes {axes!r} lack y or x; pass axes= (--axes)")
     for axis, letter in enumerate(axes):

@@ -239,6 +239,17 @@ class Volume:
         size = None if self.voxel_size is None else self.voxel_size[1:]
         return replace(self, is_flat=True, voxel_size=size)
 
+    def with_time(self) -> Volume:
+        """The same volume with its time axis, if one of several timepoints was selected."""
+        if self.timepoint is None or self.n_timepoints == 1:
+            return self
+        return replace(self, timepoint=None)
+
+    @property
+    def timepoints(self) -> tuple[int | None, ...]:
+        """All timepoints of `data`, in order; just None if it has no time axis."""
+        return tuple(range(self.n_timepoints)) if "t" in self.axes else (None,)
+
     @property
     def origin(self) -> tuple[float, ...]:
         """Position of the centre of the first voxel along the spatial axes.
@@ -444,7 +455,7 @@ def make_volume(header: Header, storage: StoredArray, path: str | None, opening:
     return Volume(
         storage=storage,
         stored_axes=stored_axes,
-        units=header.units,
+        units=header.units if len(header.units) == len(stored_axes) else (None,) * len(stored_axes),
         voxel_size=_voxel_size(opening, header, stored_axes, where),
         path=path,
         level=opening.level,

@@ -44,12 +44,13 @@ def suggest(
         return
     heads, rows = table_of(found.choice.as_dict())
     print_table(heads, rows)
-    places = ", ".join(map(str, found.choice.places)) or "nothing: it is empty"
+    places = ", ".join(map(str, found.choice.places))
+    looked_at = f"{places} of level {found.level}" if places else "nothing: the image is empty"
     print_facts(
         None,
         {
             "best scale": found.choice.sentence,
-            "looked at": f"{places} of level {found.level}",
+            "looked at": looked_at,
             "run": command,
         },
     )
@@ -67,4 +68,6 @@ def _command(store: str, given: dict[str, Any], found: Suggestion) -> str:
     if found.diameter is not None:
         size = found.diameter
         words += ["--object-diameter", size if isinstance(size, str) else in_digits(size)]
+    if found.states_level:
+        words += ["--level", str(found.level)]
     return shlex.join(words)

@@ -225,13 +225,14 @@ def _automatic_scale(asked: _Asked, options: SegmentOptions) -> dict[str, Any]:
     found = recorded(folder_at(asked.place), RUN_FILE, key)
     if found is not None:
         return found
+    series = image.with_time()
     choice = choose_scale(
-        image,
+        series,
         network,
         thresholds=thresholds,
         foreground=asked.foreground,
         intensity=options.intensity_range,
-        timepoints=timepoints if image.timepoint is None else (None,),
+        timepoints=series.timepoints,
     )
     logger.info("scale: %s", choice.sentence)
     return choice.as_dict() | {"key": key}

@@ -16,8 +16,10 @@ from embedseg_large.segmentation.request.prepare import (
     open_image,
 )
 from embedseg_large.segmentation.request.region import region_of
+from embedseg_large.segmentation.request.scale import nearest_level
 from embedseg_large.segmentation.request.scale_choice import ScaleChoice
 from embedseg_large.segmentation.segmenters.protocol import Network
+from embedseg_large.volumes.volume import Volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,8 @@ class Suggestion:
     choice: ScaleChoice
     level: int
     """Sampled pyramid level, whose voxels are the unit of diameters."""
+    states_level: bool = False
+    """Whether `segment` would choose another level unless this one is stated."""
 
     @property
     def diameter(self) -> float | str | None:
@@ -76,4 +80,7 @@ def suggest_diameter(
         within=region_of(asked.region, opened.spatial_shape),
         timepoints=tuple(range(opened.n_timepoints)) if series else (None,),
     )
-    return Suggestion(choice=choice, level=opened.level)
+    said = (asked.level, choice.stated, asked.voxel_size)
+    chosen = isinstance(volume, Volume) or any(s is not None for s in said)
+    states_level = not chosen and nearest_level(opened, network) != opened.level
+    return Suggestion(choice=choice, level=opened.level, states_level=states_level)

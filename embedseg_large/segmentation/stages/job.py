@@ -55,8 +55,9 @@ class Foreground:
         """Return which voxels of a box, on a grid of a given shape, are in the mask, if any."""
         if self.mask is None:
             return None
-        inside: NDArray[np.bool_] = _looked_up(self.mask, box, shape, timepoint) != 0
-        return inside
+        found = _looked_up(self.mask, box, shape, timepoint)
+        inside: NDArray[np.bool_] = found != 0
+        return inside & (found == found) if found.dtype.kind == "f" else inside  # not NaN
 
     def is_dark(self, box: Box, shape: Sequence[int], timepoint: int | None) -> bool:
         """Whether nothing in a box, on a grid of a given shape, is bright."""
@@ -146,7 +147,31 @@ def _open_mask(mask: Any, volume: Volume) -> Volume:
         raise VolumeError(
             f"{place}: {found.n_timepoints} timepoints, the image has {volume.n_timepoints}"
         )
+    _check_place(found, volume, place)
     return found
+
+
+def _check_place(mask: Volume, volume: Volume, place: str) -> None:
+    """Refuse a mask whose metadata say that it is of another part of space than the image."""
+    if mask.voxel_size is None or volume.voxel_size is None:
+        return
+    lengths = zip(volume.spatial_shape, mask.spatial_shape, strict=True)
+    covering = [s * round(n / m) for s, (n, m) in zip(volume.voxel_size, lengths, strict=True)]
+    if not np.allclose(mask.voxel_size, covering, rtol=0.1):
+        said, needed = (" x ".join(f"{s:.4g}" for s in v) for v in (mask.voxel_size, covering))
+        raise VolumeError(
+            f"{place}: voxels of {said} µm, but a mask of {mask.spatial_shape} voxels that covers "
+            f"the image has voxels of {needed} µm; pass a mask of the whole image"
+        )
+    if mask.levels[mask.level].translation is None:  # many programs write none
+        return
+    shift = np.subtract(mask.origin, volume.origin)
+    if (np.abs(shift) > covering).any():
+        said = ", ".join(f"{s:.4g}" for s in shift)
+        raise VolumeError(
+            f"{place}: begins {said} µm beside the image, according to its metadata; pass a mask "
+            "of the same space"
+        )
 
 
 def _coarse(volume: Volume, network: KnownSizes) -> Volume:

@@ -145,6 +145,18 @@ def test_statistics_are_of_all_timepoints_or_of_each(tmp_path: Path) -> None:
         np.testing.assert_allclose([found["low"], found["high"]], np.percentile(frame, (1, 99.8)))
 
 
+@pytest.mark.parametrize("chosen", [1, (1,)])
+def test_a_timepoint_alone_is_normalised_like_the_series(tmp_path: Path, chosen: Any) -> None:
+    frame = np.where(synthetic_embryo((48, 48), n_objects=6, diameter=11, seed=1) > 0, 1000, 100)
+    series = np.stack([frame, (frame - 100) // 8 + 100]).astype(np.uint16)
+    options: dict[str, Any] = {"axes": "tyx", "object_diameter": 11, "intensity_field": "smooth"}
+    whole = es.segment(series, "classical", output=tmp_path / "a.zarr", **options)
+    one = es.segment(series, "classical", output=tmp_path / "b.zarr", timepoint=chosen, **options)
+    assert one.summary["intensity"] == whole.summary["intensity"]
+    assert one.summary["intensity_field"] == whole.summary["intensity_field"]
+    np.testing.assert_array_equal(np.asarray(one.labels[1]), np.asarray(whole.labels[1]))
+
+
 def test_kept_predictions_of_a_series(tmp_path: Path, frames: list[Labels], network: Any) -> None:
     options: dict[str, Any] = {"axes": "tzyx", "intensity_range": (0, 1)}
     series, out = np.stack(frames), tmp_path / "out.zarr"
@@ -235,6 +247,49 @@ def test_a_mask_of_another_image_is_refused(
     with pytest.raises(VolumeError, match=complaint):
         es.segment(frames[0], network, output=tmp_path / "out.zarr", mask=mask)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("step", "translation", "complaint"),
+    [
+        (0.5, (0.0, 0.0), "voxels of 0.5 x 0.5 µm, but a mask .* has voxels of 1 x 1 µm"),
+        (1.0, (0.0, 6.0), "begins 0, 6 µm beside the image"),
+        (1.0, (0.25, 0.25), None),
+    ],
+)
+def test_a_mask_of_another_part_of_space_is_refused(
+    tmp_path: Path, step: float, translation: tuple[float, float], complaint: str | None
+) -> None:
+    write_image(tmp_path / "image.zarr", np.ones((48, 48), np.uint16), voxel_size=(0.5, 0.5))
+    group = zarr.open_group(tmp_path / "image.zarr")
+    placed(group, (0.5, 0.5), (0.0, 0.0))
+    write_image(tmp_path / "mask.zarr", np.ones((24, 24), np.uint8), voxel_size=(step, step))
+    placed(zarr.open_group(tmp_path / "mask.zarr"), (step, step), translation)
+    image = es.open_volume(tmp_path / "image.zarr")
+    if complaint is None:
+        foreground_of(image, Any, tmp_path / "mask.zarr", None)
+        return
+    with pytest.raises(VolumeError, match=complaint):
+        foreground_of(image, Any, tmp_path / "mask.zarr", None)
+
+
+def placed(group: zarr.Group, scale: tuple[float, ...], translation: tuple[float, ...]) -> None:
+    """Give the only level of an image a scale and a translation."""
+    about: Any = group.attrs["ome"]
+    about["multiscales"][0]["datasets"][0]["coordinateTransformations"] = [
+        {"type": "scale", "scale": list(scale)},
+        {"type": "translation", "translation": list(translation)},
+    ]
+    group.attrs["ome"] = about
+
+
+def test_nan_is_outside_of_a_mask() -> None:
+    from embedseg_large.segmentation.stages.job import Foreground
+
+    mask = np.array([[np.nan, 1.0], [0.0, -2.0]], np.float32)
+    where = Foreground(mask=es.open_volume(mask, axes="yx"))
+    found = where.inside(Box((0, 0), (2, 2)), (2, 2), None)
+    np.testing.assert_array_equal(found, [[False, True], [False, True]])
 
 
 def test_darkness_needs_a_coarser_level(tmp_path: Path, frames: list[Labels], network: Any) -> None:

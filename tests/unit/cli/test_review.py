@@ -76,7 +76,7 @@ def test_a_copy_is_written_on_demand(store: Path) -> None:
         (["STORE", "--timepoint", "3"], "no timepoint 3"),
         (["STORE", "--name", "a/b"], "cannot name reviewed labels"),
         (["STORE/labels"], "has no labels inside"),
-        (["nowhere.ome.zarr"], "has no labels inside"),
+        (["nowhere.ome.zarr"], "there is no such file or folder"),
         (["https://127.0.0.1:1/x.ome.zarr/labels/a"], "127.0.0.1"),
     ],
 )

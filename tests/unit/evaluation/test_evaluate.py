@@ -229,6 +229,26 @@ def test_positions_are_in_micrometres_where_the_voxel_size_is_known(tmp_path: Pa
     assert (missed["y_um"], missed["x_um"], missed["z_um"]) == ("1", "1.5", "")
 
 
+def test_a_timepoint_of_a_series_is_scored(tmp_path: Path) -> None:
+    truth = np.stack([synthetic_embryo((32, 32), n_objects=4, diameter=7, seed=s) for s in (0, 1)])
+    found = truth.copy()
+    found[0] = 0
+    for name, labels in (("found", found), ("true", truth), ("second", truth[1])):
+        tifffile.imwrite(tmp_path / f"{name}.tif", labels.astype(np.uint16))
+    where = [str(tmp_path / "found.tif"), str(tmp_path / "true.tif"), "--axes", "tyx"]
+    failed = CliRunner().invoke(app, ["evaluate", *where])
+    assert failed.exit_code == 2
+    assert "2 timepoints; choose one (--timepoint)" in failed.stderr
+    for timepoint, recall in (("0", 0.0), ("1", 1.0)):
+        done = CliRunner().invoke(app, ["evaluate", *where, "--timepoint", timepoint, "--json"])
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["scores"][0]["recall"] == recall
+    series, one = es.open_volume(found, axes="tyx"), es.open_volume(truth[1], axes="yx")
+    assert es.evaluate(series, one, (0.5,), timepoint=1)[0].fn == 0
+    with pytest.raises(UsageError, match="no timepoint 2"):
+        es.evaluate(series, one, (0.5,), timepoint=2)
+
+
 def test_errors_are_not_counted_unless_asked_for() -> None:
     assert evaluate_images(ONE, TWO).errors is None
 

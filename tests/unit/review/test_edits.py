@@ -145,6 +145,12 @@ def test_what_is_not_possible_is_said(edit: Edit, message: str) -> None:
         edit.apply(labels, scene(labels))
 
 
+@pytest.mark.parametrize("voxels", [[1, 1, 1], [[1.5, 1, 1]], [[[1, 1, 1]]]])
+def test_only_voxels_can_be_painted(voxels: Any) -> None:
+    with pytest.raises(UsageError, match="voxels to paint have shape"):
+        Paint.of(3, np.array(voxels))
+
+
 @given(st.lists(points.map(lambda p: tuple(n % 12 for n in p)), min_size=1, max_size=40))
 def test_painted_runs_are_the_painted_voxels(voxels: list[tuple[int, ...]]) -> None:
     paint = Paint.of(6, np.array(voxels))

@@ -28,6 +28,13 @@ def balls(shape: tuple[int, ...] = (24, 64, 64), step: int = 12) -> NDArray[np.u
     return labels
 
 
+def test_labels_are_no_mask_and_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"values above 0; .*pass --labels instead") as caught:
+        convert(balls(), tmp_path / "a.ome.zarr", components=True)
+    assert "decoded" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
 def noise() -> NDArray[np.uint16]:
     return np.random.default_rng(0).poisson(200, (24, 64, 64)).astype(np.uint16)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 import embedseg_large as es
 from embedseg_large.cli import system
 from embedseg_large.cli.app import app
+from embedseg_large.conversion.plan import write_image
 from embedseg_large.errors import UsageError
+from embedseg_large.network.model import Model
 from embedseg_large.segmentation.options import SegmentOptions
 from embedseg_large.segmentation.request import suggest as suggesting
 from embedseg_large.segmentation.request.prepare import prepare
@@ -229,6 +231,23 @@ def test_suggest_looks_at_the_series_that_is_named_and_repeats_what_it_was_told(
     assert seen == [(32, 48)]
     again = json.loads(told.stdout)["command"]
     assert again.endswith("two.tif --axes yx --voxel-size 0.1624998,0.5 --series 1")
+
+
+def test_suggest_states_the_level_where_segment_would_choose_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = ScaleChoice(diameter=None, model_diameter=24.0, trials=(), places=())
+    monkeypatch.setattr(suggesting, "choose_scale", lambda *_, **__: chosen)
+    model = es.load_model("nuclei-2d")
+    known = replace(model.settings, voxel_size=(0.5, 0.5))
+    Model(model.weights, known, card=model.card).save(tmp_path / "known.safetensors")
+    write_image(tmp_path / "image.zarr", np.ones((2500, 1200), np.uint8), voxel_size=(0.25, 0.25))
+    command = ["suggest", str(tmp_path / "image.zarr"), "--json", "--model"]
+    told = CliRunner().invoke(app, [*command, str(tmp_path / "known.safetensors")])
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["command"].endswith("--level 0")
+    told = CliRunner().invoke(app, [*command, "nuclei-2d"])
+    assert "--level" not in json.loads(told.stdout)["command"]
 
 
 def trial(diameter: float | None, **found: float) -> ScaleTrial:
