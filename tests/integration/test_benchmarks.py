@@ -117,7 +117,7 @@ def test_the_table_of_the_paper_is_scored_on_masks_as_they_are_and_goes_on_after
     main()
     assert len(begun) == 7  # six, of which one began twice
     rows = rows_of(tmp_path / "out/table1.csv")
-    assert [row["learnt from"] for row in rows].count("flattened masks") == 4
+    assert [row["trained on"] for row in rows].count("flattened masks") == 4
     assert {(row["AP 0.5"], row["AP 0.9"], row["found"]) for row in rows} == {
         ("1.000", "0.333", "2")
     }
