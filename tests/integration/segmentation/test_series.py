@@ -258,7 +258,11 @@ def test_a_mask_of_another_image_is_refused(
     ],
 )
 def test_a_mask_of_another_part_of_space_is_refused(
-    tmp_path: Path, step: float, translation: tuple[float, float], complaint: str | None
+    tmp_path: Path,
+    network: Any,
+    step: float,
+    translation: tuple[float, float],
+    complaint: str | None,
 ) -> None:
     write_image(tmp_path / "image.zarr", np.ones((48, 48), np.uint16), voxel_size=(0.5, 0.5))
     group = zarr.open_group(tmp_path / "image.zarr")
@@ -267,10 +271,10 @@ def test_a_mask_of_another_part_of_space_is_refused(
     placed(zarr.open_group(tmp_path / "mask.zarr"), (step, step), translation)
     image = es.open_volume(tmp_path / "image.zarr")
     if complaint is None:
-        foreground_of(image, Any, tmp_path / "mask.zarr", None)
+        foreground_of(image, network, tmp_path / "mask.zarr", None)
         return
     with pytest.raises(VolumeError, match=complaint):
-        foreground_of(image, Any, tmp_path / "mask.zarr", None)
+        foreground_of(image, network, tmp_path / "mask.zarr", None)
 
 
 def placed(group: zarr.Group, scale: tuple[float, ...], translation: tuple[float, ...]) -> None:
