@@ -193,9 +193,9 @@ def open_label_pairs(
         sources = _by_position(predictions, truths)
     else:
         sources = [(name_of(truths, 0), predictions, truths)]
-    opened = partial(_opened, axes=axes, timepoint=timepoint, allow_missing=allow_missing)
+    opened = partial(_opened, axes=axes, allow_missing=allow_missing)
     return [
-        _pair(name, (opened(p), opened(t)), ignore, overlapping=overlapping)
+        _pair(name, _at((opened(p), opened(t)), timepoint), ignore, overlapping=overlapping)
         for name, p, t in sources
     ]
 
@@ -206,6 +206,13 @@ class _Side:
 
     volume: Volume
     fault: MetadataError | None = None
+
+    def at(self, timepoint: int) -> _Side:
+        """Choose a timepoint, if it is a series."""
+        if "t" not in self.volume.axes:
+            return self
+        (chosen,) = chosen_timepoints(self.volume, timepoint)
+        return replace(self, volume=replace(self.volume, timepoint=chosen))
 
     def check(self, ignore: int, *, is_stack: bool, is_truth: bool) -> None:
         """Refuse what is neither labels nor, if `is_stack`, masks."""
@@ -281,17 +288,16 @@ def _by_position(predictions: Sequence[Any], truths: Sequence[Any]) -> list[tupl
     return list(zip(names, predictions, truths, strict=True))
 
 
-def _opened(source: Any, axes: str | None, *, timepoint: int | None, allow_missing: bool) -> _Side:
-    """Open labels, of a series one timepoint."""
-    side = _opened_whole(source, axes, allow_missing=allow_missing)
-    volume = side.volume
-    if timepoint is None or "t" not in volume.axes:
-        return side
-    (chosen,) = chosen_timepoints(volume, timepoint)
-    return replace(side, volume=replace(volume, timepoint=chosen))
+def _at(sides: tuple[_Side, _Side], timepoint: int | None) -> tuple[_Side, _Side]:
+    """Choose a timepoint of the sides that are series; at least one is."""
+    if timepoint is None:
+        return sides
+    if all("t" not in side.volume.axes for side in sides):
+        raise UsageError(f"timepoint {timepoint}: neither the prediction nor the truth is a series")
+    return sides[0].at(timepoint), sides[1].at(timepoint)
 
 
-def _opened_whole(source: Any, axes: str | None, *, allow_missing: bool) -> _Side:
+def _opened(source: Any, axes: str | None, *, allow_missing: bool) -> _Side:
     """Open labels; three axes that a file does not name are those of a stack, or a fault."""
     if isinstance(source, Volume):
         return _Side(source)

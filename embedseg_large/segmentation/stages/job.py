@@ -57,7 +57,7 @@ class Foreground:
             return None
         found = _looked_up(self.mask, box, shape, timepoint)
         inside: NDArray[np.bool_] = found != 0
-        return inside & (found == found) if found.dtype.kind == "f" else inside  # not NaN
+        return inside & ~np.isnan(found) if found.dtype.kind == "f" else inside
 
     def is_dark(self, box: Box, shape: Sequence[int], timepoint: int | None) -> bool:
         """Whether nothing in a box, on a grid of a given shape, is bright."""
@@ -152,12 +152,16 @@ def _open_mask(mask: Any, volume: Volume) -> Volume:
 
 
 def _check_place(mask: Volume, volume: Volume, place: str) -> None:
-    """Refuse a mask whose metadata say that it is of another part of space than the image."""
+    """Refuse a mask whose metadata say that it is of another part of space than the image.
+
+    One with the image's shape may have any voxel size, which many programs do not write.
+    """
     if mask.voxel_size is None or volume.voxel_size is None:
         return
     lengths = zip(volume.spatial_shape, mask.spatial_shape, strict=True)
     covering = [s * round(n / m) for s, (n, m) in zip(volume.voxel_size, lengths, strict=True)]
-    if not np.allclose(mask.voxel_size, covering, rtol=0.1):
+    is_coarser = mask.spatial_shape != volume.spatial_shape
+    if is_coarser and not np.allclose(mask.voxel_size, covering, rtol=0.1):
         said, needed = (" x ".join(f"{s:.4g}" for s in v) for v in (mask.voxel_size, covering))
         raise VolumeError(
             f"{place}: voxels of {said} µm, but a mask of {mask.spatial_shape} voxels that covers "

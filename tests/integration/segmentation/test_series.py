@@ -287,6 +287,12 @@ def placed(group: zarr.Group, scale: tuple[float, ...], translation: tuple[float
     group.attrs["ome"] = about
 
 
+def test_a_mask_of_the_shape_of_the_image_may_have_any_voxel_size(network: Any) -> None:
+    image = es.open_volume(np.ones((8, 8), np.uint16), axes="yx", voxel_size=(0.5, 0.5))
+    mask = es.open_volume(np.ones((8, 8), np.uint8), axes="yx", voxel_size=(1.0, 1.0))
+    assert foreground_of(image, network, mask, None).mask is mask
+
+
 def test_nan_is_outside_of_a_mask() -> None:
     from embedseg_large.segmentation.stages.job import Foreground
 

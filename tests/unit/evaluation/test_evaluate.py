@@ -245,6 +245,8 @@ def test_a_timepoint_of_a_series_is_scored(tmp_path: Path) -> None:
         assert json.loads(done.stdout)["scores"][0]["recall"] == recall
     series, one = es.open_volume(found, axes="tyx"), es.open_volume(truth[1], axes="yx")
     assert es.evaluate(series, one, (0.5,), timepoint=1)[0].fn == 0
+    with pytest.raises(UsageError, match="neither the prediction nor the truth is a series"):
+        es.evaluate(one, one, (0.5,), timepoint=0)
     with pytest.raises(UsageError, match="no timepoint 2"):
         es.evaluate(series, one, (0.5,), timepoint=2)
 
