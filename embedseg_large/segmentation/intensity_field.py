@@ -39,7 +39,7 @@ MODES: tuple[str, ...] = get_args(FieldMode)
 MOST_GAIN = 8.0
 """Maximum factor by which anything is brightened or darkened. A block whose contrast is below the
 reference by a larger factor is considered empty."""
-SLABS, CELLS = 32, 8
+SLABS, BLOCKS = 32, 8
 """Maximum number of blocks along z for ``depth``, and along each axis for ``smooth``."""
 WIDTHS = {"depth": 0.5, "smooth": 2.0}
 """Minimum width of a block, in object diameters."""
@@ -176,24 +176,23 @@ def intensity_fields(
     blocks = blocks_of(volume.spatial_shape, mode, diameter)
     spread = np.unique(np.linspace(0, len(timepoints) - 1, TIMEPOINTS).astype(int))
     chosen = [timepoints[i] for i in spread]
-    channels = range(volume.n_channels) if volume.channel is None else [volume.channel]
     width = [
         d * s / n
         for d, s, n in zip(diameter, seen.spatial_shape, volume.spatial_shape, strict=True)
     ]
     return tuple(
         _field(
-            _measured(replace(seen, channel=c), blocks, width, chosen, inside),
+            _measured(one, blocks, width, chosen, inside),
             blocks,
             volume.spatial_shape,
         )
-        for c in channels
+        for one in seen.by_channel()
     )
 
 
 def blocks_of(shape: Sequence[int], mode: str, diameter: Sequence[float]) -> tuple[int, ...]:
     """Return the number of blocks along each axis of a volume."""
-    most = SLABS if mode == "depth" else CELLS
+    most = SLABS if mode == "depth" else BLOCKS
     counts = [
         int(min(most, max(1, n // (WIDTHS[mode] * max(d, 1.0)))))
         for n, d in zip(shape, diameter, strict=True)

@@ -273,7 +273,7 @@ def intensity_ranges(volume: Volume, **options: Any) -> tuple[IntensityRange, ..
     Parameters and errors are those of `intensity_range`; a volume without a channel axis gives
     one range.
     """
-    return tuple(intensity_range(one, **options) for one in _channels(volume))
+    return tuple(intensity_range(one, **options) for one in volume.by_channel())
 
 
 def otsu_ranges(volume: Volume, **options: Any) -> tuple[IntensityRange, ...]:
@@ -283,7 +283,7 @@ def otsu_ranges(volume: Volume, **options: Any) -> tuple[IntensityRange, ...]:
     of 8 and 16 bits, and to 1 part in 128 for other types. Parameters and errors are those of
     `intensity_range`, without percentiles.
     """
-    return tuple(_otsu_range(one, **options) for one in _channels(volume))
+    return tuple(_otsu_range(one, **options) for one in volume.by_channel())
 
 
 def darkest_ranges(volume: Volume, *, high: float, **options: Any) -> tuple[IntensityRange, ...]:
@@ -292,13 +292,7 @@ def darkest_ranges(volume: Volume, *, high: float, **options: Any) -> tuple[Inte
     If none is below `high`, `low` is less by `high` itself; an image may be constant. Other
     parameters and errors are those of `otsu_ranges`.
     """
-    return tuple(_darkest_range(one, high, **options) for one in _channels(volume))
-
-
-def _channels(volume: Volume) -> list[Volume]:
-    """Return each channel of a volume, as a volume without a channel axis."""
-    channels = range(volume.n_channels) if volume.channel is None else [volume.channel]
-    return [replace(volume, channel=channel) for channel in channels]
+    return tuple(_darkest_range(one, high, **options) for one in volume.by_channel())
 
 
 def _otsu_range(volume: Volume, **options: Any) -> IntensityRange:

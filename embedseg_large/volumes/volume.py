@@ -245,6 +245,12 @@ class Volume:
             return self
         return replace(self, timepoint=None)
 
+    def by_channel(self) -> tuple[Volume, ...]:
+        """Each channel of `data` as a volume without a channel axis."""
+        if self.channel is not None:
+            return (self,)
+        return tuple(replace(self, channel=channel) for channel in range(self.n_channels))
+
     @property
     def timepoints(self) -> tuple[int | None, ...]:
         """All timepoints of `data`, in order; just None if it has no time axis."""

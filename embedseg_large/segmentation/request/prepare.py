@@ -39,7 +39,7 @@ from embedseg_large.segmentation.request.scale_choice import AUTO, stated_of
 from embedseg_large.segmentation.saved_predictions import PREDICTIONS_FILE, is_saved, open_saved
 from embedseg_large.segmentation.scratch.scratch import Scratch
 from embedseg_large.segmentation.segmenters.method_segmenter import segmenter_of
-from embedseg_large.segmentation.segmenters.protocol import Network, Segmenter
+from embedseg_large.segmentation.segmenters.protocol import KnownSizes, Network, Segmenter
 from embedseg_large.segmentation.segmenters.tile_segmenter import TileSegmenter
 from embedseg_large.segmentation.stages.job import Foreground, foreground_of
 from embedseg_large.storage.connection import joined
@@ -69,7 +69,8 @@ def prepare(volume: Any, model: AnyModel, labels: str, options: SegmentOptions) 
     if needs_2d(model, image):
         image = image.flattened()
     segmenter, options = _choose_segmenter(model, image, options)
-    level = _better_level(volume, image, segmenter, options)
+    said = (options.level, options.object_diameter, options.voxel_size)
+    level = better_level(volume, image, segmenter, said)
     if level is not None:
         image = image.at_level(level)
     check_mode(options.intensity_field, image.ndim)
@@ -186,14 +187,23 @@ def _choose_segmenter(
     return segmenter, options
 
 
-def _better_level(
-    volume: Any, image: Volume, segmenter: Segmenter, options: SegmentOptions
-) -> int | None:
-    """Find the coarser level with voxels most like the model's, unless the user chose one."""
-    said = (options.level, options.object_diameter, options.voxel_size)
+def better_level(volume: Any, image: Volume, known: KnownSizes, said: Sequence[Any]) -> int | None:
+    """Find the coarser level with voxels most like the model's, unless the user chose one.
+
+    Parameters
+    ----------
+    volume
+        What the user passed; one that is open has its level.
+    image
+        Its finest level.
+    known
+        The model.
+    said
+        Level, size of objects and voxel size, as the user stated them; None: not at all.
+    """
     if isinstance(volume, Volume) or any(s is not None for s in said):
         return None
-    return nearest_level(image, segmenter) or None
+    return nearest_level(image, known) or None
 
 
 def _automatic_scale(asked: _Asked, options: SegmentOptions) -> dict[str, Any]:

@@ -10,16 +10,15 @@ from embedseg_large.options import takes
 from embedseg_large.segmentation.input_options import InputOptions, SuggestOptions
 from embedseg_large.segmentation.request.auto_scale import choose_scale
 from embedseg_large.segmentation.request.prepare import (
+    better_level,
     check_fit,
     load_network,
     needs_2d,
     open_image,
 )
 from embedseg_large.segmentation.request.region import region_of
-from embedseg_large.segmentation.request.scale import nearest_level
 from embedseg_large.segmentation.request.scale_choice import ScaleChoice
 from embedseg_large.segmentation.segmenters.protocol import Network
-from embedseg_large.volumes.volume import Volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +72,12 @@ def suggest_diameter(
         opened = opened.flattened()
     network = load_network(model, opened.ndim)
     check_fit(opened, network)
-    series = opened.timepoint is None and "t" in opened.axes
     choice = choose_scale(
         opened,
         network,
         within=region_of(asked.region, opened.spatial_shape),
-        timepoints=tuple(range(opened.n_timepoints)) if series else (None,),
+        timepoints=opened.timepoints,
     )
     said = (asked.level, choice.stated, asked.voxel_size)
-    chosen = isinstance(volume, Volume) or any(s is not None for s in said)
-    states_level = not chosen and nearest_level(opened, network) != opened.level
+    states_level = better_level(volume, opened, network, said) is not None
     return Suggestion(choice=choice, level=opened.level, states_level=states_level)

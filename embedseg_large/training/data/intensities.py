@@ -198,8 +198,7 @@ class IntensitySettings:
 
 def quantiles_of(volume: Volume) -> tuple[tuple[float, ...], ...]:
     """Return the intensities of an image at `QUANTILES`, for each channel."""
-    channels = range(volume.n_channels) if volume.channel is None else [volume.channel]
-    return tuple(quantiles(replace(volume, channel=c), QUANTILES) for c in channels)
+    return tuple(quantiles(one, QUANTILES) for one in volume.by_channel())
 
 
 def drawn_ranges(
